@@ -1,0 +1,67 @@
+# The service with its starter bundle, on CPU or CUDA:
+#   docker build -t bertheads .
+#   docker build -t bertheads:cuda --build-arg PROVIDER=cuda .      # CUDA 13 and cuDNN 9 from PyPI; run with --gpus all
+# tests/deploy/image.sh builds it without Docker and proves that it answers.
+
+# ---- dependencies: a virtual environment; pip and what only builds and tests need stay behind ----
+FROM docker.io/library/python:3.11-slim-bookworm AS dependencies
+ARG PROVIDER=cpu
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+# Reads the requirements alone, so that this layer, by far the largest, outlives every change of the source.
+RUN python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+               extra = {'cpu': 'cpu', 'cuda': 'gpu'}[sys.argv[1]]; \
+               print(*project['dependencies'], *project['optional-dependencies'][extra], sep='\n')" \
+           "$PROVIDER" > requirements.txt \
+    && python -m venv --without-pip /opt/venv \
+    && python -m pip --python /opt/venv install --no-cache-dir --no-compile \
+           --constraint constraints.txt --requirement requirements.txt
+# What the service never imports: the download client behind Tokenizer.from_pretrained, ONNX Runtime's converters and
+# its second copy of the engine for C programs, the tests of libraries. Bytecode is compiled here, unchecked against
+# its source: nobody may write in the image.
+WORKDIR /opt/venv/lib/python3.11/site-packages
+RUN python -m pip --python /opt/venv uninstall --yes huggingface_hub hf-xet \
+    && rm -r onnxruntime/backend onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
+             onnxruntime/capi/libonnxruntime.so.* \
+    && find . -type d -name tests -prune -exec rm -r {} + \
+    && find . -name '*.py[ix]' -delete \
+    && python -m compileall -q --invalidation-mode unchecked-hash .
+
+# ---- source ----
+FROM docker.io/library/python:3.11-slim-bookworm AS source
+WORKDIR /app
+COPY models/*.py models/
+COPY service service
+RUN python -m compileall -q --invalidation-mode unchecked-hash .
+
+# ---- the image ----
+FROM docker.io/library/python:3.11-slim-bookworm
+LABEL org.opencontainers.image.title="bertheads" \
+      org.opencontainers.image.description="An inference microservice for finetuned BERT heads" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
+RUN python -m pip uninstall --yes --no-cache-dir pip setuptools wheel
+COPY --from=dependencies /opt/venv /opt/venv
+WORKDIR /app
+COPY models/starter models/starter
+COPY --from=source /app .
+ARG PROVIDER=cpu
+# A service told to use CUDA does not fall back to the CPU in silence; NVIDIA_* is what the NVIDIA container runtime reads.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    BERTHEADS_PROVIDER=${PROVIDER} \
+    BERTHEADS_HOST=0.0.0.0 \
+    BERTHEADS_PORT=8000
+# The standard library comes without bytecode: importing the service once compiles the modules it uses, and proves that
+# nothing it needs was left behind.
+RUN python -c "import service.__main__, service.app"
+ENV PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"BERTHEADS_PORT\"]}/health/ready', timeout=2)"]
+ENTRYPOINT ["python", "-m", "service"]

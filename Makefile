@@ -1,0 +1,45 @@
+# Each verb brings what it needs: on a fresh machine with Python 3.11 or later, its venv and pip, start with any of them.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test lint bench starter clean
+
+serve: .venv/serve
+	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
+
+test: .venv/all
+	$(BIN)/pytest
+
+lint: .venv/all
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+
+bench: .venv/all
+	$(BIN)/python -m tests.benchmarks
+
+starter: .venv/all
+	@test -e "$(DATA)" -a -e "$(BASE)" || { echo 'usage: make starter DATA=directory of the data sets BASE=base encoder directory'; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" training/recipes/starter.sh "$(DATA)" "$(BASE)"
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment for all: what serving needs, and, from the first test on, every extra but gpu. No torch until then.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/serve: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) --editable '.[cpu]'
+	touch $@
+
+# torch on its own first: an index or folder with another build of this version, for CPU or some CUDA, then decides
+# which build it is, and nothing after it asks again.
+.venv/all: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(INSTALL) --editable '.[cpu,train,batch,otel,dev]'
+	touch .venv/serve $@

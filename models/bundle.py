@@ -1,0 +1,243 @@
+"""The bundle: a directory that training hands to the service, and a person can read.
+
+    bundle.json · tokenizer.json · encoder.PRECISION.onnx · heads/NAME.onnx · parity.json · README.md
+
+`read_bundle` believes nothing: every hash, name, type and shape is checked, and a BundleError names file, value,
+expectation and remedy. Hashes find damage and mistakes; who may write the directory can of course rewrite them too.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import BundleError, CheckpointError
+from models.manifest import (
+    AGAIN,
+    MANIFEST,
+    PARITY,
+    TOKENIZER,
+    EncoderEntry,
+    HeadEntry,
+    Manifest,
+    read_manifest,
+    read_object,
+)
+from models.runtime import Signature, metadata_json, read_signature
+from models.tasks import TASKS
+from models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was verified."""
+
+    directory: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Read and verify a bundle; raise BundleError for the first thing that is wrong with it."""
+    if not directory.is_dir():
+        raise BundleError(f"{directory} is not a directory, expected a bundle; pass the directory with {MANIFEST}")
+    manifest = read_manifest(directory / MANIFEST)
+    _check_files(directory, manifest.sha256)
+    tokenizer = _read_tokenizer(directory / TOKENIZER, manifest.encoder)
+    _check_tasks(directory / MANIFEST, manifest, tokenizer)
+    _check_parity(directory / PARITY, manifest)
+    _check_graphs(directory, manifest)
+    return Bundle(directory, manifest, tokenizer)
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def staged(out: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield a directory to fill, which becomes `out` when the block ends, and vanishes when the block raises.
+
+    An existing `out` is an error, unless `replace` is set and it is a bundle.
+    """
+    if out.exists() and not replace:
+        raise BundleError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out} exists and is no bundle (it has no {MANIFEST}); choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp's 0700 would keep the service's user out
+        yield staging
+        _publish(staging, out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def seal(directory: Path, manifest: Manifest) -> None:
+    """Write bundle.json with the hash of every file in `directory`; from here on nothing may change."""
+    hashes = {name: sha256_of(directory / name) for name in sorted(_files(directory)) if name != MANIFEST}
+    sealed = Manifest.model_validate(manifest.model_dump() | {"sha256": hashes})
+    text = sealed.model_dump_json(indent=2) + "\n"
+    (directory / MANIFEST).write_text(text, encoding="utf8")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(staging: Path, out: Path) -> None:
+    for name in _files(staging):
+        _flush(staging / name)
+    if out.exists():
+        # Between two renames there is no bundle; a directory cannot be replaced by one in a single portable step.
+        retired = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "retired"
+        out.rename(retired)
+        staging.rename(out)
+        shutil.rmtree(retired.parent)
+    else:
+        staging.rename(out)
+    _flush(out.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- verifying -----------------------------------------------------------------------------------------------------
+
+
+def _files(directory: Path) -> list[str]:
+    """Names of all files below, relative to `directory`; raise BundleError for a symbolic link."""
+    names = []
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink():
+            raise BundleError(f"{path} is a symbolic link, expected a file; copy the file to its place")
+        if not path.is_dir():
+            names.append(path.relative_to(directory).as_posix())
+    return names
+
+
+def _check_files(directory: Path, hashes: dict[str, str]) -> None:
+    found = set(_files(directory)) - {MANIFEST}
+    for name in sorted(hashes.keys() - found):
+        raise BundleError(f"{directory / name} does not exist, though {MANIFEST} lists it; {AGAIN}")
+    for name in sorted(found - hashes.keys()):
+        raise BundleError(f"{directory / name} is not listed in {MANIFEST}; remove it, or export the bundle again")
+    for name, expected in hashes.items():
+        digest = sha256_of(directory / name)
+        if digest != expected:
+            raise BundleError(f"{directory / name} has SHA-256 {digest}, expected {expected}; {AGAIN}")
+
+
+def _read_tokenizer(path: Path, encoder: EncoderEntry) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.read(path)
+    except CheckpointError as error:
+        raise BundleError(str(error)) from None
+    if tokenizer.vocab_size != encoder.vocab_size:
+        raise BundleError(
+            f"{path} has {tokenizer.vocab_size} entries, expected {encoder.vocab_size} by encoder.vocab_size in "
+            f"{MANIFEST}; put the tokenizer there that the encoder was trained with"
+        )
+    if tokenizer.lowercase != encoder.lowercase:
+        raise BundleError(
+            f"{path} lowercases: {tokenizer.lowercase}, expected {encoder.lowercase} by encoder.lowercase in "
+            f"{MANIFEST}; put the tokenizer there that the encoder was trained with"
+        )
+    return tokenizer
+
+
+def _check_tasks(path: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    for name, head in manifest.heads.items():
+        try:
+            TASKS[head.task](tokenizer, head.spec, manifest.encoder.max_length)
+        except BundleError as error:
+            raise BundleError(f"{path}: heads.{name}: {error}; correct its defaults") from None
+
+
+def _check_parity(path: Path, manifest: Manifest) -> None:
+    measured = read_object(path).get("precisions")
+    for precision in manifest.encoder.files:
+        of_precision = measured.get(precision) if isinstance(measured, dict) else None
+        heads = of_precision.get("heads") if isinstance(of_precision, dict) else None
+        for name in manifest.heads:
+            if not isinstance(heads, dict) or name not in heads:
+                raise BundleError(f"{path} has no figures for head {name!r} in {precision}; export the bundle again")
+
+
+def _check_graphs(directory: Path, manifest: Manifest) -> None:
+    fingerprints = {}
+    for file in manifest.encoder.files.values():
+        fingerprints[file] = _check_encoder(directory / file, manifest.encoder)
+    for name, head in manifest.heads.items():
+        fingerprints[head.file] = _check_head(directory / head.file, name, head, manifest.encoder)
+    first, expected = next(iter(fingerprints.items()))
+    for file, found in fingerprints.items():
+        if found != expected:
+            raise BundleError(
+                f"{directory / file} belongs to encoder {found}, expected {expected} as {first}; "
+                "a head reads only the encoder it was trained with: export both together"
+            )
+
+
+def _check_encoder(path: Path, encoder: EncoderEntry) -> str:
+    """Return the fingerprint of the weights."""
+    graph = read_signature(path)
+    integers = "tensor(int64)"
+    rows = {name: (integers, ["B", "S"]) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    _check_values(path, "inputs", graph.inputs, rows | {"positions": (integers, ["N"])})
+    _check_values(path, "outputs", graph.outputs, {"vectors": ("tensor(float)", ["N", encoder.hidden_size])})
+    for key, limit in (("vocab_size", encoder.vocab_size), ("layers", encoder.layers)):
+        _check_equal(path, f"encoder.{key}", limit, metadata_json(graph.metadata, key, path))
+    longest = metadata_json(graph.metadata, "max_length", path)
+    if encoder.max_length > longest:
+        raise BundleError(
+            f"{path} has {longest} positions, but encoder.max_length in {MANIFEST} is {encoder.max_length}; "
+            f"lower it to {longest}"
+        )
+    return _fingerprint(graph, path)
+
+
+def _check_head(path: Path, name: str, head: HeadEntry, encoder: EncoderEntry) -> str:
+    """Return the fingerprint of the encoder it reads."""
+    graph = read_signature(path)
+    width = {"fill-mask": encoder.vocab_size, "qa": 2}.get(head.task, len(head.labels))
+    _check_values(path, "inputs", graph.inputs, {"vectors": ("tensor(float)", ["n", encoder.hidden_size])})
+    _check_values(path, "outputs", graph.outputs, {"logits": ("tensor(float)", ["n", width])})
+    _check_equal(path, f"heads.{name}.task", head.task, metadata_json(graph.metadata, "task", path))
+    _check_equal(path, f"heads.{name}.labels", head.labels, metadata_json(graph.metadata, "labels", path))
+    return _fingerprint(graph, path)
+
+
+def _check_values(path: Path, which: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare names, types, ranks, and the sizes that are fixed; those in letters may be any."""
+
+    def sizes(shape: list[Any]) -> list[Any]:
+        return [size if isinstance(size, int) else "any" for size in shape]
+
+    shown = {name: (kind, sizes(shape)) for name, (kind, shape) in found.items()}
+    wanted = {name: (kind, sizes(shape)) for name, (kind, shape) in expected.items()}
+    if shown != wanted:
+        raise BundleError(f"{path}: {which} are {shown}, expected {wanted} by {MANIFEST}; {AGAIN}")
+
+
+def _check_equal(path: Path, field: str, manifest: object, graph: object) -> None:
+    if manifest != graph:
+        raise BundleError(
+            f"{path} was exported with {field} {repr(graph)[:200]}, but {MANIFEST} says {repr(manifest)[:200]}; "
+            "correct it there, or export the bundle again"
+        )
+
+
+def _fingerprint(graph: Signature, path: Path) -> str:
+    return str(metadata_json(graph.metadata, "encoder", path))

@@ -1,0 +1,65 @@
+"""The shape of an encoder, under the names of Hugging Face's `config.json`."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from models.errors import CheckpointError
+
+# What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
+FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes and constants of a BERT encoder (Devlin et al., 2018); the defaults are BERT-base."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise CheckpointError(
+                f"hidden_size is {self.hidden_size}, which {self.num_attention_heads} attention heads do not divide; "
+                "choose a multiple of num_attention_heads"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str = "config.json") -> Self:
+        """Read Hugging Face's names; raise CheckpointError for a network that is not plain BERT."""
+        for key, expected in FIXED.items():
+            found = values.get(key, expected)
+            if found != expected:
+                raise CheckpointError(
+                    f"{origin}: {key} is {found!r}, expected {expected!r}; only plain BERT is supported"
+                )
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known and value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `config.json` holds, without `architectures`."""
+        return FIXED | asdict(self)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a checkpoint; raise CheckpointError naming the file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; pass a directory with {path.name}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); restore the file") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected a JSON object; restore the file")
+    return values

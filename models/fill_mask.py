@@ -1,0 +1,135 @@
+"""The word behind each [MASK]: the head reads the masked tokens, so the vocabulary is scored there only.
+
+Answers are those of Hugging Face's fill-mask: a list for one mask, a list of lists for several (each mask scored
+alone, the others still masked in `sequence`). Two things are stricter: a target must be one token of the vocabulary,
+and nothing is cut.
+"""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from models.errors import InputError
+from models.row import Encoded
+from models.task import Logits, Scores, Strict, Task, softmax
+from models.tokenizer import MASK
+
+MOST_CHOICES = 1000
+# Every choice repeats its sentence, so that top_k times masks is what an answer costs.
+MOST_SEQUENCES = 5000
+
+
+class FillMaskParameters(Strict):
+    """Parameters of fill-mask."""
+
+    top_k: int = Field(default=5, ge=1, le=MOST_CHOICES)
+    targets: list[str] | None = Field(default=None, min_length=1, max_length=MOST_CHOICES)
+    """Words to choose among; their scores are still shares of the whole vocabulary."""
+
+
+class Choice(TypedDict):
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+@dataclass(frozen=True, slots=True)
+class FillMaskSource:
+    """What decode needs of a text with masks."""
+
+    input_ids: list[int]
+    columns: list[int]
+    """Where the masks are."""
+    targets: NDArray[np.int64] | None
+    """Token ids to choose among, None for all."""
+
+
+class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list[list[Choice]]]):
+    """text with [MASK] → tokens for it."""
+
+    inputs = str
+    parameters = FillMaskParameters
+
+    def encode(self, inputs: str, parameters: FillMaskParameters) -> Encoded[FillMaskSource]:
+        ids = self.tokenizer.encode_with_masks(inputs).ids
+        columns = [column for column, token in enumerate(ids, start=1) if token == self.tokenizer.mask_id]
+        self._check(ids, columns, parameters)
+        row = self.tokenizer.single_row(ids, columns)
+        return Encoded([row], FillMaskSource(row.input_ids, columns, self._target_ids(parameters.targets)), 0)
+
+    def decode(
+        self, encoded: Encoded[FillMaskSource], logits: Logits, parameters: FillMaskParameters
+    ) -> list[Choice] | list[list[Choice]]:
+        source = encoded.source
+        scores = softmax(logits, self.head.temperature)  # (masks, vocabulary)
+        candidates = np.arange(scores.shape[1]) if source.targets is None else source.targets
+        scores = scores[:, candidates]
+        best = _best(scores, min(parameters.top_k, len(candidates)))
+        single = len(source.columns) == 1
+        answers = [
+            self._choices(source, column, candidates[chosen].tolist(), row[chosen].tolist(), single)
+            for column, chosen, row in zip(source.columns, best, scores, strict=True)
+        ]
+        return answers[0] if single else answers
+
+    def _choices(
+        self, source: FillMaskSource, column: int, tokens: list[int], scores: list[float], single: bool
+    ) -> list[Choice]:
+        # As transformers: special tokens are left out of a sequence, except where that would hide the other masks.
+        before, after = source.input_ids[:column], source.input_ids[column + 1 :]
+        filled = [[i for i in (*before, token, *after) if i != self.tokenizer.pad_id] for token in tokens]
+        sequences = self.tokenizer.decode_batch(filled, skip_special_tokens=single)
+        return [
+            {"score": score, "token": token, "token_str": self.tokenizer.decode([token]), "sequence": sequence}
+            for score, token, sequence in zip(scores, tokens, sequences, strict=True)
+        ]
+
+    def _check(self, ids: list[int], columns: list[int], parameters: FillMaskParameters) -> None:
+        room = self.max_length - 2
+        if not columns:
+            raise InputError("inputs", f"holds no {MASK}; write {MASK} where a word is to be filled in")
+        if len(ids) > room:
+            raise InputError(
+                "inputs", f"has {len(ids)} tokens, but this model takes {room} beside [CLS] and [SEP]; shorten it"
+            )
+        most = min(self.tokenizer.vocab_size, MOST_SEQUENCES // len(columns))
+        if parameters.top_k > most:
+            raise InputError(
+                "parameters.top_k",
+                f"is {parameters.top_k}, but with {len(columns)} masks and {self.tokenizer.vocab_size} tokens in the "
+                f"vocabulary it may be {most} at most; pass less",
+            )
+
+    def _target_ids(self, targets: list[str] | None) -> NDArray[np.int64] | None:
+        if targets is None:
+            return None
+        return np.array(list(dict.fromkeys(self._target_id(target) for target in targets)), dtype=np.int64)
+
+    def _target_id(self, target: str) -> int:
+        """Find a target as the vocabulary has it ("##ing" too), or as the rules write it ("Paris" → "paris")."""
+        pieces = self.tokenizer.encode(target, "parameters.targets").ids
+        exact = self.tokenizer.token_id(target)
+        if exact is not None and exact not in self.tokenizer.special_ids:
+            return exact
+        if len(pieces) == 1 and pieces[0] != self.tokenizer.unk_id:
+            return pieces[0]
+        split = " ".join(self.tokenizer.token(piece) for piece in pieces)
+        raise InputError(
+            "parameters.targets",
+            f"{target[:40]!r} is no single token of the vocabulary, but {split[:200]}; pass another word",
+        )
+
+
+def _best(scores: Scores, count: int) -> NDArray[np.int64]:
+    """Columns of the `count` highest scores of each row, best first, the lower column first among equals."""
+    if count < scores.shape[1]:
+        some = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    else:
+        some = np.broadcast_to(np.arange(count), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
+    best: NDArray[np.int64] = np.take_along_axis(some, order, axis=1)
+    return best

@@ -1,0 +1,135 @@
+"""bundle.json: what a bundle says of itself, and how JSON of unknown origin is read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from models.errors import BundleError
+from models.runtime import Precision
+from models.task import HeadSpec, TaskName
+
+FORMAT: Literal["bertheads-bundle/1"] = "bertheads-bundle/1"
+MANIFEST = "bundle.json"
+TOKENIZER = "tokenizer.json"
+PARITY = "parity.json"
+CARD = "README.md"
+MOST_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
+AGAIN = "restore the file or export the bundle again"
+
+# No component begins with a dot: neither "..", nor an absolute path, nor a hidden file is a name.
+FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Entry(BaseModel):
+    """Base of what bundle.json holds: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class EncoderEntry(Entry):
+    """The encoder: one graph a precision, all of the same weights."""
+
+    files: dict[Precision, FileName] = Field(min_length=1)
+    max_length: int = Field(ge=8)
+    """Tokens of a row, special ones included."""
+    hidden_size: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    lowercase: bool
+
+
+class HeadEntry(Entry):
+    """A head: one graph, whatever the encoder's precision."""
+
+    task: TaskName
+    file: FileName
+    labels: list[str]
+    defaults: dict[str, JsonValue] = {}
+    temperature: float = Field(1.0, gt=0)
+    metrics: dict[str, JsonValue] = {}
+
+    @property
+    def spec(self) -> HeadSpec:
+        """What the task code needs of it."""
+        return HeadSpec(self.task, self.labels, self.defaults, self.temperature)
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if (self.task in ("fill-mask", "qa")) == bool(self.labels):
+            expected = "none, its logits have fixed meanings" if self.labels else "one for each logit"
+            raise ValueError(f"{len(self.labels)} labels for task {self.task}, expected {expected}")
+        repeated = {label for label in self.labels if self.labels.count(label) > 1}
+        if repeated:
+            raise ValueError(f"label {min(repeated)!r} stands more than once, expected each once")
+        return self
+
+
+class Manifest(Entry):
+    """bundle.json."""
+
+    format: Literal["bertheads-bundle/1"] = FORMAT
+    name: Name
+    version: Name
+    encoder: EncoderEntry
+    heads: dict[Name, HeadEntry] = Field(min_length=1)
+    sha256: dict[FileName, Digest]
+    """Of every file but bundle.json."""
+    provenance: dict[str, JsonValue]
+    """Base checkpoint, data and licences, command, commit, library versions."""
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        files = [*self.encoder.files.values(), *(head.file for head in self.heads.values())]
+        repeated = {file for file in files if files.count(file) > 1}
+        if repeated:
+            raise ValueError(f"file {min(repeated)!r} is named more than once, expected a graph of its own for each")
+        for file in (*files, TOKENIZER, PARITY):
+            if file not in self.sha256:
+                raise ValueError(f"sha256 has no entry for {file!r}, expected one for every file")
+        return self
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read bundle.json alone; raise BundleError naming the field that is wrong."""
+    values = read_object(path)
+    if values.get("format") != FORMAT:
+        raise BundleError(f"{path}: format is {values.get('format')!r}, expected {FORMAT!r}; export the bundle again")
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        message = first["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(first["input"], dict) else f" is {repr(first['input'])[:80]}"
+        raise BundleError(f"{path}: {field}{shown}: {message}; {AGAIN}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a bundle; a key may stand once only, since readers disagree on which one counts."""
+    if not path.is_file():
+        raise BundleError(f"{path} does not exist; pass the directory of a bundle")
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_JSON_BYTES}; {AGAIN}")
+    try:
+        values = json.loads(path.read_bytes().decode("utf8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not valid JSON ({error}); {AGAIN}") from None
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} holds a {type(values).__name__}, expected a JSON object; {AGAIN}")
+    return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands more than once")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

@@ -1,0 +1,250 @@
+"""The span of a context that answers a question, or that there is none.
+
+Scores follow the question-answering pipeline of transformers ≤ 5.2: one softmax over the starts and one over the ends,
+[CLS] among them, and a span scores start × end. Several windows share these two softmaxes, so that their spans compete:
+a token is a start only in the window where it has most context (Google's run_squad.py), an end in every window, and
+[CLS] counts once, as in the window that is least sure of "no answer". The spans of an answer are distinct, whole words,
+and slices of the context as given.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from pydantic import Field
+
+from models.errors import InputError
+from models.row import Encoded, Row
+from models.task import Logits, Scores, Strict, Task
+from models.tokenizer import Pieces
+from models.windows import owners, slide
+
+
+class QuestionInput(Strict):
+    """A question and the text to answer it from."""
+
+    question: str
+    context: str
+
+
+class QuestionParameters(Strict):
+    """Parameters of qa, with the defaults of transformers."""
+
+    top_k: int = Field(default=1, ge=1, le=1000)
+    max_answer_len: int = Field(default=15, ge=1)
+    """In tokens."""
+    doc_stride: int | None = Field(default=None, ge=0)
+    """Tokens that two windows share (not the step, which Google gave this name): half of max_seq_len, at most 128."""
+    max_seq_len: int | None = Field(default=None, ge=1)
+    """Tokens of a window with its question: 384, or what the model takes where that is less."""
+    max_question_len: int = Field(default=64, ge=1)
+    """Tokens of the question that are kept."""
+    handle_impossible_answer: bool = False
+    """Whether "" is an answer."""
+    no_answer_threshold: float = 0.0
+    """The answer is "" if its logit exceeds that of the best span by more than this; found on validation data."""
+
+
+class Answer(TypedDict):
+    score: float
+    start: int
+    end: int
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSource:
+    """What decode needs of a context of T tokens in windows of R."""
+
+    context: str
+    offsets: NDArray[np.int64]
+    """(T, 2) first and last character, exclusive, of each token."""
+    word_starts: NDArray[np.int64]
+    """(T,) first character of the word of each token."""
+    word_ends: NDArray[np.int64]
+    """(T,) last character, exclusive."""
+    starts: NDArray[np.int64]
+    """First token of each window."""
+    owners: NDArray[np.int64]
+    """(T,) the window in which a token may start an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The logits of an input, sorted out."""
+
+    spans: Scores
+    """(T, max_answer_len) logit of the span from token t over d more tokens, −inf where it leaves the window of t."""
+    null: float
+    """Logit of no answer: the least over the windows, as in run_squad.py."""
+    normaliser: float
+    """log of the sum over all starts, plus that over all ends."""
+
+
+class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, Answer | list[Answer]]):
+    """question and context → a span of the context."""
+
+    inputs = QuestionInput
+    parameters = QuestionParameters
+
+    def encode(self, inputs: QuestionInput, parameters: QuestionParameters) -> Encoded[QuestionSource]:
+        question = self.tokenizer.encode(inputs.question, "inputs.question").ids
+        context = self.tokenizer.encode(inputs.context, "inputs.context")
+        kept = question[: parameters.max_question_len]
+        starts, room = self._windows(len(kept), len(context), parameters)
+        first = len(kept) + 2  # the column of the first context token
+        rows = []
+        for start in starts.tolist():
+            ids = context.ids[start : start + room]
+            rows.append(self.tokenizer.pair_row(kept, ids, [0, *range(first, first + len(ids))]))
+        return Encoded(rows, _source(inputs.context, context, starts, room), len(question) - len(kept))
+
+    def encode_training(
+        self, inputs: QuestionInput, answer: tuple[int, int] | None, parameters: QuestionParameters
+    ) -> list[tuple[Row, int, int]]:
+        """Return each window with the indices INTO ITS POSITIONS of the first and the last token of the answer.
+
+        `answer` is its start and end in characters of the context, None if there is none. Both indices are 0 ([CLS])
+        in a window that does not hold it whole.
+        """
+        encoded = self.encode(inputs, parameters)
+        if answer is None:
+            return [(row, 0, 0) for row in encoded.rows]
+        first, last = _answer_tokens(encoded.source, answer)
+        examples = []
+        for row, start in zip(encoded.rows, encoded.source.starts.tolist(), strict=True):
+            inside = start <= first and last < start + len(row.positions) - 1
+            examples.append((row, first - start + 1, last - start + 1) if inside else (row, 0, 0))
+        return examples
+
+    def decode(
+        self, encoded: Encoded[QuestionSource], logits: Logits, parameters: QuestionParameters
+    ) -> Answer | list[Answer]:
+        source = encoded.source
+        scaled = _candidates(source, logits, self.head.temperature, parameters.max_answer_len)
+        answers = _best_spans(source, scaled, parameters.top_k)
+        if parameters.handle_impossible_answer:
+            margin = self.no_answer_margin(encoded, logits, parameters)
+            null: Answer = {"score": math.exp(scaled.null - scaled.normaliser), "start": 0, "end": 0, "answer": ""}
+            answers = _insert_null(answers, null, margin > parameters.no_answer_threshold)
+        return answers[0] if parameters.top_k == 1 else answers[: parameters.top_k]
+
+    def no_answer_margin(
+        self, encoded: Encoded[QuestionSource], logits: Logits, parameters: QuestionParameters
+    ) -> float:
+        """Return the logit of no answer minus that of the best span, which `no_answer_threshold` is compared with."""
+        candidates = _candidates(encoded.source, logits, 1.0, parameters.max_answer_len)
+        return float(candidates.null - candidates.spans.max())
+
+    def _windows(self, question: int, context: int, parameters: QuestionParameters) -> tuple[NDArray[np.int64], int]:
+        length = parameters.max_seq_len or min(self.max_length, 384)
+        room = length - question - 3
+        if length > self.max_length:
+            raise InputError(
+                "parameters.max_seq_len", f"is {length}, but this model takes {self.max_length}; pass less"
+            )
+        if room < 1:
+            raise InputError(
+                "parameters.max_seq_len",
+                f"is {length}, which leaves no room for the context beside {question} tokens of the question and "
+                "3 special ones; shorten the question, lower max_question_len, or raise max_seq_len",
+            )
+        if parameters.max_answer_len > length:
+            raise InputError(
+                "parameters.max_answer_len", f"is {parameters.max_answer_len}, but max_seq_len is {length}; pass less"
+            )
+        return slide(context, room, _stride(parameters, length, room), "inputs.context"), room
+
+
+def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
+    if parameters.doc_stride is None:
+        return min(length // 2, 128, room // 2)
+    if parameters.doc_stride >= room:
+        raise InputError(
+            "parameters.doc_stride",
+            f"is {parameters.doc_stride}, but beside this question a window holds {room} tokens of the context; "
+            "pass less, so that windows advance",
+        )
+    return parameters.doc_stride
+
+
+def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int) -> QuestionSource:
+    words = np.asarray(context.words)
+    offsets = np.asarray(context.offsets)
+    firsts = np.searchsorted(words, words, side="left")
+    lasts = np.searchsorted(words, words, side="right") - 1
+    return QuestionSource(
+        text, offsets, offsets[firsts, 0], offsets[lasts, 1], starts, owners(starts, room, len(context))
+    )
+
+
+def _answer_tokens(source: QuestionSource, answer: tuple[int, int]) -> tuple[int, int]:
+    """First and last token that share a character with the answer."""
+    inside = np.flatnonzero((source.offsets[:, 0] < answer[1]) & (source.offsets[:, 1] > answer[0]))
+    if not inside.size:
+        raise InputError("answer", f"characters {answer[0]} to {answer[1]} of the context hold no token; correct them")
+    return int(inside[0]), int(inside[-1])
+
+
+def _candidates(source: QuestionSource, logits: Logits, temperature: float, max_answer_len: int) -> Candidates:
+    # Windows have one length (see windows.py): (windows, 1 + R, start and end), [CLS] first.
+    by_window = (logits.astype(np.float64) / temperature).reshape(len(source.starts), -1, 2)
+    nulls = by_window[:, 0]
+    null = nulls[nulls.sum(axis=1).argmin()]
+    starts, ends = by_window[:, 1:, 0], by_window[:, 1:, 1]
+    room = starts.shape[1]
+    reach = min(max_answer_len, room)
+    tokens = np.arange(len(source.owners))
+    columns = tokens - source.starts[source.owners]
+    own_starts = starts[source.owners, columns]  # (T,)
+    padded = np.pad(ends, ((0, 0), (0, reach - 1)), constant_values=-np.inf)
+    own_ends = sliding_window_view(padded, reach, axis=1)[source.owners, columns]  # (T, reach)
+    normaliser = _log_sum(own_starts, null[0]) + _log_sum(ends, null[1])
+    return Candidates(own_starts[:, None] + own_ends, float(null.sum()), normaliser)
+
+
+def _log_sum(logits: Scores, null: float) -> float:
+    highest = max(float(logits.max()), null)
+    return highest + float(np.log(np.exp(logits - highest).sum() + np.exp(null - highest)))
+
+
+def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> list[Answer]:
+    """Return the best `count` spans of whole words, no two the same; fewer if there are fewer.
+
+    Token spans that round to the same words keep the best of their scores, so that a score does not depend on top_k.
+    """
+    flat = candidates.spans.ravel()
+    examined = count
+    while True:
+        examined = min(examined, flat.size)
+        answers = _distinct(source, candidates, _highest(flat, examined))
+        if len(answers) >= count or examined == flat.size:
+            return answers[:count]
+        examined *= 8
+
+
+def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
+    """Indices of the `count` highest, best first, the lower index first among equals."""
+    some = np.sort(np.argpartition(-flat, count - 1)[:count])
+    highest: NDArray[np.int64] = some[np.argsort(-flat[some], kind="stable")]
+    return highest[np.isfinite(flat[highest])]
+
+
+def _distinct(source: QuestionSource, candidates: Candidates, indices: NDArray[np.int64]) -> list[Answer]:
+    tokens, more = np.unravel_index(indices, candidates.spans.shape)
+    spans = zip(source.word_starts[tokens].tolist(), source.word_ends[tokens + more].tolist(), strict=True)
+    scores = np.exp(candidates.spans[tokens, more] - candidates.normaliser).tolist()
+    answers: dict[tuple[int, int], Answer] = {}
+    for (start, end), score in zip(spans, scores, strict=True):
+        answer: Answer = {"score": score, "start": start, "end": end, "answer": source.context[start:end]}
+        answers.setdefault((start, end), answer)
+    return list(answers.values())
+
+
+def _insert_null(answers: list[Answer], null: Answer, wins: bool) -> list[Answer]:
+    """Put "no answer" first if it wins, else by its score behind the best span."""
+    place = 0 if wins else max(1, sum(answer["score"] >= null["score"] for answer in answers))
+    return [*answers[:place], null, *answers[place:]]

@@ -1,0 +1,106 @@
+"""ONNX Runtime: how a graph is opened, on which provider, and what it says of itself.
+
+A graph carries what a bundle must not contradict as metadata: the fingerprint of its encoder, and a head its task and
+labels. Nothing here imports onnx.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime
+
+from models.errors import BundleError
+
+Precision = Literal["int8", "fp16", "fp32"]
+Provider = Literal["cpu", "cuda"]
+
+NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",  # powers of two would ratchet memory up with every new shape
+    "use_tf32": "0",  # 10 bits of mantissa are not the fp32 that parity.json speaks of
+}
+Levels = onnxruntime.GraphOptimizationLevel
+# Our graphs are fused as they are written. On CPU the extended level would still turn Add and LayerNormalization into
+# SkipLayerNormalization, whose CPU kernel takes five times as long as the two.
+LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.ORT_ENABLE_ALL}
+ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of a graph as name → (element type, shape), and its metadata."""
+
+    inputs: dict[str, tuple[str, list[int | str | None]]]
+    outputs: dict[str, tuple[str, list[int | str | None]]]
+    metadata: dict[str, str]
+
+
+def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnxruntime.InferenceSession:
+    """Load a graph for running; raise BundleError naming a file that is no graph, or a provider that is not there."""
+    options = _options(threads)
+    options.graph_optimization_level = LEVELS[provider]
+    wanted: list[Any] = [NAMES["cpu"]]
+    if provider == "cuda":
+        _check_provider(provider, onnxruntime.get_available_providers())
+        _load_cuda_libraries()
+        wanted = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]]
+    session = _load(path, options, wanted)
+    # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
+    _check_provider(provider, session.get_providers())
+    return session
+
+
+def read_signature(path: Path) -> Signature:
+    """Read what a graph says of itself; raise BundleError for a file that is no graph."""
+    options = _options(1)
+    options.graph_optimization_level = Levels.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it will not run
+    session = _load(path, options, [NAMES["cpu"]])
+    return Signature(
+        {value.name: (value.type, value.shape) for value in session.get_inputs()},
+        {value.name: (value.type, value.shape) for value in session.get_outputs()},
+        dict(session.get_modelmeta().custom_metadata_map),
+    )
+
+
+def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
+    """Return a value of a graph's metadata; raise BundleError for a graph that was not written by our export."""
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError):
+        raise BundleError(f"{path}: the graph has no metadata {key!r}; export the bundle again") from None
+
+
+def _check_provider(provider: Provider, found: list[str]) -> None:
+    if NAMES[provider] not in found:
+        raise BundleError(
+            f"ONNX Runtime {onnxruntime.__version__} runs on {', '.join(found)} here, expected {NAMES[provider]}; "
+            "install onnxruntime-gpu[cuda,cudnn] in place of onnxruntime and check the NVIDIA driver"
+        )
+
+
+def _options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # lanes share the cores
+    options.enable_mem_pattern = False  # a plan for each shape met, kept for ever, of which no two batches share one
+    options.log_severity_level = ERRORS_ONLY
+    return options
+
+
+def _load(path: Path, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # its exceptions share no other base
+        reason = str(error).splitlines()[0][:200]
+        raise BundleError(f"{path} is not an ONNX graph that loads ({reason}); restore it or export again") from None
+
+
+@cache
+def _load_cuda_libraries() -> None:
+    """Find CUDA and cuDNN where pip puts them; must come before the first session on CUDA."""
+    onnxruntime.preload_dlls()

@@ -1,0 +1,107 @@
+"""One encoder in ONNX Runtime and the heads that read it.
+
+Rows of all heads share one encoder run; each head then runs once, on the vectors that its rows read. On CPU the logits
+of a row are the same bits whatever shares its batch: the kernels reduce over one row at a time, padding adds exact
+zeros, and int8 scales its activations row by row (training/quantize.py).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.errors import BundleError
+from models.row import Row
+from models.runtime import Precision, Provider, open_graph
+from models.task import Logits
+
+# The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
+PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
+
+
+class Session:
+    """Runs the rows of any heads of a bundle; several threads may call it at once."""
+
+    def __init__(
+        self, bundle: Bundle, *, precision: Precision | None = None, provider: Provider = "cpu", threads: int = 1
+    ) -> None:
+        """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none."""
+        files = bundle.manifest.encoder.files
+        self.precision: Precision = _choose(bundle, precision, provider)
+        self.provider: Provider = provider
+        self.max_length = bundle.manifest.encoder.max_length
+        self._tokenizer = bundle.tokenizer
+        self._encoder = open_graph(bundle.directory / files[self.precision], provider, threads)
+        self._heads = {
+            name: open_graph(bundle.directory / head.file, provider, threads)
+            for name, head in bundle.manifest.heads.items()
+        }
+
+    def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        """Return the logits [positions of the row, labels] of each (head name, row), in order."""
+        if not items:
+            return []
+        rows = [row for _, row in items]
+        batch = pad(rows, self._tokenizer.pad_id)
+        self._check(items, batch["input_ids"].shape[1])
+        by_head: dict[str, list[int]] = {}
+        for number, (name, _) in enumerate(items):
+            by_head.setdefault(name, []).append(number)
+        length = batch["input_ids"].shape[1]
+        order = [number for numbers in by_head.values() for number in numbers]
+        flat = [number * length + column for number in order for column in rows[number].positions]
+        (vectors,) = self._encoder.run(["vectors"], batch | {"positions": np.array(flat, np.int64)})
+        return self._read_heads(rows, by_head, vectors)
+
+    def warm_up(self) -> None:
+        """Run every head on the shortest row and on the longest, so that no request pays for first use."""
+        for length in (self.max_length, 3):
+            row = Row([self._tokenizer.unk_id] * length, [0] * length, [0])
+            self.run([(name, row) for name in self._heads])
+
+    def _read_heads(self, rows: list[Row], by_head: dict[str, list[int]], vectors: NDArray[np.float32]) -> list[Logits]:
+        answers: dict[int, Logits] = {}
+        start = 0
+        for name, numbers in by_head.items():
+            counts = [len(rows[number].positions) for number in numbers]
+            end = start + sum(counts)
+            (logits,) = self._heads[name].run(["logits"], {"vectors": vectors[start:end]})
+            answers |= zip(numbers, np.split(logits, list(accumulate(counts))[:-1]), strict=True)
+            start = end
+        return [answers[number] for number in range(len(rows))]
+
+    def _check(self, items: Sequence[tuple[str, Row]], longest: int) -> None:
+        for name, _ in items:
+            if name not in self._heads:
+                raise BundleError(f"there is no head {name!r} in this bundle; it has {', '.join(self._heads)}")
+        if longest > self.max_length:
+            raise BundleError(
+                f"a row has {longest} tokens, expected at most {self.max_length}; cut it or slide windows"
+            )
+
+
+def pad(rows: Sequence[Row], pad_id: int) -> dict[str, NDArray[np.int64]]:
+    """Lay rows into input_ids, token_type_ids and attention_mask [rows, longest], padded on the right."""
+    lengths = np.array([len(row.input_ids) for row in rows])
+    filled = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(filled.shape, pad_id, np.int64)
+    token_type_ids = np.zeros(filled.shape, np.int64)
+    input_ids[filled] = [token for row in rows for token in row.input_ids]
+    token_type_ids[filled] = [segment for row in rows for segment in row.token_type_ids]
+    return {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": filled.astype(np.int64)}
+
+
+def _choose(bundle: Bundle, precision: Precision | None, provider: Provider) -> Precision:
+    files = bundle.manifest.encoder.files
+    if provider == "cuda" and precision == "int8":
+        raise BundleError("precision int8 has no kernels on CUDA; use fp16 or fp32 there, or --provider cpu")
+    wanted = [precision] if precision else PREFERENCE[provider]
+    for choice in wanted:
+        if choice in files:
+            return choice
+    raise BundleError(
+        f"{bundle.directory} has its encoder in {', '.join(files)}, expected {' or '.join(wanted)} for {provider}; "
+        f"export it with --precision {wanted[0]}"
+    )

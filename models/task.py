@@ -1,0 +1,100 @@
+"""What a task is: an input becomes rows for the encoder, and the logits of the head become an answer.
+
+Evaluation and the service both go through this code, so that what was measured is what is served.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.errors import BundleError, InputError
+from models.row import Encoded, Source
+from models.tokenizer import Tokenizer
+
+TaskName = Literal["classify", "pair", "fill-mask", "tag", "qa"]
+"""The tasks by their route, which is also the `task` of a head in bundle.json."""
+
+Logits = NDArray[np.float32]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a head is beside its weights."""
+
+    task: TaskName
+    labels: list[str]
+    """Meaning of each logit; empty for fill-mask (the vocabulary) and qa (start, end)."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Parameters whose default is another for this head, such as {"handle_impossible_answer": true}."""
+    temperature: float = 1.0
+    """Divides the logits before they become scores (Guo et al., 2017); found on validation data."""
+
+
+class Strict(BaseModel):
+    """Base of inputs and parameters: nothing unknown, nothing converted ("3" is no integer, nor is true)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Inputs = TypeVar("Inputs")
+Parameters = TypeVar("Parameters", bound=Strict)
+Answer = TypeVar("Answer")
+
+
+class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
+    """One head's way from input to answer; without state, so that threads may share it."""
+
+    inputs: type[Inputs]
+    """What one input is: str, or a pydantic model of named texts."""
+    parameters: type[Parameters]
+
+    def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.head = head
+        self.max_length = max_length
+        try:
+            self.parse_parameters({})
+        except InputError as error:
+            raise BundleError(f"the defaults of this {head.task} head are wrong: {error}") from None
+
+    def parse_parameters(self, given: Mapping[str, Any]) -> Parameters:
+        """Lay `given` over the defaults of the head over those of the task; raise InputError naming the parameter."""
+        try:
+            return self.parameters.model_validate({**self.head.defaults, **given})
+        except ValidationError as error:
+            raise _input_error(error, self.head.task, self.parameters) from None
+
+    @abstractmethod
+    def encode(self, inputs: Inputs, parameters: Parameters) -> Encoded[Source]:
+        """Cut an input into rows; raise InputError naming the field and the limit.
+
+        A field is relative to one input ("inputs.question"); who encodes a list knows the place in it.
+        """
+
+    @abstractmethod
+    def decode(self, encoded: Encoded[Source], logits: Logits, parameters: Parameters) -> Answer:
+        """Turn logits [positions of all rows, in order; labels] into the answer, ready for JSON."""
+
+
+def softmax(logits: Logits, temperature: float) -> Scores:
+    """Over the last axis."""
+    scaled = logits.astype(np.float64) / temperature
+    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    scores: Scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _input_error(error: ValidationError, task: TaskName, parameters: type[Strict]) -> InputError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(parameters.model_fields)
+        return InputError(f"parameters.{name}", f"is no parameter of {task}; it takes {known}")
+    expected = first["msg"][:1].lower() + first["msg"][1:]
+    return InputError(f"parameters.{name}", f"is {repr(first['input'])[:80]}, but {expected}")

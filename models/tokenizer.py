@@ -1,0 +1,276 @@
+"""WordPiece as BERT has it: text → pieces with character offsets, over the `tokenizers` library.
+
+Special tokens are added here and nowhere else, so that text never makes one: "[CLS]" in a text is "[", "cl", "##s" and
+"]". The one exception is asked for by name: `encode_with_masks`.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import tokenizers
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from models.errors import CheckpointError, InputError
+from models.row import Row
+
+MASK = "[MASK]"
+SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
+# Another model, normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
+PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
+# NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The WordPiece tokens of one text, without special tokens."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    """Start and end of each piece in characters of the original text."""
+    words: list[int]
+    """For each piece, the number of its word: as the pre-tokenizer splits, or as given to `encode_words`."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """A BERT vocabulary and the rules that cut text into it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
+        self._backend = backend
+        backend.no_padding()
+        backend.no_truncation()
+        ids = {token: _special_id(backend, token, origin) for token in SPECIALS.values()}
+        # Some files carry them as ordinary added tokens, which would still be cut out of a user's text.
+        backend.add_special_tokens(list(ids))
+        backend.encode_special_tokens = True
+        backend.decoder = WordPieceDecoder(prefix="##", cleanup=True)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
+        self.special_ids = set(ids.values())
+        self.vocab_size: int = backend.get_vocab_size()
+        self._rules = _bert_normalizer(backend, origin)
+        self.lowercase: bool = self._rules["lowercase"]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a tokenizer.json, or a directory with one or with vocab.txt; raise CheckpointError naming the file."""
+        if path.is_dir() and (path / "tokenizer.json").exists():
+            path = path / "tokenizer.json"
+        if path.is_dir():
+            return cls(_from_vocabulary(path), str(path / "vocab.txt"))
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; pass a directory with tokenizer.json or vocab.txt")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for everything
+            raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
+        return cls(backend, str(path))
+
+    def write(self, directory: Path) -> None:
+        """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them."""
+        self._backend.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        self._backend.save(str(directory / "tokenizer.json"))
+        tokens = [self.token(i) for i in range(self.vocab_size)]
+        (directory / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf8")
+        config = SPECIALS | {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.lowercase,
+            "strip_accents": self._rules["strip_accents"],
+            "tokenize_chinese_chars": self._rules["handle_chinese_chars"],
+            "model_max_length": 512,
+        }
+        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
+
+    def encode(self, text: str, field: str = "inputs") -> Pieces:
+        """Cut a text into pieces; raise InputError for `field` if it holds NUL or a lone surrogate, or has no piece."""
+        pieces = self._encode(text, field)
+        if not pieces.ids:
+            raise InputError(field, f"{text[:40]!r} has no visible character; pass a text of at least one word")
+        return pieces
+
+    def encode_with_masks(self, text: str, field: str = "inputs") -> Pieces:
+        """The same, but each literal [MASK] becomes the mask token, whatever stands beside it."""
+        _check_characters(text, field)
+        parts = text.split(MASK)
+        joined = Pieces([], [], [])
+        start = 0
+        for part, pieces in zip(parts, self.encode_batch(parts), strict=True):
+            if start:
+                _append(joined, Pieces([self.mask_id], [(-len(MASK), 0)], [0]), start)
+            _append(joined, pieces, start)
+            start += len(part) + len(MASK)
+        return joined
+
+    def encode_words(self, words: Sequence[str], field: str = "inputs") -> Pieces:
+        """Cut given words into pieces; offsets count in the words joined by one space.
+
+        Each word keeps at least one piece: what the rules would drop (a lone control character) becomes [UNK].
+        """
+        for word in words:
+            _check_characters(word, field)
+        ids, offsets, numbers = [], [], []
+        start = 0
+        for number, (word, encoding) in enumerate(zip(words, self._encode_batch(words), strict=True)):
+            spans = _cover_marks(word, encoding.offsets) or [(0, len(word))]
+            ids += encoding.ids or [self.unk_id]
+            offsets += [(left + start, right + start) for left, right in spans]
+            numbers += [number] * len(spans)
+            start += len(word) + 1
+        return Pieces(ids, offsets, numbers)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Pieces]:
+        """Cut many texts on all cores; a text may be empty."""
+        return [_pieces(text, encoding) for text, encoding in zip(texts, self._encode_batch(texts), strict=True)]
+
+    def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Only the ids of many texts, on all cores: for corpora, where offsets would cost more than the rest."""
+        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Join tokens to text as transformers does: "##" and the blank before punctuation go."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        """Decode many sequences, on all cores."""
+        batch = [list(ids) for ids in sequences]
+        return list(self._backend.decode_batch(batch, skip_special_tokens=skip_special_tokens))
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token exactly as the vocabulary has it, or None."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def token(self, token_id: int) -> str:
+        """Return the token of an id, "##" included; raise CheckpointError for a gap in the vocabulary."""
+        found: str | None = self._backend.id_to_token(token_id)
+        if found is None:
+            raise CheckpointError(
+                f"the vocabulary of {self.vocab_size} has no token {token_id}; number it without gaps"
+            )
+        return found
+
+    def single_row(self, ids: list[int], positions: list[int]) -> Row:
+        """[CLS] a [SEP]."""
+        input_ids = [self.cls_id, *ids, self.sep_id]
+        return Row(input_ids, [0] * len(input_ids), positions)
+
+    def pair_row(self, first: list[int], second: list[int], positions: list[int]) -> Row:
+        """[CLS] a [SEP] b [SEP], segment 1 from b on."""
+        input_ids = [self.cls_id, *first, self.sep_id, *second, self.sep_id]
+        return Row(input_ids, [0] * (len(first) + 2) + [1] * (len(second) + 1), positions)
+
+    def _encode(self, text: str, field: str) -> Pieces:
+        _check_characters(text, field)
+        return _pieces(text, self._backend.encode(text, add_special_tokens=False))
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
+
+
+def _check_characters(text: str, field: str) -> None:
+    found = UNUSABLE.search(text)
+    if found:
+        raise InputError(
+            field,
+            f"character {found.start()} is U+{ord(found.group()):04X}, which no text can hold; remove it "
+            "(a lone surrogate is one half of a character that was cut in two)",
+        )
+
+
+def _pieces(text: str, encoding: tokenizers.Encoding) -> Pieces:
+    words = [
+        word for word in encoding.word_ids if word is not None
+    ]  # None would be a special token, of which none is made
+    return Pieces(encoding.ids, _cover_marks(text, encoding.offsets), words)
+
+
+def _append(joined: Pieces, pieces: Pieces, start: int) -> None:
+    """Put pieces of a part that begins at character `start` behind those of the parts before it."""
+    first = joined.words[-1] + 1 if joined.words else 0
+    joined.ids.extend(pieces.ids)
+    joined.offsets.extend((left + start, right + start) for left, right in pieces.offsets)
+    joined.words.extend(word + first for word in pieces.words)
+
+
+def _cover_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Extend pieces over combining marks that lowercasing stripped behind them.
+
+    The library ends the piece of "e" + U+0301 at the "e"; a span that ends there would cut the letter in two.
+    """
+    if text.isascii() or not offsets:
+        return offsets
+    limits = [*(start for start, _ in offsets[1:]), len(text)]
+    return [(start, _end_of_marks(text, end, limit)) for (start, end), limit in zip(offsets, limits, strict=True)]
+
+
+def _end_of_marks(text: str, end: int, limit: int) -> int:
+    while end < limit and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return end
+
+
+def _special_id(backend: tokenizers.Tokenizer, token: str, origin: str) -> int:
+    found: int | None = backend.token_to_id(token)
+    if found is None:
+        expected = ", ".join(SPECIALS.values())
+        raise CheckpointError(f"{origin} has no token {token}, expected all of {expected}; pass BERT's vocabulary")
+    return found
+
+
+def _bert_normalizer(backend: tokenizers.Tokenizer, origin: str) -> dict[str, Any]:
+    """Return the normalizer's settings, after a check that the file cuts text as BERT does."""
+    rules = json.loads(backend.to_str())
+    for part, expected in PARTS.items():
+        found = (rules[part] or {}).get("type")
+        if found != expected:
+            raise CheckpointError(f"{origin}: {part} is {found}, expected {expected}; pass a tokenizer of BERT")
+    normalizer: dict[str, Any] = rules["normalizer"]
+    return normalizer
+
+
+def _from_vocabulary(directory: Path) -> tokenizers.Tokenizer:
+    path = directory / "vocab.txt"
+    if not path.exists():
+        raise CheckpointError(f"{directory} has neither tokenizer.json nor vocab.txt; pass a directory that has")
+    config_path = directory / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf8")) if config_path.exists() else {}
+    backend = tokenizers.Tokenizer(WordPiece(_read_vocabulary(path), unk_token="[UNK]", max_input_chars_per_word=100))
+    backend.normalizer = BertNormalizer(
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),  # the default of Google's and Hugging Face's BERT
+    )
+    backend.pre_tokenizer = BertPreTokenizer()
+    return backend
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    vocabulary: dict[str, int] = {}
+    for number, token in enumerate(_lines(path)):
+        if token in vocabulary:
+            first = vocabulary[token] + 1
+            raise CheckpointError(f"{path}: line {number + 1} repeats {token!r} of line {first}; remove one")
+        vocabulary[token] = number
+    return vocabulary
+
+
+def _lines(path: Path) -> Iterator[str]:
+    # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
+    return (line.rstrip("\r") for line in path.read_text(encoding="utf8").removesuffix("\n").split("\n"))

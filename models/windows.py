@@ -1,0 +1,41 @@
+"""Windows over a sequence that is longer than an encoder takes, and which window knows a token best.
+
+Unlike Google's and Hugging Face's, the last window is moved back until it is full, so that all windows have one length:
+a token at the end of a text then keeps as much context as any other, and decoding is plain array work.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import InputError
+
+# About two million characters of English at default settings; a stride that hardly advances reaches it sooner.
+MOST_WINDOWS = 2048
+
+
+def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]:
+    """Return the first index of each window of `room` tokens (or the one shorter window) over `length` tokens.
+
+    Neighbours share `overlap` tokens, the last two maybe more. Raise InputError for `field` if they are too many.
+    """
+    if length <= room:
+        return np.zeros(1, dtype=np.int64)
+    step = room - overlap
+    count = -(-(length - room) // step) + 1
+    if count > MOST_WINDOWS:
+        raise InputError(
+            field,
+            f"has {length} tokens, which makes {count} windows of {room} tokens; at most {MOST_WINDOWS} are allowed, "
+            "so shorten it or let the windows overlap less",
+        )
+    return np.minimum(np.arange(count, dtype=np.int64) * step, length - room)
+
+
+def owners(starts: NDArray[np.int64], room: int, length: int) -> NDArray[np.int64]:
+    """Return for each of `length` tokens the window in which the smaller of its left and right context is largest.
+
+    This is `_check_is_max_context` of Google's run_squad.py. In windows of equal length it is the window whose middle
+    is nearest, the earlier of two equals, so that the answer never decreases along the text.
+    """
+    cuts = (starts[:-1] + starts[1:] + room - 1) // 2  # the last token that the earlier of two neighbours owns
+    return np.searchsorted(cuts, np.arange(length), side="left").astype(np.int64)

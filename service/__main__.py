@@ -1,0 +1,78 @@
+"""Serves bundles: python -m service [--bundle DIR]... [--host H] [--port P] [--workers N], or bertheads-serve.
+
+Each setting is a flag and an environment variable: --max-items and BERTHEADS_MAX_ITEMS. The flag wins.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from models.errors import BertheadsError
+from service import logs
+from service.errors import SettingsError
+from service.settings import PREFIX, Settings, check_environment
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status."""
+    given = parse(arguments)
+    try:
+        return run(settings(given))
+    except BertheadsError as error:
+        sys.stderr.write(f"bertheads-serve: {error}\n")
+        return 1
+
+
+def run(settings: Settings) -> int:
+    """Listen, then load and serve in this process or under a supervisor."""
+    from service.server import listen, serve
+    from service.supervisor import Supervisor
+
+    logs.configure(settings.log_level, settings.log_format)
+    with listen(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        return serve(settings, listener) if settings.workers == 1 else Supervisor(settings, listener).run()
+
+
+def parse(arguments: Sequence[str] | None) -> dict[str, object]:
+    """Return the flags that were given, by the name of their setting."""
+    parser = argparse.ArgumentParser(
+        "bertheads-serve", description=__doc__.splitlines()[0], epilog="", argument_default=argparse.SUPPRESS
+    )
+    for name, setting in Settings.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{setting.description} [{PREFIX}{name.upper()}; default {setting.default}]".replace("%", "%%")
+        if setting.annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif name == "bundles":
+            parser.add_argument("--bundle", flag, action="append", dest=name, metavar="DIR", help=text)
+        else:
+            parser.add_argument(flag, metavar=name.split("_")[-1].upper(), help=text)
+    given = vars(parser.parse_args(arguments))
+    return given | ({"bundles": ",".join(given["bundles"])} if "bundles" in given else {})
+
+
+def settings(given: dict[str, object]) -> Settings:
+    """Lay flags over the environment over defaults; raise SettingsError naming what is wrong."""
+    check_environment()
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        if not name:
+            raise SettingsError(message) from None
+        flag = "--" + name.replace("_", "-")
+        value = "given" if name == "api_key" else repr(first["input"])
+        raise SettingsError(f"{flag} ({PREFIX}{name.upper()}) is {value}: {message[:1].lower()}{message[1:]}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""The engine of a device: lanes that run batches, and the one queue from which they take them.
+
+Work-conserving and without a timer: a free lane takes what waits, or its share of it while other lanes are free too.
+A lane is a thread, since a run of ONNX Runtime releases the interpreter; rows of different heads ride in one batch
+where they share an encoder.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from models.row import Row
+from service.errors import (
+    DeadlinePassed,
+    FieldError,
+    InferenceFailed,
+    QueueFull,
+    ServiceError,
+    Unavailable,
+    Unprocessable,
+)
+from service.metrics import Metrics
+from service.queue import Item, Job, Logits, Queue, Runner
+
+logger = logging.getLogger(__name__)
+
+NEWEST = 0.05
+"""Weight of the newest batch in the running mean of a lane's speed: about the last twenty count."""
+
+Outcome = Logits | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine holds itself to."""
+
+    lanes: int
+    batch_tokens: int
+    """Tokens of a batch, padding included."""
+    queued_tokens: int
+    """Tokens that may wait."""
+    lane_timeout: float
+    """Seconds of one batch after which its lane counts as dead."""
+
+
+class Lane(threading.Thread):
+    """One batch at a time."""
+
+    def __init__(self, name: str, work: Callable[["Lane"], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.busy_since = 0.0
+        """When it took its batch, by time.monotonic; 0 while it waits for one."""
+
+    def run(self) -> None:
+        self._work(self)
+
+
+class Engine:
+    """Every method but those of the lanes is called on the event loop that `start` found running."""
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self.limits = limits
+        self.metrics = metrics
+        self._queue = Queue()
+        self._changed = threading.Condition()
+        self._lanes: list[Lane] = []
+        self._idle = 0
+        self._stopping = False
+        self._tokens_per_second = 0.0
+
+    def start(self) -> None:
+        """Start the lanes."""
+        self._loop = asyncio.get_running_loop()
+        self._lanes = [Lane(f"lane-{number}", self._work) for number in range(self.limits.lanes)]
+        for lane in self._lanes:
+            lane.start()
+        self.metrics.lanes.set(len(self._lanes))
+
+    def troubles(self) -> list[str]:
+        """Return a sentence for each lane that died or hangs; empty is what a live engine returns."""
+        late = time.monotonic() - self.limits.lane_timeout
+        dead = [f"{lane.name} died; see the log" for lane in self._lanes if not lane.is_alive()]
+        stuck = [
+            f"{lane.name} has run one batch for more than {self.limits.lane_timeout:g} s"
+            for lane in self._lanes
+            if lane.is_alive() and 0.0 < lane.busy_since < late
+        ]
+        return [] if self._stopping else dead + stuck
+
+    def submit(self, runner: Runner, head: str, rows: Sequence[Row], deadline: float) -> Job:
+        """Queue the rows of a request; its future gets their logits, or a ServiceError.
+
+        `deadline` is a time of time.monotonic. Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
+        """
+        job = Job(runner, head, rows, deadline, self._loop.create_future(), time.monotonic())
+        with self._changed:
+            self._admit(job)
+            self._queue.push(job)
+            self._measure_queue()
+            self._changed.notify(len(rows))
+        return job
+
+    def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
+        """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""
+        cancelled = job.future.cancelled()  # together with the task that waited for it
+        if job.future.done() and not cancelled:
+            return
+        with self._changed:
+            self._queue.drop(job)
+            self._measure_queue()
+        self.metrics.dropped.labels(reason).inc()
+        if not cancelled:
+            job.future.set_exception(error)
+            job.future.exception()  # marked as seen: the one who waits may leave before looking
+
+    def expire(self, job: Job, seconds: float) -> None:
+        """Give a job up because its deadline of `seconds` has passed."""
+        where = "queue" if job.waiting == len(job.rows) else "encode"
+        self.give_up(job, "deadline", DeadlinePassed(where, seconds))
+
+    def stop(self, patience: float) -> None:
+        """Give up what waits, and wait at most `patience` seconds for the lanes to finish their batches."""
+        with self._changed:
+            self._stopping = True
+            abandoned = self._queue.clear()
+            self._changed.notify_all()
+        self._abandon(abandoned, "draining", "the service is shutting down; send the request to another replica")
+        end = time.monotonic() + patience
+        for lane in self._lanes:
+            lane.join(max(0.0, end - time.monotonic()))
+
+    def _admit(self, job: Job) -> None:
+        if self._stopping:
+            raise Unavailable("the service is shutting down; send the request to another replica")
+        if not any(lane.is_alive() for lane in self._lanes):
+            raise Unavailable("no lane is left to run on; restart the service")
+        limit = self.limits.queued_tokens
+        if job.tokens > limit:
+            message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"
+            raise Unprocessable([FieldError("inputs", message)])
+        if self._queue.tokens + job.tokens > limit:
+            raise QueueFull(
+                f"{self._queue.tokens} tokens wait, and these {job.tokens} would exceed the limit of {limit}; "
+                "come back after Retry-After seconds",
+                headers={"Retry-After": str(self._seconds_to_clear())},
+            )
+
+    def _seconds_to_clear(self) -> int:
+        speed = self._tokens_per_second * len(self._lanes)
+        return max(1, math.ceil(self._queue.tokens / speed)) if speed else 1
+
+    def _measure_queue(self) -> None:
+        self.metrics.queue_rows.set(self._queue.rows)
+        self.metrics.queue_tokens.set(self._queue.tokens)
+
+    # ---- on the lanes ----
+
+    def _work(self, lane: Lane) -> None:
+        batch: list[Item] = []
+        try:
+            while batch := self._next_batch(lane):
+                outcomes = self._run(batch)
+                self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
+                lane.busy_since = 0.0
+        except BaseException:
+            logger.exception("%s died with %d rows in hand", lane.name, len(batch))
+            self._tell_loop(partial(self._bury, lane, batch))
+
+    def _next_batch(self, lane: Lane) -> list[Item]:
+        """Wait for work; an empty list means that the engine stops."""
+        with self._changed:
+            while not self._stopping:
+                batch = self._queue.take(self._budget())
+                if batch:
+                    lane.busy_since = time.monotonic()
+                    for item in batch:
+                        item.job.started_at = item.job.started_at or lane.busy_since
+                    self._measure_queue()
+                    return batch
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+        return []
+
+    def _budget(self) -> int:
+        """Tokens of the next batch: the limit, or while other lanes are free too, a fair share of what waits."""
+        share = math.ceil(self._queue.tokens / (self._idle + 1))
+        return min(share, self.limits.batch_tokens) if self._idle else self.limits.batch_tokens
+
+    def _run(self, batch: list[Item]) -> list[Outcome]:
+        started = time.monotonic()
+        try:
+            logits = batch[0].job.runner.run([(item.job.head, item.job.rows[item.index]) for item in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                logger.exception("a row of %d tokens failed in head %s", batch[0].length, batch[0].job.head)
+                return [error]
+            logger.warning("a batch of %d rows failed (%s); running them one by one", len(batch), error)
+            self.metrics.failed_batches.inc()
+            return [outcome for item in batch for outcome in self._run([item])]
+        self._measure_batch(batch, time.monotonic() - started)
+        return list(logits)
+
+    def _measure_batch(self, batch: Sequence[Item], seconds: float) -> None:
+        tokens = sum(item.length for item in batch)
+        self.metrics.batches.inc()
+        self.metrics.batch_rows.observe(len(batch))
+        self.metrics.batch_tokens.observe(tokens)
+        self.metrics.padding.inc(max(item.length for item in batch) * len(batch) - tokens)
+        speed = tokens / max(seconds, 1e-6)
+        self._tokens_per_second += (speed - self._tokens_per_second) * (NEWEST if self._tokens_per_second else 1.0)
+
+    def _tell_loop(self, callback: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback)
+
+    # ---- on the event loop, for the lanes ----
+
+    def _deliver(self, batch: Iterable[Item], outcomes: Iterable[Outcome], finished: float) -> None:
+        for item, outcome in zip(batch, outcomes, strict=True):
+            job = item.job
+            if isinstance(outcome, Exception):
+                self.give_up(job, "failed", InferenceFailed("the model failed on this input; the log has the reason"))
+            elif not job.future.done():
+                job.logits[item.index] = outcome
+                job.finished_at = finished
+                if len(job.logits) == len(job.rows):
+                    job.future.set_result([job.logits[index] for index in range(len(job.rows))])
+
+    def _bury(self, lane: Lane, batch: Iterable[Item]) -> None:
+        lane.join(1.0)
+        alive = sum(lane.is_alive() for lane in self._lanes)
+        self.metrics.lanes.set(alive)
+        jobs = [item.job for item in batch]
+        if not alive:
+            with self._changed:
+                jobs += self._queue.clear()
+        self._abandon(jobs, "lane", "the lane that ran this request died; send it again")
+
+    def _abandon(self, jobs: Iterable[Job], reason: str, sentence: str) -> None:
+        for job in jobs:
+            self.give_up(job, reason, Unavailable(sentence))

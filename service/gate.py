@@ -1,0 +1,135 @@
+"""What every request passes: its id, the key, the headers of its answer, metrics, the access log, and the last resort.
+
+Plain ASGI: a handler behind it still sees the connection itself, and so notices when its client leaves.
+"""
+
+import logging
+import re
+import secrets
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import MEDIA_TYPE, ServiceError, Unauthorized, problem
+from service.logs import FIELDS
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger("service.access")
+
+TRACE = "bertheads.trace"
+"""Where a request's scope keeps its Trace."""
+OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
+"""Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Routes whose success is logged at debug level only: probes come every few seconds."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of a request, for its answer, its log line and its metrics."""
+
+    request_id: str
+    started: float
+    route: str = "other"
+    """The template of its route; "other" for a path that has none."""
+    head: str = ""
+    status: int = 0
+    log: dict[str, object] = field(default_factory=dict)
+    """Further fields of its log line."""
+
+
+def trace_of(scope: Scope) -> Trace:
+    """Return the trace that the gate put into a scope."""
+    trace: Trace = scope[TRACE]
+    return trace
+
+
+class Gate:
+    """The outermost middleware."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else b""
+        self._open = OPEN if settings.protect_metrics else OPEN | {"/metrics"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        trace = Trace(given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.monotonic())
+        scope[TRACE] = trace
+
+        async def send_traced(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = trace.request_id
+            await send(message)
+
+        with self.metrics.in_flight.track_inprogress():
+            await self._answer(scope, receive, send_traced, headers)
+        route = scope.get("route")  # FastAPI's; the task routes, which are not, name themselves
+        trace.route = getattr(route, "path", trace.route)
+        self._record(scope, trace)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        try:
+            self._check_key(scope["path"], headers.get("authorization", ""))
+            await self.app(scope, receive, send)
+        except Unauthorized as error:
+            self.metrics.rejected.labels(error.code).inc()
+            await send_problem(scope, send, error)
+        except Exception:
+            trace = trace_of(scope)
+            logger.exception("request %s failed", trace.request_id)
+            if trace.status:
+                raise  # the answer has begun: all that is left is to break the connection off
+            await send_problem(
+                scope, send, ServiceError(f"something is wrong here; the log has it under {trace.request_id}")
+            )
+
+    def _check_key(self, path: str, authorization: str) -> None:
+        if not self._key or path in self._open or path.startswith("/health/"):
+            return
+        scheme, _, key = authorization.partition(" ")
+        right = secrets.compare_digest(key.strip().encode("latin-1"), self._key)
+        if scheme.lower() != "bearer" or not right:
+            sentence = "the key is wrong" if authorization else "there is no key"
+            raise Unauthorized(
+                f"{sentence}; send the header Authorization: Bearer KEY",
+                field="Authorization",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _record(self, scope: Scope, trace: Trace) -> None:
+        seconds = time.monotonic() - trace.started
+        self.metrics.requests.labels(trace.route, trace.head, str(trace.status)).inc()
+        self.metrics.seconds.labels(trace.route, trace.head).observe(seconds)
+        level = logging.DEBUG if trace.route in QUIET and trace.status < 400 else logging.INFO
+        if logger.isEnabledFor(level):
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": trace.status,
+                "ms": round(seconds * 1000, 2),
+                "client": (scope.get("client") or ("",))[0],
+                "request_id": trace.request_id,
+                **trace.log,
+            }
+            logger.log(level, "request", extra={FIELDS: fields})
+
+
+async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:
+    """Answer with problem details."""
+    body = problem(error, trace_of(scope).request_id)
+    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **error.headers}
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

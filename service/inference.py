@@ -1,0 +1,215 @@
+"""One request from its bytes to the bytes of its answer: tokenize, queue, encode, decode, each timed.
+
+Nothing that this process made itself is validated again, and only long texts leave the event loop.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.errors import InputError
+from models.row import Encoded
+from models.task import TaskName
+from service.body import Call, parse_call, parse_json, place, read_body
+from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
+from service.gate import Trace, trace_of
+from service.heads import Head
+from service.lifecycle import Service
+from service.queue import Job, Logits
+
+Result = TypeVar("Result")
+
+LONG_TEXT = 2000
+"""Characters from which tokenising leaves the event loop: about 0.5 ms."""
+LARGE_LOGITS = 50_000
+"""Logits, or tokens times ten, from which decoding leaves the event loop."""
+DEADLINE_HEADER = "x-deadline-ms"
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds of each stage."""
+
+    tokenize: float = 0.0
+    queue: float = 0.0
+    encode: float = 0.0
+    decode: float = 0.0
+
+    def header(self) -> str:
+        """Return the value of Server-Timing, in milliseconds."""
+        return ", ".join(f"{stage};dur={getattr(self, stage) * 1000:.2f}" for stage in self.__slots__)
+
+
+class Inference:
+    """Answers one request; `deadline` is a time of time.monotonic."""
+
+    def __init__(self, service: Service, head: Head, trace: Trace, seconds: float) -> None:
+        self.service = service
+        self.head = head
+        self.trace = trace
+        self.seconds = seconds
+        self.deadline = trace.started + seconds
+        self.timing = Timing()
+
+    async def answer(self, request: Request) -> Response:
+        """Read, compute, answer."""
+        call = await self._read(request)
+        # Once the body is there, the connection has nothing more to say than that its client left.
+        watch = asyncio.ensure_future(request.receive())
+        try:
+            encoded = await self._tokenize(call)
+            if watch.done():
+                raise ClientGone("the client left before its request was queued")
+            logits = await self._encode(encoded, watch)
+            answers = await self._decode(call, encoded, logits)
+        finally:
+            watch.cancel()
+        return self._respond(call, encoded, answers)
+
+    async def _read(self, request: Request) -> Call:
+        try:
+            async with asyncio.timeout(self._left()):
+                body = await read_body(request.headers, request.receive, self.service.settings.max_body_bytes)
+        except TimeoutError:
+            sentence = f"the body did not arrive within the deadline of {self.seconds:g} s"
+            raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
+        return parse_call(parse_json(body), self.head, self.service.settings)
+
+    async def _tokenize(self, call: Call) -> list[Encoded[Any]]:
+        started = time.monotonic()
+        encoded = await self._aside(call.characters > LONG_TEXT, "tokenize", lambda: self._encode_inputs(call))
+        self.timing.tokenize = time.monotonic() - started
+        return encoded
+
+    def _encode_inputs(self, call: Call) -> list[Encoded[Any]]:
+        limit, tokens = self.service.settings.max_queued_tokens, 0
+        encoded: list[Encoded[Any]] = []
+        for index, item in enumerate(call.inputs):
+            try:
+                encoded.append(self.head.task.encode(item, call.parameters))
+            except InputError as error:
+                raise InputError(place(error.field, index) if call.is_list else error.field, error.message) from None
+            tokens += sum(len(row.input_ids) for row in encoded[-1].rows)
+            if tokens > limit:
+                message = (
+                    f"makes more than {limit} tokens, windows included, which is all that may wait at a time; send less"
+                )
+                raise Unprocessable([FieldError("inputs", message)])
+            if self._left() < 0:
+                raise DeadlinePassed("tokenize", self.seconds)
+        return encoded
+
+    async def _encode(self, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> list[Logits]:
+        engine = self.service.engine
+        rows = [row for item in encoded for row in item.rows]
+        job = engine.submit(self.head.session, self.head.name, rows, self.deadline)
+        watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
+        timer = asyncio.get_running_loop().call_later(self._left(), engine.expire, job, self.seconds)
+        try:
+            logits = await job.future
+        except asyncio.CancelledError:
+            engine.give_up(job, "draining", ClientGone("the server cut the connection"))
+            raise
+        finally:
+            timer.cancel()
+        self._time(job)
+        return logits
+
+    async def _decode(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
+        started = time.monotonic()
+        size = sum(each.size for each in logits) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
+        answers = await self._aside(size > LARGE_LOGITS, "decode", lambda: self._decode_all(call, encoded, logits))
+        self.timing.decode = time.monotonic() - started
+        return answers
+
+    def _decode_all(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
+        rest = iter(logits)
+        return [
+            self.head.task.decode(item, np.concatenate([next(rest) for _ in item.rows]), call.parameters)
+            for item in encoded
+        ]
+
+    async def _aside(self, heavy: bool, stage: str, work: Callable[[], Result]) -> Result:
+        """Run work here if it is light, else on a thread until the deadline."""
+        if not heavy:
+            return work()
+        try:
+            async with asyncio.timeout(self._left()):
+                return await asyncio.get_running_loop().run_in_executor(self.service.texts, work)
+        except TimeoutError:
+            self.service.metrics.dropped.labels("deadline").inc()
+            raise DeadlinePassed(stage, self.seconds) from None
+
+    def _left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def _time(self, job: Job) -> None:
+        self.timing.queue = job.started_at - job.queued_at
+        self.timing.encode = job.finished_at - job.started_at
+        self.trace.log["tokens"] = job.tokens
+        self.service.metrics.tokens.labels(self.head.name).inc(job.tokens)
+
+    def _respond(self, call: Call, encoded: list[Encoded[Any]], answers: list[Any]) -> Response:
+        headers = {"Server-Timing": self.timing.header(), "X-Bundle": self.head.bundle_name}
+        cut = sum(item.truncated for item in encoded)
+        if cut:
+            headers["X-Truncated"] = str(cut)
+        self._measure(encoded, answers)
+        # The classifiers answer a single text with a list too: Hugging Face clients read response[0].
+        nested = call.is_list or self.head.spec.task in ("classify", "pair")
+        body = json.dumps(answers if nested else answers[0], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return Response(body.encode(), media_type="application/json", headers=headers)
+
+    def _measure(self, encoded: list[Encoded[Any]], answers: list[Any]) -> None:
+        metrics, name = self.service.metrics, self.head.name
+        for stage in Timing.__slots__:
+            metrics.stage.labels(stage, name).observe(getattr(self.timing, stage))
+        metrics.inputs.labels(name).inc(len(encoded))
+        for item in encoded:
+            if item.truncated:
+                metrics.truncated_inputs.labels(name).inc()
+                metrics.truncated_tokens.labels(name).inc(item.truncated)
+        confidence = metrics.confidence.labels(name)
+        for score in top_scores(answers):
+            confidence.observe(score)
+
+
+def top_scores(answers: list[Any]) -> list[float]:
+    """Return the score of the first answer to each input that has one, without raw scores."""
+    scores: list[float] = []
+    for answer in answers:
+        best = answer
+        while isinstance(best, list) and best:
+            best = best[0]
+        if isinstance(best, dict) and 0.0 <= best["score"] <= 1.0:
+            scores.append(best["score"])
+    return scores
+
+
+def deadline_seconds(request: Request, limit: float) -> float:
+    """Return the seconds that a request gets: the client's X-Deadline-Ms, if it asks for less than the limit."""
+    given = request.headers.get(DEADLINE_HEADER)
+    if given is None:
+        return limit
+    if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
+        raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
+    return min(limit, int(given) / 1000)
+
+
+async def infer(request: Request, task: TaskName) -> Response:
+    """Answer POST /{task} and /{task}/{head}."""
+    service: Service = request.app.state.service
+    trace = trace_of(request.scope)
+    named = request.path_params.get("head")
+    trace.route = f"/{task}" if named is None else f"/{task}/{{head}}"
+    head = service.heads.find(task, named)
+    trace.head = trace.log["head"] = head.name
+    seconds = deadline_seconds(request, service.settings.deadline)
+    return await Inference(service, head, trace, seconds).answer(request)

@@ -1,0 +1,94 @@
+"""From start to stop: load in the background, be ready, drain.
+
+The port is open from the first moment, so that a probe sees a live process while bundles load.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from models.errors import BertheadsError
+from service.engine import Engine, Limits
+from service.errors import Unavailable
+from service.heads import Heads, load_heads
+from service.metrics import Metrics
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TEXT_THREADS = 2
+"""Threads for tokenising and decoding what would hold up the event loop."""
+
+
+class Service:
+    """What the routes share; one an app."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.engine = Engine(
+            Limits(settings.lane_count, settings.token_budget, settings.max_queued_tokens, settings.lane_timeout),
+            metrics,
+        )
+        self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
+        self.progress = "starting"
+        self.failure: str | None = None
+        """Why loading failed; the server ends with it."""
+        self.draining = False
+        self._heads: Heads | None = None
+
+    @property
+    def heads(self) -> Heads:
+        """What is served; raise Unavailable while it loads."""
+        if self._heads is None:
+            raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
+        return self._heads
+
+    def obstacles(self) -> list[str]:
+        """Return why this worker is not ready; empty if it is."""
+        if self._heads is None:
+            return [f"loading: {self.progress}"]
+        return (["draining"] if self.draining else []) + self.engine.troubles()
+
+    async def load(self) -> None:
+        """Load all bundles and become ready; on an error of theirs, say so and set `failure`."""
+        started = time.monotonic()
+        self.engine.start()
+        try:
+            heads = await asyncio.to_thread(load_heads, self.settings, self._report)
+        except BertheadsError as error:
+            logger.error("%s", error)
+            self.failure = str(error)
+            return
+        except Exception as error:
+            logger.exception("loading failed")
+            self.failure = f"loading failed: {error}"
+            return
+        for head in heads.by_name.values():
+            self.metrics.declare(head.name)
+            manifest = head.bundle.manifest
+            self.metrics.bundle.labels(
+                manifest.name, manifest.version, head.session.precision, head.session.provider
+            ).set(1)
+        self._heads = heads
+        self.metrics.ready.set(1)
+        names = ", ".join(heads.by_name)
+        logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
+
+    def drain(self) -> None:
+        """Be not ready, but answer still."""
+        if not self.draining:
+            logger.info("draining: not ready any more")
+        self.draining = True
+        self.metrics.ready.set(0)
+
+    async def stop(self) -> None:
+        """Give up what still waits, and end the lanes."""
+        self.drain()
+        await asyncio.to_thread(self.texts.shutdown, wait=False, cancel_futures=True)
+        self.engine.stop(self.settings.drain_timeout)
+
+    def _report(self, progress: str) -> None:
+        self.progress = progress
+        logger.info("%s", progress)

@@ -1,0 +1,144 @@
+"""Rows that wait for a lane, oldest first, and which of them go into a batch.
+
+A batch starts with the oldest row and is filled with rows of about its length: what is padded is paid for. As every
+batch takes the oldest, a row runs at the latest after as many batches as there were rows before it: nothing starves.
+Not thread-safe: the engine holds its lock around every call.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.row import Row
+
+Logits = NDArray[np.float32]
+
+WINDOW = 256
+"""How many of the oldest rows compete for a place in a batch: bounds the reordering, and the time to choose."""
+SLACK = 8
+"""Rows whose lengths differ by no more than this are alike, whatever their length."""
+
+
+class Runner(Protocol):
+    """What runs a batch; models.session.Session is one."""
+
+    def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        """Return the logits [positions of the row, labels] of each (head, row), in order."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request in the queue: its rows may go into several batches, beside rows of other requests."""
+
+    runner: Runner
+    head: str
+    rows: Sequence[Row]
+    deadline: float
+    """When to give up, by time.monotonic."""
+    future: "asyncio.Future[list[Logits]]"
+    """Gets the logits of each row."""
+    queued_at: float
+    tokens: int = 0
+    logits: dict[int, Logits] = field(default_factory=dict)
+    """Of the rows that are done."""
+    waiting: int = 0
+    """Rows that no lane has taken yet."""
+    waiting_tokens: int = 0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self.tokens = self.waiting_tokens = sum(len(row.input_ids) for row in self.rows)
+        self.waiting = len(self.rows)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One row of a job."""
+
+    job: Job
+    index: int
+    length: int
+    """Tokens of the row."""
+
+
+class Queue:
+    """Counts rows and tokens that still wait; those of dropped jobs count no more, though they leave later."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self.rows = 0
+        self.tokens = 0
+
+    def push(self, job: Job) -> None:
+        """Append the rows of a job."""
+        self._items.extend(Item(job, index, len(row.input_ids)) for index, row in enumerate(job.rows))
+        self.rows += job.waiting
+        self.tokens += job.waiting_tokens
+
+    def drop(self, job: Job) -> bool:
+        """Give a job up; return False if that was done before."""
+        if job.dropped:
+            return False
+        job.dropped = True
+        self.rows -= job.waiting
+        self.tokens -= job.waiting_tokens
+        job.waiting = job.waiting_tokens = 0
+        return True
+
+    def take(self, budget: int) -> list[Item]:
+        """Remove and return the oldest row and what fits beside it: rows x longest row stays within `budget` tokens.
+
+        One row is taken however long it is; none if nothing waits. All rows of a batch have one runner.
+        """
+        window = self._window()
+        if not window:
+            return []
+        batch = _fill(window, budget)
+        taken = set(map(id, batch))
+        self._items.extendleft(item for item in reversed(window) if id(item) not in taken)
+        for item in batch:
+            item.job.waiting -= 1
+            item.job.waiting_tokens -= item.length
+            self.tokens -= item.length
+        self.rows -= len(batch)
+        return batch
+
+    def clear(self) -> list[Job]:
+        """Give up everything; return the jobs that are still wanted."""
+        jobs = {id(item.job): item.job for item in self._items if not item.job.dropped}
+        for job in jobs.values():
+            self.drop(job)
+        self._items.clear()
+        return list(jobs.values())
+
+    def _window(self) -> list[Item]:
+        window: list[Item] = []
+        while self._items and len(window) < WINDOW:
+            item = self._items.popleft()
+            if not item.job.dropped:
+                window.append(item)
+        return window
+
+
+def _fill(window: Sequence[Item], budget: int) -> list[Item]:
+    """Choose a batch among rows in order of age: the first, and of those alike the most alike, the older first."""
+    oldest = window[0]
+    slack = max(SLACK, oldest.length // 4)
+    alike = [
+        item for item in window if item.job.runner is oldest.job.runner and abs(item.length - oldest.length) <= slack
+    ]
+    alike.sort(key=lambda item: abs(item.length - oldest.length))  # stable; the oldest itself comes first
+    longest, batch = 0, list[Item]()
+    for item in alike:
+        longest = max(longest, item.length)
+        if batch and longest * (len(batch) + 1) > budget:
+            break
+        batch.append(item)
+    return batch

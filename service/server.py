@@ -1,0 +1,69 @@
+"""Runs the app in this process, from a socket to an exit status.
+
+On SIGTERM the service is not ready any more but answers for `drain_delay` seconds, in which load balancers take note;
+then the port closes, what is in flight gets `drain_timeout` seconds, and the process ends with status 0. A second
+signal skips the delay.
+"""
+
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from service import logs
+from service.app import create_app
+from service.errors import SettingsError
+from service.lifecycle import Service
+from service.settings import Settings
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Uvicorn with a delay before it stops, and an end when loading failed."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Only take note: the signal may have come while a lock was held."""
+        now = time.monotonic()
+        self.force_exit = self.should_exit
+        self._stop_at = now + self.service.settings.drain_delay if self._stop_at is None else now
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second whether to end."""
+        if self._stop_at is not None:
+            self.service.drain()
+            self.should_exit = time.monotonic() >= self._stop_at
+        return await super().on_tick(counter) or self.service.failure is not None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raise SettingsError if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        sentence = f"cannot listen on {host} port {port} ({error.strerror}); choose another with --host or --port"
+        raise SettingsError(sentence) from None
+
+
+def serve(settings: Settings, listener: socket.socket) -> int:
+    """Serve until a signal; return the exit status."""
+    logs.configure(settings.log_level, settings.log_format)
+    app = create_app(settings)
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_timeout,
+    )
+    Server(config, service).run([listener])
+    return 1 if service.failure else 0

@@ -1,0 +1,88 @@
+"""Several workers on one port: starts them, replaces one that dies, ends them all on a signal.
+
+A worker that cannot load ends the whole, since its successors could not either. Figures of all workers meet in
+files of a directory in memory, from which a scrape of any worker adds them up.
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from multiprocessing import connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Spelled out, since prometheus_client decides at import whether it counts in memory or in files.
+MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+MEMORY = Path("/dev/shm")
+PAUSE = 1.0
+"""Seconds before a dead worker is replaced, so that one that dies at once does not keep a core busy."""
+
+
+class Supervisor:
+    """Runs `settings.workers` processes until a signal."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.workers: list[SpawnProcess] = []
+        self.status = 0
+        self._stopping = False
+
+    def run(self) -> int:
+        """Return the exit status once all workers have ended."""
+        in_memory = str(MEMORY) if os.access(MEMORY, os.W_OK) else None
+        directory = tempfile.mkdtemp(prefix="bertheads-metrics-", dir=in_memory)
+        os.environ[MULTIPROCESS_DIRECTORY] = directory
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self.workers = [self._start() for _ in range(self.settings.workers)]
+            while self.workers:
+                connection.wait([worker.sentinel for worker in self.workers], timeout=PAUSE)
+                self._replace_ended()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            del os.environ[MULTIPROCESS_DIRECTORY]
+            shutil.rmtree(directory, ignore_errors=True)
+        return self.status
+
+    def _start(self) -> SpawnProcess:
+        worker = multiprocessing.get_context("spawn").Process(
+            target=run_worker, args=(self.settings, self.listener), daemon=True
+        )
+        worker.start()
+        return worker
+
+    def _replace_ended(self) -> None:
+        for worker in [worker for worker in self.workers if worker.exitcode is not None]:
+            self.workers.remove(worker)
+            if worker.exitcode == 1:
+                self.status = 1
+                self._stop(signal.SIGTERM, None)
+            elif not self._stopping:
+                logger.error("worker %s ended with status %s; starting another", worker.pid, worker.exitcode)
+                time.sleep(PAUSE)
+                self.workers.append(self._start())
+
+    def _stop(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        for worker in self.workers:
+            worker.terminate()
+
+
+def run_worker(settings: Settings, listener: socket.socket) -> None:
+    """Be one worker."""
+    from service.server import serve  # not before the environment says where figures go, and never in the supervisor
+
+    sys.exit(serve(settings, listener))

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Builds the Dockerfile without Docker and proves the image: it answers /classify as a non-root user on a read-only
+# file system, reports healthy, and drains on SIGTERM. Needs root, buildah, debootstrap and a Debian mirror.
+#   sudo tests/deploy/image.sh          MIRROR=URL overrides apt's own; KEEP=DIR keeps (and reuses) what was built there
+#
+# The base image is made by debootstrap: the same Debian 12 and Python 3.11 as python:3.11-slim-bookworm, with the
+# interpreter, pip and setuptools under /usr/local as there. All storage is private to this run; no image of yours is touched.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+readonly BASE=docker.io/library/python:3.11-slim-bookworm IMAGE=localhost/bertheads
+export PORT=${PORT:-18080} BUILDAH_ISOLATION=chroot
+
+work=${KEEP:-$(mktemp -d)}
+mkdir -p "$work"
+buildah() { command buildah --root "$work/storage" --runroot "$work/run" --storage-driver "${STORAGE_DRIVER:-overlay}" "$@"; }
+say() { printf '\n== %s\n' "$*"; }
+cleanup() {
+    buildah umount --all >/dev/null 2>&1 || true
+    [ -n "${KEEP:-}" ] || rm -rf "$work"
+}
+trap cleanup EXIT
+
+debian_mirror() {  # the first Debian archive among apt's own sources
+    apt-get indextargets --format '$(REPO_URI) $(ORIGIN)' 'Created-By: Packages' |
+        awk '$2 == "Debian" && $1 !~ /security/ { print $1; exit }'
+}
+
+make_base() {
+    local root=$work/debian container
+    say "base image from ${MIRROR:=$(debian_mirror)}"
+    debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" "$MIRROR" >"$work/debootstrap.log" ||
+        { tail -n 20 "$work/debootstrap.log"; exit 1; }
+    chroot "$root" python3 -m venv --upgrade-deps /usr/local 2>/dev/null || chroot "$root" python3 -m venv /usr/local
+    rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$root" / >/dev/null
+    buildah config --cmd python3 --env PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+    buildah commit --quiet --rm "$container" "$BASE" >/dev/null
+    rm -rf "$root"
+}
+
+pip_mounts() {  # this machine's pip settings (index, certificate, wheel folders) for the build only, never for the image
+    python3 -m pip config list | python3 -c '
+import ast, re, sys
+from pathlib import Path
+
+settings = {}
+for line in sorted(sys.stdin, reverse=True):  # the environment, ":env:", comes last and wins
+    key, value = line.strip().split("=", 1)
+    settings[key.rsplit(".", 1)[-1]] = " ".join(ast.literal_eval(value).split())
+conf = Path(sys.argv[1])
+conf.write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items()), ""]))
+# A file: index points at its files beside it (../../files), so its parent comes along.
+paths = {match[1] for value in settings.values() for match in re.finditer(r"(?<!\S)(/\S+)", value)}
+paths |= {str(Path(match[1]).parent) for value in settings.values() for match in re.finditer(r"file://(/\S+)", value)}
+for path in filter(lambda path: Path(path).exists(), sorted(paths)):
+    print(f"--volume={path}:{path}:ro")
+print(f"--volume={conf}:/etc/pip.conf:ro")' "$work/pip.conf"
+}
+
+build() {
+    say "build"
+    mapfile -t mounts < <(pip_mounts)
+    buildah bud --quiet --layers --pull-never --format docker --tag "$IMAGE" "${mounts[@]}" "$@" . >"$work/build.log" 2>&1 ||
+        { tail -n 40 "$work/build.log"; exit 1; }
+}
+
+layers() {  # what the image adds to its base, in MB
+    local base
+    base=$(buildah inspect --type image "$BASE" | python3 -c 'import json, sys; print(len(json.load(sys.stdin)["OCIv1"]["rootfs"]["diff_ids"]))')
+    buildah push --quiet --format oci "$IMAGE" "oci:$work/oci" >/dev/null
+    python3 - "$work/oci" "$base" <<'PY'
+import gzip, json, sys
+from pathlib import Path
+
+directory, base = Path(sys.argv[1]), int(sys.argv[2])
+def blob(digest: str) -> Path:
+    return directory / "blobs" / digest.replace(":", "/")
+index = json.loads((directory / "index.json").read_text())
+manifest = json.loads(blob(index["manifests"][0]["digest"]).read_text())
+history = [step["created_by"] for step in json.loads(blob(manifest["config"]["digest"]).read_text())["history"] if not step.get("empty_layer")]
+total = packed = 0
+for layer, step in list(zip(manifest["layers"], history, strict=True))[base:]:
+    size = 0
+    with gzip.open(blob(layer["digest"])) as stream:
+        while chunk := stream.read(1 << 20):
+            size += len(chunk)
+    total, packed = total + size, packed + layer["size"]
+    print(f"{size / 1e6:8.1f} MB  ({layer['size'] / 1e6:6.1f} packed)  {step[:90]}")
+print(f"{total / 1e6:8.1f} MB  ({packed / 1e6:6.1f} packed)  above the base image")
+sys.exit(total >= 250e6 and f"the layers above the base image are {total / 1e6:.0f} MB, expected less than 250 MB")
+PY
+}
+
+run() {
+    local config root
+    say "run"
+    config=$(buildah inspect --type image "$IMAGE")
+    root=$(buildah mount "$(buildah from --pull-never "$IMAGE")")
+    # A mount namespace of our own: whatever is mounted below disappears with it.
+    unshare --mount python3 tests/deploy/image_run.py "$root" <<<"$config"
+}
+
+buildah inspect --type image "$BASE" >/dev/null 2>&1 || make_base
+build "$@"
+layers
+run
+say "the image answers"

@@ -1,0 +1,116 @@
+"""Runs a mounted image as a container engine would, read-only and as its own user, and asks it what a user asks.
+
+image.sh calls it, as root and in a mount namespace of its own:  image_run.py ROOT < config.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TEXT = "A delightful, warm and funny film."
+ASK = """
+import json, sys, urllib.request
+body = json.dumps({"inputs": sys.argv[2]}).encode()
+request = urllib.request.Request(f"http://127.0.0.1:{sys.argv[1]}/classify", body, {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+
+
+class Image:
+    """A root file system and what the image says of running it."""
+
+    def __init__(self, root: str, config: dict[str, Any], port: str) -> None:
+        self.config = config
+        self.port = port
+        environment = [*config["Env"], f"BERTHEADS_PORT={port}"]
+        user = ["chroot", f"--userspec={config['User']}", "--groups=", root]
+        self.prefix = [*user, "env", "-i", f"--chdir={config['WorkingDir']}", *environment]
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command inside; each step execs the next, so that the process is the command itself."""
+        return subprocess.Popen([*self.prefix, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def ask(self, *command: str) -> tuple[bool, str]:
+        """Return whether a command succeeded, and what it wrote."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode == 0, output.strip()
+
+
+def mount_read_only(root: str) -> None:
+    """Make the file system read-only, /tmp included, with the /proc and /dev that every container has."""
+    for arguments in (
+        ["--bind", root, root],
+        ["-t", "proc", "proc", f"{root}/proc"],
+        ["--rbind", "/dev", f"{root}/dev"],
+        ["-o", "remount,bind,ro", root],
+    ):
+        subprocess.run(["mount", *arguments], check=True)
+
+
+def say(what: str, answer: object) -> None:
+    sys.stdout.write(f"{what}: {answer}\n")
+    sys.stdout.flush()
+
+
+def check(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise SystemExit(sentence)
+
+
+def check_contents(image: Image) -> None:
+    """Non-root, read-only, and nothing inside that a service does not need."""
+    _, user = image.ask("id", "-u")
+    check(user != "0", "the image runs as root, expected a numeric user of its own")
+    say("user", user)
+    for path in ("/app/x", "/tmp/x"):
+        wrote, _ = image.ask("touch", path)
+        check(not wrote, f"{path} could be written, expected a read-only file system")
+    for absent in ("pip", "torch", "training", "tests", "pytest", "huggingface_hub"):
+        found, _ = image.ask("python", "-c", f"import {absent}")
+        check(not found, f"the image holds {absent}, which a service does not need")
+    compilers, where = image.ask("sh", "-c", "command -v gcc cc make pip")
+    check(not compilers, f"the image holds {where}, which a service does not need")
+    say("read-only, without pip, compiler, torch, training, tests", True)
+
+
+def wait_healthy(image: Image, server: "subprocess.Popen[str]") -> float:
+    """Return the seconds until the image's own health check passes."""
+    started = time.monotonic()
+    while time.monotonic() - started < 60:
+        check(server.poll() is None, f"the service ended with status {server.returncode} before it was ready")
+        if image.ask(*image.config["Healthcheck"]["Test"][1:])[0]:
+            return time.monotonic() - started
+        time.sleep(0.2)
+    raise SystemExit("the health check did not pass within 60 s")
+
+
+def prove(image: Image) -> None:
+    """Start the service, wait, ask, stop."""
+    check_contents(image)
+    server = image.start(*image.config["Entrypoint"])
+    try:
+        say("the health check passes after seconds", round(wait_healthy(image, server), 1))
+        answered, answer = image.ask("python", "-c", ASK, image.port, TEXT)
+        check(answered, f"/classify did not answer: {answer}")
+        say("/classify", answer)
+        usage = Path(f"/proc/{server.pid}/status").read_text()
+        say("memory", next(line.split(maxsplit=1)[1] for line in usage.splitlines() if line.startswith("VmRSS")))
+        server.terminate()
+        status = server.wait(timeout=40)
+        # uvicorn raises the signal again once it has drained
+        check(status in (0, -15), f"exit status {status} after SIGTERM, expected 0 or SIGTERM")
+        say("SIGTERM: drained, status", status)
+    finally:
+        server.kill()
+        assert server.stdout is not None
+        sys.stdout.write(server.stdout.read())
+
+
+if __name__ == "__main__":
+    mount_read_only(sys.argv[1])
+    prove(Image(sys.argv[1], json.load(sys.stdin)["Docker"]["config"], os.environ["PORT"]))

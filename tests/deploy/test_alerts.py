@@ -1,0 +1,24 @@
+"""If this breaks, Prometheus refuses its configuration, or nobody is woken when the service is down."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.programs import program
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "config", str(DEPLOY / "prometheus/prometheus.yml")),
+        ("check", "rules", str(DEPLOY / "prometheus/alerts.yml")),
+        ("test", "rules", str(Path(__file__).with_name("alerts.yml"))),
+    ],
+    ids=" ".join,
+)
+def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
+    result = subprocess.run([program("promtool", "prometheus"), *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,162 @@
+"""If these fail, labels get wrong scores or wrong names, or texts are cut otherwise than asked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertForSequenceClassification, pipeline
+
+from models.classification import Classify, Pair, PairInput, share_room
+from models.errors import BundleError, InputError
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from tests.models import tiny
+
+LABELS = ["entailment", "neutral", "contradiction"]
+LOGITS = np.array([[1.0, 3.0, 2.0]], dtype=np.float32)
+
+
+def classify(tokenizer: Tokenizer, max_length: int = 128, **spec: object) -> Classify:
+    return Classify(tokenizer, HeadSpec(**({"task": "classify", "labels": LABELS} | spec)), max_length)  # type: ignore[arg-type]
+
+
+def pair(tokenizer: Tokenizer, max_length: int = 128) -> Pair:
+    return Pair(tokenizer, HeadSpec("pair", LABELS), max_length)
+
+
+@pytest.mark.parametrize("function", ["softmax", "sigmoid", "none"])
+def test_answers_equal_those_of_transformers(tokenizer: Tokenizer, tmp_path: Path, function: str) -> None:
+    model = tiny.random_model(BertForSequenceClassification, tiny.config(tokenizer, LABELS))
+    theirs = pipeline("text-classification", model=model, tokenizer=tiny.their_tokenizer(tokenizer, tmp_path))
+    for task, inputs, same in (
+        (classify(tokenizer), "A great film, I love it.", "A great film, I love it."),
+        (pair(tokenizer), PairInput(text="the cat", text_pair="a dog"), {"text": "the cat", "text_pair": "a dog"}),
+    ):
+        parameters = task.parse_parameters({"function_to_apply": function})
+        encoded = task.encode(inputs, parameters)  # type: ignore[arg-type]
+        answer = task.decode(encoded, tiny.run(model, encoded.rows), parameters)
+        expected = theirs(same, top_k=None, function_to_apply=function)
+        assert [item["label"] for item in answer] == [item["label"] for item in expected]
+        assert [item["score"] for item in answer] == pytest.approx([item["score"] for item in expected], abs=1e-5)
+
+
+def test_labels_come_best_first_and_top_k_keeps_the_best(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer)
+    encoded = task.encode("the cat", task.parse_parameters({}))
+    answer = task.decode(encoded, LOGITS, task.parse_parameters({}))
+    assert [item["label"] for item in answer] == ["neutral", "contradiction", "entailment"]
+    assert sum(item["score"] for item in answer) == pytest.approx(1)
+    assert task.decode(encoded, LOGITS, task.parse_parameters({"top_k": 2})) == answer[:2]
+    assert task.decode(encoded, LOGITS, task.parse_parameters({"top_k": None})) == answer
+
+
+def test_temperature_divides_the_logits(tokenizer: Tokenizer) -> None:
+    task, plain = classify(tokenizer, temperature=2.0), classify(tokenizer)
+    parameters = task.parse_parameters({})
+    encoded = task.encode("the cat", parameters)
+    assert task.decode(encoded, LOGITS * 2, parameters) == plain.decode(encoded, LOGITS, parameters)
+
+
+def test_extreme_logits_keep_finite_scores(tokenizer: Tokenizer) -> None:
+    logits = np.array([[-1e4, 0.0, 1e4]], dtype=np.float32)
+    task = classify(tokenizer)
+    for function in ("softmax", "sigmoid"):
+        parameters = task.parse_parameters({"function_to_apply": function})
+        scores = [item["score"] for item in task.decode(task.encode("cat", parameters), logits, parameters)]
+        assert np.isfinite(scores).all()
+        assert scores[0] == 1
+
+
+@pytest.mark.parametrize(("truncation", "kept"), [("right", ["the", "cat"]), ("left", ["a", "mat"])])
+def test_the_asked_end_of_a_long_text_is_cut_and_counted(
+    tokenizer: Tokenizer, truncation: str, kept: list[str]
+) -> None:
+    task = classify(tokenizer, max_length=4)
+    encoded = task.encode("The cat sat on a mat", task.parse_parameters({"truncation": truncation}))
+    assert [tokenizer.token(i) for i in encoded.rows[0].input_ids] == ["[CLS]", *kept, "[SEP]"]
+    assert encoded.truncated == 4
+
+
+def test_a_text_that_just_fits_is_not_cut(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer, max_length=4)
+    encoded = task.encode("the cat", task.parse_parameters({"truncation": "error"}))
+    assert encoded.truncated == 0
+    assert encoded.rows[0].positions == [0]
+    with pytest.raises(InputError, match="inputs: has 3 tokens, but this model takes 2 "):
+        task.encode("the cat sat", task.parse_parameters({"truncation": "error"}))
+
+
+@pytest.mark.parametrize(
+    ("truncation", "first", "second"),
+    [("right", ["the", "cat"], ["a", "dog"]), ("left", ["the", "mat"], ["red", "house"])],
+)
+def test_the_longer_text_of_a_pair_is_cut(
+    tokenizer: Tokenizer, truncation: str, first: list[str], second: list[str]
+) -> None:
+    task = pair(tokenizer, max_length=7)
+    inputs = PairInput(text="the cat sat on the mat", text_pair="a dog in a red house")
+    encoded = task.encode(inputs, task.parse_parameters({"truncation": truncation}))
+    row = encoded.rows[0]
+    assert [tokenizer.token(i) for i in row.input_ids] == ["[CLS]", *first, "[SEP]", *second, "[SEP]"]
+    assert row.token_type_ids == [0, 0, 0, 0, 1, 1, 1]
+    assert encoded.truncated == 8
+    with pytest.raises(InputError, match="inputs: has 12 tokens, but this model takes 4 "):
+        task.encode(inputs, task.parse_parameters({"truncation": "error"}))
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40))
+def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, room: int) -> None:
+    kept_first, kept_second = first, second
+    while kept_first + kept_second > room:  # _truncate_seq_pair of Google's run_classifier.py
+        if kept_first > kept_second:
+            kept_first -= 1
+        else:
+            kept_second -= 1
+    assert share_room(first, second, room) == (kept_first, kept_second)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"top_k": 0}, "parameters.top_k: is 0, but input should be greater than or equal to 1"),
+        ({"top_k": "3"}, "parameters.top_k: is '3', but input should be a valid integer"),
+        ({"top_k": True}, "parameters.top_k: is True, but"),
+        (
+            {"truncation": "middle"},
+            "parameters.truncation: is 'middle', but input should be 'right', 'left' or 'error'",
+        ),
+        ({"topk": 1}, "parameters.topk: is no parameter of classify; it takes top_k, function_to_apply, truncation"),
+    ],
+)
+def test_wrong_parameters_are_named(tokenizer: Tokenizer, parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        classify(tokenizer).parse_parameters(parameters)
+    assert str(error.value).startswith(message)
+
+
+def test_more_labels_than_there_are_is_an_error_before_the_encoder_runs(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer)
+    with pytest.raises(InputError, match="top_k: is 4, but this head has 3 labels; pass 1 to 3"):
+        task.encode("cat", task.parse_parameters({"top_k": 4}))
+
+
+def test_the_text_of_a_pair_that_is_unusable_is_named(tokenizer: Tokenizer) -> None:
+    task = pair(tokenizer)
+    for field, inputs in (
+        ("text", PairInput(text=" ", text_pair="a")),
+        ("text_pair", PairInput(text="a", text_pair="\0")),
+    ):
+        with pytest.raises(InputError) as error:
+            task.encode(inputs, task.parse_parameters({}))
+        assert error.value.field == f"inputs.{field}"
+
+
+def test_a_head_overrides_defaults_and_a_request_overrides_the_head(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer, defaults={"top_k": 1, "truncation": "left"})
+    assert task.parse_parameters({}).top_k == 1
+    assert task.parse_parameters({"top_k": None}).top_k is None
+    assert task.parse_parameters({"top_k": 2}).truncation == "left"
+    with pytest.raises(BundleError, match="the defaults of this classify head are wrong: parameters.topk"):
+        classify(tokenizer, defaults={"topk": 1})

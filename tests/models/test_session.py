@@ -1,0 +1,142 @@
+"""If these fail, a user's answer depends on who else asked at that moment, or on how many, or is another head's."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.bundle import Bundle
+from models.errors import BundleError
+from models.row import Row
+from models.runtime import Precision
+from models.session import Session, pad
+from models.task import Logits
+from models.tokenizer import Tokenizer
+from tests.models import bundles
+
+PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundles.make(tokenizer, tmp_path_factory.mktemp("bundle") / "tiny", ("int8", "fp16", "fp32"))
+
+
+@pytest.fixture(scope="module")
+def sessions(bundle: Bundle) -> dict[Precision, Session]:
+    return {precision: Session(bundle, precision=precision) for precision in PRECISIONS}
+
+
+def alone(session: Session, items: list[tuple[str, Row]]) -> list[Logits]:
+    return [session.run([item])[0] for item in items]
+
+
+def assert_equal(found: list[Logits], expected: list[Logits]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 1 << 32), lengths=st.lists(st.integers(3, 64), min_size=1, max_size=9))
+def test_rows_answer_as_if_alone(
+    precision: Precision, bundle: Bundle, sessions: dict[Precision, Session], seed: int, lengths: list[int]
+) -> None:
+    generator = np.random.default_rng(seed)
+    items = [
+        (str(generator.choice(list(bundles.HEADS))), bundles.random_row(bundle, generator, length))
+        for length in lengths
+    ]
+    assert_equal(sessions[precision].run(items), alone(sessions[precision], items))
+
+
+def test_int8_is_the_same_bits_in_any_batch(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
+    """Rounding to integers makes a step of the last bit of a float, were there one."""
+    generator = np.random.default_rng(3)
+    items = [("ner", bundles.random_row(bundle, generator, length)) for length in (3, 64, 17, 8, 33, 5)]
+    for together, single in zip(sessions["int8"].run(items), alone(sessions["int8"], items), strict=True):
+        np.testing.assert_array_equal(together, single)
+
+
+def test_fp32_is_torch(tokenizer: Tokenizer, bundle: Bundle, sessions: dict[Precision, Session]) -> None:
+    checkpoint = bundles.checkpoint(tokenizer)
+    generator = np.random.default_rng(1)
+    items = [(name, bundles.random_row(bundle, generator, length)) for length in (3, 20, 64) for name in bundles.HEADS]
+    for (name, row), found in zip(items, sessions["fp32"].run(items), strict=True):
+        with torch.inference_mode():
+            vectors = checkpoint.encoder.eval()(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[0]
+            expected = checkpoint.heads[name].module.eval()(vectors[row.positions])
+        np.testing.assert_allclose(found, expected[:, : found.shape[1]].numpy(), rtol=0, atol=1e-4)
+
+
+def test_order_and_shapes(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
+    row = Row([2, 7, 3], [0, 0, 0], [0])
+    items = [("nli", row), ("ner", Row([2, 8, 9, 3], [0] * 4, [1, 2])), ("nli", row), ("fill-mask", row)]
+    shapes = [logits.shape for logits in sessions["fp32"].run(items)]
+    assert shapes == [(1, 3), (2, 3), (1, 3), (1, bundle.tokenizer.vocab_size)]
+    assert sessions["fp32"].run([]) == []
+
+
+def test_threads_do_not_meet(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
+    generator = np.random.default_rng(2)
+    batches = [
+        [("qa", bundles.random_row(bundle, generator, int(length))) for length in generator.integers(3, 64, 4)]
+        for _ in range(24)
+    ]
+    expected = [sessions["int8"].run(batch) for batch in batches]
+    barrier = threading.Barrier(4)
+
+    def run(worker: int) -> list[list[Logits]]:
+        barrier.wait()
+        return [sessions["int8"].run(batch) for batch in batches[worker::4]]
+
+    with ThreadPoolExecutor(4) as pool:
+        for worker, found in enumerate(pool.map(run, range(4))):
+            for mine, theirs in zip(found, expected[worker::4], strict=True):
+                assert_equal(mine, theirs)
+
+
+def test_pad() -> None:
+    batch = pad([Row([2, 7, 3], [0, 0, 1], [0]), Row([2], [0], [0])], 9)
+    assert batch["input_ids"].tolist() == [[2, 7, 3], [2, 9, 9]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_the_best_precision_there_is(bundle: Bundle) -> None:
+    assert Session(bundle).precision == "int8"
+    assert Session(bundle).provider == "cpu"
+
+
+def test_a_precision_that_is_not_there(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> None:
+    only = bundles.make(tokenizer, tmp_path_factory.mktemp("only") / "fp32", ("fp32",))
+    assert Session(only).precision == "fp32"
+    with pytest.raises(BundleError, match="encoder in fp32, expected int8 for cpu; export it with --precision int8"):
+        Session(only, precision="int8")
+
+
+def test_cuda_that_is_not_there(bundle: Bundle) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is CUDA here")
+    with pytest.raises(BundleError, match="expected CUDAExecutionProvider; install onnxruntime-gpu"):
+        Session(bundle, provider="cuda")
+    with pytest.raises(BundleError, match="int8 has no kernels on CUDA"):
+        Session(bundle, provider="cuda", precision="int8")
+
+
+def test_rows_that_cannot_run(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
+    long = Row([2] * 65, [0] * 65, [0])
+    with pytest.raises(BundleError, match="a row has 65 tokens, expected at most 64"):
+        sessions["fp32"].run([("nli", long)])
+    with pytest.raises(BundleError, match="no head 'x' in this bundle; it has sentiment, nli"):
+        sessions["fp32"].run([("x", Row([2], [0], [0]))])
+
+
+def test_warm_up_runs_every_head(sessions: dict[Precision, Session]) -> None:
+    for session in sessions.values():
+        session.warm_up()

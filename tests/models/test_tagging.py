@@ -1,0 +1,225 @@
+"""If these fail, entities get wrong borders, labels or scores, or words of a long text are lost, doubled or misread."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from transformers import BertForTokenClassification, pipeline
+
+from models.errors import InputError
+from models.row import Encoded
+from models.tagging import Tag, TagSource, Token
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from models.windows import MOST_WINDOWS, owners, slide
+from tests.models import tiny
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+UNCASED = Tokenizer.read(FIXTURES)
+MERKEL = "Angela Merkel visited Paris, London and the U.N. in New York."
+
+
+def tag(max_length: int = 128, labels: list[str] = LABELS, **defaults: object) -> Tag:
+    return Tag(UNCASED, HeadSpec("tag", labels, defaults), max_length)
+
+
+def logits_of(*labels: str, height: float = 9.0) -> NDArray[np.float32]:
+    return height * np.eye(len(LABELS), dtype=np.float32)[[LABELS.index(label) for label in labels]]
+
+
+def words_of(encoded: Encoded[TagSource]) -> list[str]:
+    return [encoded.source.text[start:end] for start, end in encoded.source.spans]
+
+
+def read_tokens(encoded: Encoded[TagSource]) -> list[str]:
+    return [UNCASED.token(row.input_ids[column]) for row in encoded.rows for column in row.positions]
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+@pytest.mark.parametrize("labels", [LABELS, ["O", "PER", "LOC"]])
+def test_all_pieces_are_aggregated_as_by_transformers(tmp_path: Path, strategy: str, labels: list[str]) -> None:
+    model = tiny.random_model(BertForTokenClassification, tiny.config(UNCASED, labels))
+    theirs = pipeline("token-classification", model=model, tokenizer=tiny.their_tokenizer(UNCASED, tmp_path))
+    task = tag(labels=labels, pieces="all")
+    for text in (
+        MERKEL,
+        "Unwantedly, George Washingtons bankers' filmings: \u03a9 日本 caf\u00e9s don't!",
+        "caf\u00e9",
+    ):
+        for ignored in (["O"], [], ["O", "PER", "B-LOC"]):
+            parameters = task.parse_parameters({"aggregation_strategy": strategy, "ignore_labels": ignored})
+            encoded = task.encode(text, parameters)
+            answer = task.decode(encoded, tiny.run(model, encoded.rows), parameters)
+            expected = theirs(text, aggregation_strategy=strategy, ignore_labels=ignored)
+            assert len(answer) == len(expected)
+            for item, other in zip(answer, expected, strict=True):
+                assert item["score"] == pytest.approx(float(other["score"]), abs=1e-5)
+                assert item["word"] == text[item["start"] : item["end"]]
+                assert set(item) == set(other)
+                same = set(item) - {"score", "word"}
+                assert {key: item[key] for key in same} == {key: other[key] for key in same}  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+def test_spans_of_a_sentence_hold_no_punctuation_that_is_not_theirs(strategy: str) -> None:
+    task = tag()
+    parameters = task.parse_parameters({"aggregation_strategy": strategy})
+    encoded = task.encode(MERKEL, parameters)
+    labels = ["B-PER", "I-PER", "O", "B-LOC", "O", "B-LOC", "O", "O", "B-LOC", "O", "B-LOC", "I-LOC", "O"]
+    answer = task.decode(encoded, logits_of(*labels), parameters)
+    assert [(span["entity_group"], span["word"]) for span in answer] == [  # type: ignore[typeddict-item]
+        ("PER", "Angela Merkel"),
+        ("LOC", "Paris"),
+        ("LOC", "London"),
+        ("LOC", "U.N."),
+        ("LOC", "New York"),
+    ]
+    assert all(MERKEL[span["start"] : span["end"]] == span["word"] for span in answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Ann's dog isn't O'Neill\u2019s.", ["Ann", "'s", "dog", "isn't", "O'Neill", "\u2019s", "."]),
+        ("the U.S.-based AT&T, e.g. 4.6", ["the", "U.S.", "-", "based", "AT&T", ",", "e.g.", "4.6"]),
+        ("J. Smith of St. Louis (Mo.).", ["J.", "Smith", "of", "St.", "Louis", "(", "Mo", ".", ")", "."]),
+        ("Bank Corp., Film Inc. and a co.", ["Bank", "Corp.", ",", "Film", "Inc.", "and", "a", "co", "."]),
+        ("to ann@bank.com. End.", ["to", "ann@bank.com", ".", "End", "."]),
+        ("cafe\u0301s. \U0001f642\U0001f642 東京", ["cafe\u0301s", ".", "\U0001f642\U0001f642", "東", "京"]),
+        ('"Paris"...\n(London)', ['"', "Paris", '"', ".", ".", ".", "(", "London", ")"]),
+    ],
+)
+def test_words_of_free_text_are_those_of_treebanks(text: str, words: list[str]) -> None:
+    task = tag()
+    assert words_of(task.encode(text, task.parse_parameters({}))) == words
+
+
+def test_given_words_are_read_at_their_first_piece() -> None:
+    task = tag(pieces="all")
+    encoded = task.encode_words(["U.N.", "unwantedly", "\u200b", "don't"], task.parse_parameters({}))
+    assert read_tokens(encoded) == ["u", "unwanted", "[UNK]", "don"]
+    assert words_of(encoded) == ["U.N.", "unwantedly", "\u200b", "don't"]
+    assert task.decode_tags(encoded, logits_of("B-LOC", "O", "I-PER", "O")) == ["B-LOC", "O", "I-PER", "O"]
+    with pytest.raises(InputError, match="inputs: holds no word"):
+        task.encode_words([], task.parse_parameters({}))
+
+
+def test_free_text_reads_what_its_words_would() -> None:
+    task = tag()
+    parameters = task.parse_parameters({})
+    words = "The U.N. met Ann 's Corp. , in the unwantedly 4.6 films .".split()
+    text = "The U.N. met Ann's Corp., in the unwantedly 4.6 films."
+    free, given_words = task.encode(text, parameters), task.encode_words(words, parameters)
+    assert free.rows == given_words.rows
+    assert words_of(free) == words
+
+
+def test_groups_begin_at_b_and_at_another_entity() -> None:
+    task = tag(ignore_labels=[])
+    parameters = task.parse_parameters({})
+    text = "a b c d e f g h i"
+    labels = ["I-PER", "I-PER", "B-PER", "I-PER", "I-LOC", "B-LOC", "O", "I-LOC", "O"]
+    answer = task.decode(task.encode(text, parameters), logits_of(*labels), parameters)
+    assert [(span["entity_group"], span["word"]) for span in answer] == [  # type: ignore[typeddict-item]
+        ("PER", "a b"),
+        ("PER", "c d"),
+        ("LOC", "e"),
+        ("LOC", "f"),
+        ("O", "g"),
+        ("LOC", "h"),
+        ("O", "i"),
+    ]
+
+
+def test_none_answers_one_item_a_word() -> None:
+    task = tag()
+    parameters = task.parse_parameters({"aggregation_strategy": "none"})
+    answer = task.decode(task.encode("the washingtons", parameters), logits_of("O", "B-PER"), parameters)
+    score = float(np.exp(9) / (np.exp(9) + 4))
+    assert answer[0]["score"] == pytest.approx(score)
+    item: Token = {"entity": "B-PER", "score": score, "index": 2, "word": "washingtons", "start": 4, "end": 15}
+    assert answer == [item | {"score": answer[0]["score"]}]
+
+
+@given(st.integers(1, 200), st.integers(1, 30), st.data())
+def test_windows_cover_all_and_own_each_token_where_it_has_most_context(
+    length: int, room: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(0, room - 1))
+    starts = slide(length, room, overlap, "inputs").tolist()
+    stops = [min(start + room, length) for start in starts]
+    context = [
+        [min(t - start, stop - 1 - t) if start <= t < stop else -1 for start, stop in zip(starts, stops, strict=True)]
+        for t in range(length)
+    ]
+    assert owners(np.array(starts), room, length).tolist() == [row.index(max(row)) for row in context]
+    assert all(max(row) >= 0 for row in context)
+    assert all(after - before <= room - overlap for before, after in zip(starts, starts[1:], strict=False))
+
+
+@given(st.lists(st.sampled_from(["cat", "unwantedly", "U.N.", "washingtonss,"]), min_size=1, max_size=40), st.data())
+def test_each_unit_of_a_long_text_is_read_once_and_in_order(words: list[str], data: st.DataObject) -> None:
+    text = " ".join(words)
+    task = tag(max_length=data.draw(st.integers(6, 24)))
+    stride = data.draw(st.integers(0, task.max_length - 3))
+    for pieces in ("first", "all"):
+        long = task.encode(text, task.parse_parameters({"stride": stride, "pieces": pieces}))
+        short = tag(max_length=1000).encode(text, task.parse_parameters({"pieces": pieces}))
+        assert len(short.rows) == 1
+        assert read_tokens(long) == read_tokens(short)
+        assert long.source == short.source
+        assert all(len(row.input_ids) <= task.max_length for row in long.rows)
+        assert all(row.positions == sorted(set(row.positions)) for row in long.rows)
+
+
+def test_the_pieces_of_a_word_come_from_one_window_where_one_holds_them() -> None:
+    task = tag(max_length=12, pieces="all")
+    parameters = task.parse_parameters({"stride": 6})
+    encoded = task.encode("unwantedly " * 20, parameters)
+    window = [number for number, row in enumerate(encoded.rows) for _ in row.positions]
+    assert len(encoded.rows) > 3
+    assert all(window[i] == window[i - 1] for i, goes_on in enumerate(encoded.source.continues) if goes_on)
+
+
+def test_a_span_in_the_overlap_of_windows_appears_once() -> None:
+    task = tag(max_length=8)
+    parameters = task.parse_parameters({"stride": 4})
+    words = ["the"] * 30
+    words[9:11] = ["New", "York"]
+    encoded = task.encode(" ".join(words), parameters)
+    labels = ["O"] * 30
+    labels[9:11] = ["B-LOC", "I-LOC"]
+    answer = task.decode(encoded, logits_of(*labels), parameters)
+    assert [span["word"] for span in answer] == ["New York"]
+
+
+@pytest.mark.parametrize(
+    ("text", "given_parameters", "message"),
+    [
+        ("", {}, "inputs: '' has no visible character"),
+        ("a\ud800", {}, r"inputs: character 1 is U\+D800"),
+        ("cat", {"stride": 126}, "parameters.stride: is 126, but a window has 126 tokens"),
+        ("cat", {"stride": -1}, "parameters.stride: is -1"),
+        ("cat", {"stride": 1.0}, "parameters.stride: is 1.0"),
+        ("cat", {"aggregation_strategy": "best"}, "parameters.aggregation_strategy: is 'best'"),
+        ("cat", {"ignore_labels": "O"}, "parameters.ignore_labels: is 'O'"),
+        ("a " * 3000, {"stride": 125}, f"inputs: has 3000 tokens, .* at most {MOST_WINDOWS}"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(text: str, given_parameters: dict[str, object], message: str) -> None:
+    task = tag()
+    with pytest.raises(InputError, match=message):
+        task.encode(text, task.parse_parameters(given_parameters))
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 300_000, "a." * 100_000, "A. " * 100_000, "A." + " " * 300_000 + "b", "'s" * 100_000]
+)
+def test_finding_words_takes_linear_time(text: str) -> None:
+    # A quadratic pattern would take minutes here.
+    task = tag(max_length=512)
+    assert task.encode(text, task.parse_parameters({})).rows

@@ -1,0 +1,80 @@
+"""Small bundles with random weights, as real as any: ONNX graphs, hashes, tokenizer."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+
+from models.bundle import seal, staged
+from models.config import EncoderConfig
+from models.encoder import Encoder
+from models.heads import build_head
+from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.runtime import Precision
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from training.networks import encoder_model, head_model
+
+HEADS = {
+    "sentiment": HeadSpec("classify", ["negative", "positive"]),
+    "topic": HeadSpec("classify", ["art", "law", "sea", "war"]),
+    "nli": HeadSpec("pair", ["entailment", "neutral", "contradiction"]),
+    "nsp": HeadSpec("pair", ["isNext", "notNext"]),
+    "fill-mask": HeadSpec("fill-mask", []),
+    "ner": HeadSpec("tag", ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]),
+    "qa": HeadSpec("qa", []),
+}
+
+
+def write_bundle(
+    out: Path,
+    tokenizer: Tokenizer,
+    heads: dict[str, HeadSpec] = HEADS,
+    name: str = "tiny",
+    precisions: Sequence[Precision] = ("fp32",),
+    max_length: int = 64,
+) -> Path:
+    """Write a bundle of an encoder with two layers, 32 wide; the same arguments give the same weights."""
+    torch.manual_seed(len(heads))
+    config = EncoderConfig(tokenizer.vocab_size, 32, 2, 2, 64, max_length, initializer_range=0.5)
+    encoder = Encoder(config).eval()
+    entries = {
+        head: HeadEntry(task=spec.task, file=f"heads/{head}.onnx", labels=spec.labels) for head, spec in heads.items()
+    }
+    with staged(out) as directory:
+        (directory / "heads").mkdir()
+        tokenizer.write(directory)
+        for unused in ("vocab.txt", "tokenizer_config.json"):
+            (directory / unused).unlink()
+        for precision in precisions:
+            model = encoder_model(encoder, precision, tokenizer.vocab_size)
+            onnx.save(model, directory / f"encoder.{precision}.onnx")
+        for head, spec in heads.items():
+            network = build_head(spec.task, len(spec.labels), config, encoder.embeddings.word).eval()
+            onnx.save(head_model(network, spec, encoder, tokenizer.vocab_size), directory / entries[head].file)
+        figures: dict[str, dict[str, dict[str, object]]] = {
+            precision: {"heads": {head: {} for head in heads}} for precision in precisions
+        }
+        (directory / PARITY).write_text(json.dumps({"precisions": figures}))
+        (directory / CARD).write_text("Random weights, for tests.\n")
+        files = {precision: f"encoder.{precision}.onnx" for precision in precisions}
+        seal(directory, _manifest(name, config, files, entries, tokenizer))
+    return out
+
+
+def _manifest(
+    name: str, config: EncoderConfig, files: dict[Precision, str], heads: dict[str, HeadEntry], tokenizer: Tokenizer
+) -> Manifest:
+    encoder = EncoderEntry(
+        files=files,
+        max_length=config.max_position_embeddings,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocab_size=tokenizer.vocab_size,
+        lowercase=tokenizer.lowercase,
+    )
+    # The hashes come with the seal; until then the manifest only has to name the files.
+    hashes = {file: "0" * 64 for file in (*files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY)}
+    return Manifest(name=name, version="1.2.3", encoder=encoder, heads=heads, sha256=hashes, provenance={})

@@ -1,0 +1,30 @@
+"""One tiny bundle and one server for all tests of the service."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.tokenizer import Tokenizer
+from tests.service.bundles import write_bundle
+from tests.service.serving import Served, serving
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("BERTHEADS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def served(bundle: Path) -> Iterator[Served]:
+    with serving(
+        bundle, lanes=2, max_items=8, max_characters=5000, max_body_bytes=100_000, max_queued_tokens=20_000
+    ) as served:
+        yield served

@@ -1,0 +1,254 @@
+"""If this breaks, bad input gets a 5xx, a hang, a silent answer, or an error that does not say what to change."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service.serving import Served
+
+OK_QUESTION = {"question": "Who?", "context": "Clara."}
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """Check that a response is a complete problem, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body.keys() == {"type", "title", "status", "detail", "request_id", "errors"}
+    assert body["status"] == status and body["request_id"] == response.headers["X-Request-Id"]
+    assert body["errors"] and all(error["message"] for error in body["errors"])
+    return body
+
+
+def send(served: Served, body: bytes | str, path: str = "/classify") -> httpx.Response:
+    content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+    return served.client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b'{"inputs": "a"} x', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b'{"inputs": "\xff"}', "not UTF-8: byte 12 is 0xff"),
+        (b'{"inputs": "\xed\xa0\x80"}', "not UTF-8"),
+        ('{"inputs": "a"}'.encode("utf-16"), "not UTF-8"),
+        (b'{"inputs": NaN}', "NaN"),
+        (b'{"inputs": -Infinity}', "Infinity"),
+        (b'{"inputs": 1e999}', "1e999"),
+        (b'{"inputs": ' + b"9" * 5000 + b"}", "thousands of digits"),
+        (b"[" * 50_000, "nested"),
+        (b'{"a":' * 15_000, "nested"),
+        (b'{"inputs": "a", "inputs": "b"}', "'inputs' twice"),
+        (b'{"inputs": "a", "parameters": {"top_k": 1, "top_k": 2}}', "'top_k' twice"),
+        (b'{"inputs": "a\nb"}', "not JSON"),
+    ],
+)
+def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
+    answer = problem(send(served, body), 400)
+    assert says in answer["detail"] and answer["errors"][0]["field"] == "body"
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "field", "says"),
+    [
+        ("/classify", [], "body", "list"),
+        ("/classify", "text", "body", "text"),
+        ("/classify", None, "body", "null"),
+        ("/classify", {}, "inputs", "missing"),
+        ("/classify", {"input": "a", "inputs": "b"}, "input", "did you mean inputs?"),
+        ("/classify", {"inputs": "a", "options": {}}, "options", "unknown"),
+        ("/classify", {"inputs": "a", "parameter": {}}, "parameter", "did you mean parameters?"),
+        ("/classify", {"inputs": None}, "inputs", "null"),
+        ("/classify", {"inputs": 7}, "inputs", "number 7"),
+        ("/classify", {"inputs": True}, "inputs", "true"),
+        ("/classify", {"inputs": 10**400}, "inputs", "huge number"),
+        ("/classify", {"inputs": {"text": "a"}}, "inputs", "object"),
+        ("/classify", {"inputs": ""}, "inputs", "no visible character"),
+        ("/classify", {"inputs": " \t\n"}, "inputs", "no visible character"),
+        ("/classify", {"inputs": "a\0b"}, "inputs", ""),
+        ("/classify", {"inputs": "a \ud800 b"}, "inputs", ""),
+        ("/classify", {"inputs": []}, "inputs", "1 to 8"),
+        ("/classify", {"inputs": ["a"] * 9}, "inputs", "1 to 8"),
+        ("/classify", {"inputs": ["a", 3, "b", None]}, "inputs[1]", "number 3"),
+        ("/classify", {"inputs": ["a", ["b"]]}, "inputs[1]", "list"),
+        ("/classify", {"inputs": ["a", ""]}, "inputs[1]", "no visible character"),
+        ("/classify", {"inputs": "a" * 5001}, "inputs", "5001 characters; at most 5000"),
+        ("/classify", {"inputs": ["a", "b" * 5001]}, "inputs[1]", "5001 characters; at most 5000"),
+        ("/classify", {"inputs": "a", "parameters": []}, "parameters", "list"),
+        ("/classify", {"inputs": "a", "parameters": {"topk": 1}}, "parameters.topk", "top_k"),
+        ("/classify", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k", "0"),
+        ("/classify", {"inputs": "a", "parameters": {"top_k": 3}}, "parameters.top_k", "2 labels"),
+        ("/classify", {"inputs": "a", "parameters": {"top_k": "1"}}, "parameters.top_k", "1"),
+        ("/classify", {"inputs": "a", "parameters": {"top_k": 10**300}}, "parameters.top_k", ""),
+        ("/classify", {"inputs": "a", "parameters": {"truncation": "middle"}}, "parameters.truncation", "right"),
+        ("/classify", {"inputs": "a " * 99, "parameters": {"truncation": "error"}}, "inputs", "62"),
+        ("/pair", {"inputs": "a"}, "inputs", '{"text": …, "text_pair": …}'),
+        ("/pair", {"inputs": {"text": "a"}}, "inputs.text_pair", "missing"),
+        ("/pair", {"inputs": {"text": "a", "text_pair": "b", "c": 1}}, "inputs.c", "unknown"),
+        ("/pair", {"inputs": {"text": "a", "text_pair": " "}}, "inputs.text_pair", "no visible"),
+        (
+            "/pair",
+            {"inputs": [{"text": "a", "text_pair": "b"}, {"text": "a", "text_pair": 1}]},
+            "inputs[1].text_pair",
+            "1",
+        ),
+        ("/fill-mask", {"inputs": "no mask"}, "inputs", "[MASK]"),
+        ("/fill-mask", {"inputs": ["a [MASK]", "no mask"]}, "inputs[1]", "[MASK]"),
+        ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"targets": []}}, "parameters.targets", ""),
+        ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"top_k": 100_000}}, "parameters.top_k", ""),
+        ("/qa", {"inputs": "a"}, "inputs", "question"),
+        ("/qa", {"inputs": [OK_QUESTION, {"question": " ", "context": "b"}]}, "inputs[1].question", "no visible"),
+        ("/qa", {"inputs": {"question": "a", "context": "b" * 5001}}, "inputs.context", "5001"),
+        ("/qa", {"inputs": OK_QUESTION, "parameters": {"doc_stride": -1}}, "parameters.doc_stride", ""),
+        ("/qa", {"inputs": OK_QUESTION, "parameters": {"max_answer_len": 0}}, "parameters.max_answer_len", ""),
+        ("/qa", {"inputs": OK_QUESTION, "parameters": {"topk": 1}}, "parameters.topk", "top_k"),
+        (
+            "/tag",
+            {"inputs": "a", "parameters": {"aggregation_strategy": "mean"}},
+            "parameters.aggregation_strategy",
+            "simple",
+        ),
+        ("/tag", {"inputs": "a", "parameters": {"stride": 10_000}}, "parameters.stride", ""),
+    ],
+)
+def test_what_the_model_cannot_take_is_422_and_names_the_field(
+    served: Served, path: str, document: object, field: str, says: str
+) -> None:
+    answer = problem(send(served, json.dumps(document), path), 422)
+    assert field in [error.get("field") for error in answer["errors"]], answer
+    assert says in answer["detail"]
+
+
+def test_every_bad_item_is_named_up_to_a_limit(served: Served) -> None:
+    answer = problem(send(served, json.dumps({"inputs": [1, "a", 2, None]})), 422)
+    assert [error["field"] for error in answer["errors"]] == ["inputs[0]", "inputs[2]", "inputs[3]"]
+
+
+def test_more_tokens_than_may_ever_wait_is_422(served: Served) -> None:
+    document = {"inputs": [{"question": "who?", "context": "a " * 2499}] * 8, "parameters": {"doc_stride": 40}}
+    answer = problem(send(served, json.dumps(document), "/qa"), 422)
+    assert "20000" in answer["detail"] and answer["errors"][0]["field"] == "inputs"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/classify/sentimant", "did you mean sentiment?"),
+        ("/classify/nothing-like-it", "sentiment, topic"),
+        ("/classify/ner", "/tag/ner"),
+        ("/pair/%00%0d%0a", "nli, nsp"),
+        ("/classify/" + "x" * 3000, "sentiment"),
+    ],
+)
+def test_a_head_that_does_not_exist_is_404_and_names_those_that_do(served: Served, path: str, says: str) -> None:
+    assert says in problem(send(served, '{"inputs": "a"}', path), 404)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("/clasify", "/classify"), ("/classify/", "/classify"), ("/zzz", "/docs"), ("/heads/x", "sentiment")],
+)
+def test_a_path_that_does_not_exist_is_404(served: Served, path: str, says: str) -> None:
+    assert says in problem(served.client.get(path), 404)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/classify", "POST"),
+        ("PUT", "/qa/qa", "POST"),
+        ("POST", "/heads", "GET"),
+        ("DELETE", "/health/live", "GET"),
+    ],
+)
+def test_another_method_is_405_and_names_the_right_one(served: Served, method: str, path: str, allowed: str) -> None:
+    response = served.client.request(method, path)
+    assert allowed in problem(response, 405)["detail"] and allowed in response.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
+)
+def test_what_is_declared_as_something_else_is_415(served: Served, content_type: str) -> None:
+    response = served.client.post("/classify", content=b'{"inputs": "a"}', headers={"Content-Type": content_type})
+    assert "application/json" in problem(response, 415)["detail"]
+
+
+def test_a_body_over_the_limit_is_413_before_it_is_read(served: Served) -> None:
+    assert "100000" in problem(send(served, b" " * 100_001), 413)["detail"]
+
+
+def raw(served: Served, request: bytes) -> bytes:
+    """Send bytes, and return all that comes back until the server closes."""
+    with socket.create_connection(
+        (served.client.base_url.host, served.client.base_url.port or 0), timeout=20
+    ) as connection:
+        connection.sendall(request)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+def test_an_announced_body_over_the_limit_is_not_waited_for(served: Served) -> None:
+    answer = raw(served, b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer.lower()
+
+
+def test_an_endless_body_in_chunks_is_413(served: Served) -> None:
+    chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
+    answer = raw(served, b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 7)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_million_characters_are_refused(served: Served) -> None:
+    assert send(served, json.dumps({"inputs": "x" * 1_000_000})).status_code == 413
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "9" * 40, "¹"])
+def test_a_deadline_that_makes_no_sense_is_400(served: Served, value: str) -> None:
+    headers = {b"X-Deadline-Ms": value.encode()}
+    response = served.client.post("/classify", json={"inputs": "a"}, headers=headers)
+    assert problem(response, 400)["errors"][0]["field"] == "X-Deadline-Ms"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["inputs", "parameters", "text", "question", "context", "top_k", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["/classify", "/pair", "/fill-mask", "/tag", "/qa"]),
+    document=st.dictionaries(st.sampled_from(["inputs", "parameters"]), json_values, min_size=1) | json_values,
+)
+def test_no_json_breaks_it(served: Served, path: str, document: object) -> None:
+    assert send(served, json.dumps(document), path).status_code in {200, 400, 422}
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.binary(max_size=200))
+def test_no_bytes_break_it(served: Served, body: bytes) -> None:
+    assert send(served, body).status_code in {400, 422}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/classify", "/fill-mask", "/tag"]), text=st.text(st.characters(), max_size=60))
+def test_no_text_breaks_it(served: Served, path: str, text: str) -> None:
+    inputs = text + "[MASK]" if path == "/fill-mask" else text
+    assert send(served, json.dumps({"inputs": inputs}), path).status_code in {200, 422}

@@ -1,0 +1,58 @@
+"""If this breaks, the wrong head answers, or two bundles hide each other's heads."""
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import BundleError
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from service.errors import NotFound, SettingsError
+from service.heads import load_heads
+from service.settings import Settings
+from tests.service.bundles import write_bundle
+from tests.service.serving import serving
+
+
+@pytest.fixture(scope="module")
+def other(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    heads = {"intent": HeadSpec("classify", ["a", "b", "c"]), "people": HeadSpec("tag", ["O", "B-PER", "I-PER"])}
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "other", tokenizer, heads, "other", max_length=32)
+
+
+def silent(progress: str) -> None:
+    assert progress
+
+
+def test_heads_of_several_bundles_stand_side_by_side_and_the_first_answers(bundle: Path, other: Path) -> None:
+    for order, default in [((bundle, other), "sentiment"), ((other, bundle), "intent")]:
+        heads = load_heads(Settings(bundles=order), silent)
+        assert heads.find("classify", None).name == default
+        assert heads.find("classify", "intent").bundle_name == "other/1.2.3"
+        assert heads.find("qa", None).bundle_name == "tiny/1.2.3"
+
+
+def test_two_bundles_serve_over_one_queue(bundle: Path, other: Path) -> None:
+    with serving(other, bundle, lanes=1) as served:
+        assert len(served.answer("/classify", "the cat")[0]) == 3
+        assert len(served.answer("/classify/topic", "the cat")[0]) == 4
+        assert served.post("/classify/intent", "the cat").headers["X-Bundle"] == "other/1.2.3"
+        assert len(served.client.get("/heads").json()["heads"]) == 9
+
+
+def test_a_head_in_two_bundles_names_both(bundle: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    twin = write_bundle(tmp_path / "twin", tokenizer, {"topic": HeadSpec("classify", ["a", "b"])}, "twin")
+    with pytest.raises(SettingsError, match=r"'topic'.*tiny.*twin"):
+        load_heads(Settings(bundles=(bundle, twin)), silent)
+
+
+def test_a_bundle_that_is_none_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="nowhere"):
+        load_heads(Settings(bundles=(tmp_path / "nowhere",)), silent)
+
+
+def test_a_route_without_heads_says_where_to_look(other: Path) -> None:
+    heads = load_heads(Settings(bundles=(other,)), silent)
+    for name in (None, "x"):
+        with pytest.raises(NotFound, match=r"/qa.*GET /heads"):
+            heads.find("qa", name)

@@ -1,0 +1,90 @@
+"""If this breaks, a dashboard shows nothing or nonsense, or a client can fill the memory with series."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.metrics import Metrics
+from tests.service.serving import Served, serving
+
+
+def series(served: Served) -> set[str]:
+    """Names and labels of all series."""
+    text = served.client.get("/metrics").text
+    return {line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")}
+
+
+def test_one_request_is_counted_once_everywhere(bundle: Path) -> None:
+    with serving(bundle, lanes=1) as served:
+        served.post("/classify/topic", ["the cat", "the dog " * 60])
+        assert served.sample("requests_total", route="/classify/{head}", head="topic", status="200") == 1
+        assert served.sample("request_seconds_count", route="/classify/{head}", head="topic") == 1
+        for stage in ("tokenize", "queue", "encode", "decode"):
+            assert served.sample("stage_seconds_count", stage=stage, head="topic") == 1
+        assert served.sample("inputs_total", head="topic") == 2
+        assert served.sample("confidence_count", head="topic") == 2
+        assert served.sample("tokens_total", head="topic") == served.sample("batch_tokens_sum") == 4 + 64
+        assert served.sample("batch_rows_sum") == 2
+        assert served.sample("batches_total") == served.sample("batch_rows_count")
+        assert served.sample("truncated_inputs_total", head="topic") == 1
+        assert served.sample("truncated_tokens_total", head="topic") == 120 - 62
+        assert served.sample("requests_in_flight") == served.sample("queue_rows") == served.sample("queue_tokens") == 0
+        assert served.sample("lanes_alive") == served.sample("ready") == 1
+        labels = {"bundle": "tiny", "version": "1.2.3", "precision": "fp32", "provider": "cpu"}
+        assert served.sample("bundle_info", **labels) == 1
+
+
+def test_raw_scores_are_no_confidence(served: Served) -> None:
+    before = served.sample("confidence_count", head="sentiment")
+    raw = served.answer("/classify/sentiment", "the cat sat", function_to_apply="none")
+    inside = 0 <= raw[0][0]["score"] <= 1
+    assert served.sample("confidence_count", head="sentiment") == before + inside
+
+
+def test_no_request_can_create_series(served: Served) -> None:
+    def disturb(number: int) -> None:
+        served.client.get(f"/path/{number}")
+        served.client.get(f"/heads/none{number}")
+        served.client.post(f"/classify/none{number}", json={"inputs": "a"})
+        served.client.post("/classify", json={f"key{number}": 1})
+        served.client.post("/classify", json={"inputs": "a"}, headers={"X-Request-Id": f"id{number}"})
+        served.client.request("PATCH", "/classify")
+        served.client.get("/docs/none" + str(number))
+
+    disturb(0)
+    series(served)  # a scrape is counted too
+    before = series(served)
+    for number in range(1, 6):
+        disturb(number)
+    assert series(served) == before
+    assert not [name for name in before if re.search(r"none\d|path/|key\d", name)]
+
+
+def test_every_series_is_ours(served: Served) -> None:
+    assert all(name.startswith(("bertheads_", "process_")) for name in series(served))
+
+
+def test_series_that_seldom_move_are_there_from_the_start(served: Served) -> None:
+    assert {
+        'bertheads_rejected_total{reason="queue-full"}',
+        'bertheads_dropped_total{reason="lane"}',
+        'bertheads_truncated_inputs_total{head="nsp"}',
+        'bertheads_confidence_count{head="nsp"}',
+    } <= series(served)
+
+
+def test_the_times_of_short_texts_fall_into_different_buckets() -> None:
+    metrics = Metrics()
+    for seconds in (0.0008, 0.0015, 0.0025, 0.0035, 0.0045):
+        metrics.seconds.labels("/classify", "a").observe(seconds)
+    text = metrics.expose().decode()
+    counts = re.findall(r'request_seconds_bucket\{.*le="(?:0\.001|0\.002|0\.003|0\.004|0\.005)".*\} (\S+)', text)
+    assert counts == ["1.0", "2.0", "3.0", "4.0", "5.0"]
+
+
+@pytest.mark.parametrize(
+    "name", ["queue_rows", "queue_tokens", "requests_in_flight", "ready", "lanes_alive", "batches_total"]
+)
+def test_what_has_no_labels_is_there_from_the_start(name: str) -> None:
+    assert f"bertheads_{name} 0.0" in Metrics().expose().decode()

@@ -1,0 +1,88 @@
+"""If this breaks, the document promises what the service does not do, or the pages need the network."""
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.service.serving import Served
+from tests.service.test_routes import INPUTS
+
+
+@pytest.fixture(scope="session")
+def document(served: Served) -> dict[str, Any]:
+    document: dict[str, Any] = served.client.get("/openapi.json").json()
+    return document
+
+
+@pytest.fixture(scope="session")
+def api(served: Served) -> Any:
+    return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+OPERATIONS = [
+    *(("post", f"/{task}{head}") for task in INPUTS for head in ("", "/{head}")),
+    *(("get", path) for path in ("/heads", "/heads/{head}", "/health/live", "/health/ready")),
+]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_generated_requests_get_what_the_document_promises(api: Any, method: str, path: str) -> None:
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=api[path][method].as_strategy())
+    def check(case: Any) -> None:
+        case.headers.pop("X-Deadline-Ms", None)  # one millisecond is a fair request for 504
+        case.call_and_validate(checks=CHECKS)
+
+    check()
+
+
+@pytest.mark.parametrize("task", INPUTS)
+def test_the_examples_work(served: Served, document: dict[str, Any], task: str) -> None:
+    operation = document["paths"][f"/{task}"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    response = served.client.post(f"/{task}", json=example)
+    assert response.status_code == 200, response.text
+    promised = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert type(response.json()) is type(promised)
+    assert set(operation["responses"]["200"]["headers"]) >= {
+        name for name in ("Server-Timing", "X-Bundle", "X-Request-Id") if name in response.headers
+    }
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', str(document).replace("'", '"')))
+    assert names and names <= document["components"]["schemas"].keys()
+
+
+def test_every_route_is_documented(document: dict[str, Any]) -> None:
+    tasks = [f"/{task}{head}" for task in INPUTS for head in ("", "/{head}")]
+    assert set(document["paths"]) == {*tasks, "/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_load_nothing_from_elsewhere(served: Served, path: str) -> None:
+    page = served.client.get(path)
+    assert page.headers["Content-Type"].startswith("text/html")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "http" not in policy
+    assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
+    for url in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert not url.startswith(("http:", "https:", "//")), url
+        if not url.startswith("data:"):
+            assert served.client.get(f"/{url}").status_code == 200, url
+
+
+def test_the_playground_sets_no_markup(served: Served) -> None:
+    page = served.client.get("/").text
+    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "onclick=", "style="):
+        assert dangerous not in page

@@ -1,0 +1,129 @@
+"""If this breaks, rows starve, batches pad more than they must, or the count of what waits is wrong."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.row import Row
+from service.queue import SLACK, WINDOW, Item, Job, Logits, Queue
+
+
+class Encoder:
+    def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        raise NotImplementedError
+
+
+ONE, OTHER = Encoder(), Encoder()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def make_job(loop: asyncio.AbstractEventLoop, *lengths: int, head: str = "a", encoder: Encoder = ONE) -> Job:
+    rows = [Row([1] * length, [0] * length, [0]) for length in lengths]
+    now = time.monotonic()
+    return Job(encoder, head, rows, now + 60, loop.create_future(), now)
+
+
+def filled(loop: asyncio.AbstractEventLoop, *lengths: int) -> tuple[Queue, list[Job]]:
+    queue, jobs = Queue(), [make_job(loop, length) for length in lengths]
+    for job in jobs:
+        queue.push(job)
+    return queue, jobs
+
+
+def padded(batch: Sequence[Item]) -> int:
+    return max(item.length for item in batch) * len(batch)
+
+
+def test_oldest_first_and_like_lengths_beside_it(loop: asyncio.AbstractEventLoop) -> None:
+    queue, jobs = filled(loop, 40, 400, 41, 42, 390, 39)
+    assert [item.job for item in queue.take(1000)] == [jobs[0], jobs[2], jobs[5], jobs[3]]
+    assert [item.job for item in queue.take(1000)] == [jobs[1], jobs[4]]
+    assert queue.take(1000) == [] and queue.rows == queue.tokens == 0
+
+
+def test_rows_of_different_heads_share_a_batch_and_encoders_do_not(loop: asyncio.AbstractEventLoop) -> None:
+    queue = Queue()
+    for head, encoder in [("a", ONE), ("x", OTHER), ("b", ONE), ("c", ONE)]:
+        queue.push(make_job(loop, 20, head=head, encoder=encoder))
+    assert [item.job.head for item in queue.take(1000)] == ["a", "b", "c"]
+    assert [item.job.head for item in queue.take(1000)] == ["x"]
+
+
+def test_a_row_above_the_budget_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
+    queue, _ = filled(loop, 512, 512)
+    assert len(queue.take(100)) == 1
+    assert len(queue.take(0)) == 1
+
+
+def test_rows_of_one_request_go_into_several_batches(loop: asyncio.AbstractEventLoop) -> None:
+    queue, job = Queue(), make_job(loop, *[100] * 5)
+    queue.push(job)
+    assert [[item.index for item in queue.take(200)] for _ in range(3)] == [[0, 1], [2, 3], [4]]
+
+
+def test_dropped_rows_count_no_more_and_never_run(loop: asyncio.AbstractEventLoop) -> None:
+    queue, jobs = filled(loop, 10, 11, 12)
+    assert queue.drop(jobs[0]) and not queue.drop(jobs[0])
+    assert (queue.rows, queue.tokens) == (2, 23)
+    assert [item.job for item in queue.take(1000)] == jobs[1:]
+    assert (queue.rows, queue.tokens) == (0, 0)
+
+
+def test_dropping_a_request_that_runs_in_part_drops_the_rest(loop: asyncio.AbstractEventLoop) -> None:
+    queue, job = Queue(), make_job(loop, 50, 50, 50)
+    queue.push(job)
+    queue.take(50)
+    queue.drop(job)
+    assert (queue.rows, queue.tokens) == (0, 0) and queue.take(1000) == []
+
+
+def test_clear_returns_what_is_still_wanted_once(loop: asyncio.AbstractEventLoop) -> None:
+    queue, jobs = filled(loop, 10, 20)
+    two_rows = make_job(loop, 5, 5)
+    queue.push(two_rows)
+    queue.drop(jobs[0])
+    assert queue.clear() == [jobs[1], two_rows]
+    assert (queue.rows, queue.tokens) == (0, 0)
+
+
+lengths = st.lists(st.integers(1, 512), min_size=1, max_size=2 * WINDOW)
+
+
+@given(lengths=lengths, budget=st.integers(0, 4096))
+def test_every_batch_takes_the_oldest_keeps_the_budget_and_is_alike(lengths: list[int], budget: int) -> None:
+    loop = asyncio.new_event_loop()
+    queue, jobs = filled(loop, *lengths)
+    left = list(jobs)
+    while left:
+        batch = queue.take(budget)
+        assert batch[0].job is left[0]  # so that nothing waits for more batches than there were rows before it
+        assert len(batch) == 1 or padded(batch) <= budget
+        oldest = batch[0].length
+        assert all(abs(item.length - oldest) <= max(SLACK, oldest // 4) for item in batch)
+        left = [job for job in left if job not in [item.job for item in batch]]
+        assert queue.rows == len(left) and queue.tokens == sum(job.tokens for job in left)
+    loop.close()
+
+
+@given(lengths=lengths, data=st.data())
+def test_any_mix_of_push_take_and_drop_loses_and_repeats_nothing(lengths: list[int], data: st.DataObject) -> None:
+    loop = asyncio.new_event_loop()
+    queue, jobs = filled(loop, *lengths)
+    dropped = data.draw(st.lists(st.sampled_from(jobs), unique_by=id, max_size=len(jobs)))
+    for job in dropped:
+        queue.drop(job)
+    taken = list[Job]()
+    while batch := queue.take(512):
+        taken += [item.job for item in batch]
+    assert sorted(map(id, taken)) == sorted(id(job) for job in jobs if job not in dropped)
+    loop.close()

@@ -1,0 +1,131 @@
+"""If this breaks, a setting is ignored, or a wrong one is not named."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.__main__ import main, parse, settings
+from service.cores import usable_cores
+from service.errors import SettingsError
+from service.settings import STARTER, Settings
+
+
+def read(*flags: str) -> Settings:
+    return settings(parse(flags))
+
+
+def test_the_starter_bundle_is_served_by_default_and_to_this_machine_only() -> None:
+    chosen = read()
+    assert chosen.bundles == (STARTER,) and STARTER.parts[-2:] == ("models", "starter")
+    assert (chosen.host, chosen.port, chosen.workers, chosen.api_key) == ("127.0.0.1", 8000, 1, None)
+
+
+def test_bundles_come_by_flags_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTHEADS_BUNDLES", "a, b,")
+    assert read().bundles == (Path("a"), Path("b"))
+    assert read("--bundle", "c", "--bundle", "d,e").bundles == (Path("c"), Path("d"), Path("e"))
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTHEADS_PORT", "9000")
+    monkeypatch.setenv("BERTHEADS_MAX_ITEMS", "7")
+    monkeypatch.setenv("BERTHEADS_DEADLINE", "")
+    chosen = read("--port", "9001", "--protect-metrics", "--api-key", "k")
+    assert (chosen.port, chosen.max_items, chosen.deadline, chosen.protect_metrics) == (9001, 7, 30.0, True)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert f"--{name.replace('_', '-')}" in capsys.readouterr().out
+    assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--port", "70000"], "--port (BERTHEADS_PORT) is '70000'"),
+        (["--port", "http"], "--port"),
+        (["--precision", "int4"], "'int8', 'fp16' or 'fp32'"),
+        (["--provider", "tpu"], "'cpu' or 'cuda'"),
+        (["--deadline", "0"], "--deadline"),
+        (["--deadline", "nan"], "--deadline"),
+        (["--workers", "0"], "--workers"),
+        (["--bundle", ""], "--bundles"),
+        (["--protect-metrics"], "BERTHEADS_API_KEY"),
+        (["--host", "256.0.0.1"], "--host"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags) == 1
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_a_wrong_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--api-key", "", "--port", "1"]) == 1
+    assert "--api-key (BERTHEADS_API_KEY) is given" in capsys.readouterr().err
+
+
+def test_the_key_is_in_no_representation() -> None:
+    assert "s3cret" not in repr(read("--api-key", "s3cret"))
+
+
+def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTHEADS_LANE", "2")
+    with pytest.raises(SettingsError, match="did you mean BERTHEADS_LANES"):
+        read()
+
+
+def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {
+        "PORT": "tcp://10.0.0.1:80",
+        "PORT_80_TCP_ADDR": "10.0.0.1",
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT_HTTP": "80",
+    }
+    for name, value in links.items():
+        monkeypatch.setenv(f"BERTHEADS_{name}", value)
+    assert read().port == 8000
+    assert not [name for name in os.environ if name.startswith("BERTHEADS_")]
+
+
+def test_the_default_lanes_use_each_core_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.usable_cores", lambda: 8)
+    given: list[dict[str, Any]] = [
+        {},
+        {"workers": 2},
+        {"threads": 4},
+        {"workers": 16},
+        {"lanes": 3},
+        {"provider": "cuda"},
+    ]
+    assert [Settings(**each).lane_count for each in given] == [8, 4, 2, 1, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "99900000 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+    ],
+)
+def test_cores_are_those_of_the_control_group(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores

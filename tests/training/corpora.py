@@ -1,0 +1,32 @@
+"""Small corpora for the tests of pretraining and finetuning."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from training.corpus import build_corpus
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+WORDS = "the cat dog man woman house city river runs eats sees is was in on with big small red old".split()
+
+
+def write_documents(path: Path, documents: int, sentences: int, seed: int = 0) -> Path:
+    """Documents of random sentences; sentence s of document d begins with words that no other document has."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", encoding="utf8") as file:
+        for number in range(documents):
+            text = " ".join(
+                f"{' '.join(rng.choice(WORDS, rng.integers(3, 9)))} {number} {line}.".capitalize()
+                for line in range(sentences)
+            )
+            file.write(json.dumps({"title": None, "source": "test", "text": text}) + "\n")
+    return path
+
+
+def small_corpus(directory: Path, documents: int = 12, sentences: int = 10, held_out: float = 0.25) -> Path:
+    """Build a corpus below `directory` in this process."""
+    source = write_documents(directory / "documents.jsonl", documents, sentences)
+    out = directory / "corpus"
+    build_corpus([source], FIXTURES, out, held_out=held_out, limit=None, workers=1)
+    return out

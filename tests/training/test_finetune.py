@@ -1,0 +1,182 @@
+"""What would break: targets that do not fit their rows, a head that does not learn, heads that disturb a resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoint import read_checkpoint
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from tests.training.corpora import FIXTURES, small_corpus
+from training.data import QuestionExample, TaggedExample
+from training.errors import DataError
+from training.finetune import FinetuneRecipe, HeadRecipe, choose, epoch_batches, finetune
+from training.pretrain import PretrainRecipe, pretrain
+from training.run import Run
+from training.targets import span_loss, targets
+
+TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
+TAGGED = [
+    (["the", "cat", "sees", "london", "."], ["O", "O", "O", "B-LOC", "O"]),
+    (["anna", "smith", "runs", "in", "new", "york"], ["B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC"]),
+]
+CONTEXT = "the big dog eats in the red house . the small cat runs in the old city ."
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("data")
+    questions = [("who eats?", "the big dog"), ("who runs?", "the small cat"), ("where is the cat?", "the old city")]
+    rows = [
+        {"id": str(i), "title": None, "context": CONTEXT, "question": question, "source": "test",
+         "answers": {"text": [answer], "answer_start": [CONTEXT.index(answer)]}}
+        for i, (question, answer) in enumerate(questions)
+    ]  # fmt: skip
+    pairs = [{"text_a": a, "text_b": b, "label": "same" if la == lb else "other"} for a, la in TEXTS for b, lb in TEXTS]
+    return {
+        "classify": write(directory / "classify.jsonl", [{"text": t, "label": label} for t, label in TEXTS]),
+        "pair": write(directory / "pair.jsonl", pairs),
+        "tag": write(directory / "tag.jsonl", [{"tokens": words, "tags": tags} for words, tags in TAGGED]),
+        "qa": write(directory / "qa.jsonl", rows),
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_corpus(tmp_path_factory.mktemp("corpus"), documents=20, sentences=20)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    out = tmp_path_factory.mktemp("base")
+    pretrain(
+        PretrainRecipe(
+            corpus=str(corpus), tokenizer=str(FIXTURES), layers=2, width=64, attention_heads=2, max_length=48, steps=5,
+            batch_size=8, threads=1, dropout=0.0,
+        ),
+        out,
+    )  # fmt: skip
+    return out
+
+
+def recipe(base: Path, heads: dict[str, HeadRecipe], **changes: Any) -> FinetuneRecipe:
+    settings: dict[str, Any] = {"steps": 60, "rate": 2e-3, "head_rate": 5e-3, "dropout": 0.0, "threads": 1}
+    return FinetuneRecipe(base=str(base), heads=heads, **(settings | changes))
+
+
+@pytest.mark.parametrize("task", ["classify", "pair", "tag", "qa"])
+def test_each_task_alone_learns_its_examples_by_heart(
+    task: Any, base: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    head = HeadRecipe(task, [files[task]], [files[task]], batch_size=8, max_length=48)
+    finetune(recipe(base, {"mine": head}, steps=120), tmp_path)
+    metrics = read_checkpoint(tmp_path).heads["mine"].metrics
+    assert metrics["f1" if task in ("tag", "qa") else "accuracy"] == 1.0
+
+
+def test_several_heads_and_the_corpus_share_an_encoder(
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path
+) -> None:
+    heads = {task: HeadRecipe(task, [file], [file], batch_size=8, max_length=48) for task, file in files.items()}  # type: ignore[arg-type]
+    mixed = recipe(base, heads, steps=300, corpus=str(corpus), corpus_share=0.5, corpus_batch_size=4)
+    checkpoint = finetune(mixed, tmp_path)
+    assert list(checkpoint.heads) == ["classify", "pair", "tag", "qa", "fill-mask", "nsp"]
+    for name in heads:
+        metrics = checkpoint.heads[name].metrics
+        assert metrics["f1" if name in ("tag", "qa") else "accuracy"] > 0.9, name
+    assert checkpoint.heads["classify"].spec.temperature != 1.0
+    assert (tmp_path / "metrics.png").exists()
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {task: HeadRecipe(task, [files[task]], batch_size=2, max_length=48) for task in ("classify", "tag")}
+    chosen = recipe(base, heads, steps=12, save_every=4, dropout=0.1, corpus=str(corpus), corpus_batch_size=4)
+    finetune(chosen, tmp_path / "whole")
+    save = Run.save
+
+    def save_and_die(self: Run, step: int, *rest: Any) -> None:
+        save(self, step, *rest)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        monkeypatch.setattr(Run, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(chosen, tmp_path / "parts")
+    monkeypatch.setattr(Run, "save", save)
+    finetune(chosen, tmp_path / "parts")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert first == second
+
+
+def test_early_stopping_keeps_the_best(base: Path, files: dict[str, str], tmp_path: Path) -> None:
+    head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
+    finetune(recipe(base, {"mine": head}, steps=2000, evaluate_every=20, patience=2), tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert max(step for step in steps if step < 2000) < 1000
+    assert read_checkpoint(tmp_path).heads["mine"].metrics["accuracy"] == 1.0
+
+
+def test_tags_stand_at_the_first_piece_of_their_word(tokenizer: Tokenizer) -> None:
+    spec = HeadSpec("tag", ["O", "B-LOC", "I-LOC"])
+    example = TaggedExample(["unbelievablez", "cat", "zzz"], ["B-LOC", "O", "I-LOC"])
+    (target,) = targets([example], spec, tokenizer, 64)
+    pieces = [len(tokenizer.encode(word).ids) for word in example.tokens]
+    assert pieces[0] > 1
+    assert target.row.positions == [1, 1 + pieces[0], 1 + pieces[0] + pieces[1]]
+    assert target.labels == [1, 0, 2]
+
+
+def test_answers_fall_into_their_windows(tokenizer: Tokenizer) -> None:
+    example = QuestionExample("1", CONTEXT, "who runs?", ["the small cat"], [CONTEXT.index("the small cat")])
+    found = targets([example], HeadSpec("qa", []), tokenizer, 20)
+    assert len(found) > 1
+    inside = [target for target in found if target.labels != [0, 0]]
+    assert inside
+    for row, (start, end) in inside:
+        ids = [row.input_ids[column] for column in row.positions[start : end + 1]]
+        assert tokenizer.decode(ids) == "the small cat"
+
+
+def test_span_loss_equals_a_softmax_a_row(tokenizer: Tokenizer) -> None:
+    example = QuestionExample("1", CONTEXT, "who runs?", ["the small cat"], [CONTEXT.index("the small cat")])
+    other = QuestionExample("2", "a dog eats", "who?", ["a dog"], [0])
+    batch = targets([example, other], HeadSpec("qa", []), tokenizer, 64)
+    logits = torch.randn(sum(len(target.row.positions) for target in batch), 2)
+    expected, at = [], 0
+    for target in batch:
+        mine = logits[at : at + len(target.row.positions)].log_softmax(0)
+        expected += [-mine[target.labels[0], 0], -mine[target.labels[1], 1]]
+        at += len(target.row.positions)
+    torch.testing.assert_close(span_loss(logits, batch), torch.stack(expected).mean())
+
+
+def test_an_unknown_label_is_named(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="example 1 has the label 'I-LOC', expected one of O, B-LOC"):
+        targets([TaggedExample(["cat"], ["I-LOC"])], HeadSpec("tag", ["O", "B-LOC"]), tokenizer, 64)
+
+
+def test_an_epoch_holds_every_example_once_in_batches_of_like_length() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 5000)
+    batches = epoch_batches(lengths, 16, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(5000))
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    assert lengths.sum() / padded > 0.93
+
+
+def test_steps_are_drawn_in_proportion(base: Path) -> None:
+    heads = {"a": HeadRecipe("classify", [], share=3.0), "b": HeadRecipe("classify", [], share=1.0)}
+    chosen = recipe(base, heads, corpus="c", corpus_share=1.0)
+    drawn = [choose(chosen, step) for step in range(4000)]
+    for name, share in (("a", 0.6), ("b", 0.2), ("pretraining", 0.2)):
+        assert drawn.count(name) / 4000 == pytest.approx(share, abs=0.03)

@@ -1,0 +1,157 @@
+"""What would break: losses or gradients unlike transformers', wrong accumulation, or a resume that diverges."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from models.checkpoint import read_checkpoint, write_checkpoint
+from tests.training.corpora import FIXTURES, small_corpus
+from training.corpus import Corpus
+from training.errors import TrainingError
+from training.optimizer import build_optimizer, schedule
+from training.pretrain import PretrainRecipe, collate, pretrain, score, start, stream
+from training.run import Run
+
+SMALL: dict[str, Any] = {
+    "tokenizer": str(FIXTURES),
+    "layers": 2,
+    "width": 32,
+    "attention_heads": 2,
+    "batch_size": 8,
+    "max_length": 48,
+    "steps": 12,
+    "rate": 2e-3,
+    "save_every": 4,
+    "evaluate_every": 6,
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_corpus(tmp_path_factory.mktemp("pretrain"), documents=40, sentences=30)
+
+
+def recipe(corpus: Path, **changes: Any) -> PretrainRecipe:
+    return PretrainRecipe(corpus=str(corpus), **(SMALL | changes))
+
+
+def test_loss_and_gradients_equal_transformers(corpus: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    chosen = recipe(corpus, dropout=0.0)
+    checkpoint = start(chosen)
+    rows, _ = next(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"epoch": 0, "position": 0}))
+    batch = collate(rows)
+    parts = score(checkpoint.encoder, [head.module for head in checkpoint.heads.values()], batch)
+    ours = parts.masked / len(batch.labels) + parts.following / len(rows)
+    torch.autograd.backward(ours)
+
+    write_checkpoint(checkpoint, tmp_path)
+    model: Any = transformers.BertForPreTraining.from_pretrained(tmp_path)
+    labels = torch.full_like(batch.input_ids, -100)
+    labels.view(-1)[batch.positions] = batch.labels
+    output = model(
+        input_ids=batch.input_ids,
+        token_type_ids=batch.token_type_ids,
+        attention_mask=batch.attention_mask,
+        labels=labels,
+        next_sentence_label=batch.following,
+    )
+    output.loss.backward()
+    torch.testing.assert_close(ours, output.loss, atol=1e-5, rtol=1e-5)
+    layer = checkpoint.encoder.layers[0]
+    attention = model.bert.encoder.layer[0].attention.self
+    theirs = torch.cat([part.weight.grad for part in (attention.query, attention.key, attention.value)])
+    assert isinstance(layer.query_key_value, torch.nn.Linear)
+    torch.testing.assert_close(layer.query_key_value.weight.grad, theirs, atol=1e-5, rtol=1e-4)
+    word = checkpoint.encoder.embeddings.word.weight.grad
+    torch.testing.assert_close(word, model.bert.embeddings.word_embeddings.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_accumulation_divides_by_the_masks_of_the_whole_step(corpus: Path, tmp_path: Path) -> None:
+    whole = pretrain(recipe(corpus, dropout=0.0, steps=3), tmp_path / "whole")
+    parts = pretrain(recipe(corpus, dropout=0.0, steps=3, accumulate=4), tmp_path / "parts")
+    for one, other in zip(whole.encoder.parameters(), parts.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(recipe(corpus), tmp_path / "whole")
+    save = Run.save
+
+    def save_and_die(self: Run, step: int, *rest: Any) -> None:
+        save(self, step, *rest)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe(corpus), tmp_path / "parts")
+    monkeypatch.setattr(Run, "save", save)
+    (tmp_path / "parts" / "checkpoints" / "step-00000012.partial").mkdir()  # a write that was cut off
+    pretrain(recipe(corpus), tmp_path / "parts")
+    names = ("whole", "parts")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in names)
+    assert first == second
+    logs = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in names]
+    assert logs[0] == logs[1]
+
+
+def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path) -> None:
+    pretrain(recipe(corpus, steps=60, dropout=0.0, rate=5e-3), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = [line for line in lines if "loss/fill-mask" in line]
+    assert values[-1]["loss/fill-mask"] < 0.75 * values[0]["loss/fill-mask"]
+    transformers.BertForPreTraining.from_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (tmp_path / "metrics.png").stat().st_size > 10_000
+    assert list(read_checkpoint(tmp_path).heads) == ["fill-mask", "nsp"]
+
+
+def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Path) -> None:
+    Run(tmp_path, recipe(corpus))
+    with pytest.raises(TrainingError, match="began with rate = 0.002, now it is 0.1"):
+        Run(tmp_path, recipe(corpus, rate=0.1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="is nan at step"):
+        pretrain(recipe(corpus, rate=1e9, clip=1e9, steps=40), tmp_path)
+
+
+def test_rows_do_not_depend_on_where_the_stream_began(corpus: Path) -> None:
+    chosen = recipe(corpus)
+    tokenizer = start(chosen).tokenizer
+    steps = [
+        rows
+        for rows, _ in zip(
+            stream(Corpus(corpus), tokenizer, chosen, {"epoch": 0, "position": 0}), range(4), strict=False
+        )
+    ]
+    later, position = next(stream(Corpus(corpus), tokenizer, chosen, {"epoch": 0, "position": 16}))
+    assert position == (0, 24)
+    for (one, _), other in zip([(row, 0) for row in steps[2][0]], later, strict=True):
+        assert np.array_equal(one.masked.ids, other.masked.ids)
+
+
+def test_the_schedule_rises_then_falls() -> None:
+    values = [schedule(step, 100, 10) for step in (0, 9, 10, 55, 99)]
+    assert values == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 1 / 90])
+    assert schedule(100, 100, 10, 0.25) == pytest.approx(0.25)
+
+
+def test_biases_and_layer_norms_do_not_decay_and_nothing_is_missing_or_twice(corpus: Path) -> None:
+    checkpoint = start(recipe(corpus))
+    modules = torch.nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())])
+    groups = build_optimizer(modules.named_parameters(), 1e-3, 0.01).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(decay) == len(list(modules.parameters()))
+    for name, parameter in modules.named_parameters():
+        assert decay[id(parameter)] == (0.0 if "norm" in name or name.endswith("bias") else 0.01), name

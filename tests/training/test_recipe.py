@@ -1,0 +1,59 @@
+"""What would break: a typing error in a recipe that trains something else, or a message that does not help."""
+
+from pathlib import Path
+
+import pytest
+
+from training.errors import RecipeError
+from training.finetune import FinetuneRecipe
+from training.pretrain import PretrainRecipe
+from training.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+BASE = ["corpus=c", "base=b"]
+
+
+def test_shipped_recipes_are_valid() -> None:
+    assert read_recipe(PretrainRecipe, RECIPES / "continue.toml", BASE).dropout == 0
+    starter = read_recipe(FinetuneRecipe, RECIPES / "starter.toml", BASE)
+    assert set(starter.heads) == {"sentiment", "nli", "ner", "qa"}
+
+
+def test_settings_reach_into_tables_and_keep_their_types() -> None:
+    changes = [*BASE, "heads.nli.share=2", "rate=1e-5", "heads.nli.labels=['x']", "data=/some/where"]
+    recipe = read_recipe(FinetuneRecipe, RECIPES / "starter.toml", changes)
+    assert (recipe.heads["nli"].share, recipe.rate, recipe.data) == (2.0, 1e-5, "/some/where")
+    assert recipe.heads["nli"].labels == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("step=5", "unknown key 'step'; did you mean 'steps'?"),
+        ("heads.nli.batchsize=5", "unknown key 'batchsize'; did you mean 'batch_size'?"),
+        ("steps=many", "steps"),
+        ("steps=1.5", "steps"),
+        ("heads.nli.task=summarise", "heads.nli.task"),
+        ("steps", "expected key=value"),
+    ],
+)
+def test_what_is_wrong_is_named(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        read_recipe(FinetuneRecipe, RECIPES / "starter.toml", [*BASE, setting])
+    assert words in str(error.value)
+
+
+def test_values_out_of_range_name_the_key() -> None:
+    for setting, words in (("mask_rate=15", "mask_rate is 15"), ("accumulate=5", "accumulate is 5")):
+        with pytest.raises(RecipeError, match=words):
+            read_recipe(PretrainRecipe, RECIPES / "continue.toml", [*BASE, setting])
+    with pytest.raises(RecipeError, match="neither base nor tokenizer"):
+        read_recipe(PretrainRecipe, RECIPES / "continue.toml", ["corpus=c"])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="does not exist"):
+        read_recipe(PretrainRecipe, tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("steps =")
+    with pytest.raises(RecipeError, match="is not TOML"):
+        read_recipe(PretrainRecipe, tmp_path / "broken.toml")

@@ -1,0 +1,310 @@
+"""Labelled examples and documents from JSON lines, plain or compressed (.xz, .gz, .zst).
+
+Data is checked where it is read: a broken line is a DataError that names file and line, so that no run dies an hour
+later on a label that is a number or an answer that is not where its offset says.
+"""
+
+import gzip
+import json
+import lzma
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, NoReturn, overload
+
+import zstandard
+
+from models.tokenizer import UNUSABLE
+from training.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class TextExample:
+    """A text and its class."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairExample:
+    """Two texts and the class of the pair."""
+
+    text_a: str
+    text_b: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedExample:
+    """The words of a sentence and one tag a word: BIO for spans, or plain tags (parts of speech)."""
+
+    tokens: list[str]
+    tags: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionExample:
+    """A question, its context, and the accepted answers, none if the context does not answer it.
+
+    `starts` counts characters: `context[starts[i] : starts[i] + len(answers[i])] == answers[i]`.
+    """
+
+    id: str
+    context: str
+    question: str
+    answers: list[str]
+    starts: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text for pretraining and masked-token evaluation; paragraphs are separated by a line break."""
+
+    title: str
+    source: str
+    text: str
+
+
+Example = TextExample | PairExample | TaggedExample | QuestionExample | Document
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One JSON object of a file, and where it stands, for its error messages."""
+
+    path: Path
+    number: int
+    record: dict[str, Any]
+
+    def fail(self, message: str) -> NoReturn:
+        raise DataError(f"{self.path}:{self.number}: {message}")
+
+    def value(self, key: str) -> Any:
+        if key not in self.record:
+            found = ", ".join(sorted(self.record)) or "no key"
+            self.fail(f'key "{key}" is missing among {found}, expected a record with it; add it, or name another task')
+        return self.record[key]
+
+    def string(self, key: str) -> str:
+        """Return a string with something to see in it, of characters that a text can hold."""
+        return self.check_string(self.value(key), f'"{key}"')
+
+    def optional_string(self, key: str) -> str:
+        """Return a string, or "" where the key is missing or null (the title of some documents)."""
+        return "" if self.record.get(key) is None else self.check_string(self.record[key], f'"{key}"', empty=True)
+
+    def strings(self, key: str) -> list[str]:
+        values = self.value(key)
+        if not isinstance(values, list):
+            self.fail(f'"{key}" is {_kind(values)}, expected a list of strings; correct the line')
+        return [self.check_string(value, f'"{key}"[{index}]') for index, value in enumerate(values)]
+
+    def check_string(self, value: Any, name: str, *, empty: bool = False) -> str:
+        if not isinstance(value, str):
+            self.fail(f"{name} is {_kind(value)}, expected a string; correct the line")
+        if not empty and not any(map(_visible, value)):
+            self.fail(f"{name} is {value[:20]!r}, expected visible text; fill it in or remove the line")
+        if found := UNUSABLE.search(value):
+            place = f"U+{ord(found.group()):04X} at character {found.start()}"
+            self.fail(f"{name} holds {place}, which no text can hold; remove it, or write a whole character")
+        return value
+
+
+def _visible(character: str) -> bool:
+    """Tell what a tokenizer keeps: no blank, no control or format character, no U+FFFD."""
+    return unicodedata.category(character)[0] not in "ZC" and character != "\ufffd"
+
+
+def _kind(value: Any) -> str:
+    """Name a JSON value as its writer knows it: 'the number 3', 'null', 'a list'."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    names: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
+    return names[type(value)]
+
+
+def _text_example(line: Line) -> TextExample:
+    return TextExample(line.string("text"), line.string("label"))
+
+
+def _pair_example(line: Line) -> PairExample:
+    return PairExample(line.string("text_a"), line.string("text_b"), line.string("label"))
+
+
+def _tagged_example(line: Line) -> TaggedExample:
+    example = TaggedExample(line.strings("tokens"), line.strings("tags"))
+    if not example.tokens:
+        line.fail('"tokens" is empty, expected one word or more; remove the line')
+    if len(example.tokens) != len(example.tags):
+        counts = f"{len(example.tokens)} tokens but {len(example.tags)} tags"
+        line.fail(f"{counts}, expected one tag a token; correct the line")
+    if is_bio(example.tags):
+        _check_bio(line, example.tags)
+    return example
+
+
+def is_bio(tags: Iterable[str]) -> bool:
+    """Tell span tags (B-PER, I-PER, O) from plain ones (NOUN, VERB)."""
+    return any(tag[:2] in ("B-", "I-") for tag in tags)
+
+
+def _check_bio(line: Line, tags: list[str]) -> None:
+    previous = "O"
+    for index, tag in enumerate(tags):
+        if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:]):
+            line.fail(f'"tags"[{index}] is {tag!r}, expected O, B-TYPE or I-TYPE; correct the tag')
+        if tag.startswith("I-") and previous[2:] != tag[2:]:
+            expected = f"expected it after B-{tag[2:]} or I-{tag[2:]}; make it B-{tag[2:]}"
+            line.fail(f'"tags"[{index}] is {tag!r} after {previous!r}, {expected}')
+        previous = tag
+
+
+def _question_example(line: Line) -> QuestionExample:
+    context, question = line.string("context"), line.string("question")
+    answers = line.value("answers")
+    if not isinstance(answers, dict):
+        line.fail(f'"answers" is {_kind(answers)}, expected {{"text": [...], "answer_start": [...]}}; correct the line')
+    inner = Line(line.path, line.number, answers)
+    texts, starts = inner.strings("text"), inner.value("answer_start")
+    if not isinstance(starts, list) or any(type(start) is not int for start in starts):
+        line.fail('"answer_start" is not a list of whole numbers, expected one character offset an answer; correct it')
+    if len(texts) != len(starts):
+        line.fail(f"{len(texts)} answer texts but {len(starts)} offsets, expected one an answer; correct the line")
+    for text, start in zip(texts, starts, strict=True):
+        _check_answer(line, context, text, start)
+    return QuestionExample(line.string("id"), context, question, texts, starts)
+
+
+def _check_answer(line: Line, context: str, text: str, start: int) -> None:
+    found = context[start : start + len(text)] if start >= 0 else ""
+    if found != text:
+        place = context.find(text)
+        remedy = f"its first occurrence is at {place}" if place >= 0 else "it is nowhere in the context, remove it"
+        line.fail(f"the context has {found!r} at character {start}, expected the answer {text!r}; {remedy}")
+
+
+def _document(line: Line) -> Document:
+    return Document(line.optional_string("title"), line.optional_string("source"), line.string("text"))
+
+
+PARSERS: dict[str, Callable[[Line], Example]] = {
+    "classify": _text_example,
+    "pair": _pair_example,
+    "fill-mask": _document,
+    "tag": _tagged_example,
+    "qa": _question_example,
+}
+
+
+@overload
+def read_examples(path: Path, task: Literal["classify"], limit: int | None = None) -> list[TextExample]: ...
+@overload
+def read_examples(path: Path, task: Literal["pair"], limit: int | None = None) -> list[PairExample]: ...
+@overload
+def read_examples(path: Path, task: Literal["tag"], limit: int | None = None) -> list[TaggedExample]: ...
+@overload
+def read_examples(path: Path, task: Literal["qa"], limit: int | None = None) -> list[QuestionExample]: ...
+@overload
+def read_examples(path: Path, task: Literal["fill-mask"], limit: int | None = None) -> list[Document]: ...
+def read_examples(path: Path, task: str, limit: int | None = None) -> Any:
+    """Read the examples of a task (the first `limit`); raise DataError for a broken line or an empty file."""
+    parse = PARSERS[task]
+    examples = [parse(line) for line in islice(iter_lines(path), limit)]
+    if not examples:
+        raise DataError(f"{path} holds no examples, expected one JSON object a line; pass another file")
+    return examples
+
+
+def iter_documents(path: Path) -> Iterator[Document]:
+    """Yield documents one by one, for corpora that are larger than memory; checks as `read_examples`."""
+    return (_document(line) for line in iter_lines(path))
+
+
+def iter_lines(path: Path) -> Iterator[Line]:
+    """Yield the JSON objects of a file; raise DataError for what is not UTF-8, not JSON, or not an object."""
+    for number, raw in enumerate(_raw_lines(path), start=1):
+        try:
+            record = json.loads(raw.decode("utf8"))
+        except UnicodeDecodeError as error:
+            found = f"byte {error.start} is 0x{raw[error.start]:02x}, which is not UTF-8"
+            raise DataError(f"{path}:{number}: {found}, expected UTF-8 text; convert the file") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not JSON ({error}), expected an object; correct the line") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: {_kind(record)}, expected a JSON object; correct the line")
+        yield Line(path, number, record)
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    opened = OPENERS.get(path.suffix)
+    if opened is None:
+        raise DataError(f"{path} ends in {path.suffix!r}, expected {', '.join(OPENERS)}; rename or convert it")
+    try:
+        yield from opened(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
+        raise DataError(f"{path} cannot be read to its end ({error}), expected a whole file; copy it again") from None
+
+
+def _plain_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
+
+
+def _xz_lines(path: Path) -> Iterator[bytes]:
+    with lzma.open(path, "rb") as file:
+        yield from file
+
+
+def _gzip_lines(path: Path) -> Iterator[bytes]:
+    with gzip.open(path, "rb") as file:
+        yield from file
+
+
+def _zstd_lines(path: Path) -> Iterator[bytes]:
+    """Yield lines; the library's own reader ends quietly at a cut file, so frame ends are looked at here."""
+    with path.open("rb") as file:
+        rest = b""
+        for block in _zstd_blocks(iter(lambda: file.read(1 << 16), b"")):
+            *lines, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+        if rest:
+            yield rest
+
+
+def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    for chunk in chunks:
+        while chunk:
+            if frame.eof:  # zstd -T and pzstd write several frames one after the other
+                frame = zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data if frame.eof else b""
+    if not frame.eof:
+        raise EOFError("the last zstd frame is cut off")
+
+
+OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
+    ".jsonl": _plain_lines,
+    ".xz": _xz_lines,
+    ".gz": _gzip_lines,
+    ".zst": _zstd_lines,
+}
+
+
+def labels_of(examples: Iterable[TextExample | PairExample | TaggedExample]) -> list[str]:
+    """Return the labels in a stable order: sorted; for BIO tags O first, then B- and I- of each type."""
+    found: set[str] = set()
+    for example in examples:
+        found.update(example.tags if isinstance(example, TaggedExample) else [example.label])
+    if not is_bio(found):
+        return sorted(found)
+    types = sorted({tag[2:] for tag in found - {"O"}})
+    return ["O", *chain.from_iterable((f"B-{name}", f"I-{name}") for name in types)]

@@ -1,0 +1,261 @@
+"""A checkpoint becomes a bundle: ONNX graphs, tokenizer, model card, and the figures that it was let through by.
+
+    python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]...
+
+int8 and fp16 are exported only if no head loses more than --budget points: on its validation data where --data names
+some, else by its expected loss on random rows (training/parity.py). What fails leaves nothing behind.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any, get_args
+
+import onnx
+
+from models.bundle import Bundle, read_bundle, seal, staged
+from models.checkpoint import Checkpoint, Head, read_checkpoint
+from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.runtime import Precision
+from training.errors import ExportError
+from training.networks import encoder_model, fingerprint, head_model
+from training.parity import Figures, check_parity, measure_parity
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a bundle is made with, beside the checkpoint."""
+
+    name: str
+    version: str = "1.0.0"
+    precisions: tuple[Precision, ...] = ("int8",)
+    data: Mapping[str, Path] = field(default_factory=dict)
+    """Validation data by head."""
+    limit: int | None = None
+    """Examples of each file to measure with, all by default."""
+    budget: float = 0.5
+    """Points that a head may lose by int8 or fp16."""
+    card: Path | None = None
+    """README.md of the bundle; one is written from the figures if there is none."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Provenance that only a person knows: data, licences."""
+    replace: bool = False
+
+
+def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
+    """Write and verify a bundle; raise ExportError, and leave nothing behind, if a head is over the budget."""
+    _check(checkpoint, options)
+    with staged(out, options.replace) as directory:
+        manifest = _manifest(checkpoint, options)
+        _write_graphs(checkpoint, manifest, directory)
+        _write_tokenizer(checkpoint, directory)
+        bundle = Bundle(directory, manifest, checkpoint.tokenizer)
+        figures = measure_parity(checkpoint, bundle, options.data, options.limit)
+        check_parity(figures, options.budget)
+        manifest = _with_metrics(manifest, figures)
+        (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+        card = options.card.read_text(encoding="utf8") if options.card else model_card(manifest, figures)
+        (directory / CARD).write_text(card, encoding="utf8")
+        seal(directory, manifest)
+        read_bundle(directory)
+    return read_bundle(out)
+
+
+def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    if not checkpoint.heads:
+        raise ExportError("the checkpoint has an encoder but no head, expected one at least; finetune it first")
+    for name in options.data:
+        if name not in checkpoint.heads:
+            known = ", ".join(checkpoint.heads)
+            raise ExportError(f"there is no head {name!r}, expected one of {known}; correct --data HEAD=FILE")
+    if options.card and not options.card.is_file():
+        raise ExportError(f"{options.card} does not exist, expected the bundle's model card; correct --card")
+
+
+def _manifest(checkpoint: Checkpoint, options: ExportOptions) -> Manifest:
+    """Return the manifest, its hashes still missing."""
+    config = checkpoint.config
+    encoder = EncoderEntry(
+        files={precision: f"encoder.{precision}.onnx" for precision in options.precisions},
+        max_length=config.max_position_embeddings,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocab_size=checkpoint.tokenizer.vocab_size,
+        lowercase=checkpoint.tokenizer.lowercase,
+    )
+    heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
+    files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
+    return Manifest(
+        name=options.name,
+        version=options.version,
+        encoder=encoder,
+        heads=heads,
+        sha256=dict.fromkeys(files, "0" * 64),
+        provenance={**options.notes, **_provenance(checkpoint)},
+    )
+
+
+def _head_entry(name: str, head: Head) -> HeadEntry:
+    spec = head.spec
+    return HeadEntry(
+        task=spec.task,
+        file=f"heads/{name}.onnx",
+        labels=spec.labels,
+        defaults=spec.defaults,
+        temperature=spec.temperature,
+        metrics=head.metrics,
+    )
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "weights": fingerprint(checkpoint.encoder),
+        "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        "commit": _commit(),
+        "libraries": {name: version_of(name) for name in LIBRARIES},
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of this code, None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path) -> None:
+    vocab_size = manifest.encoder.vocab_size
+    for precision, file in manifest.encoder.files.items():
+        onnx.save(encoder_model(checkpoint.encoder, precision, vocab_size), directory / file)
+    int8_only = set(manifest.encoder.files) == {"int8"}
+    (directory / "heads").mkdir()
+    for name, entry in manifest.heads.items():
+        module = checkpoint.heads[name].module
+        onnx.save(head_model(module, entry.spec, checkpoint.encoder, vocab_size, int8_only), directory / entry.file)
+
+
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+    """Keep tokenizer.json only: the rest says the same again, for other readers."""
+    checkpoint.tokenizer.write(directory)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (directory / name).unlink()
+
+
+def _with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
+    """Put what was measured in the first precision, the one to be served, in place of the checkpoint's figures."""
+    precision, measured = next(iter(figures["precisions"].items()))
+    heads = dict(manifest.heads)
+    for name, of_head in measured["heads"].items():
+        if validation := of_head.get("validation"):
+            metrics = {"precision": precision, "data": validation["file"], **validation["scores"]}
+            heads[name] = heads[name].model_copy(update={"metrics": metrics})
+    return manifest.model_copy(update={"heads": heads})
+
+
+def model_card(manifest: Manifest, figures: Figures) -> str:
+    """Return a README.md that says what is known: sizes, heads, and the figures of parity.json."""
+    encoder = manifest.encoder
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        f"A BERT encoder of {encoder.layers} layers, {encoder.hidden_size} wide, for up to {encoder.max_length} tokens "
+        f"({'lowercased' if encoder.lowercase else 'cased'}, {encoder.vocab_size:,} entries).",
+        "",
+        "| head | task | labels | precision | largest difference to PyTorch | equal choices | validation |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for precision, measured in figures["precisions"].items():
+        for name, head in measured["heads"].items():
+            entry = manifest.heads[name]
+            labels = ", ".join(entry.labels[:5]) + (" …" if len(entry.labels) > 5 else "")
+            lines.append(
+                f"| {name} | {entry.task} | {labels} | {precision} | {head['max_difference']:.2g} | "
+                f"{100 * head['equal_argmax']:.1f} % | {_validation_cell(head)} |"
+            )
+    lines += ["", "Its limits are not known: it was measured on nothing but what the table names.", ""]
+    return "\n".join(lines)
+
+
+def _validation_cell(head: Figures) -> str:
+    found = head.get("validation")
+    if not found:
+        return "none"
+    return f"{found['metric']} {100 * found['value']:.2f} (PyTorch {100 * found['reference']:.2f}), {found['file']}"
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `export_command` reads."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory with config.json")
+    add_bundle_arguments(parser)
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `options_of` reads: all but where the weights come from."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
+    add("--name", help="name of the bundle; by default that of its directory")
+    add("--version", default="1.0.0", help="version of the bundle")
+    add("--precision", type=_precisions, default=("int8",), metavar="P,…", help="of int8, fp16, fp32; default int8")
+    add("--data", type=_pair, action="append", default=[], metavar="HEAD=FILE", help="validation data of a head")
+    add("--limit", type=int, metavar="N", help="measure with the first N examples of each file only")
+    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--card", type=Path, metavar="FILE", help="README.md of the bundle; by default a table of the figures")
+    add("--note", type=_pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
+    add("--replace", action="store_true", help="overwrite a bundle that is there")
+
+
+def options_of(arguments: argparse.Namespace) -> ExportOptions:
+    """Read what `add_bundle_arguments` added."""
+    return ExportOptions(
+        name=arguments.name or arguments.out.resolve().name,
+        version=arguments.version,
+        precisions=arguments.precision,
+        data={head: Path(path) for head, path in arguments.data},
+        limit=arguments.limit,
+        budget=arguments.budget,
+        card=arguments.card,
+        notes=dict(arguments.note),
+        replace=arguments.replace,
+    )
+
+
+def export_command(arguments: argparse.Namespace) -> None:
+    """Export as the command line says."""
+    bundle = export(read_checkpoint(arguments.checkpoint), arguments.out, options_of(arguments))
+    report(bundle)
+
+
+def report(bundle: Bundle) -> None:
+    """Tell what was written, and how large it is."""
+    size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
+    heads = ", ".join(f"{name} ({head.task})" for name, head in bundle.manifest.heads.items())
+    sys.stdout.write(f"{bundle.directory}: {size / 1e6:.1f} MB, {heads}\n")
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    known: tuple[Precision, ...] = get_args(Precision)
+    chosen = tuple(name for name in known if name in text.split(","))
+    if unknown := set(text.split(",")) - set(known):
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(known)}")
+    return chosen
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not (key and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key, value

@@ -1,0 +1,388 @@
+"""Finetuning: one head alone, or several heads on one encoder.
+
+    python -m training finetune training/recipes/starter.toml --out RUN --set base=CHECKPOINT --set data=DIR
+
+Several heads are sampled in proportion to their `share`, a batch of one head a step, under one optimizer. A `corpus`
+keeps the pretraining heads alive in the mixture, for an encoder that learns other tasks forgets them. The same command
+again resumes.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
+from models.heads import build_head
+from models.session import pad
+from models.task import HeadSpec, TaskName
+from training.corpus import Corpus
+from training.data import Example, labels_of, read_examples
+from training.errors import RecipeError
+from training.evaluate import score as evaluate_head
+from training.metrics import fit_temperature, headline
+from training.optimizer import build_optimizer, schedule
+from training.predictors import CheckpointPredictor
+from training.pretrain import PretrainRecipe, check_finite, collate, set_dropout, start
+from training.pretrain import evaluate as evaluate_pretraining
+from training.pretrain import score as score_pretraining
+from training.pretrain import stream as pretraining_stream
+from training.run import Run, copy_weights
+from training.targets import Target, loss, targets
+
+CHUNK = 50
+"""Batches that are sorted by length together: little padding, and still a random order."""
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """One labelled head of a finetuning run."""
+
+    task: TaskName
+    train: list[str]
+    """Files of examples, below `data` where that is set."""
+    validation: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    """In the order of the logits; found in the training data if empty."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """Parameters whose default this head changes."""
+    share: float = 1.0
+    """How often a step is of this head, in proportion to the shares of all."""
+    batch_size: int = 32
+    max_length: int = 128
+    """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """What a finetuning run is."""
+
+    base: str
+    """Checkpoint to start from; heads of the same name go on from theirs."""
+    heads: dict[str, HeadRecipe]
+    data: str = ""
+    corpus: str | None = None
+    """Keeps the heads fill-mask and nsp learning beside the others."""
+    corpus_share: float = 1.0
+    corpus_batch_size: int = 32
+    corpus_rotate: int = 1
+    """Epoch of the corpus to begin with: 0 is what pretraining began with."""
+    steps: int = 1000
+    rate: float = 5e-5
+    head_rate: float = 5e-4
+    """Peak rate of fresh heads, which have further to go than the encoder."""
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    dropout: float = 0.1
+    seed: int = 0
+    threads: int = 0
+    save_every: int = 500
+    evaluate_every: int = 500
+    evaluate_examples: int = 500
+    """Examples a head at each evaluation on the way; the last one takes all."""
+    patience: int = 0
+    """Stop after so many evaluations without a better mean of the headline figures, and keep the best; 0 = never."""
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            raise RecipeError("heads is empty, expected one table [heads.NAME] or more; add one")
+        if self.patience and not all(head.validation for head in self.heads.values()):
+            raise RecipeError("patience needs validation files for every head; add them or set patience = 0")
+
+
+class Batch(NamedTuple):
+    """Targets of one head."""
+
+    head: str
+    targets: list[Target]
+
+
+def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
+    """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
+    run = Run(out, recipe)
+    if run.finished:
+        return read_checkpoint(out)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+
+    # ---- model and data
+    sets = {name: read_files(recipe, head.task, head.train) for name, head in recipe.heads.items()}
+    checkpoint = prepare(recipe, sets)
+    validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
+    predictor = CheckpointPredictor.of(checkpoint)
+    modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())])
+    optimizer = build_optimizer(
+        checkpoint.encoder.named_parameters(),
+        recipe.rate,
+        recipe.weight_decay,
+        [p for head in checkpoint.heads.values() for p in head.module.named_parameters()],
+    )
+    best = Best(run.out / "best", recipe.patience)
+    state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
+    best.load(state["best"])
+    sources = build_sources(recipe, checkpoint, sets, state["step"])
+
+    # ---- loop
+    modules.train()
+    bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
+    window: dict[str, list[float]] = {}
+    began, tokens = time.monotonic(), 0
+    for step in range(state["step"], recipe.steps):
+        name = choose(recipe, step)
+        value, count = sources[name](step)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
+        set_rates(optimizer, recipe, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += count
+        window.setdefault(name, []).append(value.item())
+        done = step + 1
+        bar.update()
+
+        if done % 20 == 0 or done == recipe.steps:
+            values = {f"loss/{name}": float(np.mean(losses)) for name, losses in window.items()}
+            values |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+            values |= {"tokens_per_s": tokens / (time.monotonic() - began)}
+            check_finite(values, done)
+            run.log(done, values)
+            bar.set_postfix({k.removeprefix("loss/"): f"{v:.3g}" for k, v in values.items()})
+            window, began, tokens = {}, time.monotonic(), 0
+        if done % recipe.evaluate_every == 0 and done < recipe.steps:
+            figures = validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples)
+            run.log_figures(done, figures)
+            best.offer(figures, checkpoint)
+            began = time.monotonic()
+            if best.stale:
+                break
+        if done % recipe.save_every == 0 and done < recipe.steps:
+            run.save(done, checkpoint, optimizer, {"best": best.state()})
+            began = time.monotonic()
+    bar.close()
+
+    # ---- the finished heads, measured
+    best.restore(checkpoint)
+    figures = validate(recipe, checkpoint, predictor, validation, None)
+    run.log_figures(recipe.steps, figures)
+    finished = {
+        name: Head(
+            replace(head.spec, temperature=temperature(recipe, predictor, name, validation)),
+            head.module,
+            figures.get(name, {}),
+        )
+        for name, head in checkpoint.heads.items()
+    }
+    checkpoint.heads = finished
+    run.finish(checkpoint)
+    return checkpoint
+
+
+# ---- heads and data ------------------------------------------------------------------------------------------------
+
+
+def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> list[Example]:
+    read: Any = read_examples  # overloaded a literal each; here the task is a value
+    return [example for file in files for example in read(Path(recipe.data) / file, task)]
+
+
+def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
+    """The base with the heads of the recipe: its own where they exist, else fresh."""
+    if recipe.corpus:
+        checkpoint = start(pretraining_recipe(recipe))
+        kept = dict(checkpoint.heads)
+    else:
+        checkpoint, kept = read_checkpoint(Path(recipe.base)), {}
+    known = read_checkpoint(Path(recipe.base)).heads if not kept else kept
+    set_dropout(checkpoint.encoder, recipe.dropout)
+    heads = {name: fresh_head(head, sets[name], checkpoint) for name, head in recipe.heads.items()}
+    for name, head in heads.items():
+        if name in known and known[name].spec.labels == head.spec.labels:
+            heads[name] = Head(head.spec, known[name].module)
+    checkpoint.heads = heads | kept
+    return checkpoint
+
+
+def fresh_head(recipe: HeadRecipe, examples: list[Example], checkpoint: Checkpoint) -> Head:
+    labels = recipe.labels or ([] if recipe.task == "qa" else labels_of(examples))  # type: ignore[arg-type]
+    spec = HeadSpec(recipe.task, labels, recipe.defaults)
+    return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
+
+
+def pretraining_recipe(recipe: FinetuneRecipe) -> PretrainRecipe:
+    return PretrainRecipe(
+        corpus=recipe.corpus or "",
+        base=recipe.base,
+        batch_size=recipe.corpus_batch_size,
+        dropout=recipe.dropout,
+        seed=recipe.seed,
+    )
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+def choose(recipe: FinetuneRecipe, step: int) -> str:
+    """Draw the head of a step in proportion to the shares; depends on (seed, step) alone."""
+    shares = {name: head.share for name, head in recipe.heads.items()}
+    if recipe.corpus:
+        shares["pretraining"] = recipe.corpus_share
+    weights = np.array(list(shares.values()))
+    index = np.random.default_rng([recipe.seed, step]).choice(len(weights), p=weights / weights.sum())
+    return list(shares)[int(index)]
+
+
+def build_sources(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]], step: int
+) -> dict[str, Any]:
+    """For each head a function of the step that gives the loss of its next batch and the tokens in it.
+
+    After a resume the batches of the steps before `step` are passed over, so that the order is the same.
+    """
+    drawn = [choose(recipe, before) for before in range(step)]
+    sources: dict[str, Any] = {}
+    for name, head in recipe.heads.items():
+        encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
+        batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
+        sources[name] = labelled_source(checkpoint, name, batches)
+    if recipe.corpus:
+        state = {"epoch": recipe.corpus_rotate, "position": 0}
+        rows = pretraining_stream(Corpus(Path(recipe.corpus)), checkpoint.tokenizer, pretraining_recipe(recipe), state)
+        sources["pretraining"] = pretraining_source(
+            checkpoint, itertools.islice(rows, drawn.count("pretraining"), None)
+        )
+    return sources
+
+
+def stream(encoded: list[Target], head: HeadRecipe, seed: int) -> Iterator[list[Target]]:
+    """Yield batches of like length, epoch after epoch, each in an order drawn from (seed, epoch)."""
+    lengths = np.array([len(target.row.input_ids) for target in encoded])
+    for epoch in itertools.count():
+        for batch in epoch_batches(lengths, head.batch_size, np.random.default_rng([seed, epoch])):
+            yield [encoded[i] for i in batch]
+
+
+def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Cut one epoch into batches: shuffle, sort by length within chunks, shuffle the batches."""
+    order = rng.permutation(len(lengths))
+    chunks = [order[i : i + CHUNK * size] for i in range(0, len(order), CHUNK * size)]
+    ordered = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks]
+    batches = [chunk[i : i + size] for chunk in ordered for i in range(0, len(chunk), size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]]) -> Any:
+    head = checkpoint.heads[name]
+
+    def source(step: int) -> tuple[Tensor, int]:
+        batch = next(batches)
+        logits = head.module(run_encoder(checkpoint, batch))
+        return loss(head.spec.task, logits, batch), sum(len(target.row.input_ids) for target in batch)
+
+    return source
+
+
+def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
+    """Vectors [positions of all rows, H]."""
+    rows = [target.row for target in batch]
+    tensors = {name: torch.from_numpy(array) for name, array in pad(rows, checkpoint.tokenizer.pad_id).items()}
+    length = tensors["input_ids"].shape[1]
+    flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
+    vectors: Tensor = checkpoint.encoder(**tensors, positions=torch.tensor(flat))
+    return vectors
+
+
+def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any]) -> Any:
+    heads = [checkpoint.heads[name].module for name in ("fill-mask", "nsp")]
+
+    def source(step: int) -> tuple[Tensor, int]:
+        chosen, _ = next(rows)
+        batch = collate(chosen)
+        parts = score_pretraining(checkpoint.encoder, heads, batch)
+        value = parts.masked / len(batch.labels) + parts.following / len(chosen)
+        return value, int(batch.attention_mask.sum())
+
+    return source
+
+
+def set_rates(optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, step: int) -> None:
+    share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
+    for group in optimizer.param_groups:
+        group["lr"] = share * (recipe.head_rate if group["fresh"] else recipe.rate)
+
+
+# ---- validation ----------------------------------------------------------------------------------------------------
+
+
+def validate(
+    recipe: FinetuneRecipe,
+    checkpoint: Checkpoint,
+    predictor: CheckpointPredictor,
+    validation: dict[str, list[Example]],
+    limit: int | None,
+) -> dict[str, dict[str, float]]:
+    """Figures of every head; limited to an even spread of `limit` examples a head where that is given."""
+    figures = {}
+    for name, examples in validation.items():
+        every = max(1, len(examples) // limit) if limit else 1
+        if examples:
+            figures[name] = evaluate_head(predictor, name, examples[::every])
+    if recipe.corpus:
+        figures |= evaluate_pretraining(checkpoint, pretraining_recipe(recipe))
+    return figures
+
+
+def temperature(
+    recipe: FinetuneRecipe, predictor: CheckpointPredictor, name: str, validation: dict[str, list[Example]]
+) -> float:
+    """Calibrate a classifier on its validation data (Guo et al., 2017)."""
+    if name not in recipe.heads or recipe.heads[name].task not in ("classify", "pair") or not validation[name]:
+        return 1.0
+    spec = predictor.head(name)
+    encoded = targets(validation[name], spec, predictor.tokenizer, recipe.heads[name].max_length)  # type: ignore[arg-type]
+    logits = np.concatenate(
+        [predictor.run(name, [t.row for t in encoded[i : i + 32]]) for i in range(0, len(encoded), 32)]
+    )
+    return fit_temperature(
+        np.concatenate(list(logits)).reshape(len(encoded), -1), np.array([t.labels[0] for t in encoded])
+    )
+
+
+class Best:
+    """The best checkpoint so far by the mean of the headline figures, for early stopping."""
+
+    def __init__(self, directory: Path, patience: int) -> None:
+        self.directory = directory
+        self.patience = patience
+        self.value = float("-inf")
+        self.since = 0
+
+    @property
+    def stale(self) -> bool:
+        return bool(self.patience) and self.since >= self.patience
+
+    def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint) -> None:
+        value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
+        self.since += 1
+        if self.patience and value > self.value:
+            self.value, self.since = value, 0
+            write_checkpoint(checkpoint, self.directory)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        if self.patience and self.directory.exists():
+            copy_weights(read_checkpoint(self.directory), checkpoint)
+
+    def state(self) -> list[float]:
+        return [self.value, self.since]
+
+    def load(self, state: list[float]) -> None:
+        self.value, self.since = state[0], int(state[1])

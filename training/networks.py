@@ -1,0 +1,211 @@
+"""The encoder and the heads of models/ as ONNX graphs, in the operators that ONNX Runtime is fastest with.
+
+    encoder:  input_ids[B,S] token_type_ids[B,S] attention_mask[B,S] positions[N]  →  vectors[N,H]
+    head:     vectors[n,H]  →  logits[n,C]
+
+Ids, mask and positions (flat, row * S + column) are int64; vectors and logits are float32 in every precision. Rows are
+padded on the right: attention takes the length of each row, which is what the fast kernels on CUDA ask for.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+from torch import Tensor, nn
+
+from models.encoder import Embeddings, Encoder, Layer
+from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
+from models.runtime import Precision
+from models.task import HeadSpec
+from training.graph import MICROSOFT, Graph, Value
+from training.quantize import (
+    GELU,
+    SYMMETRIC,
+    Floats,
+    Grid,
+    Quantized,
+    check_quantized,
+    multiply,
+    quantize_activation,
+    quantize_rows,
+)
+from training.smoothing import smoothing_factors
+
+PRODUCTS_IN_LAYER = 6  # query, key, value, attention output, intermediate, output
+LENGTHS = "lengths"
+
+ROWS: list[Value] = [
+    ("input_ids", TensorProto.INT64, ["B", "S"]),
+    ("token_type_ids", TensorProto.INT64, ["B", "S"]),
+    ("attention_mask", TensorProto.INT64, ["B", "S"]),
+    ("positions", TensorProto.INT64, ["N"]),
+]
+
+
+def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> ModelProto:
+    """Return the graph of an encoder; ids from `vocab_size` on, which no tokenizer makes, are left out."""
+    builder = EncoderBuilder(encoder, precision)
+    builder.build(vocab_size)
+    config = encoder.config
+    metadata = {
+        "encoder": fingerprint(encoder),
+        "max_length": config.max_position_embeddings,
+        "layers": config.num_hidden_layers,
+        "vocab_size": vocab_size,
+    }
+    vectors: Value = ("vectors", TensorProto.FLOAT, ["N", config.hidden_size])
+    model = builder.graph.model("encoder", ROWS, [vectors], metadata)
+    if precision == "int8":
+        check_quantized(model, PRODUCTS_IN_LAYER * config.num_hidden_layers)
+    return model
+
+
+def head_model(head: nn.Module, spec: HeadSpec, encoder: Encoder, vocab_size: int, int8: bool = False) -> ModelProto:
+    """Return the graph of a head; `int8` makes the decoder of a fill-mask head integer, the rest stays float."""
+    graph = Graph()
+    if isinstance(head, MaskedTokenHead):
+        width = _masked_token(graph, head, vocab_size, int8)
+    elif isinstance(head, ClassificationHead):
+        pooled = graph.add("Tanh", _linear(graph, "vectors", head.pooler, "pooler"))
+        width = head.classifier.out_features
+        _linear(graph, pooled, head.classifier, "classifier", out="logits")
+    else:
+        assert isinstance(head, TokenHead), f"no graph for {type(head).__name__}"
+        width = head.classifier.out_features
+        _linear(graph, "vectors", head.classifier, "classifier", out="logits")
+    metadata = {"encoder": fingerprint(encoder), "task": spec.task, "labels": spec.labels}
+    vectors: Value = ("vectors", TensorProto.FLOAT, ["n", encoder.config.hidden_size])
+    return graph.model(spec.task, [vectors], [("logits", TensorProto.FLOAT, ["n", width])], metadata)
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return 16 hexadecimal digits of the hash of all weights: what ties heads to their encoder."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + array(tensor).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def array(tensor: Tensor) -> NDArray[np.float32]:
+    """Return a weight as float32, whatever it was trained in."""
+    values: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return values
+
+
+class EncoderBuilder:
+    """Adds an encoder to a graph, in one precision; hidden states are [B, S, H] throughout."""
+
+    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+        self.graph = Graph()
+        self.encoder = encoder
+        self.config = encoder.config
+        self.int8 = precision == "int8"
+        self.smoothing: dict[str, Floats] = {}
+        """Of the outputs of LayerNorms, whose names are those of the modules."""
+        self.dtype: type[np.floating[Any]] = np.float16 if precision == "fp16" else np.float32
+
+    def build(self, vocab_size: int) -> None:
+        """Add all nodes, from the inputs to `vectors`."""
+        graph = self.graph
+        if self.int8:
+            self.smoothing = smoothing_factors(self.encoder, vocab_size)
+        counts = graph.add("ReduceSum", "attention_mask", graph.constant("last_axis", np.array([-1])), keepdims=0)
+        graph.add("Cast", counts, out=LENGTHS, to=TensorProto.INT32)
+        hidden = self._embeddings(self.encoder.embeddings, vocab_size)
+        for number, layer in enumerate(self.encoder.layers):
+            assert isinstance(layer, Layer)
+            hidden = self._layer(hidden, layer, f"layers.{number}")
+        flat = graph.add("Reshape", hidden, graph.constant("flat", np.array([-1, self.config.hidden_size])))
+        # The cast is one of float32 to float32 outside fp16, which ONNX Runtime removes.
+        graph.add("Cast", graph.add("Gather", flat, "positions"), out="vectors", to=TensorProto.FLOAT)
+
+    def _embeddings(self, embeddings: Embeddings, vocab_size: int) -> str:
+        graph = self.graph
+        length = graph.add("Shape", "input_ids", start=1, end=2)
+        zero = graph.constant("zero", np.array([0]))
+        positions = graph.add(
+            "Slice", self._weight("embeddings.position", embeddings.position.weight), zero, length, zero
+        )
+        segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), "token_type_ids")
+        words = self._words(array(embeddings.word.weight)[:vocab_size])
+        summed = graph.add("Add", graph.add("Add", words, segments), positions)
+        return self._norm(summed, embeddings.norm, "embeddings.norm")
+
+    def _words(self, table: NDArray[np.float32]) -> str:
+        graph = self.graph
+        if not self.int8:
+            return graph.add("Gather", graph.constant("embeddings.word", table.astype(self.dtype)), "input_ids")
+        integers, scale = quantize_rows(table)
+        gathered = graph.add("Gather", graph.constant("embeddings.word", integers), "input_ids")
+        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale), "input_ids")
+        return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
+
+    def _layer(self, hidden: str, layer: Layer, name: str) -> str:
+        mixed = self._rows(self._attention(hidden, layer, name))
+        projected = self._biased(mixed, layer.attention_output, f"{name}.attention_output")
+        hidden = self._add_norm(projected, hidden, layer.attention_norm, f"{name}.attention_norm")
+        wide = self._multiply(self._rows(hidden), layer.intermediate.weight, f"{name}.intermediate")
+        bias = self._weight(f"{name}.intermediate.bias", layer.intermediate.bias)
+        expanded = self._rows(self.graph.add("BiasGelu", wide, bias, domain=MICROSOFT), GELU)
+        narrow = self._biased(expanded, layer.output, f"{name}.output")
+        return self._add_norm(narrow, hidden, layer.output_norm, f"{name}.output_norm")
+
+    def _attention(self, hidden: str, layer: Layer, name: str) -> str:
+        graph = self.graph
+        rows = self._rows(hidden)
+        weights = layer.query_key_value.weight.chunk(3)
+        parts = zip(("query", "key", "value"), weights, strict=True)
+        query, key, value = [self._multiply(rows, weight, f"{name}.{part}") for part, weight in parts]
+        bias = self._weight(f"{name}.query_key_value.bias", layer.query_key_value.bias)
+        return graph.add(
+            "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
+        )
+
+    def _biased(self, rows: str | Quantized, linear: nn.Linear, name: str) -> str:
+        product = self._multiply(rows, linear.weight, name)
+        return self.graph.add("Add", product, self._weight(f"{name}.bias", linear.bias))
+
+    def _add_norm(self, values: str, residual: str, norm: nn.LayerNorm, name: str) -> str:
+        return self._norm(self.graph.add("Add", values, residual), norm, name)
+
+    def _norm(self, values: str, norm: nn.LayerNorm, name: str) -> str:
+        scale, bias = self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", norm.bias)
+        return self.graph.add("LayerNormalization", values, scale, bias, out=name, axis=-1, epsilon=norm.eps)
+
+    def _rows(self, values: str, grid: Grid = SYMMETRIC) -> str | Quantized:
+        """What the left side of products is in this precision."""
+        if not self.int8:
+            return values
+        width = self.config.intermediate_size if grid is GELU else self.config.hidden_size
+        return quantize_activation(self.graph, values, width, grid, self.smoothing.get(values))
+
+    def _multiply(self, rows: str | Quantized, weight: Tensor, name: str) -> str:
+        transposed = array(weight).T  # [in, out]
+        if isinstance(rows, Quantized):
+            return multiply(self.graph, rows, f"{name}.weight", transposed)
+        return self.graph.add("MatMul", rows, self.graph.constant(f"{name}.weight", transposed.astype(self.dtype)))
+
+    def _weight(self, name: str, tensor: Tensor) -> str:
+        return self.graph.constant(name, array(tensor).astype(self.dtype))
+
+
+def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bool) -> int:
+    transformed = graph.add("Gelu", _linear(graph, "vectors", head.transform, "transform"), domain=MICROSOFT)
+    scale = graph.constant("norm.weight", array(head.norm.weight))
+    shift = graph.constant("norm.bias", array(head.norm.bias))
+    normed = graph.add("LayerNormalization", transformed, scale, shift, axis=-1, epsilon=head.norm.eps)
+    decoder = array(head.decoder.weight)[:vocab_size].T  # [H, vocabulary]
+    bias = graph.constant("bias", array(head.bias)[:vocab_size])
+    if int8:
+        rows = quantize_activation(graph, normed, decoder.shape[0])
+        graph.add("Add", multiply(graph, rows, "decoder", decoder), bias, out="logits")
+    else:
+        graph.add("Gemm", normed, graph.constant("decoder", decoder), bias, out="logits")
+    return len(decoder.T)
+
+
+def _linear(graph: Graph, values: str, linear: nn.Linear, name: str, out: str = "") -> str:
+    weight = graph.constant(f"{name}.weight", array(linear.weight).T)
+    return graph.add("Gemm", values, weight, graph.constant(f"{name}.bias", array(linear.bias)), out=out)

@@ -1,0 +1,124 @@
+"""int8: weights once per column, activations per row as they come, and products in integers.
+
+A scale for each row of activations is what makes the answer of a row independent of its batch (a scale for the whole
+tensor, as in dynamic quantisation, is not), and it needs no calibration data. The products are 8-bit unsigned times
+8-bit signed, summed in 32 bits, and so exact; but CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with
+saturation (vpmaddubsw). Columns are scaled so that no pair can reach that: the same integers on every CPU, at almost
+the full eight bits (halving all weights, the usual `reduce_range`, loses one).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from training.errors import ExportError
+from training.graph import MICROSOFT, Graph
+
+Floats = NDArray[np.float32]
+LARGEST = 127
+"""Of a weight, and of the sum of two neighbours of one sign: 255 * 127 stays below the 32,767 of 16 bits."""
+
+
+def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return integers [K, N] and the scale [N] of each column; neighbours along K are the pairs."""
+    even = np.concatenate([weight, np.zeros_like(weight[: len(weight) % 2])])
+    largest = np.abs(weight).max(axis=0)
+    for half in (even.clip(min=0), -even.clip(max=0)):
+        largest = np.maximum(largest, (half[0::2] + half[1::2]).max(axis=0))
+    # Rounding may lift both of a pair by a half: one step of room keeps their sum at 128, and 255 * 128 fits too.
+    scale = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.round(weight / scale).astype(np.int8), scale
+
+
+def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return integers [V, H] and the scale [V, 1] of each row of an embedding."""
+    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True) / LARGEST, np.finfo(np.float32).tiny)
+    return np.round(table / scale).astype(np.int8), scale.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the 256 integers of an activation lie: `zero` stands for 0, and `above` steps are over it."""
+
+    name: str
+    zero: int
+    above: int
+
+
+SYMMETRIC = Grid("symmetric", zero=128, above=127)
+# GELU is never below -0.17: 32 steps suffice for that side, if a step is at least 0.17 / 32.
+GELU = Grid("gelu", zero=32, above=223)
+LEAST_GELU = 0.17
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An activation as integers [..., K] with the scale [..., 1] of each row."""
+
+    integers: str
+    scale: str
+    zero: str
+    smoothing: Floats | None
+    """What the channels were multiplied with, [K]."""
+
+
+def quantize_activation(
+    graph: Graph, values: str, width: int, grid: Grid = SYMMETRIC, smoothing: Floats | None = None
+) -> Quantized:
+    """Add nodes that quantise each row of `values` [..., width]; the leading sizes are the same all over a graph.
+
+    A row of zeros has scale 0, and whatever integers it gets are multiplied by that again.
+    """
+    if smoothing is not None:
+        values = graph.add("Mul", values, graph.constant(f"{values}.smoothing", smoothing))
+    axis = graph.constant("last_axis", np.array([-1]))
+    size = graph.add("Abs", values) if grid is SYMMETRIC else values
+    step = graph.constant(f"{grid.name}.step", np.float32(1 / grid.above))
+    scale = graph.add("Mul", graph.add("ReduceMax", size, axis, keepdims=1), step)
+    if grid is GELU:
+        scale = graph.add("Max", scale, graph.constant("gelu.least", np.float32(LEAST_GELU / GELU.zero)))
+    zero = graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
+    zeros = f"{grid.name}.zeros"
+    if all(node.output[0] != zeros for node in graph.nodes):
+        graph.add("Expand", zero, graph.add("Shape", scale), out=zeros)
+    integers = graph.add("QuantizeLinear", values, scale, zeros, axis=-1, block_size=width)
+    return Quantized(integers, scale, zero, smoothing)
+
+
+def multiply(graph: Graph, rows: Quantized, name: str, weight: Floats) -> str:
+    """Add the product of quantised rows [..., K] and a constant [K, N] that is quantised here; float32 comes out."""
+    if rows.smoothing is not None:
+        weight = weight / rows.smoothing[:, None]
+    integers, scale = quantize_columns(weight)
+    one = graph.constant("one", np.float32(1))
+    product = graph.add(
+        "MatMulIntegerToFloat",
+        rows.integers,
+        graph.constant(name, integers),
+        one,
+        graph.constant(f"{name}.scale", scale),
+        rows.zero,
+        domain=MICROSOFT,
+    )
+    return graph.add("Mul", product, rows.scale)  # its own scale for an activation is one number for all rows
+
+
+def check_quantized(model: ModelProto, products: int) -> None:
+    """Raise ExportError unless there are `products` integer products and no float one with a constant is left."""
+    constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = sum(node.op_type == "MatMulIntegerToFloat" for node in model.graph.node)
+    left = [
+        name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        for name in node.input
+        if name in constants and constants[name].data_type != TensorProto.INT8 and len(constants[name].dims) == 2
+    ]
+    if found != products or left:
+        raise ExportError(
+            f"{model.graph.name} has {found} integer products, expected {products}, and the float weights {left}, "
+            "expected none; report this as a defect of the export"
+        )

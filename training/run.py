@@ -1,0 +1,158 @@
+"""A run on disk: checkpoints that appear whole or not at all, metrics, and what the command was.
+
+OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json
+OUT/metrics.jsonl  OUT/metrics.png
+OUT/                             the finished model, in the layout of a checkpoint
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint
+from training.errors import TrainingError
+from training.plots import plot_metrics
+
+KEPT = 2
+"""Checkpoints that stay; older ones go once a newer one is whole."""
+
+
+class Run:
+    """The directory of a run, its recipe fixed at the first start."""
+
+    def __init__(self, out: Path, recipe: object) -> None:
+        assert is_dataclass(recipe) and not isinstance(recipe, type)
+        self.out = out
+        self.checkpoints = out / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._fix_recipe(json.loads(json.dumps(asdict(recipe), default=str)))
+
+    def _fix_recipe(self, recipe: dict[str, Any]) -> None:
+        path = self.out / "recipe.json"
+        before = json.loads(path.read_text(encoding="utf8")) if path.exists() else recipe
+        changed = [key for key in recipe if before.get(key) != recipe[key]]
+        if changed:
+            key = changed[0]
+            raise TrainingError(
+                f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe[key]!r}; pass the same "
+                "recipe to resume, or another --out"
+            )
+        write_whole(path, json.dumps(recipe, indent=2) + "\n")
+
+    @property
+    def finished(self) -> bool:
+        return (self.out / "model.safetensors").exists()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        with (self.out / "metrics.jsonl").open("a", encoding="utf8") as file:
+            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+
+    def log_figures(self, step: int, figures: dict[str, dict[str, float]]) -> None:
+        """Append the validation figures of each head, and draw all curves anew."""
+        values = {f"validation/{head}/{key}": value for head, entry in figures.items() for key, value in entry.items()}
+        if values:
+            self.log(step, values)
+        plot_metrics(self.out / "metrics.jsonl", self.out / "metrics.png")
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget lines of work that a resumed run will do again."""
+        path = self.out / "metrics.jsonl"
+        if path.exists():
+            lines = [
+                line for line in path.read_text(encoding="utf8").splitlines(True) if json.loads(line)["step"] <= step
+            ]
+            write_whole(path, "".join(lines))
+
+    def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Write everything that the rest of the run depends on."""
+        target = self.checkpoints / f"step-{step:08d}"
+        temporary = target.with_name(target.name + ".partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_checkpoint(checkpoint, temporary)
+        save_file(optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, temporary / "run.safetensors")
+        (temporary / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
+        sync(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        for old in self.saved()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def saved(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(path for path in self.checkpoints.glob("step-*") if not path.name.endswith(".partial"))
+
+    def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Load the newest checkpoint into the given objects; None where there is none."""
+        if not self.saved():
+            return None
+        newest = self.saved()[-1]
+        copy_weights(read_checkpoint(newest), checkpoint)
+        tensors = load_file(newest / "run.safetensors")
+        torch.set_rng_state(tensors.pop("rng"))
+        load_optimizer(optimizer, tensors)
+        state: dict[str, Any] = json.loads((newest / "run.json").read_text(encoding="utf8"))
+        self.drop_metrics_after(state["step"])
+        return state
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Write the finished model to OUT, weights last, for `finished` looks for them."""
+        temporary = self.out / "final.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_checkpoint(checkpoint, temporary)
+        sync(temporary)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "model.safetensors"):
+            path.replace(self.out / path.name)
+        temporary.rmdir()
+
+
+def copy_weights(source: Checkpoint, target: Checkpoint) -> None:
+    target.encoder.load_state_dict(source.encoder.state_dict())
+    for name, head in target.heads.items():
+        head.module.load_state_dict(head_weights(source.heads[name].module), strict=False)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.clone() for index, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def sync(directory: Path) -> None:
+    """Make sure that the files are on disk before a rename makes them count."""
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf8")
+    temporary.replace(path)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a model: command, commit, versions."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    arguments = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return {
+        "command": " ".join(["python -m training", *arguments]),
+        "commit": commit.stdout.strip() or None,
+        "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
+    }

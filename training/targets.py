@@ -1,0 +1,98 @@
+"""Labelled examples as a head learns from them: rows of the encoder, targets of its logits, and the loss.
+
+Rows come from the task code of models/, so that a head is trained on exactly what it is served.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.classification import PairInput
+from models.errors import InputError
+from models.qa import QuestionInput
+from models.row import Row
+from models.task import HeadSpec, TaskName
+from models.tasks import TASKS
+from models.tokenizer import Tokenizer
+from training.data import Example, PairExample, QuestionExample, TaggedExample, TextExample
+from training.errors import DataError
+
+
+class Target(NamedTuple):
+    """A row, and what its positions should answer.
+
+    classify, pair: one label · tag: a label a position · qa: the indices of start and end into the row's positions.
+    """
+
+    row: Row
+    labels: list[int]
+
+
+def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, max_length: int) -> list[Target]:
+    """Encode examples for a head; raise DataError for a label that the head lacks."""
+    task: Any = TASKS[spec.task](tokenizer, spec, max_length)
+    numbers = {label: number for number, label in enumerate(spec.labels)}
+    found: list[Target] = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            found += ENCODERS[spec.task](task, example, numbers)
+        except KeyError as error:
+            raise DataError(
+                f"example {number} has the label {error}, expected one of {', '.join(spec.labels)}"
+            ) from None
+        except InputError as error:
+            raise DataError(f"example {number} cannot be encoded: {error}; correct or remove it") from None
+    return found
+
+
+def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> list[Target]:
+    encoded = task.encode(example.text, task.parse_parameters({}))
+    return [Target(encoded.rows[0], [numbers[example.label]])]
+
+
+def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> list[Target]:
+    inputs = PairInput(text=example.text_a, text_pair=example.text_b)
+    encoded = task.encode(inputs, task.parse_parameters({}))
+    return [Target(encoded.rows[0], [numbers[example.label]])]
+
+
+def tag_targets(task: Any, example: TaggedExample, numbers: dict[str, int]) -> list[Target]:
+    encoded = task.encode_words(example.tokens, task.parse_parameters({}))
+    labels = iter([numbers[tag] for tag in example.tags])
+    return [Target(row, [next(labels) for _ in row.positions]) for row in encoded.rows]
+
+
+def question_targets(task: Any, example: QuestionExample, numbers: dict[str, int]) -> list[Target]:
+    answer = None
+    if example.answers:
+        answer = (example.starts[0], example.starts[0] + len(example.answers[0]))
+    inputs = QuestionInput(question=example.question, context=example.context)
+    parameters = task.parse_parameters({"max_seq_len": task.max_length})
+    return [Target(row, [start, end]) for row, start, end in task.encode_training(inputs, answer, parameters)]
+
+
+ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
+    "classify": text_targets,
+    "pair": pair_targets,
+    "tag": tag_targets,
+    "qa": question_targets,
+}
+
+
+def loss(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
+    """Mean loss of a batch: logits [positions of all rows, C]."""
+    if task == "qa":
+        return span_loss(logits, batch)
+    labels = torch.tensor([label for target in batch for label in target.labels])
+    return F.cross_entropy(logits, labels)
+
+
+def span_loss(logits: Tensor, batch: Sequence[Target]) -> Tensor:
+    """(start + end) / 2, each a softmax over the positions of its row (run_squad.py:660)."""
+    rows = torch.split(logits, [len(target.row.positions) for target in batch])
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("-inf"))  # (B, L, 2)
+    labels = torch.tensor([target.labels for target in batch])
+    return F.cross_entropy(padded.transpose(1, 2).reshape(-1, padded.shape[1]), labels.reshape(-1))
