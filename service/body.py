@@ -189,9 +189,13 @@ def _kind(value: object) -> str:
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
+# What `curl -d` and urllib declare when nobody tells them what they send.
+UNDECLARED = ("", "application/x-www-form-urlencoded")
+
+
 def _check_media(content_type: str) -> None:
     media = content_type.partition(";")[0].strip().lower()
-    if media and media != "application/json" and not media.endswith("+json"):
+    if media not in UNDECLARED and media != "application/json" and not media.endswith("+json"):
         raise UnsupportedMedia(
             f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json", field="Content-Type"
         )

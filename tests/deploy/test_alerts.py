@@ -7,7 +7,8 @@ import pytest
 
 from tests.deploy.programs import program
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+HERE = Path(__file__).parent
+DEPLOY = HERE.parents[1] / "deploy"
 
 
 @pytest.mark.parametrize(
@@ -15,9 +16,10 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
     [
         ("check", "config", str(DEPLOY / "prometheus/prometheus.yml")),
         ("check", "rules", str(DEPLOY / "prometheus/alerts.yml")),
-        ("test", "rules", str(Path(__file__).with_name("alerts.yml"))),
+        ("test", "rules", str(HERE / "alerts.yml")),
+        ("test", "rules", str(HERE / "alerts_slow.yml")),
     ],
-    ids=" ".join,
+    ids=["configuration", "rules", "minutes", "weeks"],
 )
 def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
     result = subprocess.run([program("promtool", "prometheus"), *arguments], capture_output=True, text=True)

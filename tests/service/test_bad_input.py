@@ -175,7 +175,7 @@ def test_another_method_is_405_and_names_the_right_one(served: Served, method: s
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
+    "content_type", ["application/xml", "text/plain", "multipart/form-data; boundary=x"]
 )
 def test_what_is_declared_as_something_else_is_415(served: Served, content_type: str) -> None:
     response = served.client.post("/classify", content=b'{"inputs": "a"}', headers={"Content-Type": content_type})

@@ -121,7 +121,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 
 def test_early_stopping_keeps_the_best(base: Path, files: dict[str, str], tmp_path: Path) -> None:
     head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
-    finetune(recipe(base, {"mine": head}, steps=2000, evaluate_every=20, patience=2), tmp_path)
+    finetune(recipe(base, {"mine": head}, steps=2000, evaluate_every=40, patience=1), tmp_path)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert max(step for step in steps if step < 2000) < 1000
     assert read_checkpoint(tmp_path).heads["mine"].metrics["accuracy"] == 1.0

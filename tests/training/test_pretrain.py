@@ -27,7 +27,8 @@ SMALL: dict[str, Any] = {
     "steps": 12,
     "rate": 2e-3,
     "save_every": 4,
-    "evaluate_every": 6,
+    "evaluate_every": 60,
+    "evaluate_pairs": 16,
     "threads": 1,
 }
 

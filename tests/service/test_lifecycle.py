@@ -1,0 +1,160 @@
+"""If this breaks, a probe kills a server that loads, a stop loses requests, or a server that cannot serve seems to."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from models.errors import BundleError
+from service.heads import load_heads
+from tests.service.serving import Served, serving, until
+from tests.service.test_bad_input import problem
+
+
+def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+
+    def slowly(settings: Any, progress: Any) -> Any:
+        progress("reading bundle 1 of 1")
+        assert loaded.wait(30)
+        return load_heads(settings, progress)
+
+    monkeypatch.setattr("service.lifecycle.load_heads", slowly)
+    with serving(bundle, wait=False, lanes=1) as served:
+        until(lambda: served.client.get("/health/live").status_code == 200)
+        until(lambda: "reading" in served.service.progress)
+        assert "reading bundle 1 of 1" in problem(served.client.get("/health/ready"), 503)["detail"]
+        refused = served.post("/classify", "the cat")
+        assert "loading" in problem(refused, 503)["detail"] and refused.headers["Retry-After"] == "1"
+        assert served.client.get("/").status_code == served.client.get("/metrics").status_code == 200
+        assert served.sample("ready") == 0
+        loaded.set()
+        until(lambda: served.client.get("/health/ready").status_code == 200)
+        assert served.post("/classify", "the cat").status_code == 200 and served.sample("ready") == 1
+
+
+@pytest.mark.parametrize("error", [BundleError("the bundle is broken"), RuntimeError("a surprise")])
+def test_a_server_that_cannot_load_ends(bundle: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("service.lifecycle.load_heads", fail)
+    with serving(bundle, wait=False, lanes=1) as served:
+        until(lambda: served.service.failure)
+        until(lambda: not answers(served))
+    assert str(error) in str(served.service.failure)
+
+
+def answers(served: Served) -> bool:
+    try:
+        return httpx.get(f"{served.url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def process(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the service as a user does; yield it with its address."""
+    command = [sys.executable, "-m", "service", "--port", "0", *flags]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert running.stderr
+    try:
+        first = running.stderr.readline()
+        assert "listening on " in first, first + running.stderr.read()
+        yield running, first.split("listening on ")[1].strip()
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> None:
+    with (
+        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "1") as (running, url),
+        ThreadPoolExecutor(8) as threads,
+    ):
+        until(lambda: ready(url))
+        stop = threading.Event()
+
+        def ask() -> list[int]:
+            statuses = []
+            while not stop.is_set():
+                statuses.append(
+                    httpx.post(f"{url}/tag", json={"inputs": ["the cat sat " * 40] * 4}, timeout=60).status_code
+                )
+            return statuses
+
+        asking = [threads.submit(ask) for _ in range(4)]
+        until(lambda: httpx.get(f"{url}/metrics").text.count('status="200"') > 0)
+        running.send_signal(signal.SIGTERM)
+        until(lambda: not ready(url))
+        assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200  # not ready, but answering
+        stop.set()
+        assert all(set(each.result()) == {200} for each in asking)
+        assert running.wait(30) == 0
+
+
+def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "--port", "0", "--bundle", str(tmp_path / "nowhere")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.count("nowhere is not a directory") == 1
+
+
+def test_a_port_that_is_taken_is_one_sentence_and_status_1(served: Served) -> None:
+    port = str(served.client.base_url.port)
+    result = subprocess.run(
+        [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and port in result.stderr
+
+
+def total(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics", timeout=20).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"bertheads_{name}"))
+
+
+def children(pid: int) -> list[int]:
+    """Workers of a supervisor; multiprocessing's resource tracker is a child too, but takes no signal of ours."""
+    found = []
+    for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
+            found.append(int(number))
+    return found
+
+
+def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path) -> None:
+    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
+        until(lambda: ready(url))
+        first = children(running.pid)
+        assert len(first) == 2 and total(url, "ready") == 2 and total(url, "lanes_alive") == 2
+        for _ in range(30):
+            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
+        assert total(url, 'requests_total{head="sentiment"') == 30
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: len(children(running.pid)) == 2 and set(children(running.pid)) != set(first))
+        until(lambda: total(url, "ready") == 2 and ready(url))
+        assert total(url, 'requests_total{head="sentiment"') == 30
+        running.terminate()
+        assert running.wait(30) == 0
+
+
+def test_workers_that_cannot_load_end_the_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "--port", "0", "--workers", "2", "--bundle", str(tmp_path / "nowhere")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1 and "nowhere is not a directory" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,63 @@
+"""What would break: the commands of the README, from raw text to a bundle that answers, or an error nobody can read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.bundle import read_bundle
+from tests.training.corpora import FIXTURES, write_documents
+from training.__main__ import main
+
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+
+
+def write_texts(path: Path) -> Path:
+    rows = [{"text": f"the {noun} {verb}", "label": noun} for noun in ("cat", "dog") for verb in ("runs", "eats", "sees")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    return path
+
+
+def test_raw_text_and_labels_become_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 30, 20)
+    texts = write_texts(tmp_path / "texts.jsonl")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'base = "{tmp_path}/pretrained"\nsteps = 60\nrate = 2e-3\nhead_rate = 5e-3\ndropout = 0.0\nthreads = 1\n'
+        f'[heads.noun]\ntask = "classify"\ntrain = ["{texts}"]\nvalidation = ["{texts}"]\nbatch_size = 6\n'
+    )
+    corpus = ["corpus", str(source), "--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "1"]
+    small = [f"corpus={tmp_path}/corpus", f"tokenizer={FIXTURES}", "layers=2", "width=64", "attention_heads=2"]
+    small += ["steps=4", "batch_size=4", "max_length=32", "threads=1"]
+    (tmp_path / "pretrain.toml").write_text("")
+    main(corpus)
+    assert "30 documents" in capsys.readouterr().out
+    settings = [word for setting in small for word in ("--set", setting)]
+    main(["pretrain", str(tmp_path / "pretrain.toml"), "--out", str(tmp_path / "pretrained"), *settings])
+    main(["finetune", str(recipe), "--out", str(tmp_path / "finetuned")])
+    out = tmp_path / "bundle"
+    main(["export", str(tmp_path / "finetuned"), "--out", str(out), "--precision", "int8,fp32", "--data", f"noun={texts}"])
+    assert read_bundle(out).manifest.heads["noun"].labels == ["cat", "dog"]
+    for place in (tmp_path / "finetuned", out):
+        main(["evaluate", str(place), "--head", "noun", "--data", str(texts), "--json", str(tmp_path / "out.json")])
+        assert json.loads((tmp_path / "out.json").read_text())["scores"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrain", "none.toml", "--out", "x"], "none.toml does not exist"),
+        (["pretrain", str(RECIPES / "continue.toml"), "--out", "x", "--set", "stepz=1"], "did you mean 'steps'"),
+        (["export", "nowhere", "--out", "x"], "nowhere/config.json does not exist"),
+        (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_status(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and words in message and message.count("\n") == 1
