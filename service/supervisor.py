@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
@@ -85,4 +86,12 @@ def run_worker(settings: Settings, listener: socket.socket) -> None:
     """Be one worker."""
     from service.server import serve  # not before the environment says where figures go, and never in the supervisor
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(serve(settings, listener))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

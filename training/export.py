@@ -44,7 +44,7 @@ class ExportOptions:
     budget: float = 0.5
     """Points that a head may lose by int8 or fp16."""
     card: Path | None = None
-    """README.md of the bundle; one is written from the figures if there is none."""
+    """What a person says of the model; README.md of the bundle has it above the figures."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Provenance that only a person knows: data, licences."""
     replace: bool = False
@@ -62,8 +62,8 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         check_parity(figures, options.budget)
         manifest = _with_metrics(manifest, figures)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
-        card = options.card.read_text(encoding="utf8") if options.card else model_card(manifest, figures)
-        (directory / CARD).write_text(card, encoding="utf8")
+        text = options.card.read_text(encoding="utf8") if options.card else None
+        (directory / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
     return read_bundle(out)
@@ -163,14 +163,17 @@ def _with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     return manifest.model_copy(update={"heads": heads})
 
 
-def model_card(manifest: Manifest, figures: Figures) -> str:
-    """Return a README.md that says what is known: sizes, heads, and the figures of parity.json."""
+def model_card(manifest: Manifest, figures: Figures, text: str | None = None) -> str:
+    """Return a README.md: sizes, what a person says in `text`, and the figures of parity.json."""
     encoder = manifest.encoder
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
         f"A BERT encoder of {encoder.layers} layers, {encoder.hidden_size} wide, for up to {encoder.max_length} tokens "
         f"({'lowercased' if encoder.lowercase else 'cased'}, {encoder.vocab_size:,} entries).",
+        "",
+        *([text.strip(), ""] if text else []),
+        "## Exported against PyTorch",
         "",
         "| head | task | labels | precision | largest difference to PyTorch | equal choices | validation |",
         "|---|---|---|---|---|---|---|",
@@ -183,8 +186,8 @@ def model_card(manifest: Manifest, figures: Figures) -> str:
                 f"| {name} | {entry.task} | {labels} | {precision} | {head['max_difference']:.2g} | "
                 f"{100 * head['equal_argmax']:.1f} % | {_validation_cell(head)} |"
             )
-    lines += ["", "Its limits are not known: it was measured on nothing but what the table names.", ""]
-    return "\n".join(lines)
+    limits = [] if text else ["", "Its limits are not known: it was measured on nothing but what the table names."]
+    return "\n".join([*lines, *limits, ""])
 
 
 def _validation_cell(head: Figures) -> str:
@@ -213,7 +216,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", type=_pair, action="append", default=[], metavar="HEAD=FILE", help="validation data of a head")
     add("--limit", type=int, metavar="N", help="measure with the first N examples of each file only")
     add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
-    add("--card", type=Path, metavar="FILE", help="README.md of the bundle; by default a table of the figures")
+    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
     add("--note", type=_pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
     add("--replace", action="store_true", help="overwrite a bundle that is there")
 

@@ -82,6 +82,9 @@ def _as_asked(directory: Path, head: Head, task: Literal["classify", "pair"] | N
         )
     if problem == "multi_label_classification":
         spec = replace(spec, defaults=spec.defaults | {"function_to_apply": "sigmoid"})
+    if spec.task == "tag" and not (directory / "heads.json").exists():
+        # transformers' pipeline reads every piece; heads trained here learn from the first of each word alone
+        spec = replace(spec, defaults=spec.defaults | {"pieces": "all"})
     if task and spec.task not in SEQUENCE_TASKS:
         raise CheckpointError(
             f"{directory} holds a {spec.task} head, expected a sequence classifier for --task; leave --task out"

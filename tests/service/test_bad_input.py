@@ -174,9 +174,7 @@ def test_another_method_is_405_and_names_the_right_one(served: Served, method: s
     assert allowed in problem(response, 405)["detail"] and allowed in response.headers["Allow"]
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/xml", "text/plain", "multipart/form-data; boundary=x"]
-)
+@pytest.mark.parametrize("content_type", ["application/xml", "text/plain", "multipart/form-data; boundary=x"])
 def test_what_is_declared_as_something_else_is_415(served: Served, content_type: str) -> None:
     response = served.client.post("/classify", content=b'{"inputs": "a"}', headers={"Content-Type": content_type})
     assert "application/json" in problem(response, 415)["detail"]

@@ -108,7 +108,14 @@ def test_parameters_may_be_absent_null_or_empty(served: Served, parameters: obje
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/ld+json", "", "application/x-www-form-urlencoded"],
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/ld+json",
+        "",
+        "application/x-www-form-urlencoded",
+    ],
 )
 def test_json_may_be_declared_or_not(served: Served, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}

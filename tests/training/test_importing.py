@@ -138,10 +138,11 @@ def test_token_classification(tokenizer: Tokenizer, tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "hf", head="ner")
     assert bundle.manifest.heads["ner"].labels == TAGS
     assert_logits(bundle, "ner", model, rows_of(tokenizer, [1, 2, 5]))
-    theirs = pipeline("token-classification", str(tmp_path / "hf"), aggregation_strategy="first")(WORDS)
-    found = answer(bundle, "ner", WORDS, aggregation_strategy="first")
-    assert_scores(found, theirs, "entity_group")
-    assert [(one["start"], one["end"]) for one in found] == [(one["start"], one["end"]) for one in theirs]
+    for strategy in ("none", "simple", "first", "average", "max"):
+        theirs = pipeline("token-classification", str(tmp_path / "hf"), aggregation_strategy=strategy)(WORDS)
+        found = answer(bundle, "ner", WORDS, aggregation_strategy=strategy)
+        assert_scores(found, theirs, "entity" if strategy == "none" else "entity_group")
+        assert [(one["start"], one["end"]) for one in found] == [(one["start"], one["end"]) for one in theirs]
 
 
 def test_a_cased_model(tmp_path: Path, tokenizer: Tokenizer) -> None:
