@@ -1,0 +1,48 @@
+"""What would break: a README that names verbs, flags, files or requests that do not exist."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from models.tasks import TASKS
+from training.__main__ import build_parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "training" / "README.md"]
+TEXT = "\n".join(page.read_text(encoding="utf8") for page in PAGES)
+
+
+def test_every_make_verb_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf8")
+    verbs = set(re.findall(r"\bmake ([a-z]+)\b", TEXT))
+    assert {"serve", "test"} <= verbs
+    for verb in verbs:
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+@pytest.mark.parametrize("command", re.findall(r"^\S*python -m training (.+?)(?:\s+#.*)?$", TEXT, re.MULTILINE))
+def test_every_training_command_parses(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "VERB":
+        return
+    namespace = build_parser().parse_args(words)
+    recipe = getattr(namespace, "recipe", None)
+    if recipe and str(recipe).startswith("training/"):
+        assert (ROOT / recipe).exists()
+
+
+@pytest.mark.parametrize(("route", "body"), re.findall(r"curl -s localhost:8000/(\S+) -d '(.+)'$", TEXT, re.MULTILINE))
+def test_every_request_is_one_that_its_task_takes(route: str, body: str) -> None:
+    task: Any = TASKS[route.split("/")[0]]  # type: ignore[index]
+    TypeAdapter(task.inputs).validate_python(json.loads(body)["inputs"])
+
+
+def test_every_linked_file_exists() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf8")):
+            assert (page.parent / link).exists(), link
