@@ -13,21 +13,18 @@ from pydantic import BaseModel
 
 from models.checkpoint import read_checkpoint
 from models.classification import Classify, ScoredLabel
-from models.errors import BertheadsError, CheckpointError
+from models.errors import CheckpointError
 
 
 class Body(BaseModel):
-    """What our own service takes."""
-
     inputs: str
 
 
 def create_app(directory: Path) -> FastAPI:
-    """Raise CheckpointError for a directory without a head to serve."""
     checkpoint = read_checkpoint(directory)
     heads = [head for head in checkpoint.heads.values() if head.spec.task == "classify"]
     if not heads:
-        raise CheckpointError(f"{directory} has no classify head; pass the checkpoint that the bundle was exported from")
+        raise CheckpointError(f"{directory} has no classify head; pass the one that the bundle was made from")
     task = Classify(checkpoint.tokenizer, heads[0].spec, checkpoint.config.max_position_embeddings)
     parameters = task.parse_parameters({})
     encoder, head = checkpoint.encoder.eval(), heads[0].module.eval()
@@ -38,15 +35,11 @@ def create_app(directory: Path) -> FastAPI:
         encoded = task.encode(body.inputs, parameters)
         row = encoded.rows[0]
         with torch.inference_mode():
-            vectors = encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))
-            logits = head(vectors[:, 0])
+            logits = head(encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[:, 0])
         return [task.decode(encoded, logits.numpy(), parameters)]
 
     return app
 
 
 if __name__ == "__main__":
-    try:
-        uvicorn.run(create_app(Path(sys.argv[1])), port=0, access_log=False)
-    except BertheadsError as error:
-        sys.exit(f"error: {error}")
+    uvicorn.run(create_app(Path(sys.argv[1])), port=0, access_log=False)
