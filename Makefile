@@ -26,7 +26,7 @@ starter: .venv/all
 	PATH="$(CURDIR)/$(BIN):$$PATH" training/recipes/starter.sh "$(DATA)" "$(BASE)"
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for all: what serving needs, and, from the first test on, every extra but gpu. No torch until then.

@@ -86,7 +86,7 @@ class Service:
     async def stop(self) -> None:
         """Give up what still waits, and end the lanes."""
         self.drain()
-        await asyncio.to_thread(self.texts.shutdown, wait=False, cancel_futures=True)
+        self.texts.shutdown(wait=False, cancel_futures=True)
         self.engine.stop(self.settings.drain_timeout)
 
     def _report(self, progress: str) -> None:

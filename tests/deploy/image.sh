@@ -68,6 +68,7 @@ build() {
 layers() {  # what the image adds to its base, in MB
     local base
     base=$(buildah inspect --type image "$BASE" | python3 -c 'import json, sys; print(len(json.load(sys.stdin)["OCIv1"]["rootfs"]["diff_ids"]))')
+    rm -rf "$work/oci"
     buildah push --quiet --format oci "$IMAGE" "oci:$work/oci" >/dev/null
     python3 - "$work/oci" "$base" <<'PY'
 import gzip, json, sys

@@ -32,7 +32,7 @@ SCRAPES = 8
 PATIENCE = 60.0
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-QUERIES = [pytest.param(panel["type"], t, id=f"{panel['title']} {t['refId']}") for panel in PANELS for t in panel["targets"]]
+QUERIES = [pytest.param(target, id=f"{p['title']} {target['refId']}") for p in PANELS for target in p["targets"]]
 VARIABLES = {v["name"]: v["query"]["query"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"}
 
 LONG = "the old house by the sea " * 40
@@ -66,9 +66,9 @@ class Scraped:
         assert answer["status"] == "success", answer
         return answer["data"]
 
-    def values(self, kind: str, expression: str) -> list[float]:
+    def values(self, expression: str, instant: bool) -> list[float]:
         """Return all values, as the panel asks for them: those of an instant, or of a range of time."""
-        if kind == "instant":
+        if instant:
             result = self.get("query", query=expression, time=self.end)["result"]
             return [float(series["value"][1]) for series in result]
         span = {"start": self.start, "end": self.end, "step": SCRAPE_SECONDS}
@@ -79,7 +79,8 @@ class Scraped:
         """Put in what Grafana would for variables at "All"."""
         expression = expression.replace("$__rate_interval", RATE_INTERVAL)
         for name, query in VARIABLES.items():
-            expression = expression.replace(f"${name}", "|".join(map(re.escape, self.variable(query))).replace("\\", "\\\\"))
+            values = "|".join(re.escape(value).replace("\\", "\\\\") for value in self.variable(query))
+            expression = expression.replace(f"${name}", values)
         assert "$" not in expression, expression
         return expression
 
@@ -133,7 +134,7 @@ def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
     (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = {
         "config.file": directory / "prometheus.yml",
         "storage.tsdb.path": directory / "data",
@@ -194,10 +195,10 @@ def test_the_traffic_was_mixed(scraped: Scraped) -> None:
     assert scraped.statuses >= {200, 404, 413, 422, 504}
 
 
-@pytest.mark.parametrize(("kind", "target"), QUERIES)
-def test_query_has_values(scraped: Scraped, kind: str, target: dict[str, Any]) -> None:
+@pytest.mark.parametrize("target", QUERIES)
+def test_query_has_values(scraped: Scraped, target: dict[str, Any]) -> None:
     expression = scraped.substituted(target["expr"])
-    values = scraped.values("instant" if target.get("instant") else "range", expression)
+    values = scraped.values(expression, target.get("instant", False))
     assert not all(math.isnan(value) for value in values), f"{expression} is empty or NaN throughout"
 
 

@@ -16,7 +16,7 @@ from service.lifecycle import Service
 from service.server import Server, listen
 from service.settings import Settings
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
 
 def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--bundle", str(tmp_path / "nowhere")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.count("nowhere is not a directory") == 1
 
@@ -119,7 +119,7 @@ def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> N
 def test_a_port_that_is_taken_is_one_sentence_and_status_1(served: Served) -> None:
     port = str(served.client.base_url.port)
     result = subprocess.run(
-        [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "service", "--port", port], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and port in result.stderr
 
@@ -156,5 +156,5 @@ def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path
 
 def test_workers_that_cannot_load_end_the_whole(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--workers", "2", "--bundle", str(tmp_path / "nowhere")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 1 and "nowhere is not a directory" in result.stderr and "Traceback" not in result.stderr

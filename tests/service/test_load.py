@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from models.session import Session
+from models.tagging import Tag, TagParameters
 from tests.service.serving import Served, serving, until
 from tests.service.test_bad_input import problem
 
@@ -103,10 +104,22 @@ def test_a_body_that_does_not_come_is_408(bundle: Path) -> None:
             assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
-def test_tokenising_too_long_is_504(bundle: Path) -> None:
-    with serving(bundle, lanes=1, deadline=0.001) as served:
-        response = served.post("/tag", "the cat " * 10_000)
-        assert "tokenize" in problem(response, 504)["detail"]
+def test_a_deadline_while_tokenising_is_504_and_others_are_answered(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    encode = Tag.encode
+
+    def wait(self: Tag, inputs: str, parameters: TagParameters) -> Any:
+        assert answered.wait(60)
+        return encode(self, inputs, parameters)
+
+    monkeypatch.setattr(Tag, "encode", wait)
+    with serving(bundle, lanes=1, deadline=2) as served:
+        late = served.post("/tag", "the cat " * 1000)
+        assert "tokenize" in problem(late, 504)["detail"]
+        assert served.post("/classify", "the cat").status_code == 200
+        answered.set()
 
 
 def test_a_lane_that_died_ends_liveness(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

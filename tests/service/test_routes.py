@@ -12,6 +12,7 @@ from tests.service.serving import Served
 
 TEXT = "The cat sat on the mat, and the dog slept."
 PAIR = {"text": "A man plays a guitar.", "text_pair": "Someone makes music."}
+CURL = "application/x-www-form-urlencoded"  # what curl -d declares
 QUESTION = {"question": "Where does Clara live?", "context": "Clara lives in Berlin. " * 3}
 MASKED = "The [MASK] sat on the mat."
 INPUTS: dict[str, Any] = {"classify": TEXT, "pair": PAIR, "fill-mask": MASKED, "tag": TEXT, "qa": QUESTION}
