@@ -118,10 +118,17 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "weights": fingerprint(checkpoint.encoder),
-        "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
         "commit": _commit(),
         "libraries": {name: version_of(name) for name in LIBRARIES},
     }
+
+
+def _portable(word: str) -> str:
+    """Cut a path outside the working directory to its name: the rest says nothing to others."""
+    key, separator, value = word.rpartition("=")
+    path = Path(value)
+    return f"{key}{separator}{path.name if path.is_absolute() or '..' in path.parts else value}"
 
 
 def _commit() -> str | None:

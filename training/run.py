@@ -8,10 +8,7 @@ OUT/                             the finished model, in the layout of a checkpoi
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, is_dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +142,3 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text(text, encoding="utf8")
     temporary.replace(path)
-
-
-def provenance() -> dict[str, Any]:
-    """What made a model: command, commit, versions."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    arguments = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return {
-        "command": " ".join(["python -m training", *arguments]),
-        "commit": commit.stdout.strip() or None,
-        "versions": {name: version(name) for name in ("torch", "tokenizers", "safetensors", "numpy")},
-    }

@@ -192,7 +192,8 @@ def scraped(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def test_the_traffic_was_mixed(scraped: Scraped) -> None:
-    assert scraped.statuses >= {200, 404, 413, 422, 504}
+    assert scraped.statuses >= {200, 404, 413, 422}
+    assert scraped.statuses & {408, 504}  # the deadline passed, on a busy machine before the body was read
 
 
 @pytest.mark.parametrize("target", QUERIES)

@@ -1,5 +1,6 @@
 """One tiny bundle and one server for all tests of the service."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,15 @@ from tests.service.serving import Served, serving
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("BERTHEADS_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def unconfigured() -> Iterator[None]:
+    """Undo what a test made of the log, which would go on to write to that test's standard error."""
+    root, access, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
+    before = root.handlers[:], root.level, access.disabled, uvicorn.level
+    yield
+    root.handlers, root.level, access.disabled, uvicorn.level = before
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from service import logs
-
-
-@pytest.fixture
-def unconfigured() -> Iterator[None]:
-    root, access, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
-    before = root.handlers[:], root.level, access.disabled, uvicorn.level
-    yield
-    root.handlers, root.level, access.disabled, uvicorn.level = before
 
 
 def failed() -> logging.LogRecord:

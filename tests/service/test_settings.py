@@ -44,6 +44,7 @@ def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.
     assert Settings.model_fields[name].description
 
 
+@pytest.mark.usefixtures("unconfigured")
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -67,6 +68,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(
     assert says in error and error.count("\n") == 1 and "Traceback" not in error
 
 
+@pytest.mark.usefixtures("unconfigured")
 def test_a_wrong_key_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--api-key", "", "--port", "1"]) == 1
     assert "--api-key (BERTHEADS_API_KEY) is given" in capsys.readouterr().err

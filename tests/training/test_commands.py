@@ -13,7 +13,8 @@ RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 
 
 def write_texts(path: Path) -> Path:
-    rows = [{"text": f"the {noun} {verb}", "label": noun} for noun in ("cat", "dog") for verb in ("runs", "eats", "sees")]
+    verbs = ("runs", "eats", "sees")
+    rows = [{"text": f"the {noun} {verb}", "label": noun} for noun in ("cat", "dog") for verb in verbs]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
     return path
 
@@ -36,7 +37,8 @@ def test_raw_text_and_labels_become_a_bundle(tmp_path: Path, capsys: pytest.Capt
     main(["pretrain", str(tmp_path / "pretrain.toml"), "--out", str(tmp_path / "pretrained"), *settings])
     main(["finetune", str(recipe), "--out", str(tmp_path / "finetuned")])
     out = tmp_path / "bundle"
-    main(["export", str(tmp_path / "finetuned"), "--out", str(out), "--precision", "int8,fp32", "--data", f"noun={texts}"])
+    options = ["--precision", "int8,fp32", "--data", f"noun={texts}"]
+    main(["export", str(tmp_path / "finetuned"), "--out", str(out), *options])
     assert read_bundle(out).manifest.heads["noun"].labels == ["cat", "dog"]
     for place in (tmp_path / "finetuned", out):
         main(["evaluate", str(place), "--head", "noun", "--data", str(texts), "--json", str(tmp_path / "out.json")])
@@ -53,7 +55,11 @@ def test_raw_text_and_labels_become_a_bundle(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_an_error_is_one_sentence_and_a_status(
-    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:

@@ -16,7 +16,7 @@ python -m training pretrain "$recipes/continue.toml" --out "$work/pretrained" \
     --set corpus="$work/corpus" --set base="$base"
 python -m training finetune "$recipes/starter.toml" --out "$work/finetuned" \
     --set base="$work/pretrained" --set corpus="$work/corpus" --set data="$data"
-python -m training export "$work/finetuned" --out models/starter --replace --precision int8 --version 1.0.0 \
+python -m training export "$work/finetuned" --out models/starter --replace --precision int8 --limit 600 --version 0.1.0 \
     --card "$recipes/starter.md" \
     --data sentiment="$data/classification/sst2/validation.jsonl" \
     --data nli="$data/pair/nli/validation.jsonl.xz" \
