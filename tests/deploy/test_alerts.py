@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.programs import program
+from tests.programs import program
 
 HERE = Path(__file__).parent
 DEPLOY = HERE.parents[1] / "deploy"
@@ -22,5 +22,5 @@ DEPLOY = HERE.parents[1] / "deploy"
     ids=["configuration", "rules", "minutes", "weeks"],
 )
 def test_promtool_is_content(arguments: tuple[str, ...]) -> None:
-    result = subprocess.run([program("promtool", "prometheus"), *arguments], capture_output=True, text=True)
+    result = subprocess.run([program("promtool", package="prometheus"), *arguments], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from models.tokenizer import Tokenizer
-from tests.deploy.programs import program
+from tests.programs import program
 from tests.service.bundles import write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
         "web.listen-address": address,
         "log.level": "error",
     }
-    binary = program("prometheus", "prometheus")
+    binary = program("prometheus", package="prometheus")
     with (
         running(binary, *(f"--{name}={value}" for name, value in flags.items())),
         httpx.Client(base_url=f"http://{address}", timeout=PATIENCE) as client,
@@ -182,7 +182,7 @@ def send_traffic(served: httpx.Client, prometheus: httpx.Client) -> set[int]:
 
 @pytest.fixture(scope="module")
 def scraped(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
-    program("prometheus", "prometheus")  # before anything is spent
+    program("prometheus", package="prometheus")  # before anything is spent
     directory = tmp_path_factory.mktemp("dashboard")
     bundle = write_bundle(directory / "tiny", tokenizer)
     with service(bundle) as served, prometheus(directory, served.base_url.netloc.decode()) as client:

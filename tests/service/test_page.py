@@ -1,6 +1,5 @@
 """If this breaks, the playground shows no answer in a real browser, or runs what a bundle or a text smuggles in."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,17 +7,21 @@ import pytest
 
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
+from tests.programs import program
 from tests.service.bundles import write_bundle
 from tests.service.serving import Served, serving
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 
 
-def shown(url: str, profile: Path) -> str:
+@pytest.fixture(scope="module")
+def browser() -> str:
+    return program("chromium", "chromium-browser", "google-chrome", package="chromium")
+
+
+def shown(browser: str, url: str, profile: Path) -> str:
     """Return the document as it stands once the page has answered its first example."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", url]
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
 
@@ -32,16 +35,18 @@ def shown(url: str, profile: Path) -> str:
         ("qa", ['class="passage"', 'class="answer']),
     ],
 )
-def test_each_task_answers_its_first_example(served: Served, task: str, traces: list[str], tmp_path: Path) -> None:
-    document = shown(f"{served.url}/#{task}", tmp_path)
+def test_each_task_answers_its_first_example(
+    browser: str, served: Served, task: str, traces: list[str], tmp_path: Path
+) -> None:
+    document = shown(browser, f"{served.url}/#{task}", tmp_path)
     for trace in [*traces, 'class="legend"', "tiny/1.2.3", f"curl {served.url}/{task}", "ready, 7 heads"]:
         assert trace in document, trace
     assert 'class="notice bad"' not in document
 
 
-def test_labels_are_text_and_never_markup(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_labels_are_text_and_never_markup(browser: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     label = "<img src=x onerror=alert(1)>"
     bundle = write_bundle(tmp_path / "bundle", tokenizer, {"mood": HeadSpec("classify", [label, "good"])})
     with serving(bundle, lanes=1) as served:
-        document = shown(served.url, tmp_path / "profile")
+        document = shown(browser, served.url, tmp_path / "profile")
     assert "&lt;img src=x onerror=alert(1)&gt;" in document and "<img" not in document

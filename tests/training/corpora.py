@@ -12,12 +12,15 @@ WORDS = "the cat dog man woman house city river runs eats sees is was in on with
 
 
 def write_documents(path: Path, documents: int, sentences: int, seed: int = 0) -> Path:
-    """Documents of random sentences; sentence s of document d begins with words that no other document has."""
+    """Documents of sentences in which each word but the first follows from the one before, so that masks can be learnt.
+
+    Each ends with the numbers of its document and sentence.
+    """
     rng = np.random.default_rng(seed)
     with path.open("w", encoding="utf8") as file:
         for number in range(documents):
             text = " ".join(
-                f"{' '.join(rng.choice(WORDS, rng.integers(3, 9)))} {number} {line}.".capitalize()
+                f"{' '.join(np.roll(WORDS, rng.integers(len(WORDS)))[: rng.integers(3, 9)])} {number} {line}.".capitalize()
                 for line in range(sentences)
             )
             file.write(json.dumps({"title": None, "source": "test", "text": text}) + "\n")
