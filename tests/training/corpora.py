@@ -20,7 +20,7 @@ def write_documents(path: Path, documents: int, sentences: int, seed: int = 0) -
     with path.open("w", encoding="utf8") as file:
         for number in range(documents):
             text = " ".join(
-                f"{' '.join(np.roll(WORDS, rng.integers(len(WORDS)))[: rng.integers(3, 9)])} {number} {line}.".capitalize()
+                f"{' '.join(np.roll(WORDS, rng.integers(20))[: rng.integers(3, 9)])} {number} {line}.".capitalize()
                 for line in range(sentences)
             )
             file.write(json.dumps({"title": None, "source": "test", "text": text}) + "\n")
