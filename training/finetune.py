@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,13 +99,6 @@ class FinetuneRecipe:
             raise RecipeError("patience needs validation files for every head; add them or set patience = 0")
 
 
-class Batch(NamedTuple):
-    """Targets of one head."""
-
-    head: str
-    targets: list[Target]
-
-
 def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
     run = Run(out, recipe)
@@ -139,7 +132,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     began, tokens = time.monotonic(), 0
     for step in range(state["step"], recipe.steps):
         name = choose(recipe, step)
-        value, count = sources[name](step)
+        value, count = sources[name]()
         value.backward()
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         set_rates(optimizer, recipe, step)
@@ -197,12 +190,9 @@ def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> 
 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
     """The base with the heads of the recipe: its own where they exist, else fresh."""
-    if recipe.corpus:
-        checkpoint = start(pretraining_recipe(recipe))
-        kept = dict(checkpoint.heads)
-    else:
-        checkpoint, kept = read_checkpoint(Path(recipe.base)), {}
-    known = read_checkpoint(Path(recipe.base)).heads if not kept else kept
+    checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_checkpoint(Path(recipe.base))
+    known = checkpoint.heads
+    kept = known if recipe.corpus else {}
     set_dropout(checkpoint.encoder, recipe.dropout)
     heads = {name: fresh_head(head, sets[name], checkpoint) for name, head in recipe.heads.items()}
     for name, head in heads.items():
@@ -244,7 +234,7 @@ def choose(recipe: FinetuneRecipe, step: int) -> str:
 def build_sources(
     recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]], step: int
 ) -> dict[str, Any]:
-    """For each head a function of the step that gives the loss of its next batch and the tokens in it.
+    """For each head a function that gives the loss of its next batch and the tokens in it.
 
     After a resume the batches of the steps before `step` are passed over, so that the order is the same.
     """
@@ -283,7 +273,7 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generato
 def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]]) -> Any:
     head = checkpoint.heads[name]
 
-    def source(step: int) -> tuple[Tensor, int]:
+    def source() -> tuple[Tensor, int]:
         batch = next(batches)
         logits = head.module(run_encoder(checkpoint, batch))
         return loss(head.spec.task, logits, batch), sum(len(target.row.input_ids) for target in batch)
@@ -304,7 +294,7 @@ def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
 def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any]) -> Any:
     heads = [checkpoint.heads[name].module for name in ("fill-mask", "nsp")]
 
-    def source(step: int) -> tuple[Tensor, int]:
+    def source() -> tuple[Tensor, int]:
         chosen, _ = next(rows)
         batch = collate(chosen)
         parts = score_pretraining(checkpoint.encoder, heads, batch)
