@@ -13,6 +13,7 @@ from models.errors import BertheadsError
 from training import evaluate, export, importing
 from training.corpus import build_corpus
 from training.finetune import FinetuneRecipe, finetune
+from training.memory import keep_pages
 from training.pretrain import PretrainRecipe, pretrain
 from training.recipe import read_recipe
 
@@ -92,10 +93,12 @@ def corpus_command(namespace: argparse.Namespace) -> None:
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:
+    keep_pages()
     pretrain(read_recipe(PretrainRecipe, namespace.recipe, namespace.set), namespace.out)
 
 
 def finetune_command(namespace: argparse.Namespace) -> None:
+    keep_pages()
     finetune(read_recipe(FinetuneRecipe, namespace.recipe, namespace.set), namespace.out)
 
 

@@ -30,6 +30,7 @@ from training.errors import RecipeError
 from training.evaluate import score as evaluate_head
 from training.metrics import fit_temperature, headline
 from training.optimizer import build_optimizer, schedule
+from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
 from training.pretrain import PretrainRecipe, check_finite, collate, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
@@ -83,6 +84,8 @@ class FinetuneRecipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     dropout: float = 0.1
+    precision: Precision = "fp32"
+    """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
     seed: int = 0
     threads: int = 0
     save_every: int = 500
@@ -132,7 +135,8 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     began, tokens = time.monotonic(), 0
     for step in range(state["step"], recipe.steps):
         name = choose(recipe, step)
-        value, count = sources[name]()
+        with arithmetic(recipe.precision):
+            value, count = sources[name]()
         value.backward()
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         set_rates(optimizer, recipe, step)
@@ -275,7 +279,7 @@ def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Ta
 
     def source() -> tuple[Tensor, int]:
         batch = next(batches)
-        logits = head.module(run_encoder(checkpoint, batch))
+        logits = head.module(run_encoder(checkpoint, batch)).float()
         return loss(head.spec.task, logits, batch), sum(len(target.row.input_ids) for target in batch)
 
     return source

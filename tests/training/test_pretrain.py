@@ -74,6 +74,16 @@ def test_loss_and_gradients_equal_transformers(corpus: Path, tmp_path: Path) -> 
     torch.testing.assert_close(word, model.bert.embeddings.word_embeddings.weight.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_a_fresh_head_starts_at_the_frequencies_of_the_corpus(corpus: Path) -> None:
+    checkpoint = start(recipe(corpus))
+    head: Any = checkpoint.heads["fill-mask"].module
+    tokens = Corpus(corpus).tokens
+    shares = np.bincount(tokens, minlength=checkpoint.config.vocab_size) / len(tokens)
+    found = head.bias.softmax(0).detach().numpy()
+    assert np.abs(found - shares).max() < 0.01
+    assert (found > 0).all()
+
+
 def test_accumulation_divides_by_the_masks_of_the_whole_step(corpus: Path, tmp_path: Path) -> None:
     whole = pretrain(recipe(corpus, dropout=0.0, steps=3), tmp_path / "whole")
     parts = pretrain(recipe(corpus, dropout=0.0, steps=3, accumulate=4), tmp_path / "parts")
@@ -109,7 +119,10 @@ def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path) -> 
     pretrain(recipe(corpus, steps=300, dropout=0.0, rate=4e-3), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     values = [line for line in lines if "loss/fill-mask" in line]
-    assert values[-1]["loss/fill-mask"] < 0.75 * values[0]["loss/fill-mask"]
+    shares = np.bincount(Corpus(corpus).tokens) / len(Corpus(corpus).tokens)
+    unigram = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
+    assert values[-1]["loss/fill-mask"] < unigram - 0.15
+    assert values[-1]["accuracy/fill-mask"] > 1.5 * values[0]["accuracy/fill-mask"]
     transformers.BertForPreTraining.from_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (tmp_path / "metrics.png").stat().st_size > 10_000
