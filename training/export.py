@@ -24,9 +24,11 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
 from training.errors import ExportError
+from training.graph import place_constants, share_constants
 from training.networks import encoder_model, fingerprint, head_model
 from training.parity import Figures, check_parity, measure_parity
 
+HEADS = "heads"  # directory of a bundle
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 
 
@@ -107,7 +109,7 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
     spec = head.spec
     return HeadEntry(
         task=spec.task,
-        file=f"heads/{name}.onnx",
+        file=f"{HEADS}/{name}.onnx",
         labels=spec.labels,
         defaults=spec.defaults,
         temperature=spec.temperature,
@@ -143,13 +145,20 @@ def _commit() -> str | None:
 
 def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path) -> None:
     vocab_size = manifest.encoder.vocab_size
-    for precision, file in manifest.encoder.files.items():
-        onnx.save(encoder_model(checkpoint.encoder, precision, vocab_size), directory / file)
+    graphs = {
+        file: encoder_model(checkpoint.encoder, precision, vocab_size)
+        for precision, file in manifest.encoder.files.items()
+    }
     int8_only = set(manifest.encoder.files) == {"int8"}
-    (directory / "heads").mkdir()
     for name, entry in manifest.heads.items():
         module = checkpoint.heads[name].module
-        onnx.save(head_model(module, entry.spec, checkpoint.encoder, vocab_size, int8_only), directory / entry.file)
+        graphs[entry.file] = head_model(module, entry.spec, checkpoint.encoder, vocab_size, int8_only)
+    (directory / HEADS).mkdir()
+    share_constants(list(graphs.values()), directory / HEADS)
+    for file, graph in graphs.items():
+        # ONNX Runtime reads no data from outside the directory of a graph: what the encoder shares lies below it.
+        place_constants(graph, "" if file.startswith(HEADS) else f"{HEADS}/")
+        onnx.save(graph, directory / file)
 
 
 def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:

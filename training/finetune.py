@@ -24,6 +24,7 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoin
 from models.heads import build_head
 from models.session import pad
 from models.task import HeadSpec, TaskName
+from training.base import read_base
 from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError
@@ -194,7 +195,7 @@ def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> 
 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
     """The base with the heads of the recipe: its own where they exist, else fresh."""
-    checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_checkpoint(Path(recipe.base))
+    checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_base(Path(recipe.base))
     known = checkpoint.heads
     kept = known if recipe.corpus else {}
     set_dropout(checkpoint.encoder, recipe.dropout)

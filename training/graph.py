@@ -5,17 +5,21 @@ and nothing depends on what an exporter and a fusion pass make of the traced net
 """
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, checker, external_data_helper, helper, numpy_helper
 
 from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
+
+LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own
 
 Array = NDArray[Any] | np.generic
 Value = tuple[str, int, list[int | str]]
@@ -57,3 +61,27 @@ class Graph:
             raise ExportError(f"{name} has {model.ByteSize()} bytes, expected at most {MOST_BYTES}; export it as fp16")
         checker.check_model(model)
         return model
+
+
+def share_constants(models: Sequence[ModelProto], directory: Path) -> None:
+    """Write large constants that several models hold to files in `directory`, each once, and take them out of these."""
+    holders: dict[bytes, list[TensorProto]] = {}
+    for model in models:
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) >= LARGE:
+                holders.setdefault(tensor.raw_data, []).append(tensor)
+    for data, tensors in holders.items():
+        if len(tensors) > 1:
+            file = f"{tensors[0].name}.bin"
+            (directory / file).write_bytes(data)
+            for tensor in tensors:
+                external_data_helper.set_external_data(tensor, file)
+                tensor.ClearField("raw_data")
+
+
+def place_constants(model: ModelProto, prefix: str) -> None:
+    """Tell a model that the files of its constants lie at `prefix`, relative to its own."""
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = prefix + entry.value

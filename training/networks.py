@@ -28,8 +28,9 @@ from training.quantize import (
     Quantized,
     check_quantized,
     multiply,
+    multiply_integers,
     quantize_activation,
-    quantize_rows,
+    quantize_table,
 )
 from training.smoothing import smoothing_factors
 
@@ -137,9 +138,9 @@ class EncoderBuilder:
         graph = self.graph
         if not self.int8:
             return graph.add("Gather", graph.constant("embeddings.word", table.astype(self.dtype)), "input_ids")
-        integers, scale = quantize_rows(table)
+        integers, scale = quantize_table(table)
         gathered = graph.add("Gather", graph.constant("embeddings.word", integers), "input_ids")
-        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale), "input_ids")
+        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
         return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
 
     def _layer(self, hidden: str, layer: Layer, name: str) -> str:
@@ -196,14 +197,17 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     scale = graph.constant("norm.weight", array(head.norm.weight))
     shift = graph.constant("norm.bias", array(head.norm.bias))
     normed = graph.add("LayerNormalization", transformed, scale, shift, axis=-1, epsilon=head.norm.eps)
-    decoder = array(head.decoder.weight)[:vocab_size].T  # [H, vocabulary]
+    table = array(head.decoder.weight)[:vocab_size]  # as in the encoder, so that a bundle holds it once
     bias = graph.constant("bias", array(head.bias)[:vocab_size])
     if int8:
-        rows = quantize_activation(graph, normed, decoder.shape[0])
-        graph.add("Add", multiply(graph, rows, "decoder", decoder), bias, out="logits")
+        integers, scales = quantize_table(table)
+        rows = quantize_activation(graph, normed, table.shape[1])
+        decoder = graph.add("Transpose", graph.constant("embeddings.word", integers), perm=[1, 0])
+        product = multiply_integers(graph, rows, decoder, graph.constant("embeddings.word.scale", scales))
+        graph.add("Add", product, bias, out="logits")
     else:
-        graph.add("Gemm", normed, graph.constant("decoder", decoder), bias, out="logits")
-    return len(decoder.T)
+        graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)
+    return len(table)
 
 
 def _linear(graph: Graph, values: str, linear: nn.Linear, name: str, out: str = "") -> str:

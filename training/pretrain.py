@@ -24,6 +24,7 @@ from models.encoder import Encoder
 from models.heads import MaskedTokenHead, build_head
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
+from training.base import read_base
 from training.corpus import Corpus
 from training.errors import RecipeError, TrainingError
 from training.masking import Masked, Vocabulary, mask_tokens
@@ -179,7 +180,7 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
 def start(recipe: PretrainRecipe) -> Checkpoint:
     """The base with both pretraining heads, fresh where it has none; or random weights."""
     if recipe.base:
-        checkpoint = read_checkpoint(Path(recipe.base))
+        checkpoint = read_base(Path(recipe.base))
         set_dropout(checkpoint.encoder, recipe.dropout)
     else:
         tokenizer = Tokenizer.read(Path(recipe.tokenizer or ""))

@@ -33,10 +33,10 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.round(weight / scale).astype(np.int8), scale
 
 
-def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return integers [V, H] and the scale [V, 1] of each row of an embedding."""
-    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True) / LARGEST, np.finfo(np.float32).tiny)
-    return np.round(table / scale).astype(np.int8), scale.astype(np.float32)
+def quantize_table(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return integers [V, H] and the scale [V] of each row of an embedding: those of the decoder that is tied to it."""
+    integers, scale = quantize_columns(table.T)
+    return np.ascontiguousarray(integers.T), scale
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,13 @@ def multiply(graph: Graph, rows: Quantized, name: str, weight: Floats) -> str:
     if rows.smoothing is not None:
         weight = weight / rows.smoothing[:, None]
     integers, scale = quantize_columns(weight)
+    return multiply_integers(graph, rows, graph.constant(name, integers), graph.constant(f"{name}.scale", scale))
+
+
+def multiply_integers(graph: Graph, rows: Quantized, weight: str, scale: str) -> str:
+    """Add the product of quantised rows [..., K] and integers [K, N] with the scale [N] of each column."""
     one = graph.constant("one", np.float32(1))
-    product = graph.add(
-        "MatMulIntegerToFloat",
-        rows.integers,
-        graph.constant(name, integers),
-        one,
-        graph.constant(f"{name}.scale", scale),
-        rows.zero,
-        domain=MICROSOFT,
-    )
+    product = graph.add("MatMulIntegerToFloat", rows.integers, weight, one, scale, rows.zero, domain=MICROSOFT)
     return graph.add("Mul", product, rows.scale)  # its own scale for an activation is one number for all rows
 
 

@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import Checkpoint, write_checkpoint
+from models.errors import BundleError
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
@@ -35,7 +36,7 @@ from training.quantize import (
     multiply,
     quantize_activation,
     quantize_columns,
-    quantize_rows,
+    quantize_table,
 )
 
 
@@ -119,8 +120,8 @@ def test_a_row_of_zeros_stays_zero() -> None:
 
 def test_rows_of_an_embedding() -> None:
     table = np.concatenate([weights(4, 20, 32), np.zeros((1, 32), np.float32)])
-    integers, scale = quantize_rows(table)
-    assert (np.abs(integers * scale - table) <= 0.501 * scale).all()
+    integers, scale = quantize_table(table)
+    assert (np.abs(integers * scale[:, None] - table) <= 0.501 * scale[:, None]).all()
 
 
 def test_a_float_product_that_was_left_is_found() -> None:
@@ -174,6 +175,29 @@ def test_only_an_int8_bundle_has_an_int8_decoder(bundle: Bundle, checkpoint: Che
         for made in (bundle, both)
     ]
     assert "MatMulIntegerToFloat" in kinds[0] and "MatMulIntegerToFloat" not in kinds[1]
+
+
+@pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
+def test_the_embedding_that_the_decoder_is_tied_to_stands_once(
+    precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ExportOptions("tiny", precisions=precisions, budget=bundles.ANY_LOSS)
+    apart = export(checkpoint, tmp_path / "apart", options)
+    monkeypatch.setattr("training.graph.LARGE", 1000)
+    shared = export(checkpoint, tmp_path / "shared", options)
+    table = shared.directory / "heads" / "embeddings.word.bin"
+    width = 1 if precisions == ("int8",) else 4
+    assert table.stat().st_size == width * checkpoint.tokenizer.vocab_size * checkpoint.config.hidden_size
+    assert "heads/embeddings.word.bin" in shared.manifest.sha256
+    row = Row([5, checkpoint.tokenizer.mask_id, 7], [0, 0, 1], [1])
+    for precision in precisions:
+        (found,), (expected,) = (
+            Session(bundle, precision=precision).run([("fill-mask", row)]) for bundle in (shared, apart)
+        )
+        np.testing.assert_array_equal(found, expected)
+    table.write_bytes(bytes(table.stat().st_size))
+    with pytest.raises(BundleError, match=r"embeddings\.word\.bin has SHA-256"):
+        read_bundle(shared.directory)
 
 
 def test_every_precision_keeps_to_float32_outside(checkpoint: Checkpoint, tmp_path: Path) -> None:
