@@ -25,6 +25,7 @@ from models.heads import build_head
 from models.session import pad
 from models.task import HeadSpec, TaskName
 from training.base import read_base
+from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError
@@ -33,12 +34,12 @@ from training.metrics import fit_temperature, headline
 from training.optimizer import build_optimizer, schedule
 from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
-from training.pretrain import PretrainRecipe, check_finite, collate, set_dropout, start
+from training.pretrain import PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.pretrain import score as score_pretraining
-from training.pretrain import stream as pretraining_stream
-from training.run import Run, copy_weights
+from training.run import Run, copy_weights, seed_step
 from training.targets import Target, loss, targets
+from training.window import check_finite
 
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""
@@ -136,6 +137,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     began, tokens = time.monotonic(), 0
     for step in range(state["step"], recipe.steps):
         name = choose(recipe, step)
+        seed_step(recipe.seed, step)
         with arithmetic(recipe.precision):
             value, count = sources[name]()
         value.backward()
@@ -250,10 +252,11 @@ def build_sources(
         batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
         sources[name] = labelled_source(checkpoint, name, batches)
     if recipe.corpus:
-        state = {"epoch": recipe.corpus_rotate, "position": 0}
-        rows = pretraining_stream(Corpus(Path(recipe.corpus)), checkpoint.tokenizer, pretraining_recipe(recipe), state)
+        pretraining = pretraining_recipe(recipe)
+        rows = Rows(Corpus(Path(recipe.corpus)), checkpoint.tokenizer, pretraining, pretraining.max_length)
+        steps = rows.steps(pretraining.batch_size, (recipe.corpus_rotate, 0))
         sources["pretraining"] = pretraining_source(
-            checkpoint, itertools.islice(rows, drawn.count("pretraining"), None)
+            checkpoint, itertools.islice(steps, drawn.count("pretraining"), None)
         )
     return sources
 

@@ -52,6 +52,36 @@ def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Rang
     return np.random.default_rng([seed, epoch]).permutation(pairs)
 
 
+def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:
+    """Return runs of sentences instead of pairs, for training without next sentences: columns as in `Pair`, b empty.
+
+    Each fills `max_length` as far as its document goes; one in ten is shorter, as with pairs.
+    """
+    found = [
+        Pair(start, end, end, end, NEXT)
+        for document in range(len(corpus))
+        for start, end in document_runs(
+            corpus, document, max_length - 2, np.random.default_rng([seed, epoch, document])
+        )
+    ]
+    return np.random.default_rng([seed, epoch]).permutation(np.array(found, dtype=np.int64).reshape(-1, 5))
+
+
+def document_runs(corpus: Corpus, document: int, room: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Walk a document in runs of at most `room` tokens; a sentence that is longer goes on in the next run."""
+    first, last = int(corpus.documents[document]), int(corpus.documents[document + 1])
+    edges = corpus.sentences[first : last + 1]
+    start, stop = int(edges[0]), int(edges[-1])
+    runs = []
+    while start < stop:
+        target = int(rng.integers(2, room + 1)) if rng.random() < SHORT_SHARE else room
+        edge = int(edges[np.searchsorted(edges, start + target, side="right") - 1])
+        end = edge if edge > start else min(start + target, stop)
+        runs.append((start, end))
+        start = end
+    return runs
+
+
 def document_pairs(corpus: Corpus, document: int, room: int, rng: np.random.Generator) -> list[Pair]:
     """Walk a document in chunks of about `room` tokens and cut each into a pair."""
     first, last = int(corpus.documents[document]), int(corpus.documents[document + 1])

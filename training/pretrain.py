@@ -1,14 +1,14 @@
 """Pretraining with masked tokens and next sentences (Devlin et al., 2018), from random weights or from an encoder.
 
     python -m training pretrain training/recipes/continue.toml --out RUN --set corpus=CORPUS --set base=DIR
+    torchrun --nproc-per-node 2 -m training pretrain …        the same in several processes
 
-The same command again resumes. Pairs and masks depend on (seed, epoch, index) alone.
+The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
 """
 
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +25,30 @@ from models.heads import MaskedTokenHead, build_head
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.base import read_base
+from training.batches import Batch, MaskedPair, Rows, collate
 from training.corpus import Corpus
-from training.errors import RecipeError, TrainingError
-from training.masking import Masked, Vocabulary, mask_tokens
+from training.errors import RecipeError
 from training.optimizer import build_optimizer, schedule, set_rate
-from training.pairs import Ranges, sample_pairs, truncate_pair
 from training.precision import Precision, arithmetic
-from training.run import Run
+from training.processes import Processes
+from training.run import Run, seed_step
+from training.window import Window, describe, unigram_entropy
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
+LOGGED_EVERY = 20
+"""Steps."""
+SPECS = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LABELS)}
+"""The heads of pretraining, by name."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run with rows of its own length (BERT paper: 128 for 90 % of the steps, then 512)."""
+
+    steps: int
+    max_length: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -44,18 +58,25 @@ class PretrainRecipe:
     corpus: str
     """Directory made by `python -m training corpus`."""
     base: str | None = None
-    """Checkpoint to start from; without one, weights are random and `tokenizer` and the sizes below count."""
+    """Checkpoint or bundle to start from; without one, weights are random and `tokenizer` and the sizes below count."""
     tokenizer: str | None = None
     layers: int = 4
     width: int = 256
     attention_heads: int = 4
     steps: int = 10_000
     batch_size: int = 32
-    """Pairs a step."""
+    """Pairs a step, of all processes together."""
     accumulate: int = 1
-    """Forward passes a step, each over batch_size / accumulate pairs."""
+    """Forward passes a step and process, each over an equal part of its pairs."""
     max_length: int = 128
-    """Tokens of a pair with its three specials (BERT paper: 128 for 90 % of the steps)."""
+    """Tokens of a pair with its three specials."""
+    phases: list[Phase] = field(default_factory=list)
+    """In place of steps, batch_size and max_length: parts of the run, one after the other, under one schedule."""
+    nsp: bool = True
+    """Pairs and next sentences; without them each row is one run of text, and the only head is fill-mask."""
+    mask_rate: float = 0.15
+    whole_words: bool = False
+    """Select words with all their pieces."""
     rate: float = 1e-4
     """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
     warmup: float = 0.01
@@ -65,7 +86,6 @@ class PretrainRecipe:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient (BERT paper)."""
-    mask_rate: float = 0.15
     dropout: float = 0.1
     precision: Precision = "fp32"
     """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
@@ -76,27 +96,30 @@ class PretrainRecipe:
     save_every: int = 500
     evaluate_every: int = 500
     evaluate_pairs: int = 256
+    plateau_after: int = 1000
+    """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
             raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
-        if not 8 <= self.max_length:
-            raise RecipeError(f"max_length is {self.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
-        if self.batch_size % self.accumulate:
-            raise RecipeError(f"accumulate is {self.accumulate}, which does not divide batch_size {self.batch_size}")
+        for phase in self.parts:
+            if not 8 <= phase.max_length:
+                raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
+            if phase.batch_size % self.accumulate:
+                raise RecipeError(
+                    f"accumulate is {self.accumulate}, expected a divisor of batch_size {phase.batch_size}; change one"
+                )
         if not self.base and not self.tokenizer:
             raise RecipeError("neither base nor tokenizer is set; pass --set base=CHECKPOINT or --set tokenizer=DIR")
 
+    @property
+    def parts(self) -> list[Phase]:
+        """The phases, one where the recipe names none."""
+        return self.phases or [Phase(self.steps, self.max_length, self.batch_size)]
 
-class Batch(NamedTuple):
-    """Pairs for the encoder: [B, S] tensors, flat `positions` [n] of the selected tokens and their `labels` [n]."""
-
-    input_ids: Tensor
-    token_type_ids: Tensor
-    attention_mask: Tensor
-    positions: Tensor
-    labels: Tensor
-    following: Tensor
+    @property
+    def all_steps(self) -> int:
+        return sum(phase.steps for phase in self.parts)
 
 
 class Losses(NamedTuple):
@@ -110,7 +133,14 @@ class Losses(NamedTuple):
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished model stands in `out`."""
-    run = Run(out, recipe)
+    processes = Processes()
+    with processes.joined():
+        return train(recipe, out, processes)
+
+
+def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint:
+    """The run, as each of its processes sees it."""
+    run = Run(out, recipe, processes)
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
@@ -123,62 +153,82 @@ def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
     modules = torch.nn.ModuleList([encoder, *heads])
     optimizer = build_optimizer(modules.named_parameters(), recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
-    state = run.resume(checkpoint, optimizer) or {"step": 0, "epoch": 0, "position": 0}
-    batches = stream(corpus, checkpoint.tokenizer, recipe, state)
+    state = run.resume(checkpoint, optimizer) or {"step": 0}
+    steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
-    micro = recipe.batch_size // recipe.accumulate
+    window = Window(recipe, checkpoint.config, unigram_entropy(corpus))
 
     # ---- loop
     modules.train()
-    bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
-    window: list[Tensor] = []
-    began, tokens = time.monotonic(), 0
-    for step in range(state["step"], recipe.steps):
-        rows, position = next(batches)
-        chosen = sum(len(row.masked.labels) for row in rows)
+    bar = tqdm(
+        total=recipe.all_steps, initial=state["step"], unit=" steps", dynamic_ncols=True, disable=not processes.first
+    )
+    for step in range(state["step"], recipe.all_steps):
+        rows, phase, state = next(steps)
+        window.rows_came()
+        counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)])
+        processes.add([counts])
+        chosen, pairs = counts.tolist()
+        seed_step(recipe.seed, step, processes.rank)
         losses = torch.zeros(4)
-        for i in range(0, len(rows), micro):
-            batch = collate(rows[i : i + micro], recipe.max_length if recipe.compile else 0)
+        for micro in split(rows, recipe.accumulate):
+            batch = collate(micro, phase.max_length if recipe.compile else 0)
             with arithmetic(recipe.precision):
                 parts = score(forward, heads, batch)
             # sums divided by the whole step's counts: a micro-batch with fewer masks weighs less
-            torch.autograd.backward(parts.masked / chosen + parts.following / len(rows))
+            torch.autograd.backward(parts.masked / chosen + parts.following / pairs)
             losses += torch.stack([part.detach().float() for part in parts])
+        processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         set_rate(optimizer, rate_at(recipe, step))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens += sum(len(row.masked.ids) for row in rows)
-        window.append(losses / torch.tensor([chosen, len(rows), chosen, len(rows)]))
+        window.add(losses / torch.tensor([chosen, pairs, chosen, pairs]), rows)
         done = step + 1
-        state = {"epoch": position[0], "position": position[1]}
         bar.update()
 
-        evaluating = done % recipe.evaluate_every == 0 or done == recipe.steps
-        if done % 20 == 0 or evaluating:
-            figures = describe(torch.stack(window).mean(0))
-            values = {f"{key}/{head}": value for head, entry in figures.items() for key, value in entry.items()} | {
-                "grad_norm": float(norm),
-                "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_s": tokens / (time.monotonic() - began),
-            }
-            check_finite(values, done)
+        evaluating = done % recipe.evaluate_every == 0 or done == recipe.all_steps
+        if done % LOGGED_EVERY == 0 or evaluating:
+            values = window.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+            window.check(values, done)
             run.log(done, values)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in values.items()})
-            window, began, tokens = [], time.monotonic(), 0
-        if evaluating:
+            bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
+        if evaluating and processes.first:
             run.log_figures(done, evaluate(checkpoint, recipe))
-            began = time.monotonic()
-        if done % recipe.save_every == 0 and done < recipe.steps:
+        if done % recipe.save_every == 0 and done < recipe.all_steps:
             run.save(done, checkpoint, optimizer, state)
-            began = time.monotonic()
+        window.open()
     bar.close()
     run.finish(checkpoint)
     return checkpoint
 
 
+def stream(
+    corpus: Corpus, tokenizer: Tokenizer, recipe: PretrainRecipe, state: dict[str, int], processes: Processes
+) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
+    """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from."""
+    before = 0
+    for number, phase in enumerate(recipe.parts):
+        if phase.batch_size % (processes.count * recipe.accumulate):
+            raise RecipeError(
+                f"batch_size is {phase.batch_size}, which {processes.count} processes with accumulate = "
+                f"{recipe.accumulate} do not divide; choose a multiple of {processes.count * recipe.accumulate}"
+            )
+        left = before + phase.steps - max(before, state["step"])
+        begun = (state["epoch"], state["position"]) if state.get("phase") == number else (0, 0)
+        steps = Rows(corpus, tokenizer, recipe, phase.max_length).steps(phase.batch_size, begun, processes.part)
+        for rows, (epoch, position) in islice(steps, max(0, left)):
+            yield rows, phase, {"phase": number, "epoch": epoch, "position": position}
+        before += phase.steps
+
+
+def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
+    size = len(rows) // parts
+    return (rows[i : i + size] for i in range(0, len(rows), size))
+
+
 def start(recipe: PretrainRecipe) -> Checkpoint:
-    """The base with both pretraining heads, fresh where it has none; or random weights."""
+    """The base with the heads of pretraining, fresh where it has none; or random weights."""
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
         set_dropout(checkpoint.encoder, recipe.dropout)
@@ -194,7 +244,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             attention_probs_dropout_prob=recipe.dropout,
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
-    specs = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LABELS)}
+    specs = {name: spec for name, spec in SPECS.items() if recipe.nsp or name != "nsp"}
     embedding = checkpoint.encoder.embeddings.word
     for name, spec in specs.items():
         fresh = Head(spec, build_head(spec.task, len(spec.labels), checkpoint.config, embedding))
@@ -202,9 +252,10 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             set_unigram_bias(fresh.module, Corpus(Path(recipe.corpus)))
         checkpoint.heads[name] = checkpoint.heads.get(name, fresh)
     checkpoint.heads = {name: checkpoint.heads[name] for name in specs}
-    if recipe.max_length > checkpoint.config.max_position_embeddings:
+    longest = max(phase.max_length for phase in recipe.parts)
+    if longest > checkpoint.config.max_position_embeddings:
         raise RecipeError(
-            f"max_length is {recipe.max_length}, but the encoder has {checkpoint.config.max_position_embeddings} "
+            f"max_length is {longest}, but the encoder has {checkpoint.config.max_position_embeddings} "
             "positions; lower max_length"
         )
     return checkpoint
@@ -221,7 +272,8 @@ def set_unigram_bias(head: torch.nn.Module, corpus: Corpus) -> None:
 
 
 def rate_at(recipe: PretrainRecipe, step: int) -> float:
-    return recipe.rate * schedule(step, recipe.steps, round(recipe.warmup * recipe.steps), recipe.final_rate)
+    steps = recipe.all_steps
+    return recipe.rate * schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
 
 
 def set_dropout(encoder: Encoder, probability: float) -> None:
@@ -233,82 +285,6 @@ def set_dropout(encoder: Encoder, probability: float) -> None:
         layer.attention_dropout = probability  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
-# ---- data ----------------------------------------------------------------------------------------------------------
-
-
-class MaskedPair(NamedTuple):
-    """A pair with its specials, masked."""
-
-    masked: Masked
-    segments: np.ndarray[tuple[int], np.dtype[np.int64]]
-    following: int
-
-
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    special = np.array(sorted(tokenizer.special_ids), dtype=np.int64)
-    ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), special)
-    return Vocabulary(tokenizer.mask_id, special, ordinary)
-
-
-def stream(
-    corpus: Corpus, tokenizer: Tokenizer, recipe: PretrainRecipe, state: dict[str, int]
-) -> Iterator[tuple[list[MaskedPair], tuple[int, int]]]:
-    """Yield the rows of each step and the (epoch, position) after them; starts at the position of `state`."""
-    vocabulary = vocabulary_of(tokenizer)
-    epoch, position = state["epoch"], state["position"]
-    while True:
-        pairs = sample_pairs(corpus, recipe.max_length, recipe.seed, epoch)
-        while position + recipe.batch_size <= len(pairs):
-            rows = [
-                build_row(corpus, tokenizer, vocabulary, pairs[i], recipe, (recipe.seed, epoch, i))
-                for i in range(position, position + recipe.batch_size)
-            ]
-            position += recipe.batch_size
-            yield rows, (epoch, position)
-        if recipe.batch_size > len(pairs):
-            raise RecipeError(
-                f"batch_size is {recipe.batch_size}, but {corpus.directory} gives {len(pairs)} pairs an epoch; lower "
-                "batch_size or build the corpus of more text"
-            )
-        epoch, position = epoch + 1, 0
-
-
-def build_row(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    pair: Ranges,
-    recipe: PretrainRecipe,
-    key: tuple[int, int, int],
-) -> MaskedPair:
-    """Cut, join and mask a pair with the generator of `key` = (seed, epoch, index) alone."""
-    rng = np.random.default_rng(key)
-    a_start, a_end, b_start, b_end, label = (int(value) for value in pair)
-    a, b = corpus.tokens[a_start:a_end], corpus.tokens[b_start:b_end]
-    a, b = truncate_pair(a, b, recipe.max_length - 3, rng)
-    cls, sep = [tokenizer.cls_id], [tokenizer.sep_id]
-    ids = np.concatenate([cls, a, sep, b, sep]).astype(np.int64)
-    segments = np.repeat([0, 1], [len(a) + 2, len(b) + 1])
-    return MaskedPair(mask_tokens(ids, vocabulary, recipe.mask_rate, rng), segments, label)
-
-
-def collate(rows: list[MaskedPair], length: int = 0) -> Batch:
-    """Pad to the longest row, or to `length` where a compiled graph wants one shape."""
-    width = max(length, *(len(row.masked.ids) for row in rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    segments, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-    positions = []
-    for number, row in enumerate(rows):
-        size = len(row.masked.ids)
-        ids[number, :size] = torch.from_numpy(row.masked.ids)
-        segments[number, :size] = torch.from_numpy(row.segments)
-        mask[number, :size] = 1
-        positions.append(torch.from_numpy(row.masked.columns) + number * width)
-    labels = torch.from_numpy(np.concatenate([row.masked.labels for row in rows]))
-    following = torch.tensor([row.following for row in rows])
-    return Batch(ids, segments, mask, torch.cat(positions), labels, following)
-
-
 # ---- losses --------------------------------------------------------------------------------------------------------
 
 
@@ -316,11 +292,15 @@ def score(encoder: Callable[..., Tensor], heads: Sequence[torch.nn.Module], batc
     """Sums of both cross-entropies; the vocabulary's matrix product is paid at the selected positions only."""
     hidden = encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
     tokens = heads[0](hidden.flatten(0, 1)[batch.positions]).float()
+    masked = F.cross_entropy(tokens, batch.labels, reduction="sum")
+    masked_right = (tokens.argmax(-1) == batch.labels).sum()
+    if len(heads) == 1:
+        return Losses(masked, masked.new_zeros(()), masked_right, masked_right.new_zeros(()))
     following = heads[1](hidden[:, 0]).float()
     return Losses(
-        F.cross_entropy(tokens, batch.labels, reduction="sum"),
+        masked,
         F.cross_entropy(following, batch.following, reduction="sum"),
-        (tokens.argmax(-1) == batch.labels).sum(),
+        masked_right,
         (following.argmax(-1) == batch.following).sum(),
     )
 
@@ -331,36 +311,17 @@ def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, dict[s
     corpus = Corpus(Path(recipe.corpus), "validation")
     if len(corpus) < 2:
         return {}
-    modules = [checkpoint.encoder, checkpoint.heads["fill-mask"].module, checkpoint.heads["nsp"].module]
+    modules = [checkpoint.encoder, *(checkpoint.heads[name].module for name in SPECS if name in checkpoint.heads)]
     for module in modules:
         module.eval()
-    fixed = PretrainRecipe(corpus=recipe.corpus, base="-", max_length=recipe.max_length, mask_rate=0.15)
-    pairs = sample_pairs(corpus, recipe.max_length, EVALUATION_SEED, 0)[: recipe.evaluate_pairs]
-    vocabulary = vocabulary_of(checkpoint.tokenizer)
+    fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED)
+    rows = Rows(corpus, checkpoint.tokenizer, fixed, recipe.parts[0].max_length)
+    count = min(rows.count(0), recipe.evaluate_pairs)
     sums, counts = torch.zeros(4), torch.zeros(4)
-    for i in range(0, len(pairs), 32):
-        keys = range(i, min(i + 32, len(pairs)))
-        rows = [
-            build_row(corpus, checkpoint.tokenizer, vocabulary, pairs[k], fixed, (EVALUATION_SEED, 0, k)) for k in keys
-        ]
-        batch = collate(rows)
+    for i in range(0, count, 32):
+        batch = collate([rows.row(0, k) for k in range(i, min(i + 32, count))])
         sums += torch.stack([part.float() for part in score(modules[0], modules[1:], batch)])
-        counts += torch.tensor([len(batch.labels), len(rows), len(batch.labels), len(rows)])
+        counts += torch.tensor([len(batch.labels), len(batch.following), len(batch.labels), len(batch.following)])
     for module in modules:
         module.train()
-    return describe(sums / counts)
-
-
-def describe(means: Tensor) -> dict[str, dict[str, float]]:
-    """Name the means of `Losses`, by head."""
-    masked, following, masked_right, following_right = means.tolist()
-    return {
-        "fill-mask": {"loss": masked, "accuracy": masked_right},
-        "nsp": {"loss": following, "accuracy": following_right},
-    }
-
-
-def check_finite(values: dict[str, float], step: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(f"{name} is {value} at step {step}; lower the rate or raise warmup, and resume")
+    return describe(sums / counts, recipe.nsp)

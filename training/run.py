@@ -1,7 +1,7 @@
 """A run on disk: checkpoints that appear whole or not at all, metrics, and what the command was.
 
 OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json
-OUT/metrics.jsonl  OUT/metrics.png
+OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
 OUT/                             the finished model, in the layout of a checkpoint
 """
 
@@ -12,31 +12,38 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint
 from training.errors import TrainingError
 from training.plots import plot_metrics
+from training.processes import Processes
 
 KEPT = 2
 """Checkpoints that stay; older ones go once a newer one is whole."""
 
 
 class Run:
-    """The directory of a run, its recipe fixed at the first start."""
+    """The directory of a run, its recipe fixed at the first start; of several processes the first one writes."""
 
-    def __init__(self, out: Path, recipe: object) -> None:
+    def __init__(self, out: Path, recipe: object, processes: Processes | None = None) -> None:
         assert is_dataclass(recipe) and not isinstance(recipe, type)
         self.out = out
         self.checkpoints = out / "checkpoints"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._fix_recipe(json.loads(json.dumps(asdict(recipe), default=str)))
+        self.processes = processes or Processes()
+        self._board: SummaryWriter | None = None
+        if self.processes.first:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._fix_recipe(json.loads(json.dumps(asdict(recipe), default=str)))
+        self.processes.wait()
 
     def _fix_recipe(self, recipe: dict[str, Any]) -> None:
         path = self.out / "recipe.json"
         before = json.loads(path.read_text(encoding="utf8")) if path.exists() else recipe
-        changed = [key for key in recipe if before.get(key) != recipe[key]]
+        changed = [key for key in recipe if before.get(key, recipe[key]) != recipe[key]]
         if changed:
             key = changed[0]
             raise TrainingError(
@@ -50,7 +57,14 @@ class Run:
         return (self.out / "model.safetensors").exists()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl, and to what TensorBoard reads."""
+        if not self.processes.first:
+            return
+        if self._board is None:
+            self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=step)
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+        self._board.flush()
         with (self.out / "metrics.jsonl").open("a", encoding="utf8") as file:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
 
@@ -72,11 +86,13 @@ class Run:
 
     def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Write everything that the rest of the run depends on."""
+        if not self.processes.first:
+            return
         target = self.checkpoints / f"step-{step:08d}"
         temporary = target.with_name(target.name + ".partial")
         shutil.rmtree(temporary, ignore_errors=True)
         write_checkpoint(checkpoint, temporary)
-        save_file(optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, temporary / "run.safetensors")
+        save_file(optimizer_tensors(optimizer), temporary / "run.safetensors")
         (temporary / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
         sync(temporary)
         shutil.rmtree(target, ignore_errors=True)
@@ -94,15 +110,22 @@ class Run:
             return None
         newest = self.saved()[-1]
         copy_weights(read_checkpoint(newest), checkpoint)
-        tensors = load_file(newest / "run.safetensors")
-        torch.set_rng_state(tensors.pop("rng"))
-        load_optimizer(optimizer, tensors)
+        load_optimizer(optimizer, load_file(newest / "run.safetensors"))
         state: dict[str, Any] = json.loads((newest / "run.json").read_text(encoding="utf8"))
-        self.drop_metrics_after(state["step"])
+        self.processes.wait()  # until all have read it
+        if self.processes.first:
+            self.drop_metrics_after(state["step"])
         return state
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the finished model to OUT, weights last, for `finished` looks for them."""
+        if self._board:
+            self._board.close()
+        if self.processes.first:
+            self._write_final(checkpoint)
+        self.processes.wait()
+
+    def _write_final(self, checkpoint: Checkpoint) -> None:
         temporary = self.out / "final.partial"
         shutil.rmtree(temporary, ignore_errors=True)
         write_checkpoint(checkpoint, temporary)
@@ -110,6 +133,11 @@ class Run:
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "model.safetensors"):
             path.replace(self.out / path.name)
         temporary.rmdir()
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed dropout for one step of one process, so that it depends on nothing that a resume would have to restore."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def copy_weights(source: Checkpoint, target: Checkpoint) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from training.masking import Ids, Vocabulary, mask_tokens
 
 SPECIALS = np.array([0, 1, 2, 3, 4])
-VOCABULARY = Vocabulary(4, SPECIALS, np.arange(5, 2000))
+VOCABULARY = Vocabulary(4, SPECIALS, np.arange(5, 2000), np.arange(2000) % 3 == 0)
 CLS, SEP = 2, 3
 
 
@@ -49,6 +49,26 @@ def test_specials_are_never_chosen_nor_drawn_and_the_rest_stays(length: int, rat
     assert (result.ids[untouched] == ids[untouched]).all()
     assert (ids[result.columns] == result.labels).all()
     assert len(set(result.columns.tolist())) == len(result.columns)
+
+
+def test_whole_words_are_selected_with_all_their_pieces_or_not_at_all() -> None:
+    selected = total = 0
+    for index in range(300):
+        ids = row(np.random.default_rng(index), 128)
+        result = mask_tokens(ids, VOCABULARY, 0.15, np.random.default_rng([7, 0, index]), whole_words=True)
+        chosen = set(result.columns.tolist())
+        assert 1 <= len(chosen) <= 19
+        for column in range(2, 126):
+            if VOCABULARY.continues[ids[column]]:
+                assert (column in chosen) == (column - 1 in chosen)
+        selected, total = selected + len(chosen), total + len(ids)
+    assert selected / total == pytest.approx(0.15, abs=0.01)
+
+
+def test_a_row_of_one_long_word_has_a_label_still() -> None:
+    ids = np.array([CLS, 7, 9, 12, 15, SEP, SEP])
+    result = mask_tokens(ids, VOCABULARY, 0.15, np.random.default_rng(0), whole_words=True)
+    assert result.columns.tolist() == [1, 2, 3, 4]
 
 
 def test_a_key_decides_everything() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.training.corpora import small_corpus
 from training.corpus import Corpus
 from training.errors import DataError
-from training.pairs import NEXT, RANDOM, Pair, sample_pairs, truncate_pair
+from training.pairs import NEXT, RANDOM, Pair, sample_pairs, sample_runs, truncate_pair
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,18 @@ def test_most_of_the_text_is_used(corpus: Corpus) -> None:
         used[a_start:a_end] = True
         used[b_start:b_end] = True
     assert used.mean() > 0.95
+
+
+def test_runs_cover_every_document_once_and_never_cross_one(corpus: Corpus) -> None:
+    runs = sample_runs(corpus, 64, 0, 0)
+    used = np.zeros(len(corpus.tokens), dtype=int)
+    for start, end, *_ in runs.tolist():
+        assert 1 <= end - start <= 62
+        assert document_of(corpus, start) == document_of(corpus, end - 1)
+        used[start:end] += 1
+    assert (used == 1).all()
+    assert (runs[:, 1] - runs[:, 0] > 40).mean() > 0.7
+    assert (runs == sample_runs(corpus, 64, 0, 0)).all()
 
 
 def test_one_document_is_refused(tmp_path: Path) -> None:

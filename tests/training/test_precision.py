@@ -6,9 +6,10 @@ import torch
 
 from models.encoder import Encoder
 from tests.training.corpora import FIXTURES, small_corpus
+from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
 from training.precision import arithmetic
-from training.pretrain import Batch, PretrainRecipe, collate, score, start, stream
+from training.pretrain import PretrainRecipe, score, start
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def batch_and_recipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, P
         corpus=str(corpus), tokenizer=str(FIXTURES), layers=2, width=64, attention_heads=2, batch_size=8, dropout=0.0
     )
     tokenizer = start(chosen).tokenizer
-    rows, _ = next(stream(Corpus(corpus), tokenizer, chosen, {"epoch": 0, "position": 0}))
+    rows, _ = next(Rows(Corpus(corpus), tokenizer, chosen, 128).steps(8, (0, 0)))
     return collate(rows), chosen
 
 

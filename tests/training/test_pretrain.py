@@ -1,6 +1,7 @@
 """What would break: losses or gradients unlike transformers', wrong accumulation, or a resume that diverges."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.checkpoint import read_checkpoint, write_checkpoint
 from tests.training.corpora import FIXTURES, small_corpus
+from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.errors import TrainingError
 from training.optimizer import build_optimizer, schedule
-from training.pretrain import PretrainRecipe, collate, pretrain, score, start, stream
+from training.pretrain import Phase, PretrainRecipe, pretrain, score, start
 from training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -46,7 +49,7 @@ def test_loss_and_gradients_equal_transformers(corpus: Path, tmp_path: Path) -> 
     torch.manual_seed(0)
     chosen = recipe(corpus, dropout=0.0)
     checkpoint = start(chosen)
-    rows, _ = next(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"epoch": 0, "position": 0}))
+    rows, _ = next(Rows(Corpus(corpus), checkpoint.tokenizer, chosen, 48).steps(8, (0, 0)))
     batch = collate(rows)
     parts = score(checkpoint.encoder, [head.module for head in checkpoint.heads.values()], batch)
     ours = parts.masked / len(batch.labels) + parts.following / len(rows)
@@ -143,16 +146,71 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -
 def test_rows_do_not_depend_on_where_the_stream_began(corpus: Path) -> None:
     chosen = recipe(corpus)
     tokenizer = start(chosen).tokenizer
-    steps = [
-        rows
-        for rows, _ in zip(
-            stream(Corpus(corpus), tokenizer, chosen, {"epoch": 0, "position": 0}), range(4), strict=False
-        )
-    ]
-    later, position = next(stream(Corpus(corpus), tokenizer, chosen, {"epoch": 0, "position": 16}))
+    whole = [rows for rows, _ in islice(Rows(Corpus(corpus), tokenizer, chosen, 48).steps(8, (0, 0)), 4)]
+    later, position = next(Rows(Corpus(corpus), tokenizer, chosen, 48).steps(8, (0, 16)))
     assert position == (0, 24)
-    for (one, _), other in zip([(row, 0) for row in steps[2][0]], later, strict=True):
+    for one, other in zip(whole[2], later, strict=True):
         assert np.array_equal(one.masked.ids, other.masked.ids)
+
+
+def test_phases_follow_each_other_and_resume_in_the_same_bytes(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = [Phase(steps=5, max_length=24, batch_size=8), Phase(steps=4, max_length=64, batch_size=4)]
+    chosen = recipe(corpus, phases=phases, save_every=1)
+    seen: list[tuple[int, int]] = []
+
+    def collate_and_look(rows: Any, length: int = 0) -> Any:
+        seen.append((len(rows), max(len(row.masked.ids) for row in rows)))
+        return collate(rows, length)
+
+    monkeypatch.setattr("training.pretrain.collate", collate_and_look)
+    whole = pretrain(chosen, tmp_path / "whole")
+    in_training = [each for each in seen if each[0] in (4, 8)]
+    assert [size for size, _ in in_training[:9]] == [8] * 5 + [4] * 4
+    assert max(length for _, length in in_training[:5]) == 24 and in_training[5][1] > 24
+    for stop in (4, 5, 7):
+        interrupt(monkeypatch, stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(chosen, tmp_path / "parts")
+        monkeypatch.undo()
+    parts = pretrain(chosen, tmp_path / "parts")
+    for one, other in zip(whole.encoder.parameters(), parts.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    save = Run.save
+
+    def save_and_die(self: Run, step: int, *rest: Any) -> None:
+        save(self, step, *rest)
+        if step == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", save_and_die)
+
+
+def test_without_next_sentences_the_head_is_a_masked_lm(corpus: Path, tmp_path: Path) -> None:
+    checkpoint = pretrain(recipe(corpus, nsp=False, whole_words=True, steps=4), tmp_path)
+    assert list(checkpoint.heads) == ["fill-mask"]
+    transformers.BertForMaskedLM.from_pretrained(tmp_path)
+    figures = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert any("validation/fill-mask/accuracy" in line for line in figures)
+    assert not any("nsp" in key for line in figures for key in line)
+
+
+def test_a_loss_that_stays_at_the_frequencies_of_tokens_stops_the_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"at step 40, no better than the frequencies of tokens \(3\.\d\d\)"):
+        pretrain(recipe(corpus, rate=1e-9, steps=60, plateau_after=40), tmp_path)
+
+
+def test_what_it_logs_is_what_tensorboard_reads(corpus: Path, tmp_path: Path) -> None:
+    pretrain(recipe(corpus, steps=40), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < lines[0]["peak_share"] < 1.2 and 0 < lines[0]["data_share"] < 1
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rates = [line["lr"] for line in lines if "lr" in line]
+    assert [event.value for event in events.Scalars("lr")] == pytest.approx(rates, rel=1e-3)
 
 
 def test_the_schedule_rises_then_falls() -> None:
