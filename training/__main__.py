@@ -1,6 +1,6 @@
 """The commands of training: `python -m training VERB`, also `bertheads-train VERB`.
 
-corpus → pretrain → finetune → evaluate → export, or import for a finetuned directory of Hugging Face
+corpus → pretrain → finetune → evaluate → export, or import for a finetuned directory of Hugging Face; vocab before all
 """
 
 import argparse
@@ -11,11 +11,19 @@ from pathlib import Path
 
 from models.errors import BertheadsError
 from training import evaluate, export, importing
-from training.corpus import build_corpus
+from training.corpus import Corpus
+from training.corpus_builder import build_corpus
 from training.finetune import FinetuneRecipe, finetune
 from training.memory import keep_pages
+from training.pairs import random_share
 from training.pretrain import PretrainRecipe, pretrain
 from training.recipe import read_recipe
+from training.vocabulary import train_vocabulary
+
+FILES_HELP = (
+    'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '
+    '.parquet with a column "text"'
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="From raw text and labels to a bundle.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     add_corpus(verbs.add_parser("corpus", help="documents → sentences → tokenised corpus"))
+    add_vocab(verbs.add_parser("vocab", help="a WordPiece vocabulary of your text"))
     add_recipe_verb(verbs.add_parser("pretrain", help="masked tokens and next sentences on a corpus"), pretrain_command)
     add_recipe_verb(verbs.add_parser("finetune", help="heads on an encoder"), finetune_command)
     others = (
@@ -52,19 +61,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help='JSON lines with {"text"}, a document a line; .xz .gz .zst too',
-    )
+    add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
     add("--tokenizer", type=Path, required=True, metavar="DIR", help="directory with tokenizer.json or vocab.txt")
     add("--out", type=Path, required=True, metavar="CORPUS", help="directory to write")
     add("--held-out", type=float, default=0.01, metavar="SHARE", help="of the documents, for evaluation; default 0.01")
     add("--limit", type=int, metavar="N", help="only the first N documents of each file")
+    add("--language", default="en", metavar="CODE", help="whose rules end sentences, ISO 639-1; default en")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; by default one a core")
     parser.set_defaults(command=corpus_command)
+
+
+def add_vocab(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
+    add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    add("--size", type=int, default=30_000, metavar="N", help="entries at most; default 30000")
+    add("--cased", action="store_true", help="keep capitals and accents")
+    parser.set_defaults(command=vocab_command)
 
 
 def add_recipe_verb(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
@@ -82,6 +95,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         held_out=namespace.held_out,
         limit=namespace.limit,
         workers=namespace.workers,
+        language=namespace.language,
     )
     for part, count in counts.items():
         unknown = count.unknown / max(1, count.tokens)
@@ -90,6 +104,13 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             f"{part}: {count.documents:,} documents, {count.sentences:,} sentences, {count.tokens:,} tokens, "
             f"{unknown:.2%} unknown, {single:.1%} of the documents have one sentence\n"
         )
+    share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
+    sys.stdout.write(f"next sentences: {share:.1%} random, {1 - share:.1%} true\n")
+
+
+def vocab_command(namespace: argparse.Namespace) -> None:
+    tokenizer = train_vocabulary(namespace.files, namespace.out, namespace.size, not namespace.cased)
+    sys.stdout.write(f"{namespace.out}: {tokenizer.vocab_size:,} entries\n")
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:

@@ -189,14 +189,14 @@ def _check_answer(line: Line, context: str, text: str, start: int) -> None:
         line.fail(f"the context has {found!r} at character {start}, expected the answer {text!r}; {remedy}")
 
 
-def _document(line: Line) -> Document:
+def parse_document(line: Line) -> Document:
     return Document(line.optional_string("title"), line.optional_string("source"), line.string("text"))
 
 
 PARSERS: dict[str, Callable[[Line], Example]] = {
     "classify": _text_example,
     "pair": _pair_example,
-    "fill-mask": _document,
+    "fill-mask": parse_document,
     "tag": _tagged_example,
     "qa": _question_example,
 }
@@ -221,14 +221,9 @@ def read_examples(path: Path, task: str, limit: int | None = None) -> Any:
     return examples
 
 
-def iter_documents(path: Path) -> Iterator[Document]:
-    """Yield documents one by one, for corpora that are larger than memory; checks as `read_examples`."""
-    return (_document(line) for line in iter_lines(path))
-
-
 def iter_lines(path: Path) -> Iterator[Line]:
     """Yield the JSON objects of a file; raise DataError for what is not UTF-8, not JSON, or not an object."""
-    for number, raw in enumerate(_raw_lines(path), start=1):
+    for number, raw in enumerate(raw_lines(path), start=1):
         try:
             record = json.loads(raw.decode("utf8"))
         except UnicodeDecodeError as error:
@@ -241,7 +236,8 @@ def iter_lines(path: Path) -> Iterator[Line]:
         yield Line(path, number, record)
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, unpacked; raise DataError for an unknown suffix or a file that is cut off."""
     opened = OPENERS.get(path.suffix)
     if opened is None:
         raise DataError(f"{path} ends in {path.suffix!r}, expected {', '.join(OPENERS)}; rename or convert it")
@@ -293,6 +289,7 @@ def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
     ".jsonl": _plain_lines,
+    ".txt": _plain_lines,
     ".xz": _xz_lines,
     ".gz": _gzip_lines,
     ".zst": _zstd_lines,

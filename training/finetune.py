@@ -253,7 +253,9 @@ def build_sources(
         sources[name] = labelled_source(checkpoint, name, batches)
     if recipe.corpus:
         pretraining = pretraining_recipe(recipe)
-        rows = Rows(Corpus(Path(recipe.corpus)), checkpoint.tokenizer, pretraining, pretraining.max_length)
+        corpus = Corpus(Path(recipe.corpus))
+        corpus.check_vocabulary(checkpoint.tokenizer)
+        rows = Rows(corpus, checkpoint.tokenizer, pretraining, pretraining.max_length)
         steps = rows.steps(pretraining.batch_size, (recipe.corpus_rotate, 0))
         sources["pretraining"] = pretraining_source(
             checkpoint, itertools.islice(steps, drawn.count("pretraining"), None)

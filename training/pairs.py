@@ -52,6 +52,16 @@ def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Rang
     return np.random.default_rng([seed, epoch]).permutation(pairs)
 
 
+def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
+    """Return the share of random second segments among the pairs of the first `documents`: one half, but for chance."""
+    labels = [
+        pair.label
+        for document in range(min(documents, len(corpus)))
+        for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([0, 0, document]))
+    ]
+    return sum(labels) / max(1, len(labels))
+
+
 def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:
     """Return runs of sentences instead of pairs, for training without next sentences: columns as in `Pair`, b empty.
 

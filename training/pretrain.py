@@ -26,7 +26,7 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.base import read_base
 from training.batches import Batch, MaskedPair, Rows, collate
-from training.corpus import Corpus
+from training.corpus import TOKENIZER, Corpus
 from training.errors import RecipeError
 from training.optimizer import build_optimizer, schedule, set_rate
 from training.precision import Precision, arithmetic
@@ -58,8 +58,9 @@ class PretrainRecipe:
     corpus: str
     """Directory made by `python -m training corpus`."""
     base: str | None = None
-    """Checkpoint or bundle to start from; without one, weights are random and `tokenizer` and the sizes below count."""
+    """Checkpoint or bundle to start from; without one, weights are random and the sizes below count."""
     tokenizer: str | None = None
+    """Of random weights; by default the corpus' own."""
     layers: int = 4
     width: int = 256
     attention_heads: int = 4
@@ -109,8 +110,6 @@ class PretrainRecipe:
                 raise RecipeError(
                     f"accumulate is {self.accumulate}, expected a divisor of batch_size {phase.batch_size}; change one"
                 )
-        if not self.base and not self.tokenizer:
-            raise RecipeError("neither base nor tokenizer is set; pass --set base=CHECKPOINT or --set tokenizer=DIR")
 
     @property
     def parts(self) -> list[Phase]:
@@ -153,6 +152,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     modules = torch.nn.ModuleList([encoder, *heads])
     optimizer = build_optimizer(modules.named_parameters(), recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
+    corpus.check_vocabulary(checkpoint.tokenizer)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
     steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
@@ -233,7 +233,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
         checkpoint = read_base(Path(recipe.base))
         set_dropout(checkpoint.encoder, recipe.dropout)
     else:
-        tokenizer = Tokenizer.read(Path(recipe.tokenizer or ""))
+        tokenizer = Tokenizer.read(Path(recipe.tokenizer or Path(recipe.corpus) / TOKENIZER))
         config = EncoderConfig(
             vocab_size=tokenizer.vocab_size,
             hidden_size=recipe.width,

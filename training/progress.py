@@ -8,6 +8,6 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], unit: str, total: int | None = None) -> Iterator[Item]:
-    """Pass items through and show how many went, how fast, and the time left."""
-    yield from tqdm(items, total=total, unit=f" {unit}", smoothing=0.05, dynamic_ncols=True)
+def progress(items: Iterable[Item], unit: str, total: int | None = None, initial: int = 0) -> Iterator[Item]:
+    """Pass items through and show how many went, how fast, and the time left; `initial` went before."""
+    yield from tqdm(items, total=total, initial=initial, unit=f" {unit}", smoothing=0.05, dynamic_ncols=True)

@@ -16,10 +16,10 @@ from training.data import (
     QuestionExample,
     TaggedExample,
     TextExample,
-    iter_documents,
     labels_of,
     read_examples,
 )
+from training.documents import iter_documents
 from training.errors import DataError
 
 ROWS = [{"text": f"línea {number} 😀", "label": "good" if number % 2 else "bad"} for number in range(300)]
@@ -184,7 +184,7 @@ def test_a_file_that_is_missing_empty_or_of_another_kind_is_an_error(tmp_path: P
         read_examples(tmp_path / "none.jsonl", "classify")
     with pytest.raises(DataError, match=r"empty\.jsonl holds no examples"):
         read_examples(write(tmp_path / "empty.jsonl"), "classify")
-    with pytest.raises(DataError, match=r"rows\.csv ends in '\.csv', expected \.jsonl, \.xz, \.gz, \.zst"):
+    with pytest.raises(DataError, match=r"rows\.csv ends in '\.csv', expected \.jsonl, \.txt, \.xz, \.gz, \.zst"):
         read_examples(write(tmp_path / "rows.csv", GOOD), "classify")
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match=r"folder\.jsonl cannot be read"):

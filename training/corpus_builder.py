@@ -1,0 +1,278 @@
+"""Documents → sentences → the arrays of a corpus, in parallel, in bounded memory, and interrupted at no loss.
+
+Documents are appended to plain files; every COMMITTED documents the files are flushed and their lengths noted, and the
+same command after an interruption cuts the files to what was noted and goes on there. Sentences are cut by `sentencex`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from sentencex import segment
+
+from models.tokenizer import Tokenizer
+from training.corpus import TOKENIZER, Counts, vocabulary_hash
+from training.data import Document
+from training.documents import iter_documents
+from training.errors import DataError
+from training.progress import progress
+from training.run import write_whole
+
+LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
+COMMITTED = 1000  # documents; what an interruption costs at most
+MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows next to nothing
+PARTS = ("train", "validation")
+BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
+
+Sentences = list[list[int]]
+
+
+def build_corpus(
+    files: Sequence[Path],
+    tokenizer: Path,
+    out: Path,
+    *,
+    held_out: float,
+    limit: int | None,
+    workers: int,
+    language: str = "en",
+) -> dict[str, Counts]:
+    """Write the corpus of `files` to `out` by way of OUT.partial; raise DataError for text that cannot serve.
+
+    Every 1/held_out-th document goes to the validation part; `limit` ends after so many documents a file. `language` is
+    that of the rules by which sentences end, an ISO 639-1 code.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists; remove it, or name another directory with --out")
+    pieces = Tokenizer.read(tokenizer)
+    sources = {path.name: hash_of(path) for path in files}
+    asked = {"sources": sources, "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
+    work = Work(out.with_name(out.name + ".partial"), asked | {"held_out": held_out, "limit": limit}, pieces)
+    every = round(1 / held_out) if held_out else 0
+    rest = islice(documents(files, limit), work.documents, None)
+    bar = progress(tokenise(rest, tokenizer, language, workers), "documents", initial=work.documents)
+    with work:
+        for number, sentences in enumerate(bar, start=work.documents + 1):
+            work.writers["validation" if every and number % every == 0 else "train"].add(sentences)
+            if number % COMMITTED == 0:
+                work.commit(number)
+        counts = {part: writer.finish() for part, writer in work.writers.items()}
+    refuse_useless(counts["train"], files)
+    pieces.write(work.directory / TOKENIZER)
+    parts = {part: asdict(count) for part, count in counts.items()}
+    manifest = {"format": "bertheads-corpus/1", **asked, "parts": parts}
+    write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    work.leave()
+    work.directory.rename(out)
+    return counts
+
+
+def hash_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+
+
+def documents(files: Sequence[Path], limit: int | None) -> Iterator[Document]:
+    for path in files:
+        yield from islice(iter_documents(path), limit)
+
+
+# ---- text to ids ---------------------------------------------------------------------------------------------------
+
+
+def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Iterator[Sentences]:
+    """Cut documents into sentences of ids, in order, in `workers` processes."""
+    texts = (document.text for document in found)
+    if workers <= 1:
+        yield from map(partial(cut, Tokenizer.read(tokenizer), language=language), texts)
+        return
+    # spawn: a forked process would inherit the locks of the tokenizer's threads
+    with get_context("spawn").Pool(workers, prepare, (tokenizer, language)) as pool:
+        yield from pool.imap(cut_prepared, texts, chunksize=8)
+
+
+_prepared: list[Any] = []
+
+
+def prepare(tokenizer: Path, language: str) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _prepared[:] = [partial(cut, Tokenizer.read(tokenizer), language=language)]
+
+
+def cut_prepared(text: str) -> Sentences:
+    sentences: Sentences = _prepared[0](text)
+    return sentences
+
+
+def cut(tokenizer: Tokenizer, text: str, language: str = "en") -> Sentences:
+    """Return the sentences of a text as token ids; a line break always ends one."""
+    sentences = [sentence for line in text.split("\n") if line.strip() for sentence in segment(language, line)]
+    ids = tokenizer.encode_ids(sentences)
+    return [piece[i : i + LONGEST_SENTENCE] for piece in ids for i in range(0, len(piece), LONGEST_SENTENCE)]
+
+
+# ---- ids to disk ---------------------------------------------------------------------------------------------------
+
+
+class Work:
+    """OUT.partial: what is there already, and what is added to it."""
+
+    def __init__(self, directory: Path, asked: dict[str, Any], tokenizer: Tokenizer) -> None:
+        self.directory = directory
+        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+        self.noted = directory / "progress.json"
+        done = self._resume()
+        self.documents: int = done["documents"]
+        """Documents that need not be read again."""
+        self.writers = {part: Writer(directory, part, tokenizer, Counts(**done["parts"][part])) for part in PARTS}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def commit(self, documents: int) -> None:
+        """Note how far the files go, once they are on disk."""
+        counts = {part: asdict(writer.flush()) for part, writer in self.writers.items()}
+        write_whole(self.noted, json.dumps({"asked": self.asked, "documents": documents, "parts": counts}))
+
+    def leave(self) -> None:
+        """Remove what a finished corpus does not need."""
+        self.noted.unlink(missing_ok=True)
+        for writer in self.writers.values():
+            writer.remove()
+
+    def _resume(self) -> dict[str, Any]:
+        """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
+        if self.noted.exists():
+            done: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
+            if done["asked"] == self.asked:
+                return done
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
+        return {"documents": 0, "parts": {part: {} for part in PARTS}}
+
+
+class Writer:
+    """Appends documents to the files of one part: token ids, and lengths of sentences and of documents."""
+
+    def __init__(self, directory: Path, part: str, tokenizer: Tokenizer, counts: Counts) -> None:
+        self.directory = directory
+        self.part = part
+        self.counts = counts
+        self.unknown_id = tokenizer.unk_id
+        self.dtype: DTypeLike = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
+        self._files = {
+            "tokens": self._open("tokens", counts.tokens * np.dtype(self.dtype).itemsize),
+            "sentences": self._open("sentences", counts.sentences * 4),
+            "documents": self._open("documents", counts.documents * 4),
+        }
+
+    def add(self, sentences: Sentences) -> None:
+        if not sentences:
+            return
+        ids = np.fromiter((i for sentence in sentences for i in sentence), self.dtype)
+        self._files["tokens"].write(ids.tobytes())
+        self._files["sentences"].write(np.fromiter(map(len, sentences), np.uint32).tobytes())
+        self._files["documents"].write(np.uint32(len(sentences)).tobytes())
+        counts = self.counts
+        self.counts = replace(
+            counts,
+            documents=counts.documents + 1,
+            sentences=counts.sentences + len(sentences),
+            tokens=counts.tokens + len(ids),
+            unknown=counts.unknown + int((ids == self.unknown_id).sum()),
+            single=counts.single + (len(sentences) == 1),
+        )
+
+    def flush(self) -> Counts:
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return self.counts
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def finish(self) -> Counts:
+        """Write the three arrays."""
+        self.flush()
+        self._write_array("tokens", self.dtype, self.counts.tokens)
+        self._write_starts("sentences", self.counts.sentences)
+        self._write_starts("documents", self.counts.documents)
+        return self.counts
+
+    def remove(self) -> None:
+        for name in self._files:
+            self._path(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{self.part}.{name}.raw"
+
+    def _open(self, name: str, size: int) -> Any:
+        """Open a file for appending after its first `size` bytes; what was written after them was not noted."""
+        path = self._path(name)
+        path.touch()
+        os.truncate(path, size)
+        return path.open("ab")
+
+    def _array(self, name: str, dtype: DTypeLike, count: int) -> Any:
+        return np.lib.format.open_memmap(self.directory / f"{self.part}.{name}.npy", "w+", dtype, (count,))
+
+    def _blocks(self, name: str, dtype: DTypeLike) -> Iterator[Any]:
+        with self._path(name).open("rb") as file:
+            while len(block := np.fromfile(file, dtype, BLOCK)):
+                yield block
+
+    def _write_array(self, name: str, dtype: DTypeLike, count: int) -> None:
+        array, at = self._array(name, dtype, count), 0
+        for block in self._blocks(name, dtype):
+            array[at : at + len(block)] = block
+            at += len(block)
+        array.flush()
+
+    def _write_starts(self, name: str, count: int) -> None:
+        """Write where each begins, and where the last ends: the sums of the lengths before it."""
+        array, at = self._array(name, np.int64, count + 1), 0
+        array[0] = 0
+        for block in self._blocks(name, np.uint32):
+            array[at + 1 : at + 1 + len(block)] = array[at] + np.cumsum(block, dtype=np.int64)
+            at += len(block)
+        array.flush()
+
+
+def refuse_useless(counts: Counts, files: Sequence[Path]) -> None:
+    """Refuse text that pretraining cannot learn from."""
+    names = ", ".join(str(path) for path in files)
+    usable = counts.documents - counts.single
+    if counts.documents < 2:
+        raise DataError(
+            f"{names}: {counts.documents} document(s) for training, expected 2 or more, for a random sentence "
+            "comes from another document; pass one JSON object a document"
+        )
+    if usable < 2:
+        raise DataError(
+            f"{names}: {counts.single} of {counts.documents} documents have one sentence, which next-sentence "
+            "pairs cannot use; pass whole documents, one a line"
+        )
+    if counts.unknown > MOST_UNKNOWN * counts.tokens:
+        raise DataError(
+            f"{names}: {counts.unknown / counts.tokens:.0%} of the tokens are unknown to the vocabulary, expected at "
+            f"most {MOST_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
+        )

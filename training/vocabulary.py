@@ -1,0 +1,50 @@
+"""A WordPiece vocabulary of one's own text: for a language or a domain that BERT's does not know.
+
+    python -m training vocab FILE... --out DIR [--size 30000] [--cased]
+
+Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+
+from models.tokenizer import SPECIALS, Tokenizer
+from training.documents import iter_documents
+from training.errors import DataError
+
+LEAST_SIZE = 100
+
+
+def train_vocabulary(files: Sequence[Path], out: Path, size: int, lowercase: bool) -> Tokenizer:
+    """Write a tokenizer of at most `size` entries to `out`; raise DataError for text that gives none.
+
+    Half of the entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000
+    would make the rest unknown.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists; remove it, or name another directory with --out")
+    if size < LEAST_SIZE:
+        raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more; BERT has 30,522")
+    backend = tokenizers.Tokenizer(WordPiece(unk_token=SPECIALS["unk_token"], max_input_chars_per_word=100))
+    backend.normalizer = BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = BertPreTokenizer()
+    specials = list(SPECIALS.values())
+    trainer = WordPieceTrainer(
+        vocab_size=size, limit_alphabet=size // 2, special_tokens=specials, continuing_subword_prefix="##"
+    )
+    backend.train_from_iterator(lines_of(files), trainer)
+    if backend.get_vocab_size() == len(SPECIALS):
+        raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
+    tokenizer = Tokenizer(backend, str(out))
+    tokenizer.write(out)
+    return tokenizer
+
+
+def lines_of(files: Iterable[Path]) -> Iterator[str]:
+    return (line for path in files for document in iter_documents(path) for line in document.text.split("\n"))
