@@ -6,6 +6,7 @@ encoder, which `BertModel.from_pretrained` still reads. `heads.json` holds what 
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,14 +119,12 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     for number, (name, head) in enumerate(checkpoint.heads.items()):
         names = layouts[number].names if layouts else {"": f"heads.{name}."}
         weights |= rename(head_weights(head.module), names)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in weights.items()},
-        directory / "model.safetensors",
-        {"format": "pt"},
-    )
+    path = directory / "model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, {"format": "pt"})
     labels = next((head.spec.labels for head in checkpoint.heads.values() if head.spec.labels), []) if layouts else []
     config = {"architectures": [architecture]} | checkpoint.config.to_dict() | label_entries(labels)
     write_json(directory / "config.json", config)
+    shutil.copymode(directory / "config.json", path)  # the library's 0600 would keep others out
     write_json(directory / "heads.json", {name: head_entry(head) for name, head in checkpoint.heads.items()})
     checkpoint.tokenizer.write(directory)
 

@@ -52,11 +52,11 @@ class Corpus:
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
         """Raise DataError if the ids are those of another vocabulary: they would be read as other words, unnoticed."""
-        found = vocabulary_hash(tokenizer)
-        if found != self.manifest["vocabulary_sha256"]:
+        mine, theirs = str(self.manifest["vocabulary_sha256"]), vocabulary_hash(tokenizer)
+        if mine != theirs:
             raise DataError(
-                f"{self.directory} was cut by another vocabulary than the checkpoint's (SHA-256 {found[:12]}…, that of the "
-                f"corpus is {str(self.manifest['vocabulary_sha256'])[:12]}…); build it again with the checkpoint's tokenizer"
+                f"{self.directory} was cut by vocabulary {mine[:12]}…, expected {theirs[:12]}… as the checkpoint has; "
+                "build the corpus again with the checkpoint's tokenizer"
             )
 
     def _map(self, part: str, name: str) -> NDArray[np.integer]:

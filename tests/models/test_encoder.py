@@ -14,6 +14,7 @@ from models.errors import CheckpointError
 from models.heads import build_head
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
+from tests.models import bundles
 
 CONFIG = EncoderConfig(
     vocab_size=417,
@@ -110,6 +111,11 @@ def test_theirs_is_read_by_ours_and_computes_the_same(architecture: str, tokeniz
 
 
 @torch.no_grad()
+def test_others_may_read_the_weights_as_they_may_the_rest(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write_checkpoint(bundles.checkpoint(tokenizer), tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_several_heads_survive_the_round_trip(tokenizer: Tokenizer, tmp_path: Path) -> None:
     specs = [
         ("sentiment", HeadSpec("classify", ["no", "yes"], {"top_k": 1}, 1.5)),

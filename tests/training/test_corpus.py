@@ -118,11 +118,9 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
         if len(added) == stop:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "add", add_until)
-        with pytest.raises(KeyboardInterrupt):
-            build_corpus([source], FIXTURES, tmp_path / "parts", **arguments)
-    monkeypatch.setattr(Writer, "add", lambda self, sentences: (added.append(1), add(self, sentences))[1])
+    monkeypatch.setattr(Writer, "add", add_until)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([source], FIXTURES, tmp_path / "parts", **arguments)
     build_corpus([source], FIXTURES, tmp_path / "parts", **arguments)
     assert len(added) - stop == 20 - (stop - 1) // 3 * 3  # what was noted was not done again
     names = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
@@ -153,7 +151,7 @@ def test_a_corpus_is_refused_by_another_vocabulary(tmp_path: Path, tokenizer: To
     corpus.check_vocabulary(tokenizer)
     corpus.check_vocabulary(Tokenizer.read(tmp_path / "corpus" / "tokenizer"))
     other = train_vocabulary([tmp_path / "documents.jsonl"], tmp_path / "vocabulary", 200, True)
-    with pytest.raises(DataError, match="was cut by another vocabulary than the checkpoint's"):
+    with pytest.raises(DataError, match="was cut by vocabulary .*…, expected .*… as the checkpoint has"):
         corpus.check_vocabulary(other)
 
 
