@@ -48,6 +48,9 @@ class Batch(NamedTuple):
     labels: Tensor
     following: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
 
 class Rows:
     """The rows of a corpus for one length, epoch after epoch."""

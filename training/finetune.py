@@ -30,13 +30,14 @@ from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError
 from training.evaluate import score as evaluate_head
+from training.losses import score as score_pretraining
 from training.metrics import fit_temperature, headline
 from training.optimizer import build_optimizer, schedule
 from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
 from training.pretrain import PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
-from training.pretrain import score as score_pretraining
+from training.processes import Processes
 from training.run import Run, copy_weights, seed_step
 from training.targets import Target, loss, targets
 from training.window import check_finite
@@ -118,7 +119,8 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     checkpoint = prepare(recipe, sets)
     validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
     predictor = CheckpointPredictor.of(checkpoint)
-    modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())])
+    device = Processes().device
+    modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
     optimizer = build_optimizer(
         checkpoint.encoder.named_parameters(),
         recipe.rate,
@@ -138,7 +140,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     for step in range(state["step"], recipe.steps):
         name = choose(recipe, step)
         seed_step(recipe.seed, step)
-        with arithmetic(recipe.precision):
+        with arithmetic(recipe.precision, device.type):
             value, count = sources[name]()
         value.backward()
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
@@ -294,10 +296,12 @@ def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Ta
 def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
     """Vectors [positions of all rows, H]."""
     rows = [target.row for target in batch]
-    tensors = {name: torch.from_numpy(array) for name, array in pad(rows, checkpoint.tokenizer.pad_id).items()}
+    device = next(checkpoint.encoder.parameters()).device
+    arrays = pad(rows, checkpoint.tokenizer.pad_id)
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     length = tensors["input_ids"].shape[1]
     flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
-    vectors: Tensor = checkpoint.encoder(**tensors, positions=torch.tensor(flat))
+    vectors: Tensor = checkpoint.encoder(**tensors, positions=torch.tensor(flat, device=device))
     return vectors
 
 
@@ -306,7 +310,7 @@ def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any]) -> Any:
 
     def source() -> tuple[Tensor, int]:
         chosen, _ = next(rows)
-        batch = collate(chosen)
+        batch = collate(chosen).to(next(checkpoint.encoder.parameters()).device)
         parts = score_pretraining(checkpoint.encoder, heads, batch)
         value = parts.masked / len(batch.labels) + parts.following / len(chosen)
         return value, int(batch.attention_mask.sum())

@@ -12,8 +12,8 @@ from torch import Tensor
 from models.config import EncoderConfig
 from training.precision import Precision
 
-SIDE = 1024
-"""Of the square matrices whose product is the peak: large enough, and a fraction of a second on one core."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Of the square matrices whose product is the peak: large enough, and a fraction of a second."""
 REPEATS = 5
 
 
@@ -26,14 +26,23 @@ def training_flops(config: EncoderConfig, lengths: Tensor, masked: int) -> float
     return 3 * 2 * (config.num_hidden_layers * (tokens * layer + attention) + head)
 
 
-def matmul_peak(precision: Precision) -> float:
+def matmul_peak(precision: Precision, device: torch.device) -> float:
     """Operations a second of one large product on this machine, with the threads that torch has now; best of some."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
+    side = SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     torch.mm(left, right)
     seconds = []
     for _ in range(REPEATS):
+        wait_for(device)
         began = time.perf_counter()
         torch.mm(left, right)
+        wait_for(device)
         seconds.append(time.perf_counter() - began)
-    return 2 * SIDE**3 / min(seconds)
+    return 2 * side**3 / min(seconds)
+
+
+def wait_for(device: torch.device) -> None:
+    """Let a GPU finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

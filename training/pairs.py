@@ -5,6 +5,7 @@ create_pretraining_data.py: a random document is never the same one (there after
 two sentences or more, so that none is random only for want of a second sentence (there more than half are random).
 """
 
+from array import array
 from typing import NamedTuple
 
 import numpy as np
@@ -41,15 +42,17 @@ def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Rang
             f"{corpus.directory} has {len(corpus)} document(s), expected 2 or more, for a random sentence comes from "
             "another document; build the corpus of more documents"
         )
-    found = [
-        pair
-        for document in range(len(corpus))
-        for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([seed, epoch, document]))
-    ]
+    found = array("q")  # 40 bytes a pair: an epoch of a large corpus has millions
+    for document in range(len(corpus)):
+        for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([seed, epoch, document])):
+            found.extend(pair)
     if not found:
         raise DataError(f"{corpus.directory} has no document of two sentences; build it of whole documents")
-    pairs = np.array(found, dtype=np.int64)
-    return np.random.default_rng([seed, epoch]).permutation(pairs)
+    return shuffled(found, seed, epoch)
+
+
+def shuffled(found: "array[int]", seed: int, epoch: int) -> Ranges:
+    return np.random.default_rng([seed, epoch]).permutation(np.frombuffer(found, np.int64).reshape(-1, 5))
 
 
 def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
@@ -67,14 +70,12 @@ def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Range
 
     Each fills `max_length` as far as its document goes; one in ten is shorter, as with pairs.
     """
-    found = [
-        Pair(start, end, end, end, NEXT)
-        for document in range(len(corpus))
-        for start, end in document_runs(
-            corpus, document, max_length - 2, np.random.default_rng([seed, epoch, document])
-        )
-    ]
-    return np.random.default_rng([seed, epoch]).permutation(np.array(found, dtype=np.int64).reshape(-1, 5))
+    found = array("q")
+    for document in range(len(corpus)):
+        generator = np.random.default_rng([seed, epoch, document])
+        for start, end in document_runs(corpus, document, max_length - 2, generator):
+            found.extend(Pair(start, end, end, end, NEXT))
+    return shuffled(found, seed, epoch)
 
 
 def document_runs(corpus: Corpus, document: int, room: int, rng: np.random.Generator) -> list[tuple[int, int]]:

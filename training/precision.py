@@ -14,12 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 Precision = Literal["fp32", "bf16"]
 
 
-@contextmanager
-def arithmetic(precision: Precision) -> Iterator[None]:
-    """Forward passes inside run in `precision`; backward passes follow the forward's.
+KERNELS = {
+    "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
+    "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
+}
 
-    Attention is two batched products: the backward pass of the fused CPU kernel takes six times as long.
-    """
+
+@contextmanager
+def arithmetic(precision: Precision, device: str = "cpu") -> Iterator[None]:
+    """Forward passes inside run in `precision`; backward passes follow the forward's."""
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else MATH converts to fp32 and back, on CPU too
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with sdpa_kernel(KERNELS[device]), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         yield

@@ -6,16 +6,13 @@
 The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
 from models.checkpoint import NSP_LABELS, Checkpoint, Head, read_checkpoint
@@ -25,14 +22,16 @@ from models.heads import MaskedTokenHead, build_head
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.base import read_base
-from training.batches import Batch, MaskedPair, Rows, collate
+from training.batches import MaskedPair, Rows, collate
 from training.corpus import TOKENIZER, Corpus
+from training.distillation import Teacher
 from training.errors import RecipeError
+from training.losses import Losses, counted_by, score, total
 from training.optimizer import build_optimizer, schedule, set_rate
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.run import Run, seed_step
-from training.window import Window, describe, unigram_entropy
+from training.window import Window, check_finite, describe, unigram_entropy
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
@@ -97,6 +96,13 @@ class PretrainRecipe:
     save_every: int = 500
     evaluate_every: int = 500
     evaluate_pairs: int = 256
+    teacher: str | None = None
+    """Checkpoint or bundle with a fill-mask head and the same vocabulary, to learn from beside the text."""
+    teacher_share: float = 0.5
+    """Weight of its distributions; the labels have the rest."""
+    relation_weight: float = 1.0
+    """Weight of the relations between its hidden states."""
+    teacher_temperature: float = 2.0
     plateau_after: int = 1000
     """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
 
@@ -121,15 +127,6 @@ class PretrainRecipe:
         return sum(phase.steps for phase in self.parts)
 
 
-class Losses(NamedTuple):
-    """Sums over a batch: cross-entropies, right answers, and what they are sums over."""
-
-    masked: Tensor
-    following: Tensor
-    masked_right: Tensor
-    following_right: Tensor
-
-
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished model stands in `out`."""
     processes = Processes()
@@ -149,14 +146,18 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     # ---- model and data
     checkpoint = start(recipe)
     encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
-    modules = torch.nn.ModuleList([encoder, *heads])
+    modules = torch.nn.ModuleList([encoder, *heads]).to(processes.device)
     optimizer = build_optimizer(modules.named_parameters(), recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
     corpus.check_vocabulary(checkpoint.tokenizer)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
     steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
-    window = Window(recipe, checkpoint.config, unigram_entropy(corpus))
+    teacher = None
+    if recipe.teacher:
+        path, temperature = Path(recipe.teacher), recipe.teacher_temperature
+        teacher = Teacher.read(path, checkpoint.tokenizer, temperature, processes.device)
+    window = Window(recipe, checkpoint.config, unigram_entropy(corpus), processes.device)
 
     # ---- loop
     modules.train()
@@ -166,24 +167,25 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     for step in range(state["step"], recipe.all_steps):
         rows, phase, state = next(steps)
         window.rows_came()
-        counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)])
+        counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)], device=processes.device)
         processes.add([counts])
         chosen, pairs = counts.tolist()
         seed_step(recipe.seed, step, processes.rank)
-        losses = torch.zeros(4)
+        losses = torch.zeros(len(Losses._fields), device=processes.device)
         for micro in split(rows, recipe.accumulate):
-            batch = collate(micro, phase.max_length if recipe.compile else 0)
-            with arithmetic(recipe.precision):
-                parts = score(forward, heads, batch)
+            batch = collate(micro, phase.max_length if recipe.compile else 0).to(processes.device)
+            with arithmetic(recipe.precision, processes.device.type):
+                parts = score(forward, heads, batch, teacher)
             # sums divided by the whole step's counts: a micro-batch with fewer masks weighs less
-            torch.autograd.backward(parts.masked / chosen + parts.following / pairs)
+            torch.autograd.backward(total(parts, chosen, pairs, recipe))
             losses += torch.stack([part.detach().float() for part in parts])
         processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
+        check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
         set_rate(optimizer, rate_at(recipe, step))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        window.add(losses / torch.tensor([chosen, pairs, chosen, pairs]), rows)
+        window.add(losses.cpu() / counted_by(chosen, pairs), rows)
         done = step + 1
         bar.update()
 
@@ -285,24 +287,7 @@ def set_dropout(encoder: Encoder, probability: float) -> None:
         layer.attention_dropout = probability  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
-# ---- losses --------------------------------------------------------------------------------------------------------
-
-
-def score(encoder: Callable[..., Tensor], heads: Sequence[torch.nn.Module], batch: Batch) -> Losses:
-    """Sums of both cross-entropies; the vocabulary's matrix product is paid at the selected positions only."""
-    hidden = encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    tokens = heads[0](hidden.flatten(0, 1)[batch.positions]).float()
-    masked = F.cross_entropy(tokens, batch.labels, reduction="sum")
-    masked_right = (tokens.argmax(-1) == batch.labels).sum()
-    if len(heads) == 1:
-        return Losses(masked, masked.new_zeros(()), masked_right, masked_right.new_zeros(()))
-    following = heads[1](hidden[:, 0]).float()
-    return Losses(
-        masked,
-        F.cross_entropy(following, batch.following, reduction="sum"),
-        masked_right,
-        (following.argmax(-1) == batch.following).sum(),
-    )
+# ---- held-out text ---------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -317,11 +302,12 @@ def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, dict[s
     fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED)
     rows = Rows(corpus, checkpoint.tokenizer, fixed, recipe.parts[0].max_length)
     count = min(rows.count(0), recipe.evaluate_pairs)
-    sums, counts = torch.zeros(4), torch.zeros(4)
+    sums, counts = torch.zeros(len(Losses._fields)), torch.zeros(len(Losses._fields))
     for i in range(0, count, 32):
         batch = collate([rows.row(0, k) for k in range(i, min(i + 32, count))])
-        sums += torch.stack([part.float() for part in score(modules[0], modules[1:], batch)])
-        counts += torch.tensor([len(batch.labels), len(batch.following), len(batch.labels), len(batch.following)])
+        parts = score(modules[0], modules[1:], batch.to(next(modules[0].parameters()).device))
+        sums += torch.stack([part.float().cpu() for part in parts])
+        counts += counted_by(len(batch.labels), len(batch.following))
     for module in modules:
         module.train()
-    return describe(sums / counts, recipe.nsp)
+    return describe(sums / counts, recipe.nsp, taught=False)

@@ -8,6 +8,7 @@ Gradients and counts are summed, so that a step is the same whatever the number 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,13 @@ class Processes:
         """Whether this one writes what all share."""
         return self.rank == 0
 
+    @cached_property
+    def device(self) -> torch.device:
+        """A GPU of its own on this machine, where there is one."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")
+
     @property
     def part(self) -> slice:
         """The rows of a step that are this process's."""
@@ -39,7 +47,7 @@ class Processes:
         if self.count == 1:
             yield
             return
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         try:
             yield
         except (dist.DistError, RuntimeError) as error:

@@ -86,7 +86,7 @@ def loss(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
     """Mean loss of a batch: logits [positions of all rows, C]."""
     if task == "qa":
         return span_loss(logits, batch)
-    labels = torch.tensor([label for target in batch for label in target.labels])
+    labels = torch.tensor([label for target in batch for label in target.labels], device=logits.device)
     return F.cross_entropy(logits, labels)
 
 
@@ -94,5 +94,5 @@ def span_loss(logits: Tensor, batch: Sequence[Target]) -> Tensor:
     """(start + end) / 2, each a softmax over the positions of its row (run_squad.py:660)."""
     rows = torch.split(logits, [len(target.row.positions) for target in batch])
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("-inf"))  # (B, L, 2)
-    labels = torch.tensor([target.labels for target in batch])
+    labels = torch.tensor([target.labels for target in batch], device=logits.device)
     return F.cross_entropy(padded.transpose(1, 2).reshape(-1, padded.shape[1]), labels.reshape(-1))

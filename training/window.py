@@ -28,22 +28,27 @@ class WindowRecipe(Protocol):
     @property
     def precision(self) -> Precision: ...
     @property
+    def teacher(self) -> str | None: ...
+    @property
     def plateau_after(self) -> int: ...
 
 
 class Window:
     """What the steps between two lines of metrics.jsonl were like; evaluating and saving do not count as their time."""
 
-    def __init__(self, recipe: WindowRecipe, config: EncoderConfig, unigram: float) -> None:
+    def __init__(
+        self, recipe: WindowRecipe, config: EncoderConfig, unigram: float, device: torch.device
+    ) -> None:
         self.recipe = recipe
         self.config = config
         self.unigram = unigram
         """Loss of answering with the frequencies of the corpus, in nats."""
+        self.device = device
         self.empty()
 
     @cached_property
     def peak(self) -> float:
-        return matmul_peak(self.recipe.precision)
+        return matmul_peak(self.recipe.precision, self.device)
 
     def empty(self) -> None:
         self.losses: list[Tensor] = []
@@ -69,7 +74,7 @@ class Window:
 
     def close(self) -> dict[str, float]:
         """Return the figures, and begin anew."""
-        figures = describe(torch.stack(self.losses).mean(0), self.recipe.nsp)
+        figures = describe(torch.stack(self.losses).mean(0), self.recipe.nsp, bool(self.recipe.teacher))
         values = {f"{key}/{head}": value for head, entry in figures.items() for key, value in entry.items()} | {
             "tokens_per_s": self.tokens / self.seconds,
             "peak_share": self.flops / self.seconds / self.peak,
@@ -94,10 +99,11 @@ def unigram_entropy(corpus: Corpus) -> float:
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
-def describe(means: Tensor, nsp: bool) -> dict[str, dict[str, float]]:
-    """Name the means of `Losses`, by head."""
-    masked, following, masked_right, following_right = means.tolist()
-    figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}
+def describe(means: Tensor, nsp: bool, taught: bool) -> dict[str, dict[str, float]]:
+    """Name the means of training.pretrain.Losses, by head or teacher."""
+    masked, following, masked_right, following_right, divergence, relation = means.tolist()
+    teacher = {"teacher": {"divergence": divergence, "relation": relation}} if taught else {}
+    figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}} | teacher
     return figures | ({"nsp": {"loss": following, "accuracy": following_right}} if nsp else {})
 
 

@@ -8,8 +8,9 @@ from models.encoder import Encoder
 from tests.training.corpora import FIXTURES, small_corpus
 from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
+from training.losses import score
 from training.precision import arithmetic
-from training.pretrain import PretrainRecipe, score, start
+from training.pretrain import PretrainRecipe, start
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from tests.training.corpora import FIXTURES, small_corpus
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.errors import TrainingError
+from training.losses import score
 from training.optimizer import build_optimizer, schedule
-from training.pretrain import Phase, PretrainRecipe, pretrain, score, start
+from training.pretrain import Phase, PretrainRecipe, pretrain, start
 from training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -139,7 +140,7 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="is nan at step"):
+    with pytest.raises(TrainingError, match="grad_norm is (nan|inf) at step"):
         pretrain(recipe(corpus, rate=1e9, clip=1e9, steps=40), tmp_path)
 
 
