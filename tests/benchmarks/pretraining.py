@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.gpu.pretraining import medians
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.memory import keep_pages
@@ -89,9 +90,7 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     keep_pages()
     with tempfile.TemporaryDirectory() as out:
         pretrain(recipe_of(options), Path(out))
-        lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    counted = [line for line in lines if line["step"] > WARM_UP and "tokens_per_s" in line]
-    return {key: statistics.median(line[key] for line in counted) for key in ("tokens_per_s", "peak_share")}
+        return medians(Path(out) / "metrics.jsonl")
 
 
 def theirs(options: argparse.Namespace) -> dict[str, float]:
@@ -120,7 +119,7 @@ def theirs(options: argparse.Namespace) -> dict[str, float]:
             "next_sentence_label": found.following,
         }
 
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+    class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.monotonic())
 
