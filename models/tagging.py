@@ -1,7 +1,8 @@
 """Tags for the words of a text, and the spans they make.
 
 `pieces` says what the head reads. "first" (the default, and how our heads are trained): the first piece of each word,
-where a word is what treebanks call one ("U.N.", "AT&T", "'s"), so that all aggregation strategies but "none" agree.
+where a word is what treebanks call one ("U.N.", "AT&T", "'s"), so that all aggregation strategies but "none" agree, and
+BIO tags are the likeliest sequence that makes spans (models/bio.py).
 "all": every piece, which are then aggregated exactly as by transformers' TokenClassificationPipeline; an imported head
 has {"pieces": "all"} in its defaults. Offsets are characters of the text as given, and `word` is that slice of it.
 Long texts slide windows, and each word is read where it has most context.
@@ -16,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from models.bio import Sequences
 from models.errors import InputError
 from models.row import Encoded, Row
-from models.task import Logits, Scores, Strict, Task, softmax
-from models.tokenizer import Pieces
+from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
+from models.tokenizer import Pieces, Tokenizer
 from models.windows import owners, slide
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
@@ -100,6 +102,10 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
     inputs = str
     parameters = TagParameters
 
+    def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
+        super().__init__(tokenizer, head, max_length)
+        self._sequences = Sequences(head.labels)
+
     def encode(self, inputs: str, parameters: TagParameters) -> Encoded[TagSource]:
         pieces = self.tokenizer.encode(inputs)
         if parameters.pieces == "all":
@@ -118,18 +124,20 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
     ) -> list[Token] | list[Span]:
         scores = softmax(logits, self.head.temperature)  # (units, labels)
         source, strategy = encoded.source, parameters.aggregation_strategy
+        best = self._sequences.best(scores) if parameters.pieces == "first" else scores.argmax(axis=1)
+        units = [
+            Tagged(self.head.labels[tag], float(row[tag]), *span)
+            for tag, row, span in zip(best.tolist(), scores, source.spans, strict=True)
+        ]
         if strategy == "none":
-            return self._tokens(source, scores, parameters.ignore_labels)
-        if strategy == "simple":
-            words = [self._tagged(row, span) for row, span in zip(scores, source.spans, strict=True)]
-        else:
-            words = self._words(source, scores, strategy)
+            return _tokens(source, units, parameters.ignore_labels)
+        words = self._words(source, scores, strategy) if strategy != "simple" and parameters.pieces == "all" else units
         spans = [_span(source.text, group) for group in _groups(words)]
         return [span for span in spans if span["entity_group"] not in parameters.ignore_labels]
 
     def decode_tags(self, encoded: Encoded[TagSource], logits: Logits) -> list[str]:
-        """Return the most likely tag of each word of `encode_words`; windows cover all words, so none is missing."""
-        return [self.head.labels[best] for best in logits.argmax(axis=1)]
+        """Return the tag of each word of `encode_words`; windows cover all words, so none is missing."""
+        return [self.head.labels[tag] for tag in self._sequences.best(softmax(logits, self.head.temperature)).tolist()]
 
     def _encode(self, text: str, pieces: Pieces, words: Sequence[int], parameters: TagParameters) -> Encoded[TagSource]:
         numbers = np.asarray(words)
@@ -174,17 +182,6 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
         best = int(scores.argmax())
         return Tagged(self.head.labels[best], float(scores[best]), *span)
 
-    def _tokens(self, source: TagSource, scores: Scores, ignored: list[str]) -> list[Token]:
-        tokens: list[Token] = []
-        for row, span, column in zip(scores, source.spans, source.columns, strict=True):
-            label, score, start, end = self._tagged(row, span)
-            word = source.text[start:end]
-            if label not in ignored:
-                tokens.append(
-                    {"entity": label, "score": score, "index": column, "word": word, "start": start, "end": end}
-                )
-        return tokens
-
     def _words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
         """Make the pieces of each word agree on one label."""
         firsts = [unit for unit, continues in enumerate(source.continues) if not continues]
@@ -193,6 +190,14 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
             span = (source.spans[first][0], source.spans[stop - 1][1])
             words.append(self._tagged(_word_scores(scores[first:stop], strategy), span))
         return words
+
+
+def _tokens(source: TagSource, units: list[Tagged], ignored: list[str]) -> list[Token]:
+    return [
+        {"entity": label, "score": score, "index": column, "word": source.text[start:end], "start": start, "end": end}
+        for (label, score, start, end), column in zip(units, source.columns, strict=True)
+        if label not in ignored
+    ]
 
 
 def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
