@@ -26,7 +26,7 @@ class Sequences:
 
     def best(self, scores: Scores) -> NDArray[np.int64]:
         """Return the tag [n] of each word by the scores [n, labels], as probabilities: their product is the largest."""
-        likeliest = scores.argmax(axis=1)
+        likeliest: NDArray[np.int64] = scores.argmax(axis=1)
         if self.free or not len(scores) or self._keeps(likeliest):
             return likeliest
         logs = np.log(np.maximum(scores, np.finfo(float).tiny))

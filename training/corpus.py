@@ -19,6 +19,7 @@ from models.tokenizer import Tokenizer
 from training.errors import DataError
 
 TOKENIZER = "tokenizer"  # directory of a corpus
+BLOCK = 1 << 22  # tokens
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.documents) - 1
+
+    def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
+        """Return how often each of `vocab_size` ids occurs, a block of the tokens in memory at a time."""
+        counts = np.zeros(vocab_size, np.int64)
+        for start in range(0, len(self.tokens), BLOCK):
+            counts += np.bincount(self.tokens[start : start + BLOCK], minlength=vocab_size)
+        return counts
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
         """Raise DataError if the ids are those of another vocabulary: they would be read as other words, unnoticed."""

@@ -28,7 +28,7 @@ from training.base import read_base
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
-from training.errors import RecipeError
+from training.errors import RecipeError, TrainingError
 from training.evaluate import score as evaluate_head
 from training.losses import score as score_pretraining
 from training.metrics import fit_temperature, headline
@@ -107,6 +107,8 @@ class FinetuneRecipe:
 
 def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
+    if Processes().count > 1:
+        raise TrainingError("finetune runs in one process; start it without torchrun")
     run = Run(out, recipe)
     if run.finished:
         return read_checkpoint(out)

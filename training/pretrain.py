@@ -157,7 +157,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if recipe.teacher:
         path, temperature = Path(recipe.teacher), recipe.teacher_temperature
         teacher = Teacher.read(path, checkpoint.tokenizer, temperature, processes.device)
-    window = Window(recipe, checkpoint.config, unigram_entropy(corpus), processes.device)
+    window = Window(recipe, checkpoint.config, unigram_entropy(corpus, checkpoint.tokenizer.vocab_size), processes.device)
 
     # ---- loop
     modules.train()
@@ -268,7 +268,7 @@ def set_unigram_bias(head: torch.nn.Module, corpus: Corpus) -> None:
     """Start at the frequencies of the corpus: a bias of zero takes ten thousand steps to get there, and until then the
     rare rows of the tied embedding are pushed aside, all in one direction."""
     assert isinstance(head, MaskedTokenHead)
-    counts = np.bincount(corpus.tokens, minlength=len(head.bias)) + 1.0  # a token that is not there may come still
+    counts = corpus.token_counts(len(head.bias)) + 1.0  # a token that is not there may come still
     log_shares = np.log(counts / counts.sum())
     head.bias.copy_(torch.from_numpy(log_shares - log_shares.mean()))
 

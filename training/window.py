@@ -94,8 +94,8 @@ class Window:
             )
 
 
-def unigram_entropy(corpus: Corpus) -> float:
-    shares = np.bincount(corpus.tokens) / len(corpus.tokens)
+def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
+    shares = corpus.token_counts(vocab_size) / len(corpus.tokens)
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
