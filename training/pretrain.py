@@ -157,7 +157,8 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if recipe.teacher:
         path, temperature = Path(recipe.teacher), recipe.teacher_temperature
         teacher = Teacher.read(path, checkpoint.tokenizer, temperature, processes.device)
-    window = Window(recipe, checkpoint.config, unigram_entropy(corpus, checkpoint.tokenizer.vocab_size), processes.device)
+    unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
+    window = Window(recipe, checkpoint.config, unigram, processes.device)
 
     # ---- loop
     modules.train()
