@@ -54,7 +54,7 @@ def measure(steps: int, batch_tokens: int) -> list[dict[str, object]]:
                 )  # fmt: skip
                 out = Path(place) / f"{length}-{compiled}"
                 pretrain(recipe, out)
-                settings = {"device": torch.cuda.get_device_name(), "length": length, "compile": compiled}
+                settings: dict[str, object] = {"device": torch.cuda.get_device_name(), "length": length, "compile": compiled}
                 figures.append(settings | medians(out / "metrics.jsonl"))
                 sys.stdout.write(json.dumps(figures[-1]) + "\n")
     return figures
