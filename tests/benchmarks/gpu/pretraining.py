@@ -54,8 +54,9 @@ def measure(steps: int, batch_tokens: int) -> list[dict[str, object]]:
                 )  # fmt: skip
                 out = Path(place) / f"{length}-{compiled}"
                 pretrain(recipe, out)
-                settings: dict[str, object] = {"device": torch.cuda.get_device_name(), "length": length, "compile": compiled}
-                figures.append(settings | medians(out / "metrics.jsonl"))
+                device = torch.cuda.get_device_name()
+                described: dict[str, object] = {"device": device, "length": length, "compile": compiled}
+                figures.append(described | medians(out / "metrics.jsonl"))
                 sys.stdout.write(json.dumps(figures[-1]) + "\n")
     return figures
 
