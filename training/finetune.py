@@ -107,9 +107,10 @@ class FinetuneRecipe:
 
 def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
-    if Processes().count > 1:
+    processes = Processes()
+    if processes.count > 1:
         raise TrainingError("finetune runs in one process; start it without torchrun")
-    run = Run(out, recipe)
+    run = Run(out, recipe, processes)
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
@@ -121,7 +122,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     checkpoint = prepare(recipe, sets)
     validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
     predictor = CheckpointPredictor.of(checkpoint)
-    device = Processes().device
+    device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
     optimizer = build_optimizer(
         checkpoint.encoder.named_parameters(),
