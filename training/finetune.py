@@ -32,7 +32,7 @@ from training.errors import RecipeError, TrainingError
 from training.evaluate import score as evaluate_head
 from training.losses import score as score_pretraining
 from training.metrics import fit_temperature, headline
-from training.optimizer import build_optimizer, schedule
+from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
 from training.pretrain import PretrainRecipe, set_dropout, start
@@ -83,6 +83,8 @@ class FinetuneRecipe:
     rate: float = 5e-5
     head_rate: float = 5e-4
     """Peak rate of fresh heads, which have further to go than the encoder."""
+    freeze_embeddings: bool = False
+    """Keep the word embedding as the base has it (see PretrainRecipe)."""
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -124,11 +126,9 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     predictor = CheckpointPredictor.of(checkpoint)
     device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
+    checkpoint.encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
     optimizer = build_optimizer(
-        checkpoint.encoder.named_parameters(),
-        recipe.rate,
-        recipe.weight_decay,
-        [p for head in checkpoint.heads.values() for p in head.module.named_parameters()],
+        checkpoint.encoder.named_parameters(), recipe.rate, recipe.weight_decay, head_parameters(checkpoint)
     )
     best = Best(run.out / "best", recipe.patience)
     state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
@@ -147,7 +147,8 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
             value, count = sources[name]()
         value.backward()
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
-        set_rates(optimizer, recipe, step)
+        share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
+        set_rates(optimizer, share * recipe.rate, share * recipe.head_rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens += count
@@ -319,12 +320,6 @@ def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any]) -> Any:
         return value, int(batch.attention_mask.sum())
 
     return source
-
-
-def set_rates(optimizer: torch.optim.Optimizer, recipe: FinetuneRecipe, step: int) -> None:
-    share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = share * (recipe.head_rate if group["fresh"] else recipe.rate)
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from training.corpus import TOKENIZER, Corpus
 from training.distillation import Teacher
 from training.errors import RecipeError
 from training.losses import Losses, counted_by, score, total
-from training.optimizer import build_optimizer, schedule, set_rate
+from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.run import Run, seed_step
@@ -79,6 +79,11 @@ class PretrainRecipe:
     """Select words with all their pieces."""
     rate: float = 1e-4
     """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
+    head_rate: float | None = None
+    """Peak rate of the heads, which a base without them lets begin far behind its encoder; by default `rate`."""
+    freeze_embeddings: bool = False
+    """Keep the base's word embedding, which is the decoder too. Adam moves every row of it at every step, for each is
+    an answer that was not right: those of rare words, which are seldom read, go astray."""
     warmup: float = 0.01
     """Share of the steps."""
     final_rate: float = 0.0
@@ -109,6 +114,8 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
             raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
+        if self.freeze_embeddings and not self.base:
+            raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
         for phase in self.parts:
             if not 8 <= phase.max_length:
                 raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
@@ -147,7 +154,10 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     checkpoint = start(recipe)
     encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
     modules = torch.nn.ModuleList([encoder, *heads]).to(processes.device)
-    optimizer = build_optimizer(modules.named_parameters(), recipe.rate, recipe.weight_decay)
+    encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
+    optimizer = build_optimizer(
+        encoder.named_parameters(), recipe.rate, recipe.weight_decay, head_parameters(checkpoint)
+    )
     corpus = Corpus(Path(recipe.corpus))
     corpus.check_vocabulary(checkpoint.tokenizer)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
@@ -183,7 +193,8 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
         norm = torch.nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
-        set_rate(optimizer, rate_at(recipe, step))
+        share = share_at(recipe, step)
+        set_rates(optimizer, share * recipe.rate, share * (recipe.head_rate or recipe.rate))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         window.add(losses.cpu() / counted_by(chosen, pairs), rows)
@@ -274,9 +285,9 @@ def set_unigram_bias(head: torch.nn.Module, corpus: Corpus) -> None:
     head.bias.copy_(torch.from_numpy(log_shares - log_shares.mean()))
 
 
-def rate_at(recipe: PretrainRecipe, step: int) -> float:
+def share_at(recipe: PretrainRecipe, step: int) -> float:
     steps = recipe.all_steps
-    return recipe.rate * schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
+    return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
 
 
 def set_dropout(encoder: Encoder, probability: float) -> None:

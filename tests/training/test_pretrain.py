@@ -15,9 +15,9 @@ from models.checkpoint import read_checkpoint, write_checkpoint
 from tests.training.corpora import FIXTURES, small_corpus
 from training.batches import Rows, collate
 from training.corpus import Corpus
-from training.errors import TrainingError
+from training.errors import RecipeError, TrainingError
 from training.losses import score
-from training.optimizer import build_optimizer, schedule
+from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
 from training.pretrain import Phase, PretrainRecipe, pretrain, start
 from training.run import Run
 
@@ -86,6 +86,16 @@ def test_a_fresh_head_starts_at_the_frequencies_of_the_corpus(corpus: Path) -> N
     found = head.bias.softmax(0).detach().numpy()
     assert np.abs(found - shares).max() < 0.01
     assert (found > 0).all()
+
+
+def test_frozen_embeddings_stay_and_the_rest_learns(corpus: Path, tmp_path: Path) -> None:
+    base = pretrain(recipe(corpus, steps=2), tmp_path / "base")
+    frozen = {"base": str(tmp_path / "base"), "freeze_embeddings": True, "head_rate": 1e-2}
+    learned = pretrain(recipe(corpus, steps=4, save_every=2, **frozen), tmp_path / "out")
+    before, after = base.encoder.state_dict(), learned.encoder.state_dict()
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["embeddings.word.weight"]
+    with pytest.raises(RecipeError, match="freeze_embeddings is true, but there is no base"):
+        recipe(corpus, freeze_embeddings=True)
 
 
 def test_accumulation_divides_by_the_masks_of_the_whole_step(corpus: Path, tmp_path: Path) -> None:
@@ -218,6 +228,16 @@ def test_the_schedule_rises_then_falls() -> None:
     values = [schedule(step, 100, 10) for step in (0, 9, 10, 55, 99)]
     assert values == pytest.approx([1 / 11, 10 / 11, 1.0, 0.5, 1 / 90])
     assert schedule(100, 100, 10, 0.25) == pytest.approx(0.25)
+
+
+def test_fresh_parameters_have_a_rate_of_their_own(corpus: Path) -> None:
+    checkpoint = start(recipe(corpus))
+    optimizer = build_optimizer(checkpoint.encoder.named_parameters(), 1.0, 0.0, head_parameters(checkpoint))
+    set_rates(optimizer, 1e-4, 1e-3)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in checkpoint.encoder.parameters()} == {1e-4}
+    heads = {id(p) for _, p in head_parameters(checkpoint)} - {id(checkpoint.encoder.embeddings.word.weight)}
+    assert {rates[number] for number in heads} == {1e-3}
 
 
 def test_biases_and_layer_norms_do_not_decay_and_nothing_is_missing_or_twice(corpus: Path) -> None:
