@@ -96,13 +96,19 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 class EncoderBuilder:
-    """Adds an encoder to a graph, in one precision; hidden states are [B, S, H] throughout."""
+    """Adds an encoder to a graph, in one precision.
+
+    Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] from there on: what no head reads
+    need not be computed, and for a classifier that is an eighth of all products.
+    """
 
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
         self.graph = Graph()
         self.encoder = encoder
         self.config = encoder.config
         self.int8 = precision == "int8"
+        self.sizes = ""
+        """What stands for the sizes before H: those of the rows at first, then those of the positions."""
         self.smoothing: dict[str, Floats] = {}
         """Of the outputs of LayerNorms, whose names are those of the modules."""
         self.dtype: type[np.floating[Any]] = np.float16 if precision == "fp16" else np.float32
@@ -117,10 +123,9 @@ class EncoderBuilder:
         hidden = self._embeddings(self.encoder.embeddings, vocab_size)
         for number, layer in enumerate(self.encoder.layers):
             assert isinstance(layer, Layer)
-            hidden = self._layer(hidden, layer, f"layers.{number}")
-        flat = graph.add("Reshape", hidden, graph.constant("flat", np.array([-1, self.config.hidden_size])))
+            hidden = self._layer(hidden, layer, f"layers.{number}", last=number == len(self.encoder.layers) - 1)
         # The cast is one of float32 to float32 outside fp16, which ONNX Runtime removes.
-        graph.add("Cast", graph.add("Gather", flat, "positions"), out="vectors", to=TensorProto.FLOAT)
+        graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)
 
     def _embeddings(self, embeddings: Embeddings, vocab_size: int) -> str:
         graph = self.graph
@@ -143,15 +148,23 @@ class EncoderBuilder:
         scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
         return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
 
-    def _layer(self, hidden: str, layer: Layer, name: str) -> str:
-        mixed = self._rows(self._attention(hidden, layer, name))
-        projected = self._biased(mixed, layer.attention_output, f"{name}.attention_output")
+    def _layer(self, hidden: str, layer: Layer, name: str, last: bool) -> str:
+        mixed = self._attention(hidden, layer, name)
+        if last:
+            mixed, hidden = self._read(mixed), self._read(hidden)
+            self.sizes = ".positions"
+        projected = self._biased(self._rows(mixed), layer.attention_output, f"{name}.attention_output")
         hidden = self._add_norm(projected, hidden, layer.attention_norm, f"{name}.attention_norm")
         wide = self._multiply(self._rows(hidden), layer.intermediate.weight, f"{name}.intermediate")
         bias = self._weight(f"{name}.intermediate.bias", layer.intermediate.bias)
         expanded = self._rows(self.graph.add("BiasGelu", wide, bias, domain=MICROSOFT), GELU)
         narrow = self._biased(expanded, layer.output, f"{name}.output")
         return self._add_norm(narrow, hidden, layer.output_norm, f"{name}.output_norm")
+
+    def _read(self, hidden: str) -> str:
+        """[B, S, H] → [N, H], at the positions."""
+        flat = self.graph.constant("flat", np.array([-1, self.config.hidden_size]))
+        return self.graph.add("Gather", self.graph.add("Reshape", hidden, flat), "positions")
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
         graph = self.graph
@@ -180,7 +193,7 @@ class EncoderBuilder:
         if not self.int8:
             return values
         width = self.config.intermediate_size if grid is GELU else self.config.hidden_size
-        return quantize_activation(self.graph, values, width, grid, self.smoothing.get(values))
+        return quantize_activation(self.graph, values, width, grid, self.smoothing.get(values), self.sizes)
 
     def _multiply(self, rows: str | Quantized, weight: Tensor, name: str) -> str:
         transposed = array(weight).T  # [in, out]

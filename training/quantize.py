@@ -66,9 +66,9 @@ class Quantized:
 
 
 def quantize_activation(
-    graph: Graph, values: str, width: int, grid: Grid = SYMMETRIC, smoothing: Floats | None = None
+    graph: Graph, values: str, width: int, grid: Grid = SYMMETRIC, smoothing: Floats | None = None, sizes: str = ""
 ) -> Quantized:
-    """Add nodes that quantise each row of `values` [..., width]; the leading sizes are the same all over a graph.
+    """Add nodes that quantise each row of `values` [..., width]; equal `sizes` stand for equal leading sizes.
 
     A row of zeros has scale 0, and whatever integers it gets are multiplied by that again.
     """
@@ -81,7 +81,7 @@ def quantize_activation(
     if grid is GELU:
         scale = graph.add("Max", scale, graph.constant("gelu.least", np.float32(LEAST_GELU / GELU.zero)))
     zero = graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
-    zeros = f"{grid.name}.zeros"
+    zeros = f"{grid.name}.zeros{sizes}"
     if all(node.output[0] != zeros for node in graph.nodes):
         graph.add("Expand", zero, graph.add("Shape", scale), out=zeros)
     integers = graph.add("QuantizeLinear", values, scale, zeros, axis=-1, block_size=width)
