@@ -42,6 +42,8 @@ class Limits:
     lanes: int
     batch_tokens: int
     """Tokens of a batch, padding included."""
+    run_tokens: int
+    """What a run costs whatever is in it, in tokens: above that, padding costs more than two runs."""
     queued_tokens: int
     """Tokens that may wait."""
     lane_timeout: float
@@ -67,7 +69,7 @@ class Engine:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
-        self._queue = Queue()
+        self._queue = Queue(limits.run_tokens)
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
         self._idle = 0

@@ -17,6 +17,8 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+RUN_TOKENS = {"cpu": 6, "cuda": 2048}
+"""Of a run: measured with 6 x 384 on CPU (tests/benchmarks/README.md); on a GPU the launches of its kernels."""
 TEXT_THREADS = 2
 """Threads for tokenising and decoding what would hold up the event loop."""
 
@@ -28,7 +30,13 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.engine = Engine(
-            Limits(settings.lane_count, settings.token_budget, settings.max_queued_tokens, settings.lane_timeout),
+            Limits(
+                lanes=settings.lane_count,
+                batch_tokens=settings.token_budget,
+                run_tokens=RUN_TOKENS[settings.provider],
+                queued_tokens=settings.max_queued_tokens,
+                lane_timeout=settings.lane_timeout,
+            ),
             metrics,
         )
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")

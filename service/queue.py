@@ -1,7 +1,8 @@
 """Rows that wait for a lane, oldest first, and which of them go into a batch.
 
-A batch starts with the oldest row and is filled with rows of about its length: what is padded is paid for. As every
-batch takes the oldest, a row runs at the latest after as many batches as there were rows before it: nothing starves.
+A batch starts with the oldest row and takes in those beside which a run of their own would cost more than the padding
+that they bring. As every batch takes the oldest, a row runs at the latest after as many batches as there were rows
+before it: nothing starves.
 Not thread-safe: the engine holds its lock around every call.
 """
 
@@ -20,8 +21,6 @@ Logits = NDArray[np.float32]
 
 WINDOW = 256
 """How many of the oldest rows compete for a place in a batch: bounds the reordering, and the time to choose."""
-SLACK = 8
-"""Rows whose lengths differ by no more than this are alike, whatever their length."""
 
 
 class Runner(Protocol):
@@ -69,9 +68,13 @@ class Item:
 
 
 class Queue:
-    """Counts rows and tokens that still wait; those of dropped jobs count no more, though they leave later."""
+    """Counts rows and tokens that still wait; those of dropped jobs count no more, though they leave later.
 
-    def __init__(self) -> None:
+    `run_tokens`: what a run costs whatever is in it, in tokens that could be computed in that time.
+    """
+
+    def __init__(self, run_tokens: int) -> None:
+        self._run_tokens = run_tokens
         self._items: deque[Item] = deque()
         self.rows = 0
         self.tokens = 0
@@ -100,7 +103,7 @@ class Queue:
         window = self._window()
         if not window:
             return []
-        batch = _fill(window, budget)
+        batch = _fill(window, budget, self._run_tokens)
         taken = set(map(id, batch))
         self._items.extendleft(item for item in reversed(window) if id(item) not in taken)
         for item in batch:
@@ -127,18 +130,21 @@ class Queue:
         return window
 
 
-def _fill(window: Sequence[Item], budget: int) -> list[Item]:
-    """Choose a batch among rows in order of age: the first, and of those alike the most alike, the older first."""
+def _fill(window: Sequence[Item], budget: int, run_tokens: int) -> list[Item]:
+    """Choose a batch among rows in order of age: the first, and those most like it, the older first."""
     oldest = window[0]
-    slack = max(SLACK, oldest.length // 4)
     alike = [
-        item for item in window if item.job.runner is oldest.job.runner and abs(item.length - oldest.length) <= slack
+        item
+        for item in window
+        if item.job.runner is oldest.job.runner and abs(item.length - oldest.length) <= run_tokens
     ]
     alike.sort(key=lambda item: abs(item.length - oldest.length))  # stable; the oldest itself comes first
     longest, batch = 0, list[Item]()
     for item in alike:
-        longest = max(longest, item.length)
-        if batch and longest * (len(batch) + 1) > budget:
-            break
+        length = max(longest, item.length)
+        padding = (length - longest) * len(batch) + length - item.length
+        if batch and (padding > run_tokens or length * (len(batch) + 1) > budget):
+            continue  # a later one may still fit, on the other side of the oldest
+        longest = length
         batch.append(item)
     return batch

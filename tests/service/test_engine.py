@@ -51,7 +51,7 @@ def soon(seconds: float = 30.0) -> float:
 async def running(
     lanes: int = 1, batch_tokens: int = 1000, queued_tokens: int = 10_000, lane_timeout: float = 60.0
 ) -> AsyncIterator[tuple[Engine, Encoder]]:
-    engine, encoder = Engine(Limits(lanes, batch_tokens, queued_tokens, lane_timeout), Metrics()), Encoder()
+    engine, encoder = Engine(Limits(lanes, batch_tokens, 6, queued_tokens, lane_timeout), Metrics()), Encoder()
     engine.start()
     try:
         yield engine, encoder

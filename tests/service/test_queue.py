@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.row import Row
-from service.queue import SLACK, WINDOW, Item, Job, Logits, Queue
+from service.queue import WINDOW, Item, Job, Logits, Queue
 
 
 class Encoder:
@@ -18,6 +18,7 @@ class Encoder:
 
 
 ONE, OTHER = Encoder(), Encoder()
+RUN_TOKENS = 6
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def make_job(loop: asyncio.AbstractEventLoop, *lengths: int, head: str = "a", en
 
 
 def filled(loop: asyncio.AbstractEventLoop, *lengths: int) -> tuple[Queue, list[Job]]:
-    queue, jobs = Queue(), [make_job(loop, length) for length in lengths]
+    queue, jobs = Queue(RUN_TOKENS), [make_job(loop, length) for length in lengths]
     for job in jobs:
         queue.push(job)
     return queue, jobs
@@ -45,14 +46,23 @@ def padded(batch: Sequence[Item]) -> int:
 
 
 def test_oldest_first_and_like_lengths_beside_it(loop: asyncio.AbstractEventLoop) -> None:
-    queue, jobs = filled(loop, 40, 400, 41, 42, 390, 39)
+    queue, jobs = filled(loop, 40, 400, 41, 42, 395, 39)
     assert [item.job for item in queue.take(1000)] == [jobs[0], jobs[2], jobs[5], jobs[3]]
     assert [item.job for item in queue.take(1000)] == [jobs[1], jobs[4]]
     assert queue.take(1000) == [] and queue.rows == queue.tokens == 0
 
 
+def test_a_row_that_pads_more_than_a_run_costs_waits_for_its_own(loop: asyncio.AbstractEventLoop) -> None:
+    queue, jobs = filled(loop, 40, 43, 44, 37, 33)
+    # beside 40: 43 pads one row by 3, then 37 is padded by 6; 44 would pad three rows by 1 each, which is cheap too
+    assert [item.job for item in queue.take(1000)] == [jobs[0], jobs[1], jobs[3], jobs[2]]
+    assert [item.job for item in queue.take(1000)] == [jobs[4]]
+    queue, jobs = filled(loop, 40, 41, 42, 43, 46)
+    assert [item.job for item in queue.take(1000)] == jobs[:4]  # 46 would pad four rows by 3
+
+
 def test_rows_of_different_heads_share_a_batch_and_encoders_do_not(loop: asyncio.AbstractEventLoop) -> None:
-    queue = Queue()
+    queue = Queue(RUN_TOKENS)
     for head, encoder in [("a", ONE), ("x", OTHER), ("b", ONE), ("c", ONE)]:
         queue.push(make_job(loop, 20, head=head, encoder=encoder))
     assert [item.job.head for item in queue.take(1000)] == ["a", "b", "c"]
@@ -66,7 +76,7 @@ def test_a_row_above_the_budget_goes_alone(loop: asyncio.AbstractEventLoop) -> N
 
 
 def test_rows_of_one_request_go_into_several_batches(loop: asyncio.AbstractEventLoop) -> None:
-    queue, job = Queue(), make_job(loop, *[100] * 5)
+    queue, job = Queue(RUN_TOKENS), make_job(loop, *[100] * 5)
     queue.push(job)
     assert [[item.index for item in queue.take(200)] for _ in range(3)] == [[0, 1], [2, 3], [4]]
 
@@ -80,7 +90,7 @@ def test_dropped_rows_count_no_more_and_never_run(loop: asyncio.AbstractEventLoo
 
 
 def test_dropping_a_request_that_runs_in_part_drops_the_rest(loop: asyncio.AbstractEventLoop) -> None:
-    queue, job = Queue(), make_job(loop, 50, 50, 50)
+    queue, job = Queue(RUN_TOKENS), make_job(loop, 50, 50, 50)
     queue.push(job)
     queue.take(50)
     queue.drop(job)
@@ -109,7 +119,8 @@ def test_every_batch_takes_the_oldest_keeps_the_budget_and_is_alike(lengths: lis
         assert batch[0].job is left[0]  # so that nothing waits for more batches than there were rows before it
         assert len(batch) == 1 or padded(batch) <= budget
         oldest = batch[0].length
-        assert all(abs(item.length - oldest) <= max(SLACK, oldest // 4) for item in batch)
+        assert all(abs(item.length - oldest) <= RUN_TOKENS for item in batch)
+        assert padded(batch) - sum(item.length for item in batch) <= RUN_TOKENS * (len(batch) - 1)
         left = [job for job in left if job not in [item.job for item in batch]]
         assert queue.rows == len(left) and queue.tokens == sum(job.tokens for job in left)
     loop.close()
