@@ -58,9 +58,17 @@ class Lane(threading.Thread):
         self._work = work
         self.busy_since = 0.0
         """When it took its batch, by time.monotonic; 0 while it waits for one."""
+        self.tokens = 0
+        """Of the batch in hand."""
 
     def run(self) -> None:
         self._work(self)
+
+
+def queue_full(reason: str, seconds: float) -> QueueFull:
+    """Return the refusal of a request that may come back in so many seconds."""
+    wait = str(max(1, math.ceil(seconds)))
+    return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
 
 
 class Engine:
@@ -108,6 +116,18 @@ class Engine:
             self._changed.notify(len(rows))
         return job
 
+    def check_room(self, tokens: int, deadline: float) -> None:
+        """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did."""
+        waiting, limit = self._queue.tokens, self.limits.queued_tokens
+        if waiting + tokens > limit:
+            raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", self._seconds(waiting))
+        if not waiting:
+            return  # whatever the speed was, the next batch shows what it is
+        running = sum(lane.tokens for lane in self._lanes)
+        late = time.monotonic() + self._seconds(running + waiting + tokens) - deadline
+        if late > 0:
+            raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
+
     def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
         """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""
         cancelled = job.future.cancelled()  # together with the task that waited for it
@@ -146,16 +166,12 @@ class Engine:
         if job.tokens > limit:
             message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"
             raise Unprocessable([FieldError("inputs", message)])
-        if self._queue.tokens + job.tokens > limit:
-            raise QueueFull(
-                f"{self._queue.tokens} tokens wait, and these {job.tokens} would exceed the limit of {limit}; "
-                "come back after Retry-After seconds",
-                headers={"Retry-After": str(self._seconds_to_clear())},
-            )
+        self.check_room(job.tokens, job.deadline)
 
-    def _seconds_to_clear(self) -> int:
+    def _seconds(self, tokens: int) -> float:
+        """Time that all lanes together take for so many tokens, at their speed of late; 0 before the first batch."""
         speed = self._tokens_per_second * len(self._lanes)
-        return max(1, math.ceil(self._queue.tokens / speed)) if speed else 1
+        return tokens / speed if speed else 0.0
 
     def _measure_queue(self) -> None:
         self.metrics.queue_rows.set(self._queue.rows)
@@ -169,7 +185,7 @@ class Engine:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
-                lane.busy_since = 0.0
+                lane.busy_since, lane.tokens = 0.0, 0
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
             self._tell_loop(partial(self._bury, lane, batch))
@@ -180,7 +196,7 @@ class Engine:
             while not self._stopping:
                 batch = self._queue.take(self._budget())
                 if batch:
-                    lane.busy_since = time.monotonic()
+                    lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
                     self._measure_queue()

@@ -9,7 +9,7 @@ ServiceError
 ├── TooLarge            413  the body is larger than the limit
 ├── UnsupportedMedia    415  the body is not declared as JSON
 ├── Unprocessable       422  an input or a parameter is not acceptable; names each field
-├── QueueFull           429  as many tokens wait as may wait; come back later
+├── QueueFull           429  as many tokens wait as may, or as could be answered in time; come back later
 ├── ClientGone          499  nobody is left to answer
 ├── InferenceFailed     500  the encoder or the head failed on this input
 ├── Unavailable         503  loading, draining, or out of lanes

@@ -212,4 +212,5 @@ async def infer(request: Request, task: TaskName) -> Response:
     head = service.heads.find(task, named)
     trace.head = trace.log["head"] = head.name
     seconds = deadline_seconds(request, service.settings.deadline)
+    service.engine.check_room(0, trace.started + seconds)  # before anything is spent on it
     return await Inference(service, head, trace, seconds).answer(request)

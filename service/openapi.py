@@ -61,7 +61,7 @@ PROBLEMS = {
     "413": "The body is larger than the limit",
     "415": "The body is not declared as JSON",
     "422": "An input or parameter is not acceptable; the answer names the field",
-    "429": "As many tokens wait as may wait; see Retry-After",
+    "429": "As many tokens wait as may wait, or as can be answered before the deadline; see Retry-After",
     "500": "The model failed on this input",
     "503": "Loading or draining",
     "504": "The deadline passed; the answer says where",

@@ -229,6 +229,22 @@ async def test_admission_counts_tokens_alike_for_one_row_and_for_many() -> None:
 
 
 @scenario
+async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
+    async with running() as (engine, encoder):
+        await held(engine, encoder)
+        engine._tokens_per_second = 10.0  # 3 tokens run
+        engine.submit(encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
+        engine.submit(encoder, "a", [row(97)], soon(20.5))  # 200 tokens, 20 s
+        with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.5 s late") as refusal:
+            engine.submit(encoder, "a", [row(30)], soon(20.5))
+        assert refusal.value.headers["Retry-After"] == "3"
+        with pytest.raises(QueueFull, match="and 0 more would be"):
+            engine.check_room(0, soon(19))
+        engine.check_room(0, soon(21))
+        assert total(engine, "queue_tokens") == 197
+
+
+@scenario
 async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
     async with running(queued_tokens=100) as (engine, encoder):
         with pytest.raises(Unprocessable, match=r"102 tokens.* 100 "):
