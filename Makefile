@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test lint bench starter clean
+.PHONY: serve test lint bench peers starter clean
 
 serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
@@ -20,6 +20,14 @@ lint: .venv/all
 
 bench: .venv/all
 	$(BIN)/python -m tests.benchmarks
+
+# Whom the benchmark compares with and who cannot share our environment; without them it says that they are skipped.
+peers: .venv/all
+	$(PYTHON) -m venv .venv/peers/infinity
+	.venv/peers/infinity/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	.venv/peers/infinity/bin/python -m pip install --quiet 'infinity-emb[server,torch,optimum,logging]==0.0.77'
+	$(PYTHON) -m venv .venv/peers/servers
+	.venv/peers/servers/bin/python -m pip install --quiet --editable '.[cpu]' litserve==0.2.19 bentoml==1.4.40
 
 starter: .venv/all
 	@test -e "$(DATA)" -a -e "$(BASE)" || { echo 'usage: make starter DATA=directory of the data sets BASE=base encoder directory'; exit 2; }

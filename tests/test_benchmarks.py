@@ -1,36 +1,52 @@
 """If this breaks, the benchmark measures something else than it says: requests lost, figures that do not add up."""
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from models.checkpoint import write_checkpoint
+from models.bundle import read_bundle
+from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks.__main__ import main
-from tests.models.bundles import checkpoint
+from tests.benchmarks.contenders import choices
+from tests.benchmarks.load import offer
+from tests.benchmarks.peaks import needed_operations
+from tests.benchmarks.workloads import Workloads
 from tests.service.bundles import HEADS, write_bundle
 
 ROUNDS, CONNECTIONS = 2, [1, 3]
+TEXTS = ["the cat runs in the house .", "the big dog eats .", "the man sees a woman in the old city .", "a cat ."] * 3
 
 
 def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_path: Path) -> None:
     bundle, out = write_bundle(tmp_path / "tiny", tokenizer), tmp_path / "report.json"
-    write_checkpoint(checkpoint(tokenizer), tmp_path / "checkpoint")
-    options = f"--bundle {bundle} --checkpoint {tmp_path}/checkpoint --json {out} --seconds 0.2 --rounds {ROUNDS}"
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    options = f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --only naive raw"
+    options += " --workloads short heads --overload"
     assert main([*options.split(), "--connections", *map(str, CONNECTIONS)]) == 0
     report = json.loads(out.read_text())
-    names = ["bertheads", "naive", "raw"]
-    expected = [(count, name) for count in CONNECTIONS for _ in range(ROUNDS) for name in names]
-    assert [(run["connections"], run["contender"]) for run in report["runs"]] == expected
+    names = {"short": ["bertheads", "naive", "raw"], "heads": ["bertheads", "raw"]}
+    expected = [
+        (work, count, name) for work in names for count in CONNECTIONS for _ in range(ROUNDS) for name in names[work]
+    ]
+    assert [(run["workload"], run["connections"], run["contender"]) for run in report["runs"]] == expected
     for run in report["runs"]:
         assert run["requests"] >= run["connections"] and 0 < run["p50"] <= run["p95"] <= run["p99"]
         if run["contender"] == "bertheads":
             assert run["rows"] == run["requests"] and 1 <= run["rows_a_batch"] <= run["connections"]
+            assert run["memory_mb"] > 10
     for middle in report["medians"]:
-        group = [run for run in report["runs"] if all(run[key] == middle[key] for key in ("contender", "connections"))]
+        keys = ("workload", "contender", "connections")
+        group = [run for run in report["runs"] if all(run[key] == middle[key] for key in keys)]
         assert middle["rate"] == pytest.approx(sum(run["rate"] for run in group) / ROUNDS)
         assert middle["ratio"] == 1 or middle["contender"] != "bertheads"
+    for line in report["overload"]:
+        assert set(line["statuses"]) <= {"200", "429", "504"} and line["goodput"] > 0
 
 
 def test_what_cannot_be_measured_is_said_in_one_sentence(
@@ -43,8 +59,67 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
         (f"--bundle {tmp_path}/none", "none is not a directory"),
         (f"--bundle {pairs}", "pairs has no classify head"),
         (f"--bundle {bundle} --texts {tmp_path}/empty.jsonl", "empty.jsonl is not JSON lines"),
-        (f"--bundle {bundle} --checkpoint {tmp_path}/none", "none/config.json does not exist"),
+        (f"--bundle {bundle} --only ours", "there is no contender 'ours'; there are naive, infinity"),
     ):
         assert main(options.split()) == 1
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
+
+
+def test_workloads_have_the_lengths_and_tasks_that_they_say(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    workloads = Workloads(read_bundle(write_bundle(tmp_path / "tiny", tokenizer)), TEXTS)
+    short, heads = workloads.make("short"), workloads.make("heads")
+    assert {each.task for each in heads} == set(TASKS)
+    alike = [abs(len(one.row.input_ids) - len(other.row.input_ids)) for one, other in zip(short, heads, strict=True)]
+    assert max(alike) <= 6 and sum(alike) <= 3 * len(alike)  # a separator more, a word of several pieces masked
+    lengths = sorted(len(each.row.input_ids) for each in workloads.make("mixed"))
+    assert lengths[0] < 30 < lengths[-1] <= 64
+
+
+def test_needed_operations_are_those_of_the_products(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    bundle = read_bundle(write_bundle(tmp_path / "tiny", tokenizer))
+    row = Workloads(bundle, ["the cat runs"]).make("short")[0].row
+    width, layers, tokens = bundle.manifest.encoder.hidden_size, bundle.manifest.encoder.layers, len(row.input_ids)
+    products = [(tokens, width, width)] * 3 * layers + [(tokens, width, tokens), (tokens, tokens, width)] * layers
+    for layer in range(layers):
+        read = len(row.positions) if layer == layers - 1 else tokens
+        products += [(read, width, width), (read, width, 4 * width), (read, 4 * width, width)]
+    assert needed_operations(bundle, row) == 2 * sum(m * k * n for m, k, n in products)
+
+
+def test_labels_are_found_in_any_answer() -> None:
+    one = {"label": "a", "score": 0.5}
+    for answer in ([one], [[one]], {"data": [[one]], "model": "m"}):
+        assert list(choices(answer)) == [one]
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, int]]:
+    """A server that refuses every second request."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append(self.headers["X-Deadline-Ms"])
+            self.send_response(429 if len(seen) % 2 else 200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield "127.0.0.1", server.server_address[1]
+        server.shutdown()
+    assert set(seen) == {"50"}
+
+
+def test_the_open_loop_sends_all_and_counts_every_status(refusing: tuple[str, int]) -> None:
+    load = offer(refusing, [("/classify", b"{}")], 200, 1.0, "X-Deadline-Ms: 50\r\n")
+    assert len(load.answers) == 200 and len(load.latencies()) == len(load.latencies(429)) == 100
+    assert load.seconds > 0.5

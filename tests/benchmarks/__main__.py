@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -13,45 +14,49 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from models.bundle import Bundle, read_bundle
-from models.classification import Classify
 from models.errors import BertheadsError
-from models.row import Row
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
-from tests.benchmarks.contenders import Raw, Server, started
+from tests.benchmarks.contenders import Raw, Server, Service, services, started
 from tests.benchmarks.load import BenchmarkError
+from tests.benchmarks.overload import overload
+from tests.benchmarks.peaks import needed_operations, product_peak
+from tests.benchmarks.workloads import Question, Workloads, read_texts
 
 OURS = "bertheads"
 TEXTS = Path(__file__).parent / "texts.jsonl"
+WORKLOADS = ("short", "mixed", "qa", "heads")
+FOR_OTHERS = ("short", "mixed")
+"""What services that only classify can be asked."""
 INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512f", "AVX-512 VNNI": "avx512_vnni", "AVX VNNI": "avx_vnni"}
 LIBRARIES = {"onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "fastapi", "uvicorn", "torch"}
 COLUMNS = {"rate": "req/s", "p50": "p50 ms", "p95": "p95 ms", "p99": "p99 ms", "cpu_ms": "CPU ms/req"}
-COLUMNS |= {"rows_a_batch": "rows/batch", "padding": "padding", "ratio": f"{OURS} ÷ it"}
+COLUMNS |= {"memory_mb": "MB", "rows_a_batch": "rows/batch", "padding": "padding", "peak_share": "of peak"}
+COLUMNS |= {"ratio": f"{OURS} ÷ it"}
 
-LOAD = ("contender", "connections")
+LOAD = ("workload", "contender", "connections")
 Run = dict[str, Any]
-"""What was measured: by the names in LOAD whom and how, and the figures."""
+"""What was measured: by the names in LOAD what of whom and how, and the figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     options = parse(arguments)
     try:
-        workload = prepare(options.bundle, options.texts)
-        described = describe(workload)
-        runs = measure(workload, options)
+        bundle = read_bundle(options.bundle.resolve())
+        workloads = {name: Workloads(bundle, read_texts(options.texts)).make(name) for name in options.workloads}
+        report = describe(bundle, workloads) | measure(bundle, workloads, options)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    report = described | {"medians": medians(runs), "runs": runs}
     show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
@@ -61,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--bundle", type=Path, default=STARTER, metavar="DIR", help="what is served: its first classify head")
-    add("--checkpoint", type=Path, metavar="DIR", help="what the bundle was exported from, for the naive service")
+    add("--bundle", type=Path, default=STARTER, metavar="DIR", help="what is served: the first head of each task")
     add("--texts", type=Path, default=TEXTS, metavar="FILE", help='JSON lines with {"text"}; default: 51 short ones')
+    add("--workloads", nargs="+", default=["short"], choices=WORKLOADS, help="default: short")
     add("--connections", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="default: 1 8 32")
     add("--seconds", type=float, default=5.0, help="of each measurement; default: 5")
     add("--rounds", type=int, default=3, help="of A B C; default: 3")
+    add("--only", nargs="+", metavar="NAME", help=f"contenders beside {OURS}; default: all that are installed")
+    add("--overload", action="store_true", help=f"also offer {OURS} up to five times what it can serve")
     add("--json", type=Path, metavar="OUT", help="file for the whole report")
     options = parser.parse_args(arguments)
     if min(*options.connections, options.rounds, options.seconds) <= 0:
@@ -76,82 +83,134 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-class Workload(NamedTuple):
-    """The same texts as rows for ONNX Runtime and as bodies for services."""
-
-    bundle: Bundle
-    session: Session
-    head: str
-    rows: list[Row]
-    bodies: list[bytes]
-
-
-def prepare(directory: Path, texts: Path) -> Workload:
-    """Read bundle and texts, and tokenise them for the first classify head; raise BertheadsError."""
-    bundle = read_bundle(directory.resolve())
-    heads = [name for name, head in bundle.manifest.heads.items() if head.task == "classify"]
-    if not heads:
-        raise BenchmarkError(f"{directory} has no classify head, expected one; pass another --bundle")
-    try:
-        inputs = [str(json.loads(line)["text"]) for line in texts.read_text(encoding="utf8").splitlines()]
-        if not inputs:
-            raise ValueError("it is empty")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchmarkError(f'{texts} is not JSON lines with {{"text"}} ({error!r}); pass another --texts') from None
-    task = Classify(bundle.tokenizer, bundle.manifest.heads[heads[0]].spec, bundle.manifest.encoder.max_length)
-    rows = [task.encode(text, task.parse_parameters({})).rows[0] for text in inputs]
-    return Workload(bundle, Session(bundle), heads[0], rows, [json.dumps({"inputs": text}).encode() for text in inputs])
-
-
-def measure(workload: Workload, options: argparse.Namespace) -> list[Run]:
-    """Start what there is to measure, and measure it; the naive service needs a checkpoint, and torch."""
-    bundle, session, head, rows, bodies = workload
+def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argparse.Namespace) -> dict[str, Any]:
+    """Start what there is to measure, check that all answer alike, and measure it in turn."""
+    peak = product_peak("int8")
     with ExitStack() as stack:
         loader = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-        command = ["service", "--bundle", str(bundle.directory), "--port", "0"]
-        ours = started(command, f"/classify/{head}", bodies, loader)
-        contenders: dict[str, Server | Raw] = {OURS: stack.enter_context(ours)}
-        if options.checkpoint and find_spec("torch"):
-            naive = started(["tests.benchmarks.naive", str(options.checkpoint.resolve())], "/classify", bodies, loader)
-            contenders["naive"] = stack.enter_context(naive)
-        contenders["raw"] = Raw(session, [(head, row) for row in rows])
-        return alternate(contenders, options)
+        checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        question = next(iter(workloads.values()))[0]
+        wanted, skipped = choose(services(bundle.directory, checkpoint), bundle, workloads, options.only)
+        if len(wanted) > 1:
+            write_classifier(bundle, checkpoint)
+        contenders: dict[str, Server | Raw] = {
+            service.name: stack.enter_context(started(service, question, loader, bundle.directory))
+            for service in wanted
+        }
+        check_answers([one for one in contenders.values() if isinstance(one, Server)], workloads)
+        if not options.only or "raw" in options.only:
+            contenders["raw"] = Raw(Session(bundle))
+        runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
+        for run in runs:
+            operations = mean(needed_operations(bundle, each.row) for each in workloads[run["workload"]])
+            run["peak_share"] = run["rate"] * operations / peak
+        report = {"int8_peak_gops": peak / 1e9, "fp32_peak_gflops": product_peak("fp32") / 1e9, "skipped": skipped}
+        report |= {"medians": medians(runs), "runs": runs}
+        if options.overload:
+            ours = contenders[OURS]
+            assert isinstance(ours, Server)
+            calls = [each.call for each in next(iter(workloads.values()))]
+            report["overload"] = overload(ours, calls, options.seconds, options.rounds)
+        return report
 
 
-def alternate(contenders: dict[str, Server | Raw], options: argparse.Namespace) -> list[Run]:
+def choose(
+    known: list[Service], bundle: Bundle, workloads: dict[str, list[Question]], only: list[str] | None
+) -> tuple[list[Service], dict[str, str]]:
+    """Return the services to start, ours first, and why others are not."""
+    names = [service.name for service in known[1:]] + ["raw"]
+    for name in only or []:
+        if name not in names:
+            raise BenchmarkError(f"there is no contender {name!r}; there are {', '.join(names)}")
+    wanted, skipped = known[:1], dict[str, str]()
+    for service in known[1:]:
+        if only is not None and service.name not in only:
+            continue
+        if not set(workloads) & set(FOR_OTHERS):
+            skipped[service.name] = "it only classifies"
+        elif service.missing:
+            skipped[service.name] = "make peers installs it"
+        elif not find_spec("torch"):
+            skipped[service.name] = "its checkpoint is written with torch"
+        else:
+            wanted.append(service)
+    return wanted, skipped
+
+
+def write_classifier(bundle: Bundle, directory: Path) -> None:
+    """Write the classify head of a bundle and its encoder as transformers names them, in fp32."""
+    from models.checkpoint import Checkpoint, write_checkpoint  # needs torch, as do those who read it
+    from training.base import unpack
+
+    whole = unpack(bundle)
+    name = next(name for name, head in whole.heads.items() if head.spec.task == "classify")
+    alone = Checkpoint(whole.config, whole.encoder, whole.tokenizer, {name: whole.heads[name]})
+    write_checkpoint(alone, directory)
+
+
+def check_answers(servers: Sequence[Server], workloads: dict[str, list[Question]]) -> None:
+    """Raise BenchmarkError unless all say the same of nearly every text: int8 may turn one that is close to even."""
+    asked = workloads.get("short", [])
+    expected = [servers[0].label(question) for question in asked]
+    for server in servers[1:]:
+        differ = sum(server.label(question) != label for question, label in zip(asked, expected, strict=True))
+        if differ > len(asked) / 20:
+            raise BenchmarkError(
+                f"{server.service.name} answers {differ} of {len(asked)} texts otherwise, expected the same network; "
+                "see how it reads the checkpoint"
+            )
+
+
+def alternate(
+    workload: str, questions: Sequence[Question], contenders: dict[str, Server | Raw], options: argparse.Namespace
+) -> list[Run]:
     """Measure every contender under every load in turn, `rounds` times, after a run that does not count."""
-    for contender in contenders.values():
-        contender.run(max(options.connections), min(1.0, options.seconds))
-    turns = list(product(options.connections, range(options.rounds), contenders))
-    shown = track(turns, "measuring", console=Console(stderr=True), transient=True)
+    asked = {name: one for name, one in contenders.items() if can(one, workload)}
+
+    def run(name: str, connections: int, seconds: float) -> Run:
+        one = asked[name]
+        if isinstance(one, Raw):
+            return dict(one.run(questions, connections, seconds))
+        return dict(one.run([one.service.call(question) for question in questions], connections, seconds))
+
+    for name in asked:
+        run(name, max(options.connections), min(1.0, options.seconds))
+    turns = list(product(options.connections, range(options.rounds), asked))
+    shown = track(turns, f"measuring {workload}", console=Console(stderr=True), transient=True)
     return [
-        {"contender": name, "connections": connections} | contenders[name].run(connections, options.seconds)
+        {"workload": workload, "contender": name, "connections": connections}
+        | run(name, connections, options.seconds)
         for connections, _, name in shown
     ]
 
 
+def can(contender: Server | Raw, workload: str) -> bool:
+    return isinstance(contender, Raw) or contender.service.name == OURS or workload in FOR_OTHERS
+
+
 def medians(runs: list[Run]) -> list[Run]:
     """Return one run for each contender and load; `ratio` is the median over the rounds of our rate to its."""
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run["contender"], run["connections"]), []).append(run)
+        groups.setdefault((run["workload"], run["contender"], run["connections"]), []).append(run)
     found = []
-    for (contender, connections), group in groups.items():
+    for (workload, contender, connections), group in groups.items():
         figures = {name: median(run[name] for run in group) for name in group[0] if name not in LOAD}
-        pairs = zip(groups[OURS, connections], group, strict=True)
+        pairs = zip(groups[workload, OURS, connections], group, strict=True)
         figures["ratio"] = median(ours["rate"] / other["rate"] for ours, other in pairs)
-        found.append({"contender": contender, "connections": connections} | figures)
+        found.append({"workload": workload, "contender": contender, "connections": connections} | figures)
     return found
 
 
-def describe(workload: Workload) -> dict[str, Any]:
-    """Return what the figures hold for: bundle, workload, processor by /proc/cpuinfo, versions."""
-    manifest, lengths = workload.bundle.manifest, [len(row.input_ids) for row in workload.rows]
+def describe(bundle: Bundle, workloads: dict[str, list[Question]]) -> dict[str, Any]:
+    """Return what the figures hold for: bundle, workloads, processor by /proc/cpuinfo, versions."""
     lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     cpu = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
     return {
-        "bundle": f"{manifest.name} {manifest.version}, {workload.session.precision}, head {workload.head}",
-        "texts": {"number": len(lengths), "mean_tokens": round(mean(lengths), 1), "most_tokens": max(lengths)},
+        "bundle": f"{bundle.manifest.name} {bundle.manifest.version}",
+        "mean_tokens": {
+            name: round(mean(len(each.row.input_ids) for each in asked), 1) for name, asked in workloads.items()
+        },
         "cpu": " ".join(cpu.get("model name", ["unknown"])),
         "instructions": {name: flag in cpu.get("flags", []) for name, flag in INSTRUCTIONS.items()},
         "usable_cores": usable_cores(),
@@ -162,16 +221,26 @@ def describe(workload: Workload) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the medians as a table, above it what they hold for."""
-    table = Table("connections", "", *COLUMNS.values())
+    console = Console()
+    console.width = max(console.width, 130)
+    console.print({name: value for name, value in report.items() if name not in ("medians", "runs", "overload")})
+    table = Table("workload", "connections", "", *COLUMNS.values())
     for run in report["medians"]:
         cells = [f"{run[name]:.2f}" if name in run else "" for name in COLUMNS]
-        table.add_row(str(run["connections"]), run["contender"], *cells)
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print({name: value for name, value in report.items() if name not in ("medians", "runs")})
+        table.add_row(run["workload"], str(run["connections"]), run["contender"], *cells)
     console.print(table)
-    if not any(run["contender"] == "naive" for run in report["runs"]):
-        console.print("naive: skipped, it needs --checkpoint and torch")
+    if "overload" in report:
+        console.print(overload_table(report["overload"]))
+
+
+def overload_table(lines: list[dict[str, Any]]) -> Table:
+    names = ["offered", "goodput", "p99_at_peak", "deadline_ms", "p99", "refusal_p50", "refusal_p99"]
+    table = Table("of the peak", *names, "statuses")
+    for rate in sorted({line["rate"] for line in lines}):
+        group = [line for line in lines if line["rate"] == rate]
+        cells = [f"{median(line[name] for line in group):.2f}" for name in names]
+        table.add_row(str(rate), *cells, str(group[-1]["statuses"]))
+    return table
 
 
 if __name__ == "__main__":

@@ -1,101 +1,210 @@
 """What is measured: services in processes of their own under the same load, and ONNX Runtime without a service."""
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
 
-from models.row import Row
 from models.session import Session
 from service.cores import usable_cores
-from tests.benchmarks.load import BenchmarkError, Load, drive
+from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
+from tests.benchmarks.workloads import Question
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0  # seconds for a service to load
-URL = re.compile(r"http://(127\.0\.0\.1):(\d+)")
+PEERS = ROOT / ".venv/peers"
+"""Environments of those that cannot share ours; `make peers` fills them."""
+PATIENCE = 180.0  # seconds for a service to load
 COUNTER = re.compile(r"^bertheads_(\w+) (\S+)$", re.MULTILINE)
+QUIET = {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "BENTOML_DO_NOT_TRACK": "True"}
+QUIET |= {"DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Figures = dict[str, float]
 
 
-class Server(NamedTuple):
-    """A service in a process of its own, and the process that loads it."""
+@dataclass(frozen=True)
+class Service:
+    """How a service is started, and how it is asked to classify a text."""
 
+    name: str
+    command: Callable[[int], list[str]]
+    """By the port."""
+    path: str = ""
+    """Of its classifier, where the name of our head is not in it."""
+    body: Callable[[str], Any] = lambda text: {"inputs": text}
+    environment: str | None = None
+    """Name of its directory in PEERS; ours by default."""
+
+    @property
+    def python(self) -> Path:
+        return Path(sys.executable) if self.environment is None else PEERS / self.environment / "bin/python"
+
+    @property
+    def missing(self) -> bool:
+        return not self.python.exists()
+
+    def call(self, question: Question) -> Call:
+        """How this service is asked a question of `short` or `mixed`; ours is asked any."""
+        ours = question.call
+        return (self.path, json.dumps(self.body(question.inputs)).encode()) if self.path else ours
+
+
+def services(bundle: Path, checkpoint: Path) -> list[Service]:
+    """Ours first; `checkpoint` holds the classify head of the bundle alone, in the layout of transformers."""
+    infinity = ["-m", "infinity_emb", "v2", "--model-id", str(checkpoint), "--engine", "torch", "--device", "cpu"]
+    infinity += ["--no-bettertransformer", "--no-compile", "--served-model-name", "m", "--host", "127.0.0.1", "--port"]
+    bento = ["-m", "bentoml", "serve", "tests.benchmarks.bentoml_service:Service", "--host", "127.0.0.1", "--port"]
+    return [
+        Service("bertheads", lambda port: ["-m", "service", "--bundle", str(bundle), "--port", str(port)]),
+        Service("naive", lambda port: ["-m", "tests.benchmarks.naive", str(checkpoint), str(port)], "/classify"),
+        Service(
+            "infinity",
+            lambda port: [*infinity, str(port)],
+            "/classify",
+            lambda text: {"model": "m", "input": [text]},
+            "infinity",
+        ),
+        Service(
+            "litserve",
+            lambda port: ["-m", "tests.benchmarks.litserve_service", str(bundle), str(port)],
+            "/predict",
+            environment="servers",
+        ),
+        Service(
+            "bentoml", lambda port: [*bento, str(port)], "/classify", lambda text: {"texts": [text]}, "servers"
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service, and the process that loads it."""
+
+    service: Service
     pid: int
-    address: tuple[str, int]
-    path: str
-    bodies: Sequence[bytes]
+    address: Address
     loader: Executor
 
-    def run(self, connections: int, seconds: float) -> Figures:
-        """Return what `summed` does, what the load cost, and what the service says of its batches."""
+    def run(self, calls: Sequence[Call], connections: int, seconds: float) -> Figures:
+        """Return what `summed` does of a closed loop, its memory, and what it says of its batches."""
+        return self.measure(lambda: self.loader.submit(drive, self.address, calls, connections, seconds).result())
+
+    def measure(self, load: Callable[[], Load]) -> Figures:
+        """Return the same of any load."""
         try:
             before, cpu = self._counters(), cpu_seconds(self.pid)
-            load = self.loader.submit(drive, self.address, self.path, self.bodies, connections, seconds).result()
+            done = load()
             cpu, after = cpu_seconds(self.pid) - cpu, self._counters()
         except (OSError, httpx.TransportError) as error:
-            raise BenchmarkError(f"{self.path} stopped answering ({error}); start it alone to see why") from None
-        figures = summed(load, cpu) | {"load_cpu_ms": 1000 * load.cpu_seconds / len(load.latencies)}
+            raise BenchmarkError(f"{self.service.name} stopped answering ({error}); start it alone") from None
+        figures = summed(done, cpu) | {"load_cpu_ms": 1000 * done.cpu_seconds / len(done.answers)}
+        figures["memory_mb"] = memory_bytes(self.pid) / 2**20
         return figures | batches({name: value - before[name] for name, value in after.items()})
 
+    def label(self, question: Question) -> str:
+        """The best label for a text, by whatever shape its answer has."""
+        path, body = self.service.call(question)
+        answer = httpx.post("http://{}:{}".format(*self.address) + path, content=body, headers=JSON, trust_env=False)
+        return str(max(choices(answer.json()), key=lambda choice: float(choice["score"]))["label"])
+
     def _counters(self) -> Figures:
-        """Return the counters without labels of our service, none of a service without /metrics."""
+        """Return the counters without labels of our service, none of another."""
+        if self.service.name != "bertheads":
+            return {}
         text = httpx.get("http://{}:{}/metrics".format(*self.address), trust_env=False).text
         return {name: float(value) for name, value in COUNTER.findall(text)}
 
 
+JSON = {"Content-Type": "application/json"}
+
+
+def choices(answer: Any) -> Iterator[dict[str, Any]]:
+    """Yield every {label, score} in an answer."""
+    if isinstance(answer, dict) and "label" in answer:
+        yield answer
+    elif isinstance(answer, dict | list):
+        for part in answer.values() if isinstance(answer, dict) else answer:
+            yield from choices(part)
+
+
 @contextmanager
-def started(command: Sequence[str], path: str, bodies: Sequence[bytes], loader: Executor) -> Iterator[Server]:
-    """Run `python -m command` with its defaults until the block ends; raise BenchmarkError if it does not answer."""
+def started(service: Service, question: Question, loader: Executor, bundle: Path) -> Iterator[Server]:
+    """Run a service with its defaults until the block ends; raise BenchmarkError if it does not answer."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BERTHEADS_")}
-    command = [sys.executable, "-m", *command]
+    environment |= QUIET | {"BUNDLE": str(bundle), "PYTHONPATH": str(ROOT)}
+    port = free_port()
     with (
         tempfile.NamedTemporaryFile() as log,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as process,
+        subprocess.Popen(
+            [str(service.python), *service.command(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ) as process,
     ):
         try:
-            address = _address(process, Path(log.name), path, bodies[0])
-            yield Server(process.pid, address, path, bodies, loader)
+            server = Server(service, process.pid, ("127.0.0.1", port), loader)
+            _wait(server, process, question, Path(log.name))
+            yield server
         finally:
-            process.terminate()
+            end_group(process)
 
 
-def _address(process: "subprocess.Popen[bytes]", log: Path, path: str, body: bytes) -> tuple[str, int]:
-    """Return where a service listens, which its log says, once it answers a request."""
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and its workers, by force where SIGTERM does not help."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait(server: Server, process: "subprocess.Popen[bytes]", question: Question, log: Path) -> None:
+    path, body = server.service.call(question)
     end = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
-        if found := URL.search(log.read_text()):
-            with suppress(httpx.TransportError):
-                headers = {"Content-Type": "application/json"}
-                if httpx.post(found[0] + path, content=body, headers=headers, trust_env=False).is_success:
-                    return found[1], int(found[2])
+        with suppress(httpx.TransportError):
+            url = "http://{}:{}".format(*server.address) + path
+            if httpx.post(url, content=body, headers=JSON, trust_env=False).is_success:
+                return
     last = (log.read_text().splitlines() or ["nothing"])[-1]
-    raise BenchmarkError(f"process {process.pid} does not answer POST {path}, expected status 200; it wrote {last!r}")
+    raise BenchmarkError(f"{server.service.name} does not answer POST {path}, expected status 200; it wrote {last!r}")
 
 
-class Raw(NamedTuple):
+class Raw:
     """ONNX Runtime in a loop: rows tokenised beforehand, no HTTP, no padding, one thread a core."""
 
-    session: Session
-    items: Sequence[tuple[str, Row]]
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
-    def run(self, connections: int, seconds: float) -> Figures:
+    def run(self, questions: Sequence[Question], connections: int, seconds: float) -> Figures:
         """Return what `summed` does, with as many rows under way as a service has with so many connections."""
         lanes = min(connections, usable_cores())
-        rows = -(-connections // lanes)
-        items = cycle(self.items)
+        rows = min(8, -(-connections // lanes))  # more cost more: they fall out of the cache
+        items = cycle([(question.head, question.row) for question in questions])
         start, cpu = time.perf_counter(), time.process_time()
 
         def lane(_: int) -> list[float]:
@@ -107,27 +216,73 @@ class Raw(NamedTuple):
 
         with ThreadPoolExecutor(lanes) as pool:
             latencies = [latency for of_lane in pool.map(lane, range(lanes)) for latency in of_lane]
-        return summed(Load(time.perf_counter() - start, latencies, 0.0), time.process_time() - cpu)
+        return figures(latencies, time.perf_counter() - start, time.process_time() - cpu)
 
 
 def summed(load: Load, cpu: float) -> Figures:
+    """Return the figures of what was answered with 200, and how many were not."""
+    return figures(load.latencies(), load.seconds, cpu)
+
+
+def figures(latencies: Sequence[float], seconds: float, cpu: float) -> Figures:
     """Return requests, rate [1/s], p50, p95, p99 [ms], and cpu_ms a request, of `cpu` seconds in all."""
-    requests = len(load.latencies)
-    p50, p95, p99 = np.percentile(np.array(load.latencies) * 1000, [50, 95, 99]).tolist()
-    rate = requests / load.seconds
-    return {"requests": requests, "rate": rate, "p50": p50, "p95": p95, "p99": p99, "cpu_ms": 1000 * cpu / requests}
+    requests = len(latencies)
+    p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99]).tolist()
+    return {
+        "requests": requests,
+        "rate": requests / seconds,
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "cpu_ms": 1000 * cpu / requests,
+    }
 
 
 def batches(grown: Figures) -> Figures:
     """Return what our service counted: rows, rows a batch, and the share of padding in the tokens it ran."""
     if not grown:
         return {}
-    rows, padding = grown["batch_rows_sum"], grown["padding_tokens_total"]
-    share = padding / (padding + grown["batch_tokens_sum"])
-    return {"rows": rows, "rows_a_batch": rows / grown["batches_total"], "padding": share}
+    rows, padding, tokens = grown["batch_rows_sum"], grown["padding_tokens_total"], grown["batch_tokens_sum"]
+    return {
+        "rows": rows,
+        "tokens": tokens,
+        "rows_a_batch": rows / grown["batches_total"],
+        "padding": padding / (padding + tokens),
+    }
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    parents: dict[int, list[int]] = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            with suppress(OSError):
+                parents.setdefault(int(stat(int(directory.name))[1]), []).append(int(directory.name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of proc(5) from the third, the state, on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process with all its threads (proc(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """User and system time of a process and its descendants (proc(5), fields 14 and 15)."""
+    ticks = 0
+    for one in family(pid):
+        with suppress(OSError):
+            ticks += sum(int(field) for field in stat(one)[11:13])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional set size of a process and its descendants: what they share counts once."""
+    kilobytes = 0
+    for one in family(pid):
+        with suppress(OSError):
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+            kilobytes += int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
+    return kilobytes * 1024

@@ -1,60 +1,82 @@
-"""The load: connections in a closed loop, each sending its next request when it has the answer to the last.
+"""The load: bare sockets and epoll in a process of its own, since what it costs is taken from the services it measures.
 
-Bare sockets and epoll in a process of its own, since what the load costs is taken from the services it measures.
+Closed loop (`drive`): each connection sends its next request when it has the answer to its last. Open loop (`offer`):
+requests come at random times (a Poisson process) whether the last are answered or not, as users do; latency counts from
+the time at which a request was due.
 """
 
 import re
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle
 from typing import NamedTuple
 
+import numpy as np
+
 from models.errors import BertheadsError
 
 PATIENCE = 60.0  # seconds without any answer
-HEAD = "POST {} HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+HEAD = "POST {} HTTP/1.1\r\nHost: benchmark\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\n\r\n"
+STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+Address = tuple[str, int]
+Call = tuple[str, bytes]
+"""Path and body."""
 
 
 class BenchmarkError(BertheadsError):
     """Raised when there is nothing to measure, or what is to be measured does not answer."""
 
 
+class Answer(NamedTuple):
+    """One answer, with the seconds since its request was sent, in the open loop since it was due."""
+
+    status: int
+    seconds: float
+
+
 class Load(NamedTuple):
     """What came back: an answer to every request that was sent."""
 
     seconds: float  # from the first request to the last answer
-    latencies: list[float]  # seconds of each request
+    answers: list[Answer]
     cpu_seconds: float  # of the load itself
+
+    def latencies(self, status: int = 200) -> list[float]:
+        """Seconds of the requests that were answered with a status."""
+        return [answer.seconds for answer in self.answers if answer.status == status]
 
 
 class Connection:
     """One kept-alive HTTP/1.1 connection with one request under way."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection(address, PATIENCE)
 
-    def send(self, request: bytes) -> None:
-        self._answer, self._sent = b"", time.perf_counter()
+    def send(self, request: bytes, due: float | None = None) -> None:
+        self._answer, self._sent = b"", due or time.perf_counter()
         self.socket.sendall(request)
 
-    def receive(self) -> float | None:
-        """Read what is there; return the seconds of the request once its answer is complete."""
+    def receive(self) -> Answer | None:
+        """Read what is there; return the answer once it is complete."""
         self._answer += (part := self.socket.recv(1 << 16))
         head, end, body = self._answer.partition(b"\r\n\r\n")
-        length = LENGTH.search(head)
-        if not part or (end and not (length and head.startswith(b"HTTP/1.1 200 "))):
-            raise BenchmarkError(f"a service answered {self._answer[:300]!r}, expected status 200 and a length")
-        return time.perf_counter() - self._sent if length and len(body) >= int(length[1]) else None
+        status, length = STATUS.match(head), LENGTH.search(head)
+        if not part or (end and not (status and length)):
+            raise BenchmarkError(f"a service answered {self._answer[:300]!r}, expected a status and a length")
+        if not (status and length) or len(body) < int(length[1]):
+            return None
+        return Answer(int(status[1]), time.perf_counter() - self._sent)
 
 
-def drive(address: tuple[str, int], path: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """Keep connections busy with the bodies in turn for some seconds, then wait for the last answers."""
-    requests = cycle([HEAD.format(path, len(body)).encode() + body for body in bodies])
-    latencies: list[float] = []
+def drive(address: Address, calls: Sequence[Call], connections: int, seconds: float) -> Load:
+    """Keep connections busy with the calls in turn for some seconds, then wait for the last answers."""
+    requests = _requests(calls)
+    answers: list[Answer] = []
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         start, cpu = time.perf_counter(), time.process_time()
@@ -63,13 +85,60 @@ def drive(address: tuple[str, int], path: str, bodies: Sequence[bytes], connecti
             connection.send(next(requests))
         while selector.get_map():
             if not (ready := selector.select(PATIENCE)):
-                raise BenchmarkError(f"{path} has not answered for {PATIENCE:g} s, expected an answer; send less")
+                raise _silent(address)
             for key, _ in ready:
-                if (latency := key.data.receive()) is None:
+                if (answer := key.data.receive()) is None:
                     continue
-                latencies.append(latency)
+                if answer.status != 200:
+                    raise BenchmarkError(f"a service answered {key.data._answer[:300]!r}, expected status 200")
+                answers.append(answer)
                 if time.perf_counter() < start + seconds:
                     key.data.send(next(requests))
                 else:
                     selector.unregister(key.fileobj)
-        return Load(time.perf_counter() - start, latencies, time.process_time() - cpu)
+        return Load(time.perf_counter() - start, answers, time.process_time() - cpu)
+
+
+def offer(
+    address: Address, calls: Sequence[Call], rate: float, seconds: float, headers: str = "", seed: int = 0
+) -> Load:
+    """Send calls in turn at `rate` a second, each on a connection that is free; count whatever status comes."""
+    requests = _requests(calls, headers)
+    times = np.random.default_rng(seed).exponential(1 / rate, round(rate * seconds)).cumsum()
+    answers: list[Answer] = []
+    with ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        free: list[Connection] = []
+        start, cpu = time.perf_counter(), time.process_time()
+        due = iter((start + times).tolist())
+        following, left = next(due, None), len(times)
+        while left:
+            now = time.perf_counter()
+            while following is not None and following <= now:
+                connection = free.pop() if free else _open(stack, selector, address)
+                connection.send(next(requests), following)
+                following = next(due, None)
+            wait = PATIENCE if following is None else max(0.0, following - time.perf_counter())
+            ready = selector.select(wait)
+            if not ready and following is None:
+                raise _silent(address)
+            for key, _ in ready:
+                if answer := key.data.receive():
+                    answers.append(answer)
+                    free.append(key.data)
+                    left -= 1
+        return Load(time.perf_counter() - start, answers, time.process_time() - cpu)
+
+
+def _open(stack: ExitStack, selector: selectors.BaseSelector, address: Address) -> Connection:
+    connection = Connection(address)
+    selector.register(stack.enter_context(connection.socket), selectors.EVENT_READ, connection)
+    return connection
+
+
+def _requests(calls: Sequence[Call], headers: str = "") -> Iterator[bytes]:
+    return cycle([HEAD.format(path, headers, len(body)).encode() + body for path, body in calls])
+
+
+def _silent(address: Address) -> BenchmarkError:
+    return BenchmarkError(f"port {address[1]} has not answered for {PATIENCE:g} s, expected an answer; send less")

@@ -1,6 +1,6 @@
 """The naive service: FastAPI and PyTorch as tutorials have them, one float32 forward pass a request, no batching.
 
-python -m tests.benchmarks.naive CHECKPOINT serves the first classify head of a checkpoint, ours or of transformers.
+python -m tests.benchmarks.naive CHECKPOINT PORT serves the first classify head of a checkpoint.
 """
 
 import sys
@@ -42,4 +42,4 @@ def create_app(directory: Path) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app(Path(sys.argv[1])), port=0, access_log=False)
+    uvicorn.run(create_app(Path(sys.argv[1])), port=int(sys.argv[2]), access_log=False)

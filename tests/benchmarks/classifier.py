@@ -1,0 +1,26 @@
+"""Our session with our tokenising and decoding, for the servers of others: so only the server differs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.bundle import read_bundle
+from models.classification import Classify, ScoredLabel
+from models.session import Session
+
+
+class Classifier:
+    """The first classify head of a bundle."""
+
+    def __init__(self, directory: Path) -> None:
+        bundle = read_bundle(directory)
+        self.head = next(name for name, head in bundle.manifest.heads.items() if head.task == "classify")
+        spec = bundle.manifest.heads[self.head].spec
+        self.task = Classify(bundle.tokenizer, spec, bundle.manifest.encoder.max_length)
+        self.parameters = self.task.parse_parameters({})
+        self.session = Session(bundle)
+
+    def answer(self, texts: Sequence[str]) -> list[list[ScoredLabel]]:
+        """Return the labels of each text, all of them in one batch."""
+        encoded = [self.task.encode(text, self.parameters) for text in texts]
+        logits = self.session.run([(self.head, each.rows[0]) for each in encoded])
+        return [self.task.decode(each, row, self.parameters) for each, row in zip(encoded, logits, strict=True)]

@@ -1,0 +1,30 @@
+"""LitServe around our session: python -m tests.benchmarks.litserve_service BUNDLE PORT."""
+
+import sys
+from pathlib import Path
+
+import litserve  # type: ignore[import-not-found]  # of an environment of its own
+
+from models.classification import ScoredLabel
+from service.cores import usable_cores
+from tests.benchmarks.classifier import Classifier
+
+
+class Service(litserve.LitAPI):  # type: ignore[misc]
+    def setup(self, device: str) -> None:
+        self.classifier = Classifier(Path(sys.argv[1]))
+
+    def decode_request(self, request: dict[str, str]) -> str:
+        return request["inputs"]
+
+    def predict(self, texts: list[str]) -> list[list[ScoredLabel]]:
+        return self.classifier.answer(texts)
+
+    def encode_response(self, output: list[ScoredLabel]) -> list[list[ScoredLabel]]:
+        return [output]
+
+
+if __name__ == "__main__":
+    api = Service(max_batch_size=32, batch_timeout=0.005)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=usable_cores(), timeout=60)
+    server.run(port=int(sys.argv[2]), generate_client_file=False)

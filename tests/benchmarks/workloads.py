@@ -1,0 +1,112 @@
+"""What is asked: calls of heads over HTTP, and the same inputs as rows for ONNX Runtime without a service.
+
+short   51 texts of 8–80 tokens, 34 in the mean, to a classify head
+mixed   the same texts joined to 8–400 tokens, the lengths spread evenly over their logarithm
+qa      a question and a context of some 350 tokens, to a qa head
+heads   the texts of `short`, each cut to suit one of the tasks in turn: all heads of the bundle at equal lengths
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from models.bundle import Bundle
+from models.row import Row
+from models.task import TaskName
+from models.tasks import TASKS
+from tests.benchmarks.load import BenchmarkError, Call
+
+LONGEST = 400  # tokens of `mixed`
+CONTEXT = 350  # tokens of `qa`
+
+
+class Question(NamedTuple):
+    """One input of one head."""
+
+    task: TaskName
+    head: str
+    inputs: Any
+    row: Row
+
+    @property
+    def call(self) -> Call:
+        return f"/{self.task}/{self.head}", json.dumps({"inputs": self.inputs}).encode()
+
+
+class Workloads:
+    """Makes each from a bundle and texts."""
+
+    def __init__(self, bundle: Bundle, texts: Sequence[str]) -> None:
+        self.bundle = bundle
+        self.texts = list(texts)
+        self._heads: dict[TaskName, str] = {}
+        for name, head in bundle.manifest.heads.items():
+            self._heads.setdefault(head.task, name)
+
+    def make(self, name: str) -> list[Question]:
+        """Return a workload; raise BenchmarkError if the bundle has no head for it."""
+        return list({"short": self._short, "mixed": self._mixed, "qa": self._qa, "heads": self._every}[name]())
+
+    def _short(self) -> Iterator[Question]:
+        return (self._ask("classify", text) for text in self.texts)
+
+    def _mixed(self) -> Iterator[Question]:
+        draw = random.Random(0)
+        for _ in self.texts:
+            wanted = round(8 * (LONGEST / 8) ** draw.random())
+            yield self._ask("classify", self._joined(draw, wanted))
+
+    def _qa(self) -> Iterator[Question]:
+        draw = random.Random(0)
+        for text in self.texts:
+            question = " ".join(text.split()[:8])
+            yield self._ask("qa", {"question": question, "context": self._joined(draw, CONTEXT)})
+
+    def _every(self) -> Iterator[Question]:
+        for number, text in enumerate(self.texts):
+            words = text.split()
+            half = len(words) // 2
+            front, back = " ".join(words[:half]), " ".join(words[half:])
+            inputs: dict[TaskName, Any] = {
+                "classify": text,
+                "pair": {"text": front, "text_pair": back},
+                "fill-mask": " ".join([*words[:half], "[MASK]", *words[half + 1 :]]),
+                "tag": text,
+                "qa": {"question": front, "context": back},
+            }
+            tasks = [task for task in TASKS if task in self._heads]
+            yield self._ask(tasks[number % len(tasks)], inputs[tasks[number % len(tasks)]])
+
+    def _joined(self, draw: random.Random, tokens: int) -> str:
+        """Random texts one after the other, cut at a word near so many tokens."""
+        words: list[str] = []
+        while len(words) < tokens:
+            words += draw.choice(self.texts).split()
+        counts = [len(pieces) for pieces in self.bundle.tokenizer.encode_ids(words)]
+        kept = 0
+        while kept < len(words) and sum(counts[: kept + 1]) <= max(1, tokens - 2):
+            kept += 1
+        return " ".join(words[: max(1, kept)])
+
+    def _ask(self, task: TaskName, inputs: Any) -> Question:
+        if task not in self._heads:
+            raise BenchmarkError(f"{self.bundle.directory} has no {task} head, expected one; pass another --bundle")
+        name = self._heads[task]
+        kind = TASKS[task](
+            self.bundle.tokenizer, self.bundle.manifest.heads[name].spec, self.bundle.manifest.encoder.max_length
+        )
+        parsed = inputs if isinstance(inputs, str) else kind.inputs.model_validate(inputs)
+        return Question(task, name, inputs, kind.encode(parsed, kind.parse_parameters({})).rows[0])
+
+
+def read_texts(path: Path) -> list[str]:
+    """Read JSON lines with {"text"}; raise BenchmarkError if they are none."""
+    try:
+        texts = [str(json.loads(line)["text"]) for line in path.read_text(encoding="utf8").splitlines()]
+        if not texts:
+            raise ValueError("it is empty")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f'{path} is not JSON lines with {{"text"}} ({error!r}); pass another --texts') from None
+    return texts
