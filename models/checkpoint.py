@@ -45,6 +45,8 @@ class Checkpoint:
     encoder: Encoder
     tokenizer: Tokenizer
     heads: dict[str, Head] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
+    """Heads that were made with random weights; only known to those who made them."""
 
 
 class Layout(NamedTuple):

@@ -32,10 +32,10 @@ from training.errors import RecipeError, TrainingError
 from training.evaluate import score as evaluate_head
 from training.losses import score as score_pretraining
 from training.metrics import fit_temperature, headline
-from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
+from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
-from training.pretrain import PretrainRecipe, set_dropout, start
+from training.pretrain import SPECS, PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.processes import Processes
 from training.run import Run, copy_weights, seed_step
@@ -82,7 +82,7 @@ class FinetuneRecipe:
     steps: int = 1000
     rate: float = 5e-5
     head_rate: float = 5e-4
-    """Peak rate of fresh heads, which have further to go than the encoder."""
+    """Peak rate of heads that the base lacks, which have further to go than the encoder."""
     freeze_embeddings: bool = False
     """Keep the word embedding as the base has it (see PretrainRecipe)."""
     warmup: float = 0.06
@@ -127,9 +127,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
     checkpoint.encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
-    optimizer = build_optimizer(
-        checkpoint.encoder.named_parameters(), recipe.rate, recipe.weight_decay, head_parameters(checkpoint)
-    )
+    optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     best = Best(run.out / "best", recipe.patience)
     state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
     best.load(state["best"])
@@ -205,13 +203,14 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
     """The base with the heads of the recipe: its own where they exist, else fresh."""
     checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_base(Path(recipe.base))
     known = checkpoint.heads
-    kept = known if recipe.corpus else {}
     set_dropout(checkpoint.encoder, recipe.dropout)
     heads = {name: fresh_head(head, sets[name], checkpoint) for name, head in recipe.heads.items()}
     for name, head in heads.items():
         if name in known and known[name].spec.labels == head.spec.labels:
             heads[name] = Head(head.spec, known[name].module)
-    checkpoint.heads = heads | kept
+        else:
+            checkpoint.fresh.add(name)
+    checkpoint.heads = heads | ({name: known[name] for name in SPECS} if recipe.corpus else {})
     return checkpoint
 
 

@@ -1,39 +1,33 @@
 """AdamW and its schedule, as BERT uses them: no decay on biases and LayerNorm, warm-up, then linear to zero."""
 
-from collections.abc import Iterable
-
 import torch
-from torch import nn
 
 from models.checkpoint import Checkpoint
 
 EPSILON = 1e-6  # google-research/bert optimization.py:59
 
 
-def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]],
-    rate: float,
-    weight_decay: float,
-    fresh: Iterable[tuple[str, nn.Parameter]] = (),
-) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; matrices decay (embeddings too), vectors (biases, LayerNorm) do not.
+def build_optimizer(checkpoint: Checkpoint, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what learns in an encoder and its heads; matrices decay (embeddings too), vectors do not.
 
-    Parameters of `fresh` that are not among `named` stand in groups with "fresh" set, for a rate of their own.
+    The fresh heads stand in groups with "fresh" set, for a rate of their own; a tied decoder is the encoder's.
     Deviation: torch corrects Adam's bias, the original does not (optimization.py:137).
     """
-    first = {id(p): p for _, p in named if p.requires_grad}  # by identity: the tied decoder counts once
-    second = {id(p): p for _, p in fresh if p.requires_grad and id(p) not in first}
+    modules = [checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]
+    learning = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}  # a tied one once
+    fresh = {id(p) for name in checkpoint.fresh for p in checkpoint.heads[name].module.parameters()}
+    fresh -= {id(p) for p in checkpoint.encoder.parameters()}
     groups = [
-        {"params": [p for p in found.values() if (p.dim() >= 2) == matrix], "weight_decay": decay, "fresh": is_fresh}
-        for is_fresh, found in ((False, first), (True, second))
+        {
+            "params": [p for key, p in learning.items() if (key in fresh) == is_fresh and (p.dim() >= 2) == matrix],
+            "weight_decay": decay,
+            "fresh": is_fresh,
+        }
+        for is_fresh in (False, True)
         for matrix, decay in ((True, weight_decay), (False, 0.0))
-        if found
     ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), eps=EPSILON, fused=True)
-
-
-def head_parameters(checkpoint: Checkpoint) -> list[tuple[str, nn.Parameter]]:
-    return [named for head in checkpoint.heads.values() for named in head.module.named_parameters()]
 
 
 def schedule(step: int, steps: int, warmup: int, final: float = 0.0) -> float:

@@ -27,7 +27,7 @@ from training.corpus import TOKENIZER, Corpus
 from training.distillation import Teacher
 from training.errors import RecipeError
 from training.losses import Losses, counted_by, score, total
-from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
+from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.run import Run, seed_step
@@ -80,7 +80,7 @@ class PretrainRecipe:
     rate: float = 1e-4
     """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
     head_rate: float | None = None
-    """Peak rate of the heads, which a base without them lets begin far behind its encoder; by default `rate`."""
+    """Peak rate of heads that the base lacks, which have further to go than its encoder; by default `rate`."""
     freeze_embeddings: bool = False
     """Keep the base's word embedding, which is the decoder too. Adam moves every row of it at every step, for each is
     an answer that was not right: those of rare words, which are seldom read, go astray."""
@@ -130,6 +130,11 @@ class PretrainRecipe:
         return self.phases or [Phase(self.steps, self.max_length, self.batch_size)]
 
     @property
+    def specs(self) -> dict[str, HeadSpec]:
+        """The heads that learn, by name."""
+        return {name: spec for name, spec in SPECS.items() if self.nsp or name != "nsp"}
+
+    @property
     def all_steps(self) -> int:
         return sum(phase.steps for phase in self.parts)
 
@@ -152,12 +157,11 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
 
     # ---- model and data
     checkpoint = start(recipe)
+    checkpoint.heads = {name: checkpoint.heads[name] for name in recipe.specs}
     encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
     modules = torch.nn.ModuleList([encoder, *heads]).to(processes.device)
     encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
-    optimizer = build_optimizer(
-        encoder.named_parameters(), recipe.rate, recipe.weight_decay, head_parameters(checkpoint)
-    )
+    optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
     corpus.check_vocabulary(checkpoint.tokenizer)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
@@ -242,7 +246,7 @@ def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
 
 
 def start(recipe: PretrainRecipe) -> Checkpoint:
-    """The base with the heads of pretraining, fresh where it has none; or random weights."""
+    """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
         set_dropout(checkpoint.encoder, recipe.dropout)
@@ -258,14 +262,14 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             attention_probs_dropout_prob=recipe.dropout,
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
-    specs = {name: spec for name, spec in SPECS.items() if recipe.nsp or name != "nsp"}
     embedding = checkpoint.encoder.embeddings.word
-    for name, spec in specs.items():
-        fresh = Head(spec, build_head(spec.task, len(spec.labels), checkpoint.config, embedding))
-        if name not in checkpoint.heads and spec.task == "fill-mask":
-            set_unigram_bias(fresh.module, Corpus(Path(recipe.corpus)))
-        checkpoint.heads[name] = checkpoint.heads.get(name, fresh)
-    checkpoint.heads = {name: checkpoint.heads[name] for name in specs}
+    for name, spec in recipe.specs.items():
+        if name not in checkpoint.heads:
+            module = build_head(spec.task, len(spec.labels), checkpoint.config, embedding)
+            if spec.task == "fill-mask":
+                set_unigram_bias(module, Corpus(Path(recipe.corpus)))
+            checkpoint.heads[name] = Head(spec, module)
+            checkpoint.fresh.add(name)
     longest = max(phase.max_length for phase in recipe.parts)
     if longest > checkpoint.config.max_position_embeddings:
         raise RecipeError(

@@ -14,7 +14,7 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from training.data import QuestionExample, TaggedExample
 from training.errors import DataError
-from training.finetune import FinetuneRecipe, HeadRecipe, choose, epoch_batches, finetune
+from training.finetune import FinetuneRecipe, HeadRecipe, choose, epoch_batches, finetune, prepare, read_files
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
 from training.targets import span_loss, targets
@@ -95,6 +95,21 @@ def test_several_heads_and_the_corpus_share_an_encoder(
         assert metrics["f1" if name in ("tag", "qa") else "accuracy"] > 0.9, name
     assert checkpoint.heads["classify"].spec.temperature != 1.0
     assert (tmp_path / "metrics.png").exists()
+
+
+def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path
+) -> None:
+    heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}
+    before = finetune(recipe(base, heads, steps=2, corpus=str(corpus), corpus_batch_size=4), tmp_path)
+    again = recipe(tmp_path, heads | {"new": heads["mine"]}, corpus=str(corpus))
+    examples = read_files(again, "classify", [files["classify"]])
+    after = prepare(again, {"mine": examples, "new": examples})
+    assert list(after.heads) == ["mine", "new", "fill-mask", "nsp"] and after.fresh == {"new"}
+    for name in before.heads:
+        torch.testing.assert_close(
+            after.heads[name].module.state_dict(), before.heads[name].module.state_dict(), rtol=0, atol=0
+        )
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(

@@ -17,7 +17,7 @@ from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.errors import RecipeError, TrainingError
 from training.losses import score
-from training.optimizer import build_optimizer, head_parameters, schedule, set_rates
+from training.optimizer import build_optimizer, schedule, set_rates
 from training.pretrain import Phase, PretrainRecipe, pretrain, start
 from training.run import Run
 
@@ -232,18 +232,20 @@ def test_the_schedule_rises_then_falls() -> None:
 
 def test_fresh_parameters_have_a_rate_of_their_own(corpus: Path) -> None:
     checkpoint = start(recipe(corpus))
-    optimizer = build_optimizer(checkpoint.encoder.named_parameters(), 1.0, 0.0, head_parameters(checkpoint))
+    assert checkpoint.fresh == {"fill-mask", "nsp"}
+    checkpoint.fresh = {"nsp"}
+    optimizer = build_optimizer(checkpoint, 1.0, 0.0)
     set_rates(optimizer, 1e-4, 1e-3)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert {rates[id(p)] for p in checkpoint.encoder.parameters()} == {1e-4}
-    heads = {id(p) for _, p in head_parameters(checkpoint)} - {id(checkpoint.encoder.embeddings.word.weight)}
-    assert {rates[number] for number in heads} == {1e-3}
+    for module in (checkpoint.encoder, checkpoint.heads["fill-mask"].module):
+        assert {rates[id(p)] for p in module.parameters()} == {1e-4}
+    assert {rates[id(p)] for p in checkpoint.heads["nsp"].module.parameters()} == {1e-3}
 
 
 def test_biases_and_layer_norms_do_not_decay_and_nothing_is_missing_or_twice(corpus: Path) -> None:
     checkpoint = start(recipe(corpus))
     modules = torch.nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())])
-    groups = build_optimizer(modules.named_parameters(), 1e-3, 0.01).param_groups
+    groups = build_optimizer(checkpoint, 1e-3, 0.01).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(decay) == len(list(modules.parameters()))
     for name, parameter in modules.named_parameters():
