@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from models.errors import InputError
+from service.dispatch import Dispatch
 from service.errors import ServiceError
 from service.gate import Gate
 from service.lifecycle import Service
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(ServiceError, answer_service_error)
     app.add_exception_handler(InputError, answer_input_error)
     app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_middleware(Dispatch)
     app.add_middleware(Gate, settings=settings, metrics=metrics)
     add_routes(app)
     app.openapi = partial(document, app)  # type: ignore[method-assign]

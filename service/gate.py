@@ -4,10 +4,10 @@ Plain ASGI: a handler behind it still sees the connection itself, and so notices
 """
 
 import logging
+import random
 import re
 import secrets
 import time
-import uuid
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -64,7 +64,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        trace = Trace(given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, time.monotonic())
+        trace = Trace(given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}", time.monotonic())
         scope[TRACE] = trace
 
         async def send_traced(message: Message) -> None:

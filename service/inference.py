@@ -203,11 +203,10 @@ def deadline_seconds(request: Request, limit: float) -> float:
     return min(limit, int(given) / 1000)
 
 
-async def infer(request: Request, task: TaskName) -> Response:
+async def infer(request: Request, task: TaskName, named: str | None) -> Response:
     """Answer POST /{task} and /{task}/{head}."""
     service: Service = request.app.state.service
     trace = trace_of(request.scope)
-    named = request.path_params.get("head")
     trace.route = f"/{task}" if named is None else f"/{task}/{{head}}"
     head = service.heads.find(task, named)
     trace.head = trace.log["head"] = head.name

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from models.errors import InputError
+from models.tasks import TASKS
 from service.errors import MEDIA_TYPE, FieldError, MethodNotAllowed, NotFound, ServiceError, Unprocessable, problem
 from service.gate import trace_of
 from service.lifecycle import Service
@@ -49,5 +50,6 @@ def _answer(request: Request, error: ServiceError) -> Response:
 
 def _nearest_route(request: Request, path: str) -> str:
     known = [route.path for route in request.app.routes if isinstance(route, Route) and "{" not in route.path]
+    known += [f"/{task}" for task in TASKS]
     nearest = difflib.get_close_matches(path, known, n=1)
     return f"did you mean {nearest[0]}?" if nearest else "GET /docs lists what there is"

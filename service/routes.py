@@ -1,6 +1,5 @@
-"""The routes: tasks, heads, health, metrics."""
+"""The routes of FastAPI: heads, health, metrics; the tasks' are in service/dispatch.py."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -9,11 +8,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from models.task import TaskName
-from models.tasks import TASKS
 from service import pages
 from service.errors import Unavailable
 from service.heads import describe
-from service.inference import infer
 from service.lifecycle import Service
 from service.openapi import problem_response, task_paths
 
@@ -126,19 +123,9 @@ async def metrics(request: Request) -> Response:
 
 
 def add_routes(app: FastAPI) -> None:
-    """Add all routes to an app that has its service in its state."""
-    for task in TASKS:
-        app.router.add_route(f"/{task}", _task_endpoint(task), methods=["POST"], include_in_schema=False)
-        app.router.add_route(f"/{task}/{{head}}", _task_endpoint(task), methods=["POST"], include_in_schema=False)
+    """Add all but the tasks' (service/dispatch.py) to an app that has its service in its state."""
     app.include_router(router)
     app.include_router(pages.router)
-
-
-def _task_endpoint(task: TaskName) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        return await infer(request, task)
-
-    return endpoint
 
 
 def document(app: FastAPI) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from models.bundle import read_bundle
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
+from tests.benchmarks import soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import choices
 from tests.benchmarks.load import offer
@@ -85,6 +86,19 @@ def test_needed_operations_are_those_of_the_products(tokenizer: Tokenizer, tmp_p
         read = len(row.positions) if layer == layers - 1 else tokens
         products += [(read, width, width), (read, width, 4 * width), (read, 4 * width, width)]
     assert needed_operations(bundle, row) == 2 * sum(m * k * n for m, k, n in products)
+
+
+def test_the_soak_finds_answers_that_differ_and_none_here(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer)
+    assert soak.main([f"--bundle={bundle}", "--requests=1000", "--inputs=50", "--connections=16"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["requests"] == 1000 and found["largest_difference"] <= 1e-6 and found["memory_mb"]["last"] > 10
+    one = [{"label": "a", "score": 0.5}]
+    assert soak.difference(one, [{"label": "a", "score": 0.25}]) == 0.25
+    for other in ([{"label": "b", "score": 0.5}], [], [{"label": "a", "score": 1}], [{"label": "a"}]):
+        assert soak.difference(one, other) == float("inf")
 
 
 def test_labels_are_found_in_any_answer() -> None:

@@ -174,7 +174,7 @@ def _with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     heads = dict(manifest.heads)
     for name, of_head in measured["heads"].items():
         if validation := of_head.get("validation"):
-            metrics = {"precision": precision, "data": validation["file"], **validation["scores"]}
+            metrics = {"graph": precision, "data": validation["file"], **validation["scores"]}
             heads[name] = heads[name].model_copy(update={"metrics": metrics})
     return manifest.model_copy(update={"heads": heads})
 

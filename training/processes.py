@@ -43,28 +43,35 @@ class Processes:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Be connected to the others; raise TrainingError where one of them is lost."""
+        """Be connected to the others."""
         if self.count == 1:
             yield
             return
         dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         try:
             yield
-        except (dist.DistError, RuntimeError) as error:
-            raise TrainingError(
-                f"process {self.rank} of {self.count} lost another one ({str(error).splitlines()[0][:120]}); start the "
-                "same command again, which goes on from the last checkpoint"
-            ) from error
         finally:
             dist.destroy_process_group()
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Go on when all have come here; raise TrainingError where one of them is lost."""
         if self.count > 1:
-            dist.barrier()
+            with self._all_there():
+                dist.barrier()
 
     def add(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes."""
+        """Replace each tensor by its sum over all processes; raise TrainingError where one of them is lost."""
         if self.count > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                with self._all_there():
+                    dist.all_reduce(tensor)
+
+    @contextmanager
+    def _all_there(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # what gloo raises; those of torch.distributed are of this kind too
+            raise TrainingError(
+                f"process {self.rank} of {self.count} lost another one ({str(error).splitlines()[0][:120]}); start the "
+                "same command again, which goes on from the last checkpoint"
+            ) from error

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import cycle
+from itertools import cycle, islice, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +33,12 @@ class BenchmarkError(BertheadsError):
 
 
 class Answer(NamedTuple):
-    """One answer, with the seconds since its request was sent, in the open loop since it was due."""
+    """One answer: to which of the calls, and the seconds since it was sent, in the open loop since it was due."""
 
+    number: int
     status: int
     seconds: float
+    body: bytes
 
 
 class Load(NamedTuple):
@@ -51,15 +53,22 @@ class Load(NamedTuple):
         return [answer.seconds for answer in self.answers if answer.status == status]
 
 
+class Request(NamedTuple):
+    """A call as it is sent."""
+
+    number: int
+    bytes: bytes
+
+
 class Connection:
     """One kept-alive HTTP/1.1 connection with one request under way."""
 
     def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection(address, PATIENCE)
 
-    def send(self, request: bytes, due: float | None = None) -> None:
-        self._answer, self._sent = b"", due or time.perf_counter()
-        self.socket.sendall(request)
+    def send(self, request: "Request", due: float | None = None) -> None:
+        self._answer, self._sent, self._number = b"", due or time.perf_counter(), request.number
+        self.socket.sendall(request.bytes)
 
     def receive(self) -> Answer | None:
         """Read what is there; return the answer once it is complete."""
@@ -70,19 +79,27 @@ class Connection:
             raise BenchmarkError(f"a service answered {self._answer[:300]!r}, expected a status and a length")
         if not (status and length) or len(body) < int(length[1]):
             return None
-        return Answer(int(status[1]), time.perf_counter() - self._sent)
+        return Answer(self._number, int(status[1]), time.perf_counter() - self._sent, body)
 
 
 def drive(address: Address, calls: Sequence[Call], connections: int, seconds: float) -> Load:
     """Keep connections busy with the calls in turn for some seconds, then wait for the last answers."""
-    requests = _requests(calls)
+    end = time.perf_counter() + seconds
+    return _closed(address, takewhile(lambda _: time.perf_counter() < end, _requests(calls)), connections)
+
+
+def repeat(address: Address, calls: Sequence[Call], count: int, connections: int) -> Load:
+    """Keep connections busy until `count` requests, the calls in turn, are answered."""
+    return _closed(address, islice(_requests(calls), count), connections)
+
+
+def _closed(address: Address, requests: Iterator[Request], connections: int) -> Load:
     answers: list[Answer] = []
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         start, cpu = time.perf_counter(), time.process_time()
-        for connection in [Connection(address) for _ in range(connections)]:
-            selector.register(stack.enter_context(connection.socket), selectors.EVENT_READ, connection)
-            connection.send(next(requests))
+        for following in islice(requests, connections):
+            _open(stack, selector, address).send(following)
         while selector.get_map():
             if not (ready := selector.select(PATIENCE)):
                 raise _silent(address)
@@ -90,12 +107,12 @@ def drive(address: Address, calls: Sequence[Call], connections: int, seconds: fl
                 if (answer := key.data.receive()) is None:
                     continue
                 if answer.status != 200:
-                    raise BenchmarkError(f"a service answered {key.data._answer[:300]!r}, expected status 200")
+                    raise BenchmarkError(f"a service answered {answer.status}: {answer.body[:300]!r}, expected 200")
                 answers.append(answer)
-                if time.perf_counter() < start + seconds:
-                    key.data.send(next(requests))
-                else:
+                if (request := next(requests, None)) is None:
                     selector.unregister(key.fileobj)
+                else:
+                    key.data.send(request)
         return Load(time.perf_counter() - start, answers, time.process_time() - cpu)
 
 
@@ -136,8 +153,13 @@ def _open(stack: ExitStack, selector: selectors.BaseSelector, address: Address) 
     return connection
 
 
-def _requests(calls: Sequence[Call], headers: str = "") -> Iterator[bytes]:
-    return cycle([HEAD.format(path, headers, len(body)).encode() + body for path, body in calls])
+def _requests(calls: Sequence[Call], headers: str = "") -> Iterator[Request]:
+    """Yield the calls again and again."""
+    made = [
+        Request(number, HEAD.format(path, headers, len(body)).encode() + body)
+        for number, (path, body) in enumerate(calls)
+    ]
+    return cycle(made)
 
 
 def _silent(address: Address) -> BenchmarkError:

@@ -65,19 +65,32 @@ class Workloads:
             yield self._ask("qa", {"question": question, "context": self._joined(draw, CONTEXT)})
 
     def _every(self) -> Iterator[Question]:
-        for number, text in enumerate(self.texts):
-            words = text.split()
-            half = len(words) // 2
-            front, back = " ".join(words[:half]), " ".join(words[half:])
-            inputs: dict[TaskName, Any] = {
-                "classify": text,
-                "pair": {"text": front, "text_pair": back},
-                "fill-mask": " ".join([*words[:half], "[MASK]", *words[half + 1 :]]),
-                "tag": text,
-                "qa": {"question": front, "context": back},
-            }
-            tasks = [task for task in TASKS if task in self._heads]
-            yield self._ask(tasks[number % len(tasks)], inputs[tasks[number % len(tasks)]])
+        tasks = [task for task in TASKS if task in self._heads]
+        return (self._to_task(tasks[number % len(tasks)], text) for number, text in enumerate(self.texts))
+
+    def every_length(self, number: int) -> list[Question]:
+        """Return questions to all heads in turn, of 3 to 500 tokens spread evenly over their logarithm."""
+        draw = random.Random(0)
+        longest = min(500, self.bundle.manifest.encoder.max_length - 8)
+        asked: list[Question] = []
+        while len(asked) < number:
+            text = self._joined(draw, round(3 * (longest / 3) ** draw.random()))
+            asked.append(self._to_task(list(self._heads)[len(asked) % len(self._heads)], text))
+        return asked
+
+    def _to_task(self, task: TaskName, text: str) -> Question:
+        """Cut a text to suit a task, at nearly the same length."""
+        words = text.split()
+        half = len(words) // 2
+        front, back = " ".join(words[:half]) or "what", " ".join(words[half:])
+        inputs: dict[TaskName, Any] = {
+            "classify": text,
+            "pair": {"text": front, "text_pair": back},
+            "fill-mask": " ".join([*words[:half], "[MASK]", *words[half + 1 :]]),
+            "tag": text,
+            "qa": {"question": front, "context": back},
+        }
+        return self._ask(task, inputs[task])
 
     def _joined(self, draw: random.Random, tokens: int) -> str:
         """Random texts one after the other, cut at a word near so many tokens."""

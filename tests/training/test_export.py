@@ -229,7 +229,7 @@ def test_the_gate_goes_by_validation_data(checkpoint: Checkpoint, tmp_path: Path
     assert validation["file"] == "validation.jsonl" and validation["metric"] == "accuracy"
     assert validation["loss"] == pytest.approx(100 * (validation["reference"] - validation["value"]))
     metrics = made.manifest.heads["sentiment"].metrics
-    assert metrics["precision"] == "int8" and metrics["examples"] == 10
+    assert metrics["graph"] == "int8" and metrics["examples"] == 10
     assert "validation.jsonl" in (made.directory / "README.md").read_text()
 
 
