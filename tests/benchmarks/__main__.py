@@ -109,8 +109,7 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
         if options.overload:
             ours = contenders[OURS]
             assert isinstance(ours, Server)
-            calls = [each.call for each in next(iter(workloads.values()))]
-            report["overload"] = overload(ours, calls, options.seconds, options.rounds)
+            report["overload"] = overload(ours, next(iter(workloads.values())), options.seconds, options.rounds)
         return report
 
 
@@ -234,7 +233,7 @@ def show(report: dict[str, Any]) -> None:
 
 
 def overload_table(lines: list[dict[str, Any]]) -> Table:
-    names = ["offered", "goodput", "p99_at_peak", "deadline_ms", "p99", "refusal_p50", "refusal_p99"]
+    names = ["offered", "goodput", "p99_at_peak", "deadline_ms", "p99", "p99_long", "refusal_p50", "refusal_p99"]
     table = Table("of the peak", *names, "statuses")
     for rate in sorted({line["rate"] for line in lines}):
         group = [line for line in lines if line["rate"] == rate]
