@@ -15,6 +15,7 @@ from service import logs
 from service.app import create_app
 from service.errors import SettingsError
 from service.lifecycle import Service
+from service.protocol import Protocol
 from service.settings import Settings
 
 BACKLOG = 2048
@@ -52,18 +53,24 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsError(sentence) from None
 
 
-def serve(settings: Settings, listener: socket.socket) -> int:
-    """Serve until a signal; return the exit status."""
-    logs.configure(settings.log_level, settings.log_format)
+def create_server(settings: Settings) -> Server:
+    """Return a server that has yet to run."""
     app = create_app(settings)
-    service: Service = app.state.service
     config = uvicorn.Config(
         app,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,
+        http=Protocol,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
-    Server(config, service).run([listener])
-    return 1 if service.failure else 0
+    return Server(config, app.state.service)
+
+
+def serve(settings: Settings, listener: socket.socket) -> int:
+    """Serve until a signal; return the exit status."""
+    logs.configure(settings.log_level, settings.log_format)
+    server = create_server(settings)
+    server.run([listener])
+    return 1 if server.service.failure else 0

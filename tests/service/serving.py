@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from service.app import create_app
 from service.lifecycle import Service
-from service.server import Server, listen
+from service.server import create_server, listen
 from service.settings import Settings
 
 PATIENCE = 180.0
@@ -42,11 +40,10 @@ class Served:
 @contextmanager
 def serving(*bundles: Path, wait: bool = True, **settings: Any) -> Iterator[Served]:
     """Serve bundles on a free port until the block ends; `wait` until they are loaded."""
-    chosen = Settings(bundles=bundles, port=0, **settings)
+    chosen = Settings(bundles=bundles, port=0, **({"drain_timeout": 5} | settings))
     with listen(chosen.host, chosen.port) as listener:
-        app = create_app(chosen)
-        service: Service = app.state.service
-        server = Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5), service)
+        server = create_server(chosen)
+        service = server.service
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
