@@ -8,9 +8,11 @@ where they share an encoder.
 import asyncio
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,12 +27,16 @@ from service.errors import (
     Unprocessable,
 )
 from service.metrics import Metrics
-from service.queue import Item, Job, Logits, Queue, Runner
+from service.queue import Deadline, Item, Job, Logits, Queue, Runner
 
 logger = logging.getLogger(__name__)
 
 NEWEST = 0.05
-"""Weight of the newest batch in the running mean of a lane's speed: about the last twenty count."""
+"""Weight of the newest batch in running means: about the last twenty count."""
+MOST = 4
+"""How much slower than expected a batch can be and still count in full."""
+NICENESS = 4
+"""Of the lanes beyond that of the process: else they keep the event loop from refusing at once what is too much."""
 
 Outcome = Logits | Exception
 
@@ -50,6 +56,26 @@ class Limits:
     """Seconds of one batch after which its lane counts as dead."""
 
 
+class Pace:
+    """How fast a busy lane is of late, all that it does from batch to batch included."""
+
+    def __init__(self) -> None:
+        self.tokens = 0.0
+        self.time = 0.0
+        """Seconds; both are sums in which a batch counts the less the older it is."""
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """Count a batch; one that took far longer than expected, when the machine stood still, counts in part."""
+        if self.tokens:
+            seconds = min(seconds, MOST * self.seconds(tokens))
+        self.tokens = self.tokens * (1 - NEWEST) + tokens
+        self.time = self.time * (1 - NEWEST) + seconds
+
+    def seconds(self, tokens: int) -> float:
+        """What a lane takes for so many tokens; 0 before the first batch."""
+        return tokens * self.time / self.tokens if self.tokens else 0.0
+
+
 class Lane(threading.Thread):
     """One batch at a time."""
 
@@ -62,6 +88,9 @@ class Lane(threading.Thread):
         """Of the batch in hand."""
 
     def run(self) -> None:
+        thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
         self._work(self)
 
 
@@ -82,7 +111,9 @@ class Engine:
         self._lanes: list[Lane] = []
         self._idle = 0
         self._stopping = False
-        self._tokens_per_second = 0.0
+        self._pace = Pace()
+        self._lag = 0.0
+        """Seconds from the end of a batch until the event loop has its answers."""
 
     def start(self) -> None:
         """Start the lanes."""
@@ -103,10 +134,10 @@ class Engine:
         ]
         return [] if self._stopping else dead + stuck
 
-    def submit(self, runner: Runner, head: str, rows: Sequence[Row], deadline: float) -> Job:
+    def submit(self, runner: Runner, head: str, rows: Sequence[Row], deadline: Deadline) -> Job:
         """Queue the rows of a request; its future gets their logits, or a ServiceError.
 
-        `deadline` is a time of time.monotonic. Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
+        Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
         """
         job = Job(runner, head, rows, deadline, self._loop.create_future(), time.monotonic())
         with self._changed:
@@ -116,15 +147,16 @@ class Engine:
             self._changed.notify(len(rows))
         return job
 
-    def check_room(self, tokens: int, deadline: float) -> None:
+    def check_room(self, tokens: int, deadline: Deadline) -> None:
         """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did."""
         waiting, limit = self._queue.tokens, self.limits.queued_tokens
         if waiting + tokens > limit:
             raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", self._seconds(waiting))
         if not waiting:
             return  # whatever the speed was, the next batch shows what it is
-        running = sum(lane.tokens for lane in self._lanes)
-        late = time.monotonic() + self._seconds(running + waiting + tokens) - deadline
+        # one batch more, for younger rows that ride along with older ones
+        ahead = sum(lane.tokens for lane in self._lanes) + waiting + self.limits.batch_tokens
+        late = time.monotonic() + self._seconds(ahead + tokens) + self._lag - deadline.at
         if late > 0:
             raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
 
@@ -141,10 +173,10 @@ class Engine:
             job.future.set_exception(error)
             job.future.exception()  # marked as seen: the one who waits may leave before looking
 
-    def expire(self, job: Job, seconds: float) -> None:
-        """Give a job up because its deadline of `seconds` has passed."""
-        where = "queue" if job.waiting == len(job.rows) else "encode"
-        self.give_up(job, "deadline", DeadlinePassed(where, seconds))
+    def expire(self, job: Job) -> None:
+        """Give a job up because its deadline has passed, or will before it could be answered."""
+        where = "encode" if job.started_at else "queue"
+        self.give_up(job, "deadline", DeadlinePassed(where, job.deadline.seconds))
 
     def stop(self, patience: float) -> None:
         """Give up what waits, and wait at most `patience` seconds for the lanes to finish their batches."""
@@ -169,9 +201,8 @@ class Engine:
         self.check_room(job.tokens, job.deadline)
 
     def _seconds(self, tokens: int) -> float:
-        """Time that all lanes together take for so many tokens, at their speed of late; 0 before the first batch."""
-        speed = self._tokens_per_second * len(self._lanes)
-        return tokens / speed if speed else 0.0
+        """Time that all lanes together take for so many tokens, at their speed of late."""
+        return self._pace.seconds(tokens) / max(1, len(self._lanes))
 
     def _measure_queue(self) -> None:
         self.metrics.queue_rows.set(self._queue.rows)
@@ -185,7 +216,6 @@ class Engine:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
-                lane.busy_since, lane.tokens = 0.0, 0
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
             self._tell_loop(partial(self._bury, lane, batch))
@@ -194,16 +224,33 @@ class Engine:
         """Wait for work; an empty list means that the engine stops."""
         with self._changed:
             while not self._stopping:
-                batch = self._queue.take(self._budget())
+                batch = self._take()
+                if lane.tokens:
+                    self._pace.add(lane.tokens, time.monotonic() - lane.busy_since)
                 if batch:
                     lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
                     self._measure_queue()
                     return batch
+                lane.busy_since, lane.tokens = 0.0, 0
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
+        return []
+
+    def _take(self) -> list[Item]:
+        """Take a batch, and give up on the way what would only be finished after its deadline."""
+        while batch := self._queue.take(self._budget()):
+            done = time.monotonic() + self._pace.seconds(sum(item.length for item in batch)) + self._lag
+            late = [item for item in batch if item.job.deadline.at < done]
+            if not late or not self._queue.rows:
+                return batch  # the last one runs whatever the pace was: only a batch shows what it is
+            for item in late:
+                if self._queue.drop(item.job):
+                    self._tell_loop(partial(self.expire, item.job))
+            if len(late) < len(batch):
+                return [item for item in batch if not item.job.dropped]
         return []
 
     def _budget(self) -> int:
@@ -212,7 +259,6 @@ class Engine:
         return min(share, self.limits.batch_tokens) if self._idle else self.limits.batch_tokens
 
     def _run(self, batch: list[Item]) -> list[Outcome]:
-        started = time.monotonic()
         try:
             logits = batch[0].job.runner.run([(item.job.head, item.job.rows[item.index]) for item in batch])
         except Exception as error:
@@ -222,17 +268,15 @@ class Engine:
             logger.warning("a batch of %d rows failed (%s); running them one by one", len(batch), error)
             self.metrics.failed_batches.inc()
             return [outcome for item in batch for outcome in self._run([item])]
-        self._measure_batch(batch, time.monotonic() - started)
+        self._measure_batch(batch)
         return list(logits)
 
-    def _measure_batch(self, batch: Sequence[Item], seconds: float) -> None:
+    def _measure_batch(self, batch: Sequence[Item]) -> None:
         tokens = sum(item.length for item in batch)
         self.metrics.batches.inc()
         self.metrics.batch_rows.observe(len(batch))
         self.metrics.batch_tokens.observe(tokens)
         self.metrics.padding.inc(max(item.length for item in batch) * len(batch) - tokens)
-        speed = tokens / max(seconds, 1e-6)
-        self._tokens_per_second += (speed - self._tokens_per_second) * (NEWEST if self._tokens_per_second else 1.0)
 
     def _tell_loop(self, callback: Callable[[], None]) -> None:
         if not self._loop.is_closed():
@@ -241,6 +285,7 @@ class Engine:
     # ---- on the event loop, for the lanes ----
 
     def _deliver(self, batch: Iterable[Item], outcomes: Iterable[Outcome], finished: float) -> None:
+        self._lag += (time.monotonic() - finished - self._lag) * NEWEST
         for item, outcome in zip(batch, outcomes, strict=True):
             job = item.job
             if isinstance(outcome, Exception):

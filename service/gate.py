@@ -27,6 +27,8 @@ OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
+REFUSED = 429
+"""Logged at debug level too: a line for each of thousands a second would take the time that others need."""
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ class Gate:
         seconds = time.monotonic() - trace.started
         self.metrics.requests.labels(trace.route, trace.head, str(trace.status)).inc()
         self.metrics.seconds.labels(trace.route, trace.head).observe(seconds)
-        level = logging.DEBUG if trace.route in QUIET and trace.status < 400 else logging.INFO
+        quiet = trace.status == REFUSED or (trace.route in QUIET and trace.status < 400)
+        level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
             fields = {
                 "method": scope["method"],

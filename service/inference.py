@@ -22,7 +22,7 @@ from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, S
 from service.gate import Trace, trace_of
 from service.heads import Head
 from service.lifecycle import Service
-from service.queue import Job, Logits
+from service.queue import Deadline, Job, Logits
 
 Result = TypeVar("Result")
 
@@ -48,14 +48,13 @@ class Timing:
 
 
 class Inference:
-    """Answers one request; `deadline` is a time of time.monotonic."""
+    """Answers one request."""
 
-    def __init__(self, service: Service, head: Head, trace: Trace, seconds: float) -> None:
+    def __init__(self, service: Service, head: Head, trace: Trace, deadline: Deadline) -> None:
         self.service = service
         self.head = head
         self.trace = trace
-        self.seconds = seconds
-        self.deadline = trace.started + seconds
+        self.deadline = deadline
         self.timing = Timing()
 
     async def answer(self, request: Request) -> Response:
@@ -78,7 +77,7 @@ class Inference:
             async with asyncio.timeout(self._left()):
                 body = await read_body(request.headers, request.receive, self.service.settings.max_body_bytes)
         except TimeoutError:
-            sentence = f"the body did not arrive within the deadline of {self.seconds:g} s"
+            sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
         return parse_call(parse_json(body), self.head, self.service.settings)
 
@@ -103,7 +102,7 @@ class Inference:
                 )
                 raise Unprocessable([FieldError("inputs", message)])
             if self._left() < 0:
-                raise DeadlinePassed("tokenize", self.seconds)
+                raise DeadlinePassed("tokenize", self.deadline.seconds)
         return encoded
 
     async def _encode(self, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> list[Logits]:
@@ -111,7 +110,7 @@ class Inference:
         rows = [row for item in encoded for row in item.rows]
         job = engine.submit(self.head.session, self.head.name, rows, self.deadline)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
-        timer = asyncio.get_running_loop().call_later(self._left(), engine.expire, job, self.seconds)
+        timer = asyncio.get_running_loop().call_later(self._left(), engine.expire, job)
         try:
             logits = await job.future
         except asyncio.CancelledError:
@@ -145,10 +144,10 @@ class Inference:
                 return await asyncio.get_running_loop().run_in_executor(self.service.texts, work)
         except TimeoutError:
             self.service.metrics.dropped.labels("deadline").inc()
-            raise DeadlinePassed(stage, self.seconds) from None
+            raise DeadlinePassed(stage, self.deadline.seconds) from None
 
     def _left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.deadline.at - time.monotonic()
 
     def _time(self, job: Job) -> None:
         self.timing.queue = job.started_at - job.queued_at
@@ -211,5 +210,6 @@ async def infer(request: Request, task: TaskName, named: str | None) -> Response
     head = service.heads.find(task, named)
     trace.head = trace.log["head"] = head.name
     seconds = deadline_seconds(request, service.settings.deadline)
-    service.engine.check_room(0, trace.started + seconds)  # before anything is spent on it
-    return await Inference(service, head, trace, seconds).answer(request)
+    deadline = Deadline(trace.started + seconds, seconds)
+    service.engine.check_room(0, deadline)  # before anything is spent on it
+    return await Inference(service, head, trace, deadline).answer(request)

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,17 @@ from models.row import Row
 
 Logits = NDArray[np.float32]
 
-WINDOW = 256
-"""How many of the oldest rows compete for a place in a batch: bounds the reordering, and the time to choose."""
+WINDOW = 2
+"""Batches' worth of the oldest tokens, which compete for a place in a batch: how far rows may overtake each other."""
+
+
+class Deadline(NamedTuple):
+    """When an answer is of no use any more."""
+
+    at: float
+    """By time.monotonic."""
+    seconds: float
+    """From the arrival of the request."""
 
 
 class Runner(Protocol):
@@ -37,8 +46,7 @@ class Job:
     runner: Runner
     head: str
     rows: Sequence[Row]
-    deadline: float
-    """When to give up, by time.monotonic."""
+    deadline: Deadline
     future: "asyncio.Future[list[Logits]]"
     """Gets the logits of each row."""
     queued_at: float
@@ -100,7 +108,7 @@ class Queue:
 
         One row is taken however long it is; none if nothing waits. All rows of a batch have one runner.
         """
-        window = self._window()
+        window = self._window(WINDOW * budget)
         if not window:
             return []
         batch = _fill(window, budget, self._run_tokens)
@@ -121,12 +129,14 @@ class Queue:
         self._items.clear()
         return list(jobs.values())
 
-    def _window(self) -> list[Item]:
+    def _window(self, tokens: int) -> list[Item]:
+        """Take out the oldest rows: so many tokens, and one row at least."""
         window: list[Item] = []
-        while self._items and len(window) < WINDOW:
+        while self._items and (tokens > 0 or not window):
             item = self._items.popleft()
             if not item.job.dropped:
                 window.append(item)
+                tokens -= item.length
         return window
 
 

@@ -16,7 +16,7 @@ from tests.benchmarks.workloads import Question
 
 RATES = (0.5, 0.8, 1.2, 2.0, 5.0)  # of the peak
 PEAK_CONNECTIONS = 32
-DEADLINES = 4  # deadline, in p99s of the closed loop at the peak
+DEADLINES = 2  # deadline, in p99s of the closed loop at the peak
 
 
 def overload(server: Server, questions: Sequence[Question], seconds: float, rounds: int) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from models.row import Row
-from service.engine import Engine, Limits
+from service.engine import Engine, Limits, Pace
 from service.errors import ClientGone, DeadlinePassed, InferenceFailed, QueueFull, Unavailable, Unprocessable
 from service.metrics import Metrics
-from service.queue import Job, Logits
+from service.queue import Deadline, Job, Logits
 
 POISON, DEADLY = 666, 999
 
@@ -43,8 +43,8 @@ def row(length: int = 10, first: int = 7) -> Row:
     return Row([first] + [1] * (length - 1), [0] * length, [0])
 
 
-def soon(seconds: float = 30.0) -> float:
-    return time.monotonic() + seconds
+def soon(seconds: float = 30.0) -> Deadline:
+    return Deadline(time.monotonic() + seconds, seconds)
 
 
 @asynccontextmanager
@@ -155,7 +155,7 @@ async def test_a_deadline_in_the_queue_drops_the_row_before_it_runs() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
         job = engine.submit(encoder, "a", [row(50)], soon())
-        engine.expire(job, 0.5)
+        engine.expire(job)
         with pytest.raises(DeadlinePassed, match="passed in queue"):
             await job.future
         assert total(engine, "queue_tokens") == 0 and total(engine, "dropped_total", reason="deadline") == 1
@@ -168,7 +168,7 @@ async def test_a_deadline_in_the_queue_drops_the_row_before_it_runs() -> None:
 async def test_a_deadline_while_running_is_answered_at_once_and_says_where() -> None:
     async with running() as (engine, encoder):
         job = await held(engine, encoder)
-        engine.expire(job, 0.5)
+        engine.expire(job)
         with pytest.raises(DeadlinePassed, match="passed in encode"):
             await job.future
         encoder.open.set()
@@ -230,18 +230,48 @@ async def test_admission_counts_tokens_alike_for_one_row_and_for_many() -> None:
 
 @scenario
 async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
-    async with running() as (engine, encoder):
+    async with running(batch_tokens=100) as (engine, encoder):
         await held(engine, encoder)
-        engine._tokens_per_second = 10.0  # 3 tokens run
+        engine._pace.add(10, 1.0)  # 10 tokens a second; 3 run
         engine.submit(encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
-        engine.submit(encoder, "a", [row(97)], soon(20.5))  # 200 tokens, 20 s
+        engine.submit(encoder, "a", [row(97)], soon(30.5))  # 200 tokens and a batch more, 30 s
         with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.5 s late") as refusal:
-            engine.submit(encoder, "a", [row(30)], soon(20.5))
+            engine.submit(encoder, "a", [row(30)], soon(30.5))
         assert refusal.value.headers["Retry-After"] == "3"
         with pytest.raises(QueueFull, match="and 0 more would be"):
-            engine.check_room(0, soon(19))
-        engine.check_room(0, soon(21))
+            engine.check_room(0, soon(29))
+        engine.check_room(0, soon(31))
         assert total(engine, "queue_tokens") == 197
+
+
+@scenario
+async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() -> None:
+    async with running() as (engine, encoder):
+        await held(engine, encoder)
+        late = [engine.submit(encoder, "late", [row(100)], soon(2)) for _ in range(3)]
+        good = engine.submit(encoder, "good", [row(200)], soon(100))
+        engine._pace.add(10, 1.0)  # 10 tokens a second
+        encoder.open.set()
+        for job in late:
+            with pytest.raises(DeadlinePassed, match="deadline of 2 s passed in queue"):
+                await job.future
+        await good.future
+        assert encoder.batches[1:] == [[("good", 200)]] and total(engine, "dropped_total", reason="deadline") == 3
+        engine._pace.add(10_000, 100_000.0)
+        assert await engine.submit(encoder, "a", [row(10)], soon(2)).future
+
+
+def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
+    pace = Pace()
+    assert pace.seconds(100) == 0
+    for tokens, seconds in ((100, 1.0), (300, 2.0)):
+        pace.add(tokens, seconds)
+    assert pace.seconds(100) == pytest.approx(0.75, rel=0.02)  # all tokens by all seconds, not the mean of two speeds
+    pace.add(100, 60.0)
+    assert pace.seconds(100) < 1.5
+    for _ in range(100):
+        pace.add(100, 3.0)
+    assert pace.seconds(100) == pytest.approx(3.0, rel=0.05)
 
 
 @scenario
