@@ -218,6 +218,7 @@ class Engine:
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
+            lane.tokens = 0
             self._tell_loop(partial(self._bury, lane, batch))
 
     def _next_batch(self, lane: Lane) -> list[Item]:
