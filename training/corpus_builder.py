@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from sentencex import segment
 
 from models.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ from training.documents import iter_documents
 from training.errors import DataError
 from training.progress import progress
 from training.run import write_whole
+from training.words import Words
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 COMMITTED = 1000  # documents; what an interruption costs at most
@@ -34,7 +35,12 @@ MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows 
 PARTS = ("train", "validation")
 BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
 
-Sentences = list[list[int]]
+
+class Sentences(NamedTuple):
+    """The sentences of a document: the ids of all, one after the other, and how many each has."""
+
+    ids: NDArray[np.uint32]
+    lengths: NDArray[np.uint32]
 
 
 def build_corpus(
@@ -97,7 +103,7 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
     """Cut documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:
-        yield from map(partial(cut, Tokenizer.read(tokenizer), language=language), texts)
+        yield from map(partial(cut, Words(Tokenizer.read(tokenizer)), language=language), texts)
         return
     # spawn: a forked process would inherit the locks of the tokenizer's threads
     with get_context("spawn").Pool(workers, prepare, (tokenizer, language)) as pool:
@@ -109,7 +115,7 @@ _prepared: list[Any] = []
 
 def prepare(tokenizer: Path, language: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _prepared[:] = [partial(cut, Tokenizer.read(tokenizer), language=language)]
+    _prepared[:] = [partial(cut, Words(Tokenizer.read(tokenizer)), language=language)]
 
 
 def cut_prepared(text: str) -> Sentences:
@@ -117,11 +123,14 @@ def cut_prepared(text: str) -> Sentences:
     return sentences
 
 
-def cut(tokenizer: Tokenizer, text: str, language: str = "en") -> Sentences:
+def cut(words: Words, text: str, language: str = "en") -> Sentences:
     """Return the sentences of a text as token ids; a line break always ends one."""
     sentences = [sentence for line in text.split("\n") if line.strip() for sentence in segment(language, line)]
-    ids = tokenizer.encode_ids(sentences)
-    return [piece[i : i + LONGEST_SENTENCE] for piece in ids for i in range(0, len(piece), LONGEST_SENTENCE)]
+    ids = words.encode(sentences)
+    lengths = [
+        min(LONGEST_SENTENCE, len(piece) - start) for piece in ids for start in range(0, len(piece), LONGEST_SENTENCE)
+    ]
+    return Sentences(np.fromiter(chain.from_iterable(ids), np.uint32), np.array(lengths, np.uint32))
 
 
 # ---- ids to disk ---------------------------------------------------------------------------------------------------
@@ -184,20 +193,20 @@ class Writer:
         }
 
     def add(self, sentences: Sentences) -> None:
-        if not sentences:
+        ids, count = sentences.ids, len(sentences.lengths)
+        if not count:
             return
-        ids = np.fromiter((i for sentence in sentences for i in sentence), self.dtype)
-        self._files["tokens"].write(ids.tobytes())
-        self._files["sentences"].write(np.fromiter(map(len, sentences), np.uint32).tobytes())
-        self._files["documents"].write(np.uint32(len(sentences)).tobytes())
+        self._files["tokens"].write(ids.astype(self.dtype).tobytes())
+        self._files["sentences"].write(sentences.lengths.tobytes())
+        self._files["documents"].write(np.uint32(count).tobytes())
         counts = self.counts
         self.counts = replace(
             counts,
             documents=counts.documents + 1,
-            sentences=counts.sentences + len(sentences),
+            sentences=counts.sentences + count,
             tokens=counts.tokens + len(ids),
             unknown=counts.unknown + int((ids == self.unknown_id).sum()),
-            single=counts.single + (len(sentences) == 1),
+            single=counts.single + (count == 1),
         )
 
     def flush(self) -> Counts:

@@ -16,6 +16,7 @@ from training.corpus import Corpus, read_manifest
 from training.corpus_builder import Writer, build_corpus, cut
 from training.errors import DataError
 from training.vocabulary import train_vocabulary
+from training.words import Words
 
 
 def test_every_token_of_the_text_arrives_in_order(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -47,8 +48,9 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_line_break_ends_a_sentence_and_long_ones_are_cut_not_lost(tokenizer: Tokenizer) -> None:
-    sentences = cut(tokenizer, "The cat\nthe dog. The man.\n\n" + "cat " * 1200)
-    assert [len(sentence) for sentence in sentences] == [2, 3, 3, 512, 512, 176]
+    sentences = cut(Words(tokenizer), "The cat\nthe dog. The man.\n\n" + "cat " * 1200)
+    assert sentences.lengths.tolist() == [2, 3, 3, 512, 512, 176]
+    assert sentences.ids.tolist() == tokenizer.encode_ids(["The cat the dog. The man. " + "cat " * 1200])[0]
 
 
 def test_a_corpus_that_exists_or_is_missing_is_named(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
 
     def add_until(self: Writer, sentences: Any) -> None:
         add(self, sentences)
-        added.append(len(sentences))
+        added.append(len(sentences.lengths))
         if len(added) == stop:
             raise KeyboardInterrupt
 
