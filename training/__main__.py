@@ -10,13 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
-from training import evaluate, export, importing
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
-from training.finetune import FinetuneRecipe, finetune
 from training.memory import keep_pages
 from training.pairs import random_share
-from training.pretrain import PretrainRecipe, pretrain
 from training.recipe import read_recipe
 from training.vocabulary import train_vocabulary
 
@@ -28,7 +25,8 @@ FILES_HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exit with status 1 and one sentence where it cannot."""
-    namespace = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    namespace = build_parser(words[0] if words else "").parse_args(words)
     command: Callable[[argparse.Namespace], None] = namespace.command
     try:
         command(namespace)
@@ -40,22 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all verbs; or of one, and of the others only the names, for what they import takes seconds."""
     parser = argparse.ArgumentParser(prog="python -m training", description="From raw text and labels to a bundle.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    add_corpus(verbs.add_parser("corpus", help="documents → sentences → tokenised corpus"))
-    add_vocab(verbs.add_parser("vocab", help="a WordPiece vocabulary of your text"))
-    add_recipe_verb(verbs.add_parser("pretrain", help="masked tokens and next sentences on a corpus"), pretrain_command)
-    add_recipe_verb(verbs.add_parser("finetune", help="heads on an encoder"), finetune_command)
-    others = (
-        ("evaluate", evaluate.add_arguments, evaluate.evaluate_command, "measure a head"),
-        ("export", export.add_arguments, export.export_command, "checkpoint → bundle"),
-        ("import", importing.add_arguments, importing.import_command, "finetuned Hugging Face directory → bundle"),
-    )
-    for name, add_arguments, command, help_text in others:
-        verb = verbs.add_parser(name, help=help_text)
-        add_arguments(verb)
-        verb.set_defaults(command=command)
+    for name, (add_arguments, help_text) in VERBS.items():
+        of_verb = verbs.add_parser(name, help=help_text)
+        if verb in (None, name):
+            add_arguments(of_verb)
     return parser
 
 
@@ -80,11 +70,52 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=vocab_command)
 
 
-def add_recipe_verb(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], None]) -> None:
+def add_pretrain(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.set_defaults(command=pretrain_command)
+
+
+def add_finetune(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.set_defaults(command=finetune_command)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="such as those in training/recipes/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run; the same again resumes it")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
-    parser.set_defaults(command=command)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from training import evaluate
+
+    evaluate.add_arguments(parser)
+    parser.set_defaults(command=evaluate.evaluate_command)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    from training import export
+
+    export.add_arguments(parser)
+    parser.set_defaults(command=export.export_command)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    from training import importing
+
+    importing.add_arguments(parser)
+    parser.set_defaults(command=importing.import_command)
+
+
+VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
+    "vocab": (add_vocab, "a WordPiece vocabulary of your text"),
+    "pretrain": (add_pretrain, "masked tokens and next sentences on a corpus"),
+    "finetune": (add_finetune, "heads on an encoder"),
+    "evaluate": (add_evaluate, "measure a head"),
+    "export": (add_export, "checkpoint → bundle"),
+    "import": (add_import, "finetuned Hugging Face directory → bundle"),
+}
 
 
 def corpus_command(namespace: argparse.Namespace) -> None:
@@ -114,11 +145,15 @@ def vocab_command(namespace: argparse.Namespace) -> None:
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:
+    from training.pretrain import PretrainRecipe, pretrain
+
     keep_pages()
     pretrain(read_recipe(PretrainRecipe, namespace.recipe, namespace.set), namespace.out)
 
 
 def finetune_command(namespace: argparse.Namespace) -> None:
+    from training.finetune import FinetuneRecipe, finetune
+
     keep_pages()
     finetune(read_recipe(FinetuneRecipe, namespace.recipe, namespace.set), namespace.out)
 

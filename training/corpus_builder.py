@@ -25,8 +25,8 @@ from training.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.data import Document
 from training.documents import iter_documents
 from training.errors import DataError
+from training.files import write_whole
 from training.progress import progress
-from training.run import write_whole
 from training.words import Words
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost

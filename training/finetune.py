@@ -77,6 +77,7 @@ class FinetuneRecipe:
     """Keeps the heads fill-mask and nsp learning beside the others."""
     corpus_share: float = 1.0
     corpus_batch_size: int = 32
+    corpus_mask_rate: float = 0.15
     corpus_rotate: int = 1
     """Epoch of the corpus to begin with: 0 is what pretraining began with."""
     steps: int = 1000
@@ -225,6 +226,7 @@ def pretraining_recipe(recipe: FinetuneRecipe) -> PretrainRecipe:
         corpus=recipe.corpus or "",
         base=recipe.base,
         batch_size=recipe.corpus_batch_size,
+        mask_rate=recipe.corpus_mask_rate,
         dropout=recipe.dropout,
         seed=recipe.seed,
     )

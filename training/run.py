@@ -6,7 +6,6 @@ OUT/                             the finished model, in the layout of a checkpoi
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint
 from training.errors import TrainingError
+from training.files import sync, write_whole
 from training.plots import plot_metrics
 from training.processes import Processes
 
@@ -157,16 +157,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def sync(directory: Path) -> None:
-    """Make sure that the files are on disk before a rename makes them count."""
-    for path in directory.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(path)

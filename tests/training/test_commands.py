@@ -1,6 +1,8 @@
 """What would break: the commands of the README, from raw text to a bundle that answers, or an error nobody can read."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,12 @@ def test_raw_text_and_labels_become_a_bundle(tmp_path: Path, capsys: pytest.Capt
     for place in (tmp_path / "finetuned", out):
         main(["evaluate", str(place), "--head", "noun", "--data", str(texts), "--json", str(tmp_path / "out.json")])
         assert json.loads((tmp_path / "out.json").read_text())["scores"]["accuracy"] == 1.0
+
+
+def test_what_needs_no_torch_does_not_load_it() -> None:
+    """A worker of `corpus` imports what its command does."""
+    program = "import sys, training.__main__ as m; m.build_parser('corpus'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
