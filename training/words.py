@@ -12,8 +12,8 @@ from models.tokenizer import Tokenizer
 
 SPLIT = re.compile(r"[!-/:-@\[-`{-~]|[^ !-/:-@\[-`{-~]+").findall
 """ASCII punctuation, a mark each, and what stands between marks and blanks."""
-MOST = 300_000
-"""Words that are kept, some 60 MB."""
+MOST = 150_000
+"""Words that are kept, some 30 MB."""
 
 
 class Words:
