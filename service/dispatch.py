@@ -3,15 +3,16 @@
 All that counts comes this way, and FastAPI's own middleware and router would only add to what it costs.
 """
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import InputError
 from models.task import TaskName
 from models.tasks import TASKS
-from service.errors import MethodNotAllowed, ServiceError
+from service.errors import ServiceError
 from service.inference import infer
-from service.problems import answer_input_error, answer_service_error
+from service.problems import answer_http_error, answer_input_error, answer_service_error
 
 
 class Dispatch:
@@ -28,9 +29,10 @@ class Dispatch:
         request = Request(scope, receive)
         try:
             if request.method != "POST":
-                sentence = f"{scope['path'][:200]} does not take {request.method}; send POST"
-                raise MethodNotAllowed(sentence, headers={"Allow": "POST"})
+                raise HTTPException(405, headers={"Allow": "POST"})
             response = await infer(request, *found)
+        except HTTPException as error:
+            response = await answer_http_error(request, error)
         except ServiceError as error:
             response = await answer_service_error(request, error)
         except InputError as error:

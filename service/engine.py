@@ -27,14 +27,11 @@ from service.errors import (
     Unprocessable,
 )
 from service.metrics import Metrics
+from service.pace import NEWEST, Pace
 from service.queue import Deadline, Item, Job, Logits, Queue, Runner
 
 logger = logging.getLogger(__name__)
 
-NEWEST = 0.05
-"""Weight of the newest batch in running means: about the last twenty count."""
-MOST = 4
-"""How much slower than expected a batch can be and still count in full."""
 NICENESS = 4
 """Of the lanes beyond that of the process: else they keep the event loop from refusing at once what is too much."""
 
@@ -54,26 +51,6 @@ class Limits:
     """Tokens that may wait."""
     lane_timeout: float
     """Seconds of one batch after which its lane counts as dead."""
-
-
-class Pace:
-    """How fast a busy lane is of late, all that it does from batch to batch included."""
-
-    def __init__(self) -> None:
-        self.tokens = 0.0
-        self.time = 0.0
-        """Seconds; both are sums in which a batch counts the less the older it is."""
-
-    def add(self, tokens: int, seconds: float) -> None:
-        """Count a batch; one that took far longer than expected, when the machine stood still, counts in part."""
-        if self.tokens:
-            seconds = min(seconds, MOST * self.seconds(tokens))
-        self.tokens = self.tokens * (1 - NEWEST) + tokens
-        self.time = self.time * (1 - NEWEST) + seconds
-
-    def seconds(self, tokens: int) -> float:
-        """What a lane takes for so many tokens; 0 before the first batch."""
-        return tokens * self.time / self.tokens if self.tokens else 0.0
 
 
 class Lane(threading.Thread):

@@ -78,6 +78,7 @@ class FinetuneRecipe:
     corpus_share: float = 1.0
     corpus_batch_size: int = 32
     corpus_mask_rate: float = 0.15
+    """Share of the corpus' tokens that are selected, as `mask_rate` of pretraining."""
     corpus_rotate: int = 1
     """Epoch of the corpus to begin with: 0 is what pretraining began with."""
     steps: int = 1000

@@ -25,14 +25,12 @@ from models.errors import BertheadsError
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
-from tests.benchmarks.contenders import Raw, Server, Service, services, started
+from tests.benchmarks.contenders import OURS, Raw, Server, Service, services, started
 from tests.benchmarks.load import BenchmarkError
 from tests.benchmarks.overload import overload
 from tests.benchmarks.peaks import needed_operations, product_peak
-from tests.benchmarks.workloads import Question, Workloads, read_texts
+from tests.benchmarks.workloads import TEXTS, Question, Workloads, read_texts
 
-OURS = "bertheads"
-TEXTS = Path(__file__).parent / "texts.jsonl"
 WORKLOADS = ("short", "mixed", "qa", "heads")
 FOR_OTHERS = ("short", "mixed")
 """What services that only classify can be asked."""
@@ -52,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         bundle = read_bundle(options.bundle.resolve())
-        workloads = {name: Workloads(bundle, read_texts(options.texts)).make(name) for name in options.workloads}
+        asked = Workloads(bundle, read_texts(options.texts))
+        workloads = {name: asked.make(name) for name in options.workloads}
         report = describe(bundle, workloads) | measure(bundle, workloads, options)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -90,7 +89,7 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
         loader = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
         checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         question = next(iter(workloads.values()))[0]
-        wanted, skipped = choose(services(bundle.directory, checkpoint), bundle, workloads, options.only)
+        wanted, skipped = choose(services(bundle.directory, checkpoint), workloads, options.only)
         if len(wanted) > 1:
             write_classifier(bundle, checkpoint)
         contenders: dict[str, Server | Raw] = {
@@ -114,7 +113,7 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
 
 
 def choose(
-    known: list[Service], bundle: Bundle, workloads: dict[str, list[Question]], only: list[str] | None
+    known: list[Service], workloads: dict[str, list[Question]], only: list[str] | None
 ) -> tuple[list[Service], dict[str, str]]:
     """Return the services to start, ours first, and why others are not."""
     names = [service.name for service in known[1:]] + ["raw"]

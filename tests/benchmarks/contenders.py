@@ -32,6 +32,8 @@ COUNTER = re.compile(r"^bertheads_(\w+) (\S+)$", re.MULTILINE)
 QUIET = {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "BENTOML_DO_NOT_TRACK": "True"}
 QUIET |= {"DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+OURS = "bertheads"
+
 Figures = dict[str, float]
 
 
@@ -58,8 +60,11 @@ class Service:
 
     def call(self, question: Question) -> Call:
         """How this service is asked a question of `short` or `mixed`; ours is asked any."""
-        ours = question.call
-        return (self.path, json.dumps(self.body(question.inputs)).encode()) if self.path else ours
+        return (self.path, json.dumps(self.body(question.inputs)).encode()) if self.path else question.call
+
+
+def our_service(bundle: Path) -> Service:
+    return Service(OURS, lambda port: ["-m", "service", "--bundle", str(bundle), "--port", str(port)])
 
 
 def services(bundle: Path, checkpoint: Path) -> list[Service]:
@@ -68,7 +73,7 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
     infinity += ["--no-bettertransformer", "--no-compile", "--served-model-name", "m", "--host", "127.0.0.1", "--port"]
     bento = ["-m", "bentoml", "serve", "tests.benchmarks.bentoml_service:Service", "--host", "127.0.0.1", "--port"]
     return [
-        Service("bertheads", lambda port: ["-m", "service", "--bundle", str(bundle), "--port", str(port)]),
+        our_service(bundle),
         Service("naive", lambda port: ["-m", "tests.benchmarks.naive", str(checkpoint), str(port)], "/classify"),
         Service(
             "infinity",
@@ -122,7 +127,7 @@ class Server:
 
     def _counters(self) -> Figures:
         """Return the counters without labels of our service, none of another."""
-        if self.service.name != "bertheads":
+        if self.service.name != OURS:
             return {}
         text = httpx.get("http://{}:{}/metrics".format(*self.address), trust_env=False).text
         return {name: float(value) for name, value in COUNTER.findall(text)}

@@ -20,10 +20,9 @@ from models.errors import BertheadsError
 from models.row import Row
 from models.session import Session
 from service.settings import STARTER
-from tests.benchmarks.contenders import Server, services, started
-from tests.benchmarks.workloads import Question, Workloads, read_texts
+from tests.benchmarks.contenders import Server, our_service, started
+from tests.benchmarks.workloads import TEXTS, Question, Workloads, read_texts
 
-TEXTS = Path(__file__).parent / "texts.jsonl"
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 REPEATS = 15
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = {"by_length": by_length(bundle, mixed[0].head)}
         with (
             ProcessPoolExecutor(1, get_context("spawn")) as loader,
-            started(services(bundle.directory, bundle.directory)[0], mixed[0], loader, bundle.directory) as server,
+            started(our_service(bundle.directory), mixed[0], loader, bundle.directory) as server,
         ):
             figures["by_connections"] = by_connections(server, mixed, options.seconds)
     except BertheadsError as error:

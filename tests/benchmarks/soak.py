@@ -18,11 +18,10 @@ from typing import Any
 from models.bundle import read_bundle
 from models.errors import BertheadsError
 from service.settings import STARTER
-from tests.benchmarks.contenders import memory_bytes, services, started
+from tests.benchmarks.contenders import memory_bytes, our_service, started
 from tests.benchmarks.load import repeat
-from tests.benchmarks.workloads import Workloads, read_texts
+from tests.benchmarks.workloads import TEXTS, Workloads, read_texts
 
-TEXTS = Path(__file__).parent / "texts.jsonl"
 TOLERANCE = 1e-6
 CHUNK = 1000  # requests between two looks at memory
 
@@ -49,7 +48,7 @@ def soak(directory: Path, inputs: int, requests: int, connections: int) -> dict[
     bundle = read_bundle(directory)
     questions = Workloads(bundle, read_texts(TEXTS)).every_length(inputs)
     calls = [question.call for question in questions]
-    ours = services(directory, directory)[0]
+    ours = our_service(directory)
     with (
         ProcessPoolExecutor(1, get_context("spawn")) as loader,
         started(ours, questions[0], loader, directory) as server,

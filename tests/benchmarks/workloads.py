@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from models.bundle import Bundle
 from models.row import Row
 from models.task import TaskName
-from models.tasks import TASKS
+from models.tasks import TASKS, AnyTask
 from tests.benchmarks.load import BenchmarkError, Call
 
+TEXTS = Path(__file__).parent / "texts.jsonl"
 LONGEST = 400  # tokens of `mixed`
 CONTEXT = 350  # tokens of `qa`
 
@@ -41,9 +42,10 @@ class Workloads:
     def __init__(self, bundle: Bundle, texts: Sequence[str]) -> None:
         self.bundle = bundle
         self.texts = list(texts)
-        self._heads: dict[TaskName, str] = {}
+        self._heads: dict[TaskName, tuple[str, AnyTask]] = {}
         for name, head in bundle.manifest.heads.items():
-            self._heads.setdefault(head.task, name)
+            task = TASKS[head.task](bundle.tokenizer, head.spec, bundle.manifest.encoder.max_length)
+            self._heads.setdefault(head.task, (name, task))
 
     def make(self, name: str) -> list[Question]:
         """Return a workload; raise BenchmarkError if the bundle has no head for it."""
@@ -106,10 +108,7 @@ class Workloads:
     def _ask(self, task: TaskName, inputs: Any) -> Question:
         if task not in self._heads:
             raise BenchmarkError(f"{self.bundle.directory} has no {task} head, expected one; pass another --bundle")
-        name = self._heads[task]
-        kind = TASKS[task](
-            self.bundle.tokenizer, self.bundle.manifest.heads[name].spec, self.bundle.manifest.encoder.max_length
-        )
+        name, kind = self._heads[task]
         parsed = inputs if isinstance(inputs, str) else kind.inputs.model_validate(inputs)
         return Question(task, name, inputs, kind.encode(parsed, kind.parse_parameters({})).rows[0])
 

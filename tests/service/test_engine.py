@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.row import Row
-from service.engine import Engine, Limits, Pace
+from service.engine import Engine, Limits
 from service.errors import ClientGone, DeadlinePassed, InferenceFailed, QueueFull, Unavailable, Unprocessable
 from service.metrics import Metrics
 from service.queue import Deadline, Job, Logits
@@ -259,19 +259,6 @@ async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() 
         assert encoder.batches[1:] == [[("good", 200)]] and total(engine, "dropped_total", reason="deadline") == 3
         engine._pace.add(10_000, 100_000.0)
         assert await engine.submit(encoder, "a", [row(10)], soon(2)).future
-
-
-def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
-    pace = Pace()
-    assert pace.seconds(100) == 0
-    for tokens, seconds in ((100, 1.0), (300, 2.0)):
-        pace.add(tokens, seconds)
-    assert pace.seconds(100) == pytest.approx(0.75, rel=0.02)  # all tokens by all seconds, not the mean of two speeds
-    pace.add(100, 60.0)
-    assert pace.seconds(100) < 1.5
-    for _ in range(100):
-        pace.add(100, 3.0)
-    assert pace.seconds(100) == pytest.approx(3.0, rel=0.05)
 
 
 @scenario

@@ -1,0 +1,18 @@
+"""If this breaks, requests are refused that could be answered, or wait for what will come too late."""
+
+import pytest
+
+from service.pace import Pace
+
+
+def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
+    pace = Pace()
+    assert pace.seconds(100) == 0
+    for tokens, seconds in ((100, 1.0), (300, 2.0)):
+        pace.add(tokens, seconds)
+    assert pace.seconds(100) == pytest.approx(0.75, rel=0.02)  # all tokens by all seconds, not the mean of two speeds
+    pace.add(100, 60.0)
+    assert pace.seconds(100) < 1.5
+    for _ in range(100):
+        pace.add(100, 3.0)
+    assert pace.seconds(100) == pytest.approx(3.0, rel=0.05)
