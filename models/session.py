@@ -16,6 +16,7 @@ from models.errors import BundleError
 from models.row import Row
 from models.runtime import Precision, Provider, open_graph
 from models.task import Logits
+from models.vectors import DeviceVectors, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
@@ -52,8 +53,7 @@ class Session:
         length = batch["input_ids"].shape[1]
         order = [number for numbers in by_head.values() for number in numbers]
         flat = [number * length + column for number in order for column in rows[number].positions]
-        (vectors,) = self._encoder.run(["vectors"], batch | {"positions": np.array(flat, np.int64)})
-        return self._read_heads(rows, by_head, vectors)
+        return self._read_heads(rows, by_head, self._encode(batch | {"positions": np.array(flat, np.int64)}))
 
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
@@ -61,13 +61,18 @@ class Session:
             row = Row([self._tokenizer.unk_id] * length, [0] * length, [0])
             self.run([(name, row) for name in self._heads])
 
-    def _read_heads(self, rows: list[Row], by_head: dict[str, list[int]], vectors: NDArray[np.float32]) -> list[Logits]:
+    def _encode(self, inputs: dict[str, NDArray[np.int64]]) -> Vectors:
+        if self.provider == "cpu":
+            return HostVectors(self._encoder, inputs)
+        return DeviceVectors(self._encoder, inputs, self.provider)
+
+    def _read_heads(self, rows: list[Row], by_head: dict[str, list[int]], vectors: Vectors) -> list[Logits]:
         answers: dict[int, Logits] = {}
         start = 0
         for name, numbers in by_head.items():
             counts = [len(rows[number].positions) for number in numbers]
             end = start + sum(counts)
-            (logits,) = self._heads[name].run(["logits"], {"vectors": vectors[start:end]})
+            logits = vectors.read(self._heads[name], start, end)
             answers |= zip(numbers, np.split(logits, list(accumulate(counts))[:-1]), strict=True)
             start = end
         return [answers[number] for number in range(len(rows))]

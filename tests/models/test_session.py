@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,7 @@ from models.runtime import Precision
 from models.session import Session, pad
 from models.task import Logits
 from models.tokenizer import Tokenizer
+from models.vectors import DeviceVectors
 from tests.models import bundles
 
 PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
@@ -99,6 +101,20 @@ def test_threads_do_not_meet(bundle: Bundle, sessions: dict[Precision, Session])
         for worker, found in enumerate(pool.map(run, range(4))):
             for mine, theirs in zip(found, expected[worker::4], strict=True):
                 assert_equal(mine, theirs)
+
+
+def test_vectors_that_stay_on_their_device_are_read_alike(
+    bundle: Bundle, sessions: dict[Precision, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, here on the device that ONNX Runtime calls cpu."""
+    generator = np.random.default_rng(4)
+    items = [(name, bundles.random_row(bundle, generator, length)) for length in (3, 40, 64) for name in bundles.HEADS]
+    for precision, session in sessions.items():
+        expected = session.run(items)
+        monkeypatch.setattr("models.session.HostVectors", partial(DeviceVectors, device="cpu"))
+        for mine, theirs in zip(session.run(items), expected, strict=True):
+            np.testing.assert_array_equal(mine, theirs, precision)
+        monkeypatch.undo()
 
 
 def test_pad() -> None:
