@@ -249,7 +249,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
     """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
-        set_dropout(checkpoint.encoder, recipe.dropout)
+        set_dropout(checkpoint.encoder, recipe.dropout, recipe.dropout)
     else:
         tokenizer = Tokenizer.read(Path(recipe.tokenizer or Path(recipe.corpus) / TOKENIZER))
         config = EncoderConfig(
@@ -294,13 +294,13 @@ def share_at(recipe: PretrainRecipe, step: int) -> float:
     return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
 
 
-def set_dropout(encoder: Encoder, probability: float) -> None:
-    """Train with another dropout than the base's config.json says."""
+def set_dropout(encoder: Encoder, hidden: float, attention: float) -> None:
+    """Train with other dropouts than the base's config.json says."""
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = probability
+            module.p = hidden
     for layer in encoder.layers:
-        layer.attention_dropout = probability  # type: ignore[assignment]  # a ModuleList forgets its kind
+        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
 # ---- held-out text ---------------------------------------------------------------------------------------------------

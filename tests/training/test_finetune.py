@@ -1,6 +1,7 @@
 """What would break: targets that do not fit their rows, a head that does not learn, heads that disturb a resume."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from training.data import QuestionExample, TaggedExample
 from training.errors import DataError
-from training.finetune import FinetuneRecipe, HeadRecipe, choose, epoch_batches, finetune, prepare, read_files
+from training.finetune import (
+    FinetuneRecipe,
+    HeadRecipe,
+    build_sources,
+    choose,
+    epoch_batches,
+    finetune,
+    prepare,
+    read_files,
+)
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
 from training.targets import span_loss, targets
@@ -69,7 +79,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 def recipe(base: Path, heads: dict[str, HeadRecipe], **changes: Any) -> FinetuneRecipe:
-    settings: dict[str, Any] = {"steps": 60, "rate": 2e-3, "head_rate": 5e-3, "dropout": 0.0, "threads": 1}
+    settings: dict[str, Any] = {"steps": 60, "rate": 2e-3, "head_rate": 5e-3, "threads": 1}
+    settings |= {"dropout": 0.0, "attention_dropout": 0.0}
     return FinetuneRecipe(base=str(base), heads=heads, **(settings | changes))
 
 
@@ -110,6 +121,26 @@ def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
         torch.testing.assert_close(
             after.heads[name].module.state_dict(), before.heads[name].module.state_dict(), rtol=0, atol=0
         )
+
+
+def test_each_kind_of_step_has_its_dropout(
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, Any, Any]] = set()
+
+    def watched(recipe: FinetuneRecipe, checkpoint: Checkpoint, *rest: Any) -> dict[str, Any]:
+        def watch(name: str, source: Any) -> Any:
+            encoder = checkpoint.encoder
+            seen.add((name, encoder.embeddings.dropout.p, encoder.layers[0].attention_dropout))
+            return source()
+
+        return {name: partial(watch, name, source) for name, source in build_sources(recipe, checkpoint, *rest).items()}
+
+    monkeypatch.setattr("training.finetune.build_sources", watched)
+    heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}
+    dropouts = {"dropout": 0.2, "attention_dropout": 0.0, "corpus_dropout": 0.1}
+    finetune(recipe(base, heads, steps=8, corpus=str(corpus), corpus_batch_size=4, **dropouts), tmp_path)
+    assert seen == {("mine", 0.2, 0.0), ("pretraining", 0.1, 0.1)}
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(
