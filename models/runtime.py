@@ -42,15 +42,20 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
     """Load a graph for running; raise BundleError naming a file that is no graph, or a provider that is not there."""
     options = _options(threads)
     options.graph_optimization_level = LEVELS[provider]
-    wanted: list[Any] = [NAMES["cpu"]]
-    if provider == "cuda":
-        _check_provider(provider, onnxruntime.get_available_providers())
-        _load_cuda_libraries()
-        wanted = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]]
+    prepare(provider)
+    wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
     session = _load(path, options, wanted)
     # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
     _check_provider(provider, session.get_providers())
     return session
+
+
+@cache
+def prepare(provider: Provider) -> None:
+    """Find the libraries of a provider, before its first session; raise BundleError if ONNX Runtime lacks it."""
+    _check_provider(provider, onnxruntime.get_available_providers())
+    if provider == "cuda":
+        onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
 
 
 def read_signature(path: Path) -> Signature:
@@ -98,9 +103,3 @@ def _load(path: Path, options: Any, providers: list[Any]) -> onnxruntime.Inferen
     except Exception as error:  # its exceptions share no other base
         reason = str(error).splitlines()[0][:200]
         raise BundleError(f"{path} is not an ONNX graph that loads ({reason}); restore it or export again") from None
-
-
-@cache
-def _load_cuda_libraries() -> None:
-    """Find CUDA and cuDNN where pip puts them; must come before the first session on CUDA."""
-    onnxruntime.preload_dlls()

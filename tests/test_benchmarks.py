@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from onnxruntime import get_available_providers
 
 from models.bundle import read_bundle
 from models.tasks import TASKS
@@ -14,6 +15,7 @@ from models.tokenizer import Tokenizer
 from tests.benchmarks import soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import choices
+from tests.benchmarks.gpu import serving
 from tests.benchmarks.load import offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads
@@ -99,6 +101,24 @@ def test_the_soak_finds_answers_that_differ_and_none_here(
     assert soak.difference(one, [{"label": "a", "score": 0.25}]) == 0.25
     for other in ([{"label": "b", "score": 0.5}], [], [{"label": "a", "score": 1}], [{"label": "a"}]):
         assert soak.difference(one, other) == float("inf")
+
+
+def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--provider cpu --networks tiny --lengths 16 --workers 1 --seconds 0.2"
+    assert serving.main(options.split()) == 0
+    device, *engines, http = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert device["precision"] == "int8" and device["peak_gops"] > 0
+    assert [line["head"] for line in engines] == ["classify", "qa"]
+    for line in engines:
+        assert line["difference_in_a_batch"] == 0 < line["difference_to_fp32"] < line["largest_logit"]
+        assert line["rows_a_batch"] in (128, 512, 2048) and 0 < line["peak_share"] < 1
+    assert http["workers"] == 1 and http["rate"] > 0
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="there is CUDA here")
+def test_the_program_for_gpus_says_that_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serving.main([]) == 1
+    assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in capsys.readouterr().err
 
 
 def test_labels_are_found_in_any_answer() -> None:

@@ -63,8 +63,8 @@ class Service:
         return (self.path, json.dumps(self.body(question.inputs)).encode()) if self.path else question.call
 
 
-def our_service(bundle: Path) -> Service:
-    return Service(OURS, lambda port: ["-m", "service", "--bundle", str(bundle), "--port", str(port)])
+def our_service(bundle: Path, *options: str) -> Service:
+    return Service(OURS, lambda port: ["-m", "service", "--bundle", str(bundle), "--port", str(port), *options])
 
 
 def services(bundle: Path, checkpoint: Path) -> list[Service]:
@@ -88,9 +88,7 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
             "/predict",
             environment="servers",
         ),
-        Service(
-            "bentoml", lambda port: [*bento, str(port)], "/classify", lambda text: {"texts": [text]}, "servers"
-        ),
+        Service("bentoml", lambda port: [*bento, str(port)], "/classify", lambda text: {"texts": [text]}, "servers"),
     ]
 
 

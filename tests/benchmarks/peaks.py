@@ -1,7 +1,6 @@
-"""What the machine can do at most: one large product in ONNX Runtime on all usable cores, in int8 and in float32."""
+"""What the machine can do at most: one large product in ONNX Runtime, on all usable cores or on the GPU."""
 
 import time
-from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -9,35 +8,43 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
 from models.row import Row
+from models.runtime import NAMES, Precision, Provider, prepare
 from service.cores import usable_cores
 
-SIDE = 2048
+SIDE: dict[Provider, int] = {"cpu": 2048, "cuda": 8192}
 REPEATS = 7
+LEFT = {"int8": np.uint8, "fp16": np.float16, "fp32": np.float32}
+RIGHT = LEFT | {"int8": np.int8}
+OUT = {"int8": TensorProto.INT32, "fp16": TensorProto.FLOAT16, "fp32": TensorProto.FLOAT}
 
 
-def product_peak(kind: Literal["int8", "fp32"]) -> float:
-    """Operations a second (two a multiply-add), best of some runs."""
-    integer = kind == "int8"
-    left = np.ones((SIDE, SIDE), np.uint8 if integer else np.float32)
-    right = np.ones((SIDE, SIDE), np.int8 if integer else np.float32)  # constant: packed once, as weights are
-    operator, out = ("MatMulInteger", TensorProto.INT32) if integer else ("MatMul", TensorProto.FLOAT)
+def product_peak(precision: Precision, provider: Provider = "cpu") -> float:
+    """Operations a second (two a multiply-add), best of some runs; both sides and the product stay on the device."""
+    prepare(provider)
+    side = SIDE[provider]
+    left = np.ones((side, side), LEFT[precision])
+    right = np.ones((side, side), RIGHT[precision])  # constant: packed once, as weights are
+    operator = "MatMulInteger" if precision == "int8" else "MatMul"
     graph = helper.make_graph(
         [helper.make_node(operator, ["left", "right"], ["product"])],
         "peak",
-        [helper.make_tensor_value_info("left", helper.np_dtype_to_tensor_dtype(left.dtype), [SIDE, SIDE])],
-        [helper.make_tensor_value_info("product", out, [SIDE, SIDE])],
+        [helper.make_tensor_value_info("left", helper.np_dtype_to_tensor_dtype(left.dtype), [side, side])],
+        [helper.make_tensor_value_info("product", OUT[precision], [side, side])],
         [numpy_helper.from_array(right, "right")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[NAMES[provider]])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("left", onnxruntime.OrtValue.ortvalue_from_numpy(left, provider, 0))
+    binding.bind_output("product", provider)
     seconds = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        session.run(None, {"left": left})
+        session.run_with_iobinding(binding)
         seconds.append(time.perf_counter() - began)
-    return 2.0 * SIDE**3 / min(seconds)
+    return 2.0 * side**3 / min(seconds)
 
 
 def needed_operations(bundle: Bundle, row: Row) -> float:
