@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,6 +48,21 @@ def start(count: int, recipe: Path, out: Path, *settings: str) -> subprocess.Pop
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, process_group=0)
 
 
+def start_nodes(count: int, recipe: Path, out: Path, *settings: str) -> list[subprocess.Popen[str]]:
+    """Start a run as on `count` machines of one process each, all of them this one."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = ["deploy/pretraining/nodes.sh", str(recipe), "--out", str(out), *words]
+    environment = os.environ | {"FIRST": "127.0.0.1", "NODES": str(count), "RENDEZVOUS": str(port)}
+    environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return [
+        subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, process_group=0)
+        for _ in range(count)
+    ]
+
+
 def finish(run: subprocess.Popen[str]) -> str:
     _, errors = run.communicate(timeout=240)
     assert run.returncode == 0, errors[-2000:]
@@ -76,6 +92,17 @@ def test_two_processes_train_as_one_and_resume_as_one(recipe: Path, tmp_path: Pa
     finish(start(1, recipe, tmp_path / "two", "steps=50", "save_every=25"))  # goes on from step 25, alone
     resumed = read_checkpoint(tmp_path / "two")
     for one, other in zip(first.encoder.parameters(), resumed.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(recipe: Path, tmp_path: Path) -> None:
+    runs = [start(1, recipe, tmp_path / "one", "steps=20"), *start_nodes(2, recipe, tmp_path / "two", "steps=20")]
+    for run in runs:
+        finish(run)
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
+    first, second = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
+    for one, other in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
