@@ -39,7 +39,7 @@ from training.pretrain import SPECS, PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.processes import Processes
 from training.run import Run, copy_weights, seed_step
-from training.targets import Target, loss, targets
+from training.targets import Target, consistency, loss, targets
 from training.window import check_finite
 
 CHUNK = 50
@@ -63,6 +63,8 @@ class HeadRecipe:
     batch_size: int = 32
     max_length: int = 128
     """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
+    consistency: float = 0.0
+    """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if not self.heads:
             raise RecipeError("heads is empty, expected one table [heads.NAME] or more; add one")
+        for name, head in self.heads.items():
+            if head.consistency and not (self.dropout or self.attention_dropout):
+                raise RecipeError(
+                    f"heads.{name}.consistency is {head.consistency}, but without dropout two passes are the same; "
+                    "set dropout, or consistency = 0"
+                )
         if self.patience and not all(head.validation for head in self.heads.values()):
             raise RecipeError("patience needs validation files for every head; add them or set patience = 0")
 
@@ -269,7 +277,7 @@ def build_sources(
     for name, head in recipe.heads.items():
         encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
         batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
-        sources[name] = labelled_source(checkpoint, name, batches)
+        sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
     if recipe.corpus:
         pretraining = pretraining_recipe(recipe)
         corpus = Corpus(Path(recipe.corpus))
@@ -299,13 +307,16 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generato
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]]) -> Any:
+def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]], weight: float) -> Any:
     head = checkpoint.heads[name]
 
     def source() -> tuple[Tensor, int]:
-        batch = next(batches)
+        batch = next(batches) * (2 if weight else 1)
         logits = head.module(run_encoder(checkpoint, batch)).float()
-        return loss(head.spec.task, logits, batch), sum(len(target.row.input_ids) for target in batch)
+        value = loss(head.spec.task, logits, batch)
+        if weight:
+            value = value + weight * consistency(head.spec.task, logits, batch)
+        return value, sum(len(target.row.input_ids) for target in batch)
 
     return source
 

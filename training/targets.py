@@ -20,6 +20,9 @@ from models.tokenizer import Tokenizer
 from training.data import Example, PairExample, QuestionExample, TaggedExample, TextExample
 from training.errors import DataError
 
+UNLIKELY = -1e4
+"""Logit of a position that a row does not have: its probability is 0, and its logarithm still a number."""
+
 
 class Target(NamedTuple):
     """A row, and what its positions should answer.
@@ -83,16 +86,24 @@ ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
 
 
 def loss(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """Mean loss of a batch: logits [positions of all rows, C]."""
-    if task == "qa":
-        return span_loss(logits, batch)
+    """Mean loss of a batch: logits [positions of all rows, C]; of qa (start + end) / 2 (run_squad.py:660)."""
     labels = torch.tensor([label for target in batch for label in target.labels], device=logits.device)
-    return F.cross_entropy(logits, labels)
+    return F.nll_loss(log_probabilities(task, logits, batch), labels)
 
 
-def span_loss(logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """(start + end) / 2, each a softmax over the positions of its row (run_squad.py:660)."""
+def consistency(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
+    """Distance of two passes over the same rows, each a half of `batch`: the mean KL divergence, both ways.
+
+    Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
+    """
+    one, other = log_probabilities(task, logits, batch).chunk(2)
+    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2
+
+
+def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
+    """A line a label of the batch: over the classes, or for qa over the positions of a row, start and end in turn."""
+    if task != "qa":
+        return logits.log_softmax(-1)
     rows = torch.split(logits, [len(target.row.positions) for target in batch])
-    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=float("-inf"))  # (B, L, 2)
-    labels = torch.tensor([target.labels for target in batch], device=logits.device)
-    return F.cross_entropy(padded.transpose(1, 2).reshape(-1, padded.shape[1]), labels.reshape(-1))
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=UNLIKELY)  # (B, L, 2)
+    return padded.transpose(1, 2).reshape(-1, padded.shape[1]).log_softmax(-1)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributions import kl_divergence
 
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from training.data import QuestionExample, TaggedExample
-from training.errors import DataError
+from training.errors import DataError, RecipeError
 from training.finetune import (
     FinetuneRecipe,
     HeadRecipe,
@@ -27,7 +28,7 @@ from training.finetune import (
 )
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
-from training.targets import span_loss, targets
+from training.targets import consistency, loss, targets
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [
@@ -204,7 +205,28 @@ def test_span_loss_equals_a_softmax_a_row(tokenizer: Tokenizer) -> None:
         mine = logits[at : at + len(target.row.positions)].log_softmax(0)
         expected += [-mine[target.labels[0], 0], -mine[target.labels[1], 1]]
         at += len(target.row.positions)
-    torch.testing.assert_close(span_loss(logits, batch), torch.stack(expected).mean())
+    torch.testing.assert_close(loss("qa", logits, batch), torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("task", ["tag", "qa"])
+def test_consistency_is_the_divergence_of_two_passes(task: Any, tokenizer: Tokenizer) -> None:
+    tagged = [TaggedExample(["the", "cat"], ["O", "B-LOC"]), TaggedExample(["london"], ["B-LOC"])]
+    asked = [QuestionExample("1", CONTEXT, "who runs?", ["the small cat"], [CONTEXT.index("the small cat")])]
+    spec = HeadSpec("tag", ["O", "B-LOC", "I-LOC"]) if task == "tag" else HeadSpec("qa", [])
+    batch = targets(tagged if task == "tag" else asked, spec, tokenizer, 64)
+    count = sum(len(target.row.positions) for target in batch)
+    one, other = torch.randn(2, count, 3 if task == "tag" else 2)
+    lines = (one, other) if task == "tag" else (one.T, other.T)  # of one question: a line for start, one for end
+    p, q = (torch.distributions.Categorical(logits=each) for each in lines)
+    expected = (kl_divergence(p, q) + kl_divergence(q, p)).mean() / 2
+    torch.testing.assert_close(consistency(task, torch.cat([one, other]), batch * 2), expected)
+    assert consistency(task, torch.cat([one, one]), batch * 2) == 0
+
+
+def test_consistency_wants_dropout(base: Path, files: dict[str, str]) -> None:
+    head = HeadRecipe("classify", [files["classify"]], consistency=1.0)
+    with pytest.raises(RecipeError, match="heads.mine.consistency is 1.0, but without dropout"):
+        recipe(base, {"mine": head})
 
 
 def test_an_unknown_label_is_named(tokenizer: Tokenizer) -> None:
