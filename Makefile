@@ -25,7 +25,7 @@ bench: .venv/all
 peers: .venv/all
 	$(PYTHON) -m venv .venv/peers/infinity
 	.venv/peers/infinity/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	.venv/peers/infinity/bin/python -m pip install --quiet 'infinity-emb[server,torch,optimum,logging]==0.0.77'
+	.venv/peers/infinity/bin/python -m pip install --quiet 'infinity-emb[server,torch,optimum,logging]==0.0.78'
 	$(PYTHON) -m venv .venv/peers/servers
 	.venv/peers/servers/bin/python -m pip install --quiet --editable '.[cpu]' litserve==0.2.19 bentoml==1.4.40
 

@@ -69,8 +69,9 @@ def our_service(bundle: Path, *options: str) -> Service:
 
 def services(bundle: Path, checkpoint: Path) -> list[Service]:
     """Ours first; `checkpoint` holds the classify head of the bundle alone, in the layout of transformers."""
-    infinity = ["-m", "infinity_emb", "v2", "--model-id", str(checkpoint), "--engine", "torch", "--device", "cpu"]
-    infinity += ["--no-bettertransformer", "--no-compile", "--served-model-name", "m", "--host", "127.0.0.1", "--port"]
+    infinity = ["-c", "from infinity_emb.cli import cli; cli()", "v2", "--model-id", str(checkpoint)]
+    infinity += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--no-compile"]
+    infinity += ["--served-model-name", "m", "--host", "127.0.0.1", "--port"]
     bento = ["-m", "bentoml", "serve", "tests.benchmarks.bentoml_service:Service", "--host", "127.0.0.1", "--port"]
     return [
         our_service(bundle),
