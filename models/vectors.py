@@ -4,8 +4,6 @@ Between a GPU and memory the vectors of a question of 384 tokens would travel tw
 take longer than the network itself.
 """
 
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, OrtValue
@@ -15,13 +13,6 @@ from models.task import Logits
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
-
-
-class Vectors(Protocol):
-    """What a run of an encoder gave."""
-
-    def read(self, head: InferenceSession, start: int, end: int) -> Logits:
-        """Return what a head makes of the vectors from `start` to before `end`."""
 
 
 class HostVectors:
@@ -58,3 +49,6 @@ class DeviceVectors:
         head.run_with_iobinding(binding)
         logits: Logits = binding.copy_outputs_to_cpu()[0]
         return logits
+
+
+Vectors = HostVectors | DeviceVectors

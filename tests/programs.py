@@ -1,7 +1,8 @@
-"""Programs of the operating system that tests run."""
+"""Programs of the operating system that tests run, and a port for them."""
 
 import os
 import shutil
+import socket
 
 import pytest
 
@@ -16,3 +17,11 @@ def program(*names: str, package: str) -> str:
     if os.environ.get("CI"):  # there, no check shall get lost
         pytest.fail(sentence)
     pytest.skip(sentence)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

@@ -20,26 +20,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
+from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
 from models.session import pad
 from models.task import HeadSpec, TaskName
 from training.base import read_base
 from training.batches import Rows, collate
+from training.best import Best
 from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError, TrainingError
 from training.evaluate import score as evaluate_head
 from training.losses import score as score_pretraining
-from training.metrics import fit_temperature, headline
+from training.metrics import fit_temperature
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.predictors import CheckpointPredictor
 from training.pretrain import SPECS, PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.processes import Processes
-from training.run import Run, copy_weights, seed_step
-from training.targets import Target, consistency, loss, targets
+from training.run import Run, seed_step
+from training.targets import Target, consistency, log_probabilities, loss, targets
 from training.window import check_finite
 
 CHUNK = 50
@@ -240,7 +241,6 @@ def pretraining_recipe(recipe: FinetuneRecipe) -> PretrainRecipe:
         base=recipe.base,
         batch_size=recipe.corpus_batch_size,
         mask_rate=recipe.corpus_mask_rate,
-        dropout=recipe.dropout,
         seed=recipe.seed,
     )
 
@@ -313,9 +313,10 @@ def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Ta
     def source() -> tuple[Tensor, int]:
         batch = next(batches) * (2 if weight else 1)
         logits = head.module(run_encoder(checkpoint, batch)).float()
-        value = loss(head.spec.task, logits, batch)
+        lines = log_probabilities(head.spec.task, logits, batch)
+        value = loss(lines, batch)
         if weight:
-            value = value + weight * consistency(head.spec.task, logits, batch)
+            value = value + weight * consistency(lines)
         return value, sum(len(target.row.input_ids) for target in batch)
 
     return source
@@ -381,34 +382,3 @@ def temperature(
     return fit_temperature(
         np.concatenate(list(logits)).reshape(len(encoded), -1), np.array([t.labels[0] for t in encoded])
     )
-
-
-class Best:
-    """The best checkpoint so far by the mean of the headline figures, for early stopping."""
-
-    def __init__(self, directory: Path, patience: int) -> None:
-        self.directory = directory
-        self.patience = patience
-        self.value = float("-inf")
-        self.since = 0
-
-    @property
-    def stale(self) -> bool:
-        return bool(self.patience) and self.since >= self.patience
-
-    def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint) -> None:
-        value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
-        self.since += 1
-        if self.patience and value > self.value:
-            self.value, self.since = value, 0
-            write_checkpoint(checkpoint, self.directory)
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        if self.patience and self.directory.exists():
-            copy_weights(read_checkpoint(self.directory), checkpoint)
-
-    def state(self) -> list[float]:
-        return [self.value, self.since]
-
-    def load(self, state: list[float]) -> None:
-        self.value, self.since = state[0], int(state[1])

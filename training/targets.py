@@ -85,25 +85,28 @@ ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
 }
 
 
-def loss(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """Mean loss of a batch: logits [positions of all rows, C]; of qa (start + end) / 2 (run_squad.py:660)."""
-    labels = torch.tensor([label for target in batch for label in target.labels], device=logits.device)
-    return F.nll_loss(log_probabilities(task, logits, batch), labels)
-
-
-def consistency(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """Distance of two passes over the same rows, each a half of `batch`: the mean KL divergence, both ways.
-
-    Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
-    """
-    one, other = log_probabilities(task, logits, batch).chunk(2)
-    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2
-
-
 def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """A line a label of the batch: over the classes, or for qa over the positions of a row, start and end in turn."""
+    """Lines [labels of the batch, choices] of logits [positions of all rows, C].
+
+    A choice is a class, or for qa a position of the row, of whose two labels, start and end, each has a line.
+    """
     if task != "qa":
         return logits.log_softmax(-1)
     rows = torch.split(logits, [len(target.row.positions) for target in batch])
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=UNLIKELY)  # (B, L, 2)
     return padded.transpose(1, 2).reshape(-1, padded.shape[1]).log_softmax(-1)
+
+
+def loss(lines: Tensor, batch: Sequence[Target]) -> Tensor:
+    """Mean loss of the log probabilities of a batch; of qa it is (start + end) / 2 (run_squad.py:660)."""
+    labels = torch.tensor([label for target in batch for label in target.labels], device=lines.device)
+    return F.nll_loss(lines, labels)
+
+
+def consistency(lines: Tensor) -> Tensor:
+    """Distance of two passes over the same rows, each a half of the lines: the mean KL divergence, both ways.
+
+    Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
+    """
+    one, other = lines.chunk(2)
+    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from models.session import Session
 from service.cores import usable_cores
 from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
 from tests.benchmarks.workloads import Question
+from tests.programs import free_port
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".venv/peers"
@@ -176,13 +176,6 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
         process.wait(10)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def _wait(server: Server, process: "subprocess.Popen[bytes]", question: Question, log: Path) -> None:

@@ -4,7 +4,6 @@ scraped the real service under traffic, errors and refusals included."""
 import json
 import math
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ import pytest
 import yaml
 
 from models.tokenizer import Tokenizer
-from tests.programs import program
+from tests.programs import free_port, program
 from tests.service.bundles import write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -132,9 +131,7 @@ def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
     configuration["rule_files"] = [str(PROMETHEUS / name) for name in configuration["rule_files"]]
     configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     flags = {
         "config.file": directory / "prometheus.yml",
         "storage.tsdb.path": directory / "data",

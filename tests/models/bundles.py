@@ -29,10 +29,12 @@ ANY_LOSS = 100.0
 """A budget in points: random weights choose among near equals, so that int8 often chooses another."""
 
 
-def checkpoint(tokenizer: Tokenizer, heads: dict[str, HeadSpec] | None = None) -> Checkpoint:
+def checkpoint(
+    tokenizer: Tokenizer, heads: dict[str, HeadSpec] | None = None, config: EncoderConfig | None = None
+) -> Checkpoint:
     """Two layers of 32, weights wide enough that logits differ; the encoder has ids that the tokenizer lacks."""
     torch.manual_seed(0)
-    config = EncoderConfig(
+    config = config or EncoderConfig(
         vocab_size=tokenizer.vocab_size + 7,
         hidden_size=32,
         num_hidden_layers=2,

@@ -28,7 +28,7 @@ from training.finetune import (
 )
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
-from training.targets import consistency, loss, targets
+from training.targets import consistency, log_probabilities, loss, targets
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [
@@ -205,7 +205,7 @@ def test_span_loss_equals_a_softmax_a_row(tokenizer: Tokenizer) -> None:
         mine = logits[at : at + len(target.row.positions)].log_softmax(0)
         expected += [-mine[target.labels[0], 0], -mine[target.labels[1], 1]]
         at += len(target.row.positions)
-    torch.testing.assert_close(loss("qa", logits, batch), torch.stack(expected).mean())
+    torch.testing.assert_close(loss(log_probabilities("qa", logits, batch), batch), torch.stack(expected).mean())
 
 
 @pytest.mark.parametrize("task", ["tag", "qa"])
@@ -219,8 +219,9 @@ def test_consistency_is_the_divergence_of_two_passes(task: Any, tokenizer: Token
     lines = (one, other) if task == "tag" else (one.T, other.T)  # of one question: a line for start, one for end
     p, q = (torch.distributions.Categorical(logits=each) for each in lines)
     expected = (kl_divergence(p, q) + kl_divergence(q, p)).mean() / 2
-    torch.testing.assert_close(consistency(task, torch.cat([one, other]), batch * 2), expected)
-    assert consistency(task, torch.cat([one, one]), batch * 2) == 0
+    apart, alike = (log_probabilities(task, torch.cat(passes), batch * 2) for passes in ((one, other), (one, one)))
+    torch.testing.assert_close(consistency(apart), expected)
+    assert consistency(alike) == 0
 
 
 def test_consistency_wants_dropout(base: Path, files: dict[str, str]) -> None:

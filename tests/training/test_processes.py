@@ -3,16 +3,17 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.checkpoint import read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint
+from tests.programs import free_port
 from tests.training.corpora import FIXTURES, small_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -42,25 +43,24 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(count: int, recipe: Path, out: Path, *settings: str) -> subprocess.Popen[str]:
     """Start a run in `count` processes by torchrun, at a port of its own."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, *launcher, "-m", "training", "pretrain", str(recipe), "--out", str(out), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, process_group=0)
+    return launch([sys.executable, *launcher, "-m", "training", "pretrain"], recipe, out, settings)
 
 
 def start_nodes(count: int, recipe: Path, out: Path, *settings: str) -> list[subprocess.Popen[str]]:
     """Start a run as on `count` machines of one process each, all of them this one."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    words = [word for setting in settings for word in ("--set", setting)]
-    command = ["deploy/pretraining/nodes.sh", str(recipe), "--out", str(out), *words]
-    environment = os.environ | {"FIRST": "127.0.0.1", "NODES": str(count), "RENDEZVOUS": str(port)}
-    environment |= {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return [
-        subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, process_group=0)
-        for _ in range(count)
-    ]
+    environment = {"FIRST": "127.0.0.1", "NODES": str(count), "RENDEZVOUS": str(free_port())}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return [launch(["deploy/pretraining/nodes.sh"], recipe, out, settings, **environment) for _ in range(count)]
+
+
+def launch(
+    command: list[str], recipe: Path, out: Path, settings: Sequence[str], **environment: str
+) -> subprocess.Popen[str]:
+    words = [str(recipe), "--out", str(out), *(word for setting in settings for word in ("--set", setting))]
+    whole = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen(
+        [*command, *words], cwd=ROOT, env=whole, text=True, stderr=subprocess.PIPE, process_group=0
+    )
 
 
 def finish(run: subprocess.Popen[str]) -> str:
@@ -74,6 +74,11 @@ def losses(out: Path) -> list[float]:
     return [line["loss/fill-mask"] for line in lines if "loss/fill-mask" in line]
 
 
+def assert_alike(first: Checkpoint, second: Checkpoint) -> None:
+    for one, other in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_as_one(recipe: Path, tmp_path: Path) -> None:
     """Over 50 steps, masks not shared out evenly; then the second half once more, with another number of processes."""
@@ -85,14 +90,12 @@ def test_two_processes_train_as_one_and_resume_as_one(recipe: Path, tmp_path: Pa
         finish(run)
     first, second = (read_checkpoint(tmp_path / name) for name in runs)
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
-    for one, other in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert_alike(first, second)
     for name in ("model.safetensors", "config.json"):
         (tmp_path / "two" / name).unlink()
     finish(start(1, recipe, tmp_path / "two", "steps=50", "save_every=25"))  # goes on from step 25, alone
     resumed = read_checkpoint(tmp_path / "two")
-    for one, other in zip(first.encoder.parameters(), resumed.encoder.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert_alike(first, resumed)
 
 
 @pytest.mark.slow
@@ -102,8 +105,7 @@ def test_two_machines_train_as_one(recipe: Path, tmp_path: Path) -> None:
         finish(run)
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
     first, second = (read_checkpoint(tmp_path / name) for name in ("one", "two"))
-    for one, other in zip(first.encoder.parameters(), second.encoder.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert_alike(first, second)
 
 
 @pytest.mark.slow

@@ -22,14 +22,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from models.bundle import Bundle
-from models.checkpoint import Checkpoint, Head
 from models.config import EncoderConfig
-from models.encoder import Encoder
 from models.errors import BertheadsError
-from models.heads import build_head
 from models.row import Row
 from models.runtime import Precision, Provider
 from models.session import PREFERENCE, Session
@@ -39,6 +35,7 @@ from service.settings import STARTER
 from tests.benchmarks.contenders import our_service, started
 from tests.benchmarks.peaks import needed_operations, product_peak
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts
+from tests.models import bundles
 from training.export import ExportOptions, export
 
 NETWORKS = {"tiny": (2, 64, 1), "base": (12, 768, 12), "large": (24, 1024, 16)}
@@ -47,8 +44,6 @@ HEADS = {"classify": HeadSpec("classify", ["a", "b"]), "qa": HeadSpec("qa", [])}
 LENGTHS = (16, 64, 128, 384)
 BATCH_TOKENS = (2_048, 8_192, 32_768)
 CONNECTIONS = 128
-ANY_LOSS = 100.0
-"""A budget in points: random weights choose among near equals."""
 
 Figures = dict[str, Any]
 Item = tuple[str, Row]
@@ -110,7 +105,6 @@ def device(provider: Provider) -> str:
 def random_bundle(network: str, directory: Path, fast: Precision) -> Bundle:
     """Export a network of random weights over the starter's vocabulary, in fp32 too."""
     layers, width, heads = NETWORKS[network]
-    torch.manual_seed(0)
     tokenizer = Tokenizer.read(STARTER)
     config = EncoderConfig(
         vocab_size=tokenizer.vocab_size,
@@ -119,12 +113,8 @@ def random_bundle(network: str, directory: Path, fast: Precision) -> Bundle:
         num_attention_heads=heads,
         intermediate_size=4 * width,
     )
-    checkpoint = Checkpoint(config, Encoder(config), tokenizer)
-    for name, spec in HEADS.items():
-        module = build_head(spec.task, len(spec.labels), config, checkpoint.encoder.embeddings.word)
-        checkpoint.heads[name] = Head(spec, module)
-    options = ExportOptions(name=network, precisions=(fast, "fp32"), budget=ANY_LOSS)
-    return export(checkpoint, directory, options)
+    options = ExportOptions(name=network, precisions=(fast, "fp32"), budget=bundles.ANY_LOSS)
+    return export(bundles.checkpoint(tokenizer, HEADS, config), directory, options)
 
 
 def engine(bundle: Bundle, session: Session, exact: Session, item: Item, seconds: float, peak: float) -> Figures:
