@@ -107,11 +107,12 @@ class EncoderBuilder:
         self.encoder = encoder
         self.config = encoder.config
         self.int8 = precision == "int8"
+        self.fp16 = precision == "fp16"
         self.sizes = ""
         """What stands for the sizes before H: those of the rows at first, then those of the positions."""
         self.smoothing: dict[str, Floats] = {}
         """Of the outputs of LayerNorms, whose names are those of the modules."""
-        self.dtype: type[np.floating[Any]] = np.float16 if precision == "fp16" else np.float32
+        self.dtype: type[np.floating[Any]] = np.float16 if self.fp16 else np.float32
 
     def build(self, vocab_size: int) -> None:
         """Add all nodes, from the inputs to `vectors`."""
@@ -124,6 +125,9 @@ class EncoderBuilder:
         for number, layer in enumerate(self.encoder.layers):
             assert isinstance(layer, Layer)
             hidden = self._layer(hidden, layer, f"layers.{number}", last=number == len(self.encoder.layers) - 1)
+        if self.fp16:
+            zero = graph.constant("zero", np.array([0]))
+            hidden = graph.add("Slice", hidden, zero, graph.constant("last", np.array([-1])), zero)
         # The cast is one of float32 to float32 outside fp16, which ONNX Runtime removes.
         graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)
 
@@ -162,9 +166,17 @@ class EncoderBuilder:
         return self._add_norm(narrow, hidden, layer.output_norm, f"{name}.output_norm")
 
     def _read(self, hidden: str) -> str:
-        """[B, S, H] → [N, H], at the positions."""
-        flat = self.graph.constant("flat", np.array([-1, self.config.hidden_size]))
-        return self.graph.add("Gather", self.graph.add("Reshape", hidden, flat), "positions")
+        """[B, S, H] → [N, H], at the positions; in fp16 [N + 1, H], the first once more.
+
+        On CPU a product of a single row sums in another order, and rounding to fp16 would make a step of its last bit.
+        """
+        graph = self.graph
+        flat = graph.add("Reshape", hidden, graph.constant("flat", np.array([-1, self.config.hidden_size])))
+        if not self.fp16:
+            return graph.add("Gather", flat, "positions")
+        zero, one = graph.constant("zero", np.array([0])), graph.constant("one", np.array([1]))
+        first = graph.add("Slice", "positions", zero, one, zero)
+        return graph.add("Gather", flat, graph.add("Concat", "positions", first, axis=0))
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
         graph = self.graph
