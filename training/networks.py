@@ -99,7 +99,9 @@ class EncoderBuilder:
     """Adds an encoder to a graph, in one precision.
 
     Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] from there on: what no head reads
-    need not be computed, and for a classifier that is an eighth of all products.
+    need not be computed, and for a classifier that is an eighth of all products. A hidden state already holds the bias
+    of what is added to it next (`carried`), and the bias of the product that reads it in between takes that out again:
+    two additions a layer less.
     """
 
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
@@ -121,17 +123,18 @@ class EncoderBuilder:
             self.smoothing = smoothing_factors(self.encoder, vocab_size)
         counts = graph.add("ReduceSum", "attention_mask", graph.constant("last_axis", np.array([-1])), keepdims=0)
         graph.add("Cast", counts, out=LENGTHS, to=TensorProto.INT32)
-        hidden = self._embeddings(self.encoder.embeddings, vocab_size)
-        for number, layer in enumerate(self.encoder.layers):
-            assert isinstance(layer, Layer)
-            hidden = self._layer(hidden, layer, f"layers.{number}", last=number == len(self.encoder.layers) - 1)
+        layers = [layer for layer in self.encoder.layers if isinstance(layer, Layer)]
+        carried = [layer.attention_output.bias for layer in layers] + [None]
+        hidden = self._embeddings(self.encoder.embeddings, vocab_size, carried[0])
+        for number, layer in enumerate(layers):
+            hidden = self._layer(hidden, layer, f"layers.{number}", carried[number + 1])
         if self.fp16:
             zero = graph.constant("zero", np.array([0]))
             hidden = graph.add("Slice", hidden, zero, graph.constant("last", np.array([-1])), zero)
         # The cast is one of float32 to float32 outside fp16, which ONNX Runtime removes.
         graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)
 
-    def _embeddings(self, embeddings: Embeddings, vocab_size: int) -> str:
+    def _embeddings(self, embeddings: Embeddings, vocab_size: int, carried: Tensor | None) -> str:
         graph = self.graph
         length = graph.add("Shape", "input_ids", start=1, end=2)
         zero = graph.constant("zero", np.array([0]))
@@ -141,7 +144,7 @@ class EncoderBuilder:
         segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), "token_type_ids")
         words = self._words(array(embeddings.word.weight)[:vocab_size])
         summed = graph.add("Add", graph.add("Add", words, segments), positions)
-        return self._norm(summed, embeddings.norm, "embeddings.norm")
+        return self._norm(summed, embeddings.norm, "embeddings.norm", carried)
 
     def _words(self, table: NDArray[np.float32]) -> str:
         graph = self.graph
@@ -152,18 +155,21 @@ class EncoderBuilder:
         scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
         return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
 
-    def _layer(self, hidden: str, layer: Layer, name: str, last: bool) -> str:
+    def _layer(self, hidden: str, layer: Layer, name: str, carried: Tensor | None) -> str:
+        """Add a layer; the output of the last one carries nothing, and is made at the positions only."""
+        graph = self.graph
         mixed = self._attention(hidden, layer, name)
-        if last:
+        if carried is None:
             mixed, hidden = self._read(mixed), self._read(hidden)
             self.sizes = ".positions"
-        projected = self._biased(self._rows(mixed), layer.attention_output, f"{name}.attention_output")
-        hidden = self._add_norm(projected, hidden, layer.attention_norm, f"{name}.attention_norm")
+        projected = self._multiply(self._rows(mixed), layer.attention_output.weight, f"{name}.attention_output")
+        summed = graph.add("Add", projected, hidden)
+        hidden = self._norm(summed, layer.attention_norm, f"{name}.attention_norm", layer.output.bias)
         wide = self._multiply(self._rows(hidden), layer.intermediate.weight, f"{name}.intermediate")
-        bias = self._weight(f"{name}.intermediate.bias", layer.intermediate.bias)
-        expanded = self._rows(self.graph.add("BiasGelu", wide, bias, domain=MICROSOFT), GELU)
-        narrow = self._biased(expanded, layer.output, f"{name}.output")
-        return self._add_norm(narrow, hidden, layer.output_norm, f"{name}.output_norm")
+        bias = self._bias(layer.intermediate, f"{name}.intermediate", layer.output.bias)
+        expanded = graph.add("FastGelu" if self.int8 else "BiasGelu", wide, bias, domain=MICROSOFT)
+        narrow = self._multiply(self._rows(expanded, GELU), layer.output.weight, f"{name}.output")
+        return self._norm(graph.add("Add", narrow, hidden), layer.output_norm, f"{name}.output_norm", carried)
 
     def _read(self, hidden: str) -> str:
         """[B, S, H] → [N, H], at the positions; in fp16 [N + 1, H], the first once more.
@@ -184,21 +190,19 @@ class EncoderBuilder:
         weights = layer.query_key_value.weight.chunk(3)
         parts = zip(("query", "key", "value"), weights, strict=True)
         query, key, value = [self._multiply(rows, weight, f"{name}.{part}") for part, weight in parts]
-        bias = self._weight(f"{name}.query_key_value.bias", layer.query_key_value.bias)
+        bias = self._bias(layer.query_key_value, f"{name}.query_key_value", layer.attention_output.bias)
         return graph.add(
             "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
         )
 
-    def _biased(self, rows: str | Quantized, linear: nn.Linear, name: str) -> str:
-        product = self._multiply(rows, linear.weight, name)
-        return self.graph.add("Add", product, self._weight(f"{name}.bias", linear.bias))
-
-    def _add_norm(self, values: str, residual: str, norm: nn.LayerNorm, name: str) -> str:
-        return self._norm(self.graph.add("Add", values, residual), norm, name)
-
-    def _norm(self, values: str, norm: nn.LayerNorm, name: str) -> str:
-        scale, bias = self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", norm.bias)
+    def _norm(self, values: str, norm: nn.LayerNorm, name: str, carried: Tensor | None) -> str:
+        shift = norm.bias if carried is None else norm.bias + carried
+        scale, bias = self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", shift)
         return self.graph.add("LayerNormalization", values, scale, bias, out=name, axis=-1, epsilon=norm.eps)
+
+    def _bias(self, linear: nn.Linear, name: str, carried: Tensor) -> str:
+        """The bias of a product whose left side carries another bias."""
+        return self._weight(f"{name}.bias", linear.bias.float() - linear.weight.float() @ carried.float())
 
     def _rows(self, values: str, grid: Grid = SYMMETRIC) -> str | Quantized:
         """What the left side of products is in this precision."""
