@@ -95,8 +95,20 @@ def encoder_weights(weights: Weights, layers: int) -> Weights:
     ours |= {key: transposed(key, values) for key, values in weights.items()}
     for layer in range(layers):
         three = [weights[f"layers.{layer}.{part}.weight"].T for part in ("query", "key", "value")]
-        ours[f"layers.{layer}.query_key_value.weight"] = np.concatenate(three)
+        name, before = f"layers.{layer}", f"layers.{layer - 1}.output_norm" if layer else "embeddings.norm"
+        ours[f"{name}.query_key_value.weight"] = np.concatenate(three)
+        put_back(ours, f"{name}.attention_output", before, f"{name}.query_key_value")
+        put_back(ours, f"{name}.output", f"{name}.attention_norm", f"{name}.intermediate")
     return ours
+
+
+def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
+    """Give a bias back to its owner, where a norm carries it (training/networks.py); older bundles have none."""
+    carried = weights.pop(f"{owner}.carried", None)
+    if carried is not None:
+        weights[f"{owner}.bias"] = carried
+        weights[f"{norm}.bias"] = weights[f"{norm}.bias"] - carried
+        weights[f"{reader}.bias"] = weights[f"{reader}.bias"] + weights[f"{reader}.weight"] @ carried
 
 
 def transposed(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -101,7 +101,7 @@ class EncoderBuilder:
     Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] from there on: what no head reads
     need not be computed, and for a classifier that is an eighth of all products. A hidden state already holds the bias
     of what is added to it next (`carried`), and the bias of the product that reads it in between takes that out again:
-    two additions a layer less.
+    two additions a layer less. The carried biases stay in the graph, unread, for who wants the weights back.
     """
 
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
@@ -158,6 +158,8 @@ class EncoderBuilder:
     def _layer(self, hidden: str, layer: Layer, name: str, carried: Tensor | None) -> str:
         """Add a layer; the output of the last one carries nothing, and is made at the positions only."""
         graph = self.graph
+        graph.constant(f"{name}.attention_output.carried", array(layer.attention_output.bias))
+        graph.constant(f"{name}.output.carried", array(layer.output.bias))
         mixed = self._attention(hidden, layer, name)
         if carried is None:
             mixed, hidden = self._read(mixed), self._read(hidden)
