@@ -16,7 +16,7 @@ BASE = ["corpus=c", "base=b"]
 def test_shipped_recipes_are_valid() -> None:
     assert read_recipe(PretrainRecipe, RECIPES / "continue.toml", BASE).dropout == 0
     starter = read_recipe(FinetuneRecipe, RECIPES / "starter.toml", BASE)
-    assert set(starter.heads) == {"sentiment", "nli", "ner", "qa"}
+    assert set(starter.heads) == {"sentiment", "nli", "ner", "qa", "pos"}
     assert read_recipe(PretrainRecipe, RECIPES / "tiny.toml", ["corpus=c"]).base is None
     paper = read_recipe(PretrainRecipe, RECIPES / "bert-base.toml", ["corpus=c"])
     assert [phase.max_length for phase in paper.parts] == [128, 512] and paper.all_steps == 1_000_000
