@@ -1,6 +1,7 @@
 """The commands of training: `python -m training VERB`, also `bertheads-train VERB`.
 
-corpus → pretrain → finetune → evaluate → export, or import for a finetuned directory of Hugging Face; vocab before all
+corpus → pretrain → finetune → evaluate → export, or import for a finetuned directory of Hugging Face; vocab before all,
+label for text without labels
 """
 
 import argparse
@@ -93,6 +94,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=evaluate.evaluate_command)
 
 
+def add_label(parser: argparse.ArgumentParser) -> None:
+    from training import labelling
+
+    labelling.add_arguments(parser)
+    parser.set_defaults(command=labelling.label_command)
+
+
 def add_export(parser: argparse.ArgumentParser) -> None:
     from training import export
 
@@ -113,6 +121,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "pretrain": (add_pretrain, "masked tokens and next sentences on a corpus"),
     "finetune": (add_finetune, "heads on an encoder"),
     "evaluate": (add_evaluate, "measure a head"),
+    "label": (add_label, "text → training data, by heads that exist"),
     "export": (add_export, "checkpoint → bundle"),
     "import": (add_import, "finetuned Hugging Face directory → bundle"),
 }

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from sentencex import segment
 
 from models.tokenizer import Tokenizer
 from training.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.data import Document
-from training.documents import iter_documents
+from training.documents import iter_documents, sentences
 from training.errors import DataError
 from training.files import write_whole
 from training.progress import progress
@@ -119,14 +118,13 @@ def prepare(tokenizer: Path, language: str) -> None:
 
 
 def cut_prepared(text: str) -> Sentences:
-    sentences: Sentences = _prepared[0](text)
-    return sentences
+    result: Sentences = _prepared[0](text)
+    return result
 
 
 def cut(words: Words, text: str, language: str = "en") -> Sentences:
     """Return the sentences of a text as token ids; a line break always ends one."""
-    sentences = [sentence for line in text.split("\n") if line.strip() for sentence in segment(language, line)]
-    ids = words.encode(sentences)
+    ids = words.encode(sentences(text, language))
     lengths = [
         min(LONGEST_SENTENCE, len(piece) - start) for piece in ids for start in range(0, len(piece), LONGEST_SENTENCE)
     ]

@@ -8,6 +8,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sentencex import segment
+
 from training.data import Document, iter_lines, parse_document, raw_lines
 from training.errors import DataError
 
@@ -63,3 +65,9 @@ def parquet_documents(path: Path) -> Iterator[Document]:
                     raise DataError(f"{path}: row {row} has {found} for its text, expected a string; remove the row")
                 if text.strip():
                     yield Document("", path.name, text)
+
+
+def sentences(text: str, language: str) -> list[str]:
+    """Cut a text where lines and sentences end, by the rules of `language` (ISO 639-1)."""
+    found = (sentence.strip() for line in text.split("\n") for sentence in segment(language, line))
+    return [sentence for sentence in found if sentence]

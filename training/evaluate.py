@@ -1,6 +1,6 @@
 """Measure a head on labelled data: a checkpoint, a bundle, or a running service, by the same code.
 
-    python -m training evaluate (BUNDLE | CHECKPOINT | URL) --head NAME --data FILE... [--limit N] [--json OUT]
+    python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N] [--json OUT]
 
 Every figure stands beside what chance gets on the same data. Texts go in as a user would send them.
 """
@@ -54,7 +54,14 @@ from training.metrics import (
     spans_of,
 )
 from training.passages import Passage, masked_passages
-from training.predictors import BundlePredictor, CheckpointPredictor, Prediction, Predictor
+from training.predictors import (
+    BundlePredictor,
+    CheckpointPredictor,
+    LocalPredictor,
+    MeanPredictor,
+    Prediction,
+    Predictor,
+)
 from training.remote import UrlPredictor
 
 Cutter = Tokenizer | None  # that of the predictor
@@ -215,18 +222,35 @@ SCORERS: dict[str, Callable[[Any, Ask, HeadSpec, Cutter], Scores]] = {
 }
 
 
-def open_predictor(source: str, precision: Precision | None = None, tokenizer: Path | None = None) -> Predictor:
-    """Open a URL, a bundle, or a checkpoint; raise EvaluationError for what is none of them."""
-    if source.startswith(("http://", "https://")):
-        cutter = None if tokenizer is None else Tokenizer.read(tokenizer)
-        return UrlPredictor(source, os.environ.get("BERTHEADS_API_KEY"), cutter)
-    directory = Path(source)
+def open_predictor(
+    sources: Sequence[str], precision: Precision | None = None, tokenizer: Path | None = None
+) -> Predictor:
+    """Open a URL, a bundle, or a checkpoint; or several of the last two as their mean.
+
+    Raise EvaluationError for what is none of them.
+    """
+    urls = [source for source in sources if source.startswith(("http://", "https://"))]
+    if not urls:
+        return open_local([Path(source) for source in sources], precision)
+    if len(sources) > 1:
+        raise EvaluationError(f"{urls[0]} is a URL, and only bundles and checkpoints can be averaged; measure it alone")
+    cutter = None if tokenizer is None else Tokenizer.read(tokenizer)
+    return UrlPredictor(urls[0], os.environ.get("BERTHEADS_API_KEY"), cutter)
+
+
+def open_local(directories: Sequence[Path], precision: Precision | None = None) -> LocalPredictor:
+    """Open a bundle or a checkpoint, or the mean of several; raise EvaluationError for what is neither."""
+    members = [_open_directory(directory, precision) for directory in directories]
+    return members[0] if len(members) == 1 else MeanPredictor(members)
+
+
+def _open_directory(directory: Path, precision: Precision | None) -> LocalPredictor:
     if (directory / "bundle.json").exists():
         return BundlePredictor(read_bundle(directory), precision)
     if (directory / "config.json").exists():
         return CheckpointPredictor.of(read_checkpoint(directory))
     raise EvaluationError(
-        f"{source} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
+        f"{directory} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
         "http://HOST:PORT; correct the path"
     )
 
@@ -234,11 +258,14 @@ def open_predictor(source: str, precision: Precision | None = None, tokenizer: P
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `evaluate_command` reads."""
     parser.add_argument(
-        "source", metavar="BUNDLE|CHECKPOINT|URL", help="what to measure; http://HOST:PORT for a service"
+        "sources",
+        nargs="+",
+        metavar="BUNDLE|CHECKPOINT|URL",
+        help="what to measure; http://HOST:PORT for a service; several bundles or checkpoints are averaged",
     )
     parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
     parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N examples of each file")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
     parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
@@ -247,7 +274,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 DATA_HELP = "JSON lines of its task, .jsonl or .jsonl.xz, .gz, .zst; several count together"
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a number of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
@@ -255,16 +283,17 @@ def _positive(text: str) -> int:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Evaluate as the command line says; print a table, and write JSON where asked to."""
-    predictor = open_predictor(arguments.source, arguments.precision, arguments.tokenizer)
+    predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
     spec = predictor.head(arguments.head)
     read = {path: read_examples(path, spec.task, arguments.limit) for path in arguments.data}
+    source = " + ".join(arguments.sources)
     started = time.perf_counter()
     scores = score(predictor, arguments.head, [one for examples in read.values() for one in examples], progress=True)
     seconds = time.perf_counter() - started
-    Console().print(table(f"{arguments.source} · {arguments.head} ({spec.task})", scores))
+    Console().print(table(f"{source} · {arguments.head} ({spec.task})", scores))
     if arguments.json:
         report = {
-            "source": arguments.source,
+            "source": source,
             "head": arguments.head,
             "task": spec.task,
             "files": [_describe(path, len(examples)) for path, examples in read.items()],

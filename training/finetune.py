@@ -90,6 +90,8 @@ class FinetuneRecipe:
     """Peak rate of heads that the base lacks, which have further to go than the encoder."""
     freeze_embeddings: bool = False
     """Keep the word embedding as the base has it (see PretrainRecipe)."""
+    freeze_encoder: bool = False
+    """Keep all of the encoder: the heads learn to read it, and those of the base that are not named here stay too."""
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -141,7 +143,9 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     predictor = CheckpointPredictor.of(checkpoint)
     device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
-    checkpoint.encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
+    checkpoint.encoder.requires_grad_(not recipe.freeze_encoder)
+    if recipe.freeze_embeddings:
+        checkpoint.encoder.embeddings.word.requires_grad_(False)
     optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     best = Best(run.out / "best", recipe.patience)
     state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
@@ -194,15 +198,15 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     best.restore(checkpoint)
     figures = validate(recipe, checkpoint, predictor, validation, None)
     run.log_figures(recipe.steps, figures)
-    finished = {
+    learnt = {*recipe.heads, *(SPECS if recipe.corpus else ())}
+    checkpoint.heads |= {
         name: Head(
-            replace(head.spec, temperature=temperature(recipe, predictor, name, validation)),
-            head.module,
+            replace(checkpoint.heads[name].spec, temperature=temperature(recipe, predictor, name, validation)),
+            checkpoint.heads[name].module,
             figures.get(name, {}),
         )
-        for name, head in checkpoint.heads.items()
+        for name in learnt
     }
-    checkpoint.heads = finished
     run.finish(checkpoint)
     return checkpoint
 
@@ -216,7 +220,7 @@ def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> 
 
 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
-    """The base with the heads of the recipe: its own where they exist, else fresh."""
+    """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay."""
     checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_base(Path(recipe.base))
     known = checkpoint.heads
     heads = {name: fresh_head(head, sets[name], checkpoint) for name, head in recipe.heads.items()}
@@ -225,7 +229,8 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             heads[name] = Head(head.spec, known[name].module)
         else:
             checkpoint.fresh.add(name)
-    checkpoint.heads = heads | ({name: known[name] for name in SPECS} if recipe.corpus else {})
+    kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
+    checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
     return checkpoint
 
 
@@ -375,7 +380,7 @@ def temperature(
     if name not in recipe.heads or recipe.heads[name].task not in ("classify", "pair") or not validation[name]:
         return 1.0
     spec = predictor.head(name)
-    encoded = targets(validation[name], spec, predictor.tokenizer, recipe.heads[name].max_length)  # type: ignore[arg-type]
+    encoded = targets(validation[name], spec, predictor.tokenizer, recipe.heads[name].max_length)
     logits = np.concatenate(
         [predictor.run(name, [t.row for t in encoded[i : i + 32]]) for i in range(0, len(encoded), 32)]
     )

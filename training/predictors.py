@@ -1,12 +1,12 @@
 """Whatever answers the inputs of a head: a checkpoint in torch, a bundle in ONNX Runtime, a service over HTTP.
 
 All three go through the task code of models/ (the service on its side), so that a figure measured on one holds for the
-others but for what export, quantisation and batching did to the logits.
+others but for what export, quantisation and batching did to the logits. Several in this process may answer as one.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from models.session import Session, pad
 from models.task import HeadSpec, Logits
 from models.tasks import TASKS, AnyTask
 from models.tokenizer import Tokenizer
+from training.corpus import vocabulary_hash
 from training.errors import EvaluationError
 
 BATCH_TOKENS = 2048  # of a batch in process, padding included
@@ -41,8 +42,9 @@ class Prediction:
 class Predictor(Protocol):
     """Answers the inputs of one head or several."""
 
-    tokenizer: Tokenizer | None
-    """What cuts its texts; None if that is not known."""
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What cuts its texts; None if that is not known."""
 
     def head(self, name: str) -> HeadSpec:
         """Return what the head is; raise EvaluationError naming those that exist."""
@@ -56,7 +58,8 @@ class LocalPredictor(ABC):
 
     def __init__(self, heads: Mapping[str, HeadSpec], tokenizer: Tokenizer, max_length: int) -> None:
         self.heads = dict(heads)
-        self.tokenizer: Tokenizer | None = tokenizer
+        self.tokenizer = tokenizer
+        self.max_length = max_length
         self._tasks: dict[str, AnyTask] = {
             name: TASKS[spec.task](tokenizer, spec, max_length) for name, spec in heads.items()
         }
@@ -131,6 +134,40 @@ class CheckpointPredictor(LocalPredictor):
         flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
         device = next(self._encoder.parameters()).device
         return {name: torch.from_numpy(a).to(device) for name, a in (batch | {"positions": np.array(flat)}).items()}
+
+
+class MeanPredictor(LocalPredictor):
+    """Several predictors as one, for the heads that all of them have: the mean of their logits, by temperature each.
+
+    That is the geometric mean of their probabilities, whether a head chooses by softmax, by sigmoids, or a span. Raise
+    EvaluationError for members that cut or name things differently.
+    """
+
+    def __init__(self, members: Sequence[LocalPredictor]) -> None:
+        first, *others = members
+        if len({vocabulary_hash(member.tokenizer) for member in members}) > 1:
+            raise EvaluationError("the sources have different vocabularies, expected one; average those that agree")
+        shared = {name: spec for name, spec in first.heads.items() if all(name in other.heads for other in others)}
+        for name, spec in shared.items():
+            for other in others:
+                _check_same(name, spec, other.heads[name])
+        heads = {name: replace(spec, temperature=1.0) for name, spec in shared.items()}
+        super().__init__(heads, first.tokenizer, min(member.max_length for member in members))
+        self._members = members
+
+    def run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
+        each = [
+            [logits / member.heads[head].temperature for logits in member.run(head, rows)] for member in self._members
+        ]
+        return [np.mean(of_row, axis=0, dtype=np.float32) for of_row in zip(*each, strict=True)]
+
+
+def _check_same(name: str, first: HeadSpec, other: HeadSpec) -> None:
+    if (first.task, first.labels) != (other.task, other.labels):
+        raise EvaluationError(
+            f"head {name!r} is {first.task} with {first.labels} in one source and {other.task} with {other.labels} in "
+            "another, expected the same labels in the same order; average those that agree"
+        )
 
 
 def checked(name: str, heads: Mapping[str, object]) -> str:

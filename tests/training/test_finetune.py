@@ -85,6 +85,20 @@ def recipe(base: Path, heads: dict[str, HeadRecipe], **changes: Any) -> Finetune
     return FinetuneRecipe(base=str(base), heads=heads, **(settings | changes))
 
 
+def test_a_further_head_of_a_frozen_encoder_changes_nothing_beside_it(
+    base: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    heads = {"old": HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=8, max_length=48)}
+    before = finetune(recipe(base, heads), tmp_path / "first")
+    more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48)}
+    after = finetune(recipe(tmp_path / "first", more, freeze_encoder=True, steps=300, head_rate=3e-2), tmp_path / "out")
+    assert list(after.heads) == ["old", "new"] and after.heads["new"].metrics["f1"] > 0.8
+    old, kept = before.heads["old"], after.heads["old"]
+    assert (kept.spec, kept.metrics) == (old.spec, old.metrics)
+    for was, now in ((before.encoder, after.encoder), (old.module, kept.module)):
+        torch.testing.assert_close(now.state_dict(), was.state_dict(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("task", ["classify", "pair", "tag", "qa"])
 def test_each_task_alone_learns_its_examples_by_heart(
     task: Any, base: Path, files: dict[str, str], tmp_path: Path

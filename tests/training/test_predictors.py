@@ -1,6 +1,7 @@
 """Would break: a figure depends on how inputs were batched, or validation changes the training that it interrupts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.checkpoint import Head
 from models.config import EncoderConfig
@@ -19,7 +21,7 @@ from models.row import Encoded, Row
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
-from training.predictors import BATCH_TOKENS, CheckpointPredictor, like_length
+from training.predictors import BATCH_TOKENS, CheckpointPredictor, LocalPredictor, MeanPredictor, like_length
 
 SPECS = {
     "mood": HeadSpec("classify", ["bad", "good"]),
@@ -29,8 +31,8 @@ SPECS = {
 }
 
 
-def make_predictor(tokenizer: Tokenizer) -> CheckpointPredictor:
-    torch.manual_seed(0)
+def make_predictor(tokenizer: Tokenizer, seed: int = 0) -> CheckpointPredictor:
+    torch.manual_seed(seed)
     config = EncoderConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=16,
@@ -70,10 +72,38 @@ def test_every_input_is_answered_as_if_it_were_alone(predictor: CheckpointPredic
         np.testing.assert_allclose(together[index], alone, atol=1e-5)
 
 
-def logits(predictor: CheckpointPredictor, head: str, inputs: list[Any]) -> Iterator[tuple[int, Logits]]:
+def logits(predictor: LocalPredictor, head: str, inputs: list[Any]) -> Iterator[tuple[int, Logits]]:
     for one in predictor.predict(head, inputs, {}):
         assert one.logits is not None
         yield one.index, one.logits
+
+
+@pytest.mark.parametrize("head", SPECS)
+def test_the_mean_of_several_is_the_geometric_mean_of_their_probabilities(tokenizer: Tokenizer, head: str) -> None:
+    members = [make_predictor(tokenizer, seed) for seed in (0, 1)]
+    members[1].heads = {name: replace(spec, temperature=2.0) for name, spec in SPECS.items()}
+    mean = dict(logits(MeanPredictor(members), head, INPUTS[head]))
+    first, second = (dict(logits(member, head, INPUTS[head])) for member in members)
+    axis = 0 if head == "answers" else -1  # a span is chosen among positions
+    for index in mean:
+        product = shares(first[index], axis) * shares(second[index] / 2.0, axis)
+        expected = np.sqrt(product) / np.sqrt(product).sum(axis, keepdims=True)
+        np.testing.assert_allclose(shares(mean[index], axis), expected, rtol=1e-5)
+
+
+def shares(values: Logits, axis: int) -> NDArray[np.float64]:
+    exponentials: NDArray[np.float64] = np.exp(values.astype(np.float64))
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis, keepdims=True)
+    return result
+
+
+def test_those_that_disagree_on_labels_have_no_mean(tokenizer: Tokenizer) -> None:
+    one, other = make_predictor(tokenizer), make_predictor(tokenizer)
+    other.heads = {"mood": HeadSpec("classify", ["good", "bad"]), "words": SPECS["words"]}
+    with pytest.raises(EvaluationError, match=r"head 'mood' is classify with \['bad', 'good'\] in one source and"):
+        MeanPredictor([one, other])
+    del other.heads["mood"]
+    assert list(MeanPredictor([one, other]).heads) == ["words"]
 
 
 def test_dropout_is_off_while_it_predicts_and_back_on_afterwards(tokenizer: Tokenizer) -> None:

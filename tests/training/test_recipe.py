@@ -17,6 +17,8 @@ def test_shipped_recipes_are_valid() -> None:
     assert read_recipe(PretrainRecipe, RECIPES / "continue.toml", BASE).dropout == 0
     starter = read_recipe(FinetuneRecipe, RECIPES / "starter.toml", BASE)
     assert set(starter.heads) == {"sentiment", "nli", "ner", "qa", "pos"}
+    assert not read_recipe(FinetuneRecipe, RECIPES / "starter_ner.toml", BASE[1:]).freeze_encoder
+    assert read_recipe(FinetuneRecipe, RECIPES / "starter_ner_head.toml", BASE[1:]).freeze_encoder
     assert read_recipe(PretrainRecipe, RECIPES / "tiny.toml", ["corpus=c"]).base is None
     paper = read_recipe(PretrainRecipe, RECIPES / "bert-base.toml", ["corpus=c"])
     assert [phase.max_length for phase in paper.parts] == [128, 512] and paper.all_steps == 1_000_000

@@ -172,12 +172,12 @@ def test_a_checkpoint_has_the_same_figures_in_memory_and_on_disk(
     predictor: CheckpointPredictor, directory: Path, data: dict[str, Path], head: str
 ) -> None:
     expected = evaluate(predictor, head, [data[head]])
-    assert evaluate(open_predictor(str(directory)), head, [data[head]]) == pytest.approx(expected, abs=1e-6)
+    assert evaluate(open_predictor([str(directory)]), head, [data[head]]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_bundle_is_opened_in_the_precision_that_is_asked_for(bundle: Path, data: dict[str, Path]) -> None:
     def loss(precision: Precision | None) -> float:
-        return evaluate(open_predictor(str(bundle), precision), "mood", [data["mood"]])["loss"]
+        return evaluate(open_predictor([str(bundle)], precision), "mood", [data["mood"]])["loss"]
 
     assert loss(None) == loss("int8") == pytest.approx(loss("fp32"), rel=0.2)
     assert loss("int8") != loss("fp32")
@@ -240,7 +240,7 @@ def test_a_url_that_is_none_is_an_error() -> None:
 
 def test_what_is_neither_url_nor_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="is no URL and has neither bundle.json nor config.json"):
-        open_predictor(str(tmp_path))
+        open_predictor([str(tmp_path)])
 
 
 def parse(*arguments: str) -> argparse.Namespace:
