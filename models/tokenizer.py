@@ -28,6 +28,7 @@ SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "s
 PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
+FEW = 16  # sequences that one thread decodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,9 @@ class Tokenizer:
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def decode_batch(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
-        """Decode many sequences, on all cores."""
+        """Decode sequences, many of them on all cores; for a few that would wake threads which lanes are to have."""
+        if len(sequences) <= FEW:
+            return [self.decode(ids, skip_special_tokens) for ids in sequences]
         batch = [list(ids) for ids in sequences]
         return list(self._backend.decode_batch(batch, skip_special_tokens=skip_special_tokens))
 

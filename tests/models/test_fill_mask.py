@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from transformers import BertForMaskedLM, pipeline
 
 from models.errors import InputError
-from models.fill_mask import Choice, FillMask
-from models.task import HeadSpec
+from models.fill_mask import Choice, FillMask, _best
+from models.task import HeadSpec, softmax
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 
@@ -25,8 +29,8 @@ def model(tokenizer: Tokenizer) -> BertForMaskedLM:
     return tiny.random_model(BertForMaskedLM, tiny.config(tokenizer))
 
 
-def fill(task: FillMask, model: BertForMaskedLM, text: str, **given: object) -> list[Choice] | list[list[Choice]]:
-    parameters = task.parse_parameters(given)
+def fill(task: FillMask, model: BertForMaskedLM, text: str, **chosen: object) -> list[Choice] | list[list[Choice]]:
+    parameters = task.parse_parameters(chosen)
     encoded = task.encode(text, parameters)
     return task.decode(encoded, tiny.run(model, encoded.rows), parameters)
 
@@ -68,6 +72,27 @@ def test_equal_scores_keep_the_order_of_the_vocabulary(task: FillMask, tokenizer
     logits[0, [9, 300, 20]] = 1
     choices = task.decode(encoded, logits, parameters)
     assert [choice["token"] for choice in choices] == [9, 20, 300]  # type: ignore[call-overload]
+
+
+@given(
+    arrays(np.float32, st.integers(1, 700), elements=st.sampled_from([-3.0, -0.5, 0.0, 0.25, 7.0]), fill=st.nothing()),
+    st.integers(1, 800),
+)
+def test_the_best_are_those_of_a_whole_sort(row: NDArray[np.float32], count: int) -> None:
+    """Few values, so that equals stand at every border: of blocks, and of the count."""
+    expected = sorted(range(len(row)), key=lambda column: (-row[column], column))[:count]
+    assert _best(row, count).tolist() == expected
+
+
+def test_scores_are_shares_of_the_whole_vocabulary(tokenizer: Tokenizer) -> None:
+    """Against a softmax in twice the precision, logits up to 60 and a temperature included."""
+    task = FillMask(tokenizer, HeadSpec("fill-mask", [], temperature=1.7), 128)
+    logits = np.random.default_rng(0).normal(scale=15, size=(1, tokenizer.vocab_size)).astype(np.float32)
+    every = task.parse_parameters({"top_k": min(1000, tokenizer.vocab_size)})
+    answer = task.decode(task.encode(TEXTS[0], every), logits, every)
+    expected = softmax(logits, 1.7)[0]
+    for choice in answer:
+        assert choice["score"] == pytest.approx(expected[choice["token"]], rel=1e-5, abs=1e-12)  # type: ignore[call-overload]
 
 
 def test_only_masks_are_read_and_other_special_tokens_stay_text(task: FillMask, tokenizer: Tokenizer) -> None:
