@@ -12,7 +12,7 @@ from onnxruntime import get_available_providers
 from models.bundle import read_bundle
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import soak
+from tests.benchmarks import sharing, soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import choices
 from tests.benchmarks.gpu import serving
@@ -88,6 +88,17 @@ def test_needed_operations_are_those_of_the_products(tokenizer: Tokenizer, tmp_p
         read = len(row.positions) if layer == layers - 1 else tokens
         products += [(read, width, width), (read, width, 4 * width), (read, 4 * width, width)]
     assert needed_operations(bundle, row) == 2 * sum(m * k * n for m, k, n in products)
+
+
+def test_the_mixture_asks_every_head_as_often_as_it_is_asked_alone(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer, max_length=256)
+    assert sharing.main([f"--bundle={bundle}", "--seconds=0.1", "--rounds=1", "--connections=4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(rate > 0 for rate in found["requests_per_s"].values()) and len(found["rounds"]) == 1
+    rounds = [{"a": 100.0, "b": 300.0, sharing.MIXED: 150.0}, {"a": 100.0, "b": 300.0, sharing.MIXED: 75.0}]
+    assert sharing.summary(rounds)["rounds"] == [1.0, 0.5]  # a second of a, a third of a second of b: 200 in 4/3 s
 
 
 def test_the_soak_finds_answers_that_differ_and_none_here(

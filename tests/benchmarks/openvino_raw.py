@@ -1,8 +1,8 @@
 """OpenVINO in a loop, the other raw engine: python -m tests.benchmarks.openvino_raw CHECKPOINT TEXTS [SECONDS].
 
-Runs where torch, onnxruntime, openvino and nncf are. The network of a checkpoint (its classify head) is quantised to int8
-by NNCF with the texts for calibration, and compiled for throughput; rows are tokenised beforehand and sorted, so that
-hardly anything is padded. Prints rows/s and tokens/s of the best batch size.
+Runs where torch, onnxruntime, openvino and nncf are. The network of a checkpoint (its classify head) is quantised to
+int8 by NNCF with the texts for calibration, and compiled for throughput; rows are tokenised beforehand and sorted, so
+that hardly anything is padded. Prints rows/s and tokens/s of the best batch size.
 """
 
 import json

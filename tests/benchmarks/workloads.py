@@ -70,6 +70,10 @@ class Workloads:
         tasks = [task for task in TASKS if task in self._heads]
         return (self._to_task(tasks[number % len(tasks)], text) for number, text in enumerate(self.texts))
 
+    def every_task(self) -> dict[TaskName, list[Question]]:
+        """Return the texts of `short` as questions to the first head of each task."""
+        return {task: [self._to_task(task, text) for text in self.texts] for task in self._heads}
+
     def every_length(self, number: int) -> list[Question]:
         """Return questions to all heads in turn, of 3 to 500 tokens spread evenly over their logarithm."""
         draw = random.Random(0)
