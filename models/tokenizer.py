@@ -28,7 +28,7 @@ SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "s
 PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
-FEW = 16  # sequences that one thread decodes
+FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Tokenizer:
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def decode_batch(self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
-        """Decode sequences, many of them on all cores; for a few that would wake threads which lanes are to have."""
+        """Decode sequences, many of them on all cores."""
         if len(sequences) <= FEW:
             return [self.decode(ids, skip_special_tokens) for ids in sequences]
         batch = [list(ids) for ids in sequences]
@@ -184,6 +184,8 @@ class Tokenizer:
         return _pieces(text, self._backend.encode(text, add_special_tokens=False))
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        if len(texts) <= FEW:
+            return [self._backend.encode(text, add_special_tokens=False) for text in texts]
         return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 
 from models.errors import CheckpointError, InputError
-from models.tokenizer import Pieces, Tokenizer
+from models.tokenizer import FEW, Pieces, Tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNCASED = Tokenizer.read(FIXTURES)
@@ -89,6 +89,16 @@ def test_offsets_hold_for_any_text(text: str) -> None:
     assert pieces.offsets == sorted(pieces.offsets)
     assert pieces.words == sorted(pieces.words)
     assert pieces.ids == UNCASED.encode_ids([text])[0]
+
+
+def test_many_are_cut_and_joined_as_each_alone() -> None:
+    """On all cores beyond FEW of them, on one up to there."""
+    texts = ["the caf\u00e9", "", "unwanted runn ##ing", "[SEP] cat"] * FEW
+    alone = [UNCASED.encode_batch([text])[0] for text in texts]
+    assert UNCASED.encode_batch(texts) == alone
+    ids = [[UNCASED.cls_id, *pieces.ids] for pieces in alone]
+    for skip in (False, True):
+        assert UNCASED.decode_batch(ids, skip) == [UNCASED.decode(each, skip) for each in ids]
 
 
 @pytest.mark.parametrize("special", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
