@@ -75,6 +75,8 @@ LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
 def read_inputs(path: Path, task: str, language: str | None) -> Iterator[Any]:
     """Yield what a head of `task` can be asked about; a text sentence by sentence if a language is named."""
     if task == "pair":
+        if language is not None:
+            raise DataError(f"--sentences is {language}, but a pair is asked as it stands; leave the option out")
         for line in iter_lines(path):
             yield PairInput(text=line.string("text_a"), text_pair=line.string("text_b"))
         return
