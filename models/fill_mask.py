@@ -66,11 +66,11 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         self, encoded: Encoded[FillMaskSource], logits: Logits, parameters: FillMaskParameters
     ) -> list[Choice] | list[list[Choice]]:
         source = encoded.source
-        scaled = logits if self.head.temperature == 1 else logits / np.float32(self.head.temperature)
+        scaled = logits / np.float32(self.head.temperature)
         candidates = scaled if source.targets is None else scaled[:, source.targets]
         single = len(source.columns) == 1
         answers = []
-        for column, row, every in zip(source.columns, candidates, log_partition(scaled).tolist(), strict=True):
+        for column, row, every in zip(source.columns, candidates, _log_partition(scaled).tolist(), strict=True):
             best = _best(row, parameters.top_k)
             tokens = best if source.targets is None else source.targets[best]
             scores = np.exp(row[best].astype(np.float64) - every)
@@ -125,7 +125,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         )
 
 
-def log_partition(logits: Logits) -> Scores:
+def _log_partition(logits: Logits) -> Scores:
     """Logarithm of the sum of exponentials of each row: what softmax divides by, without a score for every token."""
     largest = logits.max(axis=1, keepdims=True)
     sums = np.exp(logits - largest).sum(axis=1, dtype=np.float64)

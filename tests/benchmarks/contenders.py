@@ -8,10 +8,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def started(service: Service, question: Question, loader: Executor, bundle: Path
             yield server
         finally:
             end_group(process)
+
+
+@contextmanager
+def our_server(bundle: Path, question: Question) -> Iterator[Server]:
+    """Run our service alone, and the process that loads it."""
+    with (
+        ProcessPoolExecutor(1, get_context("spawn")) as loader,
+        started(our_service(bundle), question, loader, bundle) as server,
+    ):
+        yield server
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

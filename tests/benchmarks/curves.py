@@ -8,8 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +18,7 @@ from models.errors import BertheadsError
 from models.row import Row
 from models.session import Session
 from service.settings import STARTER
-from tests.benchmarks.contenders import Server, our_service, started
+from tests.benchmarks.contenders import Server, our_server
 from tests.benchmarks.workloads import TEXTS, Question, Workloads, read_texts
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -39,10 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle = read_bundle(options.bundle.resolve())
         mixed = Workloads(bundle, read_texts(TEXTS)).make("mixed")
         figures = {"by_length": by_length(bundle, mixed[0].head)}
-        with (
-            ProcessPoolExecutor(1, get_context("spawn")) as loader,
-            started(our_service(bundle.directory), mixed[0], loader, bundle.directory) as server,
-        ):
+        with our_server(bundle.directory, mixed[0]) as server:
             figures["by_connections"] = by_connections(server, mixed, options.seconds)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")

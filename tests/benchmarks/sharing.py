@@ -9,8 +9,6 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import harmonic_mean, median
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 from models.bundle import read_bundle
 from models.errors import BertheadsError
 from service.settings import STARTER
-from tests.benchmarks.contenders import Server, our_service, started
+from tests.benchmarks.contenders import Server, our_server
 from tests.benchmarks.load import Call
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts
 
@@ -37,10 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle = read_bundle(options.bundle.resolve())
         asked = Workloads(bundle, read_texts(TEXTS)).every_task()
         first = next(iter(asked.values()))[0]
-        with (
-            ProcessPoolExecutor(1, get_context("spawn")) as loader,
-            started(our_service(bundle.directory), first, loader, bundle.directory) as server,
-        ):
+        with our_server(bundle.directory, first) as server:
             calls: dict[str, list[Call]] = {
                 task: [question.call for question in questions] for task, questions in asked.items()
             }

@@ -10,15 +10,13 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from models.bundle import read_bundle
 from models.errors import BertheadsError
 from service.settings import STARTER
-from tests.benchmarks.contenders import memory_bytes, our_service, started
+from tests.benchmarks.contenders import memory_bytes, our_server
 from tests.benchmarks.load import repeat
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts
 
@@ -48,18 +46,15 @@ def soak(directory: Path, inputs: int, requests: int, connections: int) -> dict[
     bundle = read_bundle(directory)
     questions = Workloads(bundle, read_texts(TEXTS)).every_length(inputs)
     calls = [question.call for question in questions]
-    ours = our_service(directory)
-    with (
-        ProcessPoolExecutor(1, get_context("spawn")) as loader,
-        started(ours, questions[0], loader, directory) as server,
-    ):
+    with our_server(directory, questions[0]) as server:
         alone = repeat(server.address, calls, len(calls), 1)
         expected = {answer.number: json.loads(answer.body) for answer in alone.answers}
         order = random.Random(0)
         largest, memory = 0.0, list[float]()
         for _ in range(0, requests, CHUNK):
             numbers = [order.randrange(len(calls)) for _ in range(CHUNK)]
-            load = loader.submit(repeat, server.address, [calls[n] for n in numbers], CHUNK, connections).result()
+            asked = [calls[number] for number in numbers]
+            load = server.loader.submit(repeat, server.address, asked, CHUNK, connections).result()
             for answer in load.answers:
                 largest = max(largest, difference(json.loads(answer.body), expected[numbers[answer.number]]))
             memory.append(memory_bytes(server.pid) / 2**20)
