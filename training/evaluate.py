@@ -231,17 +231,12 @@ def open_predictor(
     """
     urls = [source for source in sources if source.startswith(("http://", "https://"))]
     if not urls:
-        return open_local([Path(source) for source in sources], precision)
+        members = [_open_directory(Path(source), precision) for source in sources]
+        return members[0] if len(members) == 1 else MeanPredictor(members)
     if len(sources) > 1:
         raise EvaluationError(f"{urls[0]} is a URL, and only bundles and checkpoints can be averaged; measure it alone")
     cutter = None if tokenizer is None else Tokenizer.read(tokenizer)
     return UrlPredictor(urls[0], os.environ.get("BERTHEADS_API_KEY"), cutter)
-
-
-def open_local(directories: Sequence[Path], precision: Precision | None = None) -> LocalPredictor:
-    """Open a bundle or a checkpoint, or the mean of several; raise EvaluationError for what is neither."""
-    members = [_open_directory(directory, precision) for directory in directories]
-    return members[0] if len(members) == 1 else MeanPredictor(members)
 
 
 def _open_directory(directory: Path, precision: Precision | None) -> LocalPredictor:

@@ -1,6 +1,6 @@
 """Label text by heads that exist, to train others on it (self-training; several heads averaged: Bucilă et al., 2006).
 
-    python -m training label (CHECKPOINT | BUNDLE)... --head NAME --data FILE... --out LABELLED.jsonl
+    python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
 
 What is written is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"}
 with the words as the service cuts them.
@@ -22,9 +22,9 @@ from models.classification import PairInput
 from training.data import iter_lines
 from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
-from training.evaluate import open_local, positive
+from training.evaluate import open_predictor, positive
 from training.files import write_whole
-from training.predictors import LocalPredictor
+from training.predictors import Predictor
 
 
 class Labelled(NamedTuple):
@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
     sure: float
 
 
-def label(predictor: LocalPredictor, head: str, inputs: Sequence[Any], progress: bool = False) -> list[Labelled]:
+def label(predictor: Predictor, head: str, inputs: Sequence[Any], progress: bool = False) -> list[Labelled]:
     """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
     task = predictor.head(head).task
     if task not in LABELLERS:
@@ -83,13 +83,14 @@ def read_inputs(path: Path, task: str, language: str | None) -> Iterator[Any]:
     for document in iter_documents(path):
         yield from [document.text] if language is None else sentences(document.text, language)
 
+
 # ---- command ---------------------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `label_command` reads."""
     add = parser.add_argument
-    add("sources", nargs="+", type=Path, metavar="CHECKPOINT|BUNDLE", help="who labels; several are averaged")
+    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="who labels; several directories are averaged")
     add("--head", required=True, metavar="NAME", help="which of their heads")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
@@ -103,7 +104,7 @@ DATA_HELP = 'texts, as for corpus; for a pair head JSON lines with {"text_a", "t
 
 def label_command(arguments: argparse.Namespace) -> None:
     """Label as the command line says, and print how often each label came."""
-    predictor = open_local(arguments.sources)
+    predictor = open_predictor(arguments.sources)
     task = predictor.head(arguments.head).task
     inputs = [
         one for path in arguments.data for one in islice(read_inputs(path, task, arguments.sentences), arguments.limit)

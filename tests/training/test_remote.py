@@ -35,6 +35,7 @@ from training.evaluate import (
     evaluate_command,
     open_predictor,
 )
+from training.labelling import label
 from training.metrics import headline
 from training.predictors import BundlePredictor, CheckpointPredictor, Predictor
 from training.remote import UrlPredictor
@@ -130,6 +131,14 @@ def test_a_service_has_the_figures_of_its_bundle(bundle: Path, url: str, data: d
         assert expected.pop("loss") > 0  # a service sends no logits
     over_http = evaluate(UrlPredictor(url, "secret", local.tokenizer), head, [data[head]])
     assert over_http == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("head", ["mood", "ner"])
+def test_a_service_labels_as_its_bundle_does(bundle: Path, url: str, head: str) -> None:
+    texts = ["the cat sat , and the dog ran", "Jo-Ann left"]
+    ours = label(BundlePredictor(read_bundle(bundle)), head, texts)
+    for one, expected in zip(label(UrlPredictor(url, "secret"), head, texts), ours, strict=True):
+        assert one.record == expected.record and one.sure == pytest.approx(expected.sure, abs=1e-6)
 
 
 TAGGED = [" ".join(["Jo-Ann", "left", "the", "U.N.", "in", "Köln"] * count) for count in (1, 40, 3, 7)]
