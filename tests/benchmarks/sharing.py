@@ -1,7 +1,8 @@
 """What it costs that heads share a queue: python -m tests.benchmarks.sharing.
 
-The texts of `short` are asked of each head alone and, the same questions shuffled, of all together, in turn. Were
-there a queue a head, or batches of one head, the mixture would be slower than its parts; 1.0: it costs nothing.
+The texts of `short` are asked of each head alone and, the same questions shuffled, of all together, in turn, in many
+short rounds, since machines change their speed. Were there a queue a head, or batches of one head, the mixture would be
+slower than its parts; 1.0: it costs nothing.
 """
 
 import argparse
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m tests.benchmarks.sharing", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=STARTER, metavar="DIR")
     parser.add_argument("--connections", type=int, default=32, metavar="N")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement; default: 4")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement; default: 1")
+    parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args(arguments)
     try:
         bundle = read_bundle(options.bundle.resolve())
