@@ -15,6 +15,8 @@ MANIFEST = "bundle.json"
 TOKENIZER = "tokenizer.json"
 PARITY = "parity.json"
 CARD = "README.md"
+HEADS = "heads"
+"""The directory of their graphs."""
 MOST_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
 AGAIN = "restore the file or export the bundle again"
 

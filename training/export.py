@@ -1,6 +1,6 @@
 """A checkpoint becomes a bundle: ONNX graphs, tokenizer, model card, and the figures that it was let through by.
 
-    python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]...
+    python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
 
 int8 and fp16 are exported only if no head loses more than --budget points: on its validation data where --data names
 some, else by its expected loss on random rows (training/parity.py). What fails leaves nothing behind.
@@ -11,24 +11,24 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import onnx
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head, read_checkpoint
-from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
 from training.errors import ExportError
 from training.graph import place_constants, share_constants
+from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
 from training.parity import Figures, check_parity, measure_parity
 
-HEADS = "heads"  # directory of a bundle
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 
 
@@ -50,14 +50,17 @@ class ExportOptions:
     notes: Mapping[str, str] = field(default_factory=dict)
     """Provenance that only a person knows: data, licences."""
     replace: bool = False
+    base: Path | None = None
+    """A bundle with the same encoder, in whose precisions this one is: what did not change keeps its bytes."""
 
 
 def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
     """Write and verify a bundle; raise ExportError, and leave nothing behind, if a head is over the budget."""
     _check(checkpoint, options)
+    kept = Kept.of(read_bundle(options.base), checkpoint) if options.base else None
     with staged(out, options.replace) as directory:
-        manifest = _manifest(checkpoint, options)
-        _write_graphs(checkpoint, manifest, directory)
+        manifest = _manifest(checkpoint, options, kept)
+        _write_graphs(checkpoint, manifest, directory, kept)
         _write_tokenizer(checkpoint, directory)
         bundle = Bundle(directory, manifest, checkpoint.tokenizer)
         figures = measure_parity(checkpoint, bundle, options.data, options.limit)
@@ -82,17 +85,9 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
         raise ExportError(f"{options.card} does not exist, expected the bundle's model card; correct --card")
 
 
-def _manifest(checkpoint: Checkpoint, options: ExportOptions) -> Manifest:
+def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
     """Return the manifest, its hashes still missing."""
-    config = checkpoint.config
-    encoder = EncoderEntry(
-        files={precision: f"encoder.{precision}.onnx" for precision in options.precisions},
-        max_length=config.max_position_embeddings,
-        hidden_size=config.hidden_size,
-        layers=config.num_hidden_layers,
-        vocab_size=checkpoint.tokenizer.vocab_size,
-        lowercase=checkpoint.tokenizer.lowercase,
-    )
+    encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions)
     heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
     return Manifest(
@@ -101,7 +96,26 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions) -> Manifest:
         encoder=encoder,
         heads=heads,
         sha256=dict.fromkeys(files, "0" * 64),
-        provenance={**options.notes, **_provenance(checkpoint)},
+        provenance={
+            **options.notes,
+            **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
+            "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
+            "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
+            "commit": _commit(),
+            "libraries": {name: version_of(name) for name in LIBRARIES},
+        },
+    )
+
+
+def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> EncoderEntry:
+    config = checkpoint.config
+    return EncoderEntry(
+        files={precision: f"encoder.{precision}.onnx" for precision in precisions},
+        max_length=config.max_position_embeddings,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocab_size=checkpoint.tokenizer.vocab_size,
+        lowercase=checkpoint.tokenizer.lowercase,
     )
 
 
@@ -115,15 +129,6 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
         temperature=spec.temperature,
         metrics=head.metrics,
     )
-
-
-def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "weights": fingerprint(checkpoint.encoder),
-        "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
-        "commit": _commit(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
-    }
 
 
 def _portable(word: str) -> str:
@@ -143,18 +148,20 @@ def _commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path) -> None:
-    vocab_size = manifest.encoder.vocab_size
-    graphs = {
-        file: encoder_model(checkpoint.encoder, precision, vocab_size)
-        for precision, file in manifest.encoder.files.items()
-    }
-    int8_only = set(manifest.encoder.files) == {"int8"}
-    for name, entry in manifest.heads.items():
-        module = checkpoint.heads[name].module
-        graphs[entry.file] = head_model(module, entry.spec, checkpoint.encoder, vocab_size, int8_only)
+def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path, kept: Kept | None) -> None:
+    encoder, vocab_size = checkpoint.encoder, manifest.encoder.vocab_size
+    files = manifest.encoder.files
     (directory / HEADS).mkdir()
-    share_constants(list(graphs.values()), directory / HEADS)
+    if kept:
+        kept.copy(directory)
+    graphs = {} if kept else {file: encoder_model(encoder, name, vocab_size) for name, file in files.items()}
+    mark, int8_only = str(manifest.provenance["weights"]), set(files) == {"int8"}
+    for name, entry in manifest.heads.items():
+        if not (kept and name in kept.heads):
+            module = checkpoint.heads[name].module
+            graphs[entry.file] = head_model(module, entry.spec, mark, encoder.config, vocab_size, int8_only)
+    if not kept:
+        share_constants(list(graphs.values()), directory / HEADS)
     for file, graph in graphs.items():
         # ONNX Runtime reads no data from outside the directory of a graph: what the encoder shares lies below it.
         place_constants(graph, "" if file.startswith(HEADS) else f"{HEADS}/")
@@ -235,6 +242,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
     add("--note", type=_pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
     add("--replace", action="store_true", help="overwrite a bundle that is there")
+    add("--base", type=Path, metavar="BUNDLE", help="what it began from: what did not change keeps its bytes")
 
 
 def options_of(arguments: argparse.Namespace) -> ExportOptions:
@@ -249,6 +257,7 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
         card=arguments.card,
         notes=dict(arguments.note),
         replace=arguments.replace,
+        base=arguments.base,
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
+from models.config import EncoderConfig
 from models.encoder import Embeddings, Encoder, Layer
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
@@ -63,8 +64,13 @@ def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> Mo
     return model
 
 
-def head_model(head: nn.Module, spec: HeadSpec, encoder: Encoder, vocab_size: int, int8: bool = False) -> ModelProto:
-    """Return the graph of a head; `int8` makes the decoder of a fill-mask head integer, the rest stays float."""
+def head_model(
+    head: nn.Module, spec: HeadSpec, encoder: str, config: EncoderConfig, vocab_size: int, int8: bool = False
+) -> ModelProto:
+    """Return the graph of a head that reads the encoder of this fingerprint.
+
+    `int8` makes the decoder of a fill-mask head integer, the rest stays float.
+    """
     graph = Graph()
     if isinstance(head, MaskedTokenHead):
         width = _masked_token(graph, head, vocab_size, int8)
@@ -76,8 +82,8 @@ def head_model(head: nn.Module, spec: HeadSpec, encoder: Encoder, vocab_size: in
         assert isinstance(head, TokenHead), f"no graph for {type(head).__name__}"
         width = head.classifier.out_features
         _linear(graph, "vectors", head.classifier, "classifier", out="logits")
-    metadata = {"encoder": fingerprint(encoder), "task": spec.task, "labels": spec.labels}
-    vectors: Value = ("vectors", TensorProto.FLOAT, ["n", encoder.config.hidden_size])
+    metadata = {"encoder": encoder, "task": spec.task, "labels": spec.labels}
+    vectors: Value = ("vectors", TensorProto.FLOAT, ["n", config.hidden_size])
     return graph.model(spec.task, [vectors], [("logits", TensorProto.FLOAT, ["n", width])], metadata)
 
 

@@ -15,7 +15,7 @@ from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Ma
 from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.networks import encoder_model, head_model
+from training.networks import encoder_model, fingerprint, head_model
 
 HEADS = {
     "sentiment": HeadSpec("classify", ["negative", "positive"]),
@@ -53,7 +53,8 @@ def write_bundle(
             onnx.save(model, directory / f"encoder.{precision}.onnx")
         for head, spec in heads.items():
             network = build_head(spec.task, len(spec.labels), config, encoder.embeddings.word).eval()
-            onnx.save(head_model(network, spec, encoder, tokenizer.vocab_size), directory / entries[head].file)
+            made = head_model(network, spec, fingerprint(encoder), encoder.config, tokenizer.vocab_size)
+            onnx.save(made, directory / entries[head].file)
         figures: dict[str, dict[str, dict[str, object]]] = {
             precision: {"heads": {head: {} for head in heads}} for precision in precisions
         }

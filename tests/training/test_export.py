@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from models.bundle import Bundle, read_bundle
-from models.checkpoint import Checkpoint, write_checkpoint
+from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.errors import BundleError
+from models.heads import build_head
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
@@ -23,6 +24,7 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training import export as exporting
+from training.base import read_base
 from training.errors import ExportError
 from training.export import ExportOptions, export
 from training.graph import MICROSOFT, Graph, Value
@@ -298,3 +300,45 @@ def test_the_opset_is_one_the_service_reads(bundle: Bundle) -> None:
     model = onnx.load(bundle.directory / "encoder.int8.onnx")
     assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 21), (MICROSOFT, 1)}
     assert model.ir_version <= 10
+
+
+# ---- what a base keeps ---------------------------------------------------------------------------------------------
+
+
+def with_a_head(bundle: Bundle) -> Checkpoint:
+    """The checkpoint of a bundle with a further head, and one that was finetuned on."""
+    grown = read_base(bundle.directory)
+    for name, spec in {"mine": HeadSpec("classify", ["a", "b"]), "mask": HeadSpec("fill-mask", [])}.items():
+        module = build_head(spec.task, len(spec.labels), grown.config, grown.encoder.embeddings.word)
+        grown.heads[name] = Head(spec, module)
+    with torch.no_grad():
+        next(grown.heads["sentiment"].module.parameters()).add_(0.1)
+    return grown
+
+
+@pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
+def test_a_head_more_leaves_the_others_their_bytes(
+    precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.graph.LARGE", 1000)
+    options = ExportOptions("base", precisions=precisions, budget=bundles.ANY_LOSS)
+    before = export(checkpoint, tmp_path / "base", options)
+    write_checkpoint(with_a_head(before), tmp_path / "grown")
+    options = ExportOptions("grown", budget=bundles.ANY_LOSS, base=before.directory)
+    after = export(read_checkpoint(tmp_path / "grown"), tmp_path / "after", options)
+    assert list(after.manifest.heads) == [*bundles.HEADS, "mine", "mask"]
+    assert after.manifest.encoder == before.manifest.encoder and after.manifest.provenance["base"] == "base 1.0.0"
+    moved = {file for file, digest in before.manifest.sha256.items() if after.manifest.sha256.get(file) != digest}
+    assert moved == {"heads/sentiment.onnx", "README.md", "parity.json"}
+    row = Row([5, 6, checkpoint.tokenizer.mask_id, 7], [0, 0, 0, 1], [2])
+    rows = [(name, row) for name in bundles.HEADS]
+    for precision in precisions:
+        served = [Session(made, precision=precision).run(rows) for made in (before, after)]
+        for name, mine, theirs in zip(bundles.HEADS, *served, strict=True):
+            assert np.array_equal(mine, theirs) == (name != "sentiment")
+
+
+def test_a_base_with_another_encoder(checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"not that of .*tiny.*freeze_encoder = true, or export without --base"):
+        export(checkpoint, tmp_path / "out", ExportOptions("x", base=bundle.directory))
+    assert list(tmp_path.iterdir()) == []
