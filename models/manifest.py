@@ -22,7 +22,8 @@ AGAIN = "restore the file or export the bundle again"
 
 # No component begins with a dot: neither "..", nor an absolute path, nor a hidden file is a name.
 FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -58,6 +59,10 @@ class HeadEntry(Entry):
     def spec(self) -> HeadSpec:
         """What the task code needs of it."""
         return HeadSpec(self.task, self.labels, self.defaults, self.temperature)
+
+    def width(self, encoder: EncoderEntry) -> int:
+        """Return the logits of a position."""
+        return {"fill-mask": encoder.vocab_size, "qa": 2}.get(self.task, len(self.labels))
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:

@@ -51,6 +51,11 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.documents) - 1
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any document has two sentences."""
+        return bool((np.diff(self.documents) > 1).any())
+
     def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
         """Return how often each of `vocab_size` ids occurs, a block of the tokens in memory at a time."""
         counts = np.zeros(vocab_size, np.int64)

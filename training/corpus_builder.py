@@ -59,8 +59,10 @@ def build_corpus(
     """
     if out.exists():
         raise DataError(f"{out} exists; remove it, or name another directory with --out")
+    if not 0 <= held_out <= 0.5:
+        raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
     pieces = Tokenizer.read(tokenizer)
-    sources = {path.name: hash_of(path) for path in files}
+    sources = {name: hash_of(path) for name, path in named(files).items()}
     asked = {"sources": sources, "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
     work = Work(out.with_name(out.name + ".partial"), asked | {"held_out": held_out, "limit": limit}, pieces)
     every = round(1 / held_out) if held_out else 0
@@ -80,6 +82,16 @@ def build_corpus(
     work.leave()
     work.directory.rename(out)
     return counts
+
+
+def named(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by name, in order; by path where two have one name."""
+    names = [path.name for path in files]
+    found = {path.name if names.count(path.name) == 1 else str(path): path for path in files}
+    if len(found) < len(files):
+        twice = next(path for path in files if files.count(path) > 1)
+        raise DataError(f"{twice} is named twice, expected each file once; leave it out")
+    return found
 
 
 def hash_of(path: Path) -> str:
@@ -168,7 +180,7 @@ class Work:
         """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
         if self.noted.exists():
             done: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
-            if done["asked"] == self.asked:
+            if json.dumps(done["asked"]) == json.dumps(self.asked):  # the order of the files counts too
                 return done
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)

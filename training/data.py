@@ -106,7 +106,7 @@ class Line:
     def check_string(self, value: Any, name: str, *, empty: bool = False) -> str:
         if not isinstance(value, str):
             self.fail(f"{name} is {_kind(value)}, expected a string; correct the line")
-        if not empty and not any(map(_visible, value)):
+        if not empty and not any(map(visible, value)):
             self.fail(f"{name} is {value[:20]!r}, expected visible text; fill it in or remove the line")
         if found := UNUSABLE.search(value):
             place = f"U+{ord(found.group()):04X} at character {found.start()}"
@@ -114,7 +114,7 @@ class Line:
         return value
 
 
-def _visible(character: str) -> bool:
+def visible(character: str) -> bool:
     """Tell what a tokenizer keeps: no blank, no control or format character, no U+FFFD."""
     return unicodedata.category(character)[0] not in "ZC" and character != "\ufffd"
 

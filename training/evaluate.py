@@ -82,7 +82,7 @@ def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int 
 def score(predictor: Predictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
     """Return the figures of a head on examples of its task; show a progress bar on standard error if asked to."""
     spec = predictor.head(head)
-    _check_labels(head, spec.labels, examples)
+    check_labels(head, spec.labels, examples)
 
     def ask(inputs: Sequence[Any], parameters: dict[str, Any]) -> Iterable[Prediction]:
         predictions = predictor.predict(head, inputs, parameters)
@@ -93,7 +93,8 @@ def score(predictor: Predictor, head: str, examples: Sequence[Example], progress
     return {"examples": float(len(examples)), **figures}
 
 
-def _check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -> None:
+def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -> None:
+    """Raise DataError for an example with a label that the head does not know."""
     for example in examples:
         if isinstance(example, TaggedExample):
             found = example.tags

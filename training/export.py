@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 import onnx
+from pydantic import JsonValue, ValidationError
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head, read_checkpoint
@@ -38,7 +39,8 @@ class ExportOptions:
 
     name: str
     version: str = "1.0.0"
-    precisions: tuple[Precision, ...] = ("int8",)
+    precisions: tuple[Precision, ...] = ()
+    """By default int8, or those of the base."""
     data: Mapping[str, Path] = field(default_factory=dict)
     """Validation data by head."""
     limit: int | None = None
@@ -51,13 +53,13 @@ class ExportOptions:
     """Provenance that only a person knows: data, licences."""
     replace: bool = False
     base: Path | None = None
-    """A bundle with the same encoder, in whose precisions this one is: what did not change keeps its bytes."""
+    """A bundle with the same encoder: what did not change keeps its bytes."""
 
 
 def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
     """Write and verify a bundle; raise ExportError, and leave nothing behind, if a head is over the budget."""
     _check(checkpoint, options)
-    kept = Kept.of(read_bundle(options.base), checkpoint) if options.base else None
+    kept = Kept.of(read_bundle(options.base), checkpoint, options.precisions) if options.base else None
     with staged(out, options.replace) as directory:
         manifest = _manifest(checkpoint, options, kept)
         _write_graphs(checkpoint, manifest, directory, kept)
@@ -87,24 +89,31 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
     """Return the manifest, its hashes still missing."""
-    encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions)
+    encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions or ("int8",))
     heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
-    return Manifest(
-        name=options.name,
-        version=options.version,
-        encoder=encoder,
-        heads=heads,
-        sha256=dict.fromkeys(files, "0" * 64),
-        provenance={
-            **options.notes,
-            **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
-            "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
-            "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
-            "commit": _commit(),
-            "libraries": {name: version_of(name) for name in LIBRARIES},
-        },
-    )
+    provenance: dict[str, JsonValue] = {
+        **options.notes,
+        **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
+        "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
+        "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
+        "commit": _commit(),
+        "libraries": {name: version_of(name) for name in LIBRARIES},
+    }
+    hashes = dict.fromkeys(files, "0" * 64)
+    try:
+        return Manifest(
+            name=options.name,
+            version=options.version,
+            encoder=encoder,
+            heads=heads,
+            sha256=hashes,
+            provenance=provenance,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ExportError(f"{place}: {first['input']!r} will not do ({first['msg']}); name it otherwise") from None
 
 
 def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> EncoderEntry:
@@ -235,7 +244,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     add("--name", help="name of the bundle; by default that of its directory")
     add("--version", default="1.0.0", help="version of the bundle")
-    add("--precision", type=_precisions, default=("int8",), metavar="P,…", help="of int8, fp16, fp32; default int8")
+    add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
     add("--data", type=_pair, action="append", default=[], metavar="HEAD=FILE", help="validation data of a head")
     add("--limit", type=int, metavar="N", help="measure with the first N examples of each file only")
     add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")

@@ -8,6 +8,8 @@ again resumes.
 """
 
 import itertools
+import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,11 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
+from models.manifest import NAME
 from models.session import pad
 from models.task import HeadSpec, TaskName
 from training.base import read_base
@@ -30,6 +34,7 @@ from training.best import Best
 from training.corpus import Corpus
 from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError, TrainingError
+from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
 from training.losses import score as score_pretraining
 from training.metrics import fit_temperature
@@ -43,6 +48,8 @@ from training.run import Run, seed_step
 from training.targets import Target, consistency, log_probabilities, loss, targets
 from training.window import check_finite
 
+SHORTEST = 8
+"""Tokens of a row that are worth training on."""
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""
 
@@ -61,8 +68,8 @@ class HeadRecipe:
     """Parameters whose default this head changes."""
     share: float = 1.0
     """How often a step is of this head, in proportion to the shares of all."""
-    batch_size: int = 32
-    max_length: int = 128
+    batch_size: PositiveInt = 32
+    max_length: PositiveInt = 128
     """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
     consistency: float = 0.0
     """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
@@ -79,12 +86,12 @@ class FinetuneRecipe:
     corpus: str | None = None
     """Keeps the heads fill-mask and nsp learning beside the others."""
     corpus_share: float = 1.0
-    corpus_batch_size: int = 32
+    corpus_batch_size: PositiveInt = 32
     corpus_mask_rate: float = 0.15
     """Share of the corpus' tokens that are selected, as `mask_rate` of pretraining."""
     corpus_rotate: int = 1
     """Epoch of the corpus to begin with: 0 is what pretraining began with."""
-    steps: int = 1000
+    steps: PositiveInt = 1000
     rate: float = 5e-5
     head_rate: float = 5e-4
     """Peak rate of heads that the base lacks, which have further to go than the encoder."""
@@ -104,9 +111,9 @@ class FinetuneRecipe:
     """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
     seed: int = 0
     threads: int = 0
-    save_every: int = 500
-    evaluate_every: int = 500
-    evaluate_examples: int = 500
+    save_every: PositiveInt = 500
+    evaluate_every: PositiveInt = 500
+    evaluate_examples: PositiveInt = 500
     """Examples a head at each evaluation on the way; the last one takes all."""
     patience: int = 0
     """Stop after so many evaluations without a better mean of the headline figures, and keep the best; 0 = never."""
@@ -115,6 +122,10 @@ class FinetuneRecipe:
         if not self.heads:
             raise RecipeError("heads is empty, expected one table [heads.NAME] or more; add one")
         for name, head in self.heads.items():
+            if not re.match(NAME, name):
+                raise RecipeError(f"heads.{name}: expected a name of letters, digits, '.', '_' and '-'; rename it")
+            if head.task == "fill-mask":
+                raise RecipeError(f"heads.{name}.task is fill-mask, which learns from text alone; set corpus instead")
             if head.consistency and not (self.dropout or self.attention_dropout):
                 raise RecipeError(
                     f"heads.{name}.consistency is {head.consistency}, but without dropout two passes are the same; "
@@ -140,6 +151,8 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     sets = {name: read_files(recipe, head.task, head.train) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
     validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
+    for name, examples in validation.items():
+        check_labels(name, checkpoint.heads[name].spec.labels, examples)
     predictor = CheckpointPredictor.of(checkpoint)
     device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
@@ -156,17 +169,18 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     modules.train()
     bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
     window: dict[str, list[float]] = {}
-    began, tokens = time.monotonic(), 0
-    for step in range(state["step"], recipe.steps):
+    began, tokens, done = time.monotonic(), 0, state["step"]
+    for step in range(done, recipe.steps):
         name = choose(recipe, step)
         seed_step(recipe.seed, step)
-        set_dropout(checkpoint.encoder, *dropouts(recipe, name))
+        set_dropout(checkpoint, *dropouts(recipe, name))
         with arithmetic(recipe.precision, device.type):
             value, count = sources[name]()
         value.backward()
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
         set_rates(optimizer, share * recipe.rate, share * recipe.head_rate)
+        check_finite({f"loss/{name}": value.item(), "grad_norm": float(norm)}, step)  # before it reaches the weights
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens += count
@@ -178,7 +192,6 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
             values = {f"loss/{name}": float(np.mean(losses)) for name, losses in window.items()}
             values |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
             values |= {"tokens_per_s": tokens / (time.monotonic() - began)}
-            check_finite(values, done)
             run.log(done, values)
             bar.set_postfix({k.removeprefix("loss/"): f"{v:.3g}" for k, v in values.items()})
             window, began, tokens = {}, time.monotonic(), 0
@@ -194,19 +207,19 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
             began = time.monotonic()
     bar.close()
 
-    # ---- the finished heads, measured
+    # ---- the finished heads, calibrated and measured
+    if recipe.patience and not best.stale:
+        best.offer(validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples), checkpoint)
     best.restore(checkpoint)
-    figures = validate(recipe, checkpoint, predictor, validation, None)
-    run.log_figures(recipe.steps, figures)
-    learnt = {*recipe.heads, *(SPECS if recipe.corpus else ())}
-    checkpoint.heads |= {
-        name: Head(
-            replace(checkpoint.heads[name].spec, temperature=temperature(recipe, predictor, name, validation)),
-            checkpoint.heads[name].module,
-            figures.get(name, {}),
-        )
-        for name in learnt
-    }
+    for name in recipe.heads:
+        head = checkpoint.heads[name]
+        spec = replace(head.spec, temperature=temperature(predictor, name, validation[name]))
+        checkpoint.heads[name] = Head(spec, head.module)
+    figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
+    run.log_figures(done, figures)
+    for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
+        head = checkpoint.heads[name]
+        checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}))
     run.finish(checkpoint)
     return checkpoint
 
@@ -222,20 +235,44 @@ def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
     """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay."""
     checkpoint = start(pretraining_recipe(recipe)) if recipe.corpus else read_base(Path(recipe.base))
-    known = checkpoint.heads
-    heads = {name: fresh_head(head, sets[name], checkpoint) for name, head in recipe.heads.items()}
-    for name, head in heads.items():
-        if name in known and known[name].spec.labels == head.spec.labels:
-            heads[name] = Head(head.spec, known[name].module)
-        else:
+    longest = checkpoint.config.max_position_embeddings
+    known, heads = checkpoint.heads, dict[str, Head]()
+    for name, head in recipe.heads.items():
+        if not SHORTEST <= head.max_length <= longest:
+            raise RecipeError(
+                f"heads.{name}.max_length is {head.max_length}, expected {SHORTEST} to {longest} as the base has "
+                "positions; change it"
+            )
+        found = head.labels or ([] if head.task == "qa" else labels_of(sets[name]))  # type: ignore[arg-type]
+        goes_on = name in known and goes_on_from(known[name].spec, head, found)
+        heads[name] = grown(known[name], head) if goes_on else fresh_head(head, found, checkpoint)
+        if not goes_on:
             checkpoint.fresh.add(name)
+        if name in known and not goes_on:
+            before = known[name].spec
+            tell(f"heads.{name} starts anew: that of the base is of {before.task} with {', '.join(before.labels)}")
     kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
     checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
     return checkpoint
 
 
-def fresh_head(recipe: HeadRecipe, examples: list[Example], checkpoint: Checkpoint) -> Head:
-    labels = recipe.labels or ([] if recipe.task == "qa" else labels_of(examples))  # type: ignore[arg-type]
+def tell(sentence: str) -> None:
+    """Say on standard error what a user would want to know before the run is over."""
+    sys.stderr.write(sentence + "\n")
+
+
+def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str]) -> bool:
+    """Whether a head of the base can learn this on: in the order of its labels, some of which may not be met."""
+    if known.task != recipe.task:
+        return False
+    return known.labels == labels if recipe.labels else set(labels) <= set(known.labels)
+
+
+def grown(known: Head, recipe: HeadRecipe) -> Head:
+    return Head(HeadSpec(recipe.task, known.spec.labels, known.spec.defaults | recipe.defaults), known.module)
+
+
+def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint) -> Head:
     spec = HeadSpec(recipe.task, labels, recipe.defaults)
     return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
 
@@ -281,6 +318,11 @@ def build_sources(
     sources: dict[str, Any] = {}
     for name, head in recipe.heads.items():
         encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
+        if cut := [target.cut for target in encoded if target.cut]:
+            tell(
+                f"heads.{name}: {len(cut)} of {len(encoded)} training examples are longer than max_length "
+                f"{head.max_length} and lose up to {max(cut)} tokens"
+            )
         batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
         sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
     if recipe.corpus:
@@ -373,14 +415,12 @@ def validate(
     return figures
 
 
-def temperature(
-    recipe: FinetuneRecipe, predictor: CheckpointPredictor, name: str, validation: dict[str, list[Example]]
-) -> float:
-    """Calibrate a classifier on its validation data (Guo et al., 2017)."""
-    if name not in recipe.heads or recipe.heads[name].task not in ("classify", "pair") or not validation[name]:
-        return 1.0
+def temperature(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> float:
+    """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked."""
     spec = predictor.head(name)
-    encoded = targets(validation[name], spec, predictor.tokenizer, recipe.heads[name].max_length)
+    if spec.task not in ("classify", "pair") or not examples:
+        return 1.0
+    encoded = targets(examples, spec, predictor.tokenizer, predictor.max_length)
     logits = np.concatenate(
         [predictor.run(name, [t.row for t in encoded[i : i + 32]]) for i in range(0, len(encoded), 32)]
     )

@@ -4,6 +4,7 @@ int8 that is rounded once more answers a little otherwise: a head added on an en
 (`freeze_encoder`) must not move the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
@@ -12,11 +13,11 @@ import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint, Head
+from models.encoder import Encoder
 from models.manifest import HEADS
-from models.runtime import metadata_json, read_signature
+from models.runtime import Precision, metadata_json, read_signature
 from training.base import unpack
 from training.errors import ExportError
-from training.networks import fingerprint
 
 CONSTANTS = "*.bin"
 
@@ -29,10 +30,16 @@ class Kept:
     heads: list[str]
 
     @classmethod
-    def of(cls, bundle: Bundle, checkpoint: Checkpoint) -> "Kept":
-        """Compare the two; raise ExportError if the checkpoint's encoder is another."""
+    def of(cls, bundle: Bundle, checkpoint: Checkpoint, precisions: Sequence[Precision]) -> "Kept":
+        """Compare the two; raise ExportError if the checkpoint's encoder is another, or other precisions are wanted."""
+        found = bundle.manifest.encoder.files
+        if precisions and set(precisions) != set(found):
+            raise ExportError(
+                f"--precision is {','.join(precisions)}, but {bundle.directory} has {','.join(found)}, which is kept; "
+                "leave --precision out, or export without --base"
+            )
         before = unpack(bundle)
-        if fingerprint(before.encoder) != fingerprint(checkpoint.encoder):
+        if not _alike(before.encoder, checkpoint.encoder):
             raise ExportError(
                 f"the checkpoint's encoder is not that of {bundle.directory}, expected the same weights; finetune with "
                 f'base = "{bundle.directory}" and freeze_encoder = true, or export without --base'
@@ -55,6 +62,15 @@ class Kept:
         for file in (*graphs, *constants):
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             copyfile(source / file, directory / file)
+
+
+def _alike(before: Encoder, after: Encoder) -> bool:
+    """Whether weights are equal, but for what unpacking a bundle rounds otherwise on another machine."""
+    mine, theirs = before.state_dict(), after.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        values.shape == theirs[name].shape and torch.allclose(values, theirs[name], rtol=1e-6, atol=1e-6)
+        for name, values in mine.items()
+    )
 
 
 def _same(before: Head, after: Head | None) -> bool:

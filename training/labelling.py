@@ -10,21 +10,23 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from models.classification import PairInput
-from training.data import iter_lines
+from training.data import iter_lines, visible
 from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
 from training.evaluate import open_predictor, positive
-from training.files import write_whole
 from training.predictors import Predictor
+from training.progress import progress
+
+AT_A_TIME = 10_000
+"""Inputs that are in memory with their answers."""
 
 
 class Labelled(NamedTuple):
@@ -35,15 +37,13 @@ class Labelled(NamedTuple):
     sure: float
 
 
-def label(predictor: Predictor, head: str, inputs: Sequence[Any], progress: bool = False) -> list[Labelled]:
+def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
     """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
     task = predictor.head(head).task
     if task not in LABELLERS:
         raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
     parameters, labelled = LABELLERS[task]
-    predictions = predictor.predict(head, inputs, parameters)
-    bar = track(predictions, head, total=len(inputs), console=Console(stderr=True), disable=not progress)
-    answers = {one.index: one.answer for one in bar}
+    answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
     return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
 
 
@@ -81,7 +81,10 @@ def read_inputs(path: Path, task: str, language: str | None) -> Iterator[Any]:
             yield PairInput(text=line.string("text_a"), text_pair=line.string("text_b"))
         return
     for document in iter_documents(path):
-        yield from [document.text] if language is None else sentences(document.text, language)
+        if language is None:
+            yield document.text
+        else:
+            yield from (one for one in sentences(document.text, language) if any(map(visible, one)))
 
 
 # ---- command ---------------------------------------------------------------------------------------------------------
@@ -106,25 +109,30 @@ def label_command(arguments: argparse.Namespace) -> None:
     """Label as the command line says, and print how often each label came."""
     predictor = open_predictor(arguments.sources)
     task = predictor.head(arguments.head).task
-    inputs = [
-        one for path in arguments.data for one in islice(read_inputs(path, task, arguments.sentences), arguments.limit)
-    ]
-    every = label(predictor, arguments.head, inputs, progress=True)
-    kept = [one for one in every if one.sure >= arguments.sure]
+    files = (islice(read_inputs(path, task, arguments.sentences), arguments.limit) for path in arguments.data)
+    inputs = progress(chain.from_iterable(files), "inputs")
+    asked, kept, given = 0, 0, Counter[str]()
+    partial = arguments.out.with_name(arguments.out.name + ".partial")
+    with partial.open("w", encoding="utf8") as file:
+        while some := list(islice(inputs, AT_A_TIME)):
+            sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
+            file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
+            given.update(name for one in sure for name in one.labels)
+            asked, kept = asked + len(some), kept + len(sure)
     if not kept:
+        partial.unlink()
         raise DataError(
-            f"of {len(every)} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
+            f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
         )
-    lines = [json.dumps(one.record, ensure_ascii=False) + "\n" for one in kept]
-    write_whole(arguments.out, "".join(lines))
-    Console().print(table(f"{arguments.out}: {len(kept):,} of {len(every):,} inputs", kept))
+    partial.replace(arguments.out)
+    Console().print(table(f"{arguments.out}: {kept:,} of {asked:,} inputs", given))
 
 
-def table(title: str, labelled: Sequence[Labelled]) -> Table:
+def table(title: str, given: Counter[str]) -> Table:
     """How often each label was given."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("label")
     shown.add_column("count", justify="right")
-    for name, count in Counter(name for one in labelled for name in one.labels).most_common():
+    for name, count in given.most_common():
         shown.add_row(name, f"{count:,}")
     return shown

@@ -6,13 +6,16 @@
 The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
 """
 
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
+from torch import nn
 from tqdm import tqdm
 
 from models.checkpoint import NSP_LABELS, Checkpoint, Head, read_checkpoint
@@ -35,8 +38,12 @@ from training.window import Window, check_finite, describe, unigram_entropy
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
+PHASE_EPOCHS = 1 << 10
+"""More than a phase has."""
 LOGGED_EVERY = 20
 """Steps."""
+SINGLE = ("steps", "max_length", "batch_size")
+"""Fields that phases stand in place of."""
 SPECS = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LABELS)}
 """The heads of pretraining, by name."""
 
@@ -45,9 +52,9 @@ SPECS = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LAB
 class Phase:
     """A part of a run with rows of its own length (BERT paper: 128 for 90 % of the steps, then 512)."""
 
-    steps: int
-    max_length: int
-    batch_size: int
+    steps: PositiveInt
+    max_length: PositiveInt
+    batch_size: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,15 @@ class PretrainRecipe:
     """Checkpoint or bundle to start from; without one, weights are random and the sizes below count."""
     tokenizer: str | None = None
     """Of random weights; by default the corpus' own."""
-    layers: int = 4
-    width: int = 256
-    attention_heads: int = 4
-    steps: int = 10_000
-    batch_size: int = 32
+    layers: PositiveInt = 4
+    width: PositiveInt = 256
+    attention_heads: PositiveInt = 4
+    steps: PositiveInt = 10_000
+    batch_size: PositiveInt = 32
     """Pairs a step, of all processes together."""
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     """Forward passes a step and process, each over an equal part of its pairs."""
-    max_length: int = 128
+    max_length: PositiveInt = 128
     """Tokens of a pair with its three specials."""
     phases: list[Phase] = field(default_factory=list)
     """In place of steps, batch_size and max_length: parts of the run, one after the other, under one schedule."""
@@ -98,9 +105,9 @@ class PretrainRecipe:
     compile: bool = False
     threads: int = 0
     """Threads of torch, 0 = its own choice."""
-    save_every: int = 500
-    evaluate_every: int = 500
-    evaluate_pairs: int = 256
+    save_every: PositiveInt = 500
+    evaluate_every: PositiveInt = 500
+    evaluate_pairs: PositiveInt = 256
     teacher: str | None = None
     """Checkpoint or bundle with a fill-mask head and the same vocabulary, to learn from beside the text."""
     teacher_share: float = 0.5
@@ -116,6 +123,8 @@ class PretrainRecipe:
             raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
         if self.freeze_embeddings and not self.base:
             raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
+        if self.tokenizer and self.base:
+            raise RecipeError(f"tokenizer is {self.tokenizer}, but base {self.base} has its own; name one of the two")
         for phase in self.parts:
             if not 8 <= phase.max_length:
                 raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
@@ -123,6 +132,12 @@ class PretrainRecipe:
                 raise RecipeError(
                     f"accumulate is {self.accumulate}, expected a divisor of batch_size {phase.batch_size}; change one"
                 )
+
+    @property
+    def unread(self) -> list[str]:
+        """Fields that were given beside phases, which stand in their place."""
+        single = [field for field in fields(self) if field.name in SINGLE and self.phases]
+        return [field.name for field in single if getattr(self, field.name) != field.default]
 
     @property
     def parts(self) -> list[Phase]:
@@ -155,15 +170,17 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
 
+    if recipe.unread and processes.first:
+        sys.stderr.write(f"{', '.join(recipe.unread)}: not read, for the phases of the recipe say it\n")
+
     # ---- model and data
     checkpoint = start(recipe)
     checkpoint.heads = {name: checkpoint.heads[name] for name in recipe.specs}
     encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
-    modules = torch.nn.ModuleList([encoder, *heads]).to(processes.device)
+    modules = nn.ModuleList([encoder, *heads]).to(processes.device)
     encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
     optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
-    corpus.check_vocabulary(checkpoint.tokenizer)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
     steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
@@ -195,7 +212,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             torch.autograd.backward(total(parts, chosen, pairs, recipe))
             losses += torch.stack([part.detach().float() for part in parts])
         processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
-        norm = torch.nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
+        norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
         share = share_at(recipe, step)
         set_rates(optimizer, share * recipe.rate, share * (recipe.head_rate or recipe.rate))
@@ -226,18 +243,26 @@ def stream(
 ) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
     """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from."""
     before = 0
-    for number, phase in enumerate(recipe.parts):
+    for phase in recipe.parts:
         if phase.batch_size % (processes.count * recipe.accumulate):
             raise RecipeError(
                 f"batch_size is {phase.batch_size}, which {processes.count} processes with accumulate = "
                 f"{recipe.accumulate} do not divide; choose a multiple of {processes.count * recipe.accumulate}"
             )
+    for number, phase in enumerate(recipe.parts):
         left = before + phase.steps - max(before, state["step"])
-        begun = (state["epoch"], state["position"]) if state.get("phase") == number else (0, 0)
+        resumed = state.get("phase") == number
+        begun = (state["epoch"], state["position"]) if resumed else (first_epoch(recipe, number), 0)
         steps = Rows(corpus, tokenizer, recipe, phase.max_length).steps(phase.batch_size, begun, processes.part)
         for rows, (epoch, position) in islice(steps, max(0, left)):
             yield rows, phase, {"phase": number, "epoch": epoch, "position": position}
         before += phase.steps
+
+
+def first_epoch(recipe: PretrainRecipe, number: int) -> int:
+    """0, but for a phase of the length of an earlier one, whose rows would come again: an epoch that none reaches."""
+    lengths = [phase.max_length for phase in recipe.parts[: number + 1]]
+    return PHASE_EPOCHS * (lengths.count(lengths[-1]) - 1)
 
 
 def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
@@ -249,7 +274,6 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
     """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
-        set_dropout(checkpoint.encoder, recipe.dropout, recipe.dropout)
     else:
         tokenizer = Tokenizer.read(Path(recipe.tokenizer or Path(recipe.corpus) / TOKENIZER))
         config = EncoderConfig(
@@ -262,14 +286,17 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             attention_probs_dropout_prob=recipe.dropout,
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
+    corpus = Corpus(Path(recipe.corpus))
+    corpus.check_vocabulary(checkpoint.tokenizer)
     embedding = checkpoint.encoder.embeddings.word
     for name, spec in recipe.specs.items():
         if name not in checkpoint.heads:
             module = build_head(spec.task, len(spec.labels), checkpoint.config, embedding)
             if spec.task == "fill-mask":
-                set_unigram_bias(module, Corpus(Path(recipe.corpus)))
+                set_unigram_bias(module, corpus)
             checkpoint.heads[name] = Head(spec, module)
             checkpoint.fresh.add(name)
+    set_dropout(checkpoint, recipe.dropout, recipe.dropout)
     longest = max(phase.max_length for phase in recipe.parts)
     if longest > checkpoint.config.max_position_embeddings:
         raise RecipeError(
@@ -280,7 +307,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
 
 
 @torch.no_grad()
-def set_unigram_bias(head: torch.nn.Module, corpus: Corpus) -> None:
+def set_unigram_bias(head: nn.Module, corpus: Corpus) -> None:
     """Start at the frequencies of the corpus: a bias of zero takes ten thousand steps to get there, and until then the
     rare rows of the tied embedding are pushed aside, all in one direction."""
     assert isinstance(head, MaskedTokenHead)
@@ -294,12 +321,13 @@ def share_at(recipe: PretrainRecipe, step: int) -> float:
     return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
 
 
-def set_dropout(encoder: Encoder, hidden: float, attention: float) -> None:
-    """Train with other dropouts than the base's config.json says."""
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = hidden
-    for layer in encoder.layers:
+def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None:
+    """Train encoder and heads with other dropouts than the base's config.json says."""
+    for part in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = hidden
+    for layer in checkpoint.encoder.layers:
         layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
@@ -310,7 +338,7 @@ def set_dropout(encoder: Encoder, hidden: float, attention: float) -> None:
 def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
     """Losses and accuracies on the held-out part of the corpus, at 15 % masks whatever the recipe trains with."""
     corpus = Corpus(Path(recipe.corpus), "validation")
-    if len(corpus) < 2:
+    if len(corpus) < 2 or (recipe.nsp and not corpus.has_pairs):
         return {}
     modules = [checkpoint.encoder, *(checkpoint.heads[name].module for name in SPECS if name in checkpoint.heads)]
     for module in modules:

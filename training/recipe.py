@@ -49,7 +49,8 @@ def refuse_unknown(values: dict[str, Any], kind: type[Any], origin: str) -> None
     hints = get_type_hints(kind)
     for key, value in values.items():
         nested: Any = next((a for a in getattr(hints[key], "__args__", ()) if hasattr(a, "__dataclass_fields__")), None)
-        for name, entry in value.items() if nested and isinstance(value, dict) else ():
+        entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, entry in entries if nested else ():
             if isinstance(entry, dict):
                 refuse_unknown(entry, nested, f"{origin}: {key}.{name}")
 
@@ -62,6 +63,8 @@ def assign(values: dict[str, Any], setting: str) -> None:
     *tables, last = key.split(".")
     for table in tables:
         values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {setting}: {table} is no table, expected one; set it as a whole: {table}=…")
     try:
         values[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

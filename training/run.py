@@ -22,6 +22,8 @@ from training.files import sync, write_whole
 from training.plots import plot_metrics
 from training.processes import Processes
 
+FREE = ("save_every", "plateau_after")
+"""Fields of a recipe that may change from one start to the next: no weight depends on them."""
 KEPT = 2
 """Checkpoints that stay; older ones go once a newer one is whole."""
 
@@ -42,8 +44,10 @@ class Run:
 
     def _fix_recipe(self, recipe: dict[str, Any]) -> None:
         path = self.out / "recipe.json"
+        if self.finished and not path.exists():
+            raise TrainingError(f"{self.out} holds a model that no run has made there; name another --out")
         before = json.loads(path.read_text(encoding="utf8")) if path.exists() else recipe
-        changed = [key for key in recipe if before.get(key, recipe[key]) != recipe[key]]
+        changed = [key for key in recipe if key not in FREE and before.get(key, recipe[key]) != recipe[key]]
         if changed:
             key = changed[0]
             raise TrainingError(
@@ -107,6 +111,8 @@ class Run:
     def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Load the newest checkpoint into the given objects; None where there is none."""
         if not self.saved():
+            if self.processes.first:
+                self.drop_metrics_after(0)
             return None
         newest = self.saved()[-1]
         copy_weights(read_checkpoint(newest), checkpoint)

@@ -32,6 +32,8 @@ class Target(NamedTuple):
 
     row: Row
     labels: list[int]
+    cut: int = 0
+    """Tokens that the row has no room for."""
 
 
 def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, max_length: int) -> list[Target]:
@@ -53,13 +55,13 @@ def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, m
 
 def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> list[Target]:
     encoded = task.encode(example.text, task.parse_parameters({}))
-    return [Target(encoded.rows[0], [numbers[example.label]])]
+    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
 
 
 def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> list[Target]:
     inputs = PairInput(text=example.text_a, text_pair=example.text_b)
     encoded = task.encode(inputs, task.parse_parameters({}))
-    return [Target(encoded.rows[0], [numbers[example.label]])]
+    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
 
 
 def tag_targets(task: Any, example: TaggedExample, numbers: dict[str, int]) -> list[Target]:

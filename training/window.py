@@ -90,7 +90,7 @@ class Window:
         if step >= self.recipe.plateau_after and loss > self.unigram - BETTER:
             raise TrainingError(
                 f"loss/fill-mask is {loss:.2f} at step {step}, no better than the frequencies of tokens "
-                f"({self.unigram:.2f}); lower rate, raise warmup, or look whether the tokenizer is the corpus' own"
+                f"({self.unigram:.2f}); lower rate or raise warmup and begin anew, or raise plateau_after and resume"
             )
 
 
@@ -110,4 +110,6 @@ def describe(means: Tensor, nsp: bool, taught: bool) -> dict[str, dict[str, floa
 def check_finite(values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
-            raise TrainingError(f"{name} is {value} at step {step}; lower the rate or raise warmup, and resume")
+            raise TrainingError(
+                f"{name} is {value} at step {step}, expected a number; lower rate or raise warmup, and begin anew"
+            )

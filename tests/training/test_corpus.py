@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,28 @@ def test_what_was_begun_for_other_text_begins_anew(tmp_path: Path, monkeypatch: 
         build(source, tmp_path / "corpus")
     write_documents(source, 4, 3, seed=1)
     assert len(build(source, tmp_path / "corpus")) == 4
+
+
+def test_the_same_files_in_another_order_are_other_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year in ("2023", "2024"):
+        (tmp_path / year).mkdir()
+    files = [write_documents(tmp_path / year / "text.jsonl", 6, 3, int(year)) for year in ("2023", "2024")]
+    monkeypatch.setattr("training.corpus_builder.COMMITTED", 1)
+    build = partial(build_corpus, tokenizer=FIXTURES, held_out=0.0, limit=None, workers=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "finish", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(files, out=tmp_path / "corpus")
+    build(files[::-1], out=tmp_path / "corpus")
+    build(files[::-1], out=tmp_path / "anew")
+    for name in ("train.tokens.npy", "manifest.json"):
+        assert (tmp_path / "corpus" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+    sources = read_manifest(tmp_path / "anew")["sources"]
+    assert isinstance(sources, dict) and list(sources) == [str(file) for file in files[::-1]]
+    with pytest.raises(DataError, match="is named twice"):
+        build([files[0], files[0]], out=tmp_path / "twice")
+    with pytest.raises(DataError, match="held_out is 5, expected a share from 0 to 0.5"):
+        build(files, out=tmp_path / "percent", held_out=5)
 
 
 def test_a_vocabulary_of_another_script_is_refused(tmp_path: Path) -> None:

@@ -240,6 +240,8 @@ def test_the_gate_goes_by_validation_data(checkpoint: Checkpoint, tmp_path: Path
     [
         (ExportOptions("x", data={"mood": Path("x")}), "no head 'mood', expected one of sentiment, nli"),
         (ExportOptions("x", card=Path("nowhere.md")), "nowhere.md does not exist"),
+        (ExportOptions("my bundle"), "name: 'my bundle' will not do"),
+        (ExportOptions("x", version="1.0 beta"), "version: '1.0 beta' will not do"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -341,4 +343,6 @@ def test_a_head_more_leaves_the_others_their_bytes(
 def test_a_base_with_another_encoder(checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"not that of .*tiny.*freeze_encoder = true, or export without --base"):
         export(checkpoint, tmp_path / "out", ExportOptions("x", base=bundle.directory))
+    with pytest.raises(ExportError, match="--precision is fp32, but .* has int8, which is kept; leave --precision out"):
+        export(checkpoint, tmp_path / "out", ExportOptions("x", precisions=("fp32",), base=bundle.directory))
     assert list(tmp_path.iterdir()) == []

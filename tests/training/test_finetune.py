@@ -1,6 +1,8 @@
 """What would break: targets that do not fit their rows, a head that does not learn, heads that disturb a resume."""
 
+import itertools
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from models.checkpoint import Checkpoint, read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from models.heads import ClassificationHead
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from training.data import QuestionExample, TaggedExample
-from training.errors import DataError, RecipeError
+from training.errors import DataError, RecipeError, TrainingError
 from training.finetune import (
     FinetuneRecipe,
     HeadRecipe,
@@ -145,8 +148,9 @@ def test_each_kind_of_step_has_its_dropout(
 
     def watched(recipe: FinetuneRecipe, checkpoint: Checkpoint, *rest: Any) -> dict[str, Any]:
         def watch(name: str, source: Any) -> Any:
-            encoder = checkpoint.encoder
+            encoder, head = checkpoint.encoder, checkpoint.heads["mine"].module
             seen.add((name, encoder.embeddings.dropout.p, encoder.layers[0].attention_dropout))
+            assert isinstance(head, ClassificationHead) and head.dropout.p == encoder.embeddings.dropout.p
             return source()
 
         return {name: partial(watch, name, source) for name, source in build_sources(recipe, checkpoint, *rest).items()}
@@ -184,8 +188,69 @@ def test_early_stopping_keeps_the_best(base: Path, files: dict[str, str], tmp_pa
     head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
     finetune(recipe(base, {"mine": head}, steps=2000, evaluate_every=40, patience=1), tmp_path)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert max(step for step in steps if step < 2000) < 1000
+    assert max(steps) < 1000
     assert read_checkpoint(tmp_path).heads["mine"].metrics["accuracy"] == 1.0
+
+
+def test_patience_weighs_the_end_of_a_run_too(
+    base: Path, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures rise from one evaluation to the next: the weights of the last step are what must stay."""
+    head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
+    plain = finetune(recipe(base, {"mine": head}, steps=4, evaluate_every=2), tmp_path / "plain")
+    rising = itertools.count()
+    monkeypatch.setattr("training.finetune.validate", lambda *_: {"mine": {"accuracy": next(rising) / 10}})
+    patient = finetune(recipe(base, {"mine": head}, steps=4, evaluate_every=2, patience=1), tmp_path / "patient")
+    torch.testing.assert_close(patient.encoder.state_dict(), plain.encoder.state_dict(), rtol=0, atol=0)
+
+
+def test_a_head_of_the_base_keeps_its_order_of_labels(
+    base: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels that are found in the data are sorted; those of a head that exists stand as they stand."""
+    labels = ["person", "animal", "thing"]
+    named = HeadRecipe("classify", [files["classify"]], batch_size=4, max_length=48, labels=labels)
+    before = finetune(recipe(base, {"mine": replace(named, defaults={"top_k": 1})}, steps=1), tmp_path)
+    again = recipe(tmp_path, {"mine": replace(named, labels=[])})
+    examples = {"mine": read_files(again, "classify", [files["classify"]])}
+    after = prepare(again, examples)
+    assert after.heads["mine"].spec == replace(before.heads["mine"].spec, temperature=1.0) and not after.fresh
+    assert capsys.readouterr().err.count("anew") == 0
+    other = prepare(recipe(tmp_path, {"mine": replace(named, labels=["animal", "person"])}), examples)
+    assert other.fresh == {"mine"}
+    told = capsys.readouterr().err
+    assert "heads.mine starts anew: that of the base is of classify with person, animal, thing" in told
+
+
+def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, str], tmp_path: Path) -> None:
+    strange = write(tmp_path / "strange.jsonl", [{"text": "the city", "label": "place"}])
+    mine = HeadRecipe("classify", [files["classify"]], [strange], max_length=48)
+    with pytest.raises(DataError, match="the data has the label 'place', expected one of head 'mine': animal, person"):
+        finetune(recipe(base, {"mine": mine}), tmp_path / "label")
+    with pytest.raises(RecipeError, match="heads.mine.max_length is 1024, expected 8 to 512"):
+        finetune(recipe(base, {"mine": replace(mine, max_length=1024)}), tmp_path / "length")
+    with pytest.raises(TrainingError, match="holds a model that no run has made there; name another --out"):
+        write_checkpoint(read_checkpoint(base), tmp_path / "base")
+        finetune(recipe(base, {"mine": mine}), tmp_path / "base")
+
+
+def test_training_text_that_is_cut_is_counted(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [("the cat " * count, str(count)) for count in (2, 3, 20, 30)]
+    data = write(tmp_path / "long.jsonl", [{"text": text, "label": label} for text, label in texts])
+    finetune(recipe(base, {"mine": HeadRecipe("classify", [data], max_length=12)}, steps=1), tmp_path / "run")
+    assert "heads.mine: 2 of 4 training examples are longer than max_length 12 and lose up to 50 tokens" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(base: Path, files: dict[str, str], tmp_path: Path) -> None:
+    head = HeadRecipe("classify", [files["classify"]], batch_size=4, max_length=48)
+    with pytest.raises(TrainingError, match="is (nan|inf) at step"):
+        finetune(recipe(base, {"mine": head}, rate=1e30, head_rate=1e30, clip=1e30, save_every=1), tmp_path)
+    for saved in Run(tmp_path, recipe(base, {"mine": head}, rate=1e30, head_rate=1e30, clip=1e30)).saved():
+        assert all(tensor.isfinite().all() for tensor in read_checkpoint(saved).encoder.state_dict().values())
 
 
 def test_tags_stand_at_the_first_piece_of_their_word(tokenizer: Tokenizer) -> None:
@@ -204,7 +269,7 @@ def test_answers_fall_into_their_windows(tokenizer: Tokenizer) -> None:
     assert len(found) > 1
     inside = [target for target in found if target.labels != [0, 0]]
     assert inside
-    for row, (start, end) in inside:
+    for row, (start, end), _ in inside:
         ids = [row.input_ids[column] for column in row.positions[start : end + 1]]
         assert tokenizer.decode(ids) == "the small cat"
 

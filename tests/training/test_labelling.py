@@ -49,6 +49,18 @@ def run(bundle: Path, data: Path, out: Path, head: str, *options: str) -> list[A
     return list(read_examples(out, SPECS[head].task))
 
 
+def test_inputs_come_in_slices_and_invisible_ones_not_at_all(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "in.jsonl", [{"text": "The cat sat.\n\u200b\nThe dog ran. A man."}, {"text": "The end."}])
+    options = ("--sure", "0", "--sentences", "en")
+    whole = run(bundle, data, tmp_path / "whole.jsonl", "mood", *options)
+    monkeypatch.setattr("training.labelling.AT_A_TIME", 3)
+    assert run(bundle, data, tmp_path / "sliced.jsonl", "mood", *options) == whole
+    assert [one.text for one in whole] == ["The cat sat.", "The dog ran.", "A man.", "The end."]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "sliced.jsonl", "whole.jsonl"]
+
+
 @pytest.mark.parametrize("head", INPUTS)
 def test_a_head_agrees_with_every_label_it_gave(bundle: Path, tmp_path: Path, head: str) -> None:
     """What is written is read as training data, in the order of the inputs, and scores 100 %."""

@@ -12,13 +12,16 @@ import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.checkpoint import read_checkpoint, write_checkpoint
-from tests.training.corpora import FIXTURES, small_corpus
+from service.settings import STARTER
+from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from training.batches import Rows, collate
 from training.corpus import Corpus
-from training.errors import RecipeError, TrainingError
+from training.corpus_builder import build_corpus
+from training.errors import DataError, RecipeError, TrainingError
 from training.losses import score
 from training.optimizer import build_optimizer, schedule, set_rates
-from training.pretrain import Phase, PretrainRecipe, pretrain, start
+from training.pretrain import Phase, PretrainRecipe, pretrain, start, stream
+from training.processes import Processes
 from training.run import Run
 
 SMALL: dict[str, Any] = {
@@ -149,6 +152,28 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 
+def test_what_moves_no_weight_may_change(corpus: Path, tmp_path: Path) -> None:
+    """A run that was stopped for its plateau goes on with a later one."""
+    with pytest.raises(TrainingError, match="raise plateau_after and resume"):
+        pretrain(recipe(corpus, rate=1e-9, steps=45, plateau_after=40), tmp_path)
+    pretrain(recipe(corpus, rate=1e-9, steps=45, plateau_after=60, save_every=10), tmp_path)
+
+
+def test_held_out_documents_of_one_sentence_are_passed_over(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 16, 9)
+    lines = source.read_text().splitlines()
+    lines[3::4] = [json.dumps({"text": "A single sentence."})] * 4
+    source.write_text("\n".join(lines))
+    build_corpus([source], FIXTURES, tmp_path / "corpus", held_out=0.25, limit=None, workers=1)
+    pretrain(recipe(tmp_path / "corpus", steps=4, evaluate_every=2), tmp_path / "run")
+    assert "validation" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_another_vocabulary_than_the_corpus_is_named(corpus: Path) -> None:
+    with pytest.raises(DataError, match="was cut by vocabulary"):
+        start(recipe(corpus, tokenizer=str(STARTER)))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="grad_norm is (nan|inf) at step"):
         pretrain(recipe(corpus, rate=1e9, clip=1e9, steps=40), tmp_path)
@@ -188,6 +213,18 @@ def test_phases_follow_each_other_and_resume_in_the_same_bytes(
     parts = pretrain(chosen, tmp_path / "parts")
     for one, other in zip(whole.encoder.parameters(), parts.encoder.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_phase_of_an_earlier_length_reads_other_rows(corpus: Path) -> None:
+    phases = [Phase(steps=2, max_length=24, batch_size=8)] * 2 + [Phase(steps=2, max_length=32, batch_size=8)]
+    chosen = recipe(corpus, phases=phases)
+    checkpoint = start(chosen)
+    steps = list(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"step": 0}, Processes()))
+    assert [state["epoch"] for _, _, state in steps] == [0, 0, 1024, 1024, 0, 0]
+    rows = [[row.masked.ids.tolist() for row in each] for each, _, _ in steps]
+    assert not [ids for ids in rows[0] + rows[1] if ids in rows[2] + rows[3]]
+    resumed = list(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"step": 3} | steps[2][2], Processes()))
+    assert [state for _, _, state in resumed] == [state for _, _, state in steps[3:]]
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:

@@ -43,6 +43,10 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("heads.nli.task=summarise", "heads.nli.task"),
         ("steps", "expected key=value"),
         ("precision=fp16", "'fp32' or 'bf16'"),
+        ("evaluate_every=0", "evaluate_every: Input should be greater than 0; got 0"),
+        ("heads.nli.task=fill-mask", "heads.nli.task is fill-mask, which learns from text alone; set corpus instead"),
+        ("heads.größe={task='classify', train=['x']}", "heads.größe: expected a name of letters"),
+        ("base.x=1", "base is no table, expected one; set it as a whole: base=…"),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, words: str) -> None:
@@ -52,7 +56,14 @@ def test_what_is_wrong_is_named(setting: str, words: str) -> None:
 
 
 def test_values_out_of_range_name_the_key() -> None:
-    for setting, words in (("mask_rate=15", "mask_rate is 15"), ("accumulate=5", "accumulate is 5")):
+    for setting, words in (
+        ("mask_rate=15", "mask_rate is 15"),
+        ("accumulate=5", "accumulate is 5"),
+        ("accumulate=0", "accumulate: Input should be greater than 0"),
+        ("tokenizer=t", "tokenizer is t, but base b has its own"),
+        ("phases=[{steps=1, max_length=8, batch_size=1, rate=1}]", "phases.0: unknown key 'rate'"),
+        ("phases=[{steps=0, max_length=8, batch_size=1}]", "phases.0.steps: Input should be greater than 0"),
+    ):
         with pytest.raises(RecipeError, match=words):
             read_recipe(PretrainRecipe, RECIPES / "continue.toml", [*BASE, setting])
 
