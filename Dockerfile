@@ -1,6 +1,7 @@
 # The service with its starter bundle, on CPU or CUDA:
 #   docker build -t bertheads .
 #   docker build -t bertheads:cuda --build-arg PROVIDER=cuda .      # CUDA 13 and cuDNN 9 from PyPI; run with --gpus all
+# CUDA wants a bundle with fp16 or fp32 (export --precision fp16), which the starter is not: mount one, and name it by --bundle.
 # tests/deploy/image.sh builds it without Docker and proves that it answers.
 
 # ---- dependencies: a virtual environment; pip and what only builds and tests need stay behind ----

@@ -6,11 +6,11 @@ and nothing is cut.
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from models.errors import InputError
 from models.row import Encoded
@@ -20,6 +20,7 @@ from models.tokenizer import MASK
 MOST_CHOICES = 1000
 # Every choice repeats its sentence, so that top_k times masks is what an answer costs.
 MOST_SEQUENCES = 5000
+MOST_CHARACTERS = 100  # of a target
 BLOCK = 64  # columns
 
 
@@ -27,8 +28,16 @@ class FillMaskParameters(Strict):
     """Parameters of fill-mask."""
 
     top_k: int = Field(default=5, ge=1, le=MOST_CHOICES)
-    targets: list[str] | None = Field(default=None, min_length=1, max_length=MOST_CHOICES)
+    targets: list[Annotated[str, Field(max_length=MOST_CHARACTERS)]] | None = Field(
+        default=None, min_length=1, max_length=MOST_CHOICES
+    )
     """Words to choose among; their scores are still shares of the whole vocabulary."""
+    _target_ids: NDArray[np.int64] | None = PrivateAttr(None)
+    """Those words as tokens, once they were looked up."""
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.targets or ()))
 
 
 class Choice(TypedDict):
@@ -60,7 +69,12 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         columns = [column for column, token in enumerate(ids, start=1) if token == self.tokenizer.mask_id]
         self._check(ids, columns, parameters)
         row = self.tokenizer.single_row(ids, columns)
-        return Encoded([row], FillMaskSource(row.input_ids, columns, self._target_ids(parameters.targets)), 0)
+        return Encoded([row], FillMaskSource(row.input_ids, columns, self._target_ids(parameters)), 0)
+
+    def answer_tokens(self, encoded: Encoded[FillMaskSource], parameters: FillMaskParameters) -> int:
+        """Every choice for every mask repeats the text."""
+        source = encoded.source
+        return parameters.top_k * len(source.columns) * len(source.input_ids)
 
     def decode(
         self, encoded: Encoded[FillMaskSource], logits: Logits, parameters: FillMaskParameters
@@ -105,10 +119,12 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
                 f"vocabulary it may be {most} at most; pass less",
             )
 
-    def _target_ids(self, targets: list[str] | None) -> NDArray[np.int64] | None:
-        if targets is None:
-            return None
-        return np.array(list(dict.fromkeys(self._target_id(target) for target in targets)), dtype=np.int64)
+    def _target_ids(self, parameters: FillMaskParameters) -> NDArray[np.int64] | None:
+        """Look the targets up, once for all texts that are asked with these parameters."""
+        if parameters.targets is not None and parameters._target_ids is None:
+            found = dict.fromkeys(self._target_id(target) for target in parameters.targets)
+            parameters._target_ids = np.array(list(found), dtype=np.int64)
+        return parameters._target_ids
 
     def _target_id(self, target: str) -> int:
         """Find a target as the vocabulary has it ("##ing" too), or as the rules write it ("Paris" → "paris")."""

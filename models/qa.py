@@ -22,6 +22,9 @@ from models.task import Logits, Scores, Strict, Task
 from models.tokenizer import Pieces
 from models.windows import owners, slide
 
+MOST_SPANS = 4_000_000
+"""Spans that are weighed for one context, 8 bytes each."""
+
 
 class QuestionInput(Strict):
     """A question and the text to answer it from."""
@@ -155,6 +158,12 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         if parameters.max_answer_len > length:
             raise InputError(
                 "parameters.max_answer_len", f"is {parameters.max_answer_len}, but max_seq_len is {length}; pass less"
+            )
+        if context * min(parameters.max_answer_len, room) > MOST_SPANS:
+            raise InputError(
+                "parameters.max_answer_len",
+                f"is {parameters.max_answer_len}, which makes more than {MOST_SPANS} spans of a context of {context} "
+                f"tokens; pass {MOST_SPANS // context} or less, or ask of its parts",
             )
         return slide(context, room, _stride(parameters, length, room), "inputs.context"), room
 

@@ -43,13 +43,17 @@ COMPOUND = re.compile(
 )
 
 
+MOST_LABELS = 1000
+"""That a request may name."""
+
+
 class TagParameters(Strict):
     """Parameters of tag."""
 
     aggregation_strategy: Strategy = "simple"
     stride: int | None = Field(default=None, ge=0)
     """Tokens that two windows share: 64, or half a window where that is less."""
-    ignore_labels: list[str] = ["O"]
+    ignore_labels: list[str] = Field(default=["O"], max_length=MOST_LABELS)
     pieces: Literal["first", "all"] = "first"
 
 

@@ -41,6 +41,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @property
+    def characters(self) -> int:
+        """Of the texts that a tokenizer has to read."""
+        return 0
+
 
 Inputs = TypeVar("Inputs")
 Parameters = TypeVar("Parameters", bound=Strict)
@@ -76,6 +81,10 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
 
         A field is relative to one input ("inputs.question"); who encodes a list knows the place in it.
         """
+
+    def answer_tokens(self, encoded: Encoded[Source], parameters: Parameters) -> int:
+        """Return about how many tokens of text the answer repeats: what a client can make large with few words."""
+        return 0
 
     @abstractmethod
     def decode(self, encoded: Encoded[Source], logits: Logits, parameters: Parameters) -> Answer:

@@ -6,8 +6,9 @@ tokenizer's to judge; its length is judged here, before anything is spent on it.
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
@@ -38,7 +39,7 @@ class Call:
     @property
     def characters(self) -> int:
         """Of all texts: what tokenising will take, before it is known."""
-        return sum(len(text) for item in self.inputs for text in _texts(item))
+        return self.parameters.characters + sum(len(text) for item in self.inputs for text in _texts(item))
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
@@ -79,9 +80,8 @@ def parse_call(document: object, head: Head, settings: Settings) -> Call:
     """Check a parsed document against the head's task; raise Unprocessable or InputError."""
     if not isinstance(document, dict):
         raise Unprocessable([FieldError("body", f'is {_kind(document)}; send {{"inputs": …, "parameters": {{…}}}}')])
-    unknown = [FieldError(key[:80], _unknown(key)) for key in document if key not in KEYS]
-    if unknown:
-        raise Unprocessable(unknown[:MOST_ERRORS])
+    if unknown := _first_unknown(document, KEYS):
+        raise Unprocessable([FieldError(key[:80], _unknown(key)) for key in unknown])
     if "inputs" not in document:
         raise Unprocessable([FieldError("inputs", "is missing; send the text, or a list of texts")])
     inputs = document["inputs"]
@@ -145,6 +145,8 @@ def _parsed(value: object, kind: type[Any]) -> Any:
         raise Unprocessable(
             [FieldError("inputs", f"is {_kind(value)}, but must be an object {{{names}}} or a list of such")]
         )
+    if unknown := _first_unknown(value, kind.model_fields):
+        raise Unprocessable([FieldError(f"inputs.{key[:80]}", f"is unknown; send {{{names}}}") for key in unknown])
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -157,11 +159,13 @@ def _parsed(value: object, kind: type[Any]) -> Any:
         ) from None
 
 
+def _first_unknown(found: dict[str, Any], known: Container[str]) -> list[str]:
+    return list(islice((key for key in found if key not in known), MOST_ERRORS))
+
+
 def _explain(kind: str, value: object, names: str) -> str:
     if kind == "missing":
         return f"is missing; send {{{names}}}"
-    if kind == "extra_forbidden":
-        return f"is unknown; send {{{names}}}"
     return f"is {_kind(value)}, but must be a text"
 
 

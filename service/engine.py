@@ -11,8 +11,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +32,8 @@ from service.queue import Deadline, Item, Job, Logits, Queue, Runner
 
 logger = logging.getLogger(__name__)
 
+MOST_LOGITS = 1 << 26
+"""256 MiB. A mask makes one for each word of the vocabulary: 512 masks of BERT's are 16 million."""
 NICENESS = 4
 """Of the lanes beyond that of the process: else they keep the event loop from refusing at once what is too much."""
 
@@ -89,6 +91,7 @@ class Engine:
         self._idle = 0
         self._stopping = False
         self._pace = Pace()
+        self._logits = 0
         self._lag = 0.0
         """Seconds from the end of a batch until the event loop has its answers."""
 
@@ -136,6 +139,24 @@ class Engine:
         late = time.monotonic() + self._seconds(ahead + tokens) + self._lag - deadline.at
         if late > 0:
             raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
+
+    @contextmanager
+    def keeping(self, logits: int) -> Iterator[None]:
+        """Count logits from before they are computed until they are decoded, for they are what memory fills with.
+
+        Raises QueueFull, and Unprocessable for more than would ever fit.
+        """
+        if logits > MOST_LOGITS:
+            message = f"makes {logits} scores, but at most {MOST_LOGITS} are kept at a time; send fewer texts or masks"
+            raise Unprocessable([FieldError("inputs", message)])
+        if self._logits + logits > MOST_LOGITS:
+            reason = f"{self._logits} scores are kept, and {logits} more would exceed {MOST_LOGITS}"
+            raise queue_full(reason, self._seconds(self._queue.tokens))
+        self._logits += logits
+        try:
+            yield
+        finally:
+            self._logits -= logits
 
     def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
         """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""

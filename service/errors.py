@@ -10,6 +10,7 @@ ServiceError
 ├── UnsupportedMedia    415  the body is not declared as JSON
 ├── Unprocessable       422  an input or a parameter is not acceptable; names each field
 ├── QueueFull           429  as many tokens wait as may, or as could be answered in time; come back later
+├── HeadTooLarge        431  the lines before the body are longer than the limit
 ├── ClientGone          499  nobody is left to answer
 ├── InferenceFailed     500  the encoder or the head failed on this input
 ├── Unavailable         503  loading, draining, or out of lanes
@@ -96,6 +97,10 @@ class QueueFull(ServiceError):
     status, title, code = 429, "Queue full", "queue-full"
 
 
+class HeadTooLarge(ServiceError):
+    status, title, code = 431, "Head too large", "head-too-large"
+
+
 class ClientGone(ServiceError):
     """The status is nginx's; nobody receives it, but logs and metrics count it."""
 
@@ -111,7 +116,7 @@ class Unavailable(ServiceError):
 
 
 class DeadlinePassed(ServiceError):
-    """`where` is tokenize, queue, encode, or decode."""
+    """`where` is parse, tokenize, queue, encode, or decode."""
 
     status, title, code = 504, "Deadline passed", "deadline-passed"
 

@@ -3,6 +3,7 @@
 Plain ASGI: a handler behind it still sees the connection itself, and so notices when its client leaves.
 """
 
+import asyncio
 import logging
 import random
 import re
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import MEDIA_TYPE, ServiceError, Unauthorized, problem
+from service.errors import MEDIA_TYPE, ServiceError, Unauthorized, Unavailable, problem
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.settings import Settings
@@ -69,17 +70,25 @@ class Gate:
         trace = Trace(given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}", time.monotonic())
         scope[TRACE] = trace
 
+        draining = scope["app"].state.service.draining  # then its client does well to connect to another replica
+
         async def send_traced(message: Message) -> None:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = trace.request_id
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = trace.request_id
+                if draining:
+                    answer["Connection"] = "close"
             await send(message)
 
-        with self.metrics.in_flight.track_inprogress():
-            await self._answer(scope, receive, send_traced, headers)
-        route = scope.get("route")  # FastAPI's; the task routes, which are not, name themselves
-        trace.route = getattr(route, "path", trace.route)
-        self._record(scope, trace)
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server leaves the body out
+        try:
+            with self.metrics.in_flight.track_inprogress():
+                await self._answer(asked, receive, send_traced, headers)
+        finally:
+            route = asked.get("route")  # FastAPI's; the task routes, which are not, name themselves
+            trace.route = getattr(route, "path", trace.route)
+            self._record(scope, trace)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         try:
@@ -88,6 +97,11 @@ class Gate:
         except Unauthorized as error:
             self.metrics.rejected.labels(error.code).inc()
             await send_problem(scope, send, error)
+        except asyncio.CancelledError:  # the time for draining is over
+            if not trace_of(scope).status:
+                sentence = "the service is shutting down; send the request to another replica"
+                await send_problem(scope, send, Unavailable(sentence, headers={"Connection": "close"}))
+            raise
         except Exception:
             trace = trace_of(scope)
             logger.exception("request %s failed", trace.request_id)

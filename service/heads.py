@@ -24,6 +24,8 @@ class Head:
     session: Session
     defaults: Strict
     """The parameters of a request that gives none."""
+    width: int
+    """Logits of a position."""
 
     @property
     def bundle_name(self) -> str:
@@ -117,7 +119,8 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
 def _head(name: str, bundle: Bundle, session: Session) -> Head:
     spec = bundle.manifest.heads[name].spec
     task = TASKS[spec.task](bundle.tokenizer, spec, bundle.manifest.encoder.max_length)
-    return Head(name, spec, task, bundle, session, task.parse_parameters({}))
+    width = bundle.manifest.heads[name].width(bundle.manifest.encoder)
+    return Head(name, spec, task, bundle, session, task.parse_parameters({}), width)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -28,8 +28,12 @@ Result = TypeVar("Result")
 
 LONG_TEXT = 2000
 """Characters from which tokenising leaves the event loop: about 0.5 ms."""
+LONG_BODY = 1 << 16
+"""Bytes from which parsing leaves the event loop."""
 LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
+MOST_ANSWERED = 4_000_000
+"""Tokens of text that an answer may repeat: some 20 MB."""
 DEADLINE_HEADER = "x-deadline-ms"
 
 
@@ -66,8 +70,9 @@ class Inference:
             encoded = await self._tokenize(call)
             if watch.done():
                 raise ClientGone("the client left before its request was queued")
-            logits = await self._encode(encoded, watch)
-            answers = await self._decode(call, encoded, logits)
+            with self.service.engine.keeping(self._logits(encoded)):
+                logits = await self._encode(encoded, watch)
+                answers = await self._decode(call, encoded, logits)
         finally:
             watch.cancel()
         return self._respond(call, encoded, answers)
@@ -79,7 +84,8 @@ class Inference:
         except TimeoutError:
             sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
-        return parse_call(parse_json(body), self.head, self.service.settings)
+        document = await self._aside(len(body) > LONG_BODY, "parse", lambda: parse_json(body))
+        return parse_call(document, self.head, self.service.settings)
 
     async def _tokenize(self, call: Call) -> list[Encoded[Any]]:
         started = time.monotonic()
@@ -88,7 +94,7 @@ class Inference:
         return encoded
 
     def _encode_inputs(self, call: Call) -> list[Encoded[Any]]:
-        limit, tokens = self.service.settings.max_queued_tokens, 0
+        limit, tokens, answered = self.service.settings.max_queued_tokens, 0, 0
         encoded: list[Encoded[Any]] = []
         for index, item in enumerate(call.inputs):
             try:
@@ -101,9 +107,15 @@ class Inference:
                     f"makes more than {limit} tokens, windows included, which is all that may wait at a time; send less"
                 )
                 raise Unprocessable([FieldError("inputs", message)])
-            if self._left() < 0:
-                raise DeadlinePassed("tokenize", self.deadline.seconds)
+            answered += self.head.task.answer_tokens(encoded[-1], call.parameters)
+            if answered > MOST_ANSWERED:
+                message = f"asks for more than {MOST_ANSWERED} tokens of text; send fewer texts, or lower top_k"
+                raise Unprocessable([FieldError("inputs", message)])
+            self._check_deadline("tokenize")
         return encoded
+
+    def _logits(self, encoded: list[Encoded[Any]]) -> int:
+        return self.head.width * sum(len(row.positions) for item in encoded for row in item.rows)
 
     async def _encode(self, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> list[Logits]:
         engine = self.service.engine
@@ -123,17 +135,20 @@ class Inference:
 
     async def _decode(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
         started = time.monotonic()
-        size = sum(each.size for each in logits) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
+        size = self._logits(encoded) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
+        size += sum(self.head.task.answer_tokens(item, call.parameters) for item in encoded)
         answers = await self._aside(size > LARGE_LOGITS, "decode", lambda: self._decode_all(call, encoded, logits))
         self.timing.decode = time.monotonic() - started
         return answers
 
     def _decode_all(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
         rest = iter(logits)
-        return [
-            self.head.task.decode(item, np.concatenate([next(rest) for _ in item.rows]), call.parameters)
-            for item in encoded
-        ]
+        answers = []
+        for item in encoded:
+            self._check_deadline("decode")
+            of_item = np.concatenate([next(rest) for _ in item.rows])
+            answers.append(self.head.task.decode(item, of_item, call.parameters))
+        return answers
 
     async def _aside(self, heavy: bool, stage: str, work: Callable[[], Result]) -> Result:
         """Run work here if it is light, else on a thread until the deadline."""
@@ -145,6 +160,10 @@ class Inference:
         except TimeoutError:
             self.service.metrics.dropped.labels("deadline").inc()
             raise DeadlinePassed(stage, self.deadline.seconds) from None
+
+    def _check_deadline(self, stage: str) -> None:
+        if self._left() < 0:
+            raise DeadlinePassed(stage, self.deadline.seconds)
 
     def _left(self) -> float:
         return self.deadline.at - time.monotonic()

@@ -29,6 +29,7 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
+        self.metrics.workers.set(settings.workers)
         self.engine = Engine(
             Limits(
                 lanes=settings.lane_count,
@@ -80,16 +81,20 @@ class Service:
                 manifest.name, manifest.version, head.session.precision, head.session.provider
             ).set(1)
         self._heads = heads
-        self.metrics.ready.set(1)
+        self.note_ready()
         names = ", ".join(heads.by_name)
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
+
+    def note_ready(self) -> None:
+        """Let the metrics say what /health/ready says."""
+        self.metrics.ready.set(0 if self.obstacles() else 1)
 
     def drain(self) -> None:
         """Be not ready, but answer still."""
         if not self.draining:
             logger.info("draining: not ready any more")
         self.draining = True
-        self.metrics.ready.set(0)
+        self.note_ready()
 
     async def stop(self) -> None:
         """Give up what still waits, and end the lanes."""

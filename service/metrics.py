@@ -77,6 +77,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.workers = Gauge(
+            "bertheads_workers", "Workers that there should be", registry=registry, multiprocess_mode="livemax"
+        )
         self.ready = Gauge(
             "bertheads_ready",
             "Workers that are ready (0 or 1 each)",
@@ -144,8 +147,13 @@ class Metrics:
     def ready_workers(self) -> int:
         """Return how many workers are ready."""
         directory = os.environ.get(MULTIPROCESS_DIRECTORY)
-        registry = collected(Path(directory)) if directory else self.registry
-        return int(registry.get_sample_value("bertheads_ready") or 0)
+        return ready_workers(Path(directory) if directory else self.registry)
+
+
+def ready_workers(figures: Path | CollectorRegistry) -> int:
+    """Return how many workers are ready by a registry, or by the directory that they write to."""
+    registry = collected(figures) if isinstance(figures, Path) else figures
+    return int(registry.get_sample_value("bertheads_ready") or 0)
 
 
 def collected(directory: Path) -> CollectorRegistry:

@@ -129,7 +129,9 @@ def add_routes(app: FastAPI) -> None:
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document: what FastAPI knows, and the task routes."""
+    """Return the OpenAPI document: what FastAPI knows, and the task routes. It takes long, so it is made once."""
+    if app.openapi_schema:
+        return app.openapi_schema
     service: Service = app.state.service
     paths, schemas = task_paths(service.settings)
     whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -138,4 +140,5 @@ def document(app: FastAPI) -> dict[str, Any]:
     if service.settings.api_key:
         whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         whole["security"] = [{"key": []}]
+    app.openapi_schema = whole
     return whole

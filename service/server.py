@@ -19,6 +19,10 @@ from service.protocol import Protocol
 from service.settings import Settings
 
 BACKLOG = 2048
+KEEP_ALIVE = 75
+"""Seconds that a connection may idle: longer than the 60 s of usual proxies, which else meet one that just closed."""
+LOST = 2
+"""Exit status of a worker that lost a lane; 1 is that of one that cannot load."""
 
 
 class Server(uvicorn.Server):
@@ -27,6 +31,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
+        self.lost = False
+        """Whether a lane was, and a supervisor is there to start another worker."""
         self._stop_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -40,6 +46,9 @@ class Server(uvicorn.Server):
         if self._stop_at is not None:
             self.service.drain()
             self.should_exit = time.monotonic() >= self._stop_at
+        self.service.note_ready()
+        if self.service.settings.workers > 1 and self.service.engine.troubles():
+            self.lost = self.should_exit = True
         return await super().on_tick(counter) or self.service.failure is not None
 
 
@@ -63,6 +72,7 @@ def create_server(settings: Settings) -> Server:
         access_log=False,
         http=Protocol,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
     return Server(config, app.state.service)
@@ -73,4 +83,4 @@ def serve(settings: Settings, listener: socket.socket) -> int:
     logs.configure(settings.log_level, settings.log_format)
     server = create_server(settings)
     server.run([listener])
-    return 1 if server.service.failure else 0
+    return 1 if server.service.failure else LOST if server.lost else 0

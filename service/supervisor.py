@@ -1,7 +1,7 @@
 """Several workers on one port: starts them, replaces one that dies, ends them all on a signal.
 
-A worker that cannot load ends the whole, since its successors could not either. Figures of all workers meet in
-files of a directory in memory, from which a scrape of any worker adds them up.
+A worker that cannot load ends the whole if none ever could, else it is tried again while the others serve. Figures of
+all workers meet in files of a directory in memory, from which a scrape of any worker adds them up.
 """
 
 import logging
@@ -19,12 +19,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
+from service.metrics import MULTIPROCESS_DIRECTORY, ready_workers
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Spelled out, since prometheus_client decides at import whether it counts in memory or in files.
-MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 MEMORY = Path("/dev/shm")
 PAUSE = 1.0
 """Seconds before a dead worker is replaced, so that one that dies at once does not keep a core busy."""
@@ -39,6 +38,8 @@ class Supervisor:
         self.workers: list[SpawnProcess] = []
         self.status = 0
         self._stopping = False
+        self._been_ready = False
+        """Whether any worker has ever been: then what one cannot load was good before, and may be again."""
 
     def run(self) -> int:
         """Return the exit status once all workers have ended."""
@@ -47,10 +48,14 @@ class Supervisor:
         os.environ[MULTIPROCESS_DIRECTORY] = directory
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self.workers = [self._start() for _ in range(self.settings.workers)]
+            for _ in range(self.settings.workers):
+                self._start()
             while self.workers:
                 connection.wait([worker.sentinel for worker in self.workers], timeout=PAUSE)
+                self._been_ready = self._been_ready or ready_workers(Path(directory)) > 0
                 self._replace_ended()
+                if self._stopping:
+                    self.listener.close()  # else the kernel takes connections that no worker will
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -58,23 +63,25 @@ class Supervisor:
             shutil.rmtree(directory, ignore_errors=True)
         return self.status
 
-    def _start(self) -> SpawnProcess:
+    def _start(self) -> None:
         worker = multiprocessing.get_context("spawn").Process(
             target=run_worker, args=(self.settings, self.listener), daemon=True
         )
         worker.start()
-        return worker
+        self.workers.append(worker)
+        if self._stopping:  # the signal came before it was in the list
+            worker.terminate()
 
     def _replace_ended(self) -> None:
         for worker in [worker for worker in self.workers if worker.exitcode is not None]:
             self.workers.remove(worker)
-            if worker.exitcode == 1:
+            if worker.exitcode == 1 and not self._been_ready:
                 self.status = 1
                 self._stop(signal.SIGTERM, None)
             elif not self._stopping:
                 logger.error("worker %s ended with status %s; starting another", worker.pid, worker.exitcode)
                 time.sleep(PAUSE)
-                self.workers.append(self._start())
+                self._start()
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -117,6 +117,8 @@ def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
             "simple",
         ),
         ("/tag", {"inputs": "a", "parameters": {"stride": 10_000}}, "parameters.stride", ""),
+        ("/tag", {"inputs": "a", "parameters": {"ignore_labels": [0] * 20_000}}, "parameters.ignore_labels", ""),
+        ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"targets": ["a" * 101]}}, "parameters.targets.0", "100"),
     ],
 )
 def test_what_the_model_cannot_take_is_422_and_names_the_field(
@@ -130,6 +132,29 @@ def test_what_the_model_cannot_take_is_422_and_names_the_field(
 def test_every_bad_item_is_named_up_to_a_limit(served: Served) -> None:
     answer = problem(send(served, json.dumps({"inputs": [1, "a", 2, None]})), 422)
     assert [error["field"] for error in answer["errors"]] == ["inputs[0]", "inputs[2]", "inputs[3]"]
+
+
+@pytest.mark.parametrize("path", ["/classify", "/qa"])
+def test_of_many_unknown_keys_some_are_named(served: Served, path: str) -> None:
+    unknown = {f"key{number}": 1 for number in range(5000)}
+    document = {"inputs": OK_QUESTION | unknown} if path == "/qa" else {"inputs": "a"} | unknown
+    assert len(problem(send(served, json.dumps(document), path), 422)["errors"]) == 16
+
+
+def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.inference.MOST_ANSWERED", 2000)
+    answer = problem(served.post("/fill-mask", ["a b c d e f [MASK]"] * 8, top_k=100), 422)
+    assert "more than 2000 tokens of text; send fewer texts, or lower top_k" in answer["detail"]
+    monkeypatch.setattr("service.engine.MOST_LOGITS", 3000)
+    answer = problem(served.post("/fill-mask", ["[MASK] " * 5] * 8), 422)
+    assert "at most 3000 are kept at a time; send fewer texts or masks" in answer["detail"]
+    assert served.post("/fill-mask", "[MASK]").status_code == 200 and served.service.engine._logits == 0
+    monkeypatch.undo()
+    monkeypatch.setattr("models.qa.MOST_SPANS", 5000)
+    question = {"question": "who?", "context": "a " * 2000}
+    answer = problem(served.post("/qa", question, max_answer_len=15), 422)
+    assert answer["errors"][0]["field"] == "parameters.max_answer_len" and "pass 2 or less" in answer["detail"]
+    assert served.post("/qa", question, max_answer_len=2).status_code == 200
 
 
 def test_more_tokens_than_may_ever_wait_is_422(served: Served) -> None:
@@ -172,6 +197,13 @@ def test_a_path_that_does_not_exist_is_404(served: Served, path: str, says: str)
 def test_another_method_is_405_and_names_the_right_one(served: Served, method: str, path: str, allowed: str) -> None:
     response = served.client.request(method, path)
     assert allowed in problem(response, 405)["detail"] and allowed in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("path", ["/", "/heads", "/health/live", "/health/ready", "/metrics", "/openapi.json"])
+def test_what_can_be_got_can_be_asked_for_its_head(served: Served, path: str) -> None:
+    response = served.client.head(path)
+    assert response.status_code == 200 and response.content == b"" and "X-Request-Id" in response.headers
+    assert served.client.head("/classify").status_code == 405
 
 
 @pytest.mark.parametrize("content_type", ["application/xml", "text/plain", "multipart/form-data; boundary=x"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.row import Row
-from service.engine import Engine, Limits
+from service.engine import MOST_LOGITS, Engine, Limits
 from service.errors import ClientGone, DeadlinePassed, InferenceFailed, QueueFull, Unavailable, Unprocessable
 from service.metrics import Metrics
 from service.queue import Deadline, Job, Logits
@@ -226,6 +226,21 @@ async def test_admission_counts_tokens_alike_for_one_row_and_for_many() -> None:
             assert int(refusal.value.headers["Retry-After"]) >= 1
         engine.submit(encoder, "a", [row(20), row(20)], soon())
         assert total(engine, "queue_tokens") == 100
+
+
+@scenario
+async def test_logits_that_are_kept_are_bounded() -> None:
+    async with running() as (engine, _):
+        with engine.keeping(MOST_LOGITS - 10):
+            with pytest.raises(QueueFull, match="11 more would exceed") as refusal, engine.keeping(11):
+                raise AssertionError("it was let in")
+            assert int(refusal.value.headers["Retry-After"]) >= 1
+            with engine.keeping(10):
+                pass
+        with engine.keeping(MOST_LOGITS):
+            pass
+        with pytest.raises(Unprocessable, match="send fewer texts or masks"), engine.keeping(MOST_LOGITS + 1):
+            raise AssertionError("it was let in")
 
 
 @scenario

@@ -1,10 +1,13 @@
 """If this breaks, a probe kills a server that loads, a stop loses requests, or a server that cannot serve seems to."""
 
+import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +18,10 @@ import httpx
 import pytest
 
 from models.errors import BundleError
+from models.session import Session
 from service.heads import load_heads
+from service.server import create_server
+from service.settings import Settings
 from tests.service.serving import Served, serving, until
 from tests.service.test_bad_input import problem
 
@@ -50,13 +56,13 @@ def test_a_server_that_cannot_load_ends(bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("service.lifecycle.load_heads", fail)
     with serving(bundle, wait=False, lanes=1) as served:
         until(lambda: served.service.failure)
-        until(lambda: not answers(served))
+        until(lambda: not answers(served.url))
     assert str(error) in str(served.service.failure)
 
 
-def answers(served: Served) -> bool:
+def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{served.url}/health/live").status_code == 200
+        return httpx.get(f"{url}/health/live", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -109,6 +115,45 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
         assert running.wait(30) == 0
 
 
+def test_what_draining_cuts_off_may_be_sent_elsewhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to a request that outlasts the drain is a 503 that clients send again, and it is counted."""
+    stuck = threading.Event()
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda self, items: stuck.wait(30) and run(self, items))
+    try:
+        with ThreadPoolExecutor(1) as threads, serving(bundle, wait=False, lanes=1, drain_timeout=1) as served:
+            stuck.set()
+            until(lambda: not served.service.obstacles())
+            stuck.clear()
+            asking = threads.submit(httpx.post, f"{served.url}/classify", json={"inputs": "the cat"}, timeout=60)
+            until(lambda: served.sample("queue_rows") == 0 and served.service.engine._lanes[0].tokens > 0)
+            served.service.drain()
+            assert served.client.get("/heads").headers["Connection"] == "close"
+    finally:
+        stuck.set()
+    cut = asking.result()
+    assert "another replica" in problem(cut, 503)["detail"] and cut.headers["Connection"] == "close"
+    assert served.sample("requests_total", route="/classify", head="sentiment", status="503") == 1
+
+
+def test_ready_is_what_the_metrics_say_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(bundle, lanes=1) as served:
+        assert served.sample("ready") == served.sample("workers") == 1
+        monkeypatch.setattr(served.service.engine, "troubles", lambda: ["lane-0 hangs"])
+        until(lambda: served.sample("ready") == 0)
+        assert served.client.get("/health/ready").status_code == 503
+
+
+def test_a_worker_that_lost_a_lane_ends_and_a_service_alone_goes_on(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for workers, lost in ((1, False), (2, True)):
+        server = create_server(Settings(bundles=(bundle,), port=0, workers=workers))
+        monkeypatch.setattr(server.service.engine, "troubles", lambda: ["lane-0 died"])
+        asyncio.run(server.on_tick(1))
+        assert (server.should_exit, server.lost) == (lost, lost)
+
+
 def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--bundle", str(tmp_path / "nowhere")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -150,8 +195,53 @@ def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path
         until(lambda: len(children(running.pid)) == 2 and set(children(running.pid)) != set(first))
         until(lambda: total(url, "ready") == 2 and ready(url))
         assert total(url, 'requests_total{head="sentiment"') == 30
+
+        # While the bundle is replaced, one more dies: the other goes on, and the dead one comes back with the bundle.
+        away = bundle.rename(bundle.with_name("away"))
+        os.kill(children(running.pid)[0], signal.SIGKILL)
+        until(lambda: total(url, "ready") == 1)
+        time.sleep(5)
+        assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code in (200, 503)
+        assert running.poll() is None
+        away.rename(bundle)
+        until(lambda: total(url, "ready") == 2 and ready(url))
         running.terminate()
         assert running.wait(30) == 0
+
+
+def test_a_signal_while_a_worker_is_replaced_ends_that_too(bundle: Path) -> None:
+    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
+        until(lambda: ready(url))
+        first = children(running.pid)
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: first[0] not in children(running.pid))
+        running.terminate()  # in the pause before another is started
+        assert running.wait(30) == 0
+
+
+def test_while_workers_drain_the_port_refuses(bundle: Path) -> None:
+    """Else the kernel goes on to take connections, which nobody will answer."""
+    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2", "--drain-timeout", "20")
+    with process(*flags) as (running, url):
+        until(lambda: ready(url))
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
+            slow.sendall(b'POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n{"inputs":')
+            until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
+            running.terminate()
+            until(lambda: refused(address.host, address.port or 0))
+            assert running.poll() is None
+            slow.sendall(b' "the cat"}')
+            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert running.wait(30) == 0
+
+
+def refused(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_workers_that_cannot_load_end_the_whole(tmp_path: Path) -> None:

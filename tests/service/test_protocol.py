@@ -1,11 +1,18 @@
-"""If this breaks, an answer is cut off when its connection closes, or leaves in two packets."""
+"""If this breaks, an answer is cut off when its connection closes, or who says nothing keeps a connection for ever."""
 
 import asyncio
+import json
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
-from service.protocol import Corked
-from tests.service.serving import Served
+import pytest
+
+from service.protocol import MOST_HEAD, Corked
+from tests.service.serving import Served, serving
 
 
 class Transport:
@@ -59,3 +66,56 @@ def test_an_answer_is_whole_when_the_connection_closes_after_it(served: Served) 
             answer += part
     start, _, rest = answer.partition(b"\r\n\r\n")
     assert start.startswith(b"HTTP/1.1 200 ") and f"content-length: {len(rest)}".encode() in start.lower()
+
+
+@contextmanager
+def connected(served: Served) -> Iterator[socket.socket]:
+    url = served.client.base_url
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+        yield connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Read until the other side closes; a reset is a close too."""
+    answer = b""
+    try:
+        while part := connection.recv(1 << 16):
+            answer += part
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+def test_a_head_without_end_is_refused(served: Served) -> None:
+    with connected(served) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        time.sleep(0.2)  # what comes with the first packet does not count
+        connection.sendall(b"a" * (MOST_HEAD + 1))
+        head, _, body = rest(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ") and json.loads(body)["status"] == 431
+
+
+def test_a_head_may_be_long_in_all_of_many_requests(served: Served) -> None:
+    for _ in range(4):
+        assert served.client.get("/health/live", headers={"X-Long": "a" * (MOST_HEAD // 3)}).status_code == 200
+    body = b'{"inputs": "the cat"}'.ljust(90_000)
+    assert served.client.post("/classify", content=body).status_code == 200
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /hea", b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\nGET /"])
+def test_who_does_not_finish_a_head_is_let_go(bundle: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr("service.protocol.HEAD_SECONDS", 0.5)
+    with serving(bundle, lanes=1) as served, connected(served) as connection:
+        connection.sendall(begun)
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ") == (b"\r\n\r\n" in begun)
+
+
+def test_who_goes_on_with_a_body_that_was_refused_is_let_go(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.server.KEEP_ALIVE", 1)
+    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+        time.sleep(0.1)
+        connection.sendall(b" ")
+        assert rest(connection) == b""
