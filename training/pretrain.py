@@ -123,8 +123,6 @@ class PretrainRecipe:
             raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
         if self.freeze_embeddings and not self.base:
             raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
-        if self.tokenizer and self.base:
-            raise RecipeError(f"tokenizer is {self.tokenizer}, but base {self.base} has its own; name one of the two")
         for phase in self.parts:
             if not 8 <= phase.max_length:
                 raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
@@ -135,9 +133,10 @@ class PretrainRecipe:
 
     @property
     def unread(self) -> list[str]:
-        """Fields that were given beside phases, which stand in their place."""
-        single = [field for field in fields(self) if field.name in SINGLE and self.phases]
-        return [field.name for field in single if getattr(self, field.name) != field.default]
+        """Fields that were given beside phases, or a base, which stand in their place."""
+        replaced = (*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ()))
+        given = [field for field in fields(self) if field.name in replaced]
+        return [field.name for field in given if getattr(self, field.name) != field.default]
 
     @property
     def parts(self) -> list[Phase]:
@@ -171,7 +170,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         torch.set_num_threads(recipe.threads)
 
     if recipe.unread and processes.first:
-        sys.stderr.write(f"{', '.join(recipe.unread)}: not read, for the phases of the recipe say it\n")
+        sys.stderr.write(f"{', '.join(recipe.unread)}: not read, for the phases or the base of the recipe say it\n")
 
     # ---- model and data
     checkpoint = start(recipe)

@@ -152,6 +152,13 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 
+def test_what_a_recipe_says_in_vain_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain(recipe(corpus, phases=[Phase(steps=1, max_length=48, batch_size=2)]), tmp_path)
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told == "steps, batch_size, max_length: not read, for the phases or the base of the recipe say it"
+    assert recipe(corpus, base="b").unread == ["tokenizer"]
+
+
 def test_what_moves_no_weight_may_change(corpus: Path, tmp_path: Path) -> None:
     """A run that was stopped for its plateau goes on with a later one."""
     with pytest.raises(TrainingError, match="raise plateau_after and resume"):

@@ -60,7 +60,6 @@ def test_values_out_of_range_name_the_key() -> None:
         ("mask_rate=15", "mask_rate is 15"),
         ("accumulate=5", "accumulate is 5"),
         ("accumulate=0", "accumulate: Input should be greater than 0"),
-        ("tokenizer=t", "tokenizer is t, but base b has its own"),
         ("phases=[{steps=1, max_length=8, batch_size=1, rate=1}]", "phases.0: unknown key 'rate'"),
         ("phases=[{steps=0, max_length=8, batch_size=1}]", "phases.0.steps: Input should be greater than 0"),
     ):
