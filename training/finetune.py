@@ -411,7 +411,8 @@ def validate(
         if examples:
             figures[name] = evaluate_head(predictor, name, examples[::every])
     if recipe.corpus:
-        figures |= evaluate_pretraining(checkpoint, pretraining_recipe(recipe))
+        pretraining = pretraining_recipe(recipe)
+        figures |= evaluate_pretraining(checkpoint, pretraining, pretraining.max_length)
     return figures
 
 

@@ -228,7 +228,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             run.log(done, values)
             bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
         if evaluating and processes.first:
-            run.log_figures(done, evaluate(checkpoint, recipe))
+            run.log_figures(done, evaluate(checkpoint, recipe, phase.max_length))
         if done % recipe.save_every == 0 and done < recipe.all_steps:
             run.save(done, checkpoint, optimizer, state)
         window.open()
@@ -334,8 +334,8 @@ def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None
 
 
 @torch.inference_mode()
-def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
-    """Losses and accuracies on the held-out part of the corpus, at 15 % masks whatever the recipe trains with."""
+def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) -> dict[str, dict[str, float]]:
+    """Losses and accuracies on held-out rows of a phase's length, at 15 % masks whatever the recipe trains with."""
     corpus = Corpus(Path(recipe.corpus), "validation")
     if len(corpus) < 2 or (recipe.nsp and not corpus.has_pairs):
         return {}
@@ -343,7 +343,7 @@ def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, dict[s
     for module in modules:
         module.eval()
     fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED)
-    rows = Rows(corpus, checkpoint.tokenizer, fixed, recipe.parts[0].max_length)
+    rows = Rows(corpus, checkpoint.tokenizer, fixed, max_length)
     count = min(rows.count(0), recipe.evaluate_pairs)
     sums, counts = torch.zeros(len(Losses._fields)), torch.zeros(len(Losses._fields))
     for i in range(0, count, 32):

@@ -212,6 +212,7 @@ def test_phases_follow_each_other_and_resume_in_the_same_bytes(
     in_training = [each for each in seen if each[0] in (4, 8)]
     assert [size for size, _ in in_training[:9]] == [8] * 5 + [4] * 4
     assert max(length for _, length in in_training[:5]) == 24 and in_training[5][1] > 24
+    assert seen[-1][0] == 16 and seen[-1][1] > 24  # held-out rows are as long as those of the phase
     for stop in (4, 5, 7):
         interrupt(monkeypatch, stop)
         with pytest.raises(KeyboardInterrupt):
