@@ -212,7 +212,8 @@ def _check_head(path: Path, name: str, head: HeadEntry, encoder: EncoderEntry) -
     """Return the fingerprint of the encoder it reads."""
     graph = read_signature(path)
     _check_values(path, "inputs", graph.inputs, {"vectors": ("tensor(float)", ["n", encoder.hidden_size])})
-    _check_values(path, "outputs", graph.outputs, {"logits": ("tensor(float)", ["n", head.width(encoder)])})
+    width = head.spec.width(encoder.vocab_size)
+    _check_values(path, "outputs", graph.outputs, {"logits": ("tensor(float)", ["n", width])})
     _check_equal(path, f"heads.{name}.task", head.task, metadata_json(graph.metadata, "task", path))
     _check_equal(path, f"heads.{name}.labels", head.labels, metadata_json(graph.metadata, "labels", path))
     return _fingerprint(graph, path)

@@ -60,10 +60,6 @@ class HeadEntry(Entry):
         """What the task code needs of it."""
         return HeadSpec(self.task, self.labels, self.defaults, self.temperature)
 
-    def width(self, encoder: EncoderEntry) -> int:
-        """Return the logits of a position."""
-        return {"fill-mask": encoder.vocab_size, "qa": 2}.get(self.task, len(self.labels))
-
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
         if (self.task in ("fill-mask", "qa")) == bool(self.labels):

@@ -35,6 +35,10 @@ class HeadSpec:
     temperature: float = 1.0
     """Divides the logits before they become scores (Guo et al., 2017); found on validation data."""
 
+    def width(self, vocab_size: int) -> int:
+        """Return the logits of a position."""
+        return {"fill-mask": vocab_size, "qa": 2}.get(self.task, len(self.labels))
+
 
 class Strict(BaseModel):
     """Base of inputs and parameters: nothing unknown, nothing converted ("3" is no integer, nor is true)."""

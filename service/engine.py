@@ -18,6 +18,7 @@ from functools import partial
 
 from models.row import Row
 from service.errors import (
+    SHUTTING_DOWN,
     DeadlinePassed,
     FieldError,
     InferenceFailed,
@@ -182,14 +183,14 @@ class Engine:
             self._stopping = True
             abandoned = self._queue.clear()
             self._changed.notify_all()
-        self._abandon(abandoned, "draining", "the service is shutting down; send the request to another replica")
+        self._abandon(abandoned, "draining", SHUTTING_DOWN)
         end = time.monotonic() + patience
         for lane in self._lanes:
             lane.join(max(0.0, end - time.monotonic()))
 
     def _admit(self, job: Job) -> None:
         if self._stopping:
-            raise Unavailable("the service is shutting down; send the request to another replica")
+            raise Unavailable(SHUTTING_DOWN)
         if not any(lane.is_alive() for lane in self._lanes):
             raise Unavailable("no lane is left to run on; restart the service")
         limit = self.limits.queued_tokens

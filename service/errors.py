@@ -115,6 +115,9 @@ class Unavailable(ServiceError):
     status, title, code = 503, "Not available", "unavailable"
 
 
+SHUTTING_DOWN = "the service is shutting down; send the request to another replica"
+
+
 class DeadlinePassed(ServiceError):
     """`where` is parse, tokenize, queue, encode, or decode."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import MEDIA_TYPE, ServiceError, Unauthorized, Unavailable, problem
+from service.errors import MEDIA_TYPE, SHUTTING_DOWN, ServiceError, Unauthorized, Unavailable, problem
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.settings import Settings
@@ -99,8 +99,7 @@ class Gate:
             await send_problem(scope, send, error)
         except asyncio.CancelledError:  # the time for draining is over
             if not trace_of(scope).status:
-                sentence = "the service is shutting down; send the request to another replica"
-                await send_problem(scope, send, Unavailable(sentence, headers={"Connection": "close"}))
+                await send_problem(scope, send, Unavailable(SHUTTING_DOWN, headers={"Connection": "close"}))
             raise
         except Exception:
             trace = trace_of(scope)

@@ -119,7 +119,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
 def _head(name: str, bundle: Bundle, session: Session) -> Head:
     spec = bundle.manifest.heads[name].spec
     task = TASKS[spec.task](bundle.tokenizer, spec, bundle.manifest.encoder.max_length)
-    width = bundle.manifest.heads[name].width(bundle.manifest.encoder)
+    width = spec.width(bundle.manifest.encoder.vocab_size)
     return Head(name, spec, task, bundle, session, task.parse_parameters({}), width)
 
 

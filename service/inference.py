@@ -135,7 +135,7 @@ class Inference:
 
     async def _decode(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
         started = time.monotonic()
-        size = self._logits(encoded) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
+        size = sum(each.size for each in logits) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
         size += sum(self.head.task.answer_tokens(item, call.parameters) for item in encoded)
         answers = await self._aside(size > LARGE_LOGITS, "decode", lambda: self._decode_all(call, encoded, logits))
         self.timing.decode = time.monotonic() - started

@@ -27,7 +27,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
@@ -41,10 +41,11 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._head_bytes > MOST_HEAD:
             self._refuse_head()
         elif self._in_head and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
         if self.timeout_keep_alive_task is None and self.cycle and self.cycle.response_complete:
             # The rest of a body that nobody wants, or part of the next head: the connection idles on.
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close)
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -64,10 +65,6 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
 
     def _disarm(self) -> None:
         if self._head_timer:

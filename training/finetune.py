@@ -9,7 +9,6 @@ again resumes.
 
 import itertools
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +43,7 @@ from training.predictors import CheckpointPredictor
 from training.pretrain import SPECS, PretrainRecipe, set_dropout, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.processes import Processes
+from training.progress import tell
 from training.run import Run, seed_step
 from training.targets import Target, consistency, log_probabilities, loss, targets
 from training.window import check_finite
@@ -254,11 +254,6 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
     kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
     checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
     return checkpoint
-
-
-def tell(sentence: str) -> None:
-    """Say on standard error what a user would want to know before the run is over."""
-    sys.stderr.write(sentence + "\n")
 
 
 def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str]) -> bool:

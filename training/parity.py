@@ -17,7 +17,7 @@ from models.checkpoint import Checkpoint
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
-from models.task import HeadSpec, Logits, TaskName, softmax
+from models.task import Logits, TaskName, softmax
 from models.tokenizer import Tokenizer
 from training.errors import ExportError
 from training.evaluate import evaluate
@@ -83,7 +83,7 @@ def reference_logits(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, l
         vectors = checkpoint.encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[0]
         for name, head in checkpoint.heads.items():
             answers = head.module.eval()(vectors[_positions(head.spec.task, row)])
-            logits[name].append(answers[:, : _width(head.spec, checkpoint)].numpy())
+            logits[name].append(answers[:, : head.spec.width(checkpoint.tokenizer.vocab_size)].numpy())
     return logits
 
 
@@ -121,12 +121,6 @@ def _positions(task: TaskName, row: Row) -> list[int]:
     if task == "fill-mask":
         return row.positions
     return [0] if task in ("classify", "pair") else list(range(len(row.input_ids)))
-
-
-def _width(spec: HeadSpec, checkpoint: Checkpoint) -> int:
-    if spec.task == "fill-mask":
-        return checkpoint.tokenizer.vocab_size
-    return 2 if spec.task == "qa" else len(spec.labels)
 
 
 def _choices(task: TaskName, logits: Logits) -> Logits:

@@ -6,7 +6,6 @@
 The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
@@ -33,6 +32,7 @@ from training.losses import Losses, counted_by, score, total
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.processes import Processes
+from training.progress import tell
 from training.run import Run, seed_step
 from training.window import Window, check_finite, describe, unigram_entropy
 
@@ -170,7 +170,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         torch.set_num_threads(recipe.threads)
 
     if recipe.unread and processes.first:
-        sys.stderr.write(f"{', '.join(recipe.unread)}: not read, for the phases or the base of the recipe say it\n")
+        tell(f"{', '.join(recipe.unread)}: not read, for the phases or the base of the recipe say it")
 
     # ---- model and data
     checkpoint = start(recipe)
