@@ -1,19 +1,20 @@
 """Learning from a larger encoder in the loop of pretraining: its masked-token distributions and its hidden states.
 
-Distributions as in Hinton et al. (2015): the divergence of the student's from the teacher's, both softened. Hidden
-states as relations (Park et al., 2019): how alike any two tokens of a row are, which needs no projection between
-widths, and so no weights that a resume would have to restore.
+Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the student's from the teacher's. Hidden
+states as in TinyBERT (Jiao et al., 2020), the squared distance after the last layer, but through a projection that is
+not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing to
+restore. A fresh student begins at the components of the teacher's embeddings.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.encoder import Encoder
-from models.tokenizer import Tokenizer
+from models.checkpoint import Checkpoint
+from models.encoder import Encoder, Layer
 from training.base import read_base
 from training.batches import Batch
 from training.corpus import vocabulary_hash
@@ -22,50 +23,92 @@ from training.errors import RecipeError
 
 @dataclass(frozen=True)
 class Teacher:
-    """An encoder with a masked-token head, both frozen."""
+    """An encoder with a masked-token head, both frozen, and what a student is to learn of its hidden states."""
 
     encoder: Encoder
     head: nn.Module
-    temperature: float
+    components: Tensor
+    """Principal directions [H, C] of the hidden states; C is the width of the student, or H where that is less."""
+    mean: Tensor
+    """Of the hidden states [H]."""
+    deviations: Tensor
+    """Of the hidden states along each component [C]."""
 
     @classmethod
-    def read(cls, directory: Path, tokenizer: Tokenizer, temperature: float, device: torch.device) -> "Teacher":
-        """Read a checkpoint or bundle; raise RecipeError if it cannot teach a student with this `tokenizer`."""
+    def read(cls, directory: Path, student: Checkpoint, sample: Batch) -> "Teacher":
+        """Read a checkpoint or bundle, and find its components on the tokens of `sample`, some thousands.
+
+        Raises RecipeError if it cannot teach this `student`.
+        """
         checkpoint = read_base(directory)
-        if vocabulary_hash(checkpoint.tokenizer) != vocabulary_hash(tokenizer):
+        if vocabulary_hash(checkpoint.tokenizer) != vocabulary_hash(student.tokenizer):
             raise RecipeError(f"teacher {directory} has another vocabulary than the student; give both the same")
         heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
         if not heads:
             raise RecipeError(f"teacher {directory} has no fill-mask head; pretrain one, or name another teacher")
-        modules = nn.ModuleList([checkpoint.encoder, heads[0]]).to(device).eval().requires_grad_(False)
-        return cls(checkpoint.encoder, modules[1], temperature)
+        encoder, head = checkpoint.encoder, heads[0]
+        nn.ModuleList([encoder, head]).to(sample.input_ids.device).eval().requires_grad_(False)
+        states = hidden_states(encoder, sample)[sample.attention_mask.bool()]
+        mean = states.mean(0)
+        components = principal_components(states - mean, student.config.hidden_size)
+        deviations = ((states - mean) @ components).square().mean(0).sqrt()
+        return cls(encoder, head, components, mean, deviations)
+
+    def losses(self, batch: Batch, hidden: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the divergence summed over the selected tokens, and the distance of states summed over the rows.
+
+        `hidden` [B, S, H] and `logs` [n, V], log-probabilities, are the student's; the vocabularies agree, paddings of
+        them need not.
+        """
+        theirs = hidden_states(self.encoder, batch)
+        with torch.no_grad():
+            their_logits = self.head(theirs.flatten(0, 1)[batch.positions])
+        return divergence(logs, their_logits), self.distance(hidden, theirs, batch.attention_mask)
+
+    def distance(self, hidden: Tensor, theirs: Tensor, attention_mask: Tensor) -> Tensor:
+        """Share of the variance of hidden states that a row of the student's leaves unexplained, summed over rows."""
+        target = (theirs.float() - self.mean) @ self.components
+        mask = attention_mask.float()
+        squares = (hidden[..., : target.shape[-1]].float() - target).square().sum(-1) * mask  # (rows, length)
+        return (squares.sum(1) / mask.sum(1)).sum() / self.deviations.square().sum()
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return hidden states [B, S, H] and the logits [n, V] of the selected tokens."""
-        hidden = self.encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-        return hidden, self.head(hidden.flatten(0, 1)[batch.positions])
+    def hand_down(self, student: Encoder) -> None:
+        """Begin a student at what is known without learning.
 
-    def losses(self, batch: Batch, hidden: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the divergence summed over the selected tokens, and the error of relations summed over the rows.
-
-        `hidden` [B, S, H] and `logits` [n, V] are the student's; the vocabularies agree, paddings of them need not.
+        Its tables are the teacher's along the principal components of the words, where those of a row lie apart; the
+        LayerNorm after them takes the mean of each row away, so it is taken away before. Its last LayerNorm has the
+        deviations of the teacher's states: from a gain of one, Adam would be on the way for a thousand steps.
         """
-        their_hidden, their_logits = self.answer(batch)
-        size = min(logits.shape[1], their_logits.shape[1])
-        softened, target = (values[:, :size].float() / self.temperature for values in (logits, their_logits))
-        divergence = F.kl_div(softened.log_softmax(-1), target.log_softmax(-1), reduction="sum", log_target=True)
-        return self.temperature**2 * divergence, relation_error(hidden, their_hidden, batch.attention_mask)
+        theirs, mine = self.encoder.embeddings, student.embeddings
+        components = principal_components(centred(theirs.word.weight), student.config.hidden_size)
+        pairs = [(theirs.word, mine.word), (theirs.position, mine.position), (theirs.segment, mine.segment)]
+        for source, table in pairs:
+            rows = min(source.num_embeddings, table.num_embeddings)
+            table.weight[:rows, : components.shape[1]] = centred(source.weight[:rows]) @ components
+        last = cast(Layer, student.layers[-1])
+        last.output_norm.weight[: len(self.deviations)] = self.deviations
 
 
-def relation_error(mine: Tensor, theirs: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean squared difference of cosines between the tokens of a row, summed over rows; widths may differ."""
-    mask = attention_mask.float()
-    pairs = mask[:, :, None] * mask[:, None, :]  # (rows, length, length)
-    difference = (cosines(mine) - cosines(theirs)) ** 2 * pairs
-    return (difference.sum((1, 2)) / pairs.sum((1, 2))).sum()
+def divergence(logs: Tensor, their_logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of log-probabilities [n, V] from what logits [n, V'] say, summed over n."""
+    size = min(logs.shape[1], their_logits.shape[1])
+    their_logs = their_logits[:, :size].log_softmax(-1, dtype=torch.float32)
+    return (their_logs.exp() * (their_logs - logs[:, :size])).sum()
 
 
-def cosines(hidden: Tensor) -> Tensor:
-    unit = F.normalize(hidden.float(), dim=-1)
-    return unit @ unit.transpose(1, 2)
+@torch.no_grad()
+def hidden_states(encoder: Encoder, batch: Batch) -> Tensor:
+    states: Tensor = encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+    return states
+
+
+def principal_components(values: Tensor, count: int) -> Tensor:
+    """Return the `count` directions [H, count] along which `values` [n, H] are largest, or all H, the largest first."""
+    values = values.double()
+    directions: Tensor = torch.linalg.eigh(values.T @ values).eigenvectors  # in ascending order
+    return directions.flip(1)[:, :count].float()
+
+
+def centred(table: Tensor) -> Tensor:
+    return table - table.mean(1, keepdim=True)

@@ -19,7 +19,7 @@ class LossRecipe(Protocol):
     @property
     def teacher_share(self) -> float: ...
     @property
-    def relation_weight(self) -> float: ...
+    def state_weight(self) -> float: ...
 
 
 class Losses(NamedTuple):
@@ -30,7 +30,7 @@ class Losses(NamedTuple):
     masked_right: Tensor
     following_right: Tensor
     divergence: Tensor
-    relation: Tensor
+    state: Tensor
 
 
 def total(parts: Losses, chosen: int, pairs: int, recipe: LossRecipe) -> Tensor:
@@ -38,7 +38,7 @@ def total(parts: Losses, chosen: int, pairs: int, recipe: LossRecipe) -> Tensor:
     labels = 1 - recipe.teacher_share if recipe.teacher else 1.0
     loss = labels * parts.masked / chosen + parts.following / pairs
     if recipe.teacher:
-        loss = loss + recipe.teacher_share * parts.divergence / chosen + recipe.relation_weight * parts.relation / pairs
+        loss = loss + recipe.teacher_share * parts.divergence / chosen + recipe.state_weight * parts.state / pairs
     return loss
 
 
@@ -52,13 +52,14 @@ def score(
 ) -> Losses:
     """The losses of a batch; the vocabulary's matrix product is paid at the selected positions only."""
     hidden = encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
-    tokens = heads[0](hidden.flatten(0, 1)[batch.positions]).float()
-    masked = F.cross_entropy(tokens, batch.labels, reduction="sum")
+    tokens = heads[0](hidden.flatten(0, 1)[batch.positions])
+    logs = tokens.log_softmax(-1, dtype=torch.float32)
+    masked = F.nll_loss(logs, batch.labels, reduction="sum")
     nothing = masked.new_zeros(())
     following, following_right = nothing, nothing
     if len(heads) > 1:
         answers = heads[1](hidden[:, 0]).float()
         following = F.cross_entropy(answers, batch.following, reduction="sum")
         following_right = (answers.argmax(-1) == batch.following).sum()
-    taught = teacher.losses(batch, hidden, tokens) if teacher else (nothing, nothing)
-    return Losses(masked, following, (tokens.argmax(-1) == batch.labels).sum(), following_right, *taught)
+    taught = teacher.losses(batch, hidden, logs) if teacher else (nothing, nothing)
+    return Losses(masked, following, (logs.argmax(-1) == batch.labels).sum(), following_right, *taught)

@@ -38,6 +38,8 @@ from training.window import Window, check_finite, describe, unigram_entropy
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
+SAMPLED = 512
+"""Rows on which the principal components of a teacher's hidden states are found."""
 PHASE_EPOCHS = 1 << 10
 """More than a phase has."""
 LOGGED_EVERY = 20
@@ -112,9 +114,8 @@ class PretrainRecipe:
     """Checkpoint or bundle with a fill-mask head and the same vocabulary, to learn from beside the text."""
     teacher_share: float = 0.5
     """Weight of its distributions; the labels have the rest."""
-    relation_weight: float = 1.0
-    """Weight of the relations between its hidden states."""
-    teacher_temperature: float = 2.0
+    state_weight: float = 3.0
+    """Weight of the distance to its hidden states, which is 1 for a student that knows their mean alone."""
     plateau_after: int = 1000
     """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
 
@@ -180,13 +181,12 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
     optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
+    teacher = read_teacher(recipe, checkpoint, corpus, processes) if recipe.teacher else None
+    if teacher and not recipe.base:
+        teacher.hand_down(encoder)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
     steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
-    teacher = None
-    if recipe.teacher:
-        path, temperature = Path(recipe.teacher), recipe.teacher_temperature
-        teacher = Teacher.read(path, checkpoint.tokenizer, temperature, processes.device)
     unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
     window = Window(recipe, checkpoint.config, unigram, processes.device)
 
@@ -235,6 +235,13 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     bar.close()
     run.finish(checkpoint)
     return checkpoint
+
+
+def read_teacher(recipe: PretrainRecipe, student: Checkpoint, corpus: Corpus, processes: Processes) -> Teacher:
+    """The recipe's teacher, with the components of its hidden states on the first rows of the run."""
+    rows = Rows(corpus, student.tokenizer, recipe, recipe.parts[0].max_length)
+    sample = collate([rows.row(0, i) for i in range(min(rows.count(0), SAMPLED))]).to(processes.device)
+    return Teacher.read(Path(recipe.teacher or ""), student, sample)
 
 
 def stream(

@@ -101,8 +101,8 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
 
 def describe(means: Tensor, nsp: bool, taught: bool) -> dict[str, dict[str, float]]:
     """Name the means of training.pretrain.Losses, by head or teacher."""
-    masked, following, masked_right, following_right, divergence, relation = means.tolist()
-    teacher = {"teacher": {"divergence": divergence, "relation": relation}} if taught else {}
+    masked, following, masked_right, following_right, divergence, state = means.tolist()
+    teacher = {"teacher": {"divergence": divergence, "state": state}} if taught else {}
     figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}} | teacher
     return figures | ({"nsp": {"loss": following, "accuracy": following_right}} if nsp else {})
 

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributions import Categorical, kl_divergence
 
-from models.checkpoint import read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint
 from tests.training.corpora import small_corpus
 from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
-from training.distillation import Teacher, relation_error
+from training.distillation import Teacher, centred, divergence, hidden_states, principal_components
 from training.errors import RecipeError
 from training.losses import score
-from training.pretrain import PretrainRecipe, pretrain, start
+from training.pretrain import PretrainRecipe, pretrain, read_teacher, start
+from training.processes import Processes
+from training.run import Run
 from training.vocabulary import train_vocabulary
 
 
@@ -43,29 +46,68 @@ def batch_of(corpus: Path, chosen: PretrainRecipe) -> Batch:
     return collate(rows)
 
 
+def reader_of(teacher: Path, corpus: Path, student: Checkpoint) -> Teacher:
+    return Teacher.read(teacher, student, batch_of(corpus, recipe(corpus)))
+
+
 def test_who_is_the_teacher_has_nothing_to_learn(corpus: Path, teacher: Path) -> None:
     checkpoint = read_checkpoint(teacher)
-    checkpoint.encoder.eval()
-    reader = Teacher.read(teacher, checkpoint.tokenizer, 2.0, torch.device("cpu"))
-    heads = [head.module for head in checkpoint.heads.values()]
-    parts = score(checkpoint.encoder, heads, batch_of(corpus, recipe(corpus)), reader)
-    assert parts.divergence.item() == pytest.approx(0, abs=1e-3)
-    assert parts.relation.item() == pytest.approx(0, abs=1e-5)
+    reader = reader_of(teacher, corpus, checkpoint)
+    batch = batch_of(corpus, recipe(corpus, seed=5))
+    hidden = hidden_states(checkpoint.encoder.eval(), batch)
+    logits = checkpoint.heads["fill-mask"].module(hidden.flatten(0, 1)[batch.positions])
+    turned = (hidden - reader.mean) @ reader.components  # all of its own directions: a turn, nothing is lost
+    divergence, state = reader.losses(batch, turned, logits.log_softmax(-1))
+    assert divergence.item() == pytest.approx(0, abs=1e-3)
+    assert state.item() == pytest.approx(0, abs=1e-5)
+    assert torch.allclose(turned.norm(dim=-1), (hidden - reader.mean).norm(dim=-1), rtol=1e-4)
     assert not any(parameter.requires_grad for parameter in reader.encoder.parameters())
 
 
-def test_relations_are_those_of_the_tokens_alone() -> None:
-    """Against the definition, one pair after the other; padding counts nowhere, and widths may differ."""
-    torch.manual_seed(0)
-    mine, theirs = torch.randn(2, 5, 8), torch.randn(2, 5, 16)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+def test_who_knows_the_mean_alone_explains_nothing(corpus: Path, teacher: Path) -> None:
+    """Each row by its own tokens: padding does not count, nor what a student has beyond the components."""
+    student = start(recipe(corpus))
+    sample = batch_of(corpus, recipe(corpus))
+    reader = Teacher.read(teacher, student, sample)
+    theirs = hidden_states(reader.encoder, sample)
+    mask = sample.attention_mask
+    nothing = torch.zeros(*theirs.shape[:2], reader.components.shape[1] + 3)
+    nothing[..., -3:] = 7.0
+    nothing[mask == 0] = 100.0
+    kept = (theirs - reader.mean) @ reader.components
     expected = 0.0
-    for row, length in enumerate((3, 5)):
-        for i in range(length):
-            for j in range(length):
-                cosine = [torch.cosine_similarity(h[row, i], h[row, j], dim=0).item() for h in (mine, theirs)]
-                expected += (cosine[0] - cosine[1]) ** 2 / length**2
-    assert relation_error(mine, theirs, mask).item() == pytest.approx(expected, rel=1e-5)
+    for row in range(len(mask)):
+        length = int(mask[row].sum())
+        expected += kept[row, :length].square().sum().item() / length / reader.deviations.square().sum().item()
+    assert reader.distance(nothing, theirs, mask).item() == pytest.approx(expected, rel=1e-4)
+    assert expected / len(mask) == pytest.approx(1, abs=0.05)  # shares of the sample's own variance
+
+
+def test_divergence_is_that_of_the_distributions() -> None:
+    """Against torch.distributions; a vocabulary padded at its end has no more tokens."""
+    torch.manual_seed(0)
+    mine, theirs = torch.randn(5, 40), torch.randn(5, 48)
+    expected = kl_divergence(Categorical(logits=theirs[:, :40]), Categorical(logits=mine)).sum()
+    assert divergence(mine.log_softmax(-1), theirs).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_components_are_those_of_the_singular_values() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(200, 8) * torch.arange(1, 9)
+    found = principal_components(values, 3)
+    expected = torch.linalg.svd(values).Vh[:3]
+    assert (found.T @ expected.T).abs() == pytest.approx(torch.eye(3), abs=1e-4)
+    assert principal_components(values, 12).shape == (8, 8)
+
+
+def test_a_student_of_equal_width_begins_at_its_teachers_embeddings(corpus: Path, teacher: Path) -> None:
+    student = start(recipe(corpus, width=64))
+    reader = reader_of(teacher, corpus, student)
+    reader.hand_down(student.encoder)
+    theirs, mine = reader.encoder.embeddings, student.encoder.embeddings
+    for before, after in ((theirs.word, mine.word), (theirs.position, mine.position), (theirs.segment, mine.segment)):
+        products = centred(before.weight[:100]) @ centred(theirs.word.weight[:100]).T
+        assert torch.allclose(after.weight[:100] @ mine.word.weight[:100].T, products, atol=1e-4)
 
 
 def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
@@ -73,19 +115,41 @@ def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
 ) -> None:
     taught = pretrain(recipe(corpus, steps=150, teacher=str(teacher)), tmp_path / "taught")
     alone = pretrain(recipe(corpus, steps=150), tmp_path / "alone")
-    reader = Teacher.read(teacher, taught.tokenizer, 2.0, torch.device("cpu"))
+    reader = read_teacher(recipe(corpus, teacher=str(teacher)), taught, Corpus(corpus), Processes())
     batch = batch_of(corpus, recipe(corpus, seed=5))
     distances = [
         score(each.encoder.eval(), [head.module for head in each.heads.values()], batch, reader)
         for each in (taught, alone)
     ]
     assert distances[0].divergence < 0.9 * distances[1].divergence
-    assert distances[0].relation < 0.9 * distances[1].relation
+    assert distances[0].state < 0.5 * len(batch.following) < distances[1].state
     lines = [json.loads(line) for line in (tmp_path / "taught" / "metrics.jsonl").read_text().splitlines()]
     assert lines[6]["divergence/teacher"] < lines[0]["divergence/teacher"]
+    assert lines[6]["state/teacher"] < lines[0]["state/teacher"]
+
+
+def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(
+    corpus: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Components are found anew, and are the same."""
+    whole = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "whole")
+    save = Run.save
+
+    def saved_and_stopped(self: Run, *arguments: Any) -> None:
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Run, "save", saved_and_stopped)
+        pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")
+    resumed = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")
+    for mine, theirs in zip(resumed.encoder.parameters(), whole.encoder.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_what_cannot_teach_is_named(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     other = train_vocabulary([corpus.parent / "documents.jsonl"], tmp_path / "vocabulary", 200, True)
+    student = start(recipe(corpus))
+    student.tokenizer = other
     with pytest.raises(RecipeError, match="has another vocabulary than the student"):
-        Teacher.read(teacher, other, 2.0, torch.device("cpu"))
+        reader_of(teacher, corpus, student)
