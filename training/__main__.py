@@ -161,7 +161,8 @@ def pretrain_command(namespace: argparse.Namespace) -> None:
 
 
 def finetune_command(namespace: argparse.Namespace) -> None:
-    from training.finetune import FinetuneRecipe, finetune
+    from training.finetune import finetune
+    from training.finetune_recipe import FinetuneRecipe
 
     keep_pages()
     finetune(read_recipe(FinetuneRecipe, namespace.recipe, namespace.set), namespace.out)

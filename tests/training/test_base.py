@@ -13,7 +13,8 @@ from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training.base import read_base
-from training.finetune import FinetuneRecipe, HeadRecipe, finetune
+from training.finetune import finetune
+from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.parity import probes, reference_logits
 
 

@@ -19,16 +19,9 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from training.data import QuestionExample, TaggedExample
 from training.errors import DataError, RecipeError, TrainingError
-from training.finetune import (
-    FinetuneRecipe,
-    HeadRecipe,
-    build_sources,
-    choose,
-    epoch_batches,
-    finetune,
-    prepare,
-    read_files,
-)
+from training.finetune import finetune, prepare, read_files
+from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.mixture import build_sources, choose, epoch_batches
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
 from training.targets import consistency, log_probabilities, loss, targets
@@ -234,9 +227,7 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
         finetune(recipe(base, {"mine": mine}), tmp_path / "base")
 
 
-def test_training_text_that_is_cut_is_counted(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_text_that_is_cut_is_counted(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [("the cat " * count, str(count)) for count in (2, 3, 20, 30)]
     data = write(tmp_path / "long.jsonl", [{"text": text, "label": label} for text, label in texts])
     finetune(recipe(base, {"mine": HeadRecipe("classify", [data], max_length=12)}, steps=1), tmp_path / "run")

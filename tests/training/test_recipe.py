@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import RecipeError
-from training.finetune import FinetuneRecipe
+from training.finetune_recipe import FinetuneRecipe
 from training.pretrain import PretrainRecipe
 from training.recipe import read_recipe
 
