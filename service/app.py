@@ -1,6 +1,5 @@
 """Builds the app, and nothing else: service.app.create_app(settings)."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,7 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(service.load())
+        loading = service.loading()
         yield
         await service.stop()
         await loading

@@ -137,7 +137,13 @@ class Engine:
             return  # whatever the speed was, the next batch shows what it is
         # one batch more, for younger rows that ride along with older ones
         ahead = sum(lane.tokens for lane in self._lanes) + waiting + self.limits.batch_tokens
-        late = time.monotonic() + self._seconds(ahead + tokens) + self._lag - deadline.at
+        left = deadline.at - time.monotonic() - self._lag
+        late = self._seconds(ahead + tokens) - left
+        if late > 0 and (alone := self._seconds(tokens)) > left:  # waiting would not help
+            raise QueueFull(
+                f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
+                "send fewer or shorter inputs, or give more time"
+            )
         if late > 0:
             raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
 

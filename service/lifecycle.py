@@ -1,6 +1,7 @@
 """From start to stop: load in the background, be ready, drain.
 
-The port is open from the first moment, so that a probe sees a live process while bundles load.
+The port is open from the first moment, so that a probe sees a live process while bundles load; but a worker that
+replaces another takes no connection before it can answer, for there are others that can.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ class Service:
         """Why loading failed; the server ends with it."""
         self.draining = False
         self._heads: Heads | None = None
+        self._loading: asyncio.Task[None] | None = None
 
     @property
     def heads(self) -> Heads:
@@ -60,7 +62,13 @@ class Service:
             return [f"loading: {self.progress}"]
         return (["draining"] if self.draining else []) + self.engine.troubles()
 
-    async def load(self) -> None:
+    def loading(self) -> asyncio.Task[None]:
+        """Return the task that loads, which begins with the first call."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return self._loading
+
+    async def _load(self) -> None:
         """Load all bundles and become ready; on an error of theirs, say so and set `failure`."""
         started = time.monotonic()
         self.engine.start()

@@ -28,12 +28,21 @@ LOST = 2
 class Server(uvicorn.Server):
     """Uvicorn with a delay before it stops, and an end when loading failed."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, load_first: bool) -> None:
         super().__init__(config)
         self.service = service
+        self.load_first = load_first
         self.lost = False
         """Whether a lane was, and a supervisor is there to start another worker."""
         self._stop_at: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections; where others do, not before the bundles are loaded."""
+        if self.load_first:
+            await self.service.loading()
+            self.should_exit = self.service.failure is not None
+        if not self.should_exit:
+            await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only take note: the signal may have come while a lock was held."""
@@ -62,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsError(sentence) from None
 
 
-def create_server(settings: Settings) -> Server:
+def create_server(settings: Settings, load_first: bool = False) -> Server:
     """Return a server that has yet to run."""
     app = create_app(settings)
     config = uvicorn.Config(
@@ -75,12 +84,12 @@ def create_server(settings: Settings) -> Server:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
-    return Server(config, app.state.service)
+    return Server(config, app.state.service, load_first)
 
 
-def serve(settings: Settings, listener: socket.socket) -> int:
-    """Serve until a signal; return the exit status."""
+def serve(settings: Settings, listener: socket.socket, load_first: bool = False) -> int:
+    """Serve until a signal; return the exit status. `load_first`: take no connection before the bundles are loaded."""
     logs.configure(settings.log_level, settings.log_format)
-    server = create_server(settings)
+    server = create_server(settings, load_first)
     server.run([listener])
     return 1 if server.service.failure else LOST if server.lost else 0

@@ -44,16 +44,16 @@ class Supervisor:
     def run(self) -> int:
         """Return the exit status once all workers have ended."""
         in_memory = str(MEMORY) if os.access(MEMORY, os.W_OK) else None
-        directory = tempfile.mkdtemp(prefix="bertheads-metrics-", dir=in_memory)
-        os.environ[MULTIPROCESS_DIRECTORY] = directory
+        directory = Path(tempfile.mkdtemp(prefix="bertheads-metrics-", dir=in_memory))
+        os.environ[MULTIPROCESS_DIRECTORY] = str(directory)
         previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for _ in range(self.settings.workers):
-                self._start()
+                self._start(load_first=False)
             while self.workers:
                 connection.wait([worker.sentinel for worker in self.workers], timeout=PAUSE)
-                self._been_ready = self._been_ready or ready_workers(Path(directory)) > 0
-                self._replace_ended()
+                self._been_ready = self._been_ready or ready_workers(directory) > 0
+                self._replace_ended(directory)
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
         finally:
@@ -63,16 +63,16 @@ class Supervisor:
             shutil.rmtree(directory, ignore_errors=True)
         return self.status
 
-    def _start(self) -> None:
+    def _start(self, load_first: bool) -> None:
         worker = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self.settings, self.listener), daemon=True
+            target=run_worker, args=(self.settings, self.listener, load_first), daemon=True
         )
         worker.start()
         self.workers.append(worker)
         if self._stopping:  # the signal came before it was in the list
             worker.terminate()
 
-    def _replace_ended(self) -> None:
+    def _replace_ended(self, figures: Path) -> None:
         for worker in [worker for worker in self.workers if worker.exitcode is not None]:
             self.workers.remove(worker)
             if worker.exitcode == 1 and not self._been_ready:
@@ -81,7 +81,7 @@ class Supervisor:
             elif not self._stopping:
                 logger.error("worker %s ended with status %s; starting another", worker.pid, worker.exitcode)
                 time.sleep(PAUSE)
-                self._start()
+                self._start(load_first=ready_workers(figures) > 0)
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -89,12 +89,12 @@ class Supervisor:
             worker.terminate()
 
 
-def run_worker(settings: Settings, listener: socket.socket) -> None:
+def run_worker(settings: Settings, listener: socket.socket, load_first: bool) -> None:
     """Be one worker."""
     from service.server import serve  # not before the environment says where figures go, and never in the supervisor
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(serve(settings, listener))
+    sys.exit(serve(settings, listener, load_first))
 
 
 def _end_with_parent() -> None:

@@ -253,6 +253,9 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(
         with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.5 s late") as refusal:
             engine.submit(encoder, "a", [row(30)], soon(30.5))
         assert refusal.value.headers["Retry-After"] == "3"
+        with pytest.raises(QueueFull, match="400 tokens take 40 s by themselves, but the deadline") as refusal:
+            engine.submit(encoder, "a", [row(200), row(200)], soon(30))
+        assert "Retry-After" not in refusal.value.headers  # it would be late then too
         with pytest.raises(QueueFull, match="and 0 more would be"):
             engine.check_room(0, soon(29))
         engine.check_room(0, soon(31))
