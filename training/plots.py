@@ -38,6 +38,7 @@ PANELS = (
     Panel("Loss", "nats (log scale)", ("loss",), logarithmic=True),
     Panel("Accuracy", "accuracy (%)", ("accuracy", "accuracy_top5"), percent=True),
     Panel("F1 and exact match", "score (%)", ("f1", "macro_f1", "exact_match", "answerable_f1"), percent=True),
+    Panel("Distance to the teacher", "nats, share of variance (log scale)", ("divergence", "state"), logarithmic=True),
     Panel("Learning rate", "learning rate", ("lr",), noisy=False),
     Panel("Gradient norm", "norm before clipping", ("grad_norm",)),
     Panel("Throughput", "tokens / s", ("tokens_per_s",)),
