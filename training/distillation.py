@@ -35,14 +35,19 @@ class Teacher:
     """Of the hidden states along each component [C]."""
 
     @classmethod
-    def read(cls, directory: Path, student: Checkpoint, sample: Batch) -> "Teacher":
+    def read(cls, directory: Path, student: Checkpoint, longest: int, sample: Batch) -> "Teacher":
         """Read a checkpoint or bundle, and find its components on the tokens of `sample`, some thousands.
 
-        Raises RecipeError if it cannot teach this `student`.
+        Raises RecipeError if it cannot teach this `student` in rows of up to `longest` tokens.
         """
         checkpoint = read_base(directory)
         if vocabulary_hash(checkpoint.tokenizer) != vocabulary_hash(student.tokenizer):
             raise RecipeError(f"teacher {directory} has another vocabulary than the student; give both the same")
+        if longest > checkpoint.config.max_position_embeddings:
+            raise RecipeError(
+                f"teacher {directory} has {checkpoint.config.max_position_embeddings} positions, but max_length is "
+                f"{longest}; lower it, or name another teacher"
+            )
         heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
         if not heads:
             raise RecipeError(f"teacher {directory} has no fill-mask head; pretrain one, or name another teacher")

@@ -150,6 +150,11 @@ class PretrainRecipe:
         return {name: spec for name, spec in SPECS.items() if self.nsp or name != "nsp"}
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest rows."""
+        return max(phase.max_length for phase in self.parts)
+
+    @property
     def all_steps(self) -> int:
         return sum(phase.steps for phase in self.parts)
 
@@ -241,7 +246,7 @@ def read_teacher(recipe: PretrainRecipe, student: Checkpoint, corpus: Corpus, pr
     """The recipe's teacher, with the components of its hidden states on the first rows of the run."""
     rows = Rows(corpus, student.tokenizer, recipe, recipe.parts[0].max_length)
     sample = collate([rows.row(0, i) for i in range(min(rows.count(0), SAMPLED))]).to(processes.device)
-    return Teacher.read(Path(recipe.teacher or ""), student, sample)
+    return Teacher.read(Path(recipe.teacher or ""), student, recipe.longest, sample)
 
 
 def stream(
@@ -303,10 +308,9 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             checkpoint.heads[name] = Head(spec, module)
             checkpoint.fresh.add(name)
     set_dropout(checkpoint, recipe.dropout, recipe.dropout)
-    longest = max(phase.max_length for phase in recipe.parts)
-    if longest > checkpoint.config.max_position_embeddings:
+    if recipe.longest > checkpoint.config.max_position_embeddings:
         raise RecipeError(
-            f"max_length is {longest}, but the encoder has {checkpoint.config.max_position_embeddings} "
+            f"max_length is {recipe.longest}, but the encoder has {checkpoint.config.max_position_embeddings} "
             "positions; lower max_length"
         )
     return checkpoint

@@ -47,7 +47,7 @@ def batch_of(corpus: Path, chosen: PretrainRecipe) -> Batch:
 
 
 def reader_of(teacher: Path, corpus: Path, student: Checkpoint) -> Teacher:
-    return Teacher.read(teacher, student, batch_of(corpus, recipe(corpus)))
+    return Teacher.read(teacher, student, 48, batch_of(corpus, recipe(corpus)))
 
 
 def test_who_is_the_teacher_has_nothing_to_learn(corpus: Path, teacher: Path) -> None:
@@ -68,7 +68,7 @@ def test_who_knows_the_mean_alone_explains_nothing(corpus: Path, teacher: Path) 
     """Each row by its own tokens: padding does not count, nor what a student has beyond the components."""
     student = start(recipe(corpus))
     sample = batch_of(corpus, recipe(corpus))
-    reader = Teacher.read(teacher, student, sample)
+    reader = Teacher.read(teacher, student, 48, sample)
     theirs = hidden_states(reader.encoder, sample)
     mask = sample.attention_mask
     nothing = torch.zeros(*theirs.shape[:2], reader.components.shape[1] + 3)
@@ -153,3 +153,5 @@ def test_what_cannot_teach_is_named(corpus: Path, teacher: Path, tmp_path: Path)
     student.tokenizer = other
     with pytest.raises(RecipeError, match="has another vocabulary than the student"):
         reader_of(teacher, corpus, student)
+    with pytest.raises(RecipeError, match=r"has 512 positions, but max_length is 600"):
+        Teacher.read(teacher, start(recipe(corpus)), 600, batch_of(corpus, recipe(corpus)))
