@@ -6,7 +6,8 @@ tokenizer's to judge; its length is judged here, before anything is spent on it.
 
 import difflib
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn
@@ -17,11 +18,15 @@ from starlette.types import Receive
 from models.errors import InputError
 from models.task import Strict
 from models.tasks import AnyTask
-from service.errors import BadRequest, ClientGone, FieldError, TooLarge, Unprocessable, UnsupportedMedia
+from service.errors import BadRequest, ClientGone, FieldError, QueueFull, TooLarge, Unprocessable, UnsupportedMedia
 from service.heads import Head
 from service.settings import Settings
 
 KEYS = ("inputs", "parameters")
+LONG_BODY = 1 << 16
+"""Bytes from which parsing leaves the event loop, and others may have to wait."""
+MOST_BODIES = 1 << 28
+"""Bytes of all bodies that are under way, from their first to the answer."""
 MOST_ERRORS = 16
 """Errors that one answer names."""
 
@@ -42,8 +47,39 @@ class Call:
         return self.parameters.characters + sum(len(text) for item in self.inputs for text in _texts(item))
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
-    """Return the body; raise TooLarge as soon as more than `limit` bytes are announced or have come."""
+class Bodies:
+    """Counts the bytes of all bodies, so that many long ones at a time do not fill the memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """Yield what counts further bytes of one body; raises QueueFull for a long one beside too many of others."""
+        mine = 0
+
+        def add(size: int) -> None:
+            nonlocal mine
+            mine += size
+            self.size += size
+            if mine > LONG_BODY and self.size > MOST_BODIES:
+                raise QueueFull(
+                    f"bodies of {self.size} bytes are under way, at most {MOST_BODIES} may be; come back after "
+                    "Retry-After seconds, or send fewer inputs at a time",
+                    headers={"Retry-After": "1", "Connection": "close"},  # its rest is not read
+                )
+
+        try:
+            yield add
+        finally:
+            self.size -= mine
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, count: Callable[[int], None]) -> bytes:
+    """Return the body, which `count` is told of piece by piece, and may refuse.
+
+    Raises TooLarge as soon as more than `limit` bytes are announced or have come.
+    """
     _check_media(headers.get("content-type", ""))
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
@@ -53,9 +89,11 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("the client left before its request was complete")
-        body += message.get("body", b"")
+        piece = message.get("body", b"")
+        body += piece
         if len(body) > limit:
             raise _too_large("in chunks", limit)
+        count(len(piece))
         if not message.get("more_body", False):
             return bytes(body)
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from models.errors import InputError
 from models.row import Encoded
 from models.task import TaskName
-from service.body import Call, parse_call, parse_json, place, read_body
+from service.body import LONG_BODY, Call, parse_call, parse_json, place, read_body
 from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
 from service.gate import Trace, trace_of
 from service.heads import Head
@@ -28,8 +28,6 @@ Result = TypeVar("Result")
 
 LONG_TEXT = 2000
 """Characters from which tokenising leaves the event loop: about 0.5 ms."""
-LONG_BODY = 1 << 16
-"""Bytes from which parsing leaves the event loop."""
 LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
 MOST_ANSWERED = 4_000_000
@@ -63,7 +61,10 @@ class Inference:
 
     async def answer(self, request: Request) -> Response:
         """Read, compute, answer."""
-        call = await self._read(request)
+        with self.service.bodies.one() as count:
+            return await self._answer(request, await self._read(request, count))
+
+    async def _answer(self, request: Request, call: Call) -> Response:
         # Once the body is there, the connection has nothing more to say than that its client left.
         watch = asyncio.ensure_future(request.receive())
         try:
@@ -77,10 +78,10 @@ class Inference:
             watch.cancel()
         return self._respond(call, encoded, answers)
 
-    async def _read(self, request: Request) -> Call:
+    async def _read(self, request: Request, count: Callable[[int], None]) -> Call:
         try:
             async with asyncio.timeout(self._left()):
-                body = await read_body(request.headers, request.receive, self.service.settings.max_body_bytes)
+                body = await read_body(request.headers, request.receive, self.service.settings.max_body_bytes, count)
         except TimeoutError:
             sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from models.errors import BertheadsError
+from service.body import Bodies
 from service.engine import Engine, Limits
 from service.errors import Unavailable
 from service.heads import Heads, load_heads
@@ -41,6 +42,7 @@ class Service:
             ),
             metrics,
         )
+        self.bodies = Bodies()
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
         self.progress = "starting"
         self.failure: str | None = None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.serving import Served
+from tests.service.serving import Served, until
 
 OK_QUESTION = {"question": "Who?", "context": "Clara."}
 
@@ -237,6 +237,22 @@ def test_an_endless_body_in_chunks_is_413(served: Served) -> None:
     chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
     answer = raw(served, b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 7)
     assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.body.MOST_BODIES", 120_000)
+    long = b'{"inputs": "the cat"' + b" " * 70_000 + b"}"
+    host, port = served.client.base_url.host, served.client.base_url.port or 0
+    with socket.create_connection((host, port), timeout=20) as slow:
+        slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long) + long[:-1])
+        until(lambda: served.service.bodies.size == len(long) - 1)
+        refused = send(served, long)
+        assert "are under way" in problem(refused, 429)["detail"] and refused.headers["Retry-After"] == "1"
+        assert send(served, b'{"inputs": "the cat"}').status_code == 200
+        slow.sendall(long[-1:])
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert send(served, long).status_code == 200
+    assert served.service.bodies.size == 0
 
 
 def test_a_million_characters_are_refused(served: Served) -> None:
