@@ -18,7 +18,7 @@ from starlette.types import Receive
 from models.errors import InputError
 from models.task import Strict
 from models.tasks import AnyTask
-from service.errors import BadRequest, ClientGone, FieldError, QueueFull, TooLarge, Unprocessable, UnsupportedMedia
+from service.errors import BadRequest, ClientGone, FieldError, TooLarge, Unprocessable, UnsupportedMedia, queue_full
 from service.heads import Head
 from service.settings import Settings
 
@@ -63,11 +63,9 @@ class Bodies:
             mine += size
             self.size += size
             if mine > LONG_BODY and self.size > MOST_BODIES:
-                raise QueueFull(
-                    f"bodies of {self.size} bytes are under way, at most {MOST_BODIES} may be; come back after "
-                    "Retry-After seconds, or send fewer inputs at a time",
-                    headers={"Retry-After": "1", "Connection": "close"},  # its rest is not read
-                )
+                error = queue_full(f"bodies of {self.size} bytes are under way, and at most {MOST_BODIES} may be", 1)
+                error.headers["Connection"] = "close"  # its rest is not read
+                raise error
 
         try:
             yield add

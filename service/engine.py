@@ -26,6 +26,7 @@ from service.errors import (
     ServiceError,
     Unavailable,
     Unprocessable,
+    queue_full,
 )
 from service.metrics import Metrics
 from service.pace import NEWEST, Pace
@@ -72,12 +73,6 @@ class Lane(threading.Thread):
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
         self._work(self)
-
-
-def queue_full(reason: str, seconds: float) -> QueueFull:
-    """Return the refusal of a request that may come back in so many seconds."""
-    wait = str(max(1, math.ceil(seconds)))
-    return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
 
 
 class Engine:
@@ -139,13 +134,14 @@ class Engine:
         ahead = sum(lane.tokens for lane in self._lanes) + waiting + self.limits.batch_tokens
         left = deadline.at - time.monotonic() - self._lag
         late = self._seconds(ahead + tokens) - left
-        if late > 0 and (alone := self._seconds(tokens)) > left:  # waiting would not help
+        if late <= 0:
+            return
+        if (alone := self._seconds(tokens)) > left:  # waiting would not help
             raise QueueFull(
                 f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
                 "send fewer or shorter inputs, or give more time"
             )
-        if late > 0:
-            raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
+        raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
 
     @contextmanager
     def keeping(self, logits: int) -> Iterator[None]:

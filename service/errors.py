@@ -20,6 +20,7 @@ SettingsError            a setting contradicts another, or a bundle; ends the st
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -128,6 +129,12 @@ class DeadlinePassed(ServiceError):
             f"the deadline of {seconds:g} s passed in {where}; send fewer or shorter inputs, or come back later"
         )
         self.where = where
+
+
+def queue_full(reason: str, seconds: float) -> QueueFull:
+    """Return the refusal of a request that may come back in so many seconds."""
+    wait = str(max(1, math.ceil(seconds)))
+    return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
 
 
 def problem(error: ServiceError, request_id: str) -> bytes:

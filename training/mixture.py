@@ -20,7 +20,8 @@ from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.data import Example
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.losses import score
+from training.losses import score, total
+from training.pretrain import PretrainRecipe
 from training.progress import tell
 from training.targets import Target, consistency, log_probabilities, loss, targets
 
@@ -70,7 +71,7 @@ def build_sources(
         rows = Rows(corpus, checkpoint.tokenizer, pretraining, pretraining.max_length)
         steps = rows.steps(pretraining.batch_size, (recipe.corpus_rotate, 0))
         sources["pretraining"] = pretraining_source(
-            checkpoint, itertools.islice(steps, drawn.count("pretraining"), None)
+            checkpoint, itertools.islice(steps, drawn.count("pretraining"), None), pretraining
         )
     return sources
 
@@ -119,14 +120,13 @@ def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
     return vectors
 
 
-def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any]) -> Any:
+def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any], recipe: PretrainRecipe) -> Any:
     heads = [checkpoint.heads[name].module for name in ("fill-mask", "nsp")]
 
     def source() -> tuple[Tensor, int]:
         chosen, _ = next(rows)
         batch = collate(chosen).to(next(checkpoint.encoder.parameters()).device)
         parts = score(checkpoint.encoder, heads, batch)
-        value = parts.masked / len(batch.labels) + parts.following / len(chosen)
-        return value, int(batch.attention_mask.sum())
+        return total(parts, len(batch.labels), len(chosen), recipe), int(batch.attention_mask.sum())
 
     return source

@@ -6,7 +6,7 @@
 The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -186,11 +186,12 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
     optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
-    teacher = read_teacher(recipe, checkpoint, corpus, processes) if recipe.teacher else None
+    rows_of = [Rows(corpus, checkpoint.tokenizer, recipe, phase.max_length) for phase in recipe.parts]
+    teacher = read_teacher(recipe, checkpoint, rows_of[0], processes) if recipe.teacher else None
     if teacher and not recipe.base:
         teacher.hand_down(encoder)
     state = run.resume(checkpoint, optimizer) or {"step": 0}
-    steps = stream(corpus, checkpoint.tokenizer, recipe, state, processes)
+    steps = stream(rows_of, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
     unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
     window = Window(recipe, checkpoint.config, unigram, processes.device)
@@ -242,17 +243,19 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     return checkpoint
 
 
-def read_teacher(recipe: PretrainRecipe, student: Checkpoint, corpus: Corpus, processes: Processes) -> Teacher:
-    """The recipe's teacher, with the components of its hidden states on the first rows of the run."""
-    rows = Rows(corpus, student.tokenizer, recipe, recipe.parts[0].max_length)
+def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, processes: Processes) -> Teacher:
+    """The recipe's teacher, with the components of its hidden states on the first of the run's `rows`."""
     sample = collate([rows.row(0, i) for i in range(min(rows.count(0), SAMPLED))]).to(processes.device)
     return Teacher.read(Path(recipe.teacher or ""), student, recipe.longest, sample)
 
 
 def stream(
-    corpus: Corpus, tokenizer: Tokenizer, recipe: PretrainRecipe, state: dict[str, int], processes: Processes
+    rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, int], processes: Processes
 ) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
-    """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from."""
+    """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from.
+
+    `rows_of`: those that each phase draws from.
+    """
     before = 0
     for phase in recipe.parts:
         if phase.batch_size % (processes.count * recipe.accumulate):
@@ -264,7 +267,7 @@ def stream(
         left = before + phase.steps - max(before, state["step"])
         resumed = state.get("phase") == number
         begun = (state["epoch"], state["position"]) if resumed else (first_epoch(recipe, number), 0)
-        steps = Rows(corpus, tokenizer, recipe, phase.max_length).steps(phase.batch_size, begun, processes.part)
+        steps = rows_of[number].steps(phase.batch_size, begun, processes.part)
         for rows, (epoch, position) in islice(steps, max(0, left)):
             yield rows, phase, {"phase": number, "epoch": epoch, "position": position}
         before += phase.steps

@@ -10,6 +10,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from models.checkpoint import Checkpoint, read_checkpoint
 from tests.training.corpora import small_corpus
+from tests.training.interrupts import stopped_after_saving
 from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
 from training.distillation import Teacher, centred, divergence, hidden_states, principal_components
@@ -17,7 +18,6 @@ from training.errors import RecipeError
 from training.losses import score
 from training.pretrain import PretrainRecipe, pretrain, read_teacher, start
 from training.processes import Processes
-from training.run import Run
 from training.vocabulary import train_vocabulary
 
 
@@ -57,8 +57,8 @@ def test_who_is_the_teacher_has_nothing_to_learn(corpus: Path, teacher: Path) ->
     hidden = hidden_states(checkpoint.encoder.eval(), batch)
     logits = checkpoint.heads["fill-mask"].module(hidden.flatten(0, 1)[batch.positions])
     turned = (hidden - reader.mean) @ reader.components  # all of its own directions: a turn, nothing is lost
-    divergence, state = reader.losses(batch, turned, logits.log_softmax(-1))
-    assert divergence.item() == pytest.approx(0, abs=1e-3)
+    distribution, state = reader.losses(batch, turned, logits.log_softmax(-1))
+    assert distribution.item() == pytest.approx(0, abs=1e-3)
     assert state.item() == pytest.approx(0, abs=1e-5)
     assert torch.allclose(turned.norm(dim=-1), (hidden - reader.mean).norm(dim=-1), rtol=1e-4)
     assert not any(parameter.requires_grad for parameter in reader.encoder.parameters())
@@ -115,7 +115,9 @@ def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
 ) -> None:
     taught = pretrain(recipe(corpus, steps=150, teacher=str(teacher)), tmp_path / "taught")
     alone = pretrain(recipe(corpus, steps=150), tmp_path / "alone")
-    reader = read_teacher(recipe(corpus, teacher=str(teacher)), taught, Corpus(corpus), Processes())
+    chosen = recipe(corpus, teacher=str(teacher))
+    rows = Rows(Corpus(corpus), taught.tokenizer, chosen, chosen.max_length)
+    reader = read_teacher(chosen, taught, rows, Processes())
     batch = batch_of(corpus, recipe(corpus, seed=5))
     distances = [
         score(each.encoder.eval(), [head.module for head in each.heads.values()], batch, reader)
@@ -128,19 +130,10 @@ def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
     assert lines[6]["state/teacher"] < lines[0]["state/teacher"]
 
 
-def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(
-    corpus: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     """Components are found anew, and are the same."""
     whole = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "whole")
-    save = Run.save
-
-    def saved_and_stopped(self: Run, *arguments: Any) -> None:
-        save(self, *arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Run, "save", saved_and_stopped)
+    with stopped_after_saving():
         pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")
     resumed = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")
     for mine, theirs in zip(resumed.encoder.parameters(), whole.encoder.parameters(), strict=True):

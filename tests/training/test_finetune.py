@@ -17,6 +17,7 @@ from models.heads import ClassificationHead
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
+from tests.training.interrupts import stopped_after_saving
 from training.data import QuestionExample, TaggedExample
 from training.errors import DataError, RecipeError, TrainingError
 from training.finetune import finetune, prepare, read_files
@@ -156,22 +157,14 @@ def test_each_kind_of_step_has_its_dropout(
 
 
 def test_an_interrupted_run_ends_in_the_same_bytes(
-    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path
 ) -> None:
     heads = {task: HeadRecipe(task, [files[task]], batch_size=2, max_length=48) for task in ("classify", "tag")}
     chosen = recipe(base, heads, steps=12, save_every=4, dropout=0.1, corpus=str(corpus), corpus_batch_size=4)
     finetune(chosen, tmp_path / "whole")
-    save = Run.save
-
-    def save_and_die(self: Run, step: int, *rest: Any) -> None:
-        save(self, step, *rest)
-        raise KeyboardInterrupt
-
     for _ in range(2):
-        monkeypatch.setattr(Run, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
+        with stopped_after_saving():
             finetune(chosen, tmp_path / "parts")
-    monkeypatch.setattr(Run, "save", save)
     finetune(chosen, tmp_path / "parts")
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
     assert first == second

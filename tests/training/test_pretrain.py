@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.checkpoint import read_checkpoint, write_checkpoint
 from service.settings import STARTER
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
+from tests.training.interrupts import stopped_after_saving
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
@@ -108,21 +109,10 @@ def test_accumulation_divides_by_the_masks_of_the_whole_step(corpus: Path, tmp_p
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_in_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     pretrain(recipe(corpus), tmp_path / "whole")
-    save = Run.save
-
-    def save_and_die(self: Run, step: int, *rest: Any) -> None:
-        save(self, step, *rest)
-        if step == 8:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after_saving(at=8):
         pretrain(recipe(corpus), tmp_path / "parts")
-    monkeypatch.setattr(Run, "save", save)
     (tmp_path / "parts" / "checkpoints" / "step-00000012.partial").mkdir()  # a write that was cut off
     pretrain(recipe(corpus), tmp_path / "parts")
     names = ("whole", "parts")
@@ -227,11 +217,12 @@ def test_a_phase_of_an_earlier_length_reads_other_rows(corpus: Path) -> None:
     phases = [Phase(steps=2, max_length=24, batch_size=8)] * 2 + [Phase(steps=2, max_length=32, batch_size=8)]
     chosen = recipe(corpus, phases=phases)
     checkpoint = start(chosen)
-    steps = list(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"step": 0}, Processes()))
+    rows_of = [Rows(Corpus(corpus), checkpoint.tokenizer, chosen, phase.max_length) for phase in chosen.parts]
+    steps = list(stream(rows_of, chosen, {"step": 0}, Processes()))
     assert [state["epoch"] for _, _, state in steps] == [0, 0, 1024, 1024, 0, 0]
     rows = [[row.masked.ids.tolist() for row in each] for each, _, _ in steps]
     assert not [ids for ids in rows[0] + rows[1] if ids in rows[2] + rows[3]]
-    resumed = list(stream(Corpus(corpus), checkpoint.tokenizer, chosen, {"step": 3} | steps[2][2], Processes()))
+    resumed = list(stream(rows_of, chosen, {"step": 3} | steps[2][2], Processes()))
     assert [state for _, _, state in resumed] == [state for _, _, state in steps[3:]]
 
 
