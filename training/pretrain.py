@@ -35,6 +35,7 @@ from training.processes import Processes
 from training.progress import tell
 from training.run import Run, seed_step
 from training.window import Window, check_finite, describe, unigram_entropy
+from training.word_vectors import embed_words
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
@@ -69,6 +70,8 @@ class PretrainRecipe:
     """Checkpoint or bundle to start from; without one, weights are random and the sizes below count."""
     tokenizer: str | None = None
     """Of random weights; by default the corpus' own."""
+    word_vectors: bool = False
+    """Begin random weights with the word embedding that counting in the corpus gives, some minutes, once."""
     layers: PositiveInt = 4
     width: PositiveInt = 256
     attention_heads: PositiveInt = 4
@@ -136,6 +139,8 @@ class PretrainRecipe:
     def unread(self) -> list[str]:
         """Fields that were given beside phases, or a base, which stand in their place."""
         replaced = (*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ()))
+        if self.base or self.teacher:
+            replaced = (*replaced, "word_vectors")
         given = [field for field in fields(self) if field.name in replaced]
         return [field.name for field in given if getattr(self, field.name) != field.default]
 
@@ -176,7 +181,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         torch.set_num_threads(recipe.threads)
 
     if recipe.unread and processes.first:
-        tell(f"{', '.join(recipe.unread)}: not read, for the phases or the base of the recipe say it")
+        tell(f"{', '.join(recipe.unread)}: not read, for phases, base or teacher of the recipe say it")
 
     # ---- model and data
     checkpoint = start(recipe)
@@ -188,9 +193,13 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     corpus = Corpus(Path(recipe.corpus))
     rows_of = [Rows(corpus, checkpoint.tokenizer, recipe, phase.max_length) for phase in recipe.parts]
     teacher = read_teacher(recipe, checkpoint, rows_of[0], processes) if recipe.teacher else None
-    if teacher and not recipe.base:
-        teacher.hand_down(encoder)
-    state = run.resume(checkpoint, optimizer) or {"step": 0}
+    state = run.resume(checkpoint, optimizer)
+    if not state and not recipe.base:
+        if teacher:
+            teacher.hand_down(encoder)
+        elif recipe.word_vectors:
+            embed_words(encoder, corpus, processes)
+    state = state or {"step": 0}
     steps = stream(rows_of, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
     unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)

@@ -27,6 +27,7 @@ batch_size = 8
 max_length = 48
 rate = 2e-3
 dropout = 0.0
+word_vectors = true
 threads = 1
 evaluate_every = 1000
 """
