@@ -3,22 +3,22 @@
 Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the student's from the teacher's. Hidden
 states as in TinyBERT (Jiao et al., 2020), the squared distance after the last layer, but through a projection that is
 not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing to
-restore. A fresh student begins at the components of the teacher's embeddings.
+restore. A fresh student begins as what is left of the teacher when it is pruned to its size (training/pruning.py).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint
-from models.encoder import Encoder, Layer
+from models.encoder import Encoder
 from training.base import read_base
 from training.batches import Batch
 from training.corpus import vocabulary_hash
 from training.errors import RecipeError
+from training.pruning import prune
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Teacher:
     encoder: Encoder
     head: nn.Module
     components: Tensor
-    """Principal directions [H, C] of the hidden states; C is the width of the student, or H where that is less."""
-    mean: Tensor
-    """Of the hidden states [H]."""
-    deviations: Tensor
-    """Of the hidden states along each component [C]."""
+    """Principal directions [H, width of the student] of the hidden states."""
+    variance: float
+    """Of the hidden states along all components."""
+    sample: Batch
+    """Text that this was found on."""
 
     @classmethod
     def read(cls, directory: Path, student: Checkpoint, longest: int, sample: Batch) -> "Teacher":
@@ -48,16 +48,19 @@ class Teacher:
                 f"teacher {directory} has {checkpoint.config.max_position_embeddings} positions, but max_length is "
                 f"{longest}; lower it, or name another teacher"
             )
+        theirs, mine = checkpoint.config.hidden_size, student.config.hidden_size
+        if theirs < mine:
+            raise RecipeError(
+                f"teacher {directory} is {theirs} wide, expected {mine} as its student or more; name a larger one"
+            )
         heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
         if not heads:
             raise RecipeError(f"teacher {directory} has no fill-mask head; pretrain one, or name another teacher")
         encoder, head = checkpoint.encoder, heads[0]
         nn.ModuleList([encoder, head]).to(sample.input_ids.device).eval().requires_grad_(False)
         states = hidden_states(encoder, sample)[sample.attention_mask.bool()]
-        mean = states.mean(0)
-        components = principal_components(states - mean, student.config.hidden_size)
-        deviations = ((states - mean) @ components).square().mean(0).sqrt()
-        return cls(encoder, head, components, mean, deviations)
+        components = principal_components(states - states.mean(0), mine)
+        return cls(encoder, head, components, float((states @ components).var(0, correction=0).sum()), sample)
 
     def losses(self, batch: Batch, hidden: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence summed over the selected tokens, and the distance of states summed over the rows.
@@ -72,27 +75,13 @@ class Teacher:
 
     def distance(self, hidden: Tensor, theirs: Tensor, attention_mask: Tensor) -> Tensor:
         """Share of the variance of hidden states that a row of the student's leaves unexplained, summed over rows."""
-        target = (theirs.float() - self.mean) @ self.components
         mask = attention_mask.float()
-        squares = (hidden[..., : target.shape[-1]].float() - target).square().sum(-1) * mask  # (rows, length)
-        return (squares.sum(1) / mask.sum(1)).sum() / self.deviations.square().sum()
+        squares = (hidden.float() - theirs.float() @ self.components).square().sum(-1) * mask  # (rows, length)
+        return (squares.sum(1) / mask.sum(1)).sum() / self.variance
 
-    @torch.no_grad()
     def hand_down(self, student: Encoder) -> None:
-        """Begin a student at what is known without learning.
-
-        Its tables are the teacher's along the principal components of the words, where those of a row lie apart; the
-        LayerNorm after them takes the mean of each row away, so it is taken away before. Its last LayerNorm has the
-        deviations of the teacher's states: from a gain of one, Adam would be on the way for a thousand steps.
-        """
-        theirs, mine = self.encoder.embeddings, student.embeddings
-        components = principal_components(centred(theirs.word.weight), student.config.hidden_size)
-        pairs = [(theirs.word, mine.word), (theirs.position, mine.position), (theirs.segment, mine.segment)]
-        for source, table in pairs:
-            rows = min(source.num_embeddings, table.num_embeddings)
-            table.weight[:rows, : components.shape[1]] = centred(source.weight[:rows]) @ components
-        last = cast(Layer, student.layers[-1])
-        last.output_norm.weight[: len(self.deviations)] = self.deviations
+        """Begin a fresh student as the teacher, pruned to its size; raises RecipeError where it has another shape."""
+        prune(self.encoder, student, self.components, self.sample)
 
 
 def divergence(logs: Tensor, their_logits: Tensor) -> Tensor:
@@ -114,6 +103,3 @@ def principal_components(values: Tensor, count: int) -> Tensor:
     directions: Tensor = torch.linalg.eigh(values.T @ values).eigenvectors  # in ascending order
     return directions.flip(1)[:, :count].float()
 
-
-def centred(table: Tensor) -> Tensor:
-    return table - table.mean(1, keepdim=True)

@@ -39,8 +39,8 @@ from training.word_vectors import embed_words
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
-SAMPLED = 512
-"""Rows on which the principal components of a teacher's hidden states are found."""
+SAMPLED = 1 << 15
+"""Tokens on which a teacher's hidden states are looked at."""
 PHASE_EPOCHS = 1 << 10
 """More than a phase has."""
 LOGGED_EVERY = 20
@@ -195,10 +195,9 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     teacher = read_teacher(recipe, checkpoint, rows_of[0], processes) if recipe.teacher else None
     state = run.resume(checkpoint, optimizer)
     if not state and not recipe.base:
-        if teacher:
-            teacher.hand_down(encoder)
-        elif recipe.word_vectors:
-            embed_words(encoder, corpus, processes)
+        if processes.first:
+            inform(encoder, recipe, corpus, teacher)
+        processes.share(encoder.parameters())
     state = state or {"step": 0}
     steps = stream(rows_of, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
@@ -253,9 +252,20 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
 
 
 def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, processes: Processes) -> Teacher:
-    """The recipe's teacher, with the components of its hidden states on the first of the run's `rows`."""
-    sample = collate([rows.row(0, i) for i in range(min(rows.count(0), SAMPLED))]).to(processes.device)
-    return Teacher.read(Path(recipe.teacher or ""), student, recipe.longest, sample)
+    """The recipe's teacher, looked at on the first of the run's `rows`."""
+    count = min(rows.count(0), max(1, SAMPLED // rows.max_length))
+    sample = collate([rows.row(0, i) for i in range(count)]).to(processes.device)
+    teacher = Teacher.read(Path(recipe.teacher or ""), student, recipe.longest, sample)
+    processes.share([teacher.components])  # whose signs depend on the processor
+    return teacher
+
+
+def inform(encoder: Encoder, recipe: PretrainRecipe, corpus: Corpus, teacher: Teacher | None) -> None:
+    """Begin random weights at what is known without learning."""
+    if teacher:
+        teacher.hand_down(encoder)
+    elif recipe.word_vectors:
+        embed_words(encoder, corpus)
 
 
 def stream(

@@ -66,6 +66,13 @@ class Processes:
                 with self._all_there():
                     dist.all_reduce(tensor)
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by the first process's; raise TrainingError where one of them is lost."""
+        if self.count > 1:
+            for tensor in tensors:
+                with self._all_there():
+                    dist.broadcast(tensor.detach(), 0)
+
     @contextmanager
     def _all_there(self) -> Iterator[None]:
         try:

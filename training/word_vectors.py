@@ -18,7 +18,6 @@ from torch import Tensor
 from models.encoder import Encoder
 from training.corpus import BLOCK, Corpus
 from training.errors import DataError
-from training.processes import Processes
 from training.progress import tell
 
 WINDOW = 5
@@ -33,20 +32,13 @@ DEVIATION = 0.04
 
 
 @torch.no_grad()
-def embed_words(encoder: Encoder, corpus: Corpus, processes: Processes) -> None:
-    """Begin an encoder's word embedding at word vectors; tokens that the corpus lacks stay as they were drawn.
-
-    The first process counts, for all.
-    """
+def embed_words(encoder: Encoder, corpus: Corpus) -> None:
+    """Begin an encoder's word embedding at word vectors; tokens that the corpus lacks stay as they were drawn."""
+    tell(f"counting which words of {corpus.directory} stand together: two minutes for 70 million tokens or more")
     table = encoder.embeddings.word.weight
-    if processes.first:
-        tell(f"counting which words of {corpus.directory} stand together: two minutes for 70 million tokens or more")
-        vectors = word_vectors(corpus, *table.shape).to(table)
-        seen = vectors.any(1)
-        table[seen] = DEVIATION * vectors[seen]
-    else:
-        table.zero_()
-    processes.add([table])
+    vectors = word_vectors(corpus, *table.shape).to(table)
+    seen = vectors.any(1)
+    table[seen] = DEVIATION * vectors[seen]
 
 
 def word_vectors(corpus: Corpus, vocab_size: int, width: int) -> Tensor:

@@ -16,7 +16,6 @@ from training import pretrain as pretraining
 from training.corpus import BLOCK, Corpus
 from training.errors import DataError
 from training.pretrain import PretrainRecipe, pretrain, start
-from training.processes import Processes
 from training.word_vectors import (
     BLOCKS,
     DEVIATION,
@@ -123,7 +122,7 @@ def test_an_embedding_begins_at_them_and_what_is_unseen_stays_as_drawn(corpus: P
     encoder = start(recipe(corpus)).encoder
     table = encoder.embeddings.word.weight
     drawn = table.detach().clone()
-    embed_words(encoder, Corpus(corpus), Processes())
+    embed_words(encoder, Corpus(corpus))
     vectors = word_vectors(Corpus(corpus), *table.shape)
     seen = vectors.any(1)
     assert torch.allclose(table[seen], DEVIATION * vectors[seen], atol=1e-6)
