@@ -18,7 +18,7 @@ from training.base import read_base
 from training.batches import Batch
 from training.corpus import vocabulary_hash
 from training.errors import RecipeError
-from training.pruning import prune
+from training.pruning import check_size, prune
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,14 @@ class Teacher:
                 f"teacher {directory} has {checkpoint.config.max_position_embeddings} positions, but max_length is "
                 f"{longest}; lower it, or name another teacher"
             )
-        theirs, mine = checkpoint.config.hidden_size, student.config.hidden_size
-        if theirs < mine:
-            raise RecipeError(
-                f"teacher {directory} is {theirs} wide, expected {mine} as its student or more; name a larger one"
-            )
+        check_size("width", checkpoint.config.hidden_size, student.config.hidden_size)
         heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
         if not heads:
             raise RecipeError(f"teacher {directory} has no fill-mask head; pretrain one, or name another teacher")
         encoder, head = checkpoint.encoder, heads[0]
         nn.ModuleList([encoder, head]).to(sample.input_ids.device).eval().requires_grad_(False)
         states = hidden_states(encoder, sample)[sample.attention_mask.bool()]
-        components = principal_components(states - states.mean(0), mine)
+        components = principal_components(states - states.mean(0), student.config.hidden_size)
         return cls(encoder, head, components, float((states @ components).var(0, correction=0).sum()), sample)
 
     def losses(self, batch: Batch, hidden: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,4 +98,3 @@ def principal_components(values: Tensor, count: int) -> Tensor:
     values = values.double()
     directions: Tensor = torch.linalg.eigh(values.T @ values).eigenvectors  # in ascending order
     return directions.flip(1)[:, :count].float()
-

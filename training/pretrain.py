@@ -137,10 +137,9 @@ class PretrainRecipe:
 
     @property
     def unread(self) -> list[str]:
-        """Fields that were given beside phases, or a base, which stand in their place."""
-        replaced = (*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ()))
-        if self.base or self.teacher:
-            replaced = (*replaced, "word_vectors")
+        """Fields that were given beside phases, a base or a teacher, which stand in their place."""
+        replaced = [*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ())]
+        replaced += ["word_vectors"] if self.base or self.teacher else []
         given = [field for field in fields(self) if field.name in replaced]
         return [field.name for field in given if getattr(self, field.name) != field.default]
 

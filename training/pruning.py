@@ -50,21 +50,23 @@ def prune(teacher: Encoder, student: Encoder, directions: Tensor, batch: Batch) 
 
 
 def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
-    for name, theirs, mine in (
-        ("layers", teacher.num_hidden_layers, student.num_hidden_layers),
-        ("width", teacher.hidden_size, student.hidden_size),
-        ("feed-forward width", teacher.intermediate_size, student.intermediate_size),
-    ):
-        if mine > theirs:
-            raise RecipeError(
-                f"{name} of the student: {mine}, expected no more than the {theirs} of its teacher; lower it, or name "
-                "a larger teacher"
-            )
+    check_size("layers", teacher.num_hidden_layers, student.num_hidden_layers)
+    check_size("width", teacher.hidden_size, student.hidden_size)
+    check_size("feed-forward width", teacher.intermediate_size, student.intermediate_size)
     size = teacher.hidden_size // teacher.num_attention_heads
     if student.hidden_size != size * student.num_attention_heads:
         raise RecipeError(
             f"attention_heads is {student.num_attention_heads} at a width of {student.hidden_size}, expected heads of "
             f"{size} as the teacher's; set attention_heads = {student.hidden_size // size}, and a width that fits"
+        )
+
+
+def check_size(name: str, theirs: int, mine: int) -> None:
+    """Raise RecipeError for a student that has more of something than its teacher."""
+    if mine > theirs:
+        raise RecipeError(
+            f"{name} of the student: {mine}, expected no more than the {theirs} of its teacher; lower it, or name "
+            "a larger teacher"
         )
 
 

@@ -139,3 +139,5 @@ def test_what_cannot_teach_is_named(corpus: Path, teacher: Path, tmp_path: Path)
         reader_of(teacher, corpus, student)
     with pytest.raises(RecipeError, match=r"has 512 positions, but max_length is 600"):
         Teacher.read(teacher, start(recipe(corpus)), 600, batch_of(corpus, recipe(corpus)))
+    with pytest.raises(RecipeError, match="width of the student: 96, expected no more than the 64 of its teacher"):
+        reader_of(teacher, corpus, start(recipe(corpus, width=96, attention_heads=3)))
