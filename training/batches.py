@@ -51,6 +51,11 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
+    def unmasked(self) -> "Batch":
+        """The same rows with the tokens that the text has at the selected positions."""
+        ids = self.input_ids.flatten().index_copy(0, self.positions, self.labels)
+        return self._replace(input_ids=ids.view_as(self.input_ids))
+
 
 class Rows:
     """The rows of a corpus for one length, epoch after epoch."""

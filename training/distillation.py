@@ -1,9 +1,10 @@
-"""Learning from a larger encoder in the loop of pretraining: its masked-token distributions and its hidden states.
+"""Learning from a larger encoder in the loop of pretraining: its hidden states and its masked-token distributions.
 
-Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the student's from the teacher's. Hidden
-states as in TinyBERT (Jiao et al., 2020), the squared distance after the last layer, but through a projection that is
-not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing to
-restore. A fresh student begins as what is left of the teacher when it is pruned to its size (training/pruning.py).
+Hidden states as in TinyBERT (Jiao et al., 2020), the squared distance after the last layer, but through a projection
+that is not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing
+to restore. The teacher reads the text that is masked for its student (data2vec, Baevski et al., 2022), whose state at a
+masked token thus has the token in it. Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the
+student's from the teacher's. A fresh student begins as the teacher, pruned to its size (training/pruning.py).
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from training.pruning import check_size, prune
 
 @dataclass(frozen=True)
 class Teacher:
-    """An encoder with a masked-token head, both frozen, and what a student is to learn of its hidden states."""
+    """An encoder, frozen, and what a student is to learn of its hidden states."""
 
     encoder: Encoder
-    head: nn.Module
+    head: nn.Module | None
+    """For masked tokens, frozen, where its distributions are to be learnt too."""
     components: Tensor
     """Principal directions [H, width of the student] of the hidden states."""
     variance: float
@@ -35,7 +37,9 @@ class Teacher:
     """Text that this was found on."""
 
     @classmethod
-    def read(cls, directory: Path, student: Checkpoint, longest: int, sample: Batch) -> "Teacher":
+    def read(
+        cls, directory: Path, student: Checkpoint, longest: int, sample: Batch, distributions: bool = False
+    ) -> "Teacher":
         """Read a checkpoint or bundle, and find its components on the tokens of `sample`, some thousands.
 
         Raises RecipeError if it cannot teach this `student` in rows of up to `longest` tokens.
@@ -50,10 +54,12 @@ class Teacher:
             )
         check_size("width", checkpoint.config.hidden_size, student.config.hidden_size)
         heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
-        if not heads:
-            raise RecipeError(f"teacher {directory} has no fill-mask head; pretrain one, or name another teacher")
-        encoder, head = checkpoint.encoder, heads[0]
-        nn.ModuleList([encoder, head]).to(sample.input_ids.device).eval().requires_grad_(False)
+        if distributions and not heads:
+            raise RecipeError(f"teacher {directory} has no fill-mask head; set teacher_share = 0, or pretrain one")
+        encoder, head = checkpoint.encoder, heads[0] if distributions else None
+        for module in (encoder, *heads):
+            module.to(sample.input_ids.device).eval().requires_grad_(False)
+        sample = sample.unmasked()
         states = hidden_states(encoder, sample)[sample.attention_mask.bool()]
         components = principal_components(states - states.mean(0), student.config.hidden_size)
         return cls(encoder, head, components, float((states @ components).var(0, correction=0).sum()), sample)
@@ -64,10 +70,16 @@ class Teacher:
         `hidden` [B, S, H] and `logs` [n, V], log-probabilities, are the student's; the vocabularies agree, paddings of
         them need not.
         """
-        theirs = hidden_states(self.encoder, batch)
+        theirs = hidden_states(self.encoder, batch.unmasked())
+        return self.divergence(batch, logs), self.distance(hidden, theirs, batch.attention_mask)
+
+    def divergence(self, batch: Batch, logs: Tensor) -> Tensor:
+        """Divergence from the distributions at masked tokens, which the teacher does not see either; 0 without them."""
+        if self.head is None:
+            return logs.new_zeros(())
         with torch.no_grad():
-            their_logits = self.head(theirs.flatten(0, 1)[batch.positions])
-        return divergence(logs, their_logits), self.distance(hidden, theirs, batch.attention_mask)
+            their_logits = self.head(hidden_states(self.encoder, batch).flatten(0, 1)[batch.positions])
+        return divergence(logs, their_logits)
 
     def distance(self, hidden: Tensor, theirs: Tensor, attention_mask: Tensor) -> Tensor:
         """Share of the variance of hidden states that a row of the student's leaves unexplained, summed over rows."""

@@ -114,10 +114,10 @@ class PretrainRecipe:
     evaluate_every: PositiveInt = 500
     evaluate_pairs: PositiveInt = 256
     teacher: str | None = None
-    """Checkpoint or bundle with a fill-mask head and the same vocabulary, to learn from beside the text."""
-    teacher_share: float = 0.5
-    """Weight of its distributions; the labels have the rest."""
-    state_weight: float = 3.0
+    """Checkpoint or bundle of the same vocabulary, to learn from beside the text."""
+    teacher_share: float = 0.0
+    """Weight of the distributions of its fill-mask head, at twice its time; the labels have the rest."""
+    state_weight: float = 30.0
     """Weight of the distance to its hidden states, which is 1 for a student that knows their mean alone."""
     plateau_after: int = 1000
     """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
@@ -127,6 +127,8 @@ class PretrainRecipe:
             raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
         if self.freeze_embeddings and not self.base:
             raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
+        if not 0 <= self.teacher_share <= 1:
+            raise RecipeError(f"teacher_share is {self.teacher_share}, expected a share from 0 to 1; 0.5 weighs alike")
         for phase in self.parts:
             if not 8 <= phase.max_length:
                 raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
@@ -254,7 +256,9 @@ def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, proces
     """The recipe's teacher, looked at on the first of the run's `rows`."""
     count = min(rows.count(0), max(1, SAMPLED // rows.max_length))
     sample = collate([rows.row(0, i) for i in range(count)]).to(processes.device)
-    teacher = Teacher.read(Path(recipe.teacher or ""), student, recipe.longest, sample)
+    teacher = Teacher.read(
+        Path(recipe.teacher or ""), student, recipe.longest, sample, distributions=recipe.teacher_share > 0
+    )
     processes.share([teacher.components])  # whose signs depend on the processor
     return teacher
 
@@ -374,7 +378,7 @@ def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) ->
     modules = [checkpoint.encoder, *(checkpoint.heads[name].module for name in SPECS if name in checkpoint.heads)]
     for module in modules:
         module.eval()
-    fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED)
+    fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED, teacher=None)
     rows = Rows(corpus, checkpoint.tokenizer, fixed, max_length)
     count = min(rows.count(0), recipe.evaluate_pairs)
     sums, counts = torch.zeros(len(Losses._fields)), torch.zeros(len(Losses._fields))
@@ -385,4 +389,4 @@ def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) ->
         counts += counted_by(len(batch.labels), len(batch.following))
     for module in modules:
         module.train()
-    return describe(sums / counts, recipe.nsp, taught=False)
+    return describe(sums / counts, fixed)

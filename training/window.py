@@ -30,15 +30,15 @@ class WindowRecipe(Protocol):
     @property
     def teacher(self) -> str | None: ...
     @property
+    def teacher_share(self) -> float: ...
+    @property
     def plateau_after(self) -> int: ...
 
 
 class Window:
     """What the steps between two lines of metrics.jsonl were like; evaluating and saving do not count as their time."""
 
-    def __init__(
-        self, recipe: WindowRecipe, config: EncoderConfig, unigram: float, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: WindowRecipe, config: EncoderConfig, unigram: float, device: torch.device) -> None:
         self.recipe = recipe
         self.config = config
         self.unigram = unigram
@@ -74,7 +74,7 @@ class Window:
 
     def close(self) -> dict[str, float]:
         """Return the figures, and begin anew."""
-        figures = describe(torch.stack(self.losses).mean(0), self.recipe.nsp, bool(self.recipe.teacher))
+        figures = describe(torch.stack(self.losses).mean(0), self.recipe)
         values = {f"{key}/{head}": value for head, entry in figures.items() for key, value in entry.items()} | {
             "tokens_per_s": self.tokens / self.seconds,
             "peak_share": self.flops / self.seconds / self.peak,
@@ -99,12 +99,13 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
-def describe(means: Tensor, nsp: bool, taught: bool) -> dict[str, dict[str, float]]:
-    """Name the means of training.pretrain.Losses, by head or teacher."""
+def describe(means: Tensor, recipe: WindowRecipe) -> dict[str, dict[str, float]]:
+    """Name the means of training.losses.Losses that the recipe asks for, by head or teacher."""
     masked, following, masked_right, following_right, divergence, state = means.tolist()
-    teacher = {"teacher": {"divergence": divergence, "state": state}} if taught else {}
-    figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}} | teacher
-    return figures | ({"nsp": {"loss": following, "accuracy": following_right}} if nsp else {})
+    figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}
+    if recipe.teacher:
+        figures["teacher"] = {"state": state} | ({"divergence": divergence} if recipe.teacher_share else {})
+    return figures | ({"nsp": {"loss": following, "accuracy": following_right}} if recipe.nsp else {})
 
 
 def check_finite(values: dict[str, float], step: int) -> None:

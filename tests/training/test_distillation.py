@@ -1,6 +1,7 @@
 """What would break: a student that is pulled away from its teacher, or a teacher that learns too."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from models.checkpoint import Checkpoint, read_checkpoint
+from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.training.corpora import small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.batches import Batch, Rows, collate
@@ -46,16 +47,17 @@ def batch_of(corpus: Path, chosen: PretrainRecipe) -> Batch:
     return collate(rows)
 
 
-def reader_of(teacher: Path, corpus: Path, student: Checkpoint) -> Teacher:
-    return Teacher.read(teacher, student, 48, batch_of(corpus, recipe(corpus)))
+def reader_of(teacher: Path, corpus: Path, student: Checkpoint, distributions: bool = True) -> Teacher:
+    return Teacher.read(teacher, student, 48, batch_of(corpus, recipe(corpus)), distributions)
 
 
 def test_who_is_the_teacher_has_nothing_to_learn(corpus: Path, teacher: Path) -> None:
     checkpoint = read_checkpoint(teacher)
     reader = reader_of(teacher, corpus, checkpoint)
     batch = batch_of(corpus, recipe(corpus, seed=5))
-    hidden = hidden_states(checkpoint.encoder.eval(), batch)
-    logits = checkpoint.heads["fill-mask"].module(hidden.flatten(0, 1)[batch.positions])
+    hidden = hidden_states(checkpoint.encoder.eval(), batch.unmasked())
+    masked = hidden_states(checkpoint.encoder, batch)
+    logits = checkpoint.heads["fill-mask"].module(masked.flatten(0, 1)[batch.positions])
     turned = hidden @ reader.components  # all of its own directions: a turn, nothing is lost
     distribution, state = reader.losses(batch, turned, logits.log_softmax(-1))
     assert distribution.item() == pytest.approx(0, abs=1e-3)
@@ -69,7 +71,7 @@ def test_who_knows_the_mean_alone_explains_nothing(corpus: Path, teacher: Path) 
     student = start(recipe(corpus))
     sample = batch_of(corpus, recipe(corpus))
     reader = Teacher.read(teacher, student, 48, sample)
-    theirs = hidden_states(reader.encoder, sample)
+    theirs = hidden_states(reader.encoder, sample.unmasked())
     mask = sample.attention_mask
     kept = theirs @ reader.components
     mean = kept[mask.bool()].mean(0)
@@ -104,9 +106,9 @@ def test_components_are_those_of_the_singular_values() -> None:
 def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
     corpus: Path, teacher: Path, tmp_path: Path
 ) -> None:
-    taught = pretrain(recipe(corpus, steps=150, teacher=str(teacher)), tmp_path / "taught")
+    chosen = recipe(corpus, steps=150, teacher=str(teacher), teacher_share=0.5)
+    taught = pretrain(chosen, tmp_path / "taught")
     alone = pretrain(recipe(corpus, steps=150), tmp_path / "alone")
-    chosen = recipe(corpus, teacher=str(teacher))
     rows = Rows(Corpus(corpus), taught.tokenizer, chosen, chosen.max_length)
     reader = read_teacher(chosen, taught, rows, Processes())
     batch = batch_of(corpus, recipe(corpus, seed=5))
@@ -119,6 +121,49 @@ def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
     lines = [json.loads(line) for line in (tmp_path / "taught" / "metrics.jsonl").read_text().splitlines()]
     assert lines[6]["divergence/teacher"] < lines[0]["divergence/teacher"]
     assert lines[6]["state/teacher"] < lines[0]["state/teacher"]
+
+
+def test_a_teacher_reads_what_is_masked_for_its_student(corpus: Path, teacher: Path) -> None:
+    """Whatever stands at the masked tokens: the state to come to is that of the text."""
+    reader = reader_of(teacher, corpus, start(recipe(corpus)), distributions=False)
+    batch = batch_of(corpus, recipe(corpus, seed=5))
+    hidden = torch.randn(*batch.input_ids.shape, 32)
+    other = batch.input_ids.flatten().index_fill(0, batch.positions, 7).view_as(batch.input_ids)
+    assert not torch.equal(other, batch.input_ids)
+    nothing, state = reader.losses(batch, hidden, torch.zeros(1))
+    assert reader.losses(batch._replace(input_ids=other), hidden, torch.zeros(1)) == (nothing, state)
+    text = batch._replace(input_ids=batch.unmasked().input_ids, positions=batch.positions[:0], labels=batch.labels[:0])
+    assert reader.losses(text, hidden, torch.zeros(1)) == (nothing, state)
+    assert nothing == 0  # no distributions, no head
+
+
+def test_the_text_of_a_batch_is_what_was_masked(corpus: Path) -> None:
+    chosen = recipe(corpus, mask_rate=0.4)
+    tokenizer = start(chosen).tokenizer
+    batch = batch_of(corpus, chosen)
+    mostly_masks = batch.input_ids.flatten()[batch.positions]
+    assert (mostly_masks == tokenizer.mask_id).float().mean() == pytest.approx(0.8, abs=0.15)
+    text = batch.unmasked()
+    assert not (text.input_ids == tokenizer.mask_id).any()
+    assert torch.equal(text.input_ids.flatten()[batch.positions], batch.labels)
+    others = torch.ones(batch.input_ids.numel(), dtype=torch.bool).index_fill(0, batch.positions, False)
+    assert torch.equal(text.input_ids.flatten()[others], batch.input_ids.flatten()[others])
+    assert text.input_ids is not batch.input_ids
+
+
+def test_a_student_learns_of_states_alone_unless_told_otherwise(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+    """A teacher may then lack the head."""
+    checkpoint = read_checkpoint(teacher)
+    del checkpoint.heads["fill-mask"]
+    write_checkpoint(checkpoint, tmp_path / "headless")
+    taught = recipe(corpus, steps=2, teacher=str(tmp_path / "headless"))
+    pretrain(taught, tmp_path / "run")
+    figures = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "state/teacher" in figures and "divergence/teacher" not in figures
+    with pytest.raises(RecipeError, match="headless has no fill-mask head; set teacher_share = 0, or pretrain one"):
+        pretrain(replace(taught, teacher_share=0.5), tmp_path / "other")
+    with pytest.raises(RecipeError, match=r"teacher_share is 1.5, expected a share from 0 to 1"):
+        replace(taught, teacher_share=1.5)
 
 
 def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(corpus: Path, teacher: Path, tmp_path: Path) -> None:
