@@ -85,6 +85,13 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
             "infinity",
         ),
         Service(
+            "infinity-int8",
+            lambda port: ["-m", "tests.benchmarks.infinity_service", str(checkpoint), str(port)],
+            "/classify",
+            lambda text: {"model": "m", "input": [text]},
+            "infinity",
+        ),
+        Service(
             "litserve",
             lambda port: ["-m", "tests.benchmarks.litserve_service", str(bundle), str(port)],
             "/predict",
