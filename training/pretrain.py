@@ -33,6 +33,7 @@ from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.progress import tell
+from training.pruning import check_sizes
 from training.run import Run, seed_step
 from training.window import Window, check_finite, describe, unigram_entropy
 from training.word_vectors import embed_words
@@ -259,6 +260,8 @@ def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, proces
     teacher = Teacher.read(
         Path(recipe.teacher or ""), student, recipe.longest, sample, distributions=recipe.teacher_share > 0
     )
+    if not recipe.base:
+        check_sizes(teacher.encoder.config, student.config)  # in every process: only the first one prunes
     processes.share([teacher.components])  # whose signs depend on the processor
     return teacher
 

@@ -184,5 +184,9 @@ def test_what_cannot_teach_is_named(corpus: Path, teacher: Path, tmp_path: Path)
         reader_of(teacher, corpus, student)
     with pytest.raises(RecipeError, match=r"has 512 positions, but max_length is 600"):
         Teacher.read(teacher, start(recipe(corpus)), 600, batch_of(corpus, recipe(corpus)))
+    chosen = recipe(corpus, teacher=str(teacher), attention_heads=2)
+    rows = Rows(Corpus(corpus), student.tokenizer, chosen, 48)
+    with pytest.raises(RecipeError, match="heads of 32 as the teacher's; set attention_heads = 1"):
+        read_teacher(chosen, start(chosen), rows, Processes())  # before any process prunes
     with pytest.raises(RecipeError, match="width of the student: 96, expected no more than the 64 of its teacher"):
         reader_of(teacher, corpus, start(recipe(corpus, width=96, attention_heads=3)))
