@@ -71,9 +71,9 @@ class Teacher:
         them need not.
         """
         theirs = hidden_states(self.encoder, batch.unmasked())
-        return self.divergence(batch, logs), self.distance(hidden, theirs, batch.attention_mask)
+        return self.masked_divergence(batch, logs), self.distance(hidden, theirs, batch.attention_mask)
 
-    def divergence(self, batch: Batch, logs: Tensor) -> Tensor:
+    def masked_divergence(self, batch: Batch, logs: Tensor) -> Tensor:
         """Divergence from the distributions at masked tokens, which the teacher does not see either; 0 without them."""
         if self.head is None:
             return logs.new_zeros(())
