@@ -53,12 +53,11 @@ class Teacher:
                 f"{longest}; lower it, or name another teacher"
             )
         check_size("width", checkpoint.config.hidden_size, student.config.hidden_size)
-        heads = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
-        if distributions and not heads:
+        able = [head.module for head in checkpoint.heads.values() if head.spec.task == "fill-mask"]
+        if distributions and not able:
             raise RecipeError(f"teacher {directory} has no fill-mask head; set teacher_share = 0, or pretrain one")
-        encoder, head = checkpoint.encoder, heads[0] if distributions else None
-        for module in (encoder, *heads):
-            module.to(sample.input_ids.device).eval().requires_grad_(False)
+        encoder, head = checkpoint.encoder, able[0] if distributions else None
+        nn.ModuleList([encoder, *able]).to(sample.input_ids.device).eval().requires_grad_(False)
         sample = sample.unmasked()
         states = hidden_states(encoder, sample)[sample.attention_mask.bool()]
         components = principal_components(states - states.mean(0), student.config.hidden_size)

@@ -147,12 +147,12 @@ def write_classifier(bundle: Bundle, directory: Path) -> None:
 
 
 def check_answers(servers: Sequence[Server], workloads: dict[str, list[Question]]) -> None:
-    """Raise BenchmarkError unless all say the same of most texts: int8 by batch turns some that are close to even."""
+    """Raise BenchmarkError unless all say the same of nearly every text: int8 may turn one that is close to even."""
     asked = workloads.get("short", [])
     expected = [servers[0].label(question) for question in asked]
     for server in servers[1:]:
         differ = sum(server.label(question) != label for question, label in zip(asked, expected, strict=True))
-        if differ > len(asked) / 10:
+        if differ > len(asked) / 20:
             raise BenchmarkError(
                 f"{server.service.name} answers {differ} of {len(asked)} texts otherwise, expected the same network; "
                 "see how it reads the checkpoint"

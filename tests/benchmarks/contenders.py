@@ -74,6 +74,10 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
     infinity += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--no-compile"]
     infinity += ["--served-model-name", "m", "--host", "127.0.0.1", "--port"]
     bento = ["-m", "bentoml", "serve", "tests.benchmarks.bentoml_service:Service", "--host", "127.0.0.1", "--port"]
+
+    def asked(text: str) -> Any:  # infinity
+        return {"model": "m", "input": [text]}
+
     return [
         our_service(bundle),
         Service("naive", lambda port: ["-m", "tests.benchmarks.naive", str(checkpoint), str(port)], "/classify"),
@@ -81,14 +85,14 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
             "infinity",
             lambda port: [*infinity, str(port)],
             "/classify",
-            lambda text: {"model": "m", "input": [text]},
+            asked,
             "infinity",
         ),
         Service(
             "infinity-int8",
             lambda port: ["-m", "tests.benchmarks.infinity_service", str(checkpoint), str(port)],
             "/classify",
-            lambda text: {"model": "m", "input": [text]},
+            asked,
             "infinity",
         ),
         Service(
