@@ -45,7 +45,7 @@ class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
 
     def encode(self, inputs: str, parameters: ClassificationParameters) -> Encoded[None]:
         _check_top_k(self.head, parameters)
-        ids = self.tokenizer.encode(inputs).ids
+        ids = self.tokenizer.ids(inputs)
         room = self.max_length - 2
         if len(ids) > room:
             _check_truncation(parameters.truncation, "inputs", len(ids), room)
@@ -64,8 +64,8 @@ class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
 
     def encode(self, inputs: PairInput, parameters: ClassificationParameters) -> Encoded[None]:
         _check_top_k(self.head, parameters)
-        first = self.tokenizer.encode(inputs.text, "inputs.text").ids
-        second = self.tokenizer.encode(inputs.text_pair, "inputs.text_pair").ids
+        first = self.tokenizer.ids(inputs.text, "inputs.text")
+        second = self.tokenizer.ids(inputs.text_pair, "inputs.text_pair")
         room = self.max_length - 3
         total = len(first) + len(second)
         if total > room:

@@ -65,7 +65,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
     parameters = FillMaskParameters
 
     def encode(self, inputs: str, parameters: FillMaskParameters) -> Encoded[FillMaskSource]:
-        ids = self.tokenizer.encode_with_masks(inputs).ids
+        ids = self.tokenizer.ids_with_masks(inputs)
         columns = [column for column, token in enumerate(ids, start=1) if token == self.tokenizer.mask_id]
         self._check(ids, columns, parameters)
         row = self.tokenizer.single_row(ids, columns)
@@ -128,7 +128,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
 
     def _target_id(self, target: str) -> int:
         """Find a target as the vocabulary has it ("##ing" too), or as the rules write it ("Paris" → "paris")."""
-        pieces = self.tokenizer.encode(target, "parameters.targets").ids
+        pieces = self.tokenizer.ids(target, "parameters.targets")
         exact = self.tokenizer.token_id(target)
         if exact is not None and exact not in self.tokenizer.special_ids:
             return exact

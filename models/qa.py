@@ -94,7 +94,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
     parameters = QuestionParameters
 
     def encode(self, inputs: QuestionInput, parameters: QuestionParameters) -> Encoded[QuestionSource]:
-        question = self.tokenizer.encode(inputs.question, "inputs.question").ids
+        question = self.tokenizer.ids(inputs.question, "inputs.question")
         context = self.tokenizer.encode(inputs.context, "inputs.context")
         kept = question[: parameters.max_question_len]
         starts, room = self._windows(len(kept), len(context), parameters)

@@ -20,16 +20,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from models.tokenizer import Tokenizer
+from models.words import Words
 from training.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.data import Document
 from training.documents import iter_documents, sentences
 from training.errors import DataError
 from training.files import write_whole
 from training.progress import progress
-from training.words import Words
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 COMMITTED = 1000  # documents; what an interruption costs at most
+MOST_CHARACTERS = 1_200_000  # of words that a process remembers, some 150,000 of them
 MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows next to nothing
 PARTS = ("train", "validation")
 BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
@@ -114,7 +115,7 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
     """Cut documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:
-        yield from map(partial(cut, Words(Tokenizer.read(tokenizer)), language=language), texts)
+        yield from map(partial(cut, known_words(tokenizer), language=language), texts)
         return
     # spawn: a forked process would inherit the locks of the tokenizer's threads
     with get_context("spawn").Pool(workers, prepare, (tokenizer, language)) as pool:
@@ -126,7 +127,11 @@ _prepared: list[Any] = []
 
 def prepare(tokenizer: Path, language: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _prepared[:] = [partial(cut, Words(Tokenizer.read(tokenizer)), language=language)]
+    _prepared[:] = [partial(cut, known_words(tokenizer), language=language)]
+
+
+def known_words(tokenizer: Path) -> Words:
+    return Words(Tokenizer.read(tokenizer).encode_ids, MOST_CHARACTERS)
 
 
 def cut_prepared(text: str) -> Sentences:

@@ -70,7 +70,7 @@ def _mask(
     masked = set(chosen)
     expected = [tokenizer.mask_id if index in masked else pieces.ids[index] for index in range(start, end)]
     written = _write(text, pieces, start, end, chosen)
-    if not chosen or tokenizer.encode_with_masks(written).ids != expected:
+    if not chosen or tokenizer.ids_with_masks(written) != expected:
         return None
     return Passage(written, [pieces.ids[index] for index in chosen], pieces.ids[start:end])
 

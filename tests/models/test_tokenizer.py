@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 
 from models.errors import CheckpointError, InputError
-from models.tokenizer import FEW, Pieces, Tokenizer
+from models.tokenizer import FEW, LONG, Pieces, Tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNCASED = Tokenizer.read(FIXTURES)
@@ -111,13 +111,20 @@ def test_text_never_makes_a_special_token(special: str) -> None:
 
 def test_masks_are_made_only_where_asked() -> None:
     text = "the[MASK]cat [CLS] [MASK][MASK]\u00e9. [mask]"
-    pieces = UNCASED.encode_with_masks(text)
-    masks = [i for i, token in enumerate(pieces.ids) if token == UNCASED.mask_id]
-    assert masks == [1, 8, 9]
-    assert UNCASED.special_ids & set(pieces.ids) == {UNCASED.mask_id}
-    assert [slices(text, pieces)[i] for i in masks] == ["[MASK]"] * 3
-    assert slices(text, pieces)[10:12] == ["\u00e9", "."]
-    assert pieces.words == sorted(pieces.words)
+    ids = UNCASED.ids_with_masks(text)
+    parts = [UNCASED.encode_ids([part])[0] for part in text.split("[MASK]")]
+    assert ids == [*parts[0], UNCASED.mask_id, *parts[1], UNCASED.mask_id, UNCASED.mask_id, *parts[3]]
+    assert UNCASED.special_ids & set(ids) == {UNCASED.mask_id}
+    assert UNCASED.ids_with_masks(100 * text) == 100 * ids
+    assert UNCASED.ids_with_masks("") == []
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_ids_alone_are_those_of_the_pieces(text: str) -> None:
+    text = f"the {text}"
+    for length in (len(text), LONG + 1):
+        whole = text * -(-length // len(text))
+        assert UNCASED.ids(whole) == UNCASED.encode(whole).ids
 
 
 def test_given_words_keep_a_piece_each() -> None:
@@ -139,14 +146,15 @@ def test_given_words_keep_a_piece_each() -> None:
     ],
 )
 def test_unusable_text_is_refused_by_field(text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as error:
-        UNCASED.encode(text, "inputs.context")
-    assert error.value.field == "inputs.context"
+    for cut in (UNCASED.encode, UNCASED.ids):
+        with pytest.raises(InputError, match=message) as error:
+            cut(text, "inputs.context")
+        assert error.value.field == "inputs.context"
 
 
 def test_unusable_characters_are_refused_everywhere() -> None:
     with pytest.raises(InputError, match=r"character 7 is U\+D83D"):
-        UNCASED.encode_with_masks("[MASK] \ud83d")
+        UNCASED.ids_with_masks("[MASK] \ud83d")
     with pytest.raises(InputError, match=r"U\+0000"):
         UNCASED.encode_words(["a", "\0"])
 

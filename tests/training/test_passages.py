@@ -31,7 +31,7 @@ def masked(tokenizer: Tokenizer, *texts: str, seed: int = 0) -> list[Passage]:
 
 def check(tokenizer: Tokenizer, passage: Passage) -> None:
     """Filling the masks gives back the ids of the text."""
-    read = tokenizer.encode_with_masks(passage.text).ids
+    read = tokenizer.ids_with_masks(passage.text)
     gold = iter(passage.gold)
     assert [next(gold) if token == tokenizer.mask_id else token for token in read] == passage.ids
     assert next(gold, None) is None
