@@ -125,8 +125,9 @@ class Gate:
 
     def _record(self, scope: Scope, trace: Trace) -> None:
         seconds = time.monotonic() - trace.started
-        self.metrics.requests.labels(trace.route, trace.head, str(trace.status)).inc()
-        self.metrics.seconds.labels(trace.route, trace.head).observe(seconds)
+        metrics = self.metrics
+        metrics.series(metrics.requests, trace.route, trace.head, str(trace.status)).inc()
+        metrics.series(metrics.seconds, trace.route, trace.head).observe(seconds)
         quiet = trace.status == REFUSED or (trace.route in QUIET and trace.status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):

@@ -22,6 +22,7 @@ from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, S
 from service.gate import Trace, trace_of
 from service.heads import Head
 from service.lifecycle import Service
+from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
 
 Result = TypeVar("Result")
@@ -173,7 +174,7 @@ class Inference:
         self.timing.queue = job.started_at - job.queued_at
         self.timing.encode = job.finished_at - job.started_at
         self.trace.log["tokens"] = job.tokens
-        self.service.metrics.tokens.labels(self.head.name).inc(job.tokens)
+        self._series(self.service.metrics.tokens).inc(job.tokens)
 
     def _respond(self, call: Call, encoded: list[Encoded[Any]], answers: list[Any]) -> Response:
         headers = {"Server-Timing": self.timing.header(), "X-Bundle": self.head.bundle_name}
@@ -187,17 +188,20 @@ class Inference:
         return Response(body.encode(), media_type="application/json", headers=headers)
 
     def _measure(self, encoded: list[Encoded[Any]], answers: list[Any]) -> None:
-        metrics, name = self.service.metrics, self.head.name
+        metrics = self.service.metrics
         for stage in Timing.__slots__:
-            metrics.stage.labels(stage, name).observe(getattr(self.timing, stage))
-        metrics.inputs.labels(name).inc(len(encoded))
+            metrics.series(metrics.stage, stage, self.head.name).observe(getattr(self.timing, stage))
+        self._series(metrics.inputs).inc(len(encoded))
         for item in encoded:
             if item.truncated:
-                metrics.truncated_inputs.labels(name).inc()
-                metrics.truncated_tokens.labels(name).inc(item.truncated)
-        confidence = metrics.confidence.labels(name)
+                self._series(metrics.truncated_inputs).inc()
+                self._series(metrics.truncated_tokens).inc(item.truncated)
+        confidence = self._series(metrics.confidence)
         for score in top_scores(answers):
             confidence.observe(score)
+
+    def _series(self, metric: Metric) -> Metric:
+        return self.service.metrics.series(metric, self.head.name)
 
 
 def top_scores(answers: list[Any]) -> list[float]:

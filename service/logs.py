@@ -40,6 +40,9 @@ class TextFormatter(logging.Formatter):
 
 def configure(level: str, form: str) -> None:
     """Send every record to standard error; what uvicorn says of requests and of its own stages, we say ourselves."""
+    # A record need not find out what no line of ours says: file and line, thread, process (Python's logging HOWTO).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
