@@ -43,6 +43,9 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
     options = _options(threads)
     options.graph_optimization_level = LEVELS[provider]
     prepare(provider)
+    if provider == "cpu":
+        share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
     session = _load(path, options, wanted)
     # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
@@ -56,6 +59,15 @@ def prepare(provider: Provider) -> None:
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
         onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
+
+
+@cache
+def share_memory() -> None:
+    """Let all graphs on CPU work in the same memory, where each else keeps what its largest run took."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
 
 
 def read_signature(path: Path) -> Signature:

@@ -5,11 +5,14 @@ of a row are the same bits whatever shares its batch: the kernels reduce over on
 zeros, and int8 scales its activations row by row (training/quantize.py).
 """
 
+import math
+import time
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime import InferenceSession
 
 from models.bundle import Bundle
 from models.errors import BundleError
@@ -20,21 +23,37 @@ from models.vectors import DeviceVectors, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
+WIDE_TOKENS = 192
+"""Of a batch from which more threads gain: below, they wait for each other longer than they compute."""
+LEAST_GAIN = 1.2
+"""In time, of more threads on the longest row: a second encoder takes the memory of its weights."""
 
 
 class Session:
     """Runs the rows of any heads of a bundle; several threads may call it at once."""
 
     def __init__(
-        self, bundle: Bundle, *, precision: Precision | None = None, provider: Provider = "cpu", threads: int = 1
+        self,
+        bundle: Bundle,
+        *,
+        precision: Precision | None = None,
+        provider: Provider = "cpu",
+        threads: int = 1,
+        wide_threads: int = 1,
     ) -> None:
-        """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none."""
+        """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none.
+
+        A run takes `threads`; on CPU, a long one that is alone there takes `wide_threads`, by an encoder of its own.
+        """
         files = bundle.manifest.encoder.files
         self.precision: Precision = _choose(bundle, precision, provider)
         self.provider: Provider = provider
         self.max_length = bundle.manifest.encoder.max_length
         self._tokenizer = bundle.tokenizer
-        self._encoder = open_graph(bundle.directory / files[self.precision], provider, threads)
+        encoder = bundle.directory / files[self.precision]
+        self._encoder = open_graph(encoder, provider, threads)
+        wide = provider == "cpu" and wide_threads > threads
+        self._wide = open_graph(encoder, provider, wide_threads) if wide else None
         self._heads = {
             name: open_graph(bundle.directory / head.file, provider, threads)
             for name, head in bundle.manifest.heads.items()
@@ -42,29 +61,52 @@ class Session:
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""
-        if not items:
-            return []
-        rows = [row for _, row in items]
-        batch = pad(rows, self._tokenizer.pad_id)
-        self._check(items, batch["input_ids"].shape[1])
-        by_head: dict[str, list[int]] = {}
-        for number, (name, _) in enumerate(items):
-            by_head.setdefault(name, []).append(number)
-        length = batch["input_ids"].shape[1]
-        order = [number for numbers in by_head.values() for number in numbers]
-        flat = [number * length + column for number in order for column in rows[number].positions]
-        return self._read_heads(rows, by_head, self._encode(batch | {"positions": np.array(flat, np.int64)}))
+        return self._run(items, self._encoder)
+
+    def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        """The same bits, with the cores of all where that is faster, for a batch beside which nothing runs."""
+        if self._wide and sum(len(row.input_ids) for _, row in items) >= WIDE_TOKENS:
+            return self._run(items, self._wide)
+        return self.run(items)
 
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
         for length in (self.max_length, 3):
             row = Row([self._tokenizer.unk_id] * length, [0] * length, [0])
             self.run([(name, row) for name in self._heads])
+        if self._wide:
+            self._try_wide(self._wide)
 
-    def _encode(self, inputs: dict[str, NDArray[np.int64]]) -> Vectors:
+    def _try_wide(self, wide: InferenceSession) -> None:
+        """Measure what more threads gain on the longest row, in turn with fewer; give them up if that is too little."""
+        row = Row([self._tokenizer.unk_id] * self.max_length, [0] * self.max_length, [0])
+        seconds = {wide: math.inf, self._encoder: math.inf}
+        for encoder in (wide, self._encoder) * 2:
+            began = time.monotonic()
+            self._run([(next(iter(self._heads)), row)], encoder)
+            seconds[encoder] = min(seconds[encoder], time.monotonic() - began)
+        if seconds[self._encoder] < LEAST_GAIN * seconds[wide]:
+            self._wide = None
+
+    def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
+        if not items:
+            return []
+        rows = [row for _, row in items]
+        batch = pad(rows, self._tokenizer.pad_id)
+        length = batch["input_ids"].shape[1]
+        self._check(items, length)
+        by_head: dict[str, list[int]] = {}
+        for number, (name, _) in enumerate(items):
+            by_head.setdefault(name, []).append(number)
+        order = [number for numbers in by_head.values() for number in numbers]
+        flat = [number * length + column for number in order for column in rows[number].positions]
+        inputs = batch | {"positions": np.array(flat, np.int64)}
+        return self._read_heads(rows, by_head, self._encode(encoder, inputs))
+
+    def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[np.int64]]) -> Vectors:
         if self.provider == "cpu":
-            return HostVectors(self._encoder, inputs)
-        return DeviceVectors(self._encoder, inputs, self.provider)
+            return HostVectors(encoder, inputs)
+        return DeviceVectors(encoder, inputs, self.provider)
 
     def _read_heads(self, rows: list[Row], by_head: dict[str, list[int]], vectors: Vectors) -> list[Logits]:
         answers: dict[int, Logits] = {}

@@ -67,6 +67,8 @@ class Lane(threading.Thread):
         """When it took its batch, by time.monotonic; 0 while it waits for one."""
         self.tokens = 0
         """Of the batch in hand."""
+        self.alone = False
+        """Whether no other was at work when it took its batch, nor when the batch before was taken."""
 
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
@@ -85,6 +87,8 @@ class Engine:
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
         self._idle = 0
+        self._shared = False
+        """Whether the newest batch was taken while others were at work, or waited."""
         self._stopping = False
         self._pace = Pace()
         self._logits = 0
@@ -215,7 +219,7 @@ class Engine:
         batch: list[Item] = []
         try:
             while batch := self._next_batch(lane):
-                outcomes = self._run(batch)
+                outcomes = self._run(batch, lane.alone)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
@@ -227,10 +231,11 @@ class Engine:
         with self._changed:
             while not self._stopping:
                 batch = self._take()
-                if lane.tokens:
+                if lane.tokens and not lane.alone:  # which may be faster than a lane among others
                     self._pace.add(lane.tokens, time.monotonic() - lane.busy_since)
                 if batch:
                     lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
+                    lane.alone = self._is_alone()
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
                     self._measure_queue()
@@ -240,6 +245,11 @@ class Engine:
                 self._changed.wait()
                 self._idle -= 1
         return []
+
+    def _is_alone(self) -> bool:
+        """Tell whether a batch that was just taken may use all cores: twice in a row there was nothing beside it."""
+        before, self._shared = self._shared, self._queue.rows > 0 or self._idle < len(self._lanes) - 1
+        return len(self._lanes) > 1 and not before and not self._shared
 
     def _take(self) -> list[Item]:
         """Take a batch, and give up on the way what would only be finished after its deadline."""
@@ -260,16 +270,18 @@ class Engine:
         share = math.ceil(self._queue.tokens / (self._idle + 1))
         return min(share, self.limits.batch_tokens) if self._idle else self.limits.batch_tokens
 
-    def _run(self, batch: list[Item]) -> list[Outcome]:
+    def _run(self, batch: list[Item], alone: bool) -> list[Outcome]:
+        runner = batch[0].job.runner
+        run = runner.run_alone if alone else runner.run
         try:
-            logits = batch[0].job.runner.run([(item.job.head, item.job.rows[item.index]) for item in batch])
+            logits = run([(item.job.head, item.job.rows[item.index]) for item in batch])
         except Exception as error:
             if len(batch) == 1:
                 logger.exception("a row of %d tokens failed in head %s", batch[0].length, batch[0].job.head)
                 return [error]
             logger.warning("a batch of %d rows failed (%s); running them one by one", len(batch), error)
             self.metrics.failed_batches.inc()
-            return [outcome for item in batch for outcome in self._run([item])]
+            return [outcome for item in batch for outcome in self._run([item], False)]
         self._measure_batch(batch)
         return list(logits)
 

@@ -83,7 +83,13 @@ def load_heads(settings: Settings, progress: Callable[[str], None]) -> Heads:
         place = f"bundle {number} of {len(settings.bundles)}, {directory}"
         progress(f"reading {place}")
         bundle = read_bundle(directory)
-        session = Session(bundle, precision=settings.precision, provider=settings.provider, threads=settings.threads)
+        session = Session(
+            bundle,
+            precision=settings.precision,
+            provider=settings.provider,
+            threads=settings.threads,
+            wide_threads=settings.threads * settings.lane_count,
+        )
         heads += [_head(name, bundle, session) for name in bundle.manifest.heads]
         progress(f"warming {place}")
         session.warm_up()

@@ -38,6 +38,9 @@ class Runner(Protocol):
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head, row), in order."""
 
+    def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        """The same, where no other batch runs, so that it may use all cores."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -112,6 +113,39 @@ def test_threads_do_not_meet(bundle: Bundle, sessions: dict[Precision, Session])
         for worker, found in enumerate(pool.map(run, range(4))):
             for mine, theirs in zip(found, expected[worker::4], strict=True):
                 assert_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_run_alone_is_the_same_bits(precision: Precision, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(bundle, precision=precision, wide_threads=3)
+    wide, runs = session._wide, list[object]()
+    assert wide
+
+    def run(names: object, inputs: object) -> object:
+        runs.append(inputs)
+        return wide.run(names, inputs)
+
+    monkeypatch.setattr(session, "_wide", SimpleNamespace(run=run))
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 1)
+    generator = np.random.default_rng(6)
+    lengths = [(64,), (3,), (17,), (64, 60, 33), (5, 9)]
+    for batch in [[bundles.random_row(bundle, generator, length) for length in group] for group in lengths]:
+        items = [(name, row) for row in batch for name in bundles.HEADS]
+        for mine, theirs in zip(session.run_alone(items), session.run(items), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert len(runs) == len(lengths)
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 100)
+    session.run_alone(items[:1])
+    assert len(runs) == len(lengths), "a run of few tokens is not wide"
+
+
+def test_wide_runs_that_gain_nothing_are_given_up(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for gain, kept in ((0.0, True), (1e9, False)):
+        monkeypatch.setattr("models.session.LEAST_GAIN", gain)
+        session = Session(bundle, wide_threads=2)
+        session.warm_up()
+        assert (session._wide is not None) is kept
+    assert Session(bundle, threads=2, wide_threads=2)._wide is None
 
 
 def test_vectors_that_stay_on_their_device_are_read_alike(

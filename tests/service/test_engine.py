@@ -26,6 +26,12 @@ class Encoder:
         self.open.set()
         self.batches: list[list[tuple[str, int]]] = []
         self.lanes: set[str] = set()
+        self.alone: list[int] = []
+        """Which of the batches were alone."""
+
+    def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        self.alone.append(len(self.batches))
+        return self.run(items)
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         self.batches.append([(head, len(row.input_ids)) for head, row in items])
@@ -110,6 +116,32 @@ async def test_what_queued_meanwhile_rides_together_whatever_its_head() -> None:
         assert encoder.batches[1] == [("ner", 30), ("qa", 30), ("nli", 30)]
         assert total(engine, "queue_rows") == 0 and total(engine, "batches_total") == 2
         assert jobs[0].queued_at <= jobs[0].started_at <= jobs[0].finished_at
+
+
+@scenario
+async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_before() -> None:
+    async with running(lanes=3) as (engine, encoder):
+
+        async def run(*lengths: int) -> None:
+            await until(lambda: engine._idle == 3)
+            await engine.submit(encoder, "a", [row(length) for length in lengths], soon()).future
+
+        await until(lambda: engine._idle == 3)
+        encoder.open.clear()
+        jobs = []
+        for count in (1, 2, 3):
+            jobs.append(engine.submit(encoder, "a", [row()], soon()))
+            await until(lambda count=count: len(encoder.batches) == count)  # type: ignore[misc]
+        encoder.open.set()
+        await asyncio.gather(*(job.future for job in jobs))
+        await run(10)
+        await run(10)
+        assert encoder.alone == [0, 4]
+        await run(10, 10, 10)
+        assert encoder.alone == [0, 4], "its lane left rows for the others"
+    async with running(lanes=1) as (engine, encoder):
+        await engine.submit(encoder, "a", [row()], soon()).future
+        assert encoder.alone == [], "there are no others whose cores it could use"
 
 
 @scenario

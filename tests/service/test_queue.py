@@ -16,6 +16,8 @@ class Encoder:
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         raise NotImplementedError
 
+    run_alone = run
+
 
 ONE, OTHER = Encoder(), Encoder()
 RUN_TOKENS = 6
