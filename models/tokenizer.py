@@ -29,7 +29,7 @@ SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "s
 PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
-KNOWN = 200_000  # characters of words whose ids are remembered: some 25,000 words, 6 MB
+KNOWN = 400_000  # size of the words whose ids are remembered: some 25,000 words, 5 MB
 LONG = 2000  # characters of a text that is cut by the library, which lets other threads run meanwhile
 FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 

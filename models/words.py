@@ -10,19 +10,22 @@ from itertools import chain
 
 SPLIT = re.compile(r"[!-/:-@\[-`{-~]|[^ !-/:-@\[-`{-~]+").findall
 """ASCII punctuation, a mark each, and what stands between marks and blanks."""
+ENTRY = 8
+"""What a word takes beside its characters, in characters."""
 
 
 class Words:
     """The ids of the words met so far; several threads may ask at once.
 
-    `cut` returns the ids of texts, as `Tokenizer.encode_ids` does; `most` characters of words are kept, 30 bytes each.
+    `cut` returns the ids of texts, as `Tokenizer.encode_ids` does; `most` is the size of what is kept, in characters of
+    some 20 bytes, of which each word counts ENTRY more than it has.
     """
 
     def __init__(self, cut: Callable[[Sequence[str]], list[list[int]]], most: int) -> None:
         self.most = most
         self._cut = cut
         self._known: dict[str, list[int]] = {}
-        self._characters = 0
+        self._size = 0
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text, those that `cut` gives."""
@@ -36,11 +39,16 @@ class Words:
     def _learn(
         self, known: dict[str, list[int]], new: set[str], split: Sequence[Sequence[str]]
     ) -> dict[str, list[int]]:
-        self._characters += sum(map(len, new))
-        if self._characters > self.most:  # another dictionary, for other threads still read the one that is full
+        self._size += size(new)
+        if self._size > self.most:  # another dictionary, for other threads still read the one that is full
             new = set(chain.from_iterable(split))
             known = self._known = {}
-            self._characters = sum(map(len, new))
+            self._size = size(new)
         words = list(new)
         known.update(zip(words, self._cut(words), strict=True))
         return known
+
+
+def size(words: Iterable[str]) -> int:
+    """Return what words take in memory, in characters."""
+    return sum(len(word) + ENTRY for word in words)

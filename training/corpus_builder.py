@@ -30,7 +30,7 @@ from training.progress import progress
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 COMMITTED = 1000  # documents; what an interruption costs at most
-MOST_CHARACTERS = 1_200_000  # of words that a process remembers, some 150,000 of them
+WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
 MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows next to nothing
 PARTS = ("train", "validation")
 BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
@@ -131,7 +131,7 @@ def prepare(tokenizer: Path, language: str) -> None:
 
 
 def known_words(tokenizer: Path) -> Words:
-    return Words(Tokenizer.read(tokenizer).encode_ids, MOST_CHARACTERS)
+    return Words(Tokenizer.read(tokenizer).encode_ids, WORDS)
 
 
 def cut_prepared(text: str) -> Sentences:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.tokenizer import Tokenizer
-from models.words import Words
+from models.words import Words, size
 from tests.training.corpora import FIXTURES
 
 TOKENIZER = Tokenizer.read(FIXTURES)
@@ -23,16 +23,16 @@ def test_words_have_the_ids_that_the_text_has(texts: list[str]) -> None:
 
 
 def test_a_full_memory_is_emptied_and_changes_nothing() -> None:
-    known = Words(TOKENIZER.encode_ids, 40)
+    known = Words(TOKENIZER.encode_ids, 90)
     texts = [f"the cat {number} runs ." for number in range(40)]
     for text in texts:
         assert known.encode([text]) == TOKENIZER.encode_ids([text])
-        assert sum(map(len, known._known)) <= 40
+        assert size(known._known) <= 90
     assert known.encode(texts) == TOKENIZER.encode_ids(texts)
 
 
 def test_a_memory_that_others_empty_meanwhile_changes_nothing() -> None:
-    known = Words(TOKENIZER.encode_ids, 60)
+    known = Words(TOKENIZER.encode_ids, 120)
     texts = [f"the cat {number} runs {number + 1}" for number in range(300)]
     expected = {text: TOKENIZER.encode_ids([text])[0] for text in texts}
     wrong: list[str] = []
