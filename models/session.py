@@ -43,7 +43,8 @@ class Session:
     ) -> None:
         """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none.
 
-        A run takes `threads`; on CPU, a long one that is alone there takes `wide_threads`, by an encoder of its own.
+        A run takes `threads`; a long one that is alone takes `wide_threads`, by an encoder of its own. In int8 only:
+        its weights are in memory twice then, and those of fp32 are four times as large.
         """
         files = bundle.manifest.encoder.files
         self.precision: Precision = _choose(bundle, precision, provider)
@@ -52,7 +53,7 @@ class Session:
         self._tokenizer = bundle.tokenizer
         encoder = bundle.directory / files[self.precision]
         self._encoder = open_graph(encoder, provider, threads)
-        wide = provider == "cpu" and wide_threads > threads
+        wide = self.precision == "int8" and wide_threads > threads
         self._wide = open_graph(encoder, provider, wide_threads) if wide else None
         self._heads = {
             name: open_graph(bundle.directory / head.file, provider, threads)
