@@ -2,7 +2,8 @@
 
 Rows of all heads share one encoder run; each head then runs once, on the vectors that its rows read. On CPU the logits
 of a row are the same bits whatever shares its batch: the kernels reduce over one row at a time, padding adds exact
-zeros, and int8 scales its activations row by row (training/quantize.py).
+zeros, and int8 scales its activations row by row (training/quantize.py). In int8 they are the same for any number of
+threads too.
 """
 
 import math
@@ -53,8 +54,9 @@ class Session:
         self._tokenizer = bundle.tokenizer
         encoder = bundle.directory / files[self.precision]
         self._encoder = open_graph(encoder, provider, threads)
-        wide = self.precision == "int8" and wide_threads > threads
+        wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads) if wide else None
+        self._gain = 1.0
         self._heads = {
             name: open_graph(bundle.directory / head.file, provider, threads)
             for name, head in bundle.manifest.heads.items()
@@ -65,10 +67,15 @@ class Session:
         return self._run(items, self._encoder)
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
-        """The same bits, with the cores of all where that is faster, for a batch beside which nothing runs."""
-        if self._wide and sum(len(row.input_ids) for _, row in items) >= WIDE_TOKENS:
-            return self._run(items, self._wide)
-        return self.run(items)
+        """The same bits, by `wide_threads`, for a long batch beside which nothing runs."""
+        return self._run(items, self._wide or self._encoder)
+
+    def gain(self, tokens: int) -> float:
+        """Return how many times as fast `run_alone` takes so many tokens as `run`, by what `warm_up` measured.
+
+        1 where that is too little, or not known.
+        """
+        return self._gain if tokens >= WIDE_TOKENS else 1.0
 
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
@@ -76,18 +83,19 @@ class Session:
             row = Row([self._tokenizer.unk_id] * length, [0] * length, [0])
             self.run([(name, row) for name in self._heads])
         if self._wide:
-            self._try_wide(self._wide)
+            self._gain = self._measure_gain(self._wide)
+            if self._gain < LEAST_GAIN:
+                self._wide, self._gain = None, 1.0
 
-    def _try_wide(self, wide: InferenceSession) -> None:
-        """Measure what more threads gain on the longest row, in turn with fewer; give them up if that is too little."""
-        row = Row([self._tokenizer.unk_id] * self.max_length, [0] * self.max_length, [0])
+    def _measure_gain(self, wide: InferenceSession) -> float:
+        """Run the longest row on both encoders in turn, and compare the fastest run of each."""
+        items = [(next(iter(self._heads)), Row([self._tokenizer.unk_id] * self.max_length, [0] * self.max_length, [0]))]
         seconds = {wide: math.inf, self._encoder: math.inf}
-        for encoder in (wide, self._encoder) * 2:
+        for encoder in (wide, self._encoder) * 3:
             began = time.monotonic()
-            self._run([(next(iter(self._heads)), row)], encoder)
+            self._run(items, encoder)
             seconds[encoder] = min(seconds[encoder], time.monotonic() - began)
-        if seconds[self._encoder] < LEAST_GAIN * seconds[wide]:
-            self._wide = None
+        return seconds[self._encoder] / seconds[wide]
 
     def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
         if not items:

@@ -21,7 +21,7 @@ from tokenizers.processors import TemplateProcessing
 
 from models.errors import CheckpointError, InputError
 from models.row import Row
-from models.words import Words
+from models.words import Words, split_words
 
 MASK = "[MASK]"
 SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
@@ -29,7 +29,7 @@ SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "s
 PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
-KNOWN = 400_000  # size of the words whose ids are remembered: some 25,000 words, 5 MB
+KNOWN = 400_000  # size of the words whose ids are remembered: 5 to 8 MB
 LONG = 2000  # characters of a text that is cut by the library, which lets other threads run meanwhile
 FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 
@@ -63,7 +63,7 @@ class Tokenizer:
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
         self.special_ids = set(ids.values())
         self.vocab_size: int = backend.get_vocab_size()
-        self._words = Words(self.encode_ids, KNOWN)
+        self._words = self.words(KNOWN)
         self._rules = _bert_normalizer(backend, origin)
         self.lowercase: bool = self._rules["lowercase"]
 
@@ -109,7 +109,7 @@ class Tokenizer:
         return pieces
 
     def ids(self, text: str, field: str = "inputs") -> list[int]:
-        """Return only the ids of the pieces of a text, a fifth of the work of `encode`; raise as that does."""
+        """Return only the ids of the pieces: a fifth of the work if the words were met before; raise as `encode`."""
         _check_characters(text, field)
         (found,) = self._ids([text])
         _check_visible(found, text, field)
@@ -145,9 +145,19 @@ class Tokenizer:
         return [_pieces(text, encoding) for text, encoding in zip(texts, self._encode_batch(texts), strict=True)]
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Only the ids of many texts, on all cores: for corpora, where offsets would cost more than the rest."""
+        """Only the ids of texts, of many on all cores: for corpora, where offsets would cost more than the rest."""
+        if len(texts) <= FEW:
+            return [self._backend.encode(text, add_special_tokens=False).ids for text in texts]
         batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
+
+    def words(self, most: int) -> Words:
+        """Return what gives the ids of running text by its words, of which a size of `most` is remembered.
+
+        Tokens that were added to the vocabulary are found across blanks and punctuation: then a "word" is a whole text.
+        """
+        added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
+        return Words(self.encode_ids, (lambda text: [text]) if added else split_words, most)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Join tokens to text as transformers does: "##" and the blank before punctuation go."""

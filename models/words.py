@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-SPLIT = re.compile(r"[!-/:-@\[-`{-~]|[^ !-/:-@\[-`{-~]+").findall
-"""ASCII punctuation, a mark each, and what stands between marks and blanks."""
+Split = Callable[[str], list[str]]
+
+split_words: Split = re.compile(r"[!-/:-@\[-`{-~]|[^ !-/:-@\[-`{-~]+").findall
+"""Into ASCII punctuation, a mark each, and what stands between marks and blanks."""
 ENTRY = 8
 """What a word takes beside its characters, in characters."""
 
@@ -17,19 +19,21 @@ ENTRY = 8
 class Words:
     """The ids of the words met so far; several threads may ask at once.
 
-    `cut` returns the ids of texts, as `Tokenizer.encode_ids` does; `most` is the size of what is kept, in characters of
-    some 20 bytes, of which each word counts ENTRY more than it has.
+    `cut` returns the ids of texts, as `Tokenizer.encode_ids` does, and gives for the parts that `split` makes of a text
+    what it gives for the whole. `most` is the size of what is kept, in characters of some 20 bytes, of which each word
+    counts ENTRY more than it has.
     """
 
-    def __init__(self, cut: Callable[[Sequence[str]], list[list[int]]], most: int) -> None:
+    def __init__(self, cut: Callable[[Sequence[str]], list[list[int]]], split: Split, most: int) -> None:
         self.most = most
         self._cut = cut
+        self._split = split
         self._known: dict[str, list[int]] = {}
         self._size = 0
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text, those that `cut` gives."""
-        split = [SPLIT(text) for text in texts]
+        split = [self._split(text) for text in texts]
         known = self._known
         new = set(chain.from_iterable(split)).difference(known)
         if new:
@@ -39,7 +43,8 @@ class Words:
     def _learn(
         self, known: dict[str, list[int]], new: set[str], split: Sequence[Sequence[str]]
     ) -> dict[str, list[int]]:
-        self._size += size(new)
+        added = size(new)
+        self._size += added
         if self._size > self.most:  # another dictionary, for other threads still read the one that is full
             new = set(chain.from_iterable(split))
             known = self._known = {}

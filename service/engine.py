@@ -67,8 +67,8 @@ class Lane(threading.Thread):
         """When it took its batch, by time.monotonic; 0 while it waits for one."""
         self.tokens = 0
         """Of the batch in hand."""
-        self.alone = False
-        """Whether no other was at work when it took its batch, nor when the batch before was taken."""
+        self.gain = 1.0
+        """How many times as fast its batch runs, which is alone then and has the cores of all, as one among others."""
 
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
@@ -219,7 +219,7 @@ class Engine:
         batch: list[Item] = []
         try:
             while batch := self._next_batch(lane):
-                outcomes = self._run(batch, lane.alone)
+                outcomes = self._run(batch, lane.gain > 1)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
@@ -231,11 +231,11 @@ class Engine:
         with self._changed:
             while not self._stopping:
                 batch = self._take()
-                if lane.tokens and not lane.alone:  # which may be faster than a lane among others
-                    self._pace.add(lane.tokens, time.monotonic() - lane.busy_since)
+                if lane.tokens:
+                    self._pace.add(lane.tokens, (time.monotonic() - lane.busy_since) * lane.gain)
                 if batch:
                     lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
-                    lane.alone = self._is_alone()
+                    lane.gain = batch[0].job.runner.gain(lane.tokens) if self._is_alone() else 1.0
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
                     self._measure_queue()

@@ -39,7 +39,10 @@ class Runner(Protocol):
         """Return the logits [positions of the row, labels] of each (head, row), in order."""
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
-        """The same, where no other batch runs, so that it may use all cores."""
+        """The same, by the cores of all lanes, where no other batch runs."""
+
+    def gain(self, tokens: int) -> float:
+        """Return how many times as fast `run_alone` takes so many tokens; 1 where it is not worth it."""
 
 
 @dataclass(slots=True, eq=False)

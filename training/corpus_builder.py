@@ -131,7 +131,7 @@ def prepare(tokenizer: Path, language: str) -> None:
 
 
 def known_words(tokenizer: Path) -> Words:
-    return Words(Tokenizer.read(tokenizer).encode_ids, WORDS)
+    return Tokenizer.read(tokenizer).words(WORDS)
 
 
 def cut_prepared(text: str) -> Sentences:

@@ -116,6 +116,7 @@ def test_threads_do_not_meet(bundle: Bundle, sessions: dict[Precision, Session])
 
 
 def test_a_run_alone_is_the_same_bits(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
     session = Session(bundle, wide_threads=3)
     wide, runs = session._wide, list[object]()
     assert wide
@@ -125,7 +126,6 @@ def test_a_run_alone_is_the_same_bits(bundle: Bundle, monkeypatch: pytest.Monkey
         return wide.run(names, inputs)
 
     monkeypatch.setattr(session, "_wide", SimpleNamespace(run=run))
-    monkeypatch.setattr("models.session.WIDE_TOKENS", 1)
     generator = np.random.default_rng(6)
     lengths = [(64,), (3,), (17,), (64, 60, 33), (5, 9)]
     for batch in [[bundles.random_row(bundle, generator, length) for length in group] for group in lengths]:
@@ -133,17 +133,36 @@ def test_a_run_alone_is_the_same_bits(bundle: Bundle, monkeypatch: pytest.Monkey
         for mine, theirs in zip(session.run_alone(items), session.run(items), strict=True):
             np.testing.assert_array_equal(mine, theirs)
     assert len(runs) == len(lengths)
-    monkeypatch.setattr("models.session.WIDE_TOKENS", 100)
-    session.run_alone(items[:1])
-    assert len(runs) == len(lengths), "a run of few tokens is not wide"
 
 
-def test_wide_runs_that_gain_nothing_are_given_up(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    for gain, kept in ((0.0, True), (1e9, False)):
-        monkeypatch.setattr("models.session.LEAST_GAIN", gain)
-        session = Session(bundle, wide_threads=2)
-        session.warm_up()
-        assert (session._wide is not None) is kept
+@pytest.mark.parametrize(("narrow_seconds", "gain"), [(0.11, 1.0), (0.19, 1.0), (0.21, 1.05), (0.3, 1.5)])
+def test_more_threads_must_gain(
+    narrow_seconds: float, gain: float, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a wide encoder that takes 0.2 s for the longest row, where a gain of 1.04 is enough."""
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
+    monkeypatch.setattr("models.session.LEAST_GAIN", 1.04)
+    now = 100.0
+    session = Session(bundle, wide_threads=2)
+    run, wide = session._run, session._wide
+
+    def timed(items: list[tuple[str, Row]], encoder: object) -> list[Logits]:
+        nonlocal now
+        now += 0.2 if encoder is wide else narrow_seconds
+        return run(items, encoder)
+
+    monkeypatch.setattr(session, "_run", timed)
+    monkeypatch.setattr("models.session.time", SimpleNamespace(monotonic=lambda: now))
+    assert session.gain(64) == 1, "it is not known before it was measured"
+    session.warm_up()
+    assert session.gain(64) == pytest.approx(gain)
+    assert session.gain(63) == 1
+    assert (session._wide is wide) is (gain > 1)
+
+
+def test_who_has_no_wide_encoder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Session(bundle, wide_threads=2)._wide is None, "it takes no row that is long enough"
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
     assert Session(bundle, threads=2, wide_threads=2)._wide is None
     assert Session(bundle, precision="fp32", wide_threads=2)._wide is None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
@@ -119,12 +119,26 @@ def test_masks_are_made_only_where_asked() -> None:
     assert UNCASED.ids_with_masks("") == []
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_ids_alone_are_those_of_the_pieces(text: str) -> None:
     text = f"the {text}"
     for length in (len(text), LONG + 1):
         whole = text * -(-length // len(text))
         assert UNCASED.ids(whole) == UNCASED.encode(whole).ids
+
+
+def test_added_tokens_are_found_across_punctuation(tmp_path: Path) -> None:
+    """As transformers does, which marks entities by them: "[E1] Bill Gates [/E1]"."""
+    UNCASED.write(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.add_tokens(["[E1]", "the-cat", tokenizers.AddedToken("runs on", single_word=True)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, theirs = Tokenizer.read(tmp_path), BertTokenizer.from_pretrained(tmp_path)
+    for text in ("[E1] the cat", "the[E1]cat runs on.", "a the-cat, runs one", "[E1]" * 600):
+        ids = tokenizer.ids(text)
+        assert ids == tokenizer.encode(text).ids == theirs(text, add_special_tokens=False)["input_ids"]
+        assert ids == tokenizer.words(1000).encode([text])[0] == tokenizer.ids_with_masks(text)
 
 
 def test_given_words_keep_a_piece_each() -> None:

@@ -11,6 +11,8 @@ from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from tests.service.serving import Served, serving
 
+SWITCHES = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,8 +25,11 @@ def unconfigured() -> Iterator[None]:
     """Undo what a test made of the log, which would go on to write to that test's standard error."""
     root, access, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
     before = root.handlers[:], root.level, access.disabled, uvicorn.level
+    switches = {name: getattr(logging, name) for name in SWITCHES}
     yield
     root.handlers, root.level, access.disabled, uvicorn.level = before
+    for name, value in switches.items():
+        setattr(logging, name, value)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from models.row import Row
 from service.engine import MOST_LOGITS, Engine, Limits
 from service.errors import ClientGone, DeadlinePassed, InferenceFailed, QueueFull, Unavailable, Unprocessable
 from service.metrics import Metrics
+from service.pace import Pace
 from service.queue import Deadline, Job, Logits
 
 POISON, DEADLY = 666, 999
@@ -28,6 +30,9 @@ class Encoder:
         self.lanes: set[str] = set()
         self.alone: list[int] = []
         """Which of the batches were alone."""
+
+    def gain(self, tokens: int) -> float:
+        return 2.0 if tokens >= 10 else 1.0
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         self.alone.append(len(self.batches))
@@ -136,12 +141,35 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
         await asyncio.gather(*(job.future for job in jobs))
         await run(10)
         await run(10)
-        assert encoder.alone == [0, 4]
+        await run(9)
+        assert encoder.alone == [0, 4], "nine tokens would gain nothing"
         await run(10, 10, 10)
         assert encoder.alone == [0, 4], "its lane left rows for the others"
     async with running(lanes=1) as (engine, encoder):
         await engine.submit(encoder, "a", [row()], soon()).future
         assert encoder.alone == [], "there are no others whose cores it could use"
+
+
+@scenario
+async def test_the_pace_is_that_of_a_lane_among_others() -> None:
+    """By it what is too much is refused, and then no batch is alone."""
+    clock, expected = [time.monotonic()], Pace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        async with running(lanes=2) as (engine, encoder):
+            for number, length in enumerate([5, 100, 5, 100, 100, 5]):
+                await until(lambda: engine._idle == 2)
+                encoder.open.clear()
+                job = engine.submit(encoder, "a", [row(length)], soon())
+                await until(lambda number=number: len(encoder.batches) == number + 1)  # type: ignore[misc]
+                clock[0] += length / 100
+                encoder.open.set()
+                await job.future
+                expected.add(length, length / 100 * encoder.gain(length))
+            await until(lambda: engine._idle == 2)
+            assert encoder.alone == [1, 3, 4]
+            assert engine._pace.tokens == pytest.approx(expected.tokens)
+            assert engine._pace.time == pytest.approx(expected.time)
 
 
 @scenario

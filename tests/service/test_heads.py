@@ -1,10 +1,12 @@
 """If this breaks, the wrong head answers, or two bundles hide each other's heads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.errors import BundleError
+from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.errors import NotFound, SettingsError
@@ -30,6 +32,19 @@ def test_heads_of_several_bundles_stand_side_by_side_and_the_first_answers(bundl
         assert heads.find("classify", None).name == default
         assert heads.find("classify", "intent").bundle_name == "other/1.2.3"
         assert heads.find("qa", None).bundle_name == "tiny/1.2.3"
+
+
+def test_what_is_alone_gets_the_threads_of_all_lanes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+
+    def session(*rest: Any, threads: int, wide_threads: int, **named: Any) -> Session:
+        given.append((threads, wide_threads))
+        return Session(*rest, threads=threads, wide_threads=wide_threads, **named)
+
+    monkeypatch.setattr("service.heads.Session", session)
+    load_heads(Settings(bundles=(bundle,), lanes=3, threads=2), silent)
+    load_heads(Settings(bundles=(bundle,), lanes=1), silent)
+    assert given == [(2, 6), (1, 1)]
 
 
 def test_two_bundles_serve_over_one_queue(bundle: Path, other: Path) -> None:

@@ -18,6 +18,9 @@ class Encoder:
 
     run_alone = run
 
+    def gain(self, tokens: int) -> float:
+        raise NotImplementedError
+
 
 ONE, OTHER = Encoder(), Encoder()
 RUN_TOKENS = 6

@@ -12,7 +12,6 @@ import pytest
 import zstandard
 
 from models.tokenizer import Tokenizer
-from models.words import Words
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from training.corpus import Corpus, read_manifest
 from training.corpus_builder import Writer, build_corpus, cut
@@ -49,7 +48,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_line_break_ends_a_sentence_and_long_ones_are_cut_not_lost(tokenizer: Tokenizer) -> None:
-    sentences = cut(Words(tokenizer.encode_ids, 1000), "The cat\nthe dog. The man.\n\n" + "cat " * 1200)
+    sentences = cut(tokenizer.words(1000), "The cat\nthe dog. The man.\n\n" + "cat " * 1200)
     assert sentences.lengths.tolist() == [2, 3, 3, 512, 512, 176]
     assert sentences.ids.tolist() == tokenizer.encode_ids(["The cat the dog. The man. " + "cat " * 1200])[0]
 
