@@ -30,7 +30,7 @@ PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": 
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 KNOWN = 400_000  # size of the words whose ids are remembered: 5 to 8 MB
-LONG = 2000  # characters of a text that is cut by the library, which lets other threads run meanwhile
+LONG = 2000  # characters of texts, some 0.5 ms, beyond which they are cut as a batch: only then may other threads run
 FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 
 
@@ -146,8 +146,8 @@ class Tokenizer:
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Only the ids of texts, of many on all cores: for corpora, where offsets would cost more than the rest."""
-        if len(texts) <= FEW:
-            return [self._backend.encode(text, add_special_tokens=False).ids for text in texts]
+        if _are_light(texts):
+            return [encoding.ids for encoding in self._encode_batch(texts)]
         batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
@@ -196,15 +196,24 @@ class Tokenizer:
 
     def _encode(self, text: str, field: str) -> Pieces:
         _check_characters(text, field)
-        return _pieces(text, self._backend.encode(text, add_special_tokens=False))
+        (encoding,) = self._encode_batch([text])
+        return _pieces(text, encoding)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._words.encode(texts) if sum(map(len, texts)) <= LONG else self.encode_ids(texts)
+        return self._words.encode(texts) if _characters(texts) <= LONG else self.encode_ids(texts)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if len(texts) <= FEW:
+        if _are_light(texts):
             return [self._backend.encode(text, add_special_tokens=False) for text in texts]
         return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
+
+
+def _characters(texts: Sequence[str]) -> int:
+    return sum(map(len, texts))
+
+
+def _are_light(texts: Sequence[str]) -> bool:
+    return len(texts) <= FEW and _characters(texts) <= LONG
 
 
 def _check_characters(text: str, field: str) -> None:

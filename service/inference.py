@@ -17,6 +17,7 @@ from starlette.responses import Response
 from models.errors import InputError
 from models.row import Encoded
 from models.task import TaskName
+from models.tokenizer import LONG
 from service.body import LONG_BODY, Call, parse_call, parse_json, place, read_body
 from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
 from service.gate import Trace, trace_of
@@ -27,8 +28,6 @@ from service.queue import Deadline, Job, Logits
 
 Result = TypeVar("Result")
 
-LONG_TEXT = 2000
-"""Characters from which tokenising leaves the event loop: about 0.5 ms."""
 LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
 MOST_ANSWERED = 4_000_000
@@ -91,7 +90,7 @@ class Inference:
 
     async def _tokenize(self, call: Call) -> list[Encoded[Any]]:
         started = time.monotonic()
-        encoded = await self._aside(call.characters > LONG_TEXT, "tokenize", lambda: self._encode_inputs(call))
+        encoded = await self._aside(call.characters > LONG, "tokenize", lambda: self._encode_inputs(call))
         self.timing.tokenize = time.monotonic() - started
         return encoded
 

@@ -1,6 +1,8 @@
 """If these fail, the encoder reads other tokens than it was trained on, or an answer points at the wrong characters."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -139,6 +141,25 @@ def test_added_tokens_are_found_across_punctuation(tmp_path: Path) -> None:
         ids = tokenizer.ids(text)
         assert ids == tokenizer.encode(text).ids == theirs(text, add_special_tokens=False)["input_ids"]
         assert ids == tokenizer.words(1000).encode([text])[0] == tokenizer.ids_with_masks(text)
+
+
+def test_long_texts_are_cut_where_other_threads_may_run() -> None:
+    """The library's `encode` holds the interpreter, for 80 ms of 100,000 characters; its batches do not."""
+    tokenizer = Tokenizer.read(FIXTURES)
+    backend, called = tokenizer._backend, list[str]()
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Any:
+            called.append(name)
+            return getattr(backend, name)
+
+    tokenizer._backend = Recorder()  # type: ignore[assignment]
+    cuts: list[Callable[[str], Any]] = [tokenizer.encode, tokenizer.ids, tokenizer.ids_with_masks]
+    cuts += [lambda text: tokenizer.encode_words([text]), lambda text: tokenizer.encode_ids([text])]
+    for cut in cuts:
+        called.clear()
+        cut("the cat " * LONG)
+        assert called and "encode" not in called
 
 
 def test_given_words_keep_a_piece_each() -> None:
