@@ -43,8 +43,7 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
     options = _options(threads)
     options.graph_optimization_level = LEVELS[provider]
     prepare(provider)
-    if provider == "cpu":
-        share_memory()
+    if provider == "cpu":  # in the memory that was prepared
         options.add_session_config_entry("session.use_env_allocators", "1")
     wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
     session = _load(path, options, wanted)
@@ -55,18 +54,14 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
 
 @cache
 def prepare(provider: Provider) -> None:
-    """Find the libraries of a provider, before its first session; raise BundleError if ONNX Runtime lacks it."""
+    """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
         onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
-
-
-@cache
-def share_memory() -> None:
-    """Let all graphs on CPU work in the same memory, where each else keeps what its largest run took."""
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
+        return
+    # All graphs on CPU work in this memory, where each else keeps what its largest run took.
+    arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(memory, None)
 
 

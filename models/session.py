@@ -80,8 +80,7 @@ class Session:
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
         for length in (self.max_length, 3):
-            row = Row([self._tokenizer.unk_id] * length, [0] * length, [0])
-            self.run([(name, row) for name in self._heads])
+            self.run([(name, self._any_row(length)) for name in self._heads])
         if self._wide:
             self._gain = self._measure_gain(self._wide)
             if self._gain < LEAST_GAIN:
@@ -89,13 +88,16 @@ class Session:
 
     def _measure_gain(self, wide: InferenceSession) -> float:
         """Run the longest row on both encoders in turn, and compare the fastest run of each."""
-        items = [(next(iter(self._heads)), Row([self._tokenizer.unk_id] * self.max_length, [0] * self.max_length, [0]))]
+        items = [(next(iter(self._heads)), self._any_row(self.max_length))]
         seconds = {wide: math.inf, self._encoder: math.inf}
         for encoder in (wide, self._encoder) * 2:
             began = time.monotonic()
             self._run(items, encoder)
             seconds[encoder] = min(seconds[encoder], time.monotonic() - began)
         return seconds[self._encoder] / seconds[wide]
+
+    def _any_row(self, length: int) -> Row:
+        return Row([self._tokenizer.unk_id] * length, [0] * length, [0])
 
     def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
         if not items:

@@ -235,7 +235,7 @@ class Engine:
                     self._pace.add(lane.tokens, (time.monotonic() - lane.busy_since) * lane.gain)
                 if batch:
                     lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
-                    lane.gain = batch[0].job.runner.gain(lane.tokens) if self._is_alone() else 1.0
+                    lane.gain = batch[0].job.runner.gain(lane.tokens) if self._alone_again() else 1.0
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
                     self._measure_queue()
@@ -246,8 +246,8 @@ class Engine:
                 self._idle -= 1
         return []
 
-    def _is_alone(self) -> bool:
-        """Tell whether a batch that was just taken may use all cores: twice in a row there was nothing beside it."""
+    def _alone_again(self) -> bool:
+        """Note what is beside the batch just taken; it may use all cores if nothing was, nor beside the one before."""
         before, self._shared = self._shared, self._queue.rows > 0 or self._idle < len(self._lanes) - 1
         return len(self._lanes) > 1 and not before and not self._shared
 

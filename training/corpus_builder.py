@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
@@ -115,7 +115,7 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
     """Cut documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:
-        yield from map(partial(cut, known_words(tokenizer), language=language), texts)
+        yield from map(cutter(tokenizer, language), texts)
         return
     # spawn: a forked process would inherit the locks of the tokenizer's threads
     with get_context("spawn").Pool(workers, prepare, (tokenizer, language)) as pool:
@@ -127,11 +127,11 @@ _prepared: list[Any] = []
 
 def prepare(tokenizer: Path, language: str) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _prepared[:] = [partial(cut, known_words(tokenizer), language=language)]
+    _prepared[:] = [cutter(tokenizer, language)]
 
 
-def known_words(tokenizer: Path) -> Words:
-    return Tokenizer.read(tokenizer).words(WORDS)
+def cutter(tokenizer: Path, language: str) -> Callable[[str], Sentences]:
+    return partial(cut, Tokenizer.read(tokenizer).words(WORDS), language=language)
 
 
 def cut_prepared(text: str) -> Sentences:
