@@ -11,6 +11,7 @@ from types import FrameType
 
 import uvicorn
 
+from models.runtime import flush_denormals
 from service import logs
 from service.app import create_app
 from service.errors import SettingsError
@@ -90,6 +91,7 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
 def serve(settings: Settings, listener: socket.socket, load_first: bool = False) -> int:
     """Serve until a signal; return the exit status. `load_first`: take no connection before the bundles are loaded."""
     logs.configure(settings.log_level, settings.log_format)
+    flush_denormals()  # before there are other threads
     server = create_server(settings, load_first)
     server.run([listener])
     return 1 if server.service.failure else LOST if server.lost else 0

@@ -17,6 +17,7 @@ from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
+ATTENTION_OPSET = 24  # the first whose Attention takes the length of each row
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
 
 LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own
@@ -45,7 +46,15 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [out], out, domain=domain, **attributes))
         return out
 
-    def model(self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, Any]) -> ModelProto:
+    def split(self, values: str, parts: int) -> list[str]:
+        """Append a node that cuts the last axis of `values` into equal parts."""
+        outs = [f"{values}.{number}" for number in range(parts)]
+        self.nodes.append(helper.make_node("Split", [values], outs, values, axis=-1, num_outputs=parts))
+        return outs
+
+    def model(
+        self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, Any], opset: int = OPSET
+    ) -> ModelProto:
         """Return the checked model; raise ExportError if it exceeds what one file can hold."""
         graph = helper.make_graph(
             self.nodes,
@@ -54,7 +63,7 @@ class Graph:
             [helper.make_tensor_value_info(*value) for value in outputs],
             list(self._constants.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="bertheads")
         helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
         if model.ByteSize() > MOST_BYTES:

@@ -20,7 +20,7 @@ from models.encoder import Embeddings, Encoder, Layer
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
 from models.task import HeadSpec
-from training.graph import MICROSOFT, Graph, Value
+from training.graph import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
 from training.quantize import (
     GELU,
     SYMMETRIC,
@@ -58,7 +58,8 @@ def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> Mo
         "vocab_size": vocab_size,
     }
     vectors: Value = ("vectors", TensorProto.FLOAT, ["N", config.hidden_size])
-    model = builder.graph.model("encoder", ROWS, [vectors], metadata)
+    opset = ATTENTION_OPSET if precision == "int8" else OPSET
+    model = builder.graph.model("encoder", ROWS, [vectors], metadata, opset)
     if precision == "int8":
         check_quantized(model, PRODUCTS_IN_LAYER * config.num_hidden_layers)
     return model
@@ -128,7 +129,7 @@ class EncoderBuilder:
         if self.int8:
             self.smoothing = smoothing_factors(self.encoder, vocab_size)
         counts = graph.add("ReduceSum", "attention_mask", graph.constant("last_axis", np.array([-1])), keepdims=0)
-        graph.add("Cast", counts, out=LENGTHS, to=TensorProto.INT32)
+        graph.add("Cast", counts, out=LENGTHS, to=TensorProto.INT64 if self.int8 else TensorProto.INT32)
         layers = [layer for layer in self.encoder.layers if isinstance(layer, Layer)]
         carried = [layer.attention_output.bias for layer in layers] + [None]
         hidden = self._embeddings(self.encoder.embeddings, vocab_size, carried[0])
@@ -199,9 +200,15 @@ class EncoderBuilder:
         parts = zip(("query", "key", "value"), weights, strict=True)
         query, key, value = [self._multiply(rows, weight, f"{name}.{part}") for part, weight in parts]
         bias = self._bias(layer.query_key_value, f"{name}.query_key_value", layer.attention_output.bias)
-        return graph.add(
-            "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
-        )
+        if not self.int8:
+            return graph.add(
+                "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
+            )
+        # ONNX's own operator: on CPU in half the time, and the same bits.
+        biases = graph.split(bias, 3)
+        query, key, value = [graph.add("Add", *pair) for pair in zip((query, key, value), biases, strict=True)]
+        inputs = (query, key, value, "", "", "", LENGTHS)
+        return graph.add("Attention", *inputs, q_num_heads=layer.heads, kv_num_heads=layer.heads)
 
     def _norm(self, values: str, norm: nn.LayerNorm, name: str, carried: Tensor | None) -> str:
         shift = norm.bias if carried is None else norm.bias + carried

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -46,6 +47,28 @@ def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch
         loaded.set()
         until(lambda: served.client.get("/health/ready").status_code == 200)
         assert served.post("/classify", "the cat").status_code == 200 and served.sample("ready") == 1
+
+
+FLUSHED = """
+import numpy, threading
+import service.server
+from service.settings import Settings
+
+def run(server, sockets):  # where the lanes start
+    tiny = numpy.full(64, 1e-38, numpy.float32)
+    lane = threading.Thread(target=lambda: print((tiny * numpy.float32(0.1)).max()))
+    lane.start()
+    lane.join()
+
+service.server.Server.run = run
+service.server.serve(Settings(), None)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime may not know how elsewhere")
+def test_lanes_lose_no_time_with_numbers_that_are_nearly_zero() -> None:
+    result = subprocess.run([sys.executable, "-c", FLUSHED], capture_output=True, text=True, timeout=300, check=True)
+    assert result.stdout == "0.0\n"
 
 
 @pytest.mark.parametrize("error", [BundleError("the bundle is broken"), RuntimeError("a surprise")])

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from models.bundle import Bundle, read_bundle
+from models.bundle import Bundle, read_bundle, seal
 from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.errors import BundleError
 from models.heads import build_head
@@ -298,10 +299,43 @@ def test_arguments_that_are_refused(wrong: list[str], capsys: pytest.CaptureFixt
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_the_opset_is_one_the_service_reads(bundle: Bundle) -> None:
-    model = onnx.load(bundle.directory / "encoder.int8.onnx")
-    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", 21), (MICROSOFT, 1)}
+@pytest.mark.parametrize(("precision", "opset"), [("int8", 24), ("fp32", 21), ("fp16", 21)])
+def test_the_opset_is_one_the_service_reads(precision: Precision, opset: int, checkpoint: Checkpoint) -> None:
+    model = encoder_model(checkpoint.encoder, precision, checkpoint.tokenizer.vocab_size)
+    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", opset), (MICROSOFT, 1)}
     assert model.ir_version <= 10
+
+
+def former(model: onnx.ModelProto) -> onnx.ModelProto:
+    """An encoder in int8 with the attention of older bundles: an operator of ONNX Runtime's own, with its biases."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            sums = [made[name] for name in node.input[:3]]
+            split = made[sums[0].input[1]]
+            lengths = helper.make_node("Cast", [node.input[6]], [f"{node.output[0]}.lengths"], to=TensorProto.INT32)
+            products = [addition.input[0] for addition in sums]
+            heads = helper.get_node_attr_value(node, "q_num_heads")
+            inputs, outputs = [*products, split.input[0], lengths.output[0]], list(node.output)
+            older = helper.make_node("MultiHeadAttention", inputs, outputs, domain=MICROSOFT, num_heads=heads)
+            model.graph.node.insert(list(model.graph.node).index(node), lengths)
+            node.CopyFrom(older)
+    return model
+
+
+def test_attention_gives_the_bits_of_the_former_one(bundle: Bundle, tmp_path: Path) -> None:
+    """Answers do not move, and a bundle of before is served and gone on from as one of today."""
+    older = shutil.copytree(bundle.directory, tmp_path / "older")
+    model = former(onnx.load(bundle.directory / "encoder.int8.onnx"))
+    assert "Attention" not in {node.op_type for node in model.graph.node}
+    onnx.save(model, older / "encoder.int8.onnx")
+    seal(older, bundle.manifest)
+    lengths = [3, 40, 17, 64]
+    rows = [Row([5 + 7 * n % 90 for n in range(length)], [0] * length, [0, length - 1]) for length in lengths]
+    found, expected = (Session(each).run([("ner", row) for row in rows]) for each in (bundle, read_bundle(older)))
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert read_base(older).config == read_base(bundle.directory).config
 
 
 # ---- what a base keeps ---------------------------------------------------------------------------------------------
