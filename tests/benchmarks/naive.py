@@ -1,19 +1,16 @@
-"""The naive service: FastAPI and PyTorch as tutorials have them, one float32 forward pass a request, no batching.
+"""The naive service: FastAPI around a pipeline of transformers, as its tutorials have it, in float32.
 
-python -m tests.benchmarks.naive CHECKPOINT PORT serves the first classify head of a checkpoint.
+python -m tests.benchmarks.naive CHECKPOINT PORT serves a classifier in the layout of transformers.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
-
-from models.checkpoint import read_checkpoint
-from models.classification import Classify, ScoredLabel
-from models.errors import CheckpointError
+from transformers import pipeline
 
 
 class Body(BaseModel):
@@ -21,22 +18,12 @@ class Body(BaseModel):
 
 
 def create_app(directory: Path) -> FastAPI:
-    checkpoint = read_checkpoint(directory)
-    heads = [head for head in checkpoint.heads.values() if head.spec.task == "classify"]
-    if not heads:
-        raise CheckpointError(f"{directory} has no classify head; pass the one that the bundle was made from")
-    task = Classify(checkpoint.tokenizer, heads[0].spec, checkpoint.config.max_position_embeddings)
-    parameters = task.parse_parameters({})
-    encoder, head = checkpoint.encoder.eval(), heads[0].module.eval()
+    classifier = pipeline("text-classification", model=str(directory), top_k=None)
     app = FastAPI()
 
-    @app.post("/classify", response_model=None)
-    def classify(body: Body) -> list[list[ScoredLabel]]:
-        encoded = task.encode(body.inputs, parameters)
-        row = encoded.rows[0]
-        with torch.inference_mode():
-            logits = head(encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[:, 0])
-        return [task.decode(encoded, logits.numpy(), parameters)]
+    @app.post("/classify")
+    def classify(body: Body) -> Any:
+        return classifier(body.inputs)
 
     return app
 
