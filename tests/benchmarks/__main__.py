@@ -25,7 +25,7 @@ from models.errors import BertheadsError
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
-from tests.benchmarks.contenders import OURS, Raw, Server, Service, services, started
+from tests.benchmarks.contenders import OURS, Raw, Server, Service, halted, services, started
 from tests.benchmarks.load import BenchmarkError
 from tests.benchmarks.overload import overload
 from tests.benchmarks.peaks import needed_operations, product_peak
@@ -167,9 +167,10 @@ def alternate(
 
     def run(name: str, connections: int, seconds: float) -> Run:
         one = asked[name]
-        if isinstance(one, Raw):
-            return dict(one.run(questions, connections, seconds))
-        return dict(one.run([one.service.call(question) for question in questions], connections, seconds))
+        with halted(other for other in contenders.values() if isinstance(other, Server) and other is not one):
+            if isinstance(one, Raw):
+                return dict(one.run(questions, connections, seconds))
+            return dict(one.run([one.service.call(question) for question in questions], connections, seconds))
 
     for name in asked:
         run(name, max(options.connections), min(1.0, options.seconds))

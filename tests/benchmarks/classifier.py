@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.bundle import read_bundle
 from models.classification import Classify, ScoredLabel
+from models.runtime import flush_denormals
 from models.session import Session
 
 
@@ -12,6 +13,7 @@ class Classifier:
     """The first classify head of a bundle."""
 
     def __init__(self, directory: Path) -> None:
+        flush_denormals()  # as ours does
         bundle = read_bundle(directory)
         self.head = next(name for name, head in bundle.manifest.heads.items() if head.task == "classify")
         spec = bundle.manifest.heads[self.head].spec

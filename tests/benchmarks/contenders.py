@@ -3,11 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -189,6 +190,23 @@ def our_server(bundle: Path, question: Question) -> Iterator[Server]:
         started(our_service(bundle), question, loader, bundle) as server,
     ):
         yield server
+
+
+@contextmanager
+def halted(servers: Iterable[Server]) -> Iterator[None]:
+    """Stop servers for the time of a block: some poll while they have nothing to do."""
+    pids = [pid for server in servers for pid in family(server.pid)]
+
+    def send(number: signal.Signals) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(signal.SIGCONT)
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
