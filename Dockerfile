@@ -22,7 +22,7 @@ RUN python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml'
 # its source: nobody may write in the image.
 WORKDIR /opt/venv/lib/python3.11/site-packages
 RUN python -m pip --python /opt/venv uninstall --yes huggingface_hub hf-xet \
-    && rm -r onnxruntime/backend onnxruntime/datasets onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
+    && rm -r onnxruntime/backend onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
              onnxruntime/capi/libonnxruntime.so.* \
     && find . -type d -name tests -prune -exec rm -r {} + \
     && find . -name '*.py[ix]' -delete \

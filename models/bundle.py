@@ -1,6 +1,7 @@
 """The bundle: a directory that training hands to the service, and a person can read.
 
     bundle.json · tokenizer.json · encoder.PRECISION.onnx · heads/NAME.onnx · parity.json · README.md
+    *.bin: constants of those graphs, in files of their own
 
 `read_bundle` believes nothing: every hash, name, type and shape is checked, and a BundleError names file, value,
 expectation and remedy. Hashes find damage and mistakes; who may write the directory can of course rewrite them too.

@@ -28,6 +28,8 @@ Levels = onnxruntime.GraphOptimizationLevel
 # SkipLayerNormalization, whose CPU kernel takes five times as long as the two.
 LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.ORT_ENABLE_ALL}
 ERRORS_ONLY = 3
+FLUSH = ("session.set_denormal_as_zero", "1")
+LEAST_VERSION = (1, 25)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
     options = _options(threads)
     options.graph_optimization_level = LEVELS[provider]
     prepare(provider)
-    if provider == "cpu":  # in the memory that was prepared
-        options.add_session_config_entry("session.use_env_allocators", "1")
+    if provider == "cpu":
+        options.add_session_config_entry("session.use_env_allocators", "1")  # the memory that was prepared
+        options.add_session_config_entry(*FLUSH)  # for threads of its own, which else go back to denormal numbers
     wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
     session = _load(path, options, wanted)
     # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
@@ -56,6 +59,7 @@ def open_graph(path: Path, provider: Provider = "cpu", threads: int = 1) -> onnx
 @cache
 def prepare(provider: Provider) -> None:
     """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""
+    _check_version()
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
         onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
@@ -67,15 +71,15 @@ def prepare(provider: Provider) -> None:
 
 
 def flush_denormals() -> None:
-    """Let this thread, and all that it starts from now on, take numbers below 1e-38 for zero.
+    """Take denormal numbers (below 1e-38) for zero, in this thread and in all that it starts from now on.
 
-    The weights of padding in attention come by such numbers, which cost a processor some hundred times as much as
-    others, and which no answer shows. ONNX Runtime does it for the thread that opens the first graph of a process,
-    whichever that is.
+    The weights of padded keys in attention pass through denormal numbers, which cost a processor some hundred times as
+    much as others, and no answer changes. ONNX Runtime does this for the thread that opens the first graph of a
+    process, and for no other: once any graph was opened, a call has no effect.
     """
     options = _options(1)
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    _load(Path(get_example("mul_1.onnx")), options, [NAMES["cpu"]])
+    options.add_session_config_entry(*FLUSH)
+    onnxruntime.InferenceSession(get_example("mul_1.onnx"), options, providers=[NAMES["cpu"]])
 
 
 def read_signature(path: Path) -> Signature:
@@ -97,6 +101,16 @@ def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
         return json.loads(metadata[key])
     except (KeyError, ValueError):
         raise BundleError(f"{path}: the graph has no metadata {key!r}; export the bundle again") from None
+
+
+def _check_version() -> None:
+    version = onnxruntime.__version__
+    if tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise BundleError(
+            f"ONNX Runtime is {version}, which ignores the lengths of rows in attention, expected {least} or newer; "
+            f"pip install 'onnxruntime>={least}'"
+        )
 
 
 def _check_provider(provider: Provider, found: list[str]) -> None:

@@ -91,7 +91,7 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
 def serve(settings: Settings, listener: socket.socket, load_first: bool = False) -> int:
     """Serve until a signal; return the exit status. `load_first`: take no connection before the bundles are loaded."""
     logs.configure(settings.log_level, settings.log_format)
-    flush_denormals()  # before there are other threads
+    flush_denormals()  # before the lanes start
     server = create_server(settings, load_first)
     server.run([listener])
     return 1 if server.service.failure else LOST if server.lost else 0

@@ -1,8 +1,13 @@
 """If this breaks, the benchmark measures something else than it says: requests lost, figures that do not add up."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,12 +19,13 @@ from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import sharing, soak
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.contenders import choices
+from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
-from tests.benchmarks.load import offer
+from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads
 from tests.service.bundles import HEADS, write_bundle
+from tests.service.serving import until
 
 ROUNDS, CONNECTIONS = 2, [1, 3]
 TEXTS = ["the cat runs in the house .", "the big dog eats .", "the man sees a woman in the old city .", "a cat ."] * 3
@@ -50,6 +56,27 @@ def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_p
         assert middle["ratio"] == 1 or middle["contender"] != "bertheads"
     for line in report["overload"]:
         assert set(line["statuses"]) <= {"200", "429", "504"} and line["goodput"] > 0
+
+
+def state(pid: int) -> str:
+    return stat(pid)[0]
+
+
+def test_who_waits_for_a_turn_is_paused() -> None:
+    child = [sys.executable, "-c", "import time; time.sleep(60)"]
+    parent = f"import subprocess, time; p = subprocess.Popen({child}); print(p.pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pids = [process.pid, int(process.stdout.readline())]
+        idle = Server(Service("idle", lambda port: []), process.pid, ("127.0.0.1", 1), ThreadPoolExecutor(1))
+        try:
+            with pytest.raises(BenchmarkError), paused([idle]):
+                until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+                raise BenchmarkError
+            until(lambda: "T" not in [state(pid) for pid in pids])
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_what_cannot_be_measured_is_said_in_one_sentence(

@@ -23,7 +23,7 @@ from models.runtime import Precision
 from training.errors import TrainingError
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-HEADS_OF = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
+HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
 """The attribute that says how many heads an operator for attention has; in int8, older bundles have the second."""
 
 Weights = dict[str, NDArray[np.float32]]
@@ -76,13 +76,13 @@ def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weight
 
 def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> EncoderConfig:
     """The shape of an encoder, by its graph."""
-    attention = next(node for node in model.graph.node if node.op_type in HEADS_OF)
+    attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
     norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
     return EncoderConfig(
         vocab_size=len(weights["embeddings.word"]),
         hidden_size=bundle.manifest.encoder.hidden_size,
         num_hidden_layers=bundle.manifest.encoder.layers,
-        num_attention_heads=helper.get_node_attr_value(attention, HEADS_OF[attention.op_type]),
+        num_attention_heads=helper.get_node_attr_value(attention, HEAD_COUNT[attention.op_type]),
         intermediate_size=weights["layers.0.intermediate.weight"].shape[1],
         max_position_embeddings=len(weights["embeddings.position"]),
         type_vocab_size=len(weights["embeddings.segment"]),

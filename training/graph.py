@@ -17,7 +17,7 @@ from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
-ATTENTION_OPSET = 24  # the first whose Attention takes the length of each row
+ATTENTION_OPSET = 24  # whose Attention takes the length of each row; for that of 25 ONNX Runtime has no kernel
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
 
 LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own

@@ -204,7 +204,7 @@ class EncoderBuilder:
             return graph.add(
                 "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
             )
-        # ONNX's own operator: on CPU in half the time, and the same bits.
+        # ONNX's own operator: the same bits in half the time on CPU, where alone int8 runs.
         biases = graph.split(bias, 3)
         query, key, value = [graph.add("Add", *pair) for pair in zip((query, key, value), biases, strict=True)]
         inputs = (query, key, value, "", "", "", LENGTHS)

@@ -25,7 +25,7 @@ from models.errors import BertheadsError
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
-from tests.benchmarks.contenders import OURS, Raw, Server, Service, halted, services, started
+from tests.benchmarks.contenders import OURS, Raw, Server, Service, paused, services, started
 from tests.benchmarks.load import BenchmarkError
 from tests.benchmarks.overload import overload
 from tests.benchmarks.peaks import needed_operations, product_peak
@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argparse.Namespace) -> dict[str, Any]:
     """Start what there is to measure, check that all answer alike, and measure it in turn."""
-    peak = product_peak("int8")
+    int8, fp32 = product_peak("int8"), product_peak("fp32")
     with ExitStack() as stack:
         loader = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
         checkpoint = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -102,13 +102,15 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
         runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
         for run in runs:
             operations = mean(needed_operations(bundle, each.row) for each in workloads[run["workload"]])
-            run["peak_share"] = run["rate"] * operations / peak
-        report = {"int8_peak_gops": peak / 1e9, "fp32_peak_gflops": product_peak("fp32") / 1e9, "skipped": skipped}
+            run["peak_share"] = run["rate"] * operations / int8
+        report = {"int8_peak_gops": int8 / 1e9, "fp32_peak_gflops": fp32 / 1e9, "skipped": skipped}
         report |= {"medians": medians(runs), "runs": runs}
         if options.overload:
             ours = contenders[OURS]
             assert isinstance(ours, Server)
-            report["overload"] = overload(ours, next(iter(workloads.values())), options.seconds, options.rounds)
+            asked = next(iter(workloads.values()))
+            with paused(others(ours, contenders)):
+                report["overload"] = overload(ours, asked, options.seconds, options.rounds)
         return report
 
 
@@ -130,6 +132,8 @@ def choose(
             skipped[service.name] = "make peers installs it"
         elif not find_spec("torch"):
             skipped[service.name] = "its checkpoint is written with torch"
+        elif service.name == "naive" and not find_spec("transformers"):
+            skipped[service.name] = "it is a pipeline of transformers"
         else:
             wanted.append(service)
     return wanted, skipped
@@ -167,7 +171,7 @@ def alternate(
 
     def run(name: str, connections: int, seconds: float) -> Run:
         one = asked[name]
-        with halted(other for other in contenders.values() if isinstance(other, Server) and other is not one):
+        with paused(others(one, contenders)):
             if isinstance(one, Raw):
                 return dict(one.run(questions, connections, seconds))
             return dict(one.run([one.service.call(question) for question in questions], connections, seconds))
@@ -181,6 +185,11 @@ def alternate(
         | run(name, connections, options.seconds)
         for connections, _, name in shown
     ]
+
+
+def others(one: Server | Raw, contenders: dict[str, Server | Raw]) -> list[Server]:
+    """Who is paused while `one` is measured."""
+    return [other for other in contenders.values() if isinstance(other, Server) and other is not one]
 
 
 def can(contender: Server | Raw, workload: str) -> bool:

@@ -193,8 +193,8 @@ def our_server(bundle: Path, question: Question) -> Iterator[Server]:
 
 
 @contextmanager
-def halted(servers: Iterable[Server]) -> Iterator[None]:
-    """Stop servers for the time of a block: some poll while they have nothing to do."""
+def paused(servers: Iterable[Server]) -> Iterator[None]:
+    """Pause servers while the block runs: some poll when they have nothing to do."""
     pids = [pid for server in servers for pid in family(server.pid)]
 
     def send(number: signal.Signals) -> None:
@@ -202,8 +202,8 @@ def halted(servers: Iterable[Server]) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    send(signal.SIGSTOP)
     try:
+        send(signal.SIGSTOP)
         yield
     finally:
         send(signal.SIGCONT)
@@ -212,6 +212,8 @@ def halted(servers: Iterable[Server]) -> Iterator[None]:
 def end_group(process: "subprocess.Popen[bytes]") -> None:
     """End a process and its workers, by force where SIGTERM does not help."""
     process.terminate()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)  # a paused one would not notice
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)
     with suppress(ProcessLookupError):

@@ -18,12 +18,12 @@ class Body(BaseModel):
 
 
 def create_app(directory: Path) -> FastAPI:
-    classifier = pipeline("text-classification", model=str(directory), top_k=None)
+    classifier = pipeline("text-classification", model=str(directory), top_k=None, device="cpu", dtype="float32")
     app = FastAPI()
 
     @app.post("/classify")
     def classify(body: Body) -> Any:
-        return classifier(body.inputs)
+        return classifier(body.inputs, truncation=True)
 
     return app
 

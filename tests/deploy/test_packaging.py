@@ -69,6 +69,13 @@ def test_serving_imports_what_is_declared() -> None:
     assert imported(serving_files()) <= declared("cpu")
 
 
+def test_the_image_keeps_what_serving_imports() -> None:
+    removed = re.findall(r"(?<= )onnxruntime/(\w+)(?= )", (ROOT / "Dockerfile").read_text())
+    assert {"backend", "quantization", "tools"} <= set(removed)
+    modules = {module for file in serving_files() for module in imports_of(file)}
+    assert not modules & {f"onnxruntime.{name}" for name in removed}
+
+
 def test_training_imports_what_is_declared() -> None:
     assert imported([*(ROOT / "training").rglob("*.py"), *(ROOT / "models").rglob("*.py")]) <= declared("cpu", "train")
 

@@ -1,28 +1,36 @@
 """If these fail, a user's answer depends on who else asked at that moment, or on how many, or is another head's."""
 
+import platform
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
-from models.bundle import Bundle
+from models.bundle import Bundle, read_bundle
 from models.errors import BundleError
 from models.row import Row
-from models.runtime import Precision
+from models.runtime import Precision, prepare
 from models.session import Session, pad
 from models.task import Logits
 from models.tokenizer import Tokenizer
 from models.vectors import DeviceVectors
 from tests.models import bundles
+from training.graph import Graph
 
+STARTER = Path(__file__).parents[2] / "models/starter"
 PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
 
 
@@ -220,3 +228,43 @@ def test_rows_that_cannot_run(bundle: Bundle, sessions: dict[Precision, Session]
 def test_warm_up_runs_every_head(sessions: dict[Precision, Session]) -> None:
     for session in sessions.values():
         session.warm_up()
+
+
+DENORMAL = """
+import sys
+import numpy as np
+from pathlib import Path
+from models.runtime import flush_denormals, open_graph
+flush_denormals()
+graph = open_graph(Path(sys.argv[1]), threads=int(sys.argv[2]))
+(product,) = graph.run(None, {"x": np.full(1 << 20, 1e-38, np.float32)})
+print(np.count_nonzero(product.view(np.uint32)))  # by its bits, for a comparison takes them for zero too
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime may not know how elsewhere")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormal_numbers_are_zero_on_all_threads_of_a_run(threads: int, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("Mul", "x", graph.constant("tenth", np.float32(0.1)), out="y")
+    shape: list[int | str] = ["n"]
+    model = graph.model("tenth", [("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)], {})
+    onnx.save(model, tmp_path / "tenth.onnx")
+    command = [sys.executable, "-c", DENORMAL, str(tmp_path / "tenth.onnx"), str(threads)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert result.stdout == "0\n"
+
+
+def test_a_runtime_that_ignores_lengths_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
+    prepare.cache_clear()
+    with pytest.raises(BundleError, match=r"ONNX Runtime is 1\.24\.4, .* expected 1\.25 or newer"):
+        Session(bundle)
+
+
+def test_the_shipped_bundle_has_its_weights_beside_its_graph() -> None:
+    starter = read_bundle(STARTER)
+    ids = starter.tokenizer.ids("a gripping, beautifully shot film")
+    (logits,) = Session(starter).run([("sentiment", starter.tokenizer.single_row(ids, [0]))])
+    assert logits.argmax() == starter.manifest.heads["sentiment"].labels.index("positive")
+    assert "encoder.int8.bin" in starter.manifest.sha256

@@ -66,7 +66,7 @@ service.server.serve(Settings(), None)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime may not know how elsewhere")
-def test_lanes_lose_no_time_with_numbers_that_are_nearly_zero() -> None:
+def test_lanes_take_denormal_numbers_for_zero() -> None:
     result = subprocess.run([sys.executable, "-c", FLUSHED], capture_output=True, text=True, timeout=300, check=True)
     assert result.stdout == "0.0\n"
 

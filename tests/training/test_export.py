@@ -302,7 +302,7 @@ def test_arguments_that_are_refused(wrong: list[str], capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("precision", "opset"), [("int8", 24), ("fp32", 21), ("fp16", 21)])
 def test_the_opset_is_one_the_service_reads(precision: Precision, opset: int, checkpoint: Checkpoint) -> None:
     model = encoder_model(checkpoint.encoder, precision, checkpoint.tokenizer.vocab_size)
-    assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", opset), (MICROSOFT, 1)}
+    assert {(each.domain, each.version) for each in model.opset_import} == {("", opset), (MICROSOFT, 1)}
     assert model.ir_version <= 10
 
 
