@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from models.task import Scores
 
+TINY = np.finfo(float).tiny  # asked here, before the service takes denormal numbers for zero: NumPy warns of that
+
 
 class Sequences:
     """Which tag may follow which, among `labels`; all, if they are not BIO tags."""
@@ -29,7 +31,7 @@ class Sequences:
         likeliest: NDArray[np.int64] = scores.argmax(axis=1)
         if self.free or not len(scores) or self._keeps(likeliest):
             return likeliest
-        logs = np.log(np.maximum(scores, np.finfo(float).tiny))
+        logs = np.log(np.maximum(scores, TINY))
         total = np.where(self._begins, logs[0], -np.inf)
         previous = np.zeros(scores.shape, np.int64)
         for word in range(1, len(scores)):

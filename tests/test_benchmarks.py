@@ -58,10 +58,6 @@ def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_p
         assert set(line["statuses"]) <= {"200", "429", "504"} and line["goodput"] > 0
 
 
-def state(pid: int) -> str:
-    return stat(pid)[0]
-
-
 def test_who_waits_for_a_turn_is_paused() -> None:
     child = [sys.executable, "-c", "import time; time.sleep(60)"]
     parent = f"import subprocess, time; p = subprocess.Popen({child}); print(p.pid, flush=True); time.sleep(60)"
@@ -71,9 +67,9 @@ def test_who_waits_for_a_turn_is_paused() -> None:
         idle = Server(Service("idle", lambda port: []), process.pid, ("127.0.0.1", 1), ThreadPoolExecutor(1))
         try:
             with pytest.raises(BenchmarkError), paused([idle]):
-                until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+                until(lambda: [stat(pid)[0] for pid in pids] == ["T", "T"])
                 raise BenchmarkError
-            until(lambda: "T" not in [state(pid) for pid in pids])
+            until(lambda: "T" not in [stat(pid)[0] for pid in pids])
         finally:
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from models.bundle import Bundle, read_bundle
+from models.bundle import Bundle
 from models.errors import BundleError
 from models.row import Row
 from models.runtime import Precision, prepare
@@ -30,7 +30,6 @@ from models.vectors import DeviceVectors
 from tests.models import bundles
 from training.graph import Graph
 
-STARTER = Path(__file__).parents[2] / "models/starter"
 PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
 
 
@@ -260,11 +259,3 @@ def test_a_runtime_that_ignores_lengths_is_refused(bundle: Bundle, monkeypatch: 
     prepare.cache_clear()
     with pytest.raises(BundleError, match=r"ONNX Runtime is 1\.24\.4, .* expected 1\.25 or newer"):
         Session(bundle)
-
-
-def test_the_shipped_bundle_has_its_weights_beside_its_graph() -> None:
-    starter = read_bundle(STARTER)
-    ids = starter.tokenizer.ids("a gripping, beautifully shot film")
-    (logits,) = Session(starter).run([("sentiment", starter.tokenizer.single_row(ids, [0]))])
-    assert logits.argmax() == starter.manifest.heads["sentiment"].labels.index("positive")
-    assert "encoder.int8.bin" in starter.manifest.sha256

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from models.bundle import read_bundle
 from models.errors import BundleError
 from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.errors import NotFound, SettingsError
 from service.heads import load_heads
-from service.settings import Settings
+from service.settings import STARTER, Settings
 from tests.service.bundles import write_bundle
 from tests.service.serving import serving
 
@@ -71,3 +72,11 @@ def test_a_route_without_heads_says_where_to_look(other: Path) -> None:
     for name in (None, "x"):
         with pytest.raises(NotFound, match=r"/qa.*GET /heads"):
             heads.find("qa", name)
+
+
+def test_the_shipped_bundle_has_its_weights_beside_its_graph() -> None:
+    starter = read_bundle(STARTER)
+    ids = starter.tokenizer.ids("a gripping, beautifully shot film")
+    (logits,) = Session(starter).run([("sentiment", starter.tokenizer.single_row(ids, [0]))])
+    assert logits.argmax() == starter.manifest.heads["sentiment"].labels.index("positive")
+    assert "encoder.int8.bin" in starter.manifest.sha256
