@@ -24,7 +24,7 @@ from models.vectors import DeviceVectors, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
-WIDE_TOKENS = 192
+WIDE_TOKENS = 128
 """Of a batch from which more threads gain: below, they wait for each other longer than they compute."""
 LEAST_GAIN = 1.2
 """In time, of more threads on the longest row: a second encoder takes the memory of its weights."""
@@ -55,7 +55,7 @@ class Session:
         encoder = bundle.directory / files[self.precision]
         self._encoder = open_graph(encoder, provider, threads)
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
-        self._wide = open_graph(encoder, provider, wide_threads) if wide else None
+        self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
         self._gain = 1.0
         self._heads = {
             name: open_graph(bundle.directory / head.file, provider, threads)

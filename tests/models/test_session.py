@@ -167,6 +167,18 @@ def test_more_threads_must_gain(
     assert (session._wide is wide) is (gain > 1)
 
 
+def test_only_who_has_the_cores_alone_waits_awake(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for ever: ONNX Runtime's own limit is a million turns."""
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
+    session = Session(bundle, threads=2, wide_threads=3)
+    assert session._wide
+    key = "session.intra_op.{}".format
+    for encoder, spins in (session._encoder, "0"), (session._wide, "1"):
+        options = encoder.get_session_options()
+        assert options.get_session_config_entry(key("allow_spinning")) == spins
+        assert 0 < int(options.get_session_config_entry(key("spin_duration_us"))) <= 1000
+
+
 def test_who_has_no_wide_encoder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Session(bundle, wide_threads=2)._wide is None, "it takes no row that is long enough"
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
@@ -254,8 +266,8 @@ def test_denormal_numbers_are_zero_on_all_threads_of_a_run(threads: int, tmp_pat
     assert result.stdout == "0\n"
 
 
-def test_a_runtime_that_ignores_lengths_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
+def test_an_older_runtime_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.25.1")
     prepare.cache_clear()
-    with pytest.raises(BundleError, match=r"ONNX Runtime is 1\.24\.4, .* expected 1\.25 or newer"):
+    with pytest.raises(BundleError, match=r"ONNX Runtime is 1\.25\.1, expected 1\.26 or newer"):
         Session(bundle)
