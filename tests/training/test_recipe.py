@@ -20,6 +20,8 @@ def test_shipped_recipes_are_valid() -> None:
     assert not read_recipe(FinetuneRecipe, RECIPES / "starter_ner.toml", BASE[1:]).freeze_encoder
     assert read_recipe(FinetuneRecipe, RECIPES / "starter_ner_head.toml", BASE[1:]).freeze_encoder
     assert read_recipe(PretrainRecipe, RECIPES / "tiny.toml", ["corpus=c"]).base is None
+    text = read_recipe(PretrainRecipe, RECIPES / "task_text.toml", ["corpus=c", "base=small"])
+    assert (text.base, text.nsp) == ("small", False)
     small = read_recipe(PretrainRecipe, RECIPES / "small.toml", ["corpus=c"])
     assert (small.base, small.layers, small.width) == (None, 4, 256)
     paper = read_recipe(PretrainRecipe, RECIPES / "bert-base.toml", ["corpus=c"])
