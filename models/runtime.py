@@ -121,7 +121,10 @@ def _check_version() -> None:
     version = onnxruntime.__version__
     if tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
-        raise BundleError(f"ONNX Runtime is {version}, expected {least} or newer; pip install 'onnxruntime>={least}'")
+        raise BundleError(
+            f"ONNX Runtime is {version}, which ignores the lengths of rows in attention or how long threads may wait "
+            f"awake, expected {least} or newer; pip install 'onnxruntime>={least}'"
+        )
 
 
 def _check_provider(provider: Provider, found: list[str]) -> None:
