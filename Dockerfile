@@ -28,11 +28,19 @@ RUN python -m pip --python /opt/venv uninstall --yes huggingface_hub hf-xet \
     && find . -name '*.py[ix]' -delete \
     && python -m compileall -q --invalidation-mode unchecked-hash .
 
+# ---- the kernels ----
+FROM docker.io/library/python:3.11-slim-bookworm AS kernels
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY kernels /kernels
+RUN sh /kernels/build.sh /kernels.so
+
 # ---- source ----
 FROM docker.io/library/python:3.11-slim-bookworm AS source
 WORKDIR /app
 COPY models/*.py models/
 COPY service service
+COPY --from=kernels /kernels.so models/
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # ---- the image ----

@@ -3,6 +3,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
+KERNELS := hatch_build.py $(wildcard kernels/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: serve test lint bench peers starter clean
@@ -34,20 +35,20 @@ starter: .venv/all
 	PATH="$(CURDIR)/$(BIN):$$PATH" training/recipes/starter.sh "$(DATA)" "$(BASE)"
 
 clean:
-	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv dist models/kernels.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for all: what serving needs, and, from the first test on, every extra but gpu. No torch until then.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/serve: pyproject.toml constraints.txt | .venv/bin/python
+.venv/serve: pyproject.toml constraints.txt $(KERNELS) | .venv/bin/python
 	$(INSTALL) --editable '.[cpu]'
 	touch $@
 
 # torch on its own first: an index or folder with another build of this version, for CPU or some CUDA, then decides
 # which build it is, and nothing after it asks again.
-.venv/all: pyproject.toml constraints.txt | .venv/bin/python
+.venv/all: pyproject.toml constraints.txt $(KERNELS) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(INSTALL) --editable '.[cpu,train,batch,otel,dev]'
 	touch .venv/serve $@

@@ -5,6 +5,7 @@ labels. Nothing here imports onnx.
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import onnxruntime
 from onnxruntime.datasets import get_example
 
 from models.errors import BundleError
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["int8", "fp16", "fp32"]
 Provider = Literal["cpu", "cuda"]
@@ -31,6 +34,8 @@ LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.OR
 ERRORS_ONLY = 3
 FLUSH = ("session.set_denormal_as_zero", "1")
 LEAST_VERSION = (1, 26)
+KERNELS = Path(__file__).with_name("kernels.so")
+"""What kernels/ is compiled to when this is installed, if there is a C compiler."""
 SPIN = 50
 """Microseconds that a thread stays awake for the next operator: waking it takes as long as a small operator does."""
 
@@ -135,8 +140,28 @@ def _check_provider(provider: Provider, found: list[str]) -> None:
         )
 
 
+@cache
+def find_kernels() -> Path | None:
+    """Return the library of our operators; None, with a warning, where it was not compiled or does not load.
+
+    Graphs run without it too, for they define our operators by ONNX's own.
+    """
+    if not KERNELS.exists():
+        logger.warning("%s was not compiled: int8 is half as fast; install a C compiler, then this again", KERNELS)
+        return None
+    try:
+        onnxruntime.SessionOptions().register_custom_ops_library(str(KERNELS))
+    except Exception as error:  # its exceptions share no other base
+        reason = str(error).splitlines()[0][:200]
+        logger.warning("%s does not load (%s): int8 is half as fast; install this again", KERNELS, reason)
+        return None
+    return KERNELS
+
+
 def _options(threads: int, spins: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
+    if kernels := find_kernels():
+        options.register_custom_ops_library(str(kernels))
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))  # lanes share the cores

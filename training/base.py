@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, inliner, numpy_helper
 from torch import nn
 
 from models.bundle import Bundle, read_bundle
@@ -38,6 +38,8 @@ def unpack(bundle: Bundle) -> Checkpoint:
     """Return encoder, heads and tokenizer of a bundle as a checkpoint."""
     files = bundle.manifest.encoder.files
     graph = onnx.load(bundle.directory / next(files[precision] for precision in BEST_FIRST if precision in files))
+    if graph.functions:
+        graph = inliner.inline_local_functions(graph)  # as bundles were before there were any
     weights = float_weights(graph)
     config = config_of(bundle, graph, weights)
     checkpoint = Checkpoint(config, Encoder(config), bundle.tokenizer)

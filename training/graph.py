@@ -6,16 +6,29 @@ and nothing depends on what an exporter and a fusion pass make of the traced net
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, checker, external_data_helper, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    checker,
+    external_data_helper,
+    helper,
+    numpy_helper,
+)
 
 from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
+OURS = "bertheads"  # operators that a graph defines as functions of the others, and kernels/ computes at once
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
 ATTENTION_OPSET = 24  # whose Attention takes the length of each row; for that of 25 ONNX Runtime has no kernel
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
@@ -25,6 +38,28 @@ LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own
 Array = NDArray[Any] | np.generic
 Value = tuple[str, int, list[int | str]]
 """Name, element type and shape of an input or output."""
+Attribute = tuple[str, "AttributeProto.AttributeType"]
+
+
+@dataclass(frozen=True)
+class Function:
+    """An operator of ours, by its definition in others, and the functions that this calls."""
+
+    definition: FunctionProto
+    attributes: tuple[Attribute, ...]
+    calls: dict[str, FunctionProto]
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def inputs(self) -> list[str]:
+        return list(self.definition.input)
+
+    @property
+    def outputs(self) -> list[str]:
+        return list(self.definition.output)
 
 
 class Graph:
@@ -33,6 +68,7 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
+        self._functions: dict[str, FunctionProto] = {}
 
     def constant(self, name: str, array: Array) -> str:
         """Hold `array` under `name`; the same name again is the same constant."""
@@ -52,6 +88,25 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [values], outs, values, axis=-1, num_outputs=parts))
         return outs
 
+    def call(self, function: Function, *inputs: str, outs: Sequence[str] = (), **attributes: Any) -> list[str]:
+        """Append a call of `function`, which the model then holds, and return its outputs."""
+        self._functions |= {function.name: function.definition} | function.calls
+        names = list(outs) or [f"{out}.{len(self.nodes)}" for out in function.outputs]
+        self.nodes.append(helper.make_node(function.name, inputs, names, names[0], domain=OURS, **attributes))
+        return names
+
+    def refer(self, name: str, attribute: Attribute) -> None:
+        """Let an attribute of the newest node be that of the function that these nodes become."""
+        self.nodes[-1].attribute.append(AttributeProto(name=name, ref_attr_name=attribute[0], type=attribute[1]))
+
+    def function(self, name: str, inputs: Sequence[str], outputs: Sequence[str], *attributes: Attribute) -> Function:
+        """Return these nodes and constants as a function."""
+        constants = [helper.make_node("Constant", [], [key], value=held) for key, held in self._constants.items()]
+        names = [attribute[0] for attribute in attributes]
+        nodes = [*constants, *self.nodes]
+        definition = helper.make_function(OURS, name, inputs, outputs, nodes, opsets(ATTENTION_OPSET), names)
+        return Function(definition, attributes, self._functions)
+
     def model(
         self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, Any], opset: int = OPSET
     ) -> ModelProto:
@@ -63,13 +118,21 @@ class Graph:
             [helper.make_tensor_value_info(*value) for value in outputs],
             list(self._constants.values()),
         )
-        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="bertheads")
+        functions = list(self._functions.values())
+        imports = opsets(opset)[: None if functions else -1]
+        model = helper.make_model(
+            graph, opset_imports=imports, ir_version=10, producer_name="bertheads", functions=functions
+        )
         helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
         if model.ByteSize() > MOST_BYTES:
             raise ExportError(f"{name} has {model.ByteSize()} bytes, expected at most {MOST_BYTES}; export it as fp16")
         checker.check_model(model)
         return model
+
+
+def opsets(version: int) -> list[OperatorSetIdProto]:
+    """Return the versions of the operators that a graph may be made of, ours at the end."""
+    return [helper.make_opsetid(domain, number) for domain, number in (("", version), (MICROSOFT, 1), (OURS, 1))]
 
 
 def share_constants(models: Sequence[ModelProto], directory: Path) -> None:

@@ -20,22 +20,14 @@ from models.encoder import Embeddings, Encoder, Layer
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
 from models.task import HeadSpec
+from training import fused
+from training.fused import GELU, SYMMETRIC, Grid, multiply, quantize_rows
 from training.graph import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
-from training.quantize import (
-    GELU,
-    SYMMETRIC,
-    Floats,
-    Grid,
-    Quantized,
-    check_quantized,
-    multiply,
-    multiply_integers,
-    quantize_activation,
-    quantize_table,
-)
+from training.quantize import Quantized, check_quantized, linear, quantize_table
 from training.smoothing import smoothing_factors
 
 PRODUCTS_IN_LAYER = 6  # query, key, value, attention output, intermediate, output
+PARTS = ("query", "key", "value")
 LENGTHS = "lengths"
 
 ROWS: list[Value] = [
@@ -48,7 +40,7 @@ ROWS: list[Value] = [
 
 def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> ModelProto:
     """Return the graph of an encoder; ids from `vocab_size` on, which no tokenizer makes, are left out."""
-    builder = EncoderBuilder(encoder, precision)
+    builder = (IntegerEncoderBuilder if precision == "int8" else EncoderBuilder)(encoder, precision)
     builder.build(vocab_size)
     config = encoder.config
     metadata = {
@@ -103,7 +95,7 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 class EncoderBuilder:
-    """Adds an encoder to a graph, in one precision.
+    """Adds an encoder to a graph, in fp32 or fp16.
 
     Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] from there on: what no head reads
     need not be computed, and for a classifier that is an eighth of all products. A hidden state already holds the bias
@@ -111,25 +103,21 @@ class EncoderBuilder:
     two additions a layer less. The carried biases stay in the graph, unread, for who wants the weights back.
     """
 
+    lengths = TensorProto.INT32
+    """The element type that attention asks for."""
+
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
         self.graph = Graph()
         self.encoder = encoder
         self.config = encoder.config
-        self.int8 = precision == "int8"
         self.fp16 = precision == "fp16"
-        self.sizes = ""
-        """What stands for the sizes before H: those of the rows at first, then those of the positions."""
-        self.smoothing: dict[str, Floats] = {}
-        """Of the outputs of LayerNorms, whose names are those of the modules."""
         self.dtype: type[np.floating[Any]] = np.float16 if self.fp16 else np.float32
 
     def build(self, vocab_size: int) -> None:
         """Add all nodes, from the inputs to `vectors`."""
         graph = self.graph
-        if self.int8:
-            self.smoothing = smoothing_factors(self.encoder, vocab_size)
         counts = graph.add("ReduceSum", "attention_mask", graph.constant("last_axis", np.array([-1])), keepdims=0)
-        graph.add("Cast", counts, out=LENGTHS, to=TensorProto.INT64 if self.int8 else TensorProto.INT32)
+        graph.add("Cast", counts, out=LENGTHS, to=self.lengths)
         layers = [layer for layer in self.encoder.layers if isinstance(layer, Layer)]
         carried = [layer.attention_output.bias for layer in layers] + [None]
         hidden = self._embeddings(self.encoder.embeddings, vocab_size, carried[0])
@@ -153,15 +141,6 @@ class EncoderBuilder:
         summed = graph.add("Add", graph.add("Add", words, segments), positions)
         return self._norm(summed, embeddings.norm, "embeddings.norm", carried)
 
-    def _words(self, table: NDArray[np.float32]) -> str:
-        graph = self.graph
-        if not self.int8:
-            return graph.add("Gather", graph.constant("embeddings.word", table.astype(self.dtype)), "input_ids")
-        integers, scale = quantize_table(table)
-        gathered = graph.add("Gather", graph.constant("embeddings.word", integers), "input_ids")
-        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
-        return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
-
     def _layer(self, hidden: str, layer: Layer, name: str, carried: Tensor | None) -> str:
         """Add a layer; the output of the last one carries nothing, and is made at the positions only."""
         graph = self.graph
@@ -170,15 +149,15 @@ class EncoderBuilder:
         mixed = self._attention(hidden, layer, name)
         if carried is None:
             mixed, hidden = self._read(mixed), self._read(hidden)
-            self.sizes = ".positions"
-        projected = self._multiply(self._rows(mixed), layer.attention_output.weight, f"{name}.attention_output")
-        summed = graph.add("Add", projected, hidden)
-        hidden = self._norm(summed, layer.attention_norm, f"{name}.attention_norm", layer.output.bias)
-        wide = self._multiply(self._rows(hidden), layer.intermediate.weight, f"{name}.intermediate")
+        output = layer.attention_output.weight, f"{name}.attention_output"
+        hidden = self._add_norm(
+            mixed, *output, hidden, layer.attention_norm, f"{name}.attention_norm", layer.output.bias
+        )
         bias = self._bias(layer.intermediate, f"{name}.intermediate", layer.output.bias)
-        expanded = graph.add("FastGelu" if self.int8 else "BiasGelu", wide, bias, domain=MICROSOFT)
-        narrow = self._multiply(self._rows(expanded, GELU), layer.output.weight, f"{name}.output")
-        return self._norm(graph.add("Add", narrow, hidden), layer.output_norm, f"{name}.output_norm", carried)
+        wide = self._intermediate(hidden, layer.intermediate.weight, f"{name}.intermediate", bias)
+        return self._add_norm(
+            wide, layer.output.weight, f"{name}.output", hidden, layer.output_norm, f"{name}.output_norm", carried
+        )
 
     def _read(self, hidden: str) -> str:
         """[B, S, H] → [N, H], at the positions; in fp16 [N + 1, H], the first once more.
@@ -193,47 +172,119 @@ class EncoderBuilder:
         first = graph.add("Slice", "positions", zero, one, zero)
         return graph.add("Gather", flat, graph.add("Concat", "positions", first, axis=0))
 
+    # What follows depends on the precision.
+
+    def _words(self, table: NDArray[np.float32]) -> str:
+        return self.graph.add("Gather", self.graph.constant("embeddings.word", table.astype(self.dtype)), "input_ids")
+
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
-        graph = self.graph
-        rows = self._rows(hidden)
         weights = layer.query_key_value.weight.chunk(3)
-        parts = zip(("query", "key", "value"), weights, strict=True)
-        query, key, value = [self._multiply(rows, weight, f"{name}.{part}") for part, weight in parts]
+        parts = zip(PARTS, weights, strict=True)
+        query, key, value = [self._multiply(hidden, weight, f"{name}.{part}") for part, weight in parts]
         bias = self._bias(layer.query_key_value, f"{name}.query_key_value", layer.attention_output.bias)
-        if not self.int8:
-            return graph.add(
-                "MultiHeadAttention", query, key, value, bias, LENGTHS, domain=MICROSOFT, num_heads=layer.heads
-            )
-        # ONNX's own operator: the same bits in half the time on CPU, where alone int8 runs.
-        biases = graph.split(bias, 3)
-        query, key, value = [graph.add("Add", *pair) for pair in zip((query, key, value), biases, strict=True)]
-        inputs = (query, key, value, "", "", "", LENGTHS)
-        return graph.add("Attention", *inputs, q_num_heads=layer.heads, kv_num_heads=layer.heads)
+        inputs = query, key, value, bias, LENGTHS
+        return self.graph.add("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=layer.heads)
+
+    def _add_norm(
+        self, rows: str, weight: Tensor, name: str, residual: str, norm: nn.LayerNorm, out: str, carried: Tensor | None
+    ) -> str:
+        """Add norm(residual + rows * weight), under the name `out`."""
+        summed = self.graph.add("Add", self._multiply(rows, weight, name), residual)
+        return self._norm(summed, norm, out, carried)
+
+    def _intermediate(self, hidden: str, weight: Tensor, name: str, bias: str) -> str:
+        return self.graph.add("BiasGelu", self._multiply(hidden, weight, name), bias, domain=MICROSOFT)
+
+    def _multiply(self, rows: str, weight: Tensor, name: str) -> str:
+        return self.graph.add("MatMul", rows, self._weight(f"{name}.weight", weight.T))
 
     def _norm(self, values: str, norm: nn.LayerNorm, name: str, carried: Tensor | None) -> str:
+        gain, shift = self._gain_and_shift(norm, name, carried)
+        return self.graph.add("LayerNormalization", values, gain, shift, out=name, axis=-1, epsilon=norm.eps)
+
+    def _gain_and_shift(self, norm: nn.LayerNorm, name: str, carried: Tensor | None) -> tuple[str, str]:
         shift = norm.bias if carried is None else norm.bias + carried
-        scale, bias = self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", shift)
-        return self.graph.add("LayerNormalization", values, scale, bias, out=name, axis=-1, epsilon=norm.eps)
+        return self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", shift)
 
     def _bias(self, linear: nn.Linear, name: str, carried: Tensor) -> str:
         """The bias of a product whose left side carries another bias."""
         return self._weight(f"{name}.bias", linear.bias.float() - linear.weight.float() @ carried.float())
 
-    def _rows(self, values: str, grid: Grid = SYMMETRIC) -> str | Quantized:
-        """What the left side of products is in this precision."""
-        if not self.int8:
-            return values
-        width = self.config.intermediate_size if grid is GELU else self.config.hidden_size
-        return quantize_activation(self.graph, values, width, grid, self.smoothing.get(values), self.sizes)
-
-    def _multiply(self, rows: str | Quantized, weight: Tensor, name: str) -> str:
-        transposed = array(weight).T  # [in, out]
-        if isinstance(rows, Quantized):
-            return multiply(self.graph, rows, f"{name}.weight", transposed)
-        return self.graph.add("MatMul", rows, self.graph.constant(f"{name}.weight", transposed.astype(self.dtype)))
-
     def _weight(self, name: str, tensor: Tensor) -> str:
         return self.graph.constant(name, array(tensor).astype(self.dtype))
+
+
+class IntegerEncoderBuilder(EncoderBuilder):
+    """The same in int8: every activation that a product reads has integers beside it."""
+
+    lengths = TensorProto.INT64
+
+    def build(self, vocab_size: int) -> None:
+        """Add all nodes, from the inputs to `vectors`."""
+        hidden = self.config.hidden_size
+        self._smoothing = smoothing_factors(self.encoder, vocab_size)
+        self._rescale, self._quantize = fused.rescale(), fused.quantize(hidden)
+        self._add_norm_quantize = fused.add_norm_quantize(hidden)
+        self._gelu_quantize = fused.gelu_quantize(self.config.intermediate_size)
+        self._integers: dict[str, Quantized] = {}
+        """Of activations, by their names."""
+        super().build(vocab_size)
+
+    def _words(self, table: NDArray[np.float32]) -> str:
+        graph = self.graph
+        integers, scale = quantize_table(table)
+        gathered = graph.add("Gather", graph.constant("embeddings.word", integers), "input_ids")
+        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
+        return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
+
+    def _attention(self, hidden: str, layer: Layer, name: str) -> str:
+        graph, rows = self.graph, self._rows(hidden)
+        bias = self._bias(layer.query_key_value, f"{name}.query_key_value", layer.attention_output.bias)
+        query_key_value = [
+            linear(graph, rows, array(weight).T, f"{name}.{part}.weight", self._rescale, part_bias)[0]
+            for part, weight, part_bias in zip(
+                PARTS, layer.query_key_value.weight.chunk(3), graph.split(bias, 3), strict=True
+            )
+        ]
+        return graph.call(fused.self_attention(), *query_key_value, LENGTHS, heads=layer.heads)[0]
+
+    def _add_norm(
+        self, rows: str, weight: Tensor, name: str, residual: str, norm: nn.LayerNorm, out: str, carried: Tensor | None
+    ) -> str:
+        smoothing = self._smoothing[out]
+        inputs = *self._gain_and_shift(norm, out, carried), self.graph.constant(f"{out}.smoothing", smoothing)
+        hidden, integers, step = linear(
+            self.graph,
+            self._rows(rows),
+            array(weight).T,
+            f"{name}.weight",
+            self._add_norm_quantize,
+            residual,
+            *inputs,
+            epsilon=norm.eps,
+        )
+        self._integers[hidden] = Quantized(integers, step, self._zero(SYMMETRIC), smoothing)
+        return hidden
+
+    def _intermediate(self, hidden: str, weight: Tensor, name: str, bias: str) -> str:
+        rows = self._rows(hidden)
+        integers, step = linear(self.graph, rows, array(weight).T, f"{name}.weight", self._gelu_quantize, bias)
+        self._integers[integers] = Quantized(integers, step, self._zero(GELU), None)
+        return integers
+
+    def _rows(self, values: str) -> Quantized:
+        """What the left side of products is."""
+        if values not in self._integers:
+            graph, smoothing = self.graph, self._smoothing.get(values)
+            smooth = values
+            if smoothing is not None:
+                smooth = graph.add("Mul", values, graph.constant(f"{values}.smoothing", smoothing))
+            integers, step = graph.call(self._quantize, smooth)
+            self._integers[values] = Quantized(integers, step, self._zero(SYMMETRIC), smoothing)
+        return self._integers[values]
+
+    def _zero(self, grid: Grid) -> str:
+        return self.graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
 
 
 def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bool) -> int:
@@ -245,10 +296,11 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     bias = graph.constant("bias", array(head.bias)[:vocab_size])
     if int8:
         integers, scales = quantize_table(table)
-        rows = quantize_activation(graph, normed, table.shape[1])
+        rows, step = quantize_rows(graph, normed, table.shape[1], SYMMETRIC)
         decoder = graph.add("Transpose", graph.constant("embeddings.word", integers), perm=[1, 0])
-        product = multiply_integers(graph, rows, decoder, graph.constant("embeddings.word.scale", scales))
-        graph.add("Add", product, bias, out="logits")
+        scale, zero = graph.constant("embeddings.word.scale", scales), graph.constant("symmetric.zero", np.uint8(128))
+        product = multiply(graph, rows, decoder, scale, zero)
+        graph.add("Add", graph.add("Mul", product, step), bias, out="logits")
     else:
         graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)
     return len(table)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from training import fused
 from training.errors import ExportError
-from training.graph import MICROSOFT, Graph
+from training.graph import OURS, Function, Graph
 
 Floats = NDArray[np.float32]
 LARGEST = 127
@@ -40,21 +41,6 @@ def quantize_table(table: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the 256 integers of an activation lie: `zero` stands for 0, and `above` steps are over it."""
-
-    name: str
-    zero: int
-    above: int
-
-
-SYMMETRIC = Grid("symmetric", zero=128, above=127)
-# GELU is never below -0.17: 32 steps suffice for that side, if a step is at least 0.17 / 32.
-GELU = Grid("gelu", zero=32, above=223)
-LEAST_GELU = 0.17
-
-
-@dataclass(frozen=True)
 class Quantized:
     """An activation as integers [..., K] with the scale [..., 1] of each row."""
 
@@ -65,48 +51,24 @@ class Quantized:
     """What the channels were multiplied with, [K]."""
 
 
-def quantize_activation(
-    graph: Graph, values: str, width: int, grid: Grid = SYMMETRIC, smoothing: Floats | None = None, sizes: str = ""
-) -> Quantized:
-    """Add nodes that quantise each row of `values` [..., width]; equal `sizes` stand for equal leading sizes.
+def linear(
+    graph: Graph, rows: Quantized, weight: Floats, name: str, after: Function, *inputs: str, **attributes: Any
+) -> list[str]:
+    """Add the product of quantised rows [..., K] and a constant [K, N] that is quantised here, and what is done to it.
 
-    A row of zeros has scale 0, and whatever integers it gets are multiplied by that again.
+    `after` takes product and scale, and `inputs` behind them.
     """
-    if smoothing is not None:
-        values = graph.add("Mul", values, graph.constant(f"{values}.smoothing", smoothing))
-    axis = graph.constant("last_axis", np.array([-1]))
-    size = graph.add("Abs", values) if grid is SYMMETRIC else values
-    step = graph.constant(f"{grid.name}.step", np.float32(1 / grid.above))
-    scale = graph.add("Mul", graph.add("ReduceMax", size, axis, keepdims=1), step)
-    if grid is GELU:
-        scale = graph.add("Max", scale, graph.constant("gelu.least", np.float32(LEAST_GELU / GELU.zero)))
-    zero = graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
-    zeros = f"{grid.name}.zeros{sizes}"
-    if all(node.output[0] != zeros for node in graph.nodes):
-        graph.add("Expand", zero, graph.add("Shape", scale), out=zeros)
-    integers = graph.add("QuantizeLinear", values, scale, zeros, axis=-1, block_size=width)
-    return Quantized(integers, scale, zero, smoothing)
-
-
-def multiply(graph: Graph, rows: Quantized, name: str, weight: Floats) -> str:
-    """Add the product of quantised rows [..., K] and a constant [K, N] that is quantised here; float32 comes out."""
     if rows.smoothing is not None:
         weight = weight / rows.smoothing[:, None]
     integers, scale = quantize_columns(weight)
-    return multiply_integers(graph, rows, graph.constant(name, integers), graph.constant(f"{name}.scale", scale))
-
-
-def multiply_integers(graph: Graph, rows: Quantized, weight: str, scale: str) -> str:
-    """Add the product of quantised rows [..., K] and integers [K, N] with the scale [N] of each column."""
-    one = graph.constant("one", np.float32(1))
-    product = graph.add("MatMulIntegerToFloat", rows.integers, weight, one, scale, rows.zero, domain=MICROSOFT)
-    return graph.add("Mul", product, rows.scale)  # its own scale for an activation is one number for all rows
+    constants = graph.constant(name, integers), graph.constant(f"{name}.scale", scale), rows.zero
+    return graph.call(fused.linear(after), rows.integers, rows.scale, *constants, *inputs, **attributes)
 
 
 def check_quantized(model: ModelProto, products: int) -> None:
     """Raise ExportError unless there are `products` integer products and no float one with a constant is left."""
     constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = sum(node.op_type == "MatMulIntegerToFloat" for node in model.graph.node)
+    found = sum(node.domain == OURS and node.op_type.startswith("Linear") for node in model.graph.node)
     left = [
         name
         for node in model.graph.node

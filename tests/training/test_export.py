@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper
 
 from models.bundle import Bundle, read_bundle, seal
 from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
@@ -25,22 +25,14 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training import export as exporting
+from training import fused
 from training.base import read_base
 from training.errors import ExportError
 from training.export import ExportOptions, export
-from training.graph import MICROSOFT, Graph, Value
+from training.fused import GELU, SYMMETRIC, Grid, quantize_rows
+from training.graph import ATTENTION_OPSET, MICROSOFT, OURS, Graph, Value
 from training.networks import encoder_model
-from training.quantize import (
-    GELU,
-    SYMMETRIC,
-    Floats,
-    Grid,
-    check_quantized,
-    multiply,
-    quantize_activation,
-    quantize_columns,
-    quantize_table,
-)
+from training.quantize import Floats, Quantized, check_quantized, linear, quantize_columns, quantize_table
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +57,18 @@ def weights(seed: int, rows: int, columns: int) -> Floats:
 
 def product_session(weight: Floats, grid: Grid) -> onnxruntime.InferenceSession:
     graph = Graph()
-    rows = quantize_activation(graph, "x", len(weight), grid)
-    graph.add("Identity", multiply(graph, rows, "weight", weight), out="y")
-    graph.add("Identity", rows.integers, out="integers")
+    rows, step = quantize_rows(graph, "x", len(weight), grid)
+    quantized = Quantized(rows, step, graph.constant("zero", np.uint8(grid.zero)), None)
+    zeros = graph.constant("zeros", np.zeros(weight.shape[1], np.float32))
+    linear(graph, quantized, weight, "weight", fused.rescale(), zeros)
+    graph.add("Identity", graph.nodes[-1].output[0], out="y")
     values: list[Value] = [("x", TensorProto.FLOAT, ["m", len(weight)])]
     outputs: list[Value] = [
         ("y", TensorProto.FLOAT, ["m", weight.shape[1]]),
         ("integers", TensorProto.UINT8, ["m", len(weight)]),
     ]
-    return onnxruntime.InferenceSession(graph.model("product", values, outputs, {}).SerializeToString())
+    model = graph.model("product", values, outputs, {}, ATTENTION_OPSET)
+    return onnxruntime.InferenceSession(model.SerializeToString())
 
 
 @settings(deadline=None, max_examples=30)
@@ -138,7 +133,7 @@ def test_a_float_product_that_was_left_is_found() -> None:
 
 def test_int8_holds_all_weights_as_integers(checkpoint: Checkpoint) -> None:
     model = encoder_model(checkpoint.encoder, "int8", checkpoint.tokenizer.vocab_size)
-    assert sum(node.domain == MICROSOFT and "Integer" in node.op_type for node in model.graph.node) == 12
+    assert sum(node.domain == OURS and node.op_type.startswith("Linear") for node in model.graph.node) == 12
     config = checkpoint.config
     tables = (config.max_position_embeddings + config.type_vocab_size) * config.hidden_size
     floats = sum(
@@ -302,7 +297,8 @@ def test_arguments_that_are_refused(wrong: list[str], capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("precision", "opset"), [("int8", 24), ("fp32", 21), ("fp16", 21)])
 def test_the_opset_is_one_the_service_reads(precision: Precision, opset: int, checkpoint: Checkpoint) -> None:
     model = encoder_model(checkpoint.encoder, precision, checkpoint.tokenizer.vocab_size)
-    assert {(each.domain, each.version) for each in model.opset_import} == {("", opset), (MICROSOFT, 1)}
+    ours = {(OURS, 1)} if precision == "int8" else set()
+    assert {(each.domain, each.version) for each in model.opset_import} == {("", opset), (MICROSOFT, 1)} | ours
     assert model.ir_version <= 10
 
 
@@ -323,10 +319,13 @@ def former(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_attention_gives_the_bits_of_the_former_one(bundle: Bundle, tmp_path: Path) -> None:
+def test_attention_gives_the_bits_of_the_former_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers do not move, and a bundle of before is served and gone on from as one of today."""
     older = shutil.copytree(bundle.directory, tmp_path / "older")
-    model = former(onnx.load(bundle.directory / "encoder.int8.onnx"))
+    monkeypatch.setattr("models.runtime.find_kernels", lambda: None)
+    model = former(inliner.inline_local_functions(onnx.load(bundle.directory / "encoder.int8.onnx")))
     assert "Attention" not in {node.op_type for node in model.graph.node}
     onnx.save(model, older / "encoder.int8.onnx")
     seal(older, bundle.manifest)

@@ -1,0 +1,51 @@
+/* An operator of ONNX Runtime, and what all of them do with tensors. training/fused.py defines what each of them computes in ONNX's
+   own operators, and a graph takes those where this library, or what it needs of the processor, is missing. */
+
+#ifndef OPERATORS_H
+#define OPERATORS_H
+
+#include "onnxruntime.h"
+#include "vectors.h"
+
+enum { MOST_AXES = 8 };
+
+typedef struct Operator Operator;
+
+struct Operator {
+    OperatorTable table;
+    const char *name;
+    const char *takes, *makes; /* a letter for each input and output: B and Z are uint8, I is int8, L is int64, all others float */
+    int rows;                  /* what it does to a row */
+    Status *(*create)(const Operator *, const KernelInfo *, void **kernel);
+    Status *(*compute)(const Operator *, const void *kernel, Context *);
+    void (*destroy)(void *kernel);
+};
+
+typedef struct {
+    void *data;
+    size_t axes, count; /* of elements */
+    int64_t sizes[MOST_AXES];
+} Tensor;
+
+extern const Api *api;
+
+extern const Operator ROW_OPERATORS[ROW_KINDS];
+extern const Operator SELF_ATTENTION;
+/* The product of bytes before rescale, add_norm_quantize and gelu_quantize, where the processor has tiles for it. */
+extern const Operator LINEAR_OPERATORS[3];
+int has_tiles(void);
+
+Status *refuse(const char *reason);
+Status *read_tensor(const Value *, Tensor *);
+Status *read_input(const Context *, size_t index, Tensor *);
+/* Of the sizes of `like`, but for the last one. */
+Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
+
+/* Take input `index` as number `place` of what is done to rows, if it fits them. */
+Status *take_input(const Context *, size_t index, Rows *, size_t place);
+Status *make_outputs(Context *, Rows *, const Tensor *like);
+Status *read_epsilon(const KernelInfo *, int kind, float *epsilon);
+/* Whether the first output is as wide as the product, in floats: then that may be written there. */
+int keeps_width(int kind);
+
+#endif

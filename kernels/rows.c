@@ -1,0 +1,75 @@
+#include "operators.h"
+
+#include <stdlib.h>
+
+enum { ROWS_AT_ONCE = 16 };
+
+/* P and R are a float for each place of each row, S is one a row, W one for each place, and B is a byte as R. */
+static const char *TAKES[] = {"PSW", "P", "PSRWWW", "PSW"};
+static const char *MAKES[] = {"R", "BS", "RBS", "BS"};
+
+int keeps_width(int kind) { return MAKES[kind][0] == 'R'; }
+
+Status *take_input(const Context *context, size_t index, Rows *rows, size_t place) {
+    Tensor tensor;
+    Status *status = read_input(context, index, &tensor);
+    if (status) return status;
+    char letter = TAKES[rows->kind][place];
+    size_t expected = (letter == 'W' ? 1 : rows->count) * (letter == 'S' ? 1 : rows->width);
+    rows->in[place] = tensor.data;
+    return tensor.count == expected ? NULL : refuse("an input does not fit the rows of the first one");
+}
+
+Status *make_outputs(Context *context, Rows *rows, const Tensor *like) {
+    const char *makes = MAKES[rows->kind];
+    Status *status = NULL;
+    for (size_t i = 0; !status && makes[i]; i++)
+        status = make_output(context, i, like, makes[i] == 'S' ? 1 : rows->width, &rows->out[i]);
+    return status;
+}
+
+Status *read_epsilon(const KernelInfo *info, int kind, float *epsilon) {
+    return kind == ADD_NORM_QUANTIZE ? api->float_attribute(info, "epsilon", epsilon) : NULL;
+}
+
+static void run_part(void *data, size_t part) {
+    const Rows *rows = data;
+    size_t end = MIN((part + 1) * ROWS_AT_ONCE, rows->count);
+    for (size_t row = part * ROWS_AT_ONCE; row < end; row++)
+        vectors->row[rows->kind](rows, rows->in[0] + row * rows->width, row);
+}
+
+static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
+    float *epsilon = calloc(1, sizeof *epsilon);
+    if (!epsilon) return refuse("there is no memory for an operator");
+    Status *status = read_epsilon(info, operator->rows, epsilon);
+    if (status) free(epsilon);
+    else *kernel = epsilon;
+    return status;
+}
+
+static Status *compute(const Operator *operator, const void *kernel, Context *context) {
+    Rows rows = {.kind = operator->rows, .epsilon = *(const float *)kernel};
+    Tensor first;
+    Status *status = read_input(context, 0, &first);
+    if (status) return status;
+    rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
+    if (!rows.width || rows.width > MOST_WIDTH) return refuse("a row has no places, or more than 16384");
+    rows.count = first.count / rows.width;
+    for (size_t place = 0; TAKES[rows.kind][place]; place++)
+        if ((status = take_input(context, place, &rows, place))) return status;
+    if ((status = make_outputs(context, &rows, &first))) return status;
+    size_t parts = (rows.count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    return parts ? api->parallel(context, run_part, parts, 0, &rows) : NULL;
+}
+
+#define ROW_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                         \
+    [KIND] = {.name = NAME, .takes = TAKES, .makes = MAKES, .rows = KIND,                                                \
+              .create = create, .compute = compute, .destroy = free}
+
+const Operator ROW_OPERATORS[ROW_KINDS] = {
+    ROW_OPERATOR(RESCALE, "Rescale", "PSW", "R"),
+    ROW_OPERATOR(QUANTIZE, "Quantize", "P", "BS"),
+    ROW_OPERATOR(ADD_NORM_QUANTIZE, "AddNormQuantize", "PSRWWW", "RBS"),
+    ROW_OPERATOR(GELU_QUANTIZE, "GeluQuantize", "PSW", "BS"),
+};

@@ -1,0 +1,46 @@
+/* What processors compute in vectors: compiled once for each level of them (build.sh), of which the best is taken. */
+
+#ifndef VECTORS_H
+#define VECTORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+/* What lies between two products, in one pass over memory. A row is computed alone, in one order of sums, so that an answer does
+   not depend on what shares its batch. P is the product, S its scale, one a row; integers come with a scale of theirs.
+
+   RESCALE            P S, bias                             -> P * S + bias
+   QUANTIZE           P                                     -> integers of P
+   ADD_NORM_QUANTIZE  P S, residual, gain, shift, smoothing -> norm(P * S + residual), integers of that * smoothing
+   GELU_QUANTIZE      P S, bias                             -> integers of gelu(P * S + bias) */
+enum { RESCALE, QUANTIZE, ADD_NORM_QUANTIZE, GELU_QUANTIZE, ROW_KINDS };
+
+typedef struct {
+    int kind;
+    size_t count, width;
+    float epsilon;
+    const float *in[6]; /* in the order above; of P only operators know, for it may be a block that is in no tensor */
+    void *out[3];
+} Rows;
+
+typedef struct {
+    const float *query, *key, *value; /* [rows, length, heads * size] */
+    const int64_t *lengths;           /* [rows] */
+    float *out;
+    size_t rows, length, heads, size;
+} Heads;
+
+enum { MOST_WIDTH = 1 << 14, MOST_IN_HEAD = 1 << 19 }; /* places of a row, and of a row in a head: what the stack has room for */
+
+typedef struct {
+    void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
+    /* Attention of one head of one row, 0 behind its length. */
+    void (*attend)(const Heads *, size_t row, size_t head);
+} Vectors;
+
+extern const Vectors *vectors;
+
+#endif

@@ -1,0 +1,299 @@
+"""If these fail, int8 answers otherwise with its kernels than without, or on another processor, or in another batch."""
+
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from models import runtime
+from models.session import Session
+from models.tokenizer import Tokenizer
+from tests.models import bundles
+from training import fused
+from training.graph import ATTENTION_OPSET, Function, Graph, Value
+
+ROOT = Path(__file__).parents[2]
+LEVELS = ["x86_64", "x86_64_v3", "x86_64_v4"] if platform.machine() == "x86_64" else ["generic"]
+NEEDS = {"x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}}
+OTHER_TYPES = {"integers": TensorProto.UINT8, "rows": TensorProto.UINT8, "lengths": TensorProto.INT64}
+CONSTANT = {"weight", "weight_scale", "zero"}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@cache
+def features() -> set[str]:
+    return set(Path("/proc/cpuinfo").read_text().split())
+
+
+def compiled(directory: Path, flags: str) -> Path:
+    library = directory / "kernels.so"
+    environment = os.environ | {"CFLAGS": f"-Werror {flags}"}
+    subprocess.run(["sh", ROOT / "kernels/build.sh", library], env=environment, check=True)
+    return library
+
+
+@pytest.fixture(scope="module", params=["best", *LEVELS])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is installed, and that of each level without an own product."""
+    directory, level = tmp_path_factory.mktemp("library"), request.param
+    if not NEEDS.get(level, set()) <= features():
+        pytest.skip(f"this processor is below {level}")
+    return compiled(directory, "" if level == "best" else f"-DVECTORS={level} -DWITHOUT_TILES")
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("best"), "")
+
+
+# ---- a graph of one call -------------------------------------------------------------------------------------------
+
+
+def value(name: str, axes: int) -> Value:
+    element = OTHER_TYPES.get(name.removeprefix("out."), TensorProto.FLOAT)
+    return name, element, [f"{name}.{axis}" for axis in range(axes)]
+
+
+def model_of(function: Function, inputs: Arrays, attributes: dict[str, Any]) -> ModelProto:
+    graph = Graph()
+    names = [graph.constant(name, inputs[name]) if name in CONSTANT else name for name in function.inputs]
+    graph.call(function, *names, outs=[f"out.{name}" for name in function.outputs], **attributes)
+    axes = inputs[function.inputs[0]].ndim
+    takes = [value(name, inputs[name].ndim) for name in function.inputs if name not in CONSTANT]
+    makes = [value(f"out.{name}", axes) for name in function.outputs]
+    return graph.model("call", takes, makes, {}, ATTENTION_OPSET)
+
+
+def session_of(model: ModelProto, library: Path | None, threads: int = 1) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    if library:
+        options.register_custom_ops_library(str(library))
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+def run(
+    function: Function, inputs: Arrays, library: Path | None, threads: int = 1, **attributes: Any
+) -> list[NDArray[Any]]:
+    session = session_of(model_of(function, inputs, attributes), library, threads)
+    found: list[NDArray[Any]] = session.run(
+        [f"out.{name}" for name in function.outputs], {n: v for n, v in inputs.items() if n not in CONSTANT}
+    )
+    return found
+
+
+def rows_of(function: Function, generator: np.random.Generator, rows: int, width: int) -> Arrays:
+    """What an operator on rows takes: each kind of input by its name."""
+
+    def draw(*sizes: int) -> NDArray[np.float32]:
+        return generator.standard_t(4, sizes).astype(np.float32)
+
+    drawn: Arrays = {}
+    for name in function.inputs:
+        if name in ("product", "values", "residual"):
+            drawn[name] = draw(rows, width)
+        elif name == "scale":
+            drawn[name] = np.abs(draw(rows, 1)) + np.float32(0.1)
+        else:
+            drawn[name] = draw(width)
+    return drawn
+
+
+ROW_FUNCTIONS: dict[str, Callable[[int], Function]] = {
+    "rescale": lambda width: fused.rescale(),
+    "quantize": fused.quantize,
+    "add_norm_quantize": fused.add_norm_quantize,
+    "gelu_quantize": fused.gelu_quantize,
+}
+
+
+def attributes_of(function: Function) -> dict[str, Any]:
+    return {name: 1e-12 for name, _ in function.attributes}
+
+
+def assert_alike(function: Function, found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> None:
+    """Floats are the same but for rounding, and integers where the float is not halfway between two."""
+    for name, mine, theirs in zip(function.outputs, found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        if name == "integers":
+            difference = np.abs(mine.astype(int) - theirs.astype(int))
+            assert difference.max(initial=0) <= 1 and difference.sum() <= 1 + difference.size / 200
+        else:
+            np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=2e-6)
+
+
+def attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], heads: int) -> NDArray[np.float64]:
+    """Scaled dot-product attention of [S, H] in float64 (Vaswani et al., 2017)."""
+    q, k, v = (each.astype(np.float64).reshape(len(each), heads, -1).swapaxes(0, 1) for each in (query, key, value))
+    scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[2])
+    weights = np.exp(scores - scores.max(2, keepdims=True))
+    mixed: NDArray[np.float64] = weights / weights.sum(2, keepdims=True) @ v
+    return mixed.swapaxes(0, 1).reshape(len(query), -1)
+
+
+# ---- what they compute ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROW_FUNCTIONS)
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1 << 32), rows=st.integers(1, 40), width=st.integers(1, 200))
+def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, rows: int, width: int) -> None:
+    function = ROW_FUNCTIONS[name](width)
+    inputs = rows_of(function, np.random.default_rng(seed), rows, width)
+    if name == "add_norm_quantize" and width == 1:  # there a norm divides rounding by rounding
+        return
+    found, expected = (run(function, inputs, each, **attributes_of(function)) for each in (library, None))
+    assert_alike(function, found, expected)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 1 << 32),
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    heads=st.integers(1, 4),
+    size=st.sampled_from([4, 8, 20, 32, 64]),
+)
+def test_attention_is_that_of_onnx(library: Path, seed: int, lengths: list[int], heads: int, size: int) -> None:
+    generator, function = np.random.default_rng(seed), fused.self_attention()
+    shape = len(lengths), max(lengths), heads * size
+    inputs: Arrays = {name: generator.normal(0, 2, shape).astype(np.float32) for name in function.inputs[:3]}
+    inputs["lengths"] = np.array(lengths)
+    (found,), (expected,) = (run(function, inputs, each, heads=heads) for each in (library, None))
+    for row, length in enumerate(lengths):
+        query, key, value = (inputs[name][row, :length] for name in function.inputs[:3])
+        exact = attention(query, key, value, heads)
+        for mine in (found, expected):
+            np.testing.assert_allclose(mine[row, :length], exact, rtol=0, atol=3e-5)
+        assert not found[row, length:].any()
+
+
+def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
+    """Where e^score is no number, and where all scores lie far below zero."""
+    function = fused.self_attention()
+    for shift in (-300.0, 300.0):
+        key = np.linspace(-1, 1, 5, dtype=np.float32)[None, :, None] * np.ones(16, np.float32) + np.float32(shift)
+        inputs: Arrays = {"query": np.ones((1, 5, 16), np.float32), "key": key, "lengths": np.array([4])}
+        inputs["value"] = np.arange(80, dtype=np.float32).reshape(1, 5, 16)
+        (found,), (expected,) = (run(function, inputs, each, heads=1) for each in (library, None))
+        np.testing.assert_allclose(found[0, :4], expected[0, :4], rtol=1e-4)
+
+
+def test_gelu_is_that_of_the_paper(library: Path) -> None:
+    x = np.linspace(-30, 30, 4801, dtype=np.float32)[None]
+    function = fused.gelu_quantize(x.shape[1])
+    inputs: Arrays = {"product": x, "scale": np.ones((1, 1), np.float32), "bias": np.zeros(x.shape[1], np.float32)}
+    integers, step = run(function, inputs, library)
+    exact = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x.astype(np.float64) + 0.044715 * x.astype(np.float64) ** 3)))
+    assert np.abs((integers.astype(int) - fused.GELU.zero) * step - exact).max() <= step.max() * 0.5001
+
+
+@pytest.mark.skipif("amx_int8" not in Path("/proc/cpuinfo").read_text(), reason="needs the tiles of AMX")
+@pytest.mark.parametrize("name", ["rescale", "add_norm_quantize", "gelu_quantize"])
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 1 << 32),
+    rows=st.integers(1, 100),
+    depth=st.sampled_from([4, 12, 64, 100, 104, 256, 312, 384]),
+    width=st.integers(2, 150),
+)
+def test_products_by_tiles(best: Path, name: str, seed: int, rows: int, depth: int, width: int) -> None:
+    generator, after = np.random.default_rng(seed), ROW_FUNCTIONS[name](width)
+    function = fused.linear(after)
+    inputs = rows_of(after, generator, rows, width)
+    del inputs["product"]
+    inputs |= {
+        "rows": generator.integers(0, 256, (rows, depth), np.uint8),
+        "weight": generator.integers(-127, 128, (depth, width)).clip(-64, 63).astype(np.int8),  # no pair saturates
+        "weight_scale": (np.abs(generator.standard_normal(width)) / depth / 1000).astype(np.float32),
+        "zero": np.array(128, np.uint8),
+    }
+    found, expected = (run(function, inputs, each, **attributes_of(function)) for each in (best, None))
+    assert_alike(function, found, expected)
+
+
+# ---- alone, in a batch, on several threads --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROW_FUNCTIONS)
+def test_a_row_is_the_same_bits_alone(library: Path, name: str) -> None:
+    function = ROW_FUNCTIONS[name](70)
+    inputs = rows_of(function, np.random.default_rng(1), 50, 70)
+    together = run(function, inputs, library, threads=3, **attributes_of(function))
+    for row in (0, 17, 49):
+        single = {key: values[row : row + 1] if len(values) == 50 else values for key, values in inputs.items()}
+        for mine, theirs in zip(run(function, single, library, **attributes_of(function)), together, strict=True):
+            np.testing.assert_array_equal(mine[0], theirs[row])
+
+
+def test_a_row_of_zeros_has_no_step(library: Path) -> None:
+    integers, step = run(fused.quantize(20), {"values": np.zeros((2, 20), np.float32)}, library)
+    assert not step.any() and (integers == fused.SYMMETRIC.zero).all()
+
+
+def test_no_rows_are_no_error(library: Path) -> None:
+    assert run(fused.quantize(20), {"values": np.zeros((0, 20), np.float32)}, library)[0].shape == (0, 20)
+
+
+# ---- what they refuse ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "message"),
+    [
+        (fused.rescale(), {"bias": np.zeros(7, np.float32)}, "an input does not fit the rows"),
+        (fused.rescale(), {"scale": np.zeros((3, 1), np.float32)}, "an input does not fit the rows"),
+        (fused.rescale(), {"product": np.zeros((0, 0), np.float32)}, "a row has no places"),
+        (fused.rescale(), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
+    ],
+)
+def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arrays, message: str) -> None:
+    """Instead of reading behind the end of an array."""
+    inputs = rows_of(function, np.random.default_rng(2), 4, 8) | wrong
+    with pytest.raises(Exception, match=message):
+        run(function, inputs, best)
+
+
+@pytest.mark.parametrize(("lengths", "heads"), [([5], 1), ([-1], 1), ([2, 2], 1), ([2], 3)])
+def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], heads: int) -> None:
+    inputs: Arrays = {name: np.zeros((1, 4, 8), np.float32) for name in ("query", "key", "value")}
+    with pytest.raises(Exception, match="not all|length of a row"):
+        run(fused.self_attention(), inputs | {"lengths": np.array(lengths)}, best, heads=heads)
+
+
+# ---- with and without them -----------------------------------------------------------------------------------------
+
+
+def test_a_library_that_does_not_load_is_said_and_done_without(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = bundles.make(tokenizer, tmp_path / "tiny", ("int8",))
+    row = bundles.random_row(bundle, np.random.default_rng(3), 20)
+    expected = Session(bundle).run([("nli", row)])[0]
+    broken = tmp_path / "kernels.so"
+    for problem in ("was not compiled", "does not load"):
+        monkeypatch.setattr(runtime, "KERNELS", broken)
+        runtime.find_kernels.cache_clear()
+        with caplog.at_level(logging.WARNING):
+            np.testing.assert_allclose(Session(bundle).run([("nli", row)])[0], expected, atol=0.05)
+        assert problem in caplog.text
+        broken.write_text("no library")
+    runtime.find_kernels.cache_clear()
+
+
+def test_the_installed_library_is_there() -> None:
+    """Where the tests run there is a compiler, so that what they test is what is served."""
+    assert runtime.find_kernels() == runtime.KERNELS
