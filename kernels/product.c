@@ -19,7 +19,8 @@ enum { TILE_ROWS = 16, TILE_COLUMNS = 16, TILE_DEPTH = 64, PANEL = 2 * TILE_COLU
 
 typedef struct {
     size_t depth, width;
-    size_t tile_depth, tiles; /* of the left side's tiles, which divide the depth */
+    size_t padded_depth; /* to a multiple of 4 */
+    size_t tile_depth, tiles; /* of the left side's tiles, which divide that */
     size_t panels;            /* of 32 columns; what the last has too many is 0 */
     uint8_t zero;
     int8_t *weight;  /* [panels][tiles][2][tile_depth / 4][16][4] */
@@ -82,11 +83,11 @@ TILES static void multiply_panel(const Product *product, const uint8_t *left, si
         const uint8_t *from = left + tile * product->tile_depth;
         _tile_loadd(6, weight + tile * 2 * step, 64);
         _tile_loadd(7, weight + tile * 2 * step + step, 64);
-        _tile_loadd(4, from, product->depth);
+        _tile_loadd(4, from, product->padded_depth);
         _tile_dpbusd(0, 4, 6);
         _tile_dpbusd(1, 4, 7);
         if (!lower) continue;
-        _tile_loadd(5, from + TILE_ROWS * product->depth, product->depth);
+        _tile_loadd(5, from + TILE_ROWS * product->padded_depth, product->padded_depth);
         _tile_dpbusd(2, 5, 6);
         _tile_dpbusd(3, 5, 7);
     }
@@ -111,12 +112,20 @@ TILES static void multiply(const Product *product, const uint8_t *left, size_t r
 
 static void run_block(void *data, size_t block) {
     const Job *job = data;
+    const Product *product = job->product;
     const Rows *rows = &job->rows;
     size_t first = block * BLOCK, count = MIN(rows->count - first, BLOCK), width = rows->width;
     float *products = (float *)rows->out[0] + first * width;
     float own[keeps_width(rows->kind) ? 1 : BLOCK * width];
     if (!keeps_width(rows->kind)) products = own;
-    multiply(job->product, job->left + first * job->product->depth, count, products);
+    const uint8_t *left = job->left + first * product->depth;
+    uint8_t padded[product->depth == product->padded_depth ? 1 : BLOCK * product->padded_depth];
+    if (product->depth != product->padded_depth) {
+        memset(padded, 0, sizeof padded);
+        for (size_t i = 0; i < count; i++) memcpy(padded + i * product->padded_depth, left + i * product->depth, product->depth);
+        left = padded;
+    }
+    multiply(product, left, count, products);
     for (size_t i = 0; i < count; i++) vectors->row[rows->kind](rows, products + i * width, first + i);
 }
 
@@ -173,19 +182,19 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     if ((status = read_constant(info, 2, &weight)) || (status = read_constant(info, 3, &scale)) ||
         (status = read_constant(info, 4, &zero)))
         return status;
-    if (weight.axes != 2 || !weight.count || weight.sizes[0] % 4 || scale.count != (size_t)weight.sizes[1] || zero.count != 1)
-        return refuse("a weight is not [K, N] with K divisible by 4, or its scale not [N], or its zero not one number");
-    if (!keeps_width(operator->rows) && weight.sizes[1] > MOST_WIDTH)
-        return refuse("a row of products is longer than 16384");
+    if (weight.axes != 2 || !weight.count || scale.count != (size_t)weight.sizes[1] || zero.count != 1)
+        return refuse("a weight is not [K, N], or its scale not [N], or its zero not one number");
+    if (weight.sizes[0] > MOST_WIDTH || weight.sizes[1] > MOST_WIDTH) return refuse("a weight is longer than 16384");
     Product *product = calloc(1, sizeof *product);
     if (!product) return refuse("there is no memory for an operator");
     product->depth = (size_t)weight.sizes[0];
     product->width = (size_t)weight.sizes[1];
-    product->tile_depth = tile_depth(product->depth);
-    product->tiles = product->depth / product->tile_depth;
+    product->padded_depth = (product->depth + 3) / 4 * 4;
+    product->tile_depth = tile_depth(product->padded_depth);
+    product->tiles = product->padded_depth / product->tile_depth;
     product->panels = (product->width + PANEL - 1) / PANEL;
     product->zero = *(const uint8_t *)zero.data;
-    product->weight = zeros(product->panels * PANEL * product->depth);
+    product->weight = zeros(product->panels * PANEL * product->padded_depth);
     product->offset = zeros(product->panels * PANEL * sizeof *product->offset);
     product->scale = zeros(product->panels * PANEL * sizeof *product->scale);
     if (!product->weight || !product->offset || !product->scale) {

@@ -103,7 +103,14 @@ static void gelu_quantize(const Rows *rows, const float *product, size_t row) {
 
 /* ---- attention ---- */
 
-enum { LANES = 16, QUERIES = 8 };
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { QUERIES = 8 }; /* whose sums stay in registers */
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
@@ -146,8 +153,9 @@ INLINE void lay_out(const Heads *heads, size_t at, size_t count, float *keys, fl
 static void attend(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, hidden = heads->heads * size, at = row * heads->length * hidden + head * size;
     size_t count = (size_t)heads->lengths[row], wide = whole(count), padded = whole(size);
-    float room[LANES + size * wide + count * padded + QUERIES * (wide + padded + size) + wide], inverse[QUERIES];
-    float *keys = (float *)(((uintptr_t)room + 63) / 64 * 64), *values = keys + size * wide;
+    enum { LINE = 64 }; /* of the cache, in bytes */
+    float room[LINE / sizeof(float) + size * wide + count * padded + QUERIES * (wide + padded + size) + wide], inverse[QUERIES];
+    float *keys = (float *)(((uintptr_t)room + LINE - 1) / LINE * LINE), *values = keys + size * wide;
     float *scores = values + count * padded, *mixed = scores + QUERIES * wide;
     float *penalty = mixed + QUERIES * padded, *queries = penalty + wide;
     float scale = 1 / sqrtf((float)size);
