@@ -2,9 +2,14 @@
 
 #include <stdlib.h>
 
+enum { LEAST_FOR_TILES = 64 }; /* below, laying out takes as long as the products of floats */
+
 static void run_head(void *data, size_t part) {
     const Heads *heads = data;
-    vectors->attend(heads, part / heads->heads, part % heads->heads);
+    size_t row = part / heads->heads;
+    int tiles =
+        has_tiles() && heads->lengths[row] >= LEAST_FOR_TILES; /* by its own length, whatever shares the batch */
+    (tiles ? attend_by_tiles : vectors->attend)(heads, row, part % heads->heads);
 }
 
 static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
@@ -13,8 +18,10 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     if (!heads) return refuse("there is no memory for an operator");
     Status *status = api->int_attribute(info, "heads", heads);
     if (!status && *heads < 1) status = refuse("attention has less than one head");
-    if (status) free(heads);
-    else *kernel = heads;
+    if (status)
+        free(heads);
+    else
+        *kernel = heads;
     return status;
 }
 
@@ -24,7 +31,8 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = NULL;
     for (size_t i = 0; !status && i < 4; i++) status = read_input(context, i, &in[i]);
     if (status) return status;
-    Heads heads = {in[0].data, in[1].data, in[2].data, .lengths = in[3].data, .heads = (size_t)*(const int64_t *)kernel};
+    Heads heads = {in[0].data, in[1].data, in[2].data, .lengths = in[3].data,
+                   .heads = (size_t)*(const int64_t *)kernel};
     if (in[0].axes != 3 || (size_t)in[0].sizes[2] % heads.heads || in[1].count != in[0].count ||
         in[2].count != in[0].count || in[3].count != (size_t)in[0].sizes[0])
         return refuse("query, key and value are not all [B, S, heads * N], or lengths are not [B]");

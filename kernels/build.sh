@@ -8,11 +8,11 @@ trap 'rm -rf "$objects"' EXIT
 compile() { # SOURCE OBJECT FLAG...
     source=$1 object=$2
     shift 2
-    ${CC:-cc} -std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffinite-math-only -fPIC -fvisibility=hidden \
-        -Wall -Wextra "$@" ${CFLAGS:-} -c "$here/$source.c" -o "$objects/$object.o"
+    ${CC:-cc} -std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffinite-math-only \
+        -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "$@" ${CFLAGS:-} -c "$here/$source.c" -o "$objects/$object.o"
 }
 
-for source in operators rows attention product; do
+for source in operators rows attention attention_tiles product; do
     compile $source $source
 done
 case $(uname -m) in
@@ -23,5 +23,5 @@ x86_64)
     ;;
 *) compile vectors generic -DLEVEL=generic ;;
 esac
-${CC:-cc} -shared -s "$objects"/*.o -o "$1.new" -lm
+${CC:-cc} -shared -s -Wl,--no-undefined "$objects"/*.o -o "$1.new" -lm
 mv "$1.new" "$1" # at once: a process may have the former one open

@@ -19,28 +19,28 @@ typedef struct Domain Domain;
 typedef struct OperatorTable OperatorTable;
 
 typedef struct {
-    Status *(*error)(int code, const char *message);                                                    /* 0 */
+    Status *(*error)(int code, const char *message); /* 0 */
     void *to_26[26 - 1];
-    Status *(*create_domain)(const char *name, Domain **);                                              /* 26 */
-    Status *(*add_operator)(Domain *, const OperatorTable *);                                           /* 27 */
-    Status *(*add_domain)(SessionOptions *, Domain *);                                                  /* 28 */
+    Status *(*create_domain)(const char *name, Domain **);    /* 26 */
+    Status *(*add_operator)(Domain *, const OperatorTable *); /* 27 */
+    Status *(*add_domain)(SessionOptions *, Domain *);        /* 28 */
     void *to_51[51 - 29];
-    Status *(*data)(const Value *, void **);                                                            /* 51 */
+    Status *(*data)(const Value *, void **); /* 51 */
     void *to_61[61 - 52];
-    Status *(*rank)(const Shape *, size_t *);                                                           /* 61 */
-    Status *(*sizes)(const Shape *, int64_t *, size_t rank);                                            /* 62 */
+    Status *(*rank)(const Shape *, size_t *);                /* 61 */
+    Status *(*sizes)(const Shape *, int64_t *, size_t rank); /* 62 */
     void *to_65[65 - 63];
-    Status *(*shape)(const Value *, Shape **);                                                          /* 65 */
+    Status *(*shape)(const Value *, Shape **); /* 65 */
     void *to_85[85 - 66];
-    Status *(*float_attribute)(const KernelInfo *, const char *name, float *);                          /* 85 */
-    Status *(*int_attribute)(const KernelInfo *, const char *name, int64_t *);                          /* 86 */
+    Status *(*float_attribute)(const KernelInfo *, const char *name, float *); /* 85 */
+    Status *(*int_attribute)(const KernelInfo *, const char *name, int64_t *); /* 86 */
     void *to_90[90 - 87];
-    Status *(*input)(const Context *, size_t index, const Value **);                                    /* 90 */
-    Status *(*output)(Context *, size_t index, const int64_t *sizes, size_t rank, Value **);            /* 91 */
+    Status *(*input)(const Context *, size_t index, const Value **);                         /* 90 */
+    Status *(*output)(Context *, size_t index, const int64_t *sizes, size_t rank, Value **); /* 91 */
     void *to_99[99 - 92];
-    void (*release_shape)(Shape *);                                                                     /* 99 */
+    void (*release_shape)(Shape *); /* 99 */
     void *to_249[249 - 100];
-    Status *(*constant_input)(const KernelInfo *, size_t index, int *is_constant, const Value **);      /* 249 */
+    Status *(*constant_input)(const KernelInfo *, size_t index, int *is_constant, const Value **); /* 249 */
     void *to_274[274 - 250];
     Status *(*parallel)(const Context *, void (*)(void *, size_t), size_t total, size_t parts, void *); /* 274 */
 } Api;

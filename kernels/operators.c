@@ -87,8 +87,10 @@ static Status *create(const OperatorTable *table, const Api *same_api, const Ker
     if (!kernel) return refuse("there is no memory for an operator");
     kernel->operator = of(table);
     Status *status = kernel->operator->create(kernel->operator, info, &kernel->own);
-    if (status) free(kernel);
-    else *made = kernel;
+    if (status)
+        free(kernel);
+    else
+        *made = kernel;
     return status;
 }
 
@@ -104,9 +106,19 @@ static void destroy(void *data) {
 }
 
 static const OperatorTable TABLE = {
-    .version = TABLE_VERSION, .name = name, .provider = provider, .input_type = input_type, .inputs = inputs,
-    .output_type = output_type, .outputs = outputs, .destroy = destroy, .input_kind = zero, .output_kind = zero,
-    .input_memory = zero, .create = create, .compute = compute,
+    .version = TABLE_VERSION,
+    .name = name,
+    .provider = provider,
+    .input_type = input_type,
+    .inputs = inputs,
+    .output_type = output_type,
+    .outputs = outputs,
+    .destroy = destroy,
+    .input_kind = zero,
+    .output_kind = zero,
+    .input_memory = zero,
+    .create = create,
+    .compute = compute,
 };
 
 static Status *add(Domain *domain, const Operator *operators, size_t count) {
@@ -128,8 +140,8 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions 
     if (!domain) {
         api = base->api(API_VERSION);
         vectors = best_vectors();
-        if (!(status = api->create_domain("bertheads", &domain)) &&
-            !(status = add(domain, ROW_OPERATORS, ROW_KINDS)) && !(status = add(domain, &SELF_ATTENTION, 1)) && has_tiles())
+        if (!(status = api->create_domain("bertheads", &domain)) && !(status = add(domain, ROW_OPERATORS, ROW_KINDS)) &&
+            !(status = add(domain, &SELF_ATTENTION, 1)) && has_tiles())
             status = add(domain, LINEAR_OPERATORS, 3);
     }
     return status ? status : api->add_domain(options, domain);

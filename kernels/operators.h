@@ -1,5 +1,6 @@
-/* An operator of ONNX Runtime, and what all of them do with tensors. training/fused.py defines what each of them computes in ONNX's
-   own operators, and a graph takes those where this library, or what it needs of the processor, is missing. */
+/* An operator of ONNX Runtime, and what all of them do with tensors. training/fused.py defines what each of them
+   computes in ONNX's own operators, and a graph takes those where this library, or what it needs of the processor, is
+   missing. */
 
 #ifndef OPERATORS_H
 #define OPERATORS_H
@@ -14,8 +15,9 @@ typedef struct Operator Operator;
 struct Operator {
     OperatorTable table;
     const char *name;
-    const char *takes, *makes; /* a letter for each input and output: B and Z are uint8, I is int8, L is int64, all others float */
-    int rows;                  /* what it does to a row */
+    const char *takes,
+        *makes; /* a letter for each input and output: B and Z are uint8, I is int8, L is int64, all others float */
+    int rows;   /* what it does to a row */
     Status *(*create)(const Operator *, const KernelInfo *, void **kernel);
     Status *(*compute)(const Operator *, const void *kernel, Context *);
     void (*destroy)(void *kernel);
@@ -31,9 +33,11 @@ extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
 extern const Operator SELF_ATTENTION;
-/* The product of bytes before rescale, add_norm_quantize and gelu_quantize, where the processor has tiles for it. */
+/* The product of bytes before rescale, add_norm_quantize and gelu_quantize, by tiles. */
 extern const Operator LINEAR_OPERATORS[3];
+/* Whether the processor has tiles, and the system lets this process use them. */
 int has_tiles(void);
+void attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */
 
 Status *refuse(const char *reason);
 Status *read_tensor(const Value *, Tensor *);

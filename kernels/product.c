@@ -1,25 +1,24 @@
-/* The product of bytes by the tiles of AMX (Intel, from Sapphire Rapids on). ONNX Runtime's own takes four times as long there for the
-   few rows of a short batch. Sums are integers, so the floats that they become are the same bits. */
+/* The product of bytes by the tiles of AMX (Intel, from Sapphire Rapids on). ONNX Runtime's own takes four times as
+   long there for the few rows of a short batch. Sums are integers, so the floats that they become are the same bits. */
 
 #include "operators.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__linux__) && !defined(WITHOUT_TILES)
+#include "tiles.h"
+
+#ifdef HAVE_TILES
 
 #include <cpuid.h>
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TILES __attribute__((target("amx-tile,amx-int8,avx512f")))
-
-enum { TILE_ROWS = 16, TILE_COLUMNS = 16, TILE_DEPTH = 64, PANEL = 2 * TILE_COLUMNS, BLOCK = 2 * TILE_ROWS };
+enum { PANEL = 2 * TILE_COLUMNS, BLOCK = 2 * TILE_ROWS };
 
 typedef struct {
     size_t depth, width;
-    size_t padded_depth; /* to a multiple of 4 */
+    size_t padded_depth;      /* to a multiple of 4 */
     size_t tile_depth, tiles; /* of the left side's tiles, which divide that */
     size_t panels;            /* of 32 columns; what the last has too many is 0 */
     uint8_t zero;
@@ -35,20 +34,20 @@ typedef struct {
     Rows rows;
 } Job;
 
-int has_tiles(void) { /* which the kernel must let this process use, too */
-    enum { AMX = 1 << 24 | 1 << 25, AVX512F = 1 << 16, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+static int ask_for_tiles(void) {
+    enum { AMX = 1 << 22 | 1 << 24 | 1 << 25, AVX512F = 1 << 16, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & AMX) != AMX || !(b & AVX512F)) return 0;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
-/* ---- 32 rows ---- */
+int has_tiles(void) {
+    static int known = -1;
+    if (known < 0) known = ask_for_tiles();
+    return known;
+}
 
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} TileConfig;
+/* ---- 32 rows ---- */
 
 /* Tiles 0 to 3 sum, 4 and 5 are of the left side, 6 and 7 of the weight. */
 TILES static void configure(size_t upper, size_t lower, size_t tile_depth) {
@@ -57,6 +56,7 @@ TILES static void configure(size_t upper, size_t lower, size_t tile_depth) {
         config.bytes[i] = i == 4 || i == 5 ? (uint16_t)tile_depth : 64;
         config.rows[i] = (uint8_t)(i >= 6 ? tile_depth / 4 : i == 2 || i == 3 || i == 5 ? lower : upper);
     }
+    WRITTEN();
     _tile_loadconfig(&config);
 }
 
@@ -106,6 +106,7 @@ TILES static void multiply_panel(const Product *product, const uint8_t *left, si
 TILES static void multiply(const Product *product, const uint8_t *left, size_t rows, float *out) {
     size_t upper = MIN(rows, TILE_ROWS);
     configure(upper, MAX(rows - upper, 1), product->tile_depth);
+    WRITTEN();
     for (size_t panel = 0; panel < product->panels; panel++) multiply_panel(product, left, rows, panel, out);
     _tile_release();
 }
@@ -122,7 +123,8 @@ static void run_block(void *data, size_t block) {
     uint8_t padded[product->depth == product->padded_depth ? 1 : BLOCK * product->padded_depth];
     if (product->depth != product->padded_depth) {
         memset(padded, 0, sizeof padded);
-        for (size_t i = 0; i < count; i++) memcpy(padded + i * product->padded_depth, left + i * product->depth, product->depth);
+        for (size_t i = 0; i < count; i++)
+            memcpy(padded + i * product->padded_depth, left + i * product->depth, product->depth);
         left = padded;
     }
     multiply(product, left, count, products);
@@ -163,7 +165,7 @@ static void pack(Product *product, const int8_t *weight, const float *scale) {
 
 static size_t tile_depth(size_t depth) {
     size_t largest = 4;
-    for (size_t candidate = 8; candidate <= TILE_DEPTH; candidate += 4)
+    for (size_t candidate = 8; candidate <= TILE_BYTES; candidate += 4)
         if (depth % candidate == 0) largest = candidate;
     return largest;
 }
@@ -202,8 +204,10 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
         return refuse("there is no memory for the weight of a product");
     }
     pack(product, weight.data, scale.data);
-    if ((status = read_epsilon(info, operator->rows, &product->epsilon))) destroy(product);
-    else *kernel = product;
+    if ((status = read_epsilon(info, operator->rows, &product->epsilon)))
+        destroy(product);
+    else
+        *kernel = product;
     return status;
 }
 
@@ -224,9 +228,15 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     return blocks ? api->parallel(context, run_block, blocks, 0, &job) : NULL;
 }
 
-/* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to rows takes */
+/* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to
+ * rows takes */
 #define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                      \
-    {.name = NAME, .takes = "BSIWZ" TAKES, .makes = MAKES, .rows = KIND, .create = create, .compute = compute,           \
+    {.name = NAME,                                                                                                     \
+     .takes = "BSIWZ" TAKES,                                                                                           \
+     .makes = MAKES,                                                                                                   \
+     .rows = KIND,                                                                                                     \
+     .create = create,                                                                                                 \
+     .compute = compute,                                                                                               \
      .destroy = destroy}
 
 const Operator LINEAR_OPERATORS[] = {

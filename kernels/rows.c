@@ -43,8 +43,10 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     float *epsilon = calloc(1, sizeof *epsilon);
     if (!epsilon) return refuse("there is no memory for an operator");
     Status *status = read_epsilon(info, operator->rows, epsilon);
-    if (status) free(epsilon);
-    else *kernel = epsilon;
+    if (status)
+        free(epsilon);
+    else
+        *kernel = epsilon;
     return status;
 }
 
@@ -64,8 +66,13 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
 }
 
 #define ROW_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                         \
-    [KIND] = {.name = NAME, .takes = TAKES, .makes = MAKES, .rows = KIND,                                                \
-              .create = create, .compute = compute, .destroy = free}
+    [KIND] = {.name = NAME,                                                                                            \
+              .takes = TAKES,                                                                                          \
+              .makes = MAKES,                                                                                          \
+              .rows = KIND,                                                                                            \
+              .create = create,                                                                                        \
+              .compute = compute,                                                                                      \
+              .destroy = free}
 
 const Operator ROW_OPERATORS[ROW_KINDS] = {
     ROW_OPERATOR(RESCALE, "Rescale", "PSW", "R"),

@@ -7,7 +7,8 @@
 
 /* ---- numbers ---- */
 
-static const float ROUND = 12582912; /* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits */
+static const float ROUND =
+    12582912; /* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits */
 
 INLINE int32_t bits_of(float value) {
     int32_t bits;
@@ -128,8 +129,8 @@ INLINE void multiply(const float *left, size_t step, const float *right, size_t 
     }
 }
 
-/* Make weights of scores, but for their sum, whose inverse is returned; `penalty` leaves next to nothing of what is no key. */
-INLINE float soften(float *scores, const float *penalty, size_t wide) {
+/* As in vectors.h: what `penalty` takes away becomes e^-44 of the largest. */
+static float soften(float *scores, const float *penalty, size_t wide) {
     float largest = -1e30f, sum = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t j = 0; j < wide; j++) largest = MAX(largest, scores[j] + penalty[j]);
@@ -154,7 +155,8 @@ static void attend(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, hidden = heads->heads * size, at = row * heads->length * hidden + head * size;
     size_t count = (size_t)heads->lengths[row], wide = whole(count), padded = whole(size);
     enum { LINE = 64 }; /* of the cache, in bytes */
-    float room[LINE / sizeof(float) + size * wide + count * padded + QUERIES * (wide + padded + size) + wide], inverse[QUERIES];
+    float room[LINE / sizeof(float) + size * wide + count * padded + QUERIES * (wide + padded + size) + wide],
+        inverse[QUERIES];
     float *keys = (float *)(((uintptr_t)room + LINE - 1) / LINE * LINE), *values = keys + size * wide;
     float *scores = values + count * padded, *mixed = scores + QUERIES * wide;
     float *penalty = mixed + QUERIES * padded, *queries = penalty + wide;
@@ -176,4 +178,12 @@ static void attend(const Heads *heads, size_t row, size_t head) {
     for (size_t i = count; i < heads->length; i++) memset(heads->out + at + i * hidden, 0, size * sizeof(float));
 }
 
-const Vectors LEVEL = {{rescale, quantize, add_norm_quantize, gelu_quantize}, attend};
+static void shorten(const float *values, float scale, uint16_t *rounded, size_t count) {
+#pragma omp simd
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = (uint32_t)bits_of(values[i] * scale);
+        rounded[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* half to even */
+    }
+}
+
+const Vectors LEVEL = {{rescale, quantize, add_norm_quantize, gelu_quantize}, attend, soften, shorten};

@@ -9,8 +9,9 @@
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* What lies between two products, in one pass over memory. A row is computed alone, in one order of sums, so that an answer does
-   not depend on what shares its batch. P is the product, S its scale, one a row; integers come with a scale of theirs.
+/* What lies between two products, in one pass over memory. A row is computed alone, in one order of sums, so that an
+   answer does not depend on what shares its batch. P is the product, S its scale, one a row; integers come with a scale
+   of theirs.
 
    RESCALE            P S, bias                             -> P * S + bias
    QUANTIZE           P                                     -> integers of P
@@ -33,12 +34,17 @@ typedef struct {
     size_t rows, length, heads, size;
 } Heads;
 
-enum { MOST_WIDTH = 1 << 14, MOST_IN_HEAD = 1 << 19 }; /* places of a row, and of a row in a head: what the stack has room for */
+/* Places of a row, and of a row in a head: what the stack has room for. */
+enum { MOST_WIDTH = 1 << 14, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
     /* Attention of one head of one row, 0 behind its length. */
     void (*attend)(const Heads *, size_t row, size_t head);
+    /* Make weights of scores, but for their sum, whose inverse is returned; `penalty` takes away what is no key. */
+    float (*soften)(float *scores, const float *penalty, size_t wide);
+    /* Round to bf16. */
+    void (*shorten)(const float *values, float scale, uint16_t *rounded, size_t count);
 } Vectors;
 
 extern const Vectors *vectors;
