@@ -1,5 +1,5 @@
 /* Attention by tiles: numbers have 8 bits behind the point (bf16), which is finer than the int8 around them, and sums
- * are floats. */
+   are floats. */
 
 #include <math.h>
 #include <string.h>

@@ -229,7 +229,7 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
 }
 
 /* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to
- * rows takes */
+   rows takes */
 #define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                      \
     {.name = NAME,                                                                                                     \
      .takes = "BSIWZ" TAKES,                                                                                           \
