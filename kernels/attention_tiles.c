@@ -116,7 +116,6 @@ void attend_by_tiles(const Heads *heads, size_t row, size_t head) {
                 heads->out[at + (first + i) * hidden + k] = mixed[i * channels + k] * inverse[i];
     }
     release();
-    for (size_t i = tiled.count; i < heads->length; i++) memset(heads->out + at + i * hidden, 0, size * sizeof(float));
 }
 
 #else

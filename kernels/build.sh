@@ -9,7 +9,8 @@ compile() { # SOURCE OBJECT FLAG...
     source=$1 object=$2
     shift 2
     ${CC:-cc} -std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros \
-        -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "$@" ${CFLAGS:-} -c "$here/$source.c" -o "$objects/$object.o"
+        -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "$@" ${CFLAGS:-} \
+        -c "$here/$source.c" -o "$objects/$object.o"
 }
 
 for source in operators rows attention attention_tiles product; do

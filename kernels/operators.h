@@ -15,9 +15,10 @@ typedef struct Operator Operator;
 struct Operator {
     OperatorTable table;
     const char *name;
-    const char *takes,
-        *makes; /* a letter for each input and output: B and Z are uint8, I is int8, L is int64, all others float */
-    int rows;   /* what it does to a row */
+    /* A letter for each input and output: P and R are a float for each place of each row, S is one a row, W one for
+       each place, B is a byte as R, Z one byte, I a weight of int8, and L an int64 a row. */
+    const char *takes, *makes;
+    int rows; /* what it does to a row */
     Status *(*create)(const Operator *, const KernelInfo *, void **kernel);
     Status *(*compute)(const Operator *, const void *kernel, Context *);
     void (*destroy)(void *kernel);
@@ -46,10 +47,8 @@ Status *read_input(const Context *, size_t index, Tensor *);
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
 /* Take input `index` as number `place` of what is done to rows, if it fits them. */
-Status *take_input(const Context *, size_t index, Rows *, size_t place);
-Status *make_outputs(Context *, Rows *, const Tensor *like);
+Status *take_input(const Operator *, const Context *, size_t index, Rows *, size_t place);
+Status *make_outputs(const Operator *, Context *, Rows *, const Tensor *like);
 Status *read_epsilon(const KernelInfo *, int kind, float *epsilon);
-/* Whether the first output is as wide as the product, in floats: then that may be written there. */
-int keeps_width(int kind);
 
 #endif

@@ -31,6 +31,7 @@ typedef struct {
 typedef struct {
     const Product *product;
     const uint8_t *left;
+    int in_place; /* the first output is as wide as the product, in floats, which is written there at first */
     Rows rows;
 } Job;
 
@@ -106,7 +107,6 @@ TILES static void multiply_panel(const Product *product, const uint8_t *left, si
 TILES static void multiply(const Product *product, const uint8_t *left, size_t rows, float *out) {
     size_t upper = MIN(rows, TILE_ROWS);
     configure(upper, MAX(rows - upper, 1), product->tile_depth);
-    WRITTEN();
     for (size_t panel = 0; panel < product->panels; panel++) multiply_panel(product, left, rows, panel, out);
     _tile_release();
 }
@@ -116,9 +116,8 @@ static void run_block(void *data, size_t block) {
     const Product *product = job->product;
     const Rows *rows = &job->rows;
     size_t first = block * BLOCK, count = MIN(rows->count - first, BLOCK), width = rows->width;
-    float *products = (float *)rows->out[0] + first * width;
-    float own[keeps_width(rows->kind) ? 1 : BLOCK * width];
-    if (!keeps_width(rows->kind)) products = own;
+    float own[job->in_place ? 1 : BLOCK * width];
+    float *products = job->in_place ? (float *)rows->out[0] + first * width : own;
     const uint8_t *left = job->left + first * product->depth;
     uint8_t padded[product->depth == product->padded_depth ? 1 : BLOCK * product->padded_depth];
     if (product->depth != product->padded_depth) {
@@ -218,12 +217,13 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     if (status) return status;
     if (!left.axes || (size_t)left.sizes[left.axes - 1] != product->depth)
         return refuse("the rows of a product are not as long as its weight is deep");
-    Job job = {product, left.data, {.kind = operator->rows, .width = product->width, .epsilon = product->epsilon}};
+    Job job = {product, left.data, .in_place = operator->makes[0] == 'R'};
+    job.rows = (Rows){.kind = operator->rows, .width = product->width, .epsilon = product->epsilon};
     job.rows.count = left.count / product->depth;
-    if ((status = take_input(context, 1, &job.rows, 1))) return status;
+    if ((status = take_input(operator, context, 1, &job.rows, 1))) return status;
     for (size_t index = 5; operator->takes[index]; index++)
-        if ((status = take_input(context, index, &job.rows, index - 3))) return status;
-    if ((status = make_outputs(context, &job.rows, &left))) return status;
+        if ((status = take_input(operator, context, index, &job.rows, index - 3))) return status;
+    if ((status = make_outputs(operator, context, &job.rows, &left))) return status;
     size_t blocks = (job.rows.count + BLOCK - 1) / BLOCK;
     return blocks ? api->parallel(context, run_block, blocks, 0, &job) : NULL;
 }

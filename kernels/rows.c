@@ -4,24 +4,18 @@
 
 enum { ROWS_AT_ONCE = 16 };
 
-/* P and R are a float for each place of each row, S is one a row, W one for each place, and B is a byte as R. */
-static const char *TAKES[] = {"PSW", "P", "PSRWWW", "PSW"};
-static const char *MAKES[] = {"R", "BS", "RBS", "BS"};
-
-int keeps_width(int kind) { return MAKES[kind][0] == 'R'; }
-
-Status *take_input(const Context *context, size_t index, Rows *rows, size_t place) {
+Status *take_input(const Operator *operator, const Context *context, size_t index, Rows *rows, size_t place) {
     Tensor tensor;
     Status *status = read_input(context, index, &tensor);
     if (status) return status;
-    char letter = TAKES[rows->kind][place];
+    char letter = operator->takes[index];
     size_t expected = (letter == 'W' ? 1 : rows->count) * (letter == 'S' ? 1 : rows->width);
     rows->in[place] = tensor.data;
     return tensor.count == expected ? NULL : refuse("an input does not fit the rows of the first one");
 }
 
-Status *make_outputs(Context *context, Rows *rows, const Tensor *like) {
-    const char *makes = MAKES[rows->kind];
+Status *make_outputs(const Operator *operator, Context *context, Rows *rows, const Tensor *like) {
+    const char *makes = operator->makes;
     Status *status = NULL;
     for (size_t i = 0; !status && makes[i]; i++)
         status = make_output(context, i, like, makes[i] == 'S' ? 1 : rows->width, &rows->out[i]);
@@ -58,9 +52,9 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
     if (!rows.width || rows.width > MOST_WIDTH) return refuse("a row has no places, or more than 16384");
     rows.count = first.count / rows.width;
-    for (size_t place = 0; TAKES[rows.kind][place]; place++)
-        if ((status = take_input(context, place, &rows, place))) return status;
-    if ((status = make_outputs(context, &rows, &first))) return status;
+    for (size_t index = 0; operator->takes[index]; index++)
+        if ((status = take_input(operator, context, index, &rows, index))) return status;
+    if ((status = make_outputs(operator, context, &rows, &first))) return status;
     size_t parts = (rows.count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
     return parts ? api->parallel(context, run_part, parts, 0, &rows) : NULL;
 }

@@ -7,8 +7,8 @@
 
 /* ---- numbers ---- */
 
-static const float ROUND =
-    12582912; /* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits */
+/* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits. */
+static const float ROUND = 12582912;
 
 INLINE int32_t bits_of(float value) {
     int32_t bits;
@@ -175,7 +175,6 @@ static void attend(const Heads *heads, size_t row, size_t head) {
             for (size_t k = 0; k < size; k++)
                 heads->out[at + (first + i) * hidden + k] = mixed[i * padded + k] * inverse[i];
     }
-    for (size_t i = count; i < heads->length; i++) memset(heads->out + at + i * hidden, 0, size * sizeof(float));
 }
 
 static void shorten(const float *values, float scale, uint16_t *rounded, size_t count) {

@@ -39,7 +39,7 @@ enum { MOST_WIDTH = 1 << 14, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
-    /* Attention of one head of one row, 0 behind its length. */
+    /* Attention of one head of one row, up to its length. */
     void (*attend)(const Heads *, size_t row, size_t head);
     /* Make weights of scores, but for their sum, whose inverse is returned; `penalty` takes away what is no key. */
     float (*soften)(float *scores, const float *penalty, size_t wide);

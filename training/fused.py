@@ -87,6 +87,11 @@ def linear(after: Function) -> Function:
     return graph.function(name, inputs, outs, *after.attributes)
 
 
+def zero(graph: Graph, grid: Grid) -> str:
+    """Return the constant that stands for 0."""
+    return graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
+
+
 def multiply(graph: Graph, rows: str, weight: str, weight_scale: str, zero: str, out: str = "") -> str:
     """Add the product of integers [..., K] and [K, N], times the scale [N] of each column."""
     one = graph.constant("one", np.float32(1))  # the operator's scale for the left side is one number for all rows
@@ -100,13 +105,11 @@ def quantize_rows(graph: Graph, values: str, width: int, grid: Grid) -> Sequence
     """
     axis = graph.constant("last_axis", np.array([-1]))
     size = graph.add("Abs", values) if grid is SYMMETRIC else values
-    step = graph.add("ReduceMax", size, axis, keepdims=1)
+    peak = graph.add("ReduceMax", size, axis, keepdims=1)
     inverse = graph.constant(f"{grid.name}.step", np.float32(1 / grid.above))
+    step = graph.add("Mul", peak, inverse, out="" if grid is GELU else "step")
     if grid is GELU:
-        step = graph.add("Mul", step, inverse)
         graph.add("Max", step, graph.constant("gelu.least", np.float32(LEAST_GELU / GELU.zero)), out="step")
-    else:
-        graph.add("Mul", step, inverse, out="step")
-    zeros = graph.add("Expand", graph.constant(f"{grid.name}.zero", np.uint8(grid.zero)), graph.add("Shape", "step"))
+    zeros = graph.add("Expand", zero(graph, grid), graph.add("Shape", "step"))
     graph.add("QuantizeLinear", values, "step", zeros, axis=-1, block_size=width, out="integers")
     return "integers", "step"

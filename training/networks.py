@@ -21,7 +21,7 @@ from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
 from models.task import HeadSpec
 from training import fused
-from training.fused import GELU, SYMMETRIC, Grid, multiply, quantize_rows
+from training.fused import GELU, SYMMETRIC, multiply, quantize_rows, zero
 from training.graph import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
 from training.quantize import Quantized, check_quantized, linear, quantize_table
 from training.smoothing import smoothing_factors
@@ -223,9 +223,10 @@ class IntegerEncoderBuilder(EncoderBuilder):
         """Add all nodes, from the inputs to `vectors`."""
         hidden = self.config.hidden_size
         self._smoothing = smoothing_factors(self.encoder, vocab_size)
-        self._rescale, self._quantize = fused.rescale(), fused.quantize(hidden)
-        self._add_norm_quantize = fused.add_norm_quantize(hidden)
-        self._gelu_quantize = fused.gelu_quantize(self.config.intermediate_size)
+        self._quantize = fused.quantize(hidden)
+        self._linear = fused.linear(fused.rescale())
+        self._linear_add_norm = fused.linear(fused.add_norm_quantize(hidden))
+        self._linear_gelu = fused.linear(fused.gelu_quantize(self.config.intermediate_size))
         self._integers: dict[str, Quantized] = {}
         """Of activations, by their names."""
         super().build(vocab_size)
@@ -241,7 +242,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
         graph, rows = self.graph, self._rows(hidden)
         bias = self._bias(layer.query_key_value, f"{name}.query_key_value", layer.attention_output.bias)
         query_key_value = [
-            linear(graph, rows, array(weight).T, f"{name}.{part}.weight", self._rescale, part_bias)[0]
+            linear(graph, rows, array(weight).T, f"{name}.{part}.weight", self._linear, part_bias)[0]
             for part, weight, part_bias in zip(
                 PARTS, layer.query_key_value.weight.chunk(3), graph.split(bias, 3), strict=True
             )
@@ -258,18 +259,18 @@ class IntegerEncoderBuilder(EncoderBuilder):
             self._rows(rows),
             array(weight).T,
             f"{name}.weight",
-            self._add_norm_quantize,
+            self._linear_add_norm,
             residual,
             *inputs,
             epsilon=norm.eps,
         )
-        self._integers[hidden] = Quantized(integers, step, self._zero(SYMMETRIC), smoothing)
+        self._integers[hidden] = Quantized(integers, step, zero(self.graph, SYMMETRIC), smoothing)
         return hidden
 
     def _intermediate(self, hidden: str, weight: Tensor, name: str, bias: str) -> str:
         rows = self._rows(hidden)
-        integers, step = linear(self.graph, rows, array(weight).T, f"{name}.weight", self._gelu_quantize, bias)
-        self._integers[integers] = Quantized(integers, step, self._zero(GELU), None)
+        integers, step = linear(self.graph, rows, array(weight).T, f"{name}.weight", self._linear_gelu, bias)
+        self._integers[integers] = Quantized(integers, step, zero(self.graph, GELU), None)
         return integers
 
     def _rows(self, values: str) -> Quantized:
@@ -280,11 +281,8 @@ class IntegerEncoderBuilder(EncoderBuilder):
             if smoothing is not None:
                 smooth = graph.add("Mul", values, graph.constant(f"{values}.smoothing", smoothing))
             integers, step = graph.call(self._quantize, smooth)
-            self._integers[values] = Quantized(integers, step, self._zero(SYMMETRIC), smoothing)
+            self._integers[values] = Quantized(integers, step, zero(self.graph, SYMMETRIC), smoothing)
         return self._integers[values]
-
-    def _zero(self, grid: Grid) -> str:
-        return self.graph.constant(f"{grid.name}.zero", np.uint8(grid.zero))
 
 
 def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bool) -> int:
@@ -298,8 +296,8 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
         integers, scales = quantize_table(table)
         rows, step = quantize_rows(graph, normed, table.shape[1], SYMMETRIC)
         decoder = graph.add("Transpose", graph.constant("embeddings.word", integers), perm=[1, 0])
-        scale, zero = graph.constant("embeddings.word.scale", scales), graph.constant("symmetric.zero", np.uint8(128))
-        product = multiply(graph, rows, decoder, scale, zero)
+        scale = graph.constant("embeddings.word.scale", scales)
+        product = multiply(graph, rows, decoder, scale, zero(graph, SYMMETRIC))
         graph.add("Add", graph.add("Mul", product, step), bias, out="logits")
     else:
         graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from training import fused
 from training.errors import ExportError
 from training.graph import OURS, Function, Graph
 
@@ -52,17 +51,17 @@ class Quantized:
 
 
 def linear(
-    graph: Graph, rows: Quantized, weight: Floats, name: str, after: Function, *inputs: str, **attributes: Any
+    graph: Graph, rows: Quantized, weight: Floats, name: str, function: Function, *inputs: str, **attributes: Any
 ) -> list[str]:
-    """Add the product of quantised rows [..., K] and a constant [K, N] that is quantised here, and what is done to it.
+    """Call `function`, one of `fused.linear`, with quantised rows [..., K] and a constant [K, N], quantised here.
 
-    `after` takes product and scale, and `inputs` behind them.
+    `inputs` are those behind the product's.
     """
     if rows.smoothing is not None:
         weight = weight / rows.smoothing[:, None]
     integers, scale = quantize_columns(weight)
     constants = graph.constant(name, integers), graph.constant(f"{name}.scale", scale), rows.zero
-    return graph.call(fused.linear(after), rows.integers, rows.scale, *constants, *inputs, **attributes)
+    return graph.call(function, rows.integers, rows.scale, *constants, *inputs, **attributes)
 
 
 def check_quantized(model: ModelProto, products: int) -> None:

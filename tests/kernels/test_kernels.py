@@ -42,19 +42,22 @@ def compiled(directory: Path, flags: str) -> Path:
     return library
 
 
-@pytest.fixture(scope="module", params=["best", *LEVELS])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as it is installed, and that of each level without an own product."""
-    level = request.param
-    directory = tmp_path_factory.mktemp(level)
-    if not NEEDS.get(level, set()) <= FEATURES:
-        pytest.skip(f"this processor is below {level}")
-    return compiled(directory, "" if level == "best" else f"-DVECTORS={level} -DWITHOUT_TILES")
-
-
 @pytest.fixture(scope="module")
 def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is installed."""
     return compiled(tmp_path_factory.mktemp("best"), "")
+
+
+@pytest.fixture(scope="module", params=["best", *LEVELS])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is installed, and that of each level without tiles."""
+    level = request.param
+    if level == "best":
+        found: Path = request.getfixturevalue(level)
+        return found
+    if not NEEDS.get(level, set()) <= FEATURES:
+        pytest.skip(f"this processor is below {level}")
+    return compiled(tmp_path_factory.mktemp(level), f"-DVECTORS={level} -DWITHOUT_TILES")
 
 
 # ---- a graph of one call -------------------------------------------------------------------------------------------

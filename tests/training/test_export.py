@@ -60,7 +60,7 @@ def product_session(weight: Floats, grid: Grid) -> onnxruntime.InferenceSession:
     rows, step = quantize_rows(graph, "x", len(weight), grid)
     quantized = Quantized(rows, step, graph.constant("zero", np.uint8(grid.zero)), None)
     zeros = graph.constant("zeros", np.zeros(weight.shape[1], np.float32))
-    linear(graph, quantized, weight, "weight", fused.rescale(), zeros)
+    linear(graph, quantized, weight, "weight", fused.linear(fused.rescale()), zeros)
     graph.add("Identity", graph.nodes[-1].output[0], out="y")
     values: list[Value] = [("x", TensorProto.FLOAT, ["m", len(weight)])]
     outputs: list[Value] = [
