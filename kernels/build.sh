@@ -13,7 +13,7 @@ compile() { # SOURCE OBJECT FLAG...
         -c "$here/$source.c" -o "$objects/$object.o"
 }
 
-for source in operators rows attention attention_tiles product; do
+for source in operators rows attention attention_tiles product product_tiles product_vnni; do
     compile $source $source
 done
 case $(uname -m) in

@@ -34,8 +34,10 @@ extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
 extern const Operator SELF_ATTENTION;
-/* The product of bytes before rescale, add_norm_quantize and gelu_quantize, by tiles. */
+/* The product of bytes before rescale, add_norm_quantize and gelu_quantize. */
 extern const Operator LINEAR_OPERATORS[3];
+/* Whether the processor has a way to products that is worth an own operator. */
+int has_products(void);
 /* Whether the processor has tiles, and the system lets this process use them. */
 int has_tiles(void);
 void attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */

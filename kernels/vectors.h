@@ -34,8 +34,8 @@ typedef struct {
     size_t rows, length, heads, size;
 } Heads;
 
-/* Places of a row, and of a row in a head: what the stack has room for. */
-enum { MOST_WIDTH = 1 << 14, MOST_IN_HEAD = 1 << 19 };
+/* Places of a row, tokens of a text, and their places in a head: what the stack has room for. */
+enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 14, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
