@@ -18,7 +18,8 @@ struct Operator {
     /* A letter for each input and output: P and R are a float for each place of each row, S is one a row, W one for
        each place, B is a byte as R, Z one byte, I a weight of int8, and L an int64 a row. */
     const char *takes, *makes;
-    int rows; /* what it does to a row */
+    int rows;       /* what it does to a row */
+    int transposed; /* its weight is [N, K] */
     Status *(*create)(const Operator *, const KernelInfo *, void **kernel);
     Status *(*compute)(const Operator *, const void *kernel, Context *);
     void (*destroy)(void *kernel);
@@ -34,8 +35,9 @@ extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
 extern const Operator SELF_ATTENTION;
-/* The product of bytes before rescale, add_norm_quantize and gelu_quantize. */
-extern const Operator LINEAR_OPERATORS[3];
+/* The product of bytes before what is done to rows. */
+enum { LINEAR_KINDS = 4 };
+extern const Operator LINEAR_OPERATORS[LINEAR_KINDS];
 /* Whether the processor has a way to products that is worth an own operator. */
 int has_products(void);
 /* Whether the processor has tiles, and the system lets this process use them. */

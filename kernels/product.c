@@ -55,14 +55,15 @@ static void *zeros(size_t bytes) { /* at the beginning of a cache line; bytes ar
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-static void pack(Product *product, const int8_t *weight, const float *scale) {
+/* One place of the weight follows another by `step`, and one column by `column_step`. */
+static void pack(Product *product, const int8_t *weight, size_t step, size_t column_step, const float *scale) {
     for (size_t column = 0; column < product->width; column++) {
         size_t panel = column / PANEL, half = column % PANEL / COLUMNS;
         int32_t sum = 0;
         for (size_t k = 0; k < product->depth; k++) {
             size_t tile = k / product->tile_depth, within = k % product->tile_depth;
             size_t at = ((panel * product->tiles + tile) * 2 + half) * product->tile_depth * COLUMNS;
-            int8_t value = weight[k * product->width + column];
+            int8_t value = weight[k * step + column * column_step];
             product->weight[at + within / 4 * 64 + column % COLUMNS * 4 + within % 4] = value;
             sum += value;
         }
@@ -91,14 +92,17 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     if ((status = read_constant(info, 2, &weight)) || (status = read_constant(info, 3, &scale)) ||
         (status = read_constant(info, 4, &zero)))
         return status;
-    if (weight.axes != 2 || !weight.count || scale.count != (size_t)weight.sizes[1] || zero.count != 1)
+    size_t depth = (size_t)weight.sizes[operator->transposed], width = (size_t)weight.sizes[!operator->transposed];
+    if (weight.axes != 2 || !weight.count || scale.count != width || zero.count != 1)
         return refuse("a weight is not [K, N], or its scale not [N], or its zero not one number");
-    if (weight.sizes[0] > MOST_WIDTH || weight.sizes[1] > MOST_WIDTH) return refuse("a weight is longer than 16384");
+    /* What is rescaled lies in no room of ours. */
+    if (depth > MOST_WIDTH || (width > MOST_WIDTH && operator->rows != RESCALE))
+        return refuse("a weight is longer than 16384");
     Product *product = calloc(1, sizeof *product);
     if (!product) return refuse("there is no memory for an operator");
     product->way = best_way();
-    product->depth = (size_t)weight.sizes[0];
-    product->width = (size_t)weight.sizes[1];
+    product->depth = depth;
+    product->width = width;
     product->padded_depth = (product->depth + 3) / 4 * 4;
     product->tile_depth = tile_depth(product->padded_depth, product->way->depth);
     product->tiles = product->padded_depth / product->tile_depth;
@@ -111,7 +115,7 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
         destroy(product);
         return refuse("there is no memory for the weight of a product");
     }
-    pack(product, weight.data, scale.data);
+    pack(product, weight.data, operator->transposed ? 1 : width, operator->transposed ? depth : 1, scale.data);
     if ((status = read_epsilon(info, operator->rows, &product->epsilon)))
         destroy(product);
     else
@@ -139,17 +143,19 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
 
 /* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to
    rows takes */
-#define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                      \
+#define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES, ...)                                                                 \
     {.name = NAME,                                                                                                     \
      .takes = "BSIWZ" TAKES,                                                                                           \
      .makes = MAKES,                                                                                                   \
      .rows = KIND,                                                                                                     \
      .create = create,                                                                                                 \
      .compute = compute,                                                                                               \
-     .destroy = destroy}
+     .destroy = destroy,                                                                                               \
+     __VA_ARGS__}
 
-const Operator LINEAR_OPERATORS[] = {
+const Operator LINEAR_OPERATORS[LINEAR_KINDS] = {
     LINEAR_OPERATOR(RESCALE, "Linear", "W", "R"),
+    LINEAR_OPERATOR(RESCALE, "LinearTransposed", "W", "R", .transposed = 1),
     LINEAR_OPERATOR(ADD_NORM_QUANTIZE, "LinearAddNormQuantize", "RWWW", "RBS"),
     LINEAR_OPERATOR(GELU_QUANTIZE, "LinearGeluQuantize", "W", "BS"),
 };

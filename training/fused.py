@@ -75,14 +75,18 @@ def self_attention() -> Function:
     return graph.function("SelfAttention", ["query", "key", "value", "lengths"], ["mixed"], HEADS)
 
 
-def linear(after: Function) -> Function:
-    """rows [..., K], scale [..., 1], weight [K, N], weight_scale [N], zero, and what `after` takes behind its scale."""
+def linear(after: Function, transposed: bool = False) -> Function:
+    """rows [..., K], scale [..., 1], weight [K, N], weight_scale [N], zero, and what `after` takes behind its scale.
+
+    `transposed`: the weight is [N, K], as the rows of an embedding are.
+    """
     graph = Graph()
-    multiply(graph, "rows", "weight", "weight_scale", "zero", out="product")
+    weight = graph.add("Transpose", "weight", perm=[1, 0]) if transposed else "weight"
+    multiply(graph, "rows", weight, "weight_scale", "zero", out="product")
     outs = graph.call(after, *after.inputs, outs=after.outputs)
     for attribute in after.attributes:
         graph.refer(attribute[0], attribute)
-    name = "Linear" if after.name == "Rescale" else f"Linear{after.name}"
+    name = "Linear" + "Transposed" * transposed + after.name.removeprefix("Rescale")
     inputs = ["rows", "scale", "weight", "weight_scale", "zero", *after.inputs[2:]]
     return graph.function(name, inputs, outs, *after.attributes)
 

@@ -21,7 +21,7 @@ from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
 from models.task import HeadSpec
 from training import fused
-from training.fused import GELU, SYMMETRIC, multiply, quantize_rows, zero
+from training.fused import GELU, SYMMETRIC, zero
 from training.graph import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
 from training.quantize import Quantized, check_quantized, linear, quantize_table
 from training.smoothing import smoothing_factors
@@ -77,7 +77,8 @@ def head_model(
         _linear(graph, "vectors", head.classifier, "classifier", out="logits")
     metadata = {"encoder": encoder, "task": spec.task, "labels": spec.labels}
     vectors: Value = ("vectors", TensorProto.FLOAT, ["n", config.hidden_size])
-    return graph.model(spec.task, [vectors], [("logits", TensorProto.FLOAT, ["n", width])], metadata)
+    opset = ATTENTION_OPSET if int8 else OPSET
+    return graph.model(spec.task, [vectors], [("logits", TensorProto.FLOAT, ["n", width])], metadata, opset)
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -294,11 +295,10 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     bias = graph.constant("bias", array(head.bias)[:vocab_size])
     if int8:
         integers, scales = quantize_table(table)
-        rows, step = quantize_rows(graph, normed, table.shape[1], SYMMETRIC)
-        decoder = graph.add("Transpose", graph.constant("embeddings.word", integers), perm=[1, 0])
-        scale = graph.constant("embeddings.word.scale", scales)
-        product = multiply(graph, rows, decoder, scale, zero(graph, SYMMETRIC))
-        graph.add("Add", graph.add("Mul", product, step), bias, out="logits")
+        rows = graph.call(fused.quantize(table.shape[1]), normed)
+        decoder = graph.constant("embeddings.word", integers), graph.constant("embeddings.word.scale", scales)
+        inputs = *rows, *decoder, zero(graph, SYMMETRIC), bias
+        graph.call(fused.linear(fused.rescale(), transposed=True), *inputs, outs=["logits"])
     else:
         graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)
     return len(table)
