@@ -38,6 +38,8 @@ MOST_LOGITS = 1 << 26
 """256 MiB. A mask makes one for each word of the vocabulary: 512 masks of BERT's are 16 million."""
 NICENESS = 4
 """Of the lanes beyond that of the process: else they keep the event loop from refusing at once what is too much."""
+MARGIN = 1.1
+"""How much longer than the pace says a wait may take: what is admitted at the edge of its deadline comes too late."""
 
 Outcome = Logits | Exception
 
@@ -137,7 +139,7 @@ class Engine:
         # one batch more, for younger rows that ride along with older ones
         ahead = sum(lane.tokens for lane in self._lanes) + waiting + self.limits.batch_tokens
         left = deadline.at - time.monotonic() - self._lag
-        late = self._seconds(ahead + tokens) - left
+        late = MARGIN * self._seconds(ahead + tokens) - left
         if late <= 0:
             return
         if (alone := self._seconds(tokens)) > left:  # waiting would not help

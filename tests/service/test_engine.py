@@ -309,16 +309,16 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(
         await held(engine, encoder)
         engine._pace.add(10, 1.0)  # 10 tokens a second; 3 run
         engine.submit(encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
-        engine.submit(encoder, "a", [row(97)], soon(30.5))  # 200 tokens and a batch more, 30 s
-        with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.5 s late") as refusal:
-            engine.submit(encoder, "a", [row(30)], soon(30.5))
+        engine.submit(encoder, "a", [row(97)], soon(33.5))  # 200 tokens and a batch more, 30 s
+        with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.8 s late") as refusal:
+            engine.submit(encoder, "a", [row(30)], soon(33.5))  # 33 s, and the margin
         assert refusal.value.headers["Retry-After"] == "3"
         with pytest.raises(QueueFull, match="400 tokens take 40 s by themselves, but the deadline") as refusal:
             engine.submit(encoder, "a", [row(200), row(200)], soon(30))
         assert "Retry-After" not in refusal.value.headers  # it would be late then too
         with pytest.raises(QueueFull, match="and 0 more would be"):
-            engine.check_room(0, soon(29))
-        engine.check_room(0, soon(31))
+            engine.check_room(0, soon(32))
+        engine.check_room(0, soon(34))
         assert total(engine, "queue_tokens") == 197
 
 
