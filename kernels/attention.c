@@ -3,14 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAST_FOR_TILES = 64 }; /* below, laying out takes as long as the products of floats */
+enum { LONG = 64 }; /* below, laying numbers out anew takes as long as their products do in floats */
 
 static void run_head(void *data, size_t part) {
     const Heads *heads = data;
     size_t row = part / heads->heads, head = part % heads->heads, hidden = heads->heads * heads->size;
     /* By the row's own length, whatever shares its batch. */
-    int tiles = has_tiles() && heads->lengths[row] >= LEAST_FOR_TILES;
-    (tiles ? attend_by_tiles : vectors->attend)(heads, row, head);
+    int is_long = heads->lengths[row] >= LONG;
+    (!is_long ? vectors->attend : has_tiles() ? attend_by_tiles : vectors->attend_long)(heads, row, head);
     float *padding = heads->out + row * heads->length * hidden + head * heads->size;
     for (size_t i = (size_t)heads->lengths[row]; i < heads->length; i++)
         memset(padding + i * hidden, 0, heads->size * sizeof(float));

@@ -21,6 +21,7 @@ x86_64)
     for level in x86-64 x86-64-v3 x86-64-v4; do
         compile vectors $level -march=$level -mprefer-vector-width=512 -DLEVEL=$(echo $level | tr - _)
     done
+    compile vectors vnni -march=x86-64-v4 -mavx512vnni -mprefer-vector-width=512 -DLEVEL=x86_64_v4_vnni
     ;;
 *) compile vectors generic -DLEVEL=generic ;;
 esac

@@ -12,14 +12,14 @@ extern const Vectors VECTORS;
 
 static const Vectors *best_vectors(void) { return &VECTORS; }
 #elif defined(__x86_64__)
-extern const Vectors x86_64, x86_64_v3, x86_64_v4;
+extern const Vectors x86_64, x86_64_v3, x86_64_v4, x86_64_v4_vnni;
 
 static const Vectors *best_vectors(void) {
     __builtin_cpu_init();
 #define HAS(feature) __builtin_cpu_supports(feature)
     if (!HAS("avx2") || !HAS("fma") || !HAS("bmi2")) return &x86_64;
     int v4 = HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq") && HAS("avx512vl");
-    return v4 ? &x86_64_v4 : &x86_64_v3;
+    return !v4 ? &x86_64_v3 : HAS("avx512vnni") ? &x86_64_v4_vnni : &x86_64_v4;
 }
 #else
 extern const Vectors generic;

@@ -1,6 +1,7 @@
 /* The product of bytes by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on): sums of 12 rows by 32 columns
    stay in registers, and four bytes are added to each by one instruction. */
 
+#include "numbers.h"
 #include "product.h"
 
 #if defined(__x86_64__)
@@ -13,26 +14,25 @@ enum { ROWS = 12, AHEAD = 1024 }; /* bytes of weights that are asked of the next
 #define ADD_FOUR(SUMS, BYTES, WEIGHTS) __asm__("vpdpbusd %2, %1, %0" : "+v"(SUMS) : "v"(BYTES), "v"(WEIGHTS))
 
 /* `rows` is a constant where this is inlined. */
-VNNI static inline __attribute__((always_inline)) void multiply_rows(const Product *product, const uint8_t *left,
-                                                                     size_t rows, size_t panel, float *out) {
+VNNI INLINE void multiply_rows(const Product *product, const uint8_t *left, size_t rows, size_t panel, float *out) {
     size_t depth = product->padded_depth, column = panel * PANEL;
     const int8_t *first_weight = product->weight + column * depth, *second_weight = first_weight + COLUMNS * depth;
     __m512i first[ROWS], second[ROWS];
-#pragma GCC unroll 12
+    UNROLL
     for (size_t row = 0; row < rows; row++) first[row] = second[row] = _mm512_setzero_si512();
     for (size_t k = 0; k < depth; k += 4) {
         __m512i first_four = _mm512_load_si512(first_weight + k * COLUMNS);
         __m512i second_four = _mm512_load_si512(second_weight + k * COLUMNS);
         _mm_prefetch(first_weight + k * COLUMNS + AHEAD, _MM_HINT_T0);
         _mm_prefetch(second_weight + k * COLUMNS + AHEAD, _MM_HINT_T0);
-#pragma GCC unroll 12
+        UNROLL
         for (size_t row = 0; row < rows; row++) {
             __m512i bytes = _mm512_set1_epi32(*(const int32_t *)(left + row * depth + k));
             ADD_FOUR(first[row], bytes, first_four);
             ADD_FOUR(second[row], bytes, second_four);
         }
     }
-#pragma GCC unroll 12
+    UNROLL
     for (size_t row = 0; row < rows; row++) {
         write_out(product, first[row], column, out + row * product->width);
         write_out(product, second[row], column + COLUMNS, out + row * product->width);

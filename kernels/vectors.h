@@ -41,6 +41,8 @@ typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
     /* Attention of one head of one row, up to its length. */
     void (*attend)(const Heads *, size_t row, size_t head);
+    /* The same for rows of 64 tokens or more, where fewer bits than those of floats may do. */
+    void (*attend_long)(const Heads *, size_t row, size_t head);
     /* Make weights of scores, but for their sum, whose inverse is returned; `penalty` takes away what is no key. */
     float (*soften)(float *scores, const float *penalty, size_t wide);
     /* Round to bf16. */

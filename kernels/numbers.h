@@ -1,0 +1,55 @@
+/* Functions of one number, which compilers make vectors of. */
+
+#ifndef NUMBERS_H
+#define NUMBERS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "vectors.h"
+
+#define INLINE static inline __attribute__((always_inline))
+/* Wholly, so that arrays that the loop walks through stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits. */
+static const float ROUND = 12582912;
+
+INLINE int32_t bits_of(float value) {
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INLINE float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* 2^y as 2^n 2^f with f from -1/2 to 1/2, within 2e-7 of it, for y up to 64; below -64 it stays at 2^-64. */
+INLINE float power_of_two(float y) {
+    y = MAX(y, -64);
+    float n = y + ROUND;
+    float f = y - (n - ROUND);
+    float power = 1.54035304e-4f;
+    power = power * f + 1.33335581e-3f;
+    power = power * f + 9.61812911e-3f;
+    power = power * f + 5.55041087e-2f;
+    power = power * f + 2.40226507e-1f;
+    power = power * f + 6.93147181e-1f;
+    power = power * f + 1;
+    return power * float_of(((uint32_t)bits_of(n) << 23) + 0x3f800000u);
+}
+
+static const float LOG2_E = 1.44269504f;
+
+/* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), the GELU of Hendrycks and Gimpel (2016), as
+   x / (1 + e^(-2 sqrt(2 / pi) * (x + 0.044715 x^3))) */
+INLINE float gelu(float x) { return x / (1 + power_of_two(MIN(x * (-2.30220819f - 0.10294324f * x * x), 64))); }
+
+#endif
