@@ -55,21 +55,32 @@ static void *zeros(size_t bytes) { /* at the beginning of a cache line; bytes ar
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-/* One place of the weight follows another by `step`, and one column by `column_step`. */
-static void pack(Product *product, const int8_t *weight, size_t step, size_t column_step, const float *scale) {
-    for (size_t column = 0; column < product->width; column++) {
-        size_t panel = column / PANEL, half = column % PANEL / COLUMNS;
-        int32_t sum = 0;
-        for (size_t k = 0; k < product->depth; k++) {
-            size_t tile = k / product->tile_depth, within = k % product->tile_depth;
-            size_t at = ((panel * product->tiles + tile) * 2 + half) * product->tile_depth * COLUMNS;
-            int8_t value = weight[k * step + column * column_step];
-            product->weight[at + within / 4 * 64 + column % COLUMNS * 4 + within % 4] = value;
-            sum += value;
+typedef struct {
+    const int8_t *values;
+    size_t row_step, column_step;
+} Weight;
+
+/* to[16][4] of four rows of 16 columns */
+static void pack_block(Product *product, Weight weight, size_t row, size_t column, int8_t *to) {
+    size_t rows = MIN(product->depth - MIN(row, product->depth), 4);
+    size_t columns = MIN(product->width - MIN(column, product->width), COLUMNS);
+    const int8_t *from = weight.values + row * weight.row_step + column * weight.column_step;
+    for (size_t i = 0; i < columns; i++)
+        for (size_t k = 0; k < rows; k++) {
+            int8_t value = from[k * weight.row_step + i * weight.column_step];
+            to[i * 4 + k] = value;
+            product->offset[column + i] += value * product->zero;
         }
-        product->offset[column] = sum * product->zero;
-        product->scale[column] = scale[column];
-    }
+}
+
+static void pack(Product *product, Weight weight, const float *scale) {
+    int8_t *to = product->weight;
+    for (size_t column = 0; column < product->panels * PANEL; column += PANEL)
+        for (size_t tile = 0; tile < product->tiles; tile++)
+            for (size_t half = 0; half < PANEL; half += COLUMNS)
+                for (size_t k = 0; k < product->tile_depth; k += 4, to += 4 * COLUMNS)
+                    pack_block(product, weight, tile * product->tile_depth + k, column + half, to);
+    memcpy(product->scale, scale, product->width * sizeof *scale);
 }
 
 static size_t tile_depth(size_t depth, size_t most) {
@@ -115,7 +126,8 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
         destroy(product);
         return refuse("there is no memory for the weight of a product");
     }
-    pack(product, weight.data, operator->transposed ? 1 : width, operator->transposed ? depth : 1, scale.data);
+    size_t row_step = operator->transposed ? 1 : width, column_step = operator->transposed ? depth : 1;
+    pack(product, (Weight){weight.data, row_step, column_step}, scale.data);
     if ((status = read_epsilon(info, operator->rows, &product->epsilon)))
         destroy(product);
     else

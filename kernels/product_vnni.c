@@ -8,7 +8,7 @@
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { ROWS = 12, AHEAD = 1024 }; /* bytes of weights that are asked of the next cache before they are needed */
+enum { ROWS = 12, AHEAD = 8192 }; /* bytes of weights that are asked of the next cache before they are needed */
 
 /* GCC 12 copies the sums of the intrinsic into other registers and back. */
 #define ADD_FOUR(SUMS, BYTES, WEIGHTS) __asm__("vpdpbusd %2, %1, %0" : "+v"(SUMS) : "v"(BYTES), "v"(WEIGHTS))

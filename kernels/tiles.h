@@ -10,7 +10,9 @@
 
 #include <immintrin.h>
 
+#if !defined(EMULATED_TILES) /* tests/kernels/emulated_tiles.h, for processors without */
 #define TILES __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f")))
+#endif
 
 /* The intrinsics do not tell the compiler what memory they read: this does, behind what was written for them. */
 #define WRITTEN() __asm__ volatile("" ::: "memory")
