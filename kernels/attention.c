@@ -44,7 +44,7 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     heads.length = (size_t)in[0].sizes[1];
     heads.size = (size_t)in[0].sizes[2] / heads.heads;
     if (heads.length > MOST_TOKENS || heads.length * heads.size > MOST_IN_HEAD)
-        return refuse("a row has more than 16384 tokens, or a head of it more than 524288 places");
+        return refuse("a row has more than 8192 tokens, or a head of it more than 524288 places");
     for (size_t row = 0; row < heads.rows; row++)
         if (heads.lengths[row] < 0 || (size_t)heads.lengths[row] > heads.length)
             return refuse("the length of a row is less than 0, or more than there is of it");

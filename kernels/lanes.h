@@ -69,16 +69,14 @@ INLINE void multiply(Left left, const float *right, size_t wide, float *sums) {
         const float *of[ROWS];
         Vector sum[ROWS][WIDE];
         for (size_t i = 0; i < ROWS; i++) of[i] = left.values + MIN(first + i, left.rows - 1) * left.row_step;
-        UNROLL
-        for (size_t i = 0; i < ROWS; i++) UNROLL
-        for (size_t w = 0; w < wide; w++) sum[i][w] = (Vector){0};
-        for (size_t k = 0; k < left.depth; k++) UNROLL
-        for (size_t i = 0; i < ROWS; i++) UNROLL
-        for (size_t w = 0; w < wide; w++)
-            sum[i][w] += of[i][k * left.depth_step] * *(const Vector *)(right + k * lanes + w * LANES);
-        UNROLL
-        for (size_t i = 0; i < ROWS; i++) UNROLL
-        for (size_t w = 0; w < wide; w++) *(Vector *)(sums + (first + i) * lanes + w * LANES) = sum[i][w];
+        EACH (i, ROWS)
+            EACH (w, wide) sum[i][w] = (Vector){0};
+        for (size_t k = 0; k < left.depth; k++)
+            EACH (i, ROWS)
+                EACH (w, wide)
+                    sum[i][w] += of[i][k * left.depth_step] * *(const Vector *)(right + k * lanes + w * LANES);
+        EACH (i, ROWS)
+            EACH (w, wide) *(Vector *)(sums + (first + i) * lanes + w * LANES) = sum[i][w];
     }
 }
 

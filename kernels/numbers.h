@@ -9,11 +9,11 @@
 #include "vectors.h"
 
 #define INLINE static inline __attribute__((always_inline))
-/* Wholly, so that arrays that the loop walks through stay in registers. */
+/* For each I below COUNT, a constant of at most 16: no loop is left, and arrays that it walks through are registers. */
 #if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
+#define EACH(I, COUNT) _Pragma("clang loop unroll(full)") for (size_t I = 0; I < (COUNT); I++)
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define EACH(I, COUNT) _Pragma("GCC unroll 16") for (size_t I = 0; I < (COUNT); I++)
 #endif
 
 /* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits. */

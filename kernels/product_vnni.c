@@ -18,30 +18,27 @@ VNNI INLINE void multiply_rows(const Product *product, const uint8_t *left, size
     size_t depth = product->padded_depth, column = panel * PANEL;
     const int8_t *first_weight = product->weight + column * depth, *second_weight = first_weight + COLUMNS * depth;
     __m512i first[ROWS], second[ROWS];
-    UNROLL
-    for (size_t row = 0; row < rows; row++) first[row] = second[row] = _mm512_setzero_si512();
+    EACH (row, rows) first[row] = second[row] = _mm512_setzero_si512();
     for (size_t k = 0; k < depth; k += 4) {
         __m512i first_four = _mm512_load_si512(first_weight + k * COLUMNS);
         __m512i second_four = _mm512_load_si512(second_weight + k * COLUMNS);
         _mm_prefetch(first_weight + k * COLUMNS + AHEAD, _MM_HINT_T0);
         _mm_prefetch(second_weight + k * COLUMNS + AHEAD, _MM_HINT_T0);
-        UNROLL
-        for (size_t row = 0; row < rows; row++) {
+        EACH (row, rows) {
             __m512i bytes = _mm512_set1_epi32(*(const int32_t *)(left + row * depth + k));
             ADD_FOUR(first[row], bytes, first_four);
             ADD_FOUR(second[row], bytes, second_four);
         }
     }
-    UNROLL
-    for (size_t row = 0; row < rows; row++) {
+    EACH (row, rows) {
         write_out(product, first[row], column, out + row * product->width);
         write_out(product, second[row], column + COLUMNS, out + row * product->width);
     }
 }
 
-#define CASE(ROWS)                                                                                                     \
-    case ROWS:                                                                                                         \
-        return multiply_rows(product, left, ROWS, panel, out)
+#define CASE(COUNT)                                                                                                    \
+    case COUNT:                                                                                                        \
+        return multiply_rows(product, left, COUNT, panel, out)
 
 VNNI static void multiply_part(const Product *product, const uint8_t *left, size_t rows, size_t panel, float *out) {
     switch (rows) {

@@ -35,7 +35,7 @@ typedef struct {
 } Heads;
 
 /* Places of a row, tokens of a text, and their places in a head: what the stack has room for. */
-enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 14, MOST_IN_HEAD = 1 << 19 };
+enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 13, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);

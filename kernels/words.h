@@ -33,25 +33,19 @@ INLINE void multiply_words(LeftWords left, const uint32_t *right, size_t wide, f
         const uint32_t *of[ROWS];
         __m512i sum[ROWS][WIDE];
         for (size_t i = 0; i < ROWS; i++) of[i] = left.values + MIN(first + i, left.rows - 1) * left.row_step;
-        UNROLL
-        for (size_t i = 0; i < ROWS; i++) UNROLL
-        for (size_t w = 0; w < wide; w++) sum[i][w] = _mm512_setzero_si512();
+        EACH (i, ROWS)
+            EACH (w, wide) sum[i][w] = _mm512_setzero_si512();
         for (size_t k = 0; k < left.depth; k++) {
             __m512i words[WIDE];
-            UNROLL
-            for (size_t w = 0; w < wide; w++) words[w] = _mm512_loadu_si512(right + k * lanes + w * LANES);
-            UNROLL
-            for (size_t i = 0; i < ROWS; i++) {
+            EACH (w, wide) words[w] = _mm512_loadu_si512(right + k * lanes + w * LANES);
+            EACH (i, ROWS) {
                 __m512i word = _mm512_set1_epi32((int)of[i][k * left.depth_step]);
-                UNROLL
-                for (size_t w = 0; w < wide; w++) /* no intrinsic: product_vnni.c */
+                EACH (w, wide) /* no intrinsic: product_vnni.c */
                     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum[i][w]) : "v"(word), "v"(words[w]));
             }
         }
-        UNROLL
-        for (size_t i = 0; i < ROWS; i++) UNROLL
-        for (size_t w = 0; w < wide; w++)
-            _mm512_storeu_ps(sums + (first + i) * lanes + w * LANES, _mm512_cvtepi32_ps(sum[i][w]));
+        EACH (i, ROWS)
+            EACH (w, wide) _mm512_storeu_ps(sums + (first + i) * lanes + w * LANES, _mm512_cvtepi32_ps(sum[i][w]));
     }
 }
 
@@ -127,16 +121,22 @@ INLINE void soften_words(const Words *words, size_t lanes, float *scale, float *
     for (size_t i = 0; i < lanes; i++) {
         scale[i] *= LOG2_E;
         shift[i] = above - shift[i] * scale[i];
-        score[words->count * lanes + i] = shift[i] - 1e30f; /* what the last pair may lack */
         sum[i] = 0;
     }
-    for (size_t j = 0; j < words->keys; j++, score += 2 * lanes)
+    for (size_t j = 0; j < words->count / 2; j++, score += 2 * lanes)
 #pragma omp simd
         for (size_t i = 0; i < lanes; i++) {
             float low = power_of_two(score[i] * scale[i] + shift[i]);
             float high = power_of_two(score[lanes + i] * scale[i] + shift[i]);
             sum[i] += low + high;
             words->weight[j * lanes + i] = pair(low, high);
+        }
+    if (words->count % 2)
+#pragma omp simd
+        for (size_t i = 0; i < lanes; i++) {
+            float low = power_of_two(score[i] * scale[i] + shift[i]);
+            sum[i] += low;
+            words->weight[words->count / 2 * lanes + i] = pair(low, 0);
         }
 }
 

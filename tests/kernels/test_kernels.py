@@ -209,6 +209,16 @@ def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
         np.testing.assert_allclose(found[0, :4], expected[0, :4], rtol=1e-4)
 
 
+@pytest.mark.parametrize("length", [5, 64, 65])
+def test_attention_of_a_query_of_zeros_is_the_mean(library: Path, length: int) -> None:
+    generator, function = np.random.default_rng(8), fused.self_attention()
+    inputs: Arrays = {name: generator.normal(0, 1, (1, length, 32)).astype(np.float32) for name in function.inputs[:3]}
+    inputs["query"][0, 2] = 0
+    (found,) = run(function, inputs | {"lengths": np.array([length])}, library, heads=2)
+    mean = inputs["value"][0].mean(0)
+    np.testing.assert_allclose(found[0, 2], mean, rtol=0, atol=tolerance(library, length))
+
+
 def test_gelu_is_that_of_the_paper(library: Path) -> None:
     x = np.linspace(-30, 30, 4801, dtype=np.float32)[None]
     function = fused.gelu_quantize(x.shape[1])
