@@ -24,10 +24,12 @@ from models.vectors import DeviceVectors, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
-WIDE_TOKENS = 128
-"""Of a batch from which more threads gain: below, they wait for each other longer than they compute."""
-LEAST_GAIN = 1.2
-"""In time, of more threads on the longest row: a second encoder takes the memory of its weights."""
+WIDE_TOKENS = 32
+"""Of a batch from which more threads may gain: below, they wait for each other longer than they compute."""
+LEAST_GAIN = 1.1
+"""In time, of more threads: a second encoder takes the memory of its weights, and what waits takes cores."""
+MOST_REPEATS = 3
+"""Of a measurement, whose fastest run counts."""
 
 
 class Session:
@@ -56,7 +58,8 @@ class Session:
         self._encoder = open_graph(encoder, provider, threads)
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
-        self._gain = 1.0
+        self._gains: list[tuple[int, float]] = []
+        """Of more threads, by the tokens of a row, the longest first."""
         self._heads = {
             name: open_graph(bundle.directory / head.file, provider, threads)
             for name, head in bundle.manifest.heads.items()
@@ -75,22 +78,24 @@ class Session:
 
         1 where that is too little, or not known.
         """
-        return self._gain if tokens >= WIDE_TOKENS else 1.0
+        gain = next((gain for length, gain in self._gains if tokens >= length), 1.0)
+        return gain if gain >= LEAST_GAIN else 1.0
 
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
         for length in (self.max_length, 3):
             self.run([(name, self._any_row(length)) for name in self._heads])
         if self._wide:
-            self._gain = self._measure_gain(self._wide)
-            if self._gain < LEAST_GAIN:
-                self._wide, self._gain = None, 1.0
+            lengths = [length for length in (4 * WIDE_TOKENS, 2 * WIDE_TOKENS, WIDE_TOKENS) if length < self.max_length]
+            self._gains = [(length, self._measure_gain(self._wide, length)) for length in (self.max_length, *lengths)]
+            if max(gain for _, gain in self._gains) < LEAST_GAIN:
+                self._wide, self._gains = None, []
 
-    def _measure_gain(self, wide: InferenceSession) -> float:
-        """Run the longest row on both encoders in turn, and compare the fastest run of each."""
-        items = [(next(iter(self._heads)), self._any_row(self.max_length))]
+    def _measure_gain(self, wide: InferenceSession, length: int) -> float:
+        """Run a row on both encoders in turn, a short one more often, and compare the fastest run of each."""
+        items = [(next(iter(self._heads)), self._any_row(length))]
         seconds = {wide: math.inf, self._encoder: math.inf}
-        for encoder in (wide, self._encoder) * 2:
+        for encoder in (wide, self._encoder) * min(2 * self.max_length // length, MOST_REPEATS):
             began = time.monotonic()
             self._run(items, encoder)
             seconds[encoder] = min(seconds[encoder], time.monotonic() - began)

@@ -168,6 +168,25 @@ def test_more_threads_must_gain(
     assert (session._wide is wide) is (gain > 1)
 
 
+def test_what_more_threads_gain_is_measured_by_length(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here 1 for 16 tokens, 2 for 32, and 4 for all 64, of which the wide encoder takes a tenth of a second each."""
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 16)
+    now = 100.0
+    session = Session(bundle, wide_threads=2)
+    run, wide = session._run, session._wide
+
+    def timed(items: list[tuple[str, Row]], encoder: object) -> list[Logits]:
+        nonlocal now
+        now += 0.1 if encoder is wide else len(items[0][1].input_ids) / 160
+        return run(items, encoder)
+
+    monkeypatch.setattr(session, "_run", timed)
+    monkeypatch.setattr("models.session.time", SimpleNamespace(monotonic=lambda: now))
+    session.warm_up()
+    found = [session.gain(tokens) for tokens in (15, 16, 31, 32, 63, 64, 500)]
+    assert found == pytest.approx([1, 1, 1, 2, 2, 4, 4])
+
+
 def test_only_who_has_the_cores_alone_waits_awake(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not for ever: ONNX Runtime's own limit is a million turns."""
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
@@ -181,6 +200,7 @@ def test_only_who_has_the_cores_alone_waits_awake(bundle: Bundle, monkeypatch: p
 
 
 def test_who_has_no_wide_encoder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.session.WIDE_TOKENS", 65)
     assert Session(bundle, wide_threads=2)._wide is None, "it takes no row that is long enough"
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
     assert Session(bundle, threads=2, wide_threads=2)._wide is None
