@@ -26,8 +26,8 @@ from models.vectors import DeviceVectors, HostVectors, Vectors
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
 WIDE_TOKENS = 32
 """Of a batch from which more threads may gain: below, they wait for each other longer than they compute."""
-LEAST_GAIN = 1.1
-"""In time, of more threads: a second encoder takes the memory of its weights, and what waits takes cores."""
+LEAST_GAIN = 0.1
+"""In time, of each thread more: a second encoder takes the memory of its weights, and threads that wait take cores."""
 MOST_REPEATS = 3
 """Of a measurement, whose fastest run counts."""
 
@@ -58,6 +58,7 @@ class Session:
         self._encoder = open_graph(encoder, provider, threads)
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
+        self._least_gain = 1 + LEAST_GAIN * (wide_threads - 1)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
         self._heads = {
@@ -79,7 +80,7 @@ class Session:
         1 where that is too little, or not known.
         """
         gain = next((gain for length, gain in self._gains if tokens >= length), 1.0)
-        return gain if gain >= LEAST_GAIN else 1.0
+        return gain if gain >= self._least_gain else 1.0
 
     def warm_up(self) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use."""
@@ -88,7 +89,7 @@ class Session:
         if self._wide:
             lengths = [length for length in (4 * WIDE_TOKENS, 2 * WIDE_TOKENS, WIDE_TOKENS) if length < self.max_length]
             self._gains = [(length, self._measure_gain(self._wide, length)) for length in (self.max_length, *lengths)]
-            if max(gain for _, gain in self._gains) < LEAST_GAIN:
+            if max(gain for _, gain in self._gains) < self._least_gain:
                 self._wide, self._gains = None, []
 
     def _measure_gain(self, wide: InferenceSession, length: int) -> float:
