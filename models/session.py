@@ -58,7 +58,7 @@ class Session:
         self._encoder = open_graph(encoder, provider, threads)
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
-        self._least_gain = 1 + LEAST_GAIN * (wide_threads - 1)
+        self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
         self._heads = {
