@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
@@ -111,6 +111,8 @@ def rows_of(function: Function, generator: np.random.Generator, rows: int, width
     for name in function.inputs:
         if name in ("product", "values", "residual"):
             drawn[name] = draw(rows, width)
+            if name == "residual" and width < 8:  # else a norm of so few places may divide rounding by rounding
+                drawn[name] += np.arange(width, dtype=np.float32) * 64
         elif name == "scale":
             drawn[name] = np.abs(draw(rows, 1)) + np.float32(0.1)
         else:
@@ -128,11 +130,6 @@ ROW_FUNCTIONS: dict[str, Callable[[int], Function]] = {
 
 def attributes_of(function: Function) -> dict[str, Any]:
     return {name: 1e-12 for name, _ in function.attributes}
-
-
-def is_ill_conditioned(name: str, width: int) -> bool:
-    """A norm of few places may divide rounding by rounding."""
-    return name == "add_norm_quantize" and width < 8
 
 
 def assert_alike(function: Function, found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> None:
@@ -164,7 +161,8 @@ def attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], heads
 def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, rows: int, width: int) -> None:
     function = ROW_FUNCTIONS[name](width)
     inputs = rows_of(function, np.random.default_rng(seed), rows, width)
-    assume(not is_ill_conditioned(name, width))
+    if name == "add_norm_quantize" and width == 1:  # there a norm divides rounding by rounding
+        return
     found, expected = (run(function, inputs, each, **attributes_of(function)) for each in (library, None))
     assert_alike(function, found, expected)
 
@@ -243,7 +241,6 @@ def test_gelu_is_that_of_the_paper(library: Path) -> None:
 def test_products_are_those_of_onnx(
     library: Path, name: str, transposed: bool, seed: int, rows: int, depth: int, width: int
 ) -> None:
-    assume(not is_ill_conditioned(name, width))
     function, inputs = product_of(name, transposed, np.random.default_rng(seed), rows, depth, width)
     found, expected = (run(function, inputs, each, **attributes_of(function)) for each in (library, None))
     assert_alike(function, found, expected)

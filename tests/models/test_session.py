@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -143,6 +144,20 @@ def test_a_run_alone_is_the_same_bits(bundle: Bundle, monkeypatch: pytest.Monkey
     assert len(runs) == len(lengths)
 
 
+def take(session: Session, monkeypatch: pytest.MonkeyPatch, wide: float, narrow: Callable[[int], float]) -> None:
+    """Let a run take so many seconds by the clock: `narrow` of the tokens of its first row."""
+    now = 100.0
+    run, wide_encoder = session._run, session._wide
+
+    def timed(items: list[tuple[str, Row]], encoder: object) -> list[Logits]:
+        nonlocal now
+        now += wide if encoder is wide_encoder else narrow(len(items[0][1].input_ids))
+        return run(items, encoder)
+
+    monkeypatch.setattr(session, "_run", timed)
+    monkeypatch.setattr("models.session.time", SimpleNamespace(monotonic=lambda: now))
+
+
 @pytest.mark.parametrize(("narrow_seconds", "gain"), [(0.11, 1.0), (0.19, 1.0), (0.21, 1.05), (0.3, 1.5)])
 def test_more_threads_must_gain(
     narrow_seconds: float, gain: float, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
@@ -150,17 +165,9 @@ def test_more_threads_must_gain(
     """Of a wide encoder that takes 0.2 s for the longest row, where a gain of 1.04 by two threads more is enough."""
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
     monkeypatch.setattr("models.session.LEAST_GAIN", 0.02)
-    now = 100.0
     session = Session(bundle, wide_threads=3)
-    run, wide = session._run, session._wide
-
-    def timed(items: list[tuple[str, Row]], encoder: object) -> list[Logits]:
-        nonlocal now
-        now += 0.2 if encoder is wide else narrow_seconds
-        return run(items, encoder)
-
-    monkeypatch.setattr(session, "_run", timed)
-    monkeypatch.setattr("models.session.time", SimpleNamespace(monotonic=lambda: now))
+    wide = session._wide
+    take(session, monkeypatch, 0.2, lambda tokens: narrow_seconds)
     assert session.gain(64) == 1, "it is not known before it was measured"
     session.warm_up()
     assert session.gain(64) == pytest.approx(gain)
@@ -171,17 +178,8 @@ def test_more_threads_must_gain(
 def test_what_more_threads_gain_is_measured_by_length(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here 1 for 16 tokens, 2 for 32, and 4 for all 64, of which the wide encoder takes a tenth of a second each."""
     monkeypatch.setattr("models.session.WIDE_TOKENS", 16)
-    now = 100.0
     session = Session(bundle, wide_threads=2)
-    run, wide = session._run, session._wide
-
-    def timed(items: list[tuple[str, Row]], encoder: object) -> list[Logits]:
-        nonlocal now
-        now += 0.1 if encoder is wide else len(items[0][1].input_ids) / 160
-        return run(items, encoder)
-
-    monkeypatch.setattr(session, "_run", timed)
-    monkeypatch.setattr("models.session.time", SimpleNamespace(monotonic=lambda: now))
+    take(session, monkeypatch, 0.1, lambda tokens: tokens / 160)
     session.warm_up()
     found = [session.gain(tokens) for tokens in (15, 16, 31, 32, 63, 64, 500)]
     assert found == pytest.approx([1, 1, 1, 2, 2, 4, 4])
