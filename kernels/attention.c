@@ -1,19 +1,30 @@
 #include "operators.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 enum { LONG = 64 }; /* below, laying numbers out anew takes as long as their products do in floats */
 
 static void run_head(void *data, size_t part) {
     const Heads *heads = data;
-    size_t row = part / heads->heads, head = part % heads->heads, hidden = heads->heads * heads->size;
+    size_t row = part / heads->heads, head = part % heads->heads;
     /* By the row's own length, whatever shares its batch. */
     int is_long = heads->lengths[row] >= LONG;
     (!is_long ? vectors->attend : has_tiles() ? attend_by_tiles : vectors->attend_long)(heads, row, head);
-    float *padding = heads->out + row * heads->length * hidden + head * heads->size;
-    for (size_t i = (size_t)heads->lengths[row]; i < heads->length; i++)
-        memset(padding + i * hidden, 0, heads->size * sizeof(float));
+}
+
+/* Where each row begins, if rows are what there is, and none is longer than there is room for. */
+static Status *find_starts(const Heads *heads, size_t tokens, size_t *starts) {
+    size_t start = 0;
+    for (size_t row = 0; row < heads->rows; row++) {
+        starts[row] = start;
+        if (heads->lengths[row] < 0 || (size_t)heads->lengths[row] > tokens - start)
+            return refuse("the length of a row is less than 0, or more than there is of it");
+        size_t length = (size_t)heads->lengths[row];
+        if (length > MOST_TOKENS || length * heads->size > MOST_IN_HEAD)
+            return refuse("a row has more than 8192 tokens, or a head of it more than 524288 places");
+        start += length;
+    }
+    return start < tokens ? refuse("there are more tokens than the lengths of rows say") : NULL;
 }
 
 static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
@@ -35,24 +46,24 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = NULL;
     for (size_t i = 0; !status && i < 4; i++) status = read_input(context, i, &in[i]);
     if (status) return status;
-    Heads heads = {in[0].data, in[1].data, in[2].data, .lengths = in[3].data,
-                   .heads = (size_t)*(const int64_t *)kernel};
-    if (in[0].axes != 3 || (size_t)in[0].sizes[2] % heads.heads || in[1].count != in[0].count ||
-        in[2].count != in[0].count || in[3].count != (size_t)in[0].sizes[0])
-        return refuse("query, key and value are not all [B, S, heads * N], or lengths are not [B]");
-    heads.rows = (size_t)in[0].sizes[0];
-    heads.length = (size_t)in[0].sizes[1];
-    heads.size = (size_t)in[0].sizes[2] / heads.heads;
-    if (heads.length > MOST_TOKENS || heads.length * heads.size > MOST_IN_HEAD)
-        return refuse("a row has more than 8192 tokens, or a head of it more than 524288 places");
-    for (size_t row = 0; row < heads.rows; row++)
-        if (heads.lengths[row] < 0 || (size_t)heads.lengths[row] > heads.length)
-            return refuse("the length of a row is less than 0, or more than there is of it");
+    size_t count = (size_t)*(const int64_t *)kernel, rows = in[3].count;
+    if (in[0].axes != 2 || !in[0].sizes[1] || (size_t)in[0].sizes[1] % count || in[1].count != in[0].count ||
+        in[2].count != in[0].count)
+        return refuse("query, key and value are not all [T, heads * N]");
+    size_t *starts = malloc((rows + 1) * sizeof *starts);
+    if (!starts) return refuse("there is no memory for the rows of a batch");
+    Heads heads = {in[0].data,       in[1].data,   in[2].data,     .lengths = in[3].data,
+                   .starts = starts, .rows = rows, .heads = count, .size = (size_t)in[0].sizes[1] / count};
     void *out;
-    if ((status = make_output(context, 0, &in[0], heads.heads * heads.size, &out))) return status;
-    heads.out = out;
-    return heads.rows ? api->parallel(context, run_head, heads.rows * heads.heads, 0, &heads) : NULL;
+    status = find_starts(&heads, (size_t)in[0].sizes[0], starts);
+    if (!status) status = make_output(context, 0, &in[0], count * heads.size, &out);
+    if (!status && rows) {
+        heads.out = out;
+        status = api->parallel(context, run_head, rows * count, 0, &heads);
+    }
+    free(starts);
+    return status;
 }
 
-const Operator SELF_ATTENTION = {
-    .name = "SelfAttention", .takes = "PRRL", .makes = "R", .create = create, .compute = compute, .destroy = free};
+const Operator PACKED_ATTENTION = {
+    .name = "PackedAttention", .takes = "PRRL", .makes = "R", .create = create, .compute = compute, .destroy = free};

@@ -86,7 +86,7 @@ TILES static void lay_out(const Heads *heads, size_t at, const Tiled *tiled) {
 
 void attend_by_tiles(const Heads *heads, size_t row, size_t head) {
     enum { LINE = 64 };
-    size_t size = heads->size, hidden = heads->heads * size, at = row * heads->length * hidden + head * size;
+    size_t size = heads->size, hidden = heads->heads * size, at = heads->starts[row] * hidden + head * size;
     Tiled tiled = {.count = (size_t)heads->lengths[row], .size = size, .channels = whole(size, DEPTH)};
     tiled.queries = whole(tiled.count, TILE_ROWS);
     tiled.keys = whole(tiled.count, DEPTH);

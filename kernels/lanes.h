@@ -131,7 +131,7 @@ INLINE void attend_wide(const Heads *heads, size_t at, size_t count, size_t firs
 
 static void attend(const Heads *heads, size_t row, size_t head) {
     enum { LINE = 64 }; /* of the cache, in bytes */
-    size_t size = heads->size, at = row * heads->length * heads->heads * size + head * size;
+    size_t size = heads->size, at = heads->starts[row] * heads->heads * size + head * size;
     size_t count = (size_t)heads->lengths[row], lanes = WIDE * LANES, first = 0;
     float memory[LINE / sizeof(float) + lanes * (size + count + ROWS + size + ROWS)];
     Room room = {.queries = (float *)(((uintptr_t)memory + LINE - 1) / LINE * LINE)};

@@ -141,7 +141,7 @@ __attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions 
         api = base->api(API_VERSION);
         vectors = best_vectors();
         if (!(status = api->create_domain("bertheads", &domain)) && !(status = add(domain, ROW_OPERATORS, ROW_KINDS)) &&
-            !(status = add(domain, &SELF_ATTENTION, 1)) && has_products())
+            !(status = add(domain, &PACKED_ATTENTION, 1)) && has_products())
             status = add(domain, LINEAR_OPERATORS, LINEAR_KINDS);
     }
     return status ? status : api->add_domain(options, domain);

@@ -34,7 +34,7 @@ typedef struct {
 extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
-extern const Operator SELF_ATTENTION;
+extern const Operator PACKED_ATTENTION;
 /* The product of bytes before what is done to rows. */
 enum { LINEAR_KINDS = 4 };
 extern const Operator LINEAR_OPERATORS[LINEAR_KINDS];

@@ -28,10 +28,11 @@ typedef struct {
 } Rows;
 
 typedef struct {
-    const float *query, *key, *value; /* [rows, length, heads * size] */
-    const int64_t *lengths;           /* [rows] */
+    const float *query, *key, *value; /* [tokens, heads * size], one row behind the other */
+    const int64_t *lengths;           /* [rows], in tokens */
+    const size_t *starts;             /* [rows] */
     float *out;
-    size_t rows, length, heads, size;
+    size_t rows, heads, size;
 } Heads;
 
 /* Places of a row, tokens of a text, and their places in a head: what the stack has room for. */
@@ -39,7 +40,7 @@ enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 13, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
-    /* Attention of one head of one row, up to its length. */
+    /* Attention of one head of one row. */
     void (*attend)(const Heads *, size_t row, size_t head);
     /* The same for rows of 64 tokens or more, where fewer bits than those of floats may do. */
     void (*attend_long)(const Heads *, size_t row, size_t head);

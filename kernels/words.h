@@ -161,7 +161,7 @@ INLINE void attend_words_wide(const Heads *heads, size_t at, size_t first, size_
 static size_t whole_lines(size_t words) { return (words + 15) / 16 * 16; }
 
 static void attend_long(const Heads *heads, size_t row, size_t head) {
-    size_t size = heads->size, hidden = heads->heads * size, at = row * heads->length * hidden + head * size;
+    size_t size = heads->size, hidden = heads->heads * size, at = heads->starts[row] * hidden + head * size;
     size_t count = (size_t)heads->lengths[row], lanes = WIDE * LANES, first = 0;
     if (size > MOST_IN_SUM) return attend(heads, row, head);
     Words words = {.count = count, .channels = (size + 1) / 2, .keys = (count + 1) / 2};

@@ -70,6 +70,11 @@ def open_graph(
     return session
 
 
+def is_packed(session: onnxruntime.InferenceSession) -> bool:
+    """Whether an encoder computes tokens one row behind the other, without padding; older bundles do not."""
+    return bool(json.loads(session.get_modelmeta().custom_metadata_map.get("packed", "false")))
+
+
 @cache
 def prepare(provider: Provider) -> None:
     """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""

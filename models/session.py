@@ -2,8 +2,8 @@
 
 Rows of all heads share one encoder run; each head then runs once, on the vectors that its rows read. On CPU the logits
 of a row are the same bits whatever shares its batch: the kernels reduce over one row at a time, padding adds exact
-zeros, and int8 scales its activations row by row (training/quantize.py). In int8 they are the same for any number of
-threads too.
+zeros or is left out, and int8 scales its activations row by row (training/quantize.py). In int8 they are the same for
+any number of threads too.
 """
 
 import math
@@ -18,7 +18,7 @@ from onnxruntime import InferenceSession
 from models.bundle import Bundle
 from models.errors import BundleError
 from models.row import Row
-from models.runtime import Precision, Provider, open_graph
+from models.runtime import Precision, Provider, find_kernels, is_packed, open_graph
 from models.task import Logits
 from models.vectors import DeviceVectors, HostVectors, Vectors
 
@@ -56,6 +56,8 @@ class Session:
         self._tokenizer = bundle.tokenizer
         encoder = bundle.directory / files[self.precision]
         self._encoder = open_graph(encoder, provider, threads)
+        self.pads = not (is_packed(self._encoder) and find_kernels())
+        """Whether each row of a batch takes the time of the longest."""
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)

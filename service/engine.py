@@ -52,7 +52,7 @@ class Limits:
     batch_tokens: int
     """Tokens of a batch, padding included."""
     run_tokens: int
-    """What a run costs whatever is in it, in tokens: above that, padding costs more than two runs."""
+    """What a run costs whatever is in it, in tokens: more padding than that costs more than two runs."""
     queued_tokens: int
     """Tokens that may wait."""
     lane_timeout: float
@@ -292,7 +292,8 @@ class Engine:
         self.metrics.batches.inc()
         self.metrics.batch_rows.observe(len(batch))
         self.metrics.batch_tokens.observe(tokens)
-        self.metrics.padding.inc(max(item.length for item in batch) * len(batch) - tokens)
+        if batch[0].job.runner.pads:
+            self.metrics.padding.inc(max(item.length for item in batch) * len(batch) - tokens)
 
     def _tell_loop(self, callback: Callable[[], None]) -> None:
         if not self._loop.is_closed():

@@ -1,8 +1,8 @@
 """Rows that wait for a lane, oldest first, and which of them go into a batch.
 
-A batch starts with the oldest row and takes in those beside which a run of their own would cost more than the padding
-that they bring. As every batch takes the oldest, a row runs at the latest after as many batches as there were rows
-before it: nothing starves.
+A batch starts with the oldest row and takes in the next that fit. Where a run pads its rows to the longest, these must
+be like the oldest: a run of their own would cost more than the padding that they bring. As every batch takes the
+oldest, a row runs at the latest after as many batches as there were rows before it: nothing starves.
 Not thread-safe: the engine holds its lock around every call.
 """
 
@@ -34,6 +34,9 @@ class Deadline(NamedTuple):
 
 class Runner(Protocol):
     """What runs a batch; models.session.Session is one."""
+
+    pads: bool
+    """Whether each row takes the time of the longest."""
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head, row), in order."""
@@ -110,7 +113,7 @@ class Queue:
         return True
 
     def take(self, budget: int) -> list[Item]:
-        """Remove and return the oldest row and what fits beside it: rows x longest row stays within `budget` tokens.
+        """Remove and return the oldest row and what fits beside it: within `budget` tokens, padding included.
 
         One row is taken however long it is; none if nothing waits. All rows of a batch have one runner.
         """
@@ -147,13 +150,23 @@ class Queue:
 
 
 def _fill(window: Sequence[Item], budget: int, run_tokens: int) -> list[Item]:
-    """Choose a batch among rows in order of age: the first, and those most like it, the older first."""
-    oldest = window[0]
-    alike = [
-        item
-        for item in window
-        if item.job.runner is oldest.job.runner and abs(item.length - oldest.length) <= run_tokens
-    ]
+    """Choose a batch among rows in order of age: the first, and the next for the same runner that fit."""
+    runner = window[0].job.runner
+    rows = [item for item in window if item.job.runner is runner]
+    if runner.pads:
+        return _fill_alike(rows, budget, run_tokens)
+    tokens, batch = 0, list[Item]()
+    for item in rows:
+        if not batch or tokens + item.length <= budget:
+            tokens += item.length
+            batch.append(item)
+    return batch
+
+
+def _fill_alike(rows: Sequence[Item], budget: int, run_tokens: int) -> list[Item]:
+    """The first, and those most like it, the older first."""
+    oldest = rows[0]
+    alike = [item for item in rows if abs(item.length - oldest.length) <= run_tokens]
     alike.sort(key=lambda item: abs(item.length - oldest.length))  # stable; the oldest itself comes first
     longest, batch = 0, list[Item]()
     for item in alike:

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         0, ge=0, description="batches that run at a time in a worker; 0: one a usable core, one on a GPU"
     )
     threads: int = Field(1, ge=1, description="threads of ONNX Runtime within a lane")
-    batch_tokens: int = Field(0, ge=0, description="tokens of a batch, padding included; 0: 512, 16384 on a GPU")
+    batch_tokens: int = Field(0, ge=0, description="tokens of a batch, padding included; 0: 384, 16384 on a GPU")
     max_queued_tokens: int = Field(
         131_072, ge=512, description="tokens that may wait in a worker before it answers 429"
     )
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     @property
     def token_budget(self) -> int:
         """Tokens of one batch."""
-        return self.batch_tokens or (16_384 if self.provider == "cuda" else 512)
+        return self.batch_tokens or (16_384 if self.provider == "cuda" else 384)
 
 
 def check_environment() -> None:

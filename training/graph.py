@@ -73,7 +73,7 @@ class Graph:
     def constant(self, name: str, array: Array) -> str:
         """Hold `array` under `name`; the same name again is the same constant."""
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self._constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def add(self, operator: str, *inputs: str, out: str = "", domain: str = "", **attributes: Any) -> str:

@@ -4,7 +4,8 @@
     head:     vectors[n,H]  →  logits[n,C]
 
 Ids, mask and positions (flat, row * S + column) are int64; vectors and logits are float32 in every precision. Rows are
-padded on the right: attention takes the length of each row, which is what the fast kernels on CUDA ask for.
+padded on the right. In fp32 and fp16 padding is computed with the rest, and attention takes the length of each row,
+which is what the fast kernels on CUDA ask for; in int8 only tokens are computed, which lie one row behind the other.
 """
 
 import hashlib
@@ -48,6 +49,7 @@ def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> Mo
         "max_length": config.max_position_embeddings,
         "layers": config.num_hidden_layers,
         "vocab_size": vocab_size,
+        "packed": precision == "int8",
     }
     vectors: Value = ("vectors", TensorProto.FLOAT, ["N", config.hidden_size])
     opset = ATTENTION_OPSET if precision == "int8" else OPSET
@@ -106,6 +108,7 @@ class EncoderBuilder:
 
     lengths = TensorProto.INT32
     """The element type that attention asks for."""
+    ids, segments = "input_ids", "token_type_ids"
 
     def __init__(self, encoder: Encoder, precision: Precision) -> None:
         self.graph = Graph()
@@ -132,12 +135,8 @@ class EncoderBuilder:
 
     def _embeddings(self, embeddings: Embeddings, vocab_size: int, carried: Tensor | None) -> str:
         graph = self.graph
-        length = graph.add("Shape", "input_ids", start=1, end=2)
-        zero = graph.constant("zero", np.array([0]))
-        positions = graph.add(
-            "Slice", self._weight("embeddings.position", embeddings.position.weight), zero, length, zero
-        )
-        segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), "token_type_ids")
+        positions = self._positions(self._weight("embeddings.position", embeddings.position.weight))
+        segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), self.segments)
         words = self._words(array(embeddings.word.weight)[:vocab_size])
         summed = graph.add("Add", graph.add("Add", words, segments), positions)
         return self._norm(summed, embeddings.norm, "embeddings.norm", carried)
@@ -175,8 +174,13 @@ class EncoderBuilder:
 
     # What follows depends on the precision.
 
+    def _positions(self, table: str) -> str:
+        """[S, H]"""
+        zero = self.graph.constant("zero", np.array([0]))
+        return self.graph.add("Slice", table, zero, self.graph.add("Shape", self.ids, start=1, end=2), zero)
+
     def _words(self, table: NDArray[np.float32]) -> str:
-        return self.graph.add("Gather", self.graph.constant("embeddings.word", table.astype(self.dtype)), "input_ids")
+        return self.graph.add("Gather", self.graph.constant("embeddings.word", table.astype(self.dtype)), self.ids)
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
         weights = layer.query_key_value.weight.chunk(3)
@@ -216,7 +220,10 @@ class EncoderBuilder:
 
 
 class IntegerEncoderBuilder(EncoderBuilder):
-    """The same in int8: every activation that a product reads has integers beside it."""
+    """The same in int8: every activation that a product reads has integers beside it.
+
+    Hidden states are [T, H], of the T tokens of all rows.
+    """
 
     lengths = TensorProto.INT64
 
@@ -230,13 +237,31 @@ class IntegerEncoderBuilder(EncoderBuilder):
         self._linear_gelu = fused.linear(fused.gelu_quantize(self.config.intermediate_size))
         self._integers: dict[str, Quantized] = {}
         """Of activations, by their names."""
+        graph = self.graph
+        flat = graph.add("Reshape", "attention_mask", graph.constant("last_axis", np.array([-1])))
+        is_token = graph.add("Cast", flat, to=TensorProto.BOOL)
+        self.ids, self.segments = (graph.add("Compress", name, is_token) for name in (self.ids, self.segments))
+        counts = graph.add("CumSum", flat, graph.constant("first_axis", np.array(0)))
+        # A position is the number of tokens before it.
+        one = graph.constant("one", np.array(1))
+        self._read_positions = graph.add("Sub", graph.add("Gather", counts, "positions"), one)
         super().build(vocab_size)
+
+    def _positions(self, table: str) -> str:
+        """[T, H]"""
+        graph = self.graph
+        places = graph.add("NonZero", "attention_mask")  # [2, T]
+        return graph.add("Gather", table, graph.add("Gather", places, graph.constant("column", np.array(1))))
+
+    def _read(self, hidden: str) -> str:
+        """[T, H] → [N, H], at the positions."""
+        return self.graph.add("Gather", hidden, self._read_positions)
 
     def _words(self, table: NDArray[np.float32]) -> str:
         graph = self.graph
         integers, scale = quantize_table(table)
-        gathered = graph.add("Gather", graph.constant("embeddings.word", integers), "input_ids")
-        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), "input_ids")
+        gathered = graph.add("Gather", graph.constant("embeddings.word", integers), self.ids)
+        scales = graph.add("Gather", graph.constant("embeddings.word.scale", scale[:, None]), self.ids)
         return graph.add("Mul", graph.add("Cast", gathered, to=TensorProto.FLOAT), scales)
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
@@ -248,7 +273,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
                 PARTS, layer.query_key_value.weight.chunk(3), graph.split(bias, 3), strict=True
             )
         ]
-        return graph.call(fused.self_attention(), *query_key_value, LENGTHS, heads=layer.heads)[0]
+        return graph.call(fused.packed_attention(), *query_key_value, LENGTHS, heads=layer.heads)[0]
 
     def _add_norm(
         self, rows: str, weight: Tensor, name: str, residual: str, norm: nn.LayerNorm, out: str, carried: Tensor | None

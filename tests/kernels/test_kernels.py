@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -170,22 +171,27 @@ def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, 
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 1 << 32),
-    lengths=st.lists(st.integers(1, 70) | st.integers(64, 200), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(0, 70) | st.integers(64, 200), min_size=1, max_size=4).filter(any),
     heads=st.integers(1, 4),
     size=st.sampled_from([3, 4, 8, 20, 32, 64]),
 )
 def test_attention_is_that_of_onnx(library: Path, seed: int, lengths: list[int], heads: int, size: int) -> None:
-    generator, function = np.random.default_rng(seed), fused.self_attention()
-    shape = len(lengths), max(lengths), heads * size
-    inputs: Arrays = {name: generator.normal(0, 1, shape).astype(np.float32) for name in function.inputs[:3]}
-    inputs["lengths"] = np.array(lengths)
-    (found,), (expected,) = (run(function, inputs, each, heads=heads) for each in (library, None))
-    for row, length in enumerate(lengths):
-        query, key, value = (inputs[name][row, :length] for name in function.inputs[:3])
-        exact = attention(query, key, value, heads)
-        np.testing.assert_allclose(expected[row, :length], exact, rtol=0, atol=3e-5)
-        np.testing.assert_allclose(found[row, :length], exact, rtol=0, atol=tolerance(library, length))
-        assert not found[row, length:].any()
+    inputs = rows_to_attend(np.random.default_rng(seed), lengths, heads * size)
+    (found,), (expected,) = (run(fused.packed_attention(), inputs, each, heads=heads) for each in (library, None))
+    assert found.shape == expected.shape == (sum(lengths), heads * size)
+    for length, end in zip(lengths, accumulate(lengths), strict=True):
+        if not length:
+            continue
+        row = slice(end - length, end)
+        exact = attention(inputs["query"][row], inputs["key"][row], inputs["value"][row], heads)
+        np.testing.assert_allclose(expected[row], exact, rtol=0, atol=3e-5)
+        np.testing.assert_allclose(found[row], exact, rtol=0, atol=tolerance(library, length))
+
+
+def rows_to_attend(generator: np.random.Generator, lengths: list[int], hidden: int) -> Arrays:
+    shape = sum(lengths), hidden
+    drawn: Arrays = {name: generator.normal(0, 1, shape).astype(np.float32) for name in ("query", "key", "value")}
+    return drawn | {"lengths": np.array(lengths, np.int64)}
 
 
 def tolerance(library: Path, length: int) -> float:
@@ -198,23 +204,20 @@ def tolerance(library: Path, length: int) -> float:
 
 def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
     """Where e^score is no number, and where all scores lie far below zero."""
-    function = fused.self_attention()
     for shift in (-300.0, 300.0):
-        key = np.linspace(-1, 1, 5, dtype=np.float32)[None, :, None] * np.ones(16, np.float32) + np.float32(shift)
-        inputs: Arrays = {"query": np.ones((1, 5, 16), np.float32), "key": key, "lengths": np.array([4])}
-        inputs["value"] = np.arange(80, dtype=np.float32).reshape(1, 5, 16)
-        (found,), (expected,) = (run(function, inputs, each, heads=1) for each in (library, None))
-        np.testing.assert_allclose(found[0, :4], expected[0, :4], rtol=1e-4)
+        key = np.linspace(-1, 1, 5, dtype=np.float32)[:, None] * np.ones(16, np.float32) + np.float32(shift)
+        inputs: Arrays = {"query": np.ones((5, 16), np.float32), "key": key, "lengths": np.array([4, 1])}
+        inputs["value"] = np.arange(80, dtype=np.float32).reshape(5, 16)
+        (found,), (expected,) = (run(fused.packed_attention(), inputs, each, heads=1) for each in (library, None))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("length", [5, 64, 65])
 def test_attention_of_a_query_of_zeros_is_the_mean(library: Path, length: int) -> None:
-    generator, function = np.random.default_rng(8), fused.self_attention()
-    inputs: Arrays = {name: generator.normal(0, 1, (1, length, 32)).astype(np.float32) for name in function.inputs[:3]}
-    inputs["query"][0, 2] = 0
-    (found,) = run(function, inputs | {"lengths": np.array([length])}, library, heads=2)
-    mean = inputs["value"][0].mean(0)
-    np.testing.assert_allclose(found[0, 2], mean, rtol=0, atol=tolerance(library, length))
+    inputs = rows_to_attend(np.random.default_rng(8), [length], 32)
+    inputs["query"][2] = 0
+    (found,) = run(fused.packed_attention(), inputs, library, heads=2)
+    np.testing.assert_allclose(found[2], inputs["value"].mean(0), rtol=0, atol=tolerance(library, length))
 
 
 def test_gelu_is_that_of_the_paper(library: Path) -> None:
@@ -297,13 +300,13 @@ def test_a_row_is_the_same_bits_alone(library: Path, name: str) -> None:
 
 
 def test_attention_of_a_row_is_the_same_bits_alone(library: Path) -> None:
-    generator, function, lengths = np.random.default_rng(4), fused.self_attention(), [3, 63, 64, 150]
-    inputs: Arrays = {name: generator.standard_normal((4, 150, 64)).astype(np.float32) for name in function.inputs[:3]}
-    (together,) = run(function, inputs | {"lengths": np.array(lengths)}, library, threads=3, heads=2)
-    for row, length in enumerate(lengths):
-        single = {name: values[row : row + 1, :length] for name, values in inputs.items()}
-        (alone,) = run(function, single | {"lengths": np.array([length])}, library, heads=2)
-        np.testing.assert_array_equal(alone[0], together[row, :length])
+    function, lengths = fused.packed_attention(), [3, 63, 64, 150]
+    inputs = rows_to_attend(np.random.default_rng(4), lengths, 64)
+    (together,) = run(function, inputs, library, threads=3, heads=2)
+    for length, end in zip(lengths, accumulate(lengths), strict=True):
+        row = slice(end - length, end)
+        single = {name: inputs[name][row] for name in function.inputs[:3]} | {"lengths": np.array([length])}
+        np.testing.assert_array_equal(run(function, single, library, heads=2)[0], together[row])
 
 
 def test_a_row_of_zeros_has_no_step(library: Path) -> None:
@@ -334,11 +337,22 @@ def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arr
         run(function, inputs, best)
 
 
-@pytest.mark.parametrize(("lengths", "heads"), [([5], 1), ([-1], 1), ([2, 2], 1), ([2], 3)])
-def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], heads: int) -> None:
-    inputs: Arrays = {name: np.zeros((1, 4, 8), np.float32) for name in ("query", "key", "value")}
-    with pytest.raises(Exception, match="not all|length of a row"):
-        run(fused.self_attention(), inputs | {"lengths": np.array(lengths)}, best, heads=heads)
+@pytest.mark.parametrize(
+    ("lengths", "heads", "message"),
+    [
+        ([5], 1, "length of a row"),
+        ([-1, 5], 1, "length of a row"),
+        ([2, 3], 1, "length of a row"),
+        ([1 << 62, 1 << 62], 1, "length of a row"),
+        ([2, 1], 1, "more tokens than"),
+        ([], 1, "more tokens than"),
+        ([4], 3, "not all"),
+    ],
+)
+def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], heads: int, message: str) -> None:
+    inputs = rows_to_attend(np.random.default_rng(9), [4], 8) | {"lengths": np.array(lengths, np.int64)}
+    with pytest.raises(Exception, match=message):
+        run(fused.packed_attention(), inputs, best, heads=heads)
 
 
 # ---- with and without them -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from onnx import TensorProto
 from models.bundle import Bundle
 from models.errors import BundleError
 from models.row import Row
-from models.runtime import Precision, prepare
+from models.runtime import Precision, find_kernels, prepare
 from models.session import Session, pad
 from models.task import Logits
 from models.tokenizer import Tokenizer
@@ -217,6 +217,18 @@ def test_vectors_that_stay_on_their_device_are_read_alike(
         for mine, theirs in zip(session.run(items), expected, strict=True):
             np.testing.assert_array_equal(mine, theirs, precision)
         monkeypatch.undo()
+
+
+def test_int8_computes_no_padding_where_its_kernels_are(
+    bundle: Bundle, sessions: dict[Precision, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {precision: session.pads for precision, session in sessions.items()} == {
+        "fp32": True,
+        "fp16": True,
+        "int8": not find_kernels(),
+    }
+    monkeypatch.setattr("models.session.find_kernels", lambda: None)
+    assert Session(bundle).pads, "ONNX's own attention pads"
 
 
 def test_pad() -> None:

@@ -23,6 +23,8 @@ POISON, DEADLY = 666, 999
 class Encoder:
     """Answers each row with its ids; waits while `open` is cleared; remembers what it ran."""
 
+    pads = True
+
     def __init__(self) -> None:
         self.open = threading.Event()
         self.open.set()
@@ -182,6 +184,20 @@ async def test_lengths_are_not_mixed_and_padding_is_counted() -> None:
         await asyncio.gather(blocker.future, *(job.future for job in jobs))
         assert [[length for _, length in batch] for batch in encoder.batches[1:]] == [[100, 96], [20, 21]]
         assert total(engine, "padding_tokens_total") == 4 + 1
+        assert total(engine, "batch_tokens_sum") == 3 + sum(lengths)
+
+
+@scenario
+async def test_an_encoder_that_pads_nothing_takes_any_lengths_at_once() -> None:
+    async with running() as (engine, encoder):
+        encoder.pads = False
+        blocker = await held(engine, encoder)
+        lengths = [100, 20, 96, 21]
+        jobs = [engine.submit(encoder, "a", [row(length)], soon()) for length in lengths]
+        encoder.open.set()
+        await asyncio.gather(blocker.future, *(job.future for job in jobs))
+        assert [[length for _, length in batch] for batch in encoder.batches[1:]] == [lengths]
+        assert total(engine, "padding_tokens_total") == 0
         assert total(engine, "batch_tokens_sum") == 3 + sum(lengths)
 
 

@@ -13,6 +13,9 @@ from service.queue import WINDOW, Deadline, Item, Job, Logits, Queue
 
 
 class Encoder:
+    def __init__(self, pads: bool = True) -> None:
+        self.pads = pads
+
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         raise NotImplementedError
 
@@ -22,7 +25,7 @@ class Encoder:
         raise NotImplementedError
 
 
-ONE, OTHER = Encoder(), Encoder()
+ONE, OTHER, PACKING = Encoder(), Encoder(), Encoder(pads=False)
 RUN_TOKENS = 6
 
 
@@ -39,8 +42,8 @@ def make_job(loop: asyncio.AbstractEventLoop, *lengths: int, head: str = "a", en
     return Job(encoder, head, rows, Deadline(now + 60, 60), loop.create_future(), now)
 
 
-def filled(loop: asyncio.AbstractEventLoop, *lengths: int) -> tuple[Queue, list[Job]]:
-    queue, jobs = Queue(RUN_TOKENS), [make_job(loop, length) for length in lengths]
+def filled(loop: asyncio.AbstractEventLoop, *lengths: int, encoder: Encoder = ONE) -> tuple[Queue, list[Job]]:
+    queue, jobs = Queue(RUN_TOKENS), [make_job(loop, length, encoder=encoder) for length in lengths]
     for job in jobs:
         queue.push(job)
     return queue, jobs
@@ -66,9 +69,19 @@ def test_a_row_that_pads_more_than_a_run_costs_waits_for_its_own(loop: asyncio.A
     assert [item.job for item in queue.take(1000)] == jobs[:4]  # 46 would pad four rows by 3
 
 
-def test_rows_of_different_heads_share_a_batch_and_encoders_do_not(loop: asyncio.AbstractEventLoop) -> None:
+def test_where_nothing_pads_rows_of_any_length_go_in_order_of_age(loop: asyncio.AbstractEventLoop) -> None:
+    queue, jobs = filled(loop, 40, 400, 3, 512, 57, 9, encoder=PACKING)
+    assert [item.job for item in queue.take(500)] == [jobs[0], jobs[1], jobs[2], jobs[4]]  # 40 + 400 + 3 + 57
+    assert [item.job for item in queue.take(500)] == [jobs[3]]  # above the budget, and then nothing beside it
+    assert [item.job for item in queue.take(500)] == [jobs[5]]
+
+
+@pytest.mark.parametrize("one", [ONE, PACKING])
+def test_rows_of_different_heads_share_a_batch_and_encoders_do_not(
+    loop: asyncio.AbstractEventLoop, one: Encoder
+) -> None:
     queue = Queue(RUN_TOKENS)
-    for head, encoder in [("a", ONE), ("x", OTHER), ("b", ONE), ("c", ONE)]:
+    for head, encoder in [("a", one), ("x", OTHER), ("b", one), ("c", one)]:
         queue.push(make_job(loop, 20, head=head, encoder=encoder))
     assert [item.job.head for item in queue.take(1000)] == ["a", "b", "c"]
     assert [item.job.head for item in queue.take(1000)] == ["x"]
@@ -114,20 +127,27 @@ def test_clear_returns_what_is_still_wanted_once(loop: asyncio.AbstractEventLoop
 lengths = st.lists(st.integers(1, 512), min_size=1, max_size=400)
 
 
-@given(lengths=lengths, budget=st.integers(0, 4096))
-def test_every_batch_takes_the_oldest_keeps_the_budget_and_is_alike(lengths: list[int], budget: int) -> None:
+@given(lengths=lengths, budget=st.integers(0, 4096), pads=st.booleans())
+def test_every_batch_takes_the_oldest_and_keeps_the_budget_and_is_alike_if_it_pads(
+    lengths: list[int], budget: int, pads: bool
+) -> None:
     loop = asyncio.new_event_loop()
-    queue, jobs = filled(loop, *lengths)
+    queue, jobs = filled(loop, *lengths, encoder=ONE if pads else PACKING)
     left = list(jobs)
     while left:
         batch = queue.take(budget)
         assert batch[0].job is left[0]  # so that nothing waits for more batches than there were rows before it
         last = max(left.index(item.job) for item in batch)
         assert len(batch) == 1 or sum(job.tokens for job in left[:last]) < WINDOW * budget  # how far it may overtake
-        assert len(batch) == 1 or padded(batch) <= budget
+        tokens = sum(item.length for item in batch)
+        assert len(batch) == 1 or (padded(batch) if pads else tokens) <= budget
         oldest = batch[0].length
-        assert all(abs(item.length - oldest) <= RUN_TOKENS for item in batch)
-        assert padded(batch) - sum(item.length for item in batch) <= RUN_TOKENS * (len(batch) - 1)
+        if pads:
+            assert all(abs(item.length - oldest) <= RUN_TOKENS for item in batch)
+            assert padded(batch) - tokens <= RUN_TOKENS * (len(batch) - 1)
+        else:
+            passed = [job.tokens for job in left[:last] if job not in [item.job for item in batch]]
+            assert all(tokens + length > budget for length in passed)  # nothing is overtaken that would have fit
         left = [job for job in left if job not in [item.job for item in batch]]
         assert queue.rows == len(left) and queue.tokens == sum(job.tokens for job in left)
     loop.close()

@@ -307,12 +307,14 @@ def former(model: onnx.ModelProto) -> onnx.ModelProto:
     made = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.op_type == "Attention":
-            sums = [made[name] for name in node.input[:3]]
+            rows = [made[name] for name in node.input[:3]]
+            sums = [made[gather.input[0]] for gather in rows]
             split = made[sums[0].input[1]]
             lengths = helper.make_node("Cast", [node.input[6]], [f"{node.output[0]}.lengths"], to=TensorProto.INT32)
-            products = [addition.input[0] for addition in sums]
+            for gather, addition in zip(rows, sums, strict=True):
+                gather.input[0] = addition.input[0]
             heads = helper.get_node_attr_value(node, "q_num_heads")
-            inputs, outputs = [*products, split.input[0], lengths.output[0]], list(node.output)
+            inputs, outputs = [*node.input[:3], split.input[0], lengths.output[0]], list(node.output)
             older = helper.make_node("MultiHeadAttention", inputs, outputs, domain=MICROSOFT, num_heads=heads)
             model.graph.node.insert(list(model.graph.node).index(node), lengths)
             node.CopyFrom(older)

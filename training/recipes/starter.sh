@@ -48,7 +48,7 @@ python -m training finetune "$recipes/starter_ner_head.toml" --out "$work/finetu
     --set "heads.ner.train=[\"$work/comments.ner.jsonl\", \"$work/articles.ner.jsonl\"]"
 
 # ---- the bundle
-python -m training export "$work/finetuned" --out models/starter --replace --precision int8 --limit 1000 --version 0.3.3 \
+python -m training export "$work/finetuned" --out models/starter --replace --precision int8 --limit 1000 --version 0.3.4 \
     --card "$recipes/starter.md" \
     --data sentiment="$data/classification/sst2/validation.jsonl" \
     --data nli="$data/pair/nli/validation.jsonl.xz" \
