@@ -50,6 +50,8 @@ Status *read_input(const Context *, size_t index, Tensor *);
 /* Of the sizes of `like`, but for the last one. */
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
+/* Whether what is done to a row is done in one pass, or has room for so many places. */
+int has_room(int kind, size_t width);
 /* Take input `index` as number `place` of what is done to rows, if it fits them. */
 Status *take_input(const Operator *, const Context *, size_t index, Rows *, size_t place);
 Status *make_outputs(const Operator *, Context *, Rows *, const Tensor *like);

@@ -4,6 +4,10 @@
 
 enum { ROWS_AT_ONCE = 16 };
 
+int has_room(int kind, size_t width) {
+    return width <= MOST_WIDTH || (kind != ADD_NORM_QUANTIZE && kind != GELU_QUANTIZE);
+}
+
 Status *take_input(const Operator *operator, const Context *context, size_t index, Rows *rows, size_t place) {
     Tensor tensor;
     Status *status = read_input(context, index, &tensor);
@@ -50,7 +54,7 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = read_input(context, 0, &first);
     if (status) return status;
     rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
-    if (!rows.width || rows.width > MOST_WIDTH) return refuse("a row has no places, or more than 16384");
+    if (!rows.width || !has_room(rows.kind, rows.width)) return refuse("a row has no places, or more than 16384");
     rows.count = first.count / rows.width;
     for (size_t index = 0; operator->takes[index]; index++)
         if ((status = take_input(operator, context, index, &rows, index))) return status;

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from models import runtime
+from models.bundle import read_bundle
 from models.session import Session
 from models.tokenizer import Tokenizer
+from service.settings import STARTER
 from tests.models import bundles
 from tests.programs import program
 from training import fused
@@ -51,13 +53,15 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("best"), "")
 
 
-@pytest.fixture(scope="module", params=["best", *LEVELS, *["tiles"] * VNNI])
+@pytest.fixture(scope="module", params=["best", "without", *LEVELS, *["tiles"] * VNNI])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as it is installed, that of each level without tiles, whose products are by VNNI, and tiles."""
+    """As it is installed, without products, of each level without tiles, whose products are by VNNI, and with tiles."""
     level = request.param
     if level == "best":
         found: Path = request.getfixturevalue(level)
         return found
+    if level == "without":
+        return compiled(tmp_path_factory.mktemp(level), "-DWITHOUT_PRODUCTS")
     if level == "tiles":
         return compiled(tmp_path_factory.mktemp(level), f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}")
     if not NEEDS.get(level, set()) <= FEATURES:
@@ -197,7 +201,7 @@ def rows_to_attend(generator: np.random.Generator, lengths: list[int], hidden: i
 def tolerance(library: Path, length: int) -> float:
     """From 64 tokens on, numbers of attention have 8 bits by tiles, and 11 by VNNI."""
     name = library.parent.name.rstrip("0123456789")
-    if name == "best":
+    if name in ("best", "without"):
         name = "tiles" if TILES else "vnni" if VNNI else ""
     return 3e-5 if length < 64 else 0.05 if name == "tiles" else 5e-3 if name.endswith("vnni") else 3e-5
 
@@ -327,14 +331,15 @@ def test_no_rows_are_no_error(library: Path) -> None:
         (fused.rescale(), {"bias": np.zeros(7, np.float32)}, "an input does not fit the rows"),
         (fused.rescale(), {"scale": np.zeros((3, 1), np.float32)}, "an input does not fit the rows"),
         (fused.rescale(), {"product": np.zeros((0, 0), np.float32)}, "a row has no places"),
-        (fused.rescale(), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
+        (fused.gelu_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
+        (fused.add_norm_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
     ],
 )
 def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arrays, message: str) -> None:
     """Instead of reading behind the end of an array."""
     inputs = rows_of(function, np.random.default_rng(2), 4, 8) | wrong
     with pytest.raises(Exception, match=message):
-        run(function, inputs, best)
+        run(function, inputs, best, **attributes_of(function))
 
 
 @pytest.mark.parametrize(
@@ -356,6 +361,23 @@ def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], h
 
 
 # ---- with and without them -----------------------------------------------------------------------------------------
+
+
+def test_every_head_answers_alike(
+    library: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """On any processor: a vocabulary is wider than all else that operators see."""
+    bundle, generator = read_bundle(STARTER), np.random.default_rng(10)
+    rows = [bundles.random_row(bundle, generator, length) for length in (3, 40)]
+    items = [(name, row) for row in rows for name in bundle.manifest.heads]
+    request.addfinalizer(runtime.find_kernels.cache_clear)
+    found = []
+    for each in (library, library.with_name("no library")):
+        monkeypatch.setattr(runtime, "KERNELS", each)
+        runtime.find_kernels.cache_clear()
+        found.append(Session(bundle).run(items))
+    for mine, theirs in zip(*found, strict=True):
+        assert np.linalg.norm(mine - theirs) <= 0.15 * np.linalg.norm(theirs)
 
 
 def test_a_library_that_does_not_load_is_said_and_done_without(
