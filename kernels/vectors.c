@@ -17,7 +17,8 @@ INLINE void to_integers(const float *values, float scale, float zero, uint8_t *i
 }
 
 static void rescale(const Rows *rows, const float *product, size_t row) {
-    const float scale = rows->in[1][row], *bias = rows->in[2];
+    const float scale = rows->in[1][row];
+    const Float *bias = rows->in[2];
     float *values = (float *)rows->out[0] + row * rows->width;
 #pragma omp simd
     for (size_t i = 0; i < rows->width; i++) values[i] = product[i] * scale + bias[i];
@@ -33,8 +34,8 @@ static void quantize(const Rows *rows, const float *product, size_t row) {
 
 static void add_norm_quantize(const Rows *rows, const float *product, size_t row) {
     size_t width = rows->width, at = row * width;
-    const float scale = rows->in[1][row], *residual = rows->in[2] + at;
-    const float *gain = rows->in[3], *shift = rows->in[4], *smoothing = rows->in[5];
+    const float scale = rows->in[1][row];
+    const Float *residual = rows->in[2] + at, *gain = rows->in[3], *shift = rows->in[4], *smoothing = rows->in[5];
     float *hidden = (float *)rows->out[0] + at, smooth[width];
     float sum = 0, squares = 0, largest = 0;
 #pragma omp simd reduction(+ : sum)
@@ -55,7 +56,8 @@ static void add_norm_quantize(const Rows *rows, const float *product, size_t row
 
 static void gelu_quantize(const Rows *rows, const float *product, size_t row) {
     size_t width = rows->width;
-    const float scale = rows->in[1][row], *bias = rows->in[2];
+    const float scale = rows->in[1][row];
+    const Float *bias = rows->in[2];
     float values[width], largest = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t i = 0; i < width; i++) {

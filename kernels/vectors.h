@@ -19,11 +19,14 @@
    GELU_QUANTIZE      P S, bias                             -> integers of gelu(P * S + bias) */
 enum { RESCALE, QUANTIZE, ADD_NORM_QUANTIZE, GELU_QUANTIZE, ROW_KINDS };
 
+/* Constants lie where the file of a graph has them, at any byte. */
+typedef float Float __attribute__((aligned(1)));
+
 typedef struct {
     int kind;
     size_t count, width;
     float epsilon;
-    const float *in[6]; /* in the order above; of P only operators know, for it may be a block that is in no tensor */
+    const Float *in[6]; /* in the order above; of P only operators know, for it may be a block that is in no tensor */
     void *out[3];
 } Rows;
 

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -378,6 +379,29 @@ def test_every_head_answers_alike(
         found.append(Session(bundle).run(items))
     for mine, theirs in zip(*found, strict=True):
         assert np.linalg.norm(mine - theirs) <= 0.15 * np.linalg.norm(theirs)
+
+
+ALL_HEADS = """
+import sys
+from pathlib import Path
+from models import runtime
+from models.bundle import read_bundle
+from models.row import Row
+from models.session import Session
+from service.settings import STARTER
+
+runtime.KERNELS = Path(sys.argv[1])
+session = Session(read_bundle(STARTER), wide_threads=2)
+assert runtime.find_kernels() and not session.pads
+session.warm_up()
+session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length in (3, 70) for head in session._heads])
+"""
+
+
+def test_nothing_that_they_do_is_undefined(tmp_path: Path) -> None:
+    """With traps for it: the constants of a graph, for one, lie at any byte."""
+    library = compiled(tmp_path, "-fsanitize=undefined -fsanitize-undefined-trap-on-error")
+    subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)
 
 
 def test_a_library_that_does_not_load_is_said_and_done_without(
