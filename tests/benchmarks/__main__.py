@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from itertools import product
@@ -25,6 +25,7 @@ from models.errors import BertheadsError
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
+from tests.benchmarks.classifier import onnxruntime_alone
 from tests.benchmarks.contenders import OURS, Raw, Server, Service, paused, services, started
 from tests.benchmarks.load import BenchmarkError
 from tests.benchmarks.overload import overload
@@ -34,6 +35,8 @@ from tests.benchmarks.workloads import TEXTS, Question, Workloads, read_texts
 WORKLOADS = ("short", "mixed", "qa", "heads")
 FOR_OTHERS = ("short", "mixed")
 """What services that only classify can be asked."""
+RAW = ("raw", "raw-onnx")
+"""Sessions in a loop; -onnx, as of a service: without our kernels."""
 INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512f", "AVX-512 VNNI": "avx512_vnni", "AVX VNNI": "avx_vnni"}
 LIBRARIES = {"onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "fastapi", "uvicorn", "torch"}
 COLUMNS = {"rate": "req/s", "p50": "p50 ms", "p95": "p95 ms", "p99": "p99 ms", "cpu_ms": "CPU ms/req"}
@@ -97,8 +100,10 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
             for service in wanted
         }
         check_answers([one for one in contenders.values() if isinstance(one, Server)], workloads)
-        if not options.only or "raw" in options.only:
-            contenders["raw"] = Raw(Session(bundle))
+        for name in RAW:
+            if not options.only or name in options.only:
+                with onnxruntime_alone() if name.endswith("-onnx") else nullcontext():
+                    contenders[name] = Raw(Session(bundle))
         runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
         for run in runs:
             operations = mean(needed_operations(bundle, each.row) for each in workloads[run["workload"]])
@@ -118,7 +123,7 @@ def choose(
     known: list[Service], workloads: dict[str, list[Question]], only: list[str] | None
 ) -> tuple[list[Service], dict[str, str]]:
     """Return the services to start, ours first, and why others are not."""
-    names = [service.name for service in known[1:]] + ["raw"]
+    names = [*(service.name for service in known[1:]), *RAW]
     for name in only or []:
         if name not in names:
             raise BenchmarkError(f"there is no contender {name!r}; there are {', '.join(names)}")
@@ -181,8 +186,7 @@ def alternate(
     turns = list(product(options.connections, range(options.rounds), asked))
     shown = track(turns, f"measuring {workload}", console=Console(stderr=True), transient=True)
     return [
-        {"workload": workload, "contender": name, "connections": connections}
-        | run(name, connections, options.seconds)
+        {"workload": workload, "contender": name, "connections": connections} | run(name, connections, options.seconds)
         for connections, _, name in shown
     ]
 

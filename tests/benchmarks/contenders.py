@@ -74,6 +74,7 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
     infinity = ["-c", "from infinity_emb.cli import cli; cli()", "v2", "--model-id", str(checkpoint)]
     infinity += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--no-compile"]
     infinity += ["--served-model-name", "m", "--host", "127.0.0.1", "--port"]
+    litserve = ["-m", "tests.benchmarks.litserve_service", str(bundle)]
     bento = ["-m", "bentoml", "serve", "tests.benchmarks.bentoml_service:Service", "--host", "127.0.0.1", "--port"]
 
     def asked(text: str) -> Any:  # infinity
@@ -96,9 +97,10 @@ def services(bundle: Path, checkpoint: Path) -> list[Service]:
             asked,
             "infinity",
         ),
+        Service("litserve", lambda port: [*litserve, str(port)], "/predict", environment="servers"),
         Service(
-            "litserve",
-            lambda port: ["-m", "tests.benchmarks.litserve_service", str(bundle), str(port)],
+            "litserve-onnx",
+            lambda port: [*litserve, str(port), "onnxruntime-alone"],
             "/predict",
             environment="servers",
         ),

@@ -1,6 +1,7 @@
-"""LitServe around our session: python -m tests.benchmarks.litserve_service BUNDLE PORT."""
+"""LitServe around our session: python -m tests.benchmarks.litserve_service BUNDLE PORT [onnxruntime-alone]."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import litserve  # type: ignore[import-not-found]  # of an environment of its ow
 
 from models.classification import ScoredLabel
 from service.cores import usable_cores
-from tests.benchmarks.classifier import Classifier
+from tests.benchmarks.classifier import Classifier, onnxruntime_alone
 
 
 class Service(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self.classifier = Classifier(Path(sys.argv[1]))
+        with onnxruntime_alone() if sys.argv[3:] else nullcontext():
+            self.classifier = Classifier(Path(sys.argv[1]))
 
     def decode_request(self, request: dict[str, str]) -> str:
         return request["inputs"]
