@@ -16,7 +16,7 @@ class Kernels(BuildHookInterface[Any]):
         root = Path(self.root)
         command = ["sh", str(root / "kernels/build.sh"), str(root / "models/kernels.so")]
         if subprocess.run(command, check=False).returncode:
-            self.app.display_warning("kernels/ was not compiled (no C compiler?): int8 will take 1.4 times as long")
+            self.app.display_warning("kernels/ was not compiled (no C compiler?): int8 will take 1.5 times as long")
             return
         build_data["artifacts"].append("models/kernels.so")
         build_data["pure_python"] = False

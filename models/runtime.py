@@ -152,13 +152,13 @@ def find_kernels() -> Path | None:
     Graphs run without it too, for they define our operators by ONNX's own.
     """
     if not KERNELS.exists():
-        logger.warning("%s is not there: int8 takes 1.4 times as long; install a C compiler and run pip again", KERNELS)
+        logger.warning("%s is not there: int8 takes 1.5 times as long; install a C compiler and run pip again", KERNELS)
         return None
     try:
         onnxruntime.SessionOptions().register_custom_ops_library(str(KERNELS))
     except Exception as error:  # its exceptions share no other base
         reason = str(error).splitlines()[0][:200]
-        logger.warning("%s does not load (%s): int8 takes 1.4 times as long; run pip again", KERNELS, reason)
+        logger.warning("%s does not load (%s): int8 takes 1.5 times as long; run pip again", KERNELS, reason)
         return None
     return KERNELS
 
