@@ -16,7 +16,7 @@ struct Operator {
     OperatorTable table;
     const char *name;
     /* A letter for each input and output: P and R are a float for each place of each row, S is one a row, W one for
-       each place, B is a byte as R, Z one byte, I a weight of int8, and L an int64 a row. */
+       each place, B is a byte as R, Z one byte, I a weight of int8, and L an int64 for each text. */
     const char *takes, *makes;
     int rows;       /* what it does to a row */
     int transposed; /* its weight is [N, K] */
@@ -50,7 +50,7 @@ Status *read_input(const Context *, size_t index, Tensor *);
 /* Of the sizes of `like`, but for the last one. */
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
-/* Whether what is done to a row is done in one pass, or has room for so many places. */
+/* Whether what is done to a row keeps nothing of it, or has room for so many places. */
 int has_room(int kind, size_t width);
 /* Take input `index` as number `place` of what is done to rows, if it fits them. */
 Status *take_input(const Operator *, const Context *, size_t index, Rows *, size_t place);

@@ -57,7 +57,7 @@ class Session:
         encoder = bundle.directory / files[self.precision]
         self._encoder = open_graph(encoder, provider, threads)
         self.pads = not (is_packed(self._encoder) and find_kernels())
-        """Whether each row of a batch takes the time of the longest."""
+        """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
         wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
         self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)

@@ -52,7 +52,7 @@ class Limits:
     batch_tokens: int
     """Tokens of a batch, padding included."""
     run_tokens: int
-    """What a run costs whatever is in it, in tokens: more padding than that costs more than two runs."""
+    """What a run costs whatever is in it, in tokens: where it pads, more padding than that costs more than two runs."""
     queued_tokens: int
     """Tokens that may wait."""
     lane_timeout: float

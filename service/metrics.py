@@ -97,7 +97,9 @@ class Metrics:
         self.batch_tokens = Histogram(
             "bertheads_batch_tokens", "Tokens of a batch, without padding", buckets=TOKENS, registry=registry
         )
-        self.padding = Counter("bertheads_padding_tokens_total", "Tokens run only to fill batches", registry=registry)
+        self.padding = Counter(
+            "bertheads_padding_tokens_total", "Tokens that fill batches up, where a run pads", registry=registry
+        )
         self.failed_batches = Counter(
             "bertheads_batch_failures_total", "Batches that failed and were retried row by row", registry=registry
         )

@@ -36,7 +36,7 @@ class Runner(Protocol):
     """What runs a batch; models.session.Session is one."""
 
     pads: bool
-    """Whether each row takes the time of the longest."""
+    """Whether a row takes longer beside a longer one, because padding is computed."""
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head, row), in order."""

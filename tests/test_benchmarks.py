@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from onnxruntime import get_available_providers
 
+from models import runtime
 from models.bundle import read_bundle
+from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import sharing, soak
 from tests.benchmarks.__main__ import main
+from tests.benchmarks.classifier import onnxruntime_alone
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
 from tests.benchmarks.load import BenchmarkError, offer
@@ -35,11 +38,13 @@ def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_p
     bundle, out = write_bundle(tmp_path / "tiny", tokenizer), tmp_path / "report.json"
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    options = f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --only naive raw"
+    options = (
+        f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --only naive raw raw-onnx"
+    )
     options += " --workloads short heads --overload"
     assert main([*options.split(), "--connections", *map(str, CONNECTIONS)]) == 0
     report = json.loads(out.read_text())
-    names = {"short": ["bertheads", "naive", "raw"], "heads": ["bertheads", "raw"]}
+    names = {"short": ["bertheads", "naive", "raw", "raw-onnx"], "heads": ["bertheads", "raw", "raw-onnx"]}
     expected = [
         (work, count, name) for work in names for count in CONNECTIONS for _ in range(ROUNDS) for name in names[work]
     ]
@@ -56,6 +61,13 @@ def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_p
         assert middle["ratio"] == 1 or middle["contender"] != "bertheads"
     for line in report["overload"]:
         assert set(line["statuses"]) <= {"200", "429", "504"} and line["goodput"] > 0
+
+
+def test_sessions_without_kernels_are_those_that_are_opened_meanwhile(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    bundle = read_bundle(write_bundle(tmp_path / "tiny", tokenizer, precisions=["int8"]))
+    with onnxruntime_alone():
+        assert Session(bundle).pads
+    assert Session(bundle).pads == (not runtime.KERNELS.exists())
 
 
 def test_who_waits_for_a_turn_is_paused() -> None:

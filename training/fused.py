@@ -72,7 +72,7 @@ def packed_attention() -> Function:
     longest = graph.add("ReduceMax", "lengths", keepdims=0)
     ends = graph.add("Unsqueeze", "lengths", graph.constant("last_axis", np.array([-1])))
     inside = graph.add("Less", graph.add("Range", zero, longest, one), ends)  # [B, S]
-    # The place of each token; of padding, that of a token before it, which no other one attends to.
+    # The place of each token; of padding, that of any other, since nothing attends to it.
     flat = graph.add("Reshape", graph.add("Cast", inside, to=TensorProto.INT64), graph.constant("flat", np.array([-1])))
     places = graph.add("Max", graph.add("Sub", graph.add("CumSum", flat, zero), one), zero)
     places = graph.add("Reshape", places, graph.add("Shape", inside))

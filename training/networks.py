@@ -135,7 +135,7 @@ class EncoderBuilder:
 
     def _embeddings(self, embeddings: Embeddings, vocab_size: int, carried: Tensor | None) -> str:
         graph = self.graph
-        positions = self._positions(self._weight("embeddings.position", embeddings.position.weight))
+        positions = self._position_vectors(self._weight("embeddings.position", embeddings.position.weight))
         segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), self.segments)
         words = self._words(array(embeddings.word.weight)[:vocab_size])
         summed = graph.add("Add", graph.add("Add", words, segments), positions)
@@ -174,7 +174,7 @@ class EncoderBuilder:
 
     # What follows depends on the precision.
 
-    def _positions(self, table: str) -> str:
+    def _position_vectors(self, table: str) -> str:
         """[S, H]"""
         zero = self.graph.constant("zero", np.array([0]))
         return self.graph.add("Slice", table, zero, self.graph.add("Shape", self.ids, start=1, end=2), zero)
@@ -242,12 +242,12 @@ class IntegerEncoderBuilder(EncoderBuilder):
         is_token = graph.add("Cast", flat, to=TensorProto.BOOL)
         self.ids, self.segments = (graph.add("Compress", name, is_token) for name in (self.ids, self.segments))
         counts = graph.add("CumSum", flat, graph.constant("first_axis", np.array(0)))
-        # A position is the number of tokens before it.
+        # Among the tokens alone, a position is the number of those before it.
         one = graph.constant("one", np.array(1))
         self._read_positions = graph.add("Sub", graph.add("Gather", counts, "positions"), one)
         super().build(vocab_size)
 
-    def _positions(self, table: str) -> str:
+    def _position_vectors(self, table: str) -> str:
         """[T, H]"""
         graph = self.graph
         places = graph.add("NonZero", "attention_mask")  # [2, T]

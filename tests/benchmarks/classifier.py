@@ -1,4 +1,4 @@
-"""Our session with our tokenising and decoding, for the servers of others: so only the server differs."""
+"""Our session, with our kernels or without, and our tokenising and decoding, for others to put a server around."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from models.session import Session
 @contextmanager
 def onnxruntime_alone() -> Iterator[None]:
     """Open sessions without our kernels: what who has the graphs alone would run."""
-    held, runtime.KERNELS = runtime.KERNELS, Path("no library")
+    held, runtime.KERNELS = runtime.KERNELS, Path("kernels that were left out")
     runtime.find_kernels.cache_clear()
     try:
         yield

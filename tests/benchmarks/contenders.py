@@ -244,7 +244,7 @@ class Raw:
     def run(self, questions: Sequence[Question], connections: int, seconds: float) -> Figures:
         """Return what `summed` does, with as many rows under way as a service has with so many connections."""
         lanes = min(connections, usable_cores())
-        rows = min(8, -(-connections // lanes))  # more cost more: they fall out of the cache
+        rows = min(8, -(-connections // lanes))  # twice as many take 1 % less a row
         items = cycle([(question.head, question.row) for question in questions])
         start, cpu = time.perf_counter(), time.process_time()
 

@@ -321,6 +321,9 @@ def test_a_row_of_zeros_has_no_step(library: Path) -> None:
 
 def test_no_rows_are_no_error(library: Path) -> None:
     assert run(fused.quantize(20), {"values": np.zeros((0, 20), np.float32)}, library)[0].shape == (0, 20)
+    for lengths in list[int](), [0], [0, 0]:
+        inputs = rows_to_attend(np.random.default_rng(11), lengths, 8)
+        assert run(fused.packed_attention(), inputs, library, heads=2)[0].shape == (0, 8)
 
 
 # ---- what they refuse ----------------------------------------------------------------------------------------------
@@ -341,6 +344,13 @@ def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arr
     inputs = rows_of(function, np.random.default_rng(2), 4, 8) | wrong
     with pytest.raises(Exception, match=message):
         run(function, inputs, best, **attributes_of(function))
+
+
+@pytest.mark.parametrize(("length", "hidden"), [(8193, 8), (8192, 65)])
+def test_a_row_that_there_is_no_room_for_is_refused(best: Path, length: int, hidden: int) -> None:
+    inputs = rows_to_attend(np.random.default_rng(12), [1, length], hidden)
+    with pytest.raises(Exception, match="more than 8192 tokens"):
+        run(fused.packed_attention(), inputs, best, heads=1)
 
 
 @pytest.mark.parametrize(

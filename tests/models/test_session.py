@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from models.bundle import Bundle
+from models.bundle import Bundle, read_bundle, seal
 from models.errors import BundleError
 from models.row import Row
 from models.runtime import Precision, find_kernels, prepare
@@ -220,13 +221,20 @@ def test_vectors_that_stay_on_their_device_are_read_alike(
 
 
 def test_int8_computes_no_padding_where_its_kernels_are(
-    bundle: Bundle, sessions: dict[Precision, Session], monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, sessions: dict[Precision, Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {precision: session.pads for precision, session in sessions.items()} == {
         "fp32": True,
         "fp16": True,
         "int8": not find_kernels(),
     }
+    older = shutil.copytree(bundle.directory, tmp_path / "older")
+    graph = onnx.load(older / "encoder.int8.onnx")
+    kept = {each.key: each.value for each in graph.metadata_props if each.key != "packed"}
+    onnx.helper.set_model_props(graph, kept)
+    onnx.save(graph, older / "encoder.int8.onnx")
+    seal(older, bundle.manifest)
+    assert Session(read_bundle(older)).pads, "it does not say that it packs"
     monkeypatch.setattr("models.session.find_kernels", lambda: None)
     assert Session(bundle).pads, "ONNX's own attention pads"
 

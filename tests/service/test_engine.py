@@ -175,7 +175,7 @@ async def test_the_pace_is_that_of_a_lane_among_others() -> None:
 
 
 @scenario
-async def test_lengths_are_not_mixed_and_padding_is_counted() -> None:
+async def test_where_runs_pad_lengths_are_not_mixed_and_padding_is_counted() -> None:
     async with running() as (engine, encoder):
         blocker = await held(engine, encoder)
         lengths = [100, 20, 96, 21]

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -146,8 +147,10 @@ def test_every_batch_takes_the_oldest_and_keeps_the_budget_and_is_alike_if_it_pa
             assert all(abs(item.length - oldest) <= RUN_TOKENS for item in batch)
             assert padded(batch) - tokens <= RUN_TOKENS * (len(batch) - 1)
         else:
-            passed = [job.tokens for job in left[:last] if job not in [item.job for item in batch]]
-            assert all(tokens + length > budget for length in passed)  # nothing is overtaken that would have fit
+            before = accumulate((job.tokens for job in left), initial=0)
+            seen = [job for job, passed in zip(left, before, strict=False) if passed < WINDOW * budget]
+            others = [job.tokens for job in seen if job not in [item.job for item in batch]]
+            assert all(tokens + length > budget for length in others)  # nothing is left that would have fit
         left = [job for job in left if job not in [item.job for item in batch]]
         assert queue.rows == len(left) and queue.tokens == sum(job.tokens for job in left)
     loop.close()
