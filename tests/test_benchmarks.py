@@ -21,12 +21,12 @@ from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import sharing, soak
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.classifier import onnxruntime_alone
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
 from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads
+from tests.kernels.sessions import LEFT_OUT, opening_with
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.serving import until
 
@@ -65,7 +65,7 @@ def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_p
 
 def test_sessions_without_kernels_are_those_that_are_opened_meanwhile(tokenizer: Tokenizer, tmp_path: Path) -> None:
     bundle = read_bundle(write_bundle(tmp_path / "tiny", tokenizer, precisions=["int8"]))
-    with onnxruntime_alone():
+    with opening_with(LEFT_OUT):
         assert Session(bundle).pads
     assert Session(bundle).pads == (not runtime.KERNELS.exists())
 

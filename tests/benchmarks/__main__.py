@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from itertools import product
@@ -20,17 +20,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from models import runtime
 from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError
 from models.session import Session
 from service.cores import usable_cores
 from service.settings import STARTER
-from tests.benchmarks.classifier import onnxruntime_alone
 from tests.benchmarks.contenders import OURS, Raw, Server, Service, paused, services, started
 from tests.benchmarks.load import BenchmarkError
 from tests.benchmarks.overload import overload
 from tests.benchmarks.peaks import needed_operations, product_peak
 from tests.benchmarks.workloads import TEXTS, Question, Workloads, read_texts
+from tests.kernels.sessions import LEFT_OUT, opening_with
 
 WORKLOADS = ("short", "mixed", "qa", "heads")
 FOR_OTHERS = ("short", "mixed")
@@ -102,7 +103,7 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
         check_answers([one for one in contenders.values() if isinstance(one, Server)], workloads)
         for name in RAW:
             if not options.only or name in options.only:
-                with onnxruntime_alone() if name.endswith("-onnx") else nullcontext():
+                with opening_with(LEFT_OUT if name.endswith("-onnx") else runtime.KERNELS):
                     contenders[name] = Raw(Session(bundle))
         runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
         for run in runs:

@@ -1,32 +1,19 @@
-"""Our session, with our kernels or without, and our tokenising and decoding, for others to put a server around."""
+"""Our session with our tokenising and decoding, for the servers of others: so only the server differs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from models import runtime
 from models.bundle import read_bundle
 from models.classification import Classify, ScoredLabel
+from models.runtime import flush_denormals
 from models.session import Session
-
-
-@contextmanager
-def onnxruntime_alone() -> Iterator[None]:
-    """Open sessions without our kernels: what who has the graphs alone would run."""
-    held, runtime.KERNELS = runtime.KERNELS, Path("kernels that were left out")
-    runtime.find_kernels.cache_clear()
-    try:
-        yield
-    finally:
-        runtime.KERNELS = held
-        runtime.find_kernels.cache_clear()
 
 
 class Classifier:
     """The first classify head of a bundle."""
 
     def __init__(self, directory: Path) -> None:
-        runtime.flush_denormals()  # as ours does
+        flush_denormals()  # as ours does
         bundle = read_bundle(directory)
         self.head = next(name for name, head in bundle.manifest.heads.items() if head.task == "classify")
         spec = bundle.manifest.heads[self.head].spec

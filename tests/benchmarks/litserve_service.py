@@ -1,20 +1,21 @@
 """LitServe around our session: python -m tests.benchmarks.litserve_service BUNDLE PORT [onnxruntime-alone]."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import litserve  # type: ignore[import-not-found]  # of an environment of its own
 
+from models import runtime
 from models.classification import ScoredLabel
 from service.cores import usable_cores
-from tests.benchmarks.classifier import Classifier, onnxruntime_alone
+from tests.benchmarks.classifier import Classifier
+from tests.kernels.sessions import LEFT_OUT, opening_with
 
 
 class Service(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        with onnxruntime_alone() if sys.argv[3:] else nullcontext():
+        with opening_with(LEFT_OUT if sys.argv[3:] else runtime.KERNELS):
             self.classifier = Classifier(Path(sys.argv[1]))
 
     def decode_request(self, request: dict[str, str]) -> str:

@@ -1,10 +1,5 @@
-"""If these fail, int8 answers otherwise with its kernels than without, or on another processor, or in another batch."""
+"""If these fail, an operator computes otherwise than its function, on another processor, or in another batch."""
 
-import logging
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -18,56 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from models import runtime
-from models.bundle import read_bundle
-from models.session import Session
-from models.tokenizer import Tokenizer
-from service.settings import STARTER
-from tests.models import bundles
-from tests.programs import program
+from tests.kernels.libraries import TILES, VNNI
 from training import fused
 from training.graph import ATTENTION_OPSET, Function, Graph, Value
 
-ROOT = Path(__file__).parents[2]
-LEVELS = ["x86_64", "x86_64_v3", "x86_64_v4", "x86_64_v4_vnni"] if platform.machine() == "x86_64" else ["generic"]
-V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-NEEDS = {"x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v4": V4, "x86_64_v4_vnni": V4 | {"avx512_vnni"}}
-FEATURES = set(Path("/proc/cpuinfo").read_text().split())
-TILES = {"amx_tile", "amx_int8", "amx_bf16"} <= FEATURES
-VNNI = NEEDS["x86_64_v4_vnni"] <= FEATURES
 OTHER_TYPES = {"integers": TensorProto.UINT8, "rows": TensorProto.UINT8, "lengths": TensorProto.INT64}
 CONSTANT = {"weight", "weight_scale", "zero"}
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def compiled(directory: Path, flags: str) -> Path:
-    library = directory / "kernels.so"
-    environment = os.environ | {"CC": program("cc", package="gcc"), "CFLAGS": f"-Werror {flags}"}
-    subprocess.run(["sh", ROOT / "kernels/build.sh", library], env=environment, check=True)
-    return library
-
-
-@pytest.fixture(scope="module")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library as it is installed."""
-    return compiled(tmp_path_factory.mktemp("best"), "")
-
-
-@pytest.fixture(scope="module", params=["best", "without", *LEVELS, *["tiles"] * VNNI])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As it is installed, without products, of each level without tiles, whose products are by VNNI, and with tiles."""
-    level = request.param
-    if level == "best":
-        found: Path = request.getfixturevalue(level)
-        return found
-    if level == "without":
-        return compiled(tmp_path_factory.mktemp(level), "-DWITHOUT_PRODUCTS")
-    if level == "tiles":
-        return compiled(tmp_path_factory.mktemp(level), f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}")
-    if not NEEDS.get(level, set()) <= FEATURES:
-        pytest.skip(f"this processor is below {level}")
-    return compiled(tmp_path_factory.mktemp(level), f"-DVECTORS={level} -DWITHOUT_TILES")
 
 
 # ---- a graph of one call -------------------------------------------------------------------------------------------
@@ -369,69 +322,3 @@ def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], h
     inputs = rows_to_attend(np.random.default_rng(9), [4], 8) | {"lengths": np.array(lengths, np.int64)}
     with pytest.raises(Exception, match=message):
         run(fused.packed_attention(), inputs, best, heads=heads)
-
-
-# ---- with and without them -----------------------------------------------------------------------------------------
-
-
-def test_every_head_answers_alike(
-    library: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    """On any processor: a vocabulary is wider than all else that operators see."""
-    bundle, generator = read_bundle(STARTER), np.random.default_rng(10)
-    rows = [bundles.random_row(bundle, generator, length) for length in (3, 40)]
-    items = [(name, row) for row in rows for name in bundle.manifest.heads]
-    request.addfinalizer(runtime.find_kernels.cache_clear)
-    found = []
-    for each in (library, library.with_name("no library")):
-        monkeypatch.setattr(runtime, "KERNELS", each)
-        runtime.find_kernels.cache_clear()
-        found.append(Session(bundle).run(items))
-    for mine, theirs in zip(*found, strict=True):
-        assert np.linalg.norm(mine - theirs) <= 0.15 * np.linalg.norm(theirs)
-
-
-ALL_HEADS = """
-import sys
-from pathlib import Path
-from models import runtime
-from models.bundle import read_bundle
-from models.row import Row
-from models.session import Session
-from service.settings import STARTER
-
-runtime.KERNELS = Path(sys.argv[1])
-session = Session(read_bundle(STARTER), wide_threads=2)
-assert runtime.find_kernels() and not session.pads
-session.warm_up()
-session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length in (3, 70) for head in session._heads])
-"""
-
-
-def test_nothing_that_they_do_is_undefined(tmp_path: Path) -> None:
-    """With traps for it: the constants of a graph, for one, lie at any byte."""
-    library = compiled(tmp_path, "-fsanitize=undefined -fsanitize-undefined-trap-on-error")
-    subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)
-
-
-def test_a_library_that_does_not_load_is_said_and_done_without(
-    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    bundle = bundles.make(tokenizer, tmp_path / "tiny", ("int8",))
-    row = bundles.random_row(bundle, np.random.default_rng(3), 20)
-    expected = Session(bundle).run([("nli", row)])[0]
-    broken = tmp_path / "kernels.so"
-    for problem in ("is not there", "does not load"):
-        monkeypatch.setattr(runtime, "KERNELS", broken)
-        runtime.find_kernels.cache_clear()
-        with caplog.at_level(logging.WARNING):
-            np.testing.assert_allclose(Session(bundle).run([("nli", row)])[0], expected, atol=0.05)
-        assert problem in caplog.text
-        broken.write_text("no library")
-    runtime.find_kernels.cache_clear()
-
-
-def test_the_installed_library_is_there() -> None:
-    """Where there is a compiler, installing has used it, so that what the tests run is what is served."""
-    program("cc", package="gcc")
-    assert runtime.find_kernels() == runtime.KERNELS

@@ -1,0 +1,26 @@
+"""Libraries that several tests take in turn, each compiled once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.libraries import FEATURES, LEVELS, NEEDS, ROOT, VNNI, compiled
+
+
+@pytest.fixture(scope="session")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library as it is installed."""
+    return compiled(tmp_path_factory.mktemp("best"), "")
+
+
+@pytest.fixture(scope="session", params=["best", "without", *LEVELS, *["tiles"] * VNNI])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As it is installed, without products, of each level without tiles, whose products are by VNNI, and with tiles."""
+    level = request.param
+    if level == "best":
+        found: Path = request.getfixturevalue(level)
+        return found
+    if not NEEDS.get(level, set()) <= FEATURES:
+        pytest.skip(f"this processor is below {level}")
+    flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}"}
+    return compiled(tmp_path_factory.mktemp(level), flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))

@@ -1,0 +1,23 @@
+"""The library of kernels, compiled for this processor or for a lesser one."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from tests.programs import program
+
+ROOT = Path(__file__).parents[2]
+LEVELS = ["x86_64", "x86_64_v3", "x86_64_v4", "x86_64_v4_vnni"] if platform.machine() == "x86_64" else ["generic"]
+V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+NEEDS = {"x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v4": V4, "x86_64_v4_vnni": V4 | {"avx512_vnni"}}
+FEATURES = set(Path("/proc/cpuinfo").read_text().split())
+TILES = {"amx_tile", "amx_int8", "amx_bf16"} <= FEATURES
+VNNI = NEEDS["x86_64_v4_vnni"] <= FEATURES
+
+
+def compiled(directory: Path, flags: str) -> Path:
+    library = directory / "kernels.so"
+    environment = os.environ | {"CC": program("cc", package="gcc"), "CFLAGS": f"-Werror {flags}"}
+    subprocess.run(["sh", ROOT / "kernels/build.sh", library], env=environment, check=True)
+    return library

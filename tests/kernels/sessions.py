@@ -1,0 +1,22 @@
+"""Sessions that take another library of kernels than the installed one; the servers of others import this too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models import runtime
+
+LEFT_OUT = Path("kernels that were left out")
+"""No library: ONNX Runtime alone, as who has the graphs and not our kernels would run them."""
+
+
+@contextmanager
+def opening_with(library: Path) -> Iterator[None]:
+    """Let sessions that are opened meanwhile take this library; none, if it is not there."""
+    installed, runtime.KERNELS = runtime.KERNELS, library
+    runtime.find_kernels.cache_clear()
+    try:
+        yield
+    finally:
+        runtime.KERNELS = installed
+        runtime.find_kernels.cache_clear()

@@ -1,0 +1,75 @@
+"""If these fail, int8 answers otherwise with its kernels than without, or on another processor, or in another batch."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import runtime
+from models.bundle import read_bundle
+from models.session import Session
+from models.tokenizer import Tokenizer
+from service.settings import STARTER
+from tests.kernels.libraries import ROOT, compiled
+from tests.kernels.sessions import LEFT_OUT, opening_with
+from tests.models import bundles
+from tests.programs import program
+
+
+def test_every_head_answers_alike(library: Path) -> None:
+    """On any processor: a vocabulary is wider than all else that operators see."""
+    bundle, generator = read_bundle(STARTER), np.random.default_rng(10)
+    rows = [bundles.random_row(bundle, generator, length) for length in (3, 40)]
+    items = [(name, row) for row in rows for name in bundle.manifest.heads]
+    found = []
+    for each in (library, LEFT_OUT):
+        with opening_with(each):
+            found.append(Session(bundle).run(items))
+    for mine, theirs in zip(*found, strict=True):
+        assert np.linalg.norm(mine - theirs) <= 0.15 * np.linalg.norm(theirs)
+
+
+ALL_HEADS = """
+import sys
+from pathlib import Path
+from models import runtime
+from models.bundle import read_bundle
+from models.row import Row
+from models.session import Session
+from service.settings import STARTER
+
+runtime.KERNELS = Path(sys.argv[1])
+session = Session(read_bundle(STARTER), wide_threads=2)
+assert runtime.find_kernels() and not session.pads
+session.warm_up()
+session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length in (3, 70) for head in session._heads])
+"""
+
+
+def test_nothing_that_they_do_is_undefined(tmp_path: Path) -> None:
+    """With traps for it: the constants of a graph, for one, lie at any byte."""
+    library = compiled(tmp_path, "-fsanitize=undefined -fsanitize-undefined-trap-on-error")
+    subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)
+
+
+def test_a_library_that_does_not_load_is_said_and_done_without(
+    tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = bundles.make(tokenizer, tmp_path / "tiny", ("int8",))
+    row = bundles.random_row(bundle, np.random.default_rng(3), 20)
+    expected = Session(bundle).run([("nli", row)])[0]
+    broken = tmp_path / "kernels.so"
+    for problem in ("is not there", "does not load"):
+        with opening_with(broken), caplog.at_level(logging.WARNING):
+            np.testing.assert_allclose(Session(bundle).run([("nli", row)])[0], expected, atol=0.05)
+        assert problem in caplog.text
+        broken.write_text("no library")
+
+
+def test_the_installed_library_is_there() -> None:
+    """Where there is a compiler, installing has used it, so that what the tests run is what is served."""
+    program("cc", package="gcc")
+    assert runtime.find_kernels() == runtime.KERNELS

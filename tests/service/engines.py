@@ -1,0 +1,99 @@
+"""Engines over an encoder that does as it is told, for their tests."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+
+from models.row import Row
+from service.engine import Engine, Limits
+from service.metrics import Metrics
+from service.queue import Deadline, Job, Logits
+
+POISON, DEADLY = 666, 999
+
+
+class Encoder:
+    """Answers each row with its ids; waits while `open` is cleared; remembers what it ran."""
+
+    pads = True
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.batches: list[list[tuple[str, int]]] = []
+        self.lanes: set[str] = set()
+        self.alone: list[int] = []
+        """Which of the batches were alone."""
+
+    def gain(self, tokens: int) -> float:
+        return 2.0 if tokens >= 10 else 1.0
+
+    def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        self.alone.append(len(self.batches))
+        return self.run(items)
+
+    def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
+        self.batches.append([(head, len(row.input_ids)) for head, row in items])
+        self.lanes.add(threading.current_thread().name)
+        assert self.open.wait(20)
+        ids = [row.input_ids for _, row in items]
+        if any(POISON in each for each in ids):
+            raise ValueError("poison")
+        if any(DEADLY in each for each in ids):
+            raise SystemExit("a bug below Exception")
+        return [np.array([each], np.float32) for each in ids]
+
+
+def row(length: int = 10, first: int = 7) -> Row:
+    return Row([first] + [1] * (length - 1), [0] * length, [0])
+
+
+def soon(seconds: float = 30.0) -> Deadline:
+    return Deadline(time.monotonic() + seconds, seconds)
+
+
+@asynccontextmanager
+async def running(
+    lanes: int = 1, batch_tokens: int = 1000, queued_tokens: int = 10_000, lane_timeout: float = 60.0
+) -> AsyncIterator[tuple[Engine, Encoder]]:
+    engine, encoder = Engine(Limits(lanes, batch_tokens, 6, queued_tokens, lane_timeout), Metrics()), Encoder()
+    engine.start()
+    try:
+        yield engine, encoder
+    finally:
+        encoder.open.set()
+        engine.stop(5)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came true")
+
+
+def scenario(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """Run a coroutine as a test."""
+
+    def run() -> None:
+        asyncio.run(test())  # type: ignore[arg-type]
+
+    run.__name__ = test.__name__
+    return run
+
+
+def total(engine: Engine, name: str, **labels: str) -> float:
+    return engine.metrics.registry.get_sample_value(f"bertheads_{name}", labels) or 0.0
+
+
+async def held(engine: Engine, encoder: Encoder) -> Job:
+    """Keep the (one) lane busy with a row of 3 tokens."""
+    encoder.open.clear()
+    job = engine.submit(encoder, "blocker", [row(3)], soon())
+    await until(lambda: len(encoder.batches) == 1)
+    return job
