@@ -122,7 +122,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
         names = layouts[number].names if layouts else {"": f"heads.{name}."}
         weights |= rename(head_weights(head.module), names)
     path = directory / "model.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path, {"format": "pt"})
+    write_weights({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     labels = next((head.spec.labels for head in checkpoint.heads.values() if head.spec.labels), []) if layouts else []
     config = {"architectures": [architecture]} | checkpoint.config.to_dict() | label_entries(labels)
     write_json(directory / "config.json", config)
@@ -167,6 +167,14 @@ def read_weights(directory: Path) -> Weights:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged ({error}); restore the file") from None
     return {mend(name): tensor.float() for name, tensor in weights.items()}
+
+
+def write_weights(weights: Weights, path: Path) -> None:
+    """Write a file of safetensors; raise CheckpointError where there is no room, or no leave to."""
+    try:
+        save_file(weights, path, {"format": "pt"})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be written ({error}); free some space, or write elsewhere") from None
 
 
 def mend(name: str) -> str:

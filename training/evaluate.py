@@ -6,7 +6,6 @@ Every figure stands beside what chance gets on the same data. Texts go in as a u
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -41,6 +40,7 @@ from training.data import (
     read_examples,
 )
 from training.errors import DataError, EvaluationError
+from training.files import hash_of
 from training.metrics import (
     Scores,
     Span,
@@ -302,9 +302,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 
 
 def _describe(path: Path, examples: int) -> dict[str, object]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": str(path), "sha256": digest, "examples": examples}
+    return {"file": str(path), "sha256": hash_of(path), "examples": examples}
 
 
 COUNTS = {"examples", "spans", "passages", "masked_tokens"}

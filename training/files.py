@@ -1,7 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, are known by their sums, and have one writer at a time."""
 
+import fcntl
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from training.errors import TrainingError
+
+SUMS = "SHA256SUMS"
+"""What `sha256sum -c` reads."""
+LOCK = ".lock"
 
 
 def sync(directory: Path) -> None:
@@ -14,5 +24,52 @@ def sync(directory: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file by way of PATH.partial."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf8")
+    with temporary.open("w", encoding="utf8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(directory: Path) -> None:
+    """Note the hashes of all files of a directory in it."""
+    lines = [f"{hash_of(path)}  {path.name}\n" for path in sorted(directory.iterdir())]
+    (directory / SUMS).write_text("".join(lines), encoding="utf8")
+
+
+def damage(directory: Path) -> str | None:
+    """Say in words which file of a directory is not the one that was noted there; None where all are."""
+    try:
+        lines = (directory / SUMS).read_text(encoding="utf8").splitlines()
+        for line in lines:
+            noted, name = line.split("  ", 1)
+            if hash_of(directory / name) != noted:
+                return f"{name} is not what was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{SUMS} cannot be followed ({error})"
+    return None if lines else f"{SUMS} is empty"
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Be the only process that writes to a directory, made if needed; raise TrainingError where another one does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"{directory} is being written by another process, expected one at a time; wait for it, or name "
+                "another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield

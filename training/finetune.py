@@ -8,7 +8,7 @@ again resumes.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from training.data import Example, labels_of, read_examples
 from training.errors import RecipeError, TrainingError
 from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
+from training.files import alone
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.metrics import fit_temperature
 from training.mixture import build_sources, choose, dropouts
@@ -50,7 +51,13 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
     processes = Processes()
     if processes.count > 1:
         raise TrainingError("finetune runs in one process; start it without torchrun")
-    run = Run(out, recipe, processes)
+    with alone(out):
+        return train(recipe, out, processes)
+
+
+def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint:
+    """The run, from the reading of its data to the measured heads."""
+    run = Run(out, recipe, processes, inputs(recipe))
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
@@ -135,6 +142,13 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
 
 
 # ---- heads and data ------------------------------------------------------------------------------------------------
+
+
+def inputs(recipe: FinetuneRecipe) -> Iterator[Path]:
+    """What a run reads: base, corpus, and the files of its heads."""
+    yield from map(Path, filter(None, (recipe.base, recipe.corpus)))
+    for head in recipe.heads.values():
+        yield from (Path(recipe.data) / file for file in (*head.train, *head.validation))
 
 
 def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> list[Example]:

@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from models.manifest import NAME
 from models.task import TaskName
 from training.errors import RecipeError
 from training.precision import Precision
 from training.pretrain import PretrainRecipe
+from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class HeadRecipe:
     """In the order of the logits; found in the training data if empty."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Parameters whose default this head changes."""
-    share: float = 1.0
+    share: Positive = 1.0
     """How often a step is of this head, in proportion to the shares of all."""
     batch_size: PositiveInt = 32
     max_length: PositiveInt = 128
     """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
-    consistency: float = 0.0
+    consistency: NotNegative = 0.0
     """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
 
 
@@ -44,37 +45,37 @@ class FinetuneRecipe:
     data: str = ""
     corpus: str | None = None
     """Keeps the heads fill-mask and nsp learning beside the others."""
-    corpus_share: float = 1.0
+    corpus_share: Positive = 1.0
     corpus_batch_size: PositiveInt = 32
     corpus_mask_rate: float = 0.15
     """Share of the corpus' tokens that are selected, as `mask_rate` of pretraining."""
-    corpus_rotate: int = 1
+    corpus_rotate: NonNegativeInt = 1
     """Epoch of the corpus to begin with: 0 is what pretraining began with."""
     steps: PositiveInt = 1000
-    rate: float = 5e-5
-    head_rate: float = 5e-4
+    rate: Positive = 5e-5
+    head_rate: Positive = 5e-4
     """Peak rate of heads that the base lacks, which have further to go than the encoder."""
     freeze_embeddings: bool = False
     """Keep the word embedding as the base has it (see PretrainRecipe)."""
     freeze_encoder: bool = False
     """Keep all of the encoder: the heads learn to read it, and those of the base that are not named here stay too."""
-    warmup: float = 0.06
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    warmup: Share = 0.06
+    weight_decay: NotNegative = 0.01
+    clip: Positive = 1.0
+    dropout: Dropout = 0.1
+    attention_dropout: Dropout = 0.1
     """Of attention's probabilities; dear on CPU: 2,000 tokens/s with it, 3,500 without, at 200 tokens a row."""
-    corpus_dropout: float = 0.0
+    corpus_dropout: Dropout = 0.0
     """Of steps of the corpus, whose rows are seldom seen twice (cramming, arXiv 2212.14034)."""
     precision: Precision = "fp32"
     """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
-    seed: int = 0
-    threads: int = 0
+    seed: Seed = 0
+    threads: Threads = 0
     save_every: PositiveInt = 500
     evaluate_every: PositiveInt = 500
     evaluate_examples: PositiveInt = 500
     """Examples a head at each evaluation on the way; the last one takes all."""
-    patience: int = 0
+    patience: NonNegativeInt = 0
     """Stop after so many evaluations without a better mean of the headline figures, and keep the best; 0 = never."""
 
     def __post_init__(self) -> None:

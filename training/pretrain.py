@@ -3,17 +3,18 @@
     python -m training pretrain training/recipes/continue.toml --out RUN --set corpus=CORPUS --set base=DIR
     torchrun --nproc-per-node 2 -m training pretrain …        the same in several processes
 
-The same command again resumes. Pairs, masks and dropout depend on (seed, epoch, index) and (seed, step) alone.
+The same command again resumes. Pairs and masks depend on (seed, epoch, index) alone, dropout on (seed, step, process).
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 from tqdm import tqdm
 
@@ -28,12 +29,14 @@ from training.batches import MaskedPair, Rows, collate
 from training.corpus import TOKENIZER, Corpus
 from training.distillation import Teacher
 from training.errors import RecipeError
+from training.files import alone
 from training.losses import Losses, counted_by, score, total
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.progress import tell
 from training.pruning import check_sizes
+from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 from training.run import Run, seed_step
 from training.window import Window, check_finite, describe, unigram_entropy
 from training.word_vectors import embed_words
@@ -90,26 +93,26 @@ class PretrainRecipe:
     mask_rate: float = 0.15
     whole_words: bool = False
     """Select words with all their pieces."""
-    rate: float = 1e-4
+    rate: Positive = 1e-4
     """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
-    head_rate: float | None = None
+    head_rate: Positive | None = None
     """Peak rate of heads that the base lacks, which have further to go than its encoder; by default `rate`."""
     freeze_embeddings: bool = False
     """Keep the base's word embedding, which is the decoder too. Adam moves every row of it at every step, for each is
     an answer that was not right: those of rare words, which are seldom read, go astray."""
-    warmup: float = 0.01
+    warmup: Share = 0.01
     """Share of the steps."""
-    final_rate: float = 0.0
+    final_rate: Share = 0.0
     """Share of the peak rate at the last step; above zero where another run goes on from this one."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
+    weight_decay: NotNegative = 0.01
+    clip: Positive = 1.0
     """Largest norm of the gradient (BERT paper)."""
-    dropout: float = 0.1
+    dropout: Dropout = 0.1
     precision: Precision = "fp32"
     """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
-    seed: int = 0
+    seed: Seed = 0
     compile: bool = False
-    threads: int = 0
+    threads: Threads = 0
     """Threads of torch, 0 = its own choice."""
     save_every: PositiveInt = 500
     evaluate_every: PositiveInt = 500
@@ -118,9 +121,9 @@ class PretrainRecipe:
     """Checkpoint or bundle of the same vocabulary, to learn from beside the text."""
     teacher_share: float = 0.0
     """Weight of the distributions of its fill-mask head, at twice its time; the labels have the rest."""
-    state_weight: float = 30.0
+    state_weight: NotNegative = 30.0
     """Weight of the distance to its hidden states, which is 1 for a student that knows their mean alone."""
-    plateau_after: int = 1000
+    plateau_after: NonNegativeInt = 1000
     """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
 
     def __post_init__(self) -> None:
@@ -169,13 +172,13 @@ class PretrainRecipe:
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
     """Run, or go on with, the recipe; the finished model stands in `out`."""
     processes = Processes()
-    with processes.joined():
+    with processes.joined(), alone(out) if processes.first else nullcontext():
         return train(recipe, out, processes)
 
 
 def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint:
     """The run, as each of its processes sees it."""
-    run = Run(out, recipe, processes)
+    run = Run(out, recipe, processes, map(Path, filter(None, (recipe.corpus, recipe.base, recipe.teacher))))
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
@@ -311,6 +314,7 @@ def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
 
 def start(recipe: PretrainRecipe) -> Checkpoint:
     """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
+    corpus = Corpus(Path(recipe.corpus))
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
     else:
@@ -325,7 +329,6 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             attention_probs_dropout_prob=recipe.dropout,
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
-    corpus = Corpus(Path(recipe.corpus))
     corpus.check_vocabulary(checkpoint.tokenizer)
     embedding = checkpoint.encoder.embeddings.word
     for name, spec in recipe.specs.items():

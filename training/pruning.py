@@ -54,10 +54,11 @@ def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
     check_size("width", teacher.hidden_size, student.hidden_size)
     check_size("feed-forward width", teacher.intermediate_size, student.intermediate_size)
     size = teacher.hidden_size // teacher.num_attention_heads
+    heads = max(1, student.hidden_size // size)
     if student.hidden_size != size * student.num_attention_heads:
         raise RecipeError(
             f"attention_heads is {student.num_attention_heads} at a width of {student.hidden_size}, expected heads of "
-            f"{size} as the teacher's; set attention_heads = {student.hidden_size // size}, and a width that fits"
+            f"{size} as the teacher's; set attention_heads = {heads}, and width = {heads * size}"
         )
 
 

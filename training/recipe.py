@@ -5,13 +5,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from training.errors import RecipeError
 
 RecipeT = TypeVar("RecipeT")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""What torch and numpy both take."""
+Threads = Annotated[int, Field(ge=0, le=1024)]
 
 
 def read_recipe(kind: type[RecipeT], path: Path, settings: Sequence[str] = ()) -> RecipeT:
@@ -36,6 +44,8 @@ def parse_recipe(kind: type[RecipeT], values: dict[str, Any], origin: str) -> Re
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise RecipeError(f"{origin}: {name} is missing, expected a value; add --set {name}=VALUE") from None
         reason = first["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{origin}: {name or 'recipe'}: {reason}; got {str(first['input'])[:80]}") from None
 

@@ -1,29 +1,36 @@
 """A run on disk: checkpoints that appear whole or not at all, metrics, and what the command was.
 
-OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json
+OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json,
+                                 SHA256SUMS
+OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
 OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
 OUT/                             the finished model, in the layout of a checkpoint
 """
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
-from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint
+from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
+from models.manifest import MANIFEST
 from training.errors import TrainingError
-from training.files import sync, write_whole
+from training.files import damage, hash_of, sync, write_sums, write_whole
 from training.plots import plot_metrics
 from training.processes import Processes
+from training.progress import tell
 
 FREE = ("save_every", "plateau_after")
 """Fields of a recipe that may change from one start to the next: no weight depends on them."""
+IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors")
+"""The file that says what a corpus, a bundle, a checkpoint holds; the first two have the sums of others in them."""
 KEPT = 2
 """Checkpoints that stay; older ones go once a newer one is whole."""
 
@@ -31,22 +38,27 @@ KEPT = 2
 class Run:
     """The directory of a run, its recipe fixed at the first start; of several processes the first one writes."""
 
-    def __init__(self, out: Path, recipe: object, processes: Processes | None = None) -> None:
+    def __init__(
+        self, out: Path, recipe: object, processes: Processes | None = None, inputs: Iterable[Path] = ()
+    ) -> None:
+        """`inputs`: files and directories that the run reads, which may not change either."""
         assert is_dataclass(recipe) and not isinstance(recipe, type)
         self.out = out
         self.checkpoints = out / "checkpoints"
+        self.metrics = out / "metrics.jsonl"
         self.processes = processes or Processes()
         self._board: SummaryWriter | None = None
         if self.processes.first:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._fix_recipe(json.loads(json.dumps(asdict(recipe), default=str)))
+            self._fix_inputs({str(path): fingerprint(path) for path in inputs})
         self.processes.wait()
 
     def _fix_recipe(self, recipe: dict[str, Any]) -> None:
         path = self.out / "recipe.json"
         if self.finished and not path.exists():
             raise TrainingError(f"{self.out} holds a model that no run has made there; name another --out")
-        before = json.loads(path.read_text(encoding="utf8")) if path.exists() else recipe
+        before = self._noted(path, recipe)
         changed = [key for key in recipe if key not in FREE and before.get(key, recipe[key]) != recipe[key]]
         if changed:
             key = changed[0]
@@ -55,6 +67,30 @@ class Run:
                 "recipe to resume, or another --out"
             )
         write_whole(path, json.dumps(recipe, indent=2) + "\n")
+
+    def _fix_inputs(self, hashes: dict[str, str]) -> None:
+        path = self.out / "inputs.json"
+        before = self._noted(path, hashes)
+        for name, found in hashes.items():
+            if found and found != before.get(name, found):
+                raise TrainingError(
+                    f"{name} is not what {self.out} began with (SHA-256 {found[:12]}…, expected "
+                    f"{before[name][:12]}…); restore it to resume, or pass another --out"
+                )
+        write_whole(path, json.dumps(before | hashes, indent=2) + "\n")
+
+    def _noted(self, path: Path, now: dict[str, Any]) -> dict[str, Any]:
+        """What the first start wrote to `path`; `now`, where no step of it was taken."""
+        begun = self.finished or self.saved() or self.metrics.exists()
+        if not begun or not path.exists():
+            return now
+        try:
+            noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        except ValueError as error:
+            raise TrainingError(
+                f"{path} is damaged ({error}); remove it, if the recipe and its data are the same"
+            ) from None
+        return noted
 
     @property
     def finished(self) -> bool:
@@ -69,7 +105,7 @@ class Run:
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
         self._board.flush()
-        with (self.out / "metrics.jsonl").open("a", encoding="utf8") as file:
+        with self.metrics.open("a", encoding="utf8") as file:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
 
     def log_figures(self, step: int, figures: dict[str, dict[str, float]]) -> None:
@@ -77,16 +113,13 @@ class Run:
         values = {f"validation/{head}/{key}": value for head, entry in figures.items() for key, value in entry.items()}
         if values:
             self.log(step, values)
-        plot_metrics(self.out / "metrics.jsonl", self.out / "metrics.png")
+        plot_metrics(self.metrics, self.out / "metrics.png")
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines of work that a resumed run will do again."""
-        path = self.out / "metrics.jsonl"
-        if path.exists():
-            lines = [
-                line for line in path.read_text(encoding="utf8").splitlines(True) if json.loads(line)["step"] <= step
-            ]
-            write_whole(path, "".join(lines))
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf8").splitlines(True)
+            write_whole(self.metrics, "".join(line for line in lines if step_of(line) <= step))
 
     def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         """Write everything that the rest of the run depends on."""
@@ -96,8 +129,9 @@ class Run:
         temporary = target.with_name(target.name + ".partial")
         shutil.rmtree(temporary, ignore_errors=True)
         write_checkpoint(checkpoint, temporary)
-        save_file(optimizer_tensors(optimizer), temporary / "run.safetensors")
+        write_weights(optimizer_tensors(optimizer), temporary / "run.safetensors")
         (temporary / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
+        write_sums(temporary)
         sync(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
@@ -106,22 +140,41 @@ class Run:
 
     def saved(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if not path.name.endswith(".partial"))
+        return sorted(self.checkpoints.glob(f"step-{'[0-9]' * 8}"))
 
     def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Load the newest checkpoint into the given objects; None where there is none."""
-        if not self.saved():
+        """Load the newest checkpoint that is as it was written into the given objects; None where there is none.
+
+        Those after it are removed; raises TrainingError where there are some and none is good.
+        """
+        newest = self._newest()
+        if not newest:
             if self.processes.first:
                 self.drop_metrics_after(0)
             return None
-        newest = self.saved()[-1]
         copy_weights(read_checkpoint(newest), checkpoint)
         load_optimizer(optimizer, load_file(newest / "run.safetensors"))
         state: dict[str, Any] = json.loads((newest / "run.json").read_text(encoding="utf8"))
         self.processes.wait()  # until all have read it
         if self.processes.first:
             self.drop_metrics_after(state["step"])
+            for damaged in self.saved()[self.saved().index(newest) + 1 :]:
+                shutil.rmtree(damaged)
         return state
+
+    def _newest(self) -> Path | None:
+        for path in reversed(self.saved()):
+            found = damage(path)
+            if not found:
+                return path
+            if self.processes.first:
+                tell(f"{path}: {found}; it is removed where the one before is whole, and the run goes on from there")
+        if not self.saved():
+            return None
+        raise TrainingError(
+            f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
+            "the directory to begin anew"
+        )
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the finished model to OUT, weights last, for `finished` looks for them."""
@@ -139,6 +192,20 @@ class Run:
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "model.safetensors"):
             path.replace(self.out / path.name)
         temporary.rmdir()
+
+
+def fingerprint(path: Path) -> str:
+    """A hash that tells a data file, a corpus, a bundle or a checkpoint from another one; "" for what is none."""
+    found = [path] if path.is_file() else [path / name for name in IDENTIFYING if (path / name).is_file()]
+    return hash_of(found[0]) if found else ""
+
+
+def step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for one that a full disk has cut."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

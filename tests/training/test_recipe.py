@@ -64,9 +64,26 @@ def test_values_out_of_range_name_the_key() -> None:
         ("accumulate=0", "accumulate: Input should be greater than 0"),
         ("phases=[{steps=1, max_length=8, batch_size=1, rate=1}]", "phases.0: unknown key 'rate'"),
         ("phases=[{steps=0, max_length=8, batch_size=1}]", "phases.0.steps: Input should be greater than 0"),
+        ("rate=nan", "rate: Input should be a finite number; got nan"),
+        ("rate=-1e-3", "rate: Input should be greater than 0; got -0.001"),
+        ("head_rate=inf", "head_rate: Input should be a finite number"),
+        ("warmup=2", "warmup: Input should be less than or equal to 1"),
+        ("final_rate=-1", "final_rate: Input should be greater than or equal to 0"),
+        ("weight_decay=-1", "weight_decay: Input should be greater than or equal to 0"),
+        ("clip=0", "clip: Input should be greater than 0"),
+        ("dropout=1.0", "dropout: Input should be less than 1"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("threads=100000", "threads: Input should be less than or equal to 1024"),
+        ("state_weight=nan", "state_weight: Input should be a finite number"),
     ):
         with pytest.raises(RecipeError, match=words):
             read_recipe(PretrainRecipe, RECIPES / "continue.toml", [*BASE, setting])
+
+
+def test_a_missing_key_is_named_with_how_to_set_it(tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(RecipeError, match=r"empty\.toml: corpus is missing, expected a value; add --set corpus=VALUE"):
+        read_recipe(PretrainRecipe, tmp_path / "empty.toml")
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

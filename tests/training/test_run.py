@@ -1,0 +1,149 @@
+"""What would break: a damaged checkpoint that is trusted or ends the run, other data unnoticed, or two writers."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.errors import CheckpointError
+from tests.training.corpora import FIXTURES, small_corpus
+from tests.training.interrupts import stopped_after_saving
+from training.errors import TrainingError
+from training.files import SUMS, alone
+from training.pretrain import PretrainRecipe, pretrain
+from training.run import Run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_corpus(tmp_path_factory.mktemp("run"), documents=40, sentences=30)
+
+
+def recipe(corpus: Path, heads: int = 2) -> PretrainRecipe:
+    return PretrainRecipe(
+        corpus=str(corpus),
+        tokenizer=str(FIXTURES),
+        layers=1,
+        width=32,
+        attention_heads=heads,
+        batch_size=8,
+        max_length=48,
+        steps=12,
+        rate=2e-3,
+        save_every=4,
+        evaluate_every=60,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of the run that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole")
+    pretrain(recipe(corpus), out)
+    return (out / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def stopped(corpus: Path, tmp_path: Path) -> Path:
+    """A run with the checkpoints of steps 4 and 8."""
+    with stopped_after_saving(at=8):
+        pretrain(recipe(corpus), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def change_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "run.safetensors", "run.json", "tokenizer.json", SUMS])
+@pytest.mark.parametrize("harm", [cut_off, change_a_bit, Path.unlink])
+def test_the_newest_good_checkpoint_is_used(
+    name: str, harm: object, corpus: Path, whole: bytes, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "checkpoints" / "step-00000008" / name
+    if harm is cut_off and path.stat().st_size <= 1000:
+        path.write_bytes(b"")
+    else:
+        harm(path)  # type: ignore[operator]
+    pretrain(recipe(corpus), stopped)
+    assert (stopped / "model.safetensors").read_bytes() == whole
+    assert "step-00000008" in capsys.readouterr().err
+    steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_without_a_good_checkpoint_nothing_begins_anew_by_itself(corpus: Path, stopped: Path) -> None:
+    for path in (stopped / "checkpoints").iterdir():
+        (path / "run.json").unlink()
+    with pytest.raises(TrainingError, match="no whole checkpoint, expected one to resume from; restore one, or remove"):
+        pretrain(recipe(corpus), stopped)
+    assert len(list((stopped / "checkpoints").iterdir())) == 2
+
+
+def test_what_is_no_checkpoint_is_left_alone(corpus: Path, whole: bytes, stopped: Path) -> None:
+    backup = stopped / "checkpoints" / "step-00000099-backup"
+    shutil.copytree(stopped / "checkpoints" / "step-00000004", backup)
+    pretrain(recipe(corpus), stopped)
+    assert (stopped / "model.safetensors").read_bytes() == whole
+    assert (backup / "model.safetensors").exists()
+
+
+def test_sums_are_those_that_sha256sum_reads(stopped: Path) -> None:
+    checkpoint = stopped / "checkpoints" / "step-00000008"
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=checkpoint, check=True)
+    noted = {line.split()[1] for line in (checkpoint / SUMS).read_text().splitlines()}
+    assert noted == {path.name for path in checkpoint.iterdir()} - {SUMS}
+
+
+def test_a_line_of_metrics_that_a_full_disk_cut_is_dropped(corpus: Path, whole: bytes, stopped: Path) -> None:
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    pretrain(recipe(corpus), stopped)
+    assert (stopped / "model.safetensors").read_bytes() == whole
+    for line in (stopped / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_another_corpus_in_its_place_is_refused(tmp_path: Path) -> None:
+    corpus = small_corpus(tmp_path, documents=40, sentences=30)
+    with stopped_after_saving():
+        pretrain(recipe(corpus), tmp_path / "run")
+    shutil.rmtree(corpus)
+    small_corpus(tmp_path, documents=41, sentences=30)
+    with pytest.raises(TrainingError, match=r"corpus is not what .*run began with .*restore it to resume, or pass"):
+        pretrain(recipe(corpus), tmp_path / "run")
+
+
+def test_a_recipe_that_was_refused_binds_nobody(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="3 attention heads do not divide"):
+        pretrain(recipe(corpus, heads=3), tmp_path)
+    pretrain(recipe(corpus, heads=4), tmp_path)
+
+
+def test_a_damaged_recipe_is_named(corpus: Path, stopped: Path) -> None:
+    (stopped / "recipe.json").write_text('{"corp')
+    with pytest.raises(TrainingError, match=r"recipe\.json is damaged .*; remove it"):
+        Run(stopped, recipe(corpus))
+
+
+def test_a_second_process_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from training.files import alone\nwith alone(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out")]
+    with alone(tmp_path / "out"):
+        second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert "is being written by another process, expected one at a time" in second.stderr
+    subprocess.run(command, cwd=ROOT, check=True)
