@@ -5,6 +5,7 @@ label for text without labels
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,11 @@ FILES_HELP = (
 )
 
 
+FREE_SPACE = "free some space, and start the same command again"
+REMEDIES = {errno.ENOSPC: FREE_SPACE, errno.EDQUOT: FREE_SPACE, errno.EROFS: "name a path that can be written"}
+"""By what the system says."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exit with status 1 and one sentence where it cannot."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -33,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command(namespace)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "name a path that is there and can be used")
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
@@ -58,6 +69,7 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
     add("--held-out", type=float, default=0.01, metavar="SHARE", help="of the documents, for evaluation; default 0.01")
     add("--limit", type=int, metavar="N", help="only the first N documents of each file")
     add("--language", default="en", metavar="CODE", help="whose rules end sentences, ISO 639-1; default en")
+    add("--no-nsp", action="store_true", help="take documents of one sentence, for pretraining with nsp = false")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; by default one a core")
     parser.set_defaults(command=corpus_command)
 
@@ -136,6 +148,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         limit=namespace.limit,
         workers=namespace.workers,
         language=namespace.language,
+        nsp=not namespace.no_nsp,
     )
     for part, count in counts.items():
         unknown = count.unknown / max(1, count.tokens)
@@ -144,6 +157,8 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             f"{part}: {count.documents:,} documents, {count.sentences:,} sentences, {count.tokens:,} tokens, "
             f"{unknown:.2%} unknown, {single:.1%} of the documents have one sentence\n"
         )
+    if namespace.no_nsp:
+        return
     share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
     sys.stdout.write(f"next sentences: {share:.1%} random, {1 - share:.1%} true\n")
 

@@ -88,7 +88,12 @@ def read_manifest(directory: Path) -> dict[str, object]:
         raise DataError(
             f"{directory} holds no manifest.json; build it with: python -m training corpus FILE... --out {directory}"
         )
-    manifest: dict[str, object] = json.loads(path.read_text(encoding="utf8"))
+    try:
+        manifest: dict[str, object] = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); build the corpus again") from None
+    if "vocabulary_sha256" not in manifest:
+        raise DataError(f"{path} names no vocabulary_sha256, which that of a corpus does; build the corpus again")
     return manifest
 
 

@@ -4,17 +4,23 @@ Documents are appended to plain files; every COMMITTED documents the files are f
 same command after an interruption cuts the files to what was noted and goes on there. Sentences are cut by `sentencex`.
 """
 
-import hashlib
 import json
 import os
 import shutil
+import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from fractions import Fraction
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,8 +30,8 @@ from models.words import Words
 from training.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.data import Document
 from training.documents import iter_documents, sentences
-from training.errors import DataError
-from training.files import write_whole
+from training.errors import DataError, TrainingError
+from training.files import LOCK, alone, hash_of, write_whole
 from training.progress import progress
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
@@ -34,6 +40,9 @@ WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of
 MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows next to nothing
 PARTS = ("train", "validation")
 BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
+TOGETHER = 1000  # sentences of a document that are cut into words at a time
+SENT = 8  # documents that a process gets at a time
+AHEAD = 8  # such lots a process that are sent or come back before the first of them is asked for
 
 
 class Sentences(NamedTuple):
@@ -52,60 +61,69 @@ def build_corpus(
     limit: int | None,
     workers: int,
     language: str = "en",
+    nsp: bool = True,
 ) -> dict[str, Counts]:
     """Write the corpus of `files` to `out` by way of OUT.partial; raise DataError for text that cannot serve.
 
-    Every 1/held_out-th document goes to the validation part; `limit` ends after so many documents a file. `language` is
-    that of the rules by which sentences end, an ISO 639-1 code.
+    Of the documents the share `held_out`, evenly spread, goes to the validation part; `limit` ends after so many of a
+    file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
+    one sentence.
     """
     if out.exists():
         raise DataError(f"{out} exists; remove it, or name another directory with --out")
     if not 0 <= held_out <= 0.5:
         raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}, expected 1 or more documents a file; leave it out to take all")
+    if workers < 1:
+        raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one a core")
     pieces = Tokenizer.read(tokenizer)
-    sources = {name: hash_of(path) for name, path in named(files).items()}
-    asked = {"sources": sources, "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
-    work = Work(out.with_name(out.name + ".partial"), asked | {"held_out": held_out, "limit": limit}, pieces)
-    every = round(1 / held_out) if held_out else 0
-    rest = islice(documents(files, limit), work.documents, None)
-    bar = progress(tokenise(rest, tokenizer, language, workers), "documents", initial=work.documents)
-    with work:
-        for number, sentences in enumerate(bar, start=work.documents + 1):
-            work.writers["validation" if every and number % every == 0 else "train"].add(sentences)
-            if number % COMMITTED == 0:
-                work.commit(number)
-        counts = {part: writer.finish() for part, writer in work.writers.items()}
-    refuse_useless(counts["train"], files)
-    pieces.write(work.directory / TOKENIZER)
-    parts = {part: asdict(count) for part, count in counts.items()}
-    manifest = {"format": "bertheads-corpus/1", **asked, "parts": parts}
-    write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    work.leave()
-    work.directory.rename(out)
+    asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
+    partial_out = out.with_name(out.name + ".partial")
+    with alone(partial_out):
+        work = Work(partial_out, asked | {"held_out": held_out, "limit": limit}, pieces)
+        rest = islice(documents(files, limit), work.documents, None)
+        bar = progress(tokenise(rest, tokenizer, language, workers), "documents", initial=work.documents)
+        with work:
+            for number, sentences in enumerate(bar, start=work.documents + 1):
+                work.writers["validation" if is_held_out(number, held_out) else "train"].add(sentences)
+                if number % COMMITTED == 0:
+                    work.commit(number)
+            counts = {part: writer.finish() for part, writer in work.writers.items()}
+        refuse_useless(counts["train"], files, nsp)
+        pieces.write(work.directory / TOKENIZER)
+        parts = {part: asdict(count) for part, count in counts.items()}
+        manifest = {"format": "bertheads-corpus/1", **asked, "parts": parts}
+        write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        work.leave()
+        work.directory.rename(out)
     return counts
 
 
-def named(files: Sequence[Path]) -> dict[str, Path]:
-    """Files by name, in order; by path where two have one name."""
+def hashes(files: Sequence[Path]) -> dict[str, str]:
+    """The hash of each file by its name, in order; by its path where two have one name."""
     names = [path.name for path in files]
-    found = {path.name if names.count(path.name) == 1 else str(path): path for path in files}
-    if len(found) < len(files):
-        twice = next(path for path in files if files.count(path) > 1)
-        raise DataError(f"{twice} is named twice, expected each file once; leave it out")
+    found: dict[str, str] = {}
+    for path in files:
+        try:
+            digest = hash_of(path)
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+        if digest in found.values():
+            raise DataError(f"{path} is named twice, or holds what another file does, expected each once; leave it out")
+        found[path.name if names.count(path.name) == 1 else str(path)] = digest
     return found
-
-
-def hash_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
 
 
 def documents(files: Sequence[Path], limit: int | None) -> Iterator[Document]:
     for path in files:
         yield from islice(iter_documents(path), limit)
+
+
+def is_held_out(number: int, share: float) -> bool:
+    """Whether the document of this number, counted from 1, is where `share` of the documents reaches another whole."""
+    exact = Fraction(str(share))
+    return number * exact // 1 > (number - 1) * exact // 1
 
 
 # ---- text to ids ---------------------------------------------------------------------------------------------------
@@ -118,34 +136,59 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
         yield from map(cutter(tokenizer, language), texts)
         return
     # spawn: a forked process would inherit the locks of the tokenizer's threads
-    with get_context("spawn").Pool(workers, prepare, (tokenizer, language)) as pool:
-        yield from pool.imap(cut_prepared, texts, chunksize=8)
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (tokenizer, language)) as pool:
+        pending: deque[Future[list[Sentences]]] = deque()
+        try:
+            while lot := list(islice(texts, SENT)):
+                pending.append(pool.submit(cut_prepared, lot))
+                if len(pending) > AHEAD * workers:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        except BrokenProcessPool:
+            raise TrainingError(
+                f"one of {workers} processes was ended from outside, by a lack of memory perhaps; start the same "
+                "command again, which goes on, with fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 _prepared: list[Any] = []
 
 
 def prepare(tokenizer: Path, language: str) -> None:
+    """Make a process ready; it ends with the one that started it, and only that one is interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _prepared[:] = [cutter(tokenizer, language)]
+
+
+def end_with_parent() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def cutter(tokenizer: Path, language: str) -> Callable[[str], Sentences]:
     return partial(cut, Tokenizer.read(tokenizer).words(WORDS), language=language)
 
 
-def cut_prepared(text: str) -> Sentences:
-    result: Sentences = _prepared[0](text)
-    return result
+def cut_prepared(texts: Sequence[str]) -> list[Sentences]:
+    return [_prepared[0](text) for text in texts]
 
 
 def cut(words: Words, text: str, language: str = "en") -> Sentences:
     """Return the sentences of a text as token ids; a line break always ends one."""
-    ids = words.encode(sentences(text, language))
-    lengths = [
-        min(LONGEST_SENTENCE, len(piece) - start) for piece in ids for start in range(0, len(piece), LONGEST_SENTENCE)
-    ]
-    return Sentences(np.fromiter(chain.from_iterable(ids), np.uint32), np.array(lengths, np.uint32))
+    found = sentences(text, language)
+    ids, lengths = [np.zeros(0, np.uint32)], list[int]()
+    for start in range(0, len(found), TOGETHER):
+        cuts = words.encode(found[start : start + TOGETHER])
+        ids.append(np.fromiter(chain.from_iterable(cuts), np.uint32))
+        lengths += [min(LONGEST_SENTENCE, len(one) - at) for one in cuts for at in range(0, len(one), LONGEST_SENTENCE)]
+    return Sentences(np.concatenate(ids), np.array(lengths, np.uint32))
 
 
 # ---- ids to disk ---------------------------------------------------------------------------------------------------
@@ -177,19 +220,34 @@ class Work:
 
     def leave(self) -> None:
         """Remove what a finished corpus does not need."""
-        self.noted.unlink(missing_ok=True)
+        for path in (self.noted, self.directory / LOCK):
+            path.unlink(missing_ok=True)
         for writer in self.writers.values():
             writer.remove()
 
     def _resume(self) -> dict[str, Any]:
         """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
-        if self.noted.exists():
-            done: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
-            if json.dumps(done["asked"]) == json.dumps(self.asked):  # the order of the files counts too
-                return done
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        done = self._noted()
+        if json.dumps(done.get("asked")) == json.dumps(self.asked):  # the order of the files counts too
+            return done
+        self._clear()
         return {"documents": 0, "parts": {part: {} for part in PARTS}}
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            noted: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return noted
+
+    def _clear(self) -> None:
+        """Remove what another command has left; raise DataError for what none can have written."""
+        found = [path for path in self.directory.iterdir() if path.name != LOCK]
+        for path in found:
+            if path.name.split(".")[0] not in (*PARTS, "progress", "manifest", TOKENIZER):
+                raise DataError(f"{path} is not of a corpus, but would be removed; move it, or name another --out")
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class Writer:
@@ -256,45 +314,53 @@ class Writer:
         os.truncate(path, size)
         return path.open("ab")
 
-    def _array(self, name: str, dtype: DTypeLike, count: int) -> Any:
-        return np.lib.format.open_memmap(self.directory / f"{self.part}.{name}.npy", "w+", dtype, (count,))
-
     def _blocks(self, name: str, dtype: DTypeLike) -> Iterator[Any]:
         with self._path(name).open("rb") as file:
             while len(block := np.fromfile(file, dtype, BLOCK)):
                 yield block
 
     def _write_array(self, name: str, dtype: DTypeLike, count: int) -> None:
-        array, at = self._array(name, dtype, count), 0
-        for block in self._blocks(name, dtype):
-            array[at : at + len(block)] = block
-            at += len(block)
-        array.flush()
+        with self._array(name, dtype, count) as file:
+            for block in self._blocks(name, dtype):
+                file.write(block.tobytes())
 
     def _write_starts(self, name: str, count: int) -> None:
         """Write where each begins, and where the last ends: the sums of the lengths before it."""
-        array, at = self._array(name, np.int64, count + 1), 0
-        array[0] = 0
-        for block in self._blocks(name, np.uint32):
-            array[at + 1 : at + 1 + len(block)] = array[at] + np.cumsum(block, dtype=np.int64)
-            at += len(block)
-        array.flush()
+        last = np.zeros(1, np.int64)
+        with self._array(name, np.int64, count + 1) as file:
+            file.write(last.tobytes())
+            for block in self._blocks(name, np.uint32):
+                starts = last + np.cumsum(block, dtype=np.int64)
+                file.write(starts.tobytes())
+                last = starts[-1:]
+
+    @contextmanager
+    def _array(self, name: str, dtype: DTypeLike, count: int) -> Iterator[BinaryIO]:
+        """An array file of `count` values, which are to follow; written, not mapped, for a full disk kills who maps."""
+        with (self.directory / f"{self.part}.{name}.npy").open("wb") as file:
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
 
 
-def refuse_useless(counts: Counts, files: Sequence[Path]) -> None:
-    """Refuse text that pretraining cannot learn from."""
+def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
+    """Refuse text that pretraining cannot learn from, with next sentences or without."""
     names = ", ".join(str(path) for path in files)
     usable = counts.documents - counts.single
-    if counts.documents < 2:
+    if nsp and counts.documents < 2:
         raise DataError(
             f"{names}: {counts.documents} document(s) for training, expected 2 or more, for a random sentence "
             "comes from another document; pass one JSON object a document"
         )
-    if usable < 2:
+    if nsp and usable < 2:
         raise DataError(
             f"{names}: {counts.single} of {counts.documents} documents have one sentence, which next-sentence "
-            "pairs cannot use; pass whole documents, one a line"
+            "pairs cannot use; pass whole documents, one a line, or --no-nsp, for pretraining with nsp = false"
         )
+    if not counts.tokens:
+        raise DataError(f"{names}: no token for training, expected running text; pass other files")
     if counts.unknown > MOST_UNKNOWN * counts.tokens:
         raise DataError(
             f"{names}: {counts.unknown / counts.tokens:.0%} of the tokens are unknown to the vocabulary, expected at "

@@ -4,6 +4,7 @@ Data is checked where it is read: a broken line is a DataError that names file a
 later on a label that is a number or an answer that is not where its offset says.
 """
 
+import codecs
 import gzip
 import json
 import lzma
@@ -242,7 +243,8 @@ def raw_lines(path: Path) -> Iterator[bytes]:
     if opened is None:
         raise DataError(f"{path} ends in {path.suffix!r}, expected {', '.join(OPENERS)}; rename or convert it")
     try:
-        yield from opened(path)
+        for number, line in enumerate(opened(path)):
+            yield line if number else line.removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:

@@ -7,6 +7,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sentencex import segment
 
@@ -15,6 +16,12 @@ from training.errors import DataError
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""
+PAGES = 1 << 20
+"""Bytes of a Parquet file that are read at a time."""
+LONGEST_DOCUMENT = 1 << 26
+"""Characters of a .txt between two blank lines: some hundred novels."""
+LONGEST_LINE = 1 << 17
+"""Characters that are searched for sentences at a time; the search takes longer than in proportion."""
 
 
 def iter_documents(path: Path) -> Iterator[Document]:
@@ -28,6 +35,7 @@ def iter_documents(path: Path) -> Iterator[Document]:
 
 def text_documents(path: Path) -> Iterator[Document]:
     lines: list[str] = []
+    size = 0
     for number, raw in enumerate(raw_lines(path), start=1):
         try:
             line = raw.decode("utf8").rstrip("\r\n")
@@ -36,9 +44,13 @@ def text_documents(path: Path) -> Iterator[Document]:
             raise DataError(f"{path}:{number}: {found}, expected UTF-8 text; convert the file") from None
         if line.strip():
             lines.append(line)
+            size += len(line)
+            if size > LONGEST_DOCUMENT:
+                found = f"{size:,} characters without a blank line"
+                raise DataError(f"{path}:{number}: {found}, expected one after each document; put them in")
         elif lines:
             yield Document("", path.name, "\n".join(lines))
-            lines = []
+            lines, size = [], 0
     if lines:
         yield Document("", path.name, "\n".join(lines))
 
@@ -47,27 +59,49 @@ def parquet_documents(path: Path) -> Iterator[Document]:
     import pyarrow.parquet  # heavy, and most corpora need none of it
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=PAGES, pre_buffer=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is no whole Parquet file ({error}), expected one; copy it again") from None
     with file:
-        names = file.schema_arrow.names
-        if "text" not in names:
-            raise DataError(f'{path} has the columns {", ".join(names)}, expected one named "text"; rename it')
+        schema = file.schema_arrow
+        if schema.names.count("text") != 1:
+            raise DataError(f'{path} has the columns {", ".join(schema.names)}, expected one named "text"; rename it')
+        kind = schema.field("text").type
+        held = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if not (pyarrow.types.is_string(held) or pyarrow.types.is_large_string(held)):
+            raise DataError(f'{path} has a column "text" of {kind}, expected one of strings; convert it')
         row = 0
         for batch in file.iter_batches(ROWS, columns=["text"]):
-            for text in batch.column("text").to_pylist():
+            for text in batch.column("text"):
                 row += 1
-                if not isinstance(text, str):
-                    found = "null" if text is None else f"a {type(text).__name__}"
-                    raise DataError(f"{path}: row {row} has {found} for its text, expected a string; remove the row")
-                if text.strip():
-                    yield Document("", path.name, text)
+                yield from parquet_row(path, row, text)
+
+
+def parquet_row(path: Path, row: int, value: Any) -> Iterator[Document]:
+    try:
+        text = value.as_py()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: row {row} is not UTF-8 ({error}), expected UTF-8 text; write it anew") from None
+    if text is None:
+        raise DataError(f"{path}: row {row} has null for its text, expected a string; remove the row")
+    if text.strip():
+        yield Document("", path.name, text)
 
 
 def sentences(text: str, language: str) -> list[str]:
     """Cut a text where lines and sentences end, by the rules of `language` (ISO 639-1)."""
-    found = (sentence.strip() for line in text.split("\n") for sentence in segment(language, line))
+    parts = (part for line in text.split("\n") for part in bounded(line))
+    found = (sentence.strip() for part in parts for sentence in segment(language, part))
     return [sentence for sentence in found if sentence]
+
+
+def bounded(line: str) -> Iterator[str]:
+    """A line, in parts where it is very long: cut at a blank where there is one."""
+    start = 0
+    while len(line) - start > LONGEST_LINE:
+        end = line.rfind(" ", start, start + LONGEST_LINE) + 1 or start + LONGEST_LINE
+        yield line[start:end]
+        start = end
+    yield line[start:]

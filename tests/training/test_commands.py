@@ -60,6 +60,10 @@ def test_what_needs_no_torch_does_not_load_it() -> None:
         (["pretrain", str(RECIPES / "continue.toml"), "--out", "x", "--set", "stepz=1"], "did you mean 'steps'"),
         (["export", "nowhere", "--out", "x"], "nowhere/config.json does not exist"),
         (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
+        (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
+        (["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"], ".: Is a directory; name a path that is there"),
+        (["vocab", __file__, "--out", "/proc/x"], "expected .jsonl"),
+        (["pretrain", str(RECIPES / "tiny.toml"), "--out", "/proc/x", "--set", "corpus=x"], "/proc/x: "),
     ],
 )
 def test_an_error_is_one_sentence_and_a_status(

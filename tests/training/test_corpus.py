@@ -2,6 +2,13 @@
 
 import gzip
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +21,14 @@ import zstandard
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from training.corpus import Corpus, read_manifest
-from training.corpus_builder import Writer, build_corpus, cut
-from training.errors import DataError
+from training.corpus_builder import Writer, build_corpus, cut, is_held_out
+from training.documents import bounded
+from training.errors import DataError, TrainingError
+from training.files import alone
+from training.pairs import sample_runs
 from training.vocabulary import train_vocabulary
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_token_of_the_text_arrives_in_order(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -91,6 +103,12 @@ def test_what_is_no_document_is_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), wrong)
     with pytest.raises(DataError, match='has the columns body, expected one named "text"'):
         build(wrong, tmp_path / "corpus")
+    pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), wrong)
+    with pytest.raises(DataError, match='has the columns text, text, expected one named "text"'):
+        build(wrong, tmp_path / "corpus")
+    pyarrow.parquet.write_table(pyarrow.table({"text": [1, 2]}), wrong)
+    with pytest.raises(DataError, match='has a column "text" of int64, expected one of strings'):
+        build(wrong, tmp_path / "corpus")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a. b.", None]}), wrong)
     with pytest.raises(DataError, match="row 2 has null for its text"):
         build(wrong, tmp_path / "corpus")
@@ -161,6 +179,117 @@ def test_the_same_files_in_another_order_are_other_text(tmp_path: Path, monkeypa
         build([files[0], files[0]], out=tmp_path / "twice")
     with pytest.raises(DataError, match="held_out is 5, expected a share from 0 to 0.5"):
         build(files, out=tmp_path / "percent", held_out=5)
+
+
+def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
+    """Its sentences would be those of another document to themselves."""
+    source = write_documents(tmp_path / "documents.jsonl", 6, 3)
+    (tmp_path / "link.jsonl").symlink_to(source)
+    with pytest.raises(DataError, match=r"link\.jsonl is named twice, or holds what another file does"):
+        files = [source, tmp_path / "link.jsonl"]
+        build_corpus(files, FIXTURES, tmp_path / "corpus", held_out=0.0, limit=None, workers=1)
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"limit": 0}, "limit is 0"), ({"workers": 0}, "workers is 0")])
+def test_numbers_that_mean_nothing_are_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 6, 3)
+    arguments = {"held_out": 0.0, "limit": None, "workers": 1} | changes
+    with pytest.raises(DataError, match=f"{words}, expected 1 or more"):
+        build_corpus([source], FIXTURES, tmp_path / "corpus", **arguments)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.3, 0.4, 0.5])
+def test_as_many_documents_are_held_out_as_were_asked_for(share: float) -> None:
+    held = [number for number in range(1, 1001) if is_held_out(number, share)]
+    assert len(held) == round(1000 * share)
+    gaps = np.diff(held)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_documents_of_one_sentence_serve_where_no_next_one_is_asked_for(tmp_path: Path) -> None:
+    source = tmp_path / "phrases.txt"
+    source.write_text("\n\n".join(["The cat runs", "the dog eats", "a small house"]))
+    arguments: dict[str, Any] = {"held_out": 0.0, "limit": None, "workers": 1}
+    with pytest.raises(DataError, match="3 of 3 documents have one sentence, .* or --no-nsp, for pretraining with nsp"):
+        build_corpus([source], FIXTURES, tmp_path / "corpus", **arguments)
+    build_corpus([source], FIXTURES, tmp_path / "corpus", nsp=False, **arguments)
+    assert len(Corpus(tmp_path / "corpus")) == 3
+    assert len(sample_runs(Corpus(tmp_path / "corpus"), 16, seed=0, epoch=0))
+
+
+def test_a_very_long_line_is_cut_at_blanks_and_all_of_it_arrives(tokenizer: Tokenizer) -> None:
+    text = "the cat runs. " * 30_000
+    sentences = cut(tokenizer.words(1000), text)
+    assert sentences.ids.tolist() == tokenizer.encode_ids(["the cat runs."])[0] * 30_000
+    assert "".join(bounded("x" * 300_000)) == "x" * 300_000
+
+
+def test_text_without_blank_lines_is_named_before_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.documents.LONGEST_DOCUMENT", 50)
+    source = tmp_path / "novel.txt"
+    source.write_text("The cat runs.\n" * 10)
+    with pytest.raises(DataError, match=r"novel\.txt:4: 52 characters without a blank line, expected one after each"):
+        build(source, tmp_path / "corpus")
+
+
+def test_what_somebody_else_keeps_where_work_goes_is_not_removed(tmp_path: Path) -> None:
+    mine = tmp_path / "corpus.partial" / "notes.md"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    source = write_documents(tmp_path / "documents.jsonl", 6, 3)
+    with pytest.raises(DataError, match=r"notes\.md is not of a corpus, but would be removed; move it"):
+        build(source, tmp_path / "corpus")
+    assert mine.read_text() == "mine"
+
+
+def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 6, 3)
+    with alone(tmp_path / "corpus.partial"), pytest.raises(TrainingError, match="written by another process"):
+        build(source, tmp_path / "corpus")
+    assert len(build(source, tmp_path / "corpus")) == 6
+
+
+def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 20_000, 10)
+    options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
+    command = [sys.executable, "-m", "training", "corpus", str(source), *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        wait_for(lambda: (tmp_path / "corpus.partial" / "progress.json").exists())
+        workers = subprocess.check_output(["pgrep", "-P", str(running.pid), "-f", "spawn_main"], text=True).split()
+        os.kill(int(workers[0]), signal.SIGKILL)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "one of 2 processes was ended from outside" in said.splitlines()[-1]
+    build_corpus([source], FIXTURES, tmp_path / "whole", held_out=0.01, limit=None, workers=1)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for name in ("train.tokens.npy", "train.sentences.npy", "validation.documents.npy", "manifest.json"):
+        assert (tmp_path / "corpus" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_full_disk_ends_the_command_with_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 1500, 10)
+    options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "1"]
+    command = [sys.executable, "-m", "training", "corpus", str(source), *options]
+    build_corpus([source], FIXTURES, tmp_path / "whole", held_out=0.01, limit=None, workers=1)
+    most = (tmp_path / "whole" / "train.tokens.npy").stat().st_size - 64  # room for the ids, not for the array
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+    failed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in failed.stderr
+    assert not (tmp_path / "corpus").exists()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for path in (tmp_path / "whole").glob("*.npy"):
+        assert (tmp_path / "corpus" / path.name).read_bytes() == path.read_bytes()
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if there():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come within a minute")
 
 
 def test_a_vocabulary_of_another_script_is_refused(tmp_path: Path) -> None:
