@@ -90,7 +90,7 @@ class Tokenizer:
             special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
         )
         directory.mkdir(parents=True, exist_ok=True)
-        self._backend.save(str(directory / "tokenizer.json"))
+        (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf8")
         tokens = [self.token(i) for i in range(self.vocab_size)]
         (directory / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf8")
         config = SPECIALS | {

@@ -2,11 +2,13 @@
 
     python -m training vocab FILE... --out DIR [--size 30000] [--cased]
 
-Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer.
+Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
+order of its letters, for the trainer's own is another one every time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import tokenizers
 from tokenizers.models import WordPiece
@@ -18,7 +20,7 @@ from models.tokenizer import SPECIALS, Tokenizer
 from training.documents import iter_documents
 from training.errors import DataError
 
-LEAST_SIZE = 100
+LEAST_SIZE, MOST_SIZE = 100, 10_000_000
 
 
 def train_vocabulary(files: Sequence[Path], out: Path, size: int, lowercase: bool) -> Tokenizer:
@@ -29,9 +31,9 @@ def train_vocabulary(files: Sequence[Path], out: Path, size: int, lowercase: boo
     """
     if out.exists():
         raise DataError(f"{out} exists; remove it, or name another directory with --out")
-    if size < LEAST_SIZE:
-        raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more; BERT has 30,522")
-    backend = tokenizers.Tokenizer(WordPiece(unk_token=SPECIALS["unk_token"], max_input_chars_per_word=100))
+    if not LEAST_SIZE <= size <= MOST_SIZE:
+        raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more, up to {MOST_SIZE:,}; BERT has 30,522")
+    backend = tokenizers.Tokenizer(model_of({}))
     backend.normalizer = BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = BertPreTokenizer()
     specials = list(SPECIALS.values())
@@ -41,9 +43,18 @@ def train_vocabulary(files: Sequence[Path], out: Path, size: int, lowercase: boo
     backend.train_from_iterator(lines_of(files), trainer)
     if backend.get_vocab_size() == len(SPECIALS):
         raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
+    words = sorted(backend.get_vocab().keys() - set(specials))
+    backend.model = model_of({token: number for number, token in enumerate([*specials, *words])})
     tokenizer = Tokenizer(backend, str(out))
-    tokenizer.write(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as temporary:
+        tokenizer.write(Path(temporary) / out.name)
+        (Path(temporary) / out.name).rename(out)
     return tokenizer
+
+
+def model_of(vocabulary: dict[str, int]) -> WordPiece:
+    return WordPiece(vocabulary, unk_token=SPECIALS["unk_token"], max_input_chars_per_word=100)
 
 
 def lines_of(files: Iterable[Path]) -> Iterator[str]:

@@ -47,11 +47,23 @@ def test_cased_keeps_capitals_and_the_command_says_how_large_it_is(
     assert f"{tokenizer.vocab_size} entries" in capsys.readouterr().out
 
 
+def test_the_same_text_gives_the_same_ids(tmp_path: Path) -> None:
+    """Or a corpus that is built again would not be of the checkpoint's vocabulary."""
+    source = write_documents(tmp_path / "documents.jsonl", 20, 10)
+    for name in ("one", "two", "three"):
+        train_vocabulary([source], tmp_path / name, 200, lowercase=True)
+    written = {(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two", "three")}
+    assert len(written) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl", "one", "three", "two"]
+
+
 def test_what_gives_no_vocabulary_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "text.txt"
     source.write_text("a b c. d e f.")
     with pytest.raises(DataError, match="--size is 10, expected 100 or more"):
         train_vocabulary([source], tmp_path / "out", 10, True)
+    with pytest.raises(DataError, match="--size is 1000000000000, expected .* up to 10,000,000"):
+        train_vocabulary([source], tmp_path / "out", 10**12, True)
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists; remove it"):
         train_vocabulary([source], tmp_path / "out", 300, True)
