@@ -1,10 +1,13 @@
-"""HTTP/1.1 as uvicorn speaks it, but that head and body of an answer leave in one system call and one packet, and that
-who does not finish the head of a request holds neither memory nor a connection.
+"""HTTP/1.1 as uvicorn speaks it, but that head and body of an answer leave in one system call and one packet, that
+who does not finish the head of a request, or does not read its answer, holds neither memory nor a connection, and that
+an offer of another protocol is passed over (RFC 9110, 7.8), as Java's client makes one with every request.
 """
 
 import asyncio
+import time
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import MEDIA_TYPE, HeadTooLarge, problem
@@ -13,6 +16,11 @@ MOST_HEAD = 1 << 16
 """Bytes of a request before its body."""
 HEAD_SECONDS = 30.0
 """That a client may take for them."""
+UNREAD_SECONDS = 30.0
+"""In which a client must read on, while more of an answer waits than the system takes."""
+MOST_UNREAD = 1 << 27
+"""Bytes of answers that may wait for clients to read them."""
+FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class Protocol(HttpToolsProtocol):
@@ -24,6 +32,10 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         """Since the packet in which the head began."""
         self._head_timer: asyncio.TimerHandle | None = None
+        self._passing_over = False
+        """Whether the parser reads a head that stands in place of one with an offer."""
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unread_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
@@ -31,11 +43,16 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._all_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data) if self._in_head else 0
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes > MOST_HEAD:
@@ -47,14 +64,68 @@ class Protocol(HttpToolsProtocol):
             handler = self.timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
+            self._passing_over = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+            self._passing_over = False
+            self._parse(data[offer.args[0] :])
+
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
+        if not self._passing_over:
+            self._in_head, self._head_bytes = True, 0
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._passing_over:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._passing_over:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._disarm()
-        super().on_headers_complete()
+        if not self._passing_over:
+            self._in_head = False
+            self._disarm()
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self._passing_over or not self.parser.should_upgrade():  # else its body is yet to come
+            super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """More of an answer waits than the system takes."""
+        super().pause_writing()
+        self._unread_since = time.monotonic()
+        self._await_reader(self.transport.get_write_buffer_size())
+        waiting = [other for other in self.connections if isinstance(other, Protocol) and other._unread_timer]
+        if sum(other.transport.get_write_buffer_size() for other in waiting) > MOST_UNREAD:
+            min(waiting, key=lambda other: other._unread_since).transport.abort()
+
+    def resume_writing(self) -> None:
+        self._all_read()
+        super().resume_writing()
+
+    def _await_reader(self, left: int) -> None:
+        self._all_read()
+        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, left)
+
+    def _look_at_reader(self, left: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now < left:
+            self._await_reader(now)
+        else:
+            self.transport.abort()
+
+    def _all_read(self) -> None:
+        if self._unread_timer:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def _refuse_head(self) -> None:
         sentence = f"the lines before the body exceed {MOST_HEAD} bytes; send shorter headers, and texts in the body"

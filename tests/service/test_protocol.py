@@ -119,3 +119,77 @@ def test_who_goes_on_with_a_body_that_was_refused_is_let_go(bundle: Path, monkey
         time.sleep(0.1)
         connection.sendall(b" ")
         assert rest(connection) == b""
+
+
+OFFERS = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n",
+    "websocket": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n",
+}
+BODY = b'{"inputs": "the cat"}'
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"8\r\n" + BODY[:8] + b"\r\nd\r\n" + BODY[8:] + b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize(("framing", "body"), [(LENGTH, BODY), (CHUNKED, CHUNKS)], ids=["length", "chunks"])
+@pytest.mark.parametrize("pause", [0, 1, 5, 1000])
+def test_an_offer_of_another_protocol_is_passed_over(
+    served: Served, offer: bytes, framing: bytes, body: bytes, pause: int
+) -> None:
+    """Java's client makes one with every request; `pause`: after so many bytes of the body, or before it."""
+    request = b"POST /classify HTTP/1.1\r\nHost: x\r\n" + offer + framing
+    last = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connected(served) as connection:
+        connection.sendall(request + body[:pause])
+        time.sleep(0.05)
+        connection.sendall(body[pause:] + request + body + last)
+        answer = rest(connection)
+    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"HTTP/1.1 ") == 3
+    assert answer.count(b"positive") == 2 and answer.endswith(b'{"status":"live"}')
+
+
+def test_an_offer_opens_no_way_around_the_key(bundle: Path) -> None:
+    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n" + OFFERS["websocket"] + LENGTH + BODY)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+
+
+def test_an_offer_does_not_make_two_framings_one(served: Served) -> None:
+    with connected(served) as connection:
+        both = LENGTH[:-2] + CHUNKED
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n" + OFFERS["h2c"] + both + CHUNKS)
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 12
+"""Its answers are more than the system takes for one connection."""
+
+
+def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.protocol.UNREAD_SECONDS", 0.5)
+    with serving(bundle, lanes=1) as served, connected(served) as idle, connected(served) as slow:
+        whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
+        for connection in (idle, slow):
+            connection.sendall(LARGE)
+        read = 0
+        while read < 12 * whole:
+            read += len(slow.recv(1 << 18))
+            time.sleep(0.03)  # more than two seconds in all
+        assert len(rest(idle)) < 12 * whole
+
+
+def test_of_those_who_do_not_read_the_first_goes_where_they_are_too_many(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.protocol.MOST_UNREAD", 1 << 20)
+    with serving(bundle, lanes=1) as served, connected(served) as first, connected(served) as second:
+        whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
+        for connection in (first, second):
+            connection.sendall(LARGE)
+            time.sleep(0.5)  # it comes to a halt
+        assert len(rest(first)) < 12 * whole
+        assert served.client.get("/health/live").status_code == 200
