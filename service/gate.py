@@ -98,9 +98,9 @@ class Gate:
             self.metrics.rejected.labels(error.code).inc()
             await send_problem(scope, send, error)
         except asyncio.CancelledError:  # the time for draining is over
-            if not trace_of(scope).status:
-                await send_problem(scope, send, Unavailable(SHUTTING_DOWN, headers={"Connection": "close"}))
-            raise
+            if trace_of(scope).status:
+                raise
+            await send_problem(scope, send, Unavailable(SHUTTING_DOWN, headers={"Connection": "close"}))
         except Exception:
             trace = trace_of(scope)
             logger.exception("request %s failed", trace.request_id)
@@ -114,7 +114,7 @@ class Gate:
         if not self._key or path in self._open or path.startswith("/health/"):
             return
         scheme, _, key = authorization.partition(" ")
-        right = secrets.compare_digest(key.strip().encode("latin-1"), self._key)
+        right = secrets.compare_digest(key.strip(" \t").encode("latin-1"), self._key)
         if scheme.lower() != "bearer" or not right:
             sentence = "the key is wrong" if authorization else "there is no key"
             raise Unauthorized(

@@ -2,9 +2,10 @@
 
 On SIGTERM the service is not ready any more but answers for `drain_delay` seconds, in which load balancers take note;
 then the port closes, what is in flight gets `drain_timeout` seconds, and the process ends with status 0. A second
-signal skips the delay.
+signal skips the delay, and one after the delay what is in flight. SIGINT and SIGHUP, of a terminal, are no different.
 """
 
+import signal
 import socket
 import time
 from types import FrameType
@@ -45,8 +46,16 @@ class Server(uvicorn.Server):
         if not self.should_exit:
             await super().startup(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port and the connections, and end the lanes, which a process cannot leave behind running."""
+        await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn has not told the app
+            await self.lifespan.shutdown()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only take note: the signal may have come while a lock was held."""
+        if self.service.settings.workers > 1 and sig != signal.SIGTERM:
+            return  # a terminal sends it to the supervisor too, which passes it on as SIGTERM
         now = time.monotonic()
         self.force_exit = self.should_exit
         self._stop_at = now + self.service.settings.drain_delay if self._stop_at is None else now
@@ -82,6 +91,7 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
         access_log=False,
         http=Protocol,
         server_header=False,
+        ws="none",
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
@@ -93,5 +103,7 @@ def serve(settings: Settings, listener: socket.socket, load_first: bool = False)
     logs.configure(settings.log_level, settings.log_format)
     flush_denormals()  # before the lanes start
     server = create_server(settings, load_first)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, server.handle_exit)
     server.run([listener])
     return 1 if server.service.failure else LOST if server.lost else 0

@@ -38,6 +38,8 @@ class Supervisor:
         self.workers: list[SpawnProcess] = []
         self.status = 0
         self._stopping = False
+        self._woken, self._wake = os.pipe()
+        """Ends a wait for workers."""
         self._been_ready = False
         """Whether any worker has ever been: then what one cannot load was good before, and may be again."""
 
@@ -46,16 +48,20 @@ class Supervisor:
         in_memory = str(MEMORY) if os.access(MEMORY, os.W_OK) else None
         directory = Path(tempfile.mkdtemp(prefix="bertheads-metrics-", dir=in_memory))
         os.environ[MULTIPROCESS_DIRECTORY] = str(directory)
-        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+            signals.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
             for _ in range(self.settings.workers):
                 self._start(load_first=False)
             while self.workers:
-                connection.wait([worker.sentinel for worker in self.workers], timeout=PAUSE)
-                self._been_ready = self._been_ready or ready_workers(directory) > 0
-                self._replace_ended(directory)
+                waker = [] if self._stopping else [self._woken]
+                connection.wait([*waker, *(worker.sentinel for worker in self.workers)], timeout=PAUSE)
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
+                self._been_ready = self._been_ready or ready_workers(directory) > 0
+                self._replace_ended(directory)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -85,6 +91,7 @@ class Supervisor:
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
+        os.write(self._wake, b".")
         for worker in self.workers:
             worker.terminate()
 

@@ -47,6 +47,14 @@ def test_with_the_key_all_is_open(guarded: Served, scheme: str) -> None:
     assert httpx.post(guarded.url + "/classify", headers=headers, json={"inputs": "a"}).status_code == 200
 
 
+@pytest.mark.parametrize("key", ["pass-à", "ключ-Ѕ", "a b"])
+def test_a_key_may_end_in_any_letter(bundle: Path, key: str) -> None:
+    """The last byte of some letters is a blank in Latin-1, which headers are read as."""
+    with serving(bundle, lanes=1, api_key=key) as served:
+        headers = {b"Authorization": b"Bearer  " + key.encode()}
+        assert httpx.get(f"{served.url}/heads", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("path", OPEN)
 def test_health_and_pages_need_no_key(guarded: Served, path: str) -> None:
     assert httpx.get(guarded.url + path).status_code == 200

@@ -138,6 +138,36 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
         assert running.wait(30) == 0
 
 
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGHUP, 1), (signal.SIGHUP, 2), (signal.SIGINT, 2)])
+def test_what_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number: int, workers: int) -> None:
+    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", str(workers), "--drain-delay", "1")
+    with process(*flags) as (running, url), ThreadPoolExecutor(1) as threads:
+        until(lambda: ready(url))
+        asking = threads.submit(httpx.post, f"{url}/tag", json={"inputs": ["the cat sat " * 40] * 200}, timeout=60)
+        until(lambda: total(url, "requests_in_flight") > 1)
+        began = time.monotonic()
+        for pid in (running.pid, *children(running.pid)):
+            os.kill(pid, number)
+        assert running.wait(30) == 0
+        assert time.monotonic() - began >= 1
+        assert asking.result().status_code == 200
+
+
+def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle: Path) -> None:
+    """Lanes that still run when the interpreter ends would abort it."""
+    with process("--bundle", str(bundle), "--lanes", "2") as (running, url), ThreadPoolExecutor(4) as threads:
+        until(lambda: ready(url))
+        body = {"inputs": ["the cat sat " * 300] * 120}
+        asking = [threads.submit(httpx.post, f"{url}/tag", json=body, timeout=60) for _ in range(4)]
+        until(lambda: total(url, "requests_in_flight") > 4)
+        running.terminate()
+        time.sleep(0.3)
+        running.terminate()
+        assert running.wait(30) == 0
+        assert {each.result().status_code for each in asking} <= {200, 503}
+        assert running.stderr and "Traceback" not in running.stderr.read()
+
+
 def test_what_draining_cuts_off_may_be_sent_elsewhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer to a request that outlasts the drain is a 503 that clients send again, and it is counted."""
     stuck = threading.Event()
