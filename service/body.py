@@ -6,6 +6,7 @@ tokenizer's to judge; its length is judged here, before anything is spent on it.
 
 import difflib
 import json
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ KEYS = ("inputs", "parameters")
 LONG_BODY = 1 << 16
 """Bytes from which parsing leaves the event loop, and others may have to wait."""
 MOST_BODIES = 1 << 28
-"""Bytes of all bodies that are under way, from their first to the answer."""
+"""Bytes of all bodies that are under way, from their first to the answer: as they came, or as their texts lie here."""
 MOST_ERRORS = 16
 """Errors that one answer names."""
 
@@ -45,6 +46,11 @@ class Call:
     def characters(self) -> int:
         """Of all texts: what tokenising will take, before it is known."""
         return self.parameters.characters + sum(len(text) for item in self.inputs for text in _texts(item))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all texts in memory, where one character beyond U+FFFF makes each of its text take four."""
+        return sum(sys.getsizeof(text) for item in self.inputs for text in _texts(item))
 
 
 class Bodies:

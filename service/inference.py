@@ -86,7 +86,10 @@ class Inference:
             sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
         document = await self._aside(len(body) > LONG_BODY, "parse", lambda: parse_json(body))
-        return parse_call(document, self.head, self.service.settings)
+        call = parse_call(document, self.head, self.service.settings)
+        if len(body) > LONG_BODY:
+            count(max(0, call.size - len(body)))
+        return call
 
     async def _tokenize(self, call: Call) -> list[Encoded[Any]]:
         started = time.monotonic()

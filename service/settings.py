@@ -32,11 +32,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any that is free")
-    workers: int = Field(1, ge=1, description="processes that share the port, each with its own lanes and queue")
-    lanes: int = Field(
-        0, ge=0, description="batches that run at a time in a worker; 0: one a usable core, one on a GPU"
+    workers: int = Field(
+        1, ge=1, le=1024, description="processes that share the port, each with its own lanes and queue"
     )
-    threads: int = Field(1, ge=1, description="threads of ONNX Runtime within a lane")
+    lanes: int = Field(
+        0, ge=0, le=1024, description="batches that run at a time in a worker; 0: one a usable core, one on a GPU"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime within a lane")
     batch_tokens: int = Field(0, ge=0, description="tokens of a batch, padding included; 0: 384, 16384 on a GPU")
     max_queued_tokens: int = Field(
         131_072, ge=512, description="tokens that may wait in a worker before it answers 429"

@@ -84,6 +84,8 @@ def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
         ("/classify", {"inputs": ["a", "b" * 5001]}, "inputs[1]", "5001 characters; at most 5000"),
         ("/classify", {"inputs": "a", "parameters": []}, "parameters", "list"),
         ("/classify", {"inputs": "a", "parameters": {"topk": 1}}, "parameters.topk", "top_k"),
+        ("/classify", {"inputs": "a", "parameters": {"\ud800": 1}}, "parameters.\\ud800", "is no parameter"),
+        ("/classify", {"inputs": "a", "parameters": {"x" * 50_000: 1}}, f"parameters.{'x' * 80}", "is no parameter"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k", "0"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": 3}}, "parameters.top_k", "2 labels"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": "1"}}, "parameters.top_k", "1"),
@@ -252,6 +254,18 @@ def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, m
         slow.sendall(long[-1:])
         assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
     assert send(served, long).status_code == 200
+    assert served.service.bodies.size == 0
+
+
+def test_bodies_count_as_much_as_their_texts_take(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One emoji makes Python keep its whole text in four bytes a character."""
+    monkeypatch.setattr("service.body.MOST_BODIES", 120_000)
+
+    def body(first: str) -> bytes:
+        return json.dumps({"inputs": [first + "x " * 2400] * 8}, ensure_ascii=False).ljust(70_000).encode()
+
+    assert send(served, body("x ")).status_code == 200
+    assert "are under way" in problem(send(served, body("\U0001f600")), 429)["detail"]
     assert served.service.bodies.size == 0
 
 
