@@ -167,9 +167,7 @@ LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 12
 """Its answers are more than the system takes for one connection."""
 
 
-def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.protocol.UNREAD_SECONDS", 0.5)
     with serving(bundle, lanes=1) as served, connected(served) as idle, connected(served) as slow:
         whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
