@@ -66,14 +66,21 @@ class Protocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
-            self._passing_over = True
-            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
-            self._passing_over = False
-            self._parse(data[offer.args[0] :])
+        left = memoryview(data)
+        while left:
+            try:
+                self.parser.feed_data(left)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                self._pass_over()
+                left = left[offer.args[0] :]
+
+    def _pass_over(self) -> None:
+        """Let the parser go on with the body of the request whose head it has read."""
+        framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
+        self._passing_over = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+        self._passing_over = False
 
     def on_message_begin(self) -> None:
         if not self._passing_over:

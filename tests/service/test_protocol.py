@@ -149,6 +149,15 @@ def test_an_offer_of_another_protocol_is_passed_over(
     assert answer.count(b"positive") == 2 and answer.endswith(b'{"status":"live"}')
 
 
+def test_many_offers_at_a_time_are_passed_over(served: Served) -> None:
+    count = 3000
+    request = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connected(served) as connection:
+        connection.sendall(request * count + last)
+        assert rest(connection).count(b"HTTP/1.1 200 OK") == count + 1
+
+
 def test_an_offer_opens_no_way_around_the_key(bundle: Path) -> None:
     with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\n" + OFFERS["websocket"] + LENGTH + BODY)
