@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -156,7 +156,7 @@ def architecture_of(heads: dict[str, Head]) -> str:
 def read_weights(directory: Path) -> Weights:
     """Read model.safetensors, or its shards by their index; names in the older LayerNorm.gamma/beta form are mended."""
     index = directory / "model.safetensors.index.json"
-    files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    files = sorted(set(weight_map(index).values())) if index.exists() else ["model.safetensors"]
     weights: Weights = {}
     for name in files:
         path = directory / name
@@ -166,7 +166,18 @@ def read_weights(directory: Path) -> Weights:
             weights |= load_file(path)
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged ({error}); restore the file") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{directory}: the weight {name} holds nan or infinity; pass one that was not lost")
     return {mend(name): tensor.float() for name, tensor in weights.items()}
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The shard of each weight."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise CheckpointError(f"{index} has no weight_map of names, expected one; restore the file")
+    return found
 
 
 def write_weights(weights: Weights, path: Path) -> None:
@@ -272,12 +283,45 @@ def read_heads(directory: Path, values: dict[str, Any], checkpoint: Checkpoint, 
 def read_head(
     entry: dict[str, Any], names: dict[str, str], checkpoint: Checkpoint, weights: Weights, directory: Path
 ) -> Head:
-    spec = HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), entry.get("temperature", 1.0))
+    spec = spec_of(entry, directory)
+    if spec.task == "fill-mask":
+        check_tied(weights, checkpoint, directory)
     module = build_head(spec.task, len(spec.labels), checkpoint.config, checkpoint.encoder.embeddings.word)
     back = {theirs: ours for ours, theirs in names.items()}
     mine = {name: tensor for name, tensor in weights.items() if name.startswith(tuple(back))}
     load(module, rename(mine, back), directory)
     return Head(spec, module, entry.get("metrics", {}))
+
+
+def spec_of(entry: Any, directory: Path) -> HeadSpec:
+    """What an entry of heads.json says; raise CheckpointError for one that says too little."""
+    tasks = get_args(TaskName)
+    if not isinstance(entry, dict) or entry.get("task") not in tasks or not isinstance(entry.get("labels"), list):
+        raise CheckpointError(
+            f"{directory}/heads.json has {str(entry)[:80]}, expected labels, and a task of {', '.join(tasks)}; mend it"
+        )
+    check_labels(entry["labels"], directory)
+    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), entry.get("temperature", 1.0))
+
+
+def check_tied(weights: Weights, checkpoint: Checkpoint, directory: Path) -> None:
+    """Raise CheckpointError for a decoder that is not the word embedding, which is the one of our fill-mask heads."""
+    decoder, word = weights.get("cls.predictions.decoder.weight"), checkpoint.encoder.embeddings.word.weight
+    if decoder is not None and (decoder.shape != word.shape or not torch.equal(decoder, word)):
+        raise CheckpointError(
+            f"{directory} has a decoder that is not its word embedding, expected one for both; pass a checkpoint whose "
+            "tie_word_embeddings is true"
+        )
+
+
+def check_labels(labels: list[Any], directory: Path) -> None:
+    """Raise CheckpointError for labels that no answer can be told apart by."""
+    for label in labels:
+        if not isinstance(label, str) or not label.strip() or labels.count(label) > 1:
+            raise CheckpointError(
+                f"{directory} has {label!r} among the labels {labels[:8]}, expected each to be a text of its own; "
+                "rename it in config.json or heads.json"
+            )
 
 
 def labels_of(layout: Layout, values: dict[str, Any]) -> list[str]:
@@ -287,7 +331,12 @@ def labels_of(layout: Layout, values: dict[str, Any]) -> list[str]:
     if layout.head == "nsp":
         return NSP_LABELS
     id2label = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
-    return [id2label[key] for key in sorted(id2label, key=int)]
+    numbers = [str(number) for number in range(len(id2label))]
+    if not isinstance(id2label, dict) or set(map(str, id2label)) != set(numbers):
+        raise CheckpointError(
+            f"config.json has an id2label of {list(id2label)[:8]}, expected the numbers from 0 on, no gap; correct it"
+        )
+    return [id2label[number] for number in numbers]
 
 
 def head_entry(head: Head) -> dict[str, Any]:

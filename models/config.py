@@ -9,6 +9,20 @@ from models.errors import CheckpointError
 
 # What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
 FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+ABSENT = ("is_decoder", "add_cross_attention")
+"""What makes a decoder of BERT, which our encoder is not."""
+
+
+LEAST = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
+    "type_vocab_size": 2,
+}
+"""Of each size; a pair has two segments."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,10 @@ class EncoderConfig:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise CheckpointError(f"{name} is {value!r}, expected a whole number from {least} on; correct it")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size is {self.hidden_size}, which {self.num_attention_heads} attention heads do not divide; "
@@ -44,6 +62,9 @@ class EncoderConfig:
                 raise CheckpointError(
                     f"{origin}: {key} is {found!r}, expected {expected!r}; only plain BERT is supported"
                 )
+        for key in ABSENT:
+            if values.get(key):
+                raise CheckpointError(f"{origin}: {key} is {values[key]!r}, expected false; pass an encoder")
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known and value is not None})
 

@@ -19,6 +19,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from models.config import read_json
 from models.errors import CheckpointError, InputError
 from models.row import Row
 from models.words import Words, split_words
@@ -80,7 +81,8 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for everything
             raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
-        return cls(backend, str(path))
+        _check_settings(path, json.loads(backend.to_str())["normalizer"] or {})
+        return cls(_with_markers(backend), str(path))
 
     def write(self, directory: Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them."""
@@ -274,12 +276,48 @@ def _bert_normalizer(backend: tokenizers.Tokenizer, origin: str) -> dict[str, An
     return normalizer
 
 
+def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Let text make the special tokens that are not BERT's own: those with which a head was finetuned ("[E1]")."""
+    parts = json.loads(backend.to_str())
+    own = SPECIALS.values()
+    markers = [token for token in parts["added_tokens"] if token["special"] and token["content"] not in own]
+    for token in markers:
+        token["special"] = False
+    return tokenizers.Tokenizer.from_str(json.dumps(parts)) if markers else backend
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer_config.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _check_settings(path: Path, normalizer: dict[str, Any]) -> None:
+    """Refuse a tokenizer.json that cuts text otherwise than the settings beside it say, which transformers goes by."""
+    settings = _settings(path.parent)
+    lowercase = normalizer.get("lowercase")
+    for key, found in (
+        ("do_lower_case", lowercase),
+        ("tokenize_chinese_chars", normalizer.get("handle_chinese_chars")),
+        ("strip_accents", lowercase if normalizer.get("strip_accents") is None else normalizer["strip_accents"]),
+    ):
+        said = settings.get(key)
+        if said is not None and found is not None and said != found:
+            raise CheckpointError(
+                f"{path} has {key} = {found}, but tokenizer_config.json beside it {said}; make the two agree, as when "
+                "the checkpoint was trained"
+            )
+
+
 def _from_vocabulary(directory: Path) -> tokenizers.Tokenizer:
     path = directory / "vocab.txt"
     if not path.exists():
         raise CheckpointError(f"{directory} has neither tokenizer.json nor vocab.txt; pass a directory that has")
-    config_path = directory / "tokenizer_config.json"
-    config = json.loads(config_path.read_text(encoding="utf8")) if config_path.exists() else {}
+    if (directory / "added_tokens.json").exists():
+        raise CheckpointError(
+            f"{directory} has added_tokens.json but no tokenizer.json, expected both; write it with save_pretrained of "
+            "transformers' fast tokenizer"
+        )
+    config = _settings(directory)
     backend = tokenizers.Tokenizer(WordPiece(_read_vocabulary(path), unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer = BertNormalizer(
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
@@ -302,4 +340,8 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> Iterator[str]:
     # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
-    return (line.rstrip("\r") for line in path.read_text(encoding="utf8").removesuffix("\n").split("\n"))
+    try:
+        text = path.read_text(encoding="utf8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8 ({error}); restore the file") from None
+    return (line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))

@@ -25,6 +25,7 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
 from training.errors import ExportError
+from training.evaluate import positive
 from training.graph import place_constants, share_constants
 from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
@@ -246,7 +247,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", default="1.0.0", help="version of the bundle")
     add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
     add("--data", type=_pair, action="append", default=[], metavar="HEAD=FILE", help="validation data of a head")
-    add("--limit", type=int, metavar="N", help="measure with the first N examples of each file only")
+    add("--limit", type=positive, metavar="N", help="measure with the first N examples of each file only")
     add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
     add("--note", type=_pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")

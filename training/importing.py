@@ -80,6 +80,10 @@ def _as_asked(directory: Path, head: Head, task: Literal["classify", "pair"] | N
             f"{directory / 'config.json'} has {len(spec.labels)} label, which is a regression, expected at least two; "
             "finetune it as a classifier"
         )
+    if problem == "regression":
+        raise CheckpointError(
+            f"{directory / 'config.json'} has problem_type regression, expected a classification; finetune a classifier"
+        )
     if problem == "multi_label_classification":
         spec = replace(spec, defaults=spec.defaults | {"function_to_apply": "sigmoid"})
     if spec.task == "tag" and not (directory / "heads.json").exists():

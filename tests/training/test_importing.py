@@ -1,6 +1,7 @@
 """If these fail, someone's finetuned Hugging Face model gives other answers once it is served here."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoTokenizer,
     BertForMaskedLM,
     BertForNextSentencePrediction,
     BertForPreTraining,
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 from models.bundle import Bundle, read_bundle
+from models.checkpoint import read_checkpoint
 from models.classification import PairInput
 from models.errors import CheckpointError
 from models.qa import QuestionInput
@@ -172,6 +175,23 @@ def test_shards(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert_logits(bundle_of(tmp_path / "hf"), "tag", model, rows_of(tokenizer, [1]))
 
 
+def test_markers_of_a_finetuned_head_are_tokens_in_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Entity markers are special tokens that users write; BERT's own five are not."""
+    text = "[E1] the cat [/E1] sat on [E2] the mat [CLS]"
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "model")
+    theirs.add_special_tokens({"additional_special_tokens": ["[E1]", "[/E1]", "[E2]"]})
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "model")
+    model.resize_token_embeddings(len(theirs))
+    model.save_pretrained(tmp_path / "model")
+    theirs.save_pretrained(tmp_path / "model")
+    bundle = bundle_of(tmp_path / "model")
+    ids = bundle.tokenizer.encode(text).ids
+    expected = theirs(text.removesuffix(" [CLS]"), add_special_tokens=False)["input_ids"]
+    assert ids[: len(expected)] == expected and bundle.tokenizer.cls_id not in ids
+    assert_logits(bundle, "classify", model, [bundle.tokenizer.single_row(ids, [0])])
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
@@ -195,6 +215,90 @@ def test_a_regression(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save(BertForSequenceClassification, tokenizer, tmp_path / "hf", ["score"])
     with pytest.raises(CheckpointError, match="has 1 label, which is a regression, expected at least two"):
         read_hugging_face(tmp_path / "hf")
+
+
+def test_a_regression_of_several_values(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS, problem_type="regression")
+    with pytest.raises(CheckpointError, match="has problem_type regression, expected a classification"):
+        read_hugging_face(tmp_path / "model")
+
+
+def test_a_decoder_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = save(BertForMaskedLM, tokenizer, tmp_path / "model", tie_word_embeddings=False)
+    assert not torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
+    with pytest.raises(CheckpointError, match="has a decoder that is not its word embedding"):
+        read_hugging_face(tmp_path / "model")
+
+
+def change(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"is_decoder": True}, "is_decoder is True, expected false"),
+        ({"add_cross_attention": True}, "add_cross_attention is True, expected false"),
+        ({"type_vocab_size": 1}, "type_vocab_size is 1, expected a whole number from 2 on"),
+        ({"hidden_size": "32"}, "hidden_size is '32', expected a whole number from 1 on"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1 on"),
+        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "id2label of .*, expected the numbers from 0 on, no gap"),
+        ({"id2label": {"x": "a", "1": "b", "2": "c"}}, "id2label of .*, expected the numbers from 0 on, no gap"),
+        ({"id2label": ["a", "b", "c"]}, "id2label of .*, expected the numbers from 0 on, no gap"),
+        ({"id2label": {"0": "a", "1": "a", "2": "c"}}, "has 'a' among the labels .*, expected each to be a text"),
+        ({"id2label": {"0": 0, "1": 1, "2": 2}}, "has 0 among the labels"),
+        ({"id2label": {"0": "", "1": "b", "2": "c"}}, "has '' among the labels"),
+    ],
+)
+def test_a_configuration_that_would_give_other_answers(
+    changes: dict[str, object], words: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    change(tmp_path / "model" / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=words):
+        read_hugging_face(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("key", "value"), [("do_lower_case", False), ("tokenize_chinese_chars", False)])
+def test_settings_that_contradict_the_tokenizer(key: str, value: bool, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    (tmp_path / "model" / "tokenizer_config.json").touch()
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(CheckpointError, match=f"has {key} = True, but tokenizer_config.json beside it {value}"):
+        read_hugging_face(tmp_path / "model")
+
+
+def test_added_tokens_beside_a_vocabulary(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    tokens = "".join(f"{tokenizer.token(i)}\n" for i in range(tokenizer.vocab_size))
+    (tmp_path / "model" / "vocab.txt").write_text(tokens)
+    (tmp_path / "model" / "added_tokens.json").write_text('{"covid19": 417}')
+    with pytest.raises(CheckpointError, match=r"has added_tokens\.json but no tokenizer\.json"):
+        read_hugging_face(tmp_path / "model")
+
+
+def test_weights_that_were_lost(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    model.classifier.weight.data[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"the weight classifier\.weight holds nan or infinity"):
+        read_hugging_face(tmp_path / "model")
+
+
+def test_an_index_without_shards(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"index\.json has no weight_map of names"):
+        read_hugging_face(tmp_path / "model")
+
+
+@pytest.mark.parametrize("entry", [{"task": "classify"}, 3, {"task": "foo", "labels": ["a", "b"]}])
+def test_an_entry_that_says_too_little(entry: object, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    (tmp_path / "model" / "heads.json").write_text(json.dumps({"mine": entry}))
+    with pytest.raises(CheckpointError, match=r"heads\.json has .*, expected labels, and a task of classify, pair"):
+        read_checkpoint(tmp_path / "model")
 
 
 def test_what_was_asked_does_not_fit(tokenizer: Tokenizer, tmp_path: Path) -> None:
