@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.errors import TrainingError
+from training.files import damage, write_directory
 from training.metrics import headline
 from training.run import copy_weights
+
+NONE = float("-inf")
+"""The value of no checkpoint."""
 
 
 class Best:
@@ -15,7 +20,7 @@ class Best:
     def __init__(self, directory: Path, patience: int) -> None:
         self.directory = directory
         self.patience = patience
-        self.value = float("-inf")
+        self.value = NONE
         self.since = 0
 
     @property
@@ -27,14 +32,19 @@ class Best:
         self.since += 1
         if self.patience and value > self.value:
             self.value, self.since = value, 0
-            write_checkpoint(checkpoint, self.directory)
+            write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        if self.patience and self.directory.exists():
+        if self.patience and self.value > NONE:
             copy_weights(read_checkpoint(self.directory), checkpoint)
 
     def state(self) -> list[float]:
         return [self.value, self.since]
 
     def load(self, state: list[float]) -> None:
+        """Go on from `state`; raise TrainingError where the checkpoint that it is of is not what was written."""
         self.value, self.since = state[0], int(state[1])
+        if self.patience and self.value > NONE and (found := damage(self.directory)):
+            raise TrainingError(
+                f"{self.directory}: {found}, expected the best checkpoint so far; restore it, or name another --out"
+            )

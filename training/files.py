@@ -3,7 +3,8 @@
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def write_sums(directory: Path) -> None:
     """Note the hashes of all files of a directory in it."""
     lines = [f"{hash_of(path)}  {path.name}\n" for path in sorted(directory.iterdir())]
     (directory / SUMS).write_text("".join(lines), encoding="utf8")
+
+
+def write_directory(target: Path, write: Callable[[Path], None]) -> None:
+    """Replace a directory by way of TARGET.partial, which `write` fills, and note the hashes of its files in it."""
+    temporary = target.with_name(target.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    write_sums(temporary)
+    sync(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
 
 
 def damage(directory: Path) -> str | None:

@@ -24,7 +24,7 @@ from models.task import HeadSpec, TaskName
 from training.base import read_base
 from training.best import Best
 from training.data import Example, labels_of, read_examples
-from training.errors import RecipeError, TrainingError
+from training.errors import DataError, RecipeError, TrainingError
 from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
 from training.files import alone
@@ -169,6 +169,11 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             )
         found = head.labels or ([] if head.task == "qa" else labels_of(sets[name]))  # type: ignore[arg-type]
         goes_on = name in known and goes_on_from(known[name].spec, head, found)
+        if head.task != "qa" and not goes_on and len(found) < 2:
+            raise DataError(
+                f"heads.{name}: {', '.join(head.train)} has the label {', '.join(found)} alone, expected two or more; "
+                "add examples of another"
+            )
         heads[name] = grown(known[name], head) if goes_on else fresh_head(head, found, checkpoint)
         if not goes_on:
             checkpoint.fresh.add(name)

@@ -10,8 +10,11 @@ from models.manifest import NAME
 from models.task import TaskName
 from training.errors import RecipeError
 from training.precision import Precision
-from training.pretrain import PretrainRecipe
+from training.pretrain import SPECS, PretrainRecipe
 from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
+
+RESERVED = ("pretraining", *SPECS)
+"""Names of the steps of a corpus, and of their heads."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ class FinetuneRecipe:
                 raise RecipeError(f"heads.{name}: expected a name of letters, digits, '.', '_' and '-'; rename it")
             if head.task == "fill-mask":
                 raise RecipeError(f"heads.{name}.task is fill-mask, which learns from text alone; set corpus instead")
+            if self.corpus and name in RESERVED:
+                raise RecipeError(f"heads.{name} is what a corpus trains, expected another name beside one; rename it")
+            if head.labels and head.task == "qa":
+                raise RecipeError(f"heads.{name}.labels are given, but qa has none; leave them out")
+            if head.labels and not (all(map(str.strip, head.labels)) and len(set(head.labels)) == len(head.labels)):
+                raise RecipeError(f"heads.{name}.labels are {head.labels[:8]}, expected each to be a text of its own")
             if head.consistency and not (self.dropout or self.attention_dropout):
                 raise RecipeError(
                     f"heads.{name}.consistency is {head.consistency}, but without dropout two passes are the same; "

@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
 from models.manifest import MANIFEST
 from training.errors import TrainingError
-from training.files import damage, hash_of, sync, write_sums, write_whole
+from training.files import damage, hash_of, sync, write_directory, write_whole
 from training.plots import plot_metrics
 from training.processes import Processes
 from training.progress import tell
@@ -125,16 +125,13 @@ class Run:
         """Write everything that the rest of the run depends on."""
         if not self.processes.first:
             return
-        target = self.checkpoints / f"step-{step:08d}"
-        temporary = target.with_name(target.name + ".partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        write_checkpoint(checkpoint, temporary)
-        write_weights(optimizer_tensors(optimizer), temporary / "run.safetensors")
-        (temporary / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
-        write_sums(temporary)
-        sync(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+
+        def write(directory: Path) -> None:
+            write_checkpoint(checkpoint, directory)
+            write_weights(optimizer_tensors(optimizer), directory / "run.safetensors")
+            (directory / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
+
+        write_directory(self.checkpoints / f"step-{step:08d}", write)
         for old in self.saved()[:-KEPT]:
             shutil.rmtree(old)
 

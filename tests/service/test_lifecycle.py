@@ -155,7 +155,8 @@ def test_what_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number:
 
 def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle: Path) -> None:
     """Lanes that still run when the interpreter ends would abort it."""
-    with process("--bundle", str(bundle), "--lanes", "2") as (running, url), ThreadPoolExecutor(4) as threads:
+    flags = ("--bundle", str(bundle), "--lanes", "2", "--max-queued-tokens", "2000000")
+    with process(*flags) as (running, url), ThreadPoolExecutor(4) as threads:
         until(lambda: ready(url))
         body = {"inputs": ["the cat sat " * 300] * 120}
         asking = [threads.submit(httpx.post, f"{url}/tag", json=body, timeout=60) for _ in range(4)]

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -178,6 +180,19 @@ def test_early_stopping_keeps_the_best(base: Path, files: dict[str, str], tmp_pa
     assert read_checkpoint(tmp_path).heads["mine"].metrics["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("harm", [shutil.rmtree, lambda best: (best / "model.safetensors").write_bytes(b"")])
+def test_a_best_checkpoint_that_is_lost_is_not_replaced_by_another(
+    harm: Callable[[Path], object], base: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
+    chosen = recipe(base, {"mine": head}, steps=6, evaluate_every=2, save_every=3, patience=5)
+    with stopped_after_saving():
+        finetune(chosen, tmp_path)
+    harm(tmp_path / "best")
+    with pytest.raises(TrainingError, match="best: .*, expected the best checkpoint so far; restore it"):
+        finetune(chosen, tmp_path)
+
+
 def test_patience_weighs_the_end_of_a_run_too(
     base: Path, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +230,9 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
         finetune(recipe(base, {"mine": mine}), tmp_path / "label")
     with pytest.raises(RecipeError, match="heads.mine.max_length is 1024, expected 8 to 512"):
         finetune(recipe(base, {"mine": replace(mine, max_length=1024)}), tmp_path / "length")
+    single = write(tmp_path / "single.jsonl", [{"text": "the city", "label": "place"}] * 3)
+    with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has the label place alone, expected two"):
+        finetune(recipe(base, {"mine": HeadRecipe("classify", [single], max_length=48)}), tmp_path / "single")
     with pytest.raises(TrainingError, match="holds a model that no run has made there; name another --out"):
         write_checkpoint(read_checkpoint(base), tmp_path / "base")
         finetune(recipe(base, {"mine": mine}), tmp_path / "base")

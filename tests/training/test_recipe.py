@@ -48,6 +48,11 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("evaluate_every=0", "evaluate_every: Input should be greater than 0; got 0"),
         ("heads.nli.task=fill-mask", "heads.nli.task is fill-mask, which learns from text alone; set corpus instead"),
         ("heads.größe={task='classify', train=['x']}", "heads.größe: expected a name of letters"),
+        ("heads.pretraining={task='classify', train=['x']}", "heads.pretraining is what a corpus trains"),
+        ("heads.nsp={task='pair', train=['x']}", "heads.nsp is what a corpus trains, expected another name"),
+        ("heads.answers={task='qa', train=['x'], labels=['a']}", "heads.answers.labels are given, but qa has none"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected each"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected each"),
         ("base.x=1", "base is no table, expected one; set it as a whole: base=…"),
     ],
 )
