@@ -301,7 +301,10 @@ def spec_of(entry: Any, directory: Path) -> HeadSpec:
             f"{directory}/heads.json has {str(entry)[:80]}, expected labels, and a task of {', '.join(tasks)}; mend it"
         )
     check_labels(entry["labels"], directory)
-    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), entry.get("temperature", 1.0))
+    temperature = entry.get("temperature", 1.0)
+    if not isinstance(temperature, float | int) or not 1e-6 < temperature < 1e6:
+        raise CheckpointError(f"{directory}/heads.json has temperature {temperature!r}, expected one about 1; mend it")
+    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature)
 
 
 def check_tied(weights: Weights, checkpoint: Checkpoint, directory: Path) -> None:

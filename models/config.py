@@ -9,8 +9,12 @@ from models.errors import CheckpointError
 
 # What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
 FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
-ABSENT = ("is_decoder", "add_cross_attention")
-"""What makes a decoder of BERT, which our encoder is not."""
+ABSENT = {
+    "is_decoder": "an encoder",
+    "add_cross_attention": "an encoder",
+    "quantization_config": "the weights as they were before they were quantised",
+}
+"""What would make another network of the weights, and what to pass instead."""
 
 
 LEAST = {
@@ -47,6 +51,8 @@ class EncoderConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise CheckpointError(f"{name} is {value!r}, expected a whole number from {least} on; correct it")
+        if not isinstance(self.layer_norm_eps, float | int) or not 0 < self.layer_norm_eps < 1:
+            raise CheckpointError(f"layer_norm_eps is {self.layer_norm_eps!r}, expected a small number such as 1e-12")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size is {self.hidden_size}, which {self.num_attention_heads} attention heads do not divide; "
@@ -62,9 +68,9 @@ class EncoderConfig:
                 raise CheckpointError(
                     f"{origin}: {key} is {found!r}, expected {expected!r}; only plain BERT is supported"
                 )
-        for key in ABSENT:
+        for key, remedy in ABSENT.items():
             if values.get(key):
-                raise CheckpointError(f"{origin}: {key} is {values[key]!r}, expected false; pass an encoder")
+                raise CheckpointError(f"{origin}: {key} is {str(values[key])[:80]}, expected none; pass {remedy}")
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known and value is not None})
 

@@ -167,12 +167,14 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
                 f"heads.{name}.max_length is {head.max_length}, expected {SHORTEST} to {longest} as the base has "
                 "positions; change it"
             )
+        if not sets[name]:
+            raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
         found = head.labels or ([] if head.task == "qa" else labels_of(sets[name]))  # type: ignore[arg-type]
         goes_on = name in known and goes_on_from(known[name].spec, head, found)
         if head.task != "qa" and not goes_on and len(found) < 2:
             raise DataError(
-                f"heads.{name}: {', '.join(head.train)} has the label {', '.join(found)} alone, expected two or more; "
-                "add examples of another"
+                f"heads.{name}: {'labels' if head.labels else ', '.join(head.train)} has the label {', '.join(found)} "
+                "alone, expected two or more; add another"
             )
         heads[name] = grown(known[name], head) if goes_on else fresh_head(head, found, checkpoint)
         if not goes_on:

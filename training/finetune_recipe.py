@@ -85,7 +85,7 @@ class FinetuneRecipe:
         if not self.heads:
             raise RecipeError("heads is empty, expected one table [heads.NAME] or more; add one")
         for name, head in self.heads.items():
-            if not re.match(NAME, name):
+            if not re.fullmatch(NAME, name):
                 raise RecipeError(f"heads.{name}: expected a name of letters, digits, '.', '_' and '-'; rename it")
             if head.task == "fill-mask":
                 raise RecipeError(f"heads.{name}.task is fill-mask, which learns from text alone; set corpus instead")

@@ -113,12 +113,16 @@ def label_command(arguments: argparse.Namespace) -> None:
     inputs = progress(chain.from_iterable(files), "inputs")
     asked, kept, given = 0, 0, Counter[str]()
     partial = arguments.out.with_name(arguments.out.name + ".partial")
-    with partial.open("w", encoding="utf8") as file:
-        while some := list(islice(inputs, AT_A_TIME)):
-            sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
-            file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
-            given.update(name for one in sure for name in one.labels)
-            asked, kept = asked + len(some), kept + len(sure)
+    try:
+        with partial.open("w", encoding="utf8") as file:
+            while some := list(islice(inputs, AT_A_TIME)):
+                sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
+                file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
+                given.update(name for one in sure for name in one.labels)
+                asked, kept = asked + len(some), kept + len(sure)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     if not kept:
         partial.unlink()
         raise DataError(

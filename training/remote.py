@@ -34,7 +34,10 @@ class UrlPredictor:
     def head(self, name: str) -> HeadSpec:
         with self._client() as client:
             described = self._ask(client, "GET", f"/heads/{quote(name, safe='')}")
-        return HeadSpec(task=described["task"], labels=described["labels"])
+        try:
+            return HeadSpec(task=described["task"], labels=described["labels"])
+        except (KeyError, TypeError):
+            raise EvaluationError(f"{self._url} does not describe its heads; pass the URL of this service") from None
 
     def predict(self, head: str, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> Iterator[Prediction]:
         route = f"/{self.head(head).task}/{head}"
@@ -59,7 +62,7 @@ class UrlPredictor:
         give_up = time.monotonic() + PATIENCE
         while True:
             response = self._send(client, method, route, body)
-            wait = float(response.headers.get("Retry-After", 1))
+            wait = seconds(response.headers.get("Retry-After", "1"))
             if response.status_code not in (429, 503) or time.monotonic() + wait > give_up:
                 return self._read(response)
             time.sleep(wait)
@@ -85,3 +88,8 @@ class UrlPredictor:
             return answer
         detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
         raise EvaluationError(f"{where} gave status {response.status_code}: {detail}")
+
+
+def seconds(retry_after: str) -> float:
+    """The seconds of a header Retry-After; one for a date, which clocks need not agree on."""
+    return float(retry_after) if retry_after.isdecimal() else 1.0

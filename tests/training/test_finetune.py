@@ -230,6 +230,8 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
         finetune(recipe(base, {"mine": mine}), tmp_path / "label")
     with pytest.raises(RecipeError, match="heads.mine.max_length is 1024, expected 8 to 512"):
         finetune(recipe(base, {"mine": replace(mine, max_length=1024)}), tmp_path / "length")
+    with pytest.raises(RecipeError, match=r"heads\.mine\.train names no file, expected one of examples or more"):
+        finetune(recipe(base, {"mine": HeadRecipe("qa", [], max_length=48)}), tmp_path / "nothing")
     single = write(tmp_path / "single.jsonl", [{"text": "the city", "label": "place"}] * 3)
     with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has the label place alone, expected two"):
         finetune(recipe(base, {"mine": HeadRecipe("classify", [single], max_length=48)}), tmp_path / "single")

@@ -237,8 +237,10 @@ def change(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"is_decoder": True}, "is_decoder is True, expected false"),
-        ({"add_cross_attention": True}, "add_cross_attention is True, expected false"),
+        ({"is_decoder": True}, "is_decoder is True, expected none; pass an encoder"),
+        ({"add_cross_attention": True}, "add_cross_attention is True, expected none"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is .*, expected none; pass the weights"),
+        ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is '1e-12', expected a small number"),
         ({"type_vocab_size": 1}, "type_vocab_size is 1, expected a whole number from 2 on"),
         ({"hidden_size": "32"}, "hidden_size is '32', expected a whole number from 1 on"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected a whole number from 1 on"),
@@ -298,6 +300,15 @@ def test_an_entry_that_says_too_little(entry: object, tokenizer: Tokenizer, tmp_
     save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
     (tmp_path / "model" / "heads.json").write_text(json.dumps({"mine": entry}))
     with pytest.raises(CheckpointError, match=r"heads\.json has .*, expected labels, and a task of classify, pair"):
+        read_checkpoint(tmp_path / "model")
+
+
+@pytest.mark.parametrize("temperature", [0, "1", 1e-320, None])
+def test_a_temperature_that_divides_by_nothing(temperature: object, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS)
+    entry = {"task": "classify", "labels": LABELS, "temperature": temperature}
+    (tmp_path / "model" / "heads.json").write_text(json.dumps({"mine": entry}))
+    with pytest.raises(CheckpointError, match=r"heads\.json has temperature .*, expected one about 1"):
         read_checkpoint(tmp_path / "model")
 
 

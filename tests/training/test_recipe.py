@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import RecipeError
-from training.finetune_recipe import FinetuneRecipe
+from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretrain import PretrainRecipe
 from training.recipe import read_recipe
 
@@ -83,6 +83,11 @@ def test_values_out_of_range_name_the_key() -> None:
     ):
         with pytest.raises(RecipeError, match=words):
             read_recipe(PretrainRecipe, RECIPES / "continue.toml", [*BASE, setting])
+
+
+def test_a_name_ends_where_it_ends() -> None:
+    with pytest.raises(RecipeError, match="expected a name of letters"):
+        FinetuneRecipe(base="b", heads={"mine\n": HeadRecipe("qa", ["x"])})
 
 
 def test_a_missing_key_is_named_with_how_to_set_it(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from training.evaluate import (
 from training.labelling import label
 from training.metrics import headline
 from training.predictors import BundlePredictor, CheckpointPredictor, Predictor
-from training.remote import UrlPredictor
+from training.remote import UrlPredictor, seconds
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 SPECS = {
@@ -279,3 +279,13 @@ def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[
     assert "is not a whole number from 1 on" in capsys.readouterr().err
     arguments = parse("model", "--head", "qa", "--data", "a.jsonl", "b.jsonl", "--data", "c.jsonl")
     assert [path.name for path in arguments.data] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
+def test_another_service_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UrlPredictor, "_ask", lambda *_: {"a": 1})
+    with pytest.raises(EvaluationError, match="http://else does not describe its heads; pass the URL of this service"):
+        UrlPredictor("http://else").head("mood")
+
+
+def test_a_service_may_say_by_a_date_when_to_ask_again() -> None:
+    assert seconds("7") == 7 and seconds("Sat, 28 Nov 2026 04:00:00 GMT") == 1
