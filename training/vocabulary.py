@@ -3,7 +3,8 @@
     python -m training vocab FILE... --out DIR [--size 30000] [--cased]
 
 Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
-order of its letters, for the trainer's own is another one every time.
+order of its letters, for the trainer's own is another one every time. So may be, of equally frequent pieces, the last
+that find room: a corpus belongs to the vocabulary that it was built with.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
