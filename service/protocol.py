@@ -1,10 +1,14 @@
 """HTTP/1.1 as uvicorn speaks it, but that head and body of an answer leave in one system call and one packet, that
-who does not finish the head of a request, or does not read its answer, holds neither memory nor a connection, and that
-an offer of another protocol is passed over (RFC 9110, 7.8), as Java's client makes one with every request.
+who does not finish the head of a request holds neither memory nor a connection, that who does not read a long answer
+holds it for a while only, and that an offer of another protocol is passed over (RFC 9110, 7.8), as Java's client makes
+one with every request.
 """
 
 import asyncio
+import fcntl
+import termios
 import time
+from array import array
 from typing import Any, cast
 
 import httptools
@@ -17,7 +21,7 @@ MOST_HEAD = 1 << 16
 HEAD_SECONDS = 30.0
 """That a client may take for them."""
 UNREAD_SECONDS = 30.0
-"""In which a client must read on, while more of an answer waits than the system takes."""
+"""In which a client must take some of an answer, while more of it waits than the system holds."""
 MOST_UNREAD = 1 << 27
 """Bytes of answers that may wait for clients to read them."""
 FRAMING = (b"content-length", b"transfer-encoding")
@@ -109,25 +113,39 @@ class Protocol(HttpToolsProtocol):
         """More of an answer waits than the system takes."""
         super().pause_writing()
         self._unread_since = time.monotonic()
-        self._await_reader(self.transport.get_write_buffer_size())
-        waiting = [other for other in self.connections if isinstance(other, Protocol) and other._unread_timer]
-        if sum(other.transport.get_write_buffer_size() for other in waiting) > MOST_UNREAD:
-            min(waiting, key=lambda other: other._unread_since).transport.abort()
+        self._await_reader()
+        everyone = (other for other in self.connections if isinstance(other, Protocol) and other._unread_timer)
+        waiting = sorted(everyone, key=lambda other: other._unread_since)
+        unread = sum(other.transport.get_write_buffer_size() for other in waiting)
+        for other in waiting:
+            if unread <= MOST_UNREAD:
+                break
+            unread -= other.transport.get_write_buffer_size()
+            other._give_up()
 
     def resume_writing(self) -> None:
         self._all_read()
         super().resume_writing()
 
-    def _await_reader(self, left: int) -> None:
+    def _await_reader(self) -> None:
         self._all_read()
-        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, left)
+        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, self._unread())
 
-    def _look_at_reader(self, left: int) -> None:
-        now = self.transport.get_write_buffer_size()
-        if now < left:
-            self._await_reader(now)
+    def _look_at_reader(self, before: int) -> None:
+        if self._unread() < before:
+            self._await_reader()
         else:
-            self.transport.abort()
+            self._give_up()
+
+    def _unread(self) -> int:
+        """Bytes that the client has not taken, here and in the system."""
+        in_system = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_system)
+        return self.transport.get_write_buffer_size() + in_system[0]
+
+    def _give_up(self) -> None:
+        self._all_read()
+        self.transport.abort()
 
     def _all_read(self) -> None:
         if self._unread_timer:

@@ -26,7 +26,8 @@ FILES_HELP = (
 
 
 FREE_SPACE = "free some space, and start the same command again"
-REMEDIES = {errno.ENOSPC: FREE_SPACE, errno.EDQUOT: FREE_SPACE, errno.EROFS: "name a path that can be written"}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
 """By what the system says."""
 
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except OSError as error:
+        if not error.filename and error.errno not in REMEDIES:
+            raise  # not of a path that was named
         remedy = REMEDIES.get(error.errno or 0, "name a path that is there and can be used")
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")

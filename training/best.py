@@ -6,7 +6,7 @@ import numpy as np
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.errors import TrainingError
-from training.files import damage, write_directory
+from training.files import damage, recover_directory, write_directory
 from training.metrics import headline
 from training.run import copy_weights
 
@@ -44,6 +44,7 @@ class Best:
     def load(self, state: list[float]) -> None:
         """Go on from `state`; raise TrainingError where the checkpoint that it is of is not what was written."""
         self.value, self.since = state[0], int(state[1])
+        recover_directory(self.directory)
         if self.patience and self.value > NONE and (found := damage(self.directory)):
             raise TrainingError(
                 f"{self.directory}: {found}, expected the best checkpoint so far; restore it, or name another --out"

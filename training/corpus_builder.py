@@ -9,10 +9,10 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -81,10 +81,13 @@ def build_corpus(
     asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
     partial_out = out.with_name(out.name + ".partial")
     with alone(partial_out):
+        if out.exists():  # by now: another command has ended while this one waited for hashes
+            raise DataError(f"{out} exists; remove it, or name another directory with --out")
         work = Work(partial_out, asked | {"held_out": held_out, "limit": limit}, pieces)
         rest = islice(documents(files, limit), work.documents, None)
-        bar = progress(tokenise(rest, tokenizer, language, workers), "documents", initial=work.documents)
-        with work:
+        cuts = tokenise(rest, tokenizer, language, workers)
+        bar = progress(cuts, "documents", initial=work.documents)
+        with work, closing(cuts):
             for number, sentences in enumerate(bar, start=work.documents + 1):
                 work.writers["validation" if is_held_out(number, held_out) else "train"].add(sentences)
                 if number % COMMITTED == 0:
@@ -97,6 +100,7 @@ def build_corpus(
         write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         work.leave()
         work.directory.rename(out)
+        (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
     return counts
 
 
@@ -129,7 +133,7 @@ def is_held_out(number: int, share: float) -> bool:
 # ---- text to ids ---------------------------------------------------------------------------------------------------
 
 
-def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Iterator[Sentences]:
+def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Generator[Sentences]:
     """Cut documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:
@@ -220,8 +224,7 @@ class Work:
 
     def leave(self) -> None:
         """Remove what a finished corpus does not need."""
-        for path in (self.noted, self.directory / LOCK):
-            path.unlink(missing_ok=True)
+        self.noted.unlink(missing_ok=True)
         for writer in self.writers.values():
             writer.remove()
 

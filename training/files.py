@@ -46,13 +46,25 @@ def write_sums(directory: Path) -> None:
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
     """Replace a directory by way of TARGET.partial, which `write` fills, and note the hashes of its files in it."""
-    temporary = target.with_name(target.name + ".partial")
+    temporary = partial_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
     write(temporary)
     write_sums(temporary)
     sync(temporary)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
+
+
+def recover_directory(target: Path) -> None:
+    """Finish what `write_directory` was about to do when it was killed: the new one is whole, the old one is not."""
+    temporary = partial_of(target)
+    if temporary.exists() and damage(target) and not damage(temporary):
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+
+
+def partial_of(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
 
 
 def damage(directory: Path) -> str | None:

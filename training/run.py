@@ -29,8 +29,8 @@ from training.progress import tell
 
 FREE = ("save_every", "plateau_after")
 """Fields of a recipe that may change from one start to the next: no weight depends on them."""
-IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors")
-"""The file that says what a corpus, a bundle, a checkpoint holds; the first two have the sums of others in them."""
+IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
+"""The file that tells a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint (weights)."""
 KEPT = 2
 """Checkpoints that stay; older ones go once a newer one is whole."""
 
@@ -72,12 +72,13 @@ class Run:
         path = self.out / "inputs.json"
         before = self._noted(path, hashes)
         for name, found in hashes.items():
-            if found and found != before.get(name, found):
+            if found and before.get(name) and found != before[name]:
                 raise TrainingError(
                     f"{name} is not what {self.out} began with (SHA-256 {found[:12]}…, expected "
                     f"{before[name][:12]}…); restore it to resume, or pass another --out"
                 )
-        write_whole(path, json.dumps(before | hashes, indent=2) + "\n")
+        known = {name: found for name, found in hashes.items() if found or name not in before}
+        write_whole(path, json.dumps(before | known, indent=2) + "\n")
 
     def _noted(self, path: Path, now: dict[str, Any]) -> dict[str, Any]:
         """What the first start wrote to `path`; `now`, where no step of it was taken."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from models.errors import CheckpointError
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
-from training.files import SUMS, alone
+from training.files import SUMS, alone, recover_directory, write_directory
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
 
@@ -124,6 +125,33 @@ def test_another_corpus_in_its_place_is_refused(tmp_path: Path) -> None:
     small_corpus(tmp_path, documents=41, sentences=30)
     with pytest.raises(TrainingError, match=r"corpus is not what .*run began with .*restore it to resume, or pass"):
         pretrain(recipe(corpus), tmp_path / "run")
+
+
+def test_data_that_was_away_for_a_start_is_still_known(corpus: Path, stopped: Path) -> None:
+    for there in (corpus, corpus.with_name("away"), corpus):
+        Run(stopped, recipe(corpus), inputs=[there])
+    before = json.loads((stopped / "inputs.json").read_text())[str(corpus)]
+    away = corpus.rename(corpus.with_name("away"))
+    Run(stopped, recipe(corpus), inputs=[corpus])
+    away.rename(corpus)
+    Run(stopped, recipe(corpus), inputs=[corpus])
+    assert before and json.loads((stopped / "inputs.json").read_text())[str(corpus)] == before
+
+
+def test_a_directory_whose_replacement_was_cut_off_is_recovered(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        write_directory(tmp_path / text, partial(write_text, text))
+    (tmp_path / "new").rename(tmp_path / "old.partial")
+    recover_directory(tmp_path / "old")
+    assert (tmp_path / "old" / "text").read_text() == "old"  # it is whole
+    shutil.rmtree(tmp_path / "old")
+    recover_directory(tmp_path / "old")
+    assert (tmp_path / "old" / "text").read_text() == "new" and not (tmp_path / "old.partial").exists()
+
+
+def write_text(text: str, directory: Path) -> None:
+    directory.mkdir()
+    (directory / "text").write_text(text)
 
 
 def test_a_recipe_that_was_refused_binds_nobody(corpus: Path, tmp_path: Path) -> None:
