@@ -15,8 +15,6 @@ ABSENT = {
     "quantization_config": "the weights as they were before they were quantised",
 }
 """What would make another network of the weights, and what to pass instead."""
-
-
 LEAST = {
     "vocab_size": 1,
     "hidden_size": 1,

@@ -105,10 +105,9 @@ def softmax(logits: Logits, temperature: float) -> Scores:
 
 def _input_error(error: ValidationError, task: TaskName, parameters: type[Strict]) -> InputError:
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:80]
-    if first["type"] == "string_unicode" and not name:  # the name itself is half of a character
-        name = ascii(first["input"])[1:-1]
-    if first["type"] == "extra_forbidden" or name.startswith("\\u"):
+    half = first["type"] == "string_unicode" and not first["loc"]  # of a character: the name itself is no text
+    name = ascii(first["input"])[1:-1] if half else ".".join(str(part) for part in first["loc"])[:80]
+    if half or first["type"] == "extra_forbidden":
         known = ", ".join(parameters.model_fields)
         return InputError(f"parameters.{name}", f"is no parameter of {task}; it takes {known}")
     expected = first["msg"][:1].lower() + first["msg"][1:]

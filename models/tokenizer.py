@@ -81,8 +81,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for everything
             raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
-        _check_settings(path, json.loads(backend.to_str())["normalizer"] or {})
-        return cls(_with_markers(backend), str(path))
+        tokenizer = cls(_with_markers(backend), str(path))
+        _check_settings(path, tokenizer._rules)
+        return tokenizer
 
     def write(self, directory: Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them."""
@@ -278,12 +279,13 @@ def _bert_normalizer(backend: tokenizers.Tokenizer, origin: str) -> dict[str, An
 
 def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """Let text make the special tokens that are not BERT's own: those with which a head was finetuned ("[E1]")."""
-    parts = json.loads(backend.to_str())
     own = SPECIALS.values()
-    markers = [token for token in parts["added_tokens"] if token["special"] and token["content"] not in own]
-    for token in markers:
-        token["special"] = False
-    return tokenizers.Tokenizer.from_str(json.dumps(parts)) if markers else backend
+    if all(token.content in own for token in backend.get_added_tokens_decoder().values() if token.special):
+        return backend
+    parts = json.loads(backend.to_str())
+    for token in parts["added_tokens"]:
+        token["special"] = token["special"] and token["content"] in own
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
 
 def _settings(directory: Path) -> dict[str, Any]:
@@ -294,14 +296,14 @@ def _settings(directory: Path) -> dict[str, Any]:
 def _check_settings(path: Path, normalizer: dict[str, Any]) -> None:
     """Refuse a tokenizer.json that cuts text otherwise than the settings beside it say, which transformers goes by."""
     settings = _settings(path.parent)
-    lowercase = normalizer.get("lowercase")
+    lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
     for key, found in (
         ("do_lower_case", lowercase),
-        ("tokenize_chinese_chars", normalizer.get("handle_chinese_chars")),
-        ("strip_accents", lowercase if normalizer.get("strip_accents") is None else normalizer["strip_accents"]),
+        ("tokenize_chinese_chars", normalizer["handle_chinese_chars"]),
+        ("strip_accents", lowercase if strip_accents is None else strip_accents),
     ):
         said = settings.get(key)
-        if said is not None and found is not None and said != found:
+        if said is not None and said != found:
             raise CheckpointError(
                 f"{path} has {key} = {found}, but tokenizer_config.json beside it {said}; make the two agree, as when "
                 "the checkpoint was trained"

@@ -69,8 +69,7 @@ def build_corpus(
     file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
     one sentence.
     """
-    if out.exists():
-        raise DataError(f"{out} exists; remove it, or name another directory with --out")
+    refuse_existing(out)
     if not 0 <= held_out <= 0.5:
         raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
     if limit is not None and limit < 1:
@@ -81,8 +80,7 @@ def build_corpus(
     asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
     partial_out = out.with_name(out.name + ".partial")
     with alone(partial_out):
-        if out.exists():  # by now: another command has ended while this one waited for hashes
-            raise DataError(f"{out} exists; remove it, or name another directory with --out")
+        refuse_existing(out)  # by now: another command has ended while this one waited for hashes
         work = Work(partial_out, asked | {"held_out": held_out, "limit": limit}, pieces)
         rest = islice(documents(files, limit), work.documents, None)
         cuts = tokenise(rest, tokenizer, language, workers)
@@ -102,6 +100,11 @@ def build_corpus(
         work.directory.rename(out)
         (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
     return counts
+
+
+def refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise DataError(f"{out} exists; remove it, or name another directory with --out")
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:
