@@ -7,20 +7,21 @@ encoder, which `BertModel.from_pretrained` still reads. `heads.json` holds what 
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
 from models.errors import CheckpointError
 from models.heads import build_head
-from models.task import HeadSpec, TaskName
+from models.task import HeadSpec, TaskName, Trained
 from models.tokenizer import Tokenizer
 
 NSP_LABELS = ["isNext", "notNext"]
@@ -304,7 +305,18 @@ def spec_of(entry: Any, directory: Path) -> HeadSpec:
     temperature = entry.get("temperature", 1.0)
     if not isinstance(temperature, float | int) or not 1e-6 < temperature < 1e6:
         raise CheckpointError(f"{directory}/heads.json has temperature {temperature!r}, expected one about 1; mend it")
-    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature)
+    trained = trained_of(entry.get("trained", {}), directory)
+    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature, trained)
+
+
+def trained_of(entry: Any, directory: Path) -> Trained:
+    """What an entry of heads.json says of the rows that the head learned from."""
+    try:
+        return TypeAdapter(Trained).validate_python(entry)
+    except ValidationError:
+        raise CheckpointError(
+            f"{directory}/heads.json has trained {str(entry)[:80]}, expected max_length and sentences; mend it"
+        ) from None
 
 
 def check_tied(weights: Weights, checkpoint: Checkpoint, directory: Path) -> None:
@@ -349,6 +361,7 @@ def head_entry(head: Head) -> dict[str, Any]:
         "labels": spec.labels,
         "defaults": spec.defaults,
         "temperature": spec.temperature,
+        "trained": asdict(spec.trained),
         "metrics": head.metrics,
     }
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from models.errors import BundleError
 from models.runtime import Precision
-from models.task import HeadSpec, TaskName
+from models.task import HeadSpec, TaskName, Trained
 
 FORMAT: Literal["bertheads-bundle/1"] = "bertheads-bundle/1"
 MANIFEST = "bundle.json"
@@ -53,12 +53,13 @@ class HeadEntry(Entry):
     labels: list[str]
     defaults: dict[str, JsonValue] = {}
     temperature: float = Field(1.0, gt=0)
+    trained: Trained = Trained()
     metrics: dict[str, JsonValue] = {}
 
     @property
     def spec(self) -> HeadSpec:
         """What the task code needs of it."""
-        return HeadSpec(self.task, self.labels, self.defaults, self.temperature)
+        return HeadSpec(self.task, self.labels, self.defaults, self.temperature, self.trained)
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:

@@ -1,14 +1,19 @@
 """Tags for the words of a text, and the spans they make.
 
-`pieces` says what the head reads. "first" (the default, and how our heads are trained): the first piece of each word,
-where a word is what treebanks call one ("U.N.", "AT&T", "'s"), so that all aggregation strategies but "none" agree, and
-BIO tags are the likeliest sequence that makes spans (models/bio.py).
-"all": every piece, which are then aggregated exactly as by transformers' TokenClassificationPipeline; an imported head
-has {"pieces": "all"} in its defaults. Offsets are characters of the text as given, and `word` is that slice of it.
-Long texts slide windows, and each word is read where it has most context.
+`pieces` says what the head reads, which is what it learned from (training writes it into the defaults of a head):
+
+    joint    every piece; a word has the tags that are likeliest for all its pieces together
+    first    the first piece of each word
+    all      every piece by itself, aggregated exactly as by transformers' TokenClassificationPipeline (imported heads)
+
+A word is what the pre-tokenizer splits ("U.N." is four), and in scripts without blanks each token (models/scripts.py).
+With "joint" and "first", BIO tags are the likeliest sequence that makes spans (models/bio.py): the tags alone say which
+words belong together, so no rule about abbreviations of any language is needed, and all aggregation strategies except
+"none" agree. Offsets are characters of the text as given, and `word` is that slice of it.
+A text that is longer than the rows that the head learned from slides windows, and each word is read where it has most
+context.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypedDict
@@ -17,34 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.bio import Sequences
+from models.bio import Sequences, split_label
 from models.errors import InputError
 from models.row import Encoded, Row
+from models.scripts import word_numbers
+from models.sentences import sentence_starts
 from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.tokenizer import Pieces, Tokenizer
-from models.windows import owners, slide
+from models.windows import MOST_WINDOWS, owners, slide
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
-# BERT's pre-tokenizer splits at every punctuation mark, but data sets keep these together as one word, and a head has
-# learnt to read that at its first piece. Anything else is a word of the pre-tokenizer: a comma, a bracket, or the full
-# stop that ends a sentence is never part of the word before it. Of 1,441 entity words of UNER English-EWT (validation),
-# 1,439 are one word by these rules; the pre-tokenizer alone splits 26 kinds of them.
-COMPOUND = re.compile(
-    r"""
-      (?<!\w) (?:[^\W\d_]\.){2,}                                # U.N.  e.g.
-    | (?<!\w) [A-Z]\. (?=\s+\w)                                 # the initial of "J. Smith"
-    | (?<!\w) (?i:st|mt|ft|dr|mr|mrs|ms|jr|sr|prof|rev|gen|col|capt|sgt|lt|gov|sen|rep)\. (?=\s+\w)
-    | (?<!\w) (?i:inc|corp|ltd|co|bros)\. (?=\s+\w|,)
-    | (?<!\w) \w++ (?: [.&@] \w++ | ['’] (?!(?i:s|d|m|ll|re|ve)\b) \w++ )+  # 4.6  AT&T  ann@example.com  O'Keefe
-    | ['’] (?i:s|d|m|ll|re|ve)\b                                # the clitic of "Ann's", a word of its own
-    """,
-    re.VERBOSE,
-)
-
+Reading = Literal["joint", "first", "all"]
 
 MOST_LABELS = 1000
 """That a request may name."""
+LEAST_ROW = 3
+"""Tokens of a row that holds one word."""
 
 
 class TagParameters(Strict):
@@ -52,9 +46,11 @@ class TagParameters(Strict):
 
     aggregation_strategy: Strategy = "simple"
     stride: int | None = Field(default=None, ge=0)
-    """Tokens that two windows share: 64, or half a window where that is less."""
+    """Tokens that two windows share: a quarter of a window, at most 64."""
+    max_seq_len: int | None = Field(default=None, ge=LEAST_ROW)
+    """Tokens of a window with its two special ones: as many as the rows had that the head learned from."""
     ignore_labels: list[str] = Field(default=["O"], max_length=MOST_LABELS)
-    pieces: Literal["first", "all"] = "first"
+    pieces: Reading = "first"
 
 
 class Token(TypedDict):
@@ -80,7 +76,7 @@ class Span(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TagSource:
-    """What decode needs of a text: its units, which are words ("first") or pieces ("all")."""
+    """What decode needs of a text: its units, which are words, or with "all" pieces."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -89,6 +85,8 @@ class TagSource:
     """Whether a unit goes on with the word of the unit before it."""
     columns: list[int]
     """Where a unit would stand if its text were one row."""
+    firsts: list[int]
+    """The first of the positions that are read of a unit."""
 
 
 class Tagged(NamedTuple):
@@ -112,69 +110,120 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
 
     def encode(self, inputs: str, parameters: TagParameters) -> Encoded[TagSource]:
         pieces = self.tokenizer.encode(inputs)
-        if parameters.pieces == "all":
-            return self._encode(inputs, pieces, pieces.words, parameters)
-        return self._encode(inputs, pieces, _compounds(inputs, pieces), parameters)
+        numbers = np.asarray(pieces.words) if parameters.pieces == "all" else word_numbers(inputs, pieces)
+        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))  # the first piece of each word
+        sentences = self._sentences(inputs, pieces, firsts)
+        return self._encode(inputs, pieces, sentences, firsts, parameters)
 
     def encode_words(self, words: Sequence[str], parameters: TagParameters) -> Encoded[TagSource]:
-        """Encode words as a data set has them, of which the head reads the first piece each, whatever `pieces` says."""
+        """Encode words as a data set has them; with "all" the head reads the first piece of each, as with "first"."""
         if not words:
             raise InputError("inputs", "holds no word; pass at least one")
         pieces = self.tokenizer.encode_words(words)
-        return self._encode(" ".join(words), pieces, pieces.words, parameters.model_copy(update={"pieces": "first"}))
+        if parameters.pieces == "all":
+            parameters = parameters.model_copy(update={"pieces": "first"})
+        firsts = np.flatnonzero(np.diff(pieces.words, prepend=-1))
+        return self._encode(" ".join(words), pieces, np.zeros(1, np.int64), firsts, parameters)
 
     def decode(
         self, encoded: Encoded[TagSource], logits: Logits, parameters: TagParameters
     ) -> list[Token] | list[Span]:
-        scores = softmax(logits, self.head.temperature)  # (units, labels)
+        scores = softmax(logits, self.head.temperature)  # (positions, labels)
         source, strategy = encoded.source, parameters.aggregation_strategy
-        best = self._sequences.best(scores) if parameters.pieces == "first" else scores.argmax(axis=1)
-        units = [
-            Tagged(self.head.labels[tag], float(row[tag]), *span)
-            for tag, row, span in zip(best.tolist(), scores, source.spans, strict=True)
-        ]
+        if parameters.pieces == "all":
+            words = self._units(source, scores) if strategy in ("none", "simple") else self._words(source, scores, strategy)
+        else:
+            words = self._tag_words(source, scores, strategy)
         if strategy == "none":
-            return _tokens(source, units, parameters.ignore_labels)
-        words = self._words(source, scores, strategy) if strategy != "simple" and parameters.pieces == "all" else units
+            return _tokens(source, words, parameters.ignore_labels)
         spans = [_span(source.text, group) for group in _groups(words)]
         return [span for span in spans if span["entity_group"] not in parameters.ignore_labels]
 
     def decode_tags(self, encoded: Encoded[TagSource], logits: Logits) -> list[str]:
         """Return the tag of each word of `encode_words`; windows cover all words, so none is missing."""
-        return [self.head.labels[tag] for tag in self._sequences.best(softmax(logits, self.head.temperature)).tolist()]
+        scores = softmax(logits, self.head.temperature)
+        tags = self._sequences.of_words(scores, np.asarray(encoded.source.firsts))
+        return [self.head.labels[tag] for tag in tags.tolist()]
 
-    def _encode(self, text: str, pieces: Pieces, words: Sequence[int], parameters: TagParameters) -> Encoded[TagSource]:
-        numbers = np.asarray(words)
-        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))  # the first piece of each word
+    def _tag_words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
+        """Tag words by the likeliest sequence; the score is that of the entity, under "none" that of the tag alone."""
+        firsts = np.asarray(source.firsts)
+        tags = self._sequences.of_words(scores, firsts)
+        shown = scores if strategy == "none" else self._sequences.kinds(scores)
+        means = self._sequences.means(shown, firsts)[np.arange(len(tags)), tags]
+        return [
+            Tagged(self.head.labels[tag], score, *span)
+            for tag, score, span in zip(tags.tolist(), means.tolist(), source.spans, strict=True)
+        ]
+
+    def _units(self, source: TagSource, scores: Scores) -> list[Tagged]:
+        return [self._tagged(row, span) for row, span in zip(scores, source.spans, strict=True)]
+
+    def _encode(
+        self,
+        text: str,
+        pieces: Pieces,
+        sentences: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        parameters: TagParameters,
+    ) -> Encoded[TagSource]:
         every = np.arange(len(pieces))
-        rows = self._rows(pieces.ids, firsts, firsts if parameters.pieces == "first" else every, parameters)
-        starts = [start for start, _ in pieces.offsets]
-        ends = [end for _, end in pieces.offsets]
-        if parameters.pieces == "first":
-            lasts = [*(firsts[1:] - 1).tolist(), len(pieces) - 1]
-            spans = [(starts[first], ends[last]) for first, last in zip(firsts.tolist(), lasts, strict=True)]
-            return Encoded(rows, TagSource(text, spans, [False] * len(spans), (firsts + 1).tolist()), 0)
-        continues = np.isin(every, firsts, invert=True).tolist()
-        return Encoded(rows, TagSource(text, pieces.offsets, continues, (every + 1).tolist()), 0)
+        read = firsts if parameters.pieces == "first" else every
+        rows = self._rows(pieces, sentences, firsts, read, parameters)
+        if parameters.pieces == "all":
+            continues = np.isin(every, firsts, invert=True).tolist()
+            return Encoded(rows, TagSource(text, pieces.offsets, continues, (every + 1).tolist(), every.tolist()), 0)
+        lasts = [*(firsts[1:] - 1).tolist(), len(pieces) - 1]
+        spans = [(pieces.offsets[a][0], pieces.offsets[b][1]) for a, b in zip(firsts.tolist(), lasts, strict=True)]
+        begins = firsts if parameters.pieces == "joint" else every[: len(firsts)]
+        return Encoded(rows, TagSource(text, spans, [False] * len(spans), (firsts + 1).tolist(), begins.tolist()), 0)
 
     def _rows(
-        self, ids: list[int], firsts: NDArray[np.int64], read: NDArray[np.int64], parameters: TagParameters
+        self,
+        pieces: Pieces,
+        sentences: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        read: NDArray[np.int64],
+        parameters: TagParameters,
     ) -> list[Row]:
-        room = self.max_length - 2
-        starts = slide(len(ids), room, self._stride(parameters, room), "inputs")
-        window = owners(starts, room, len(ids))
-        # A word stays in the window of its first piece as far as that reaches, so that its pieces saw the same text.
-        of_word = window[firsts[np.searchsorted(firsts, read, side="right") - 1]]
-        chosen = np.where(read < starts[of_word] + room, of_word, window[read])
-        numbers, changes = np.unique(chosen, return_index=True)  # a window in which nothing is read is not run
-        return [
-            self.tokenizer.single_row(ids[start : start + room], (tokens - start + 1).tolist())
-            for start, tokens in zip(starts[numbers].tolist(), np.split(read, changes[1:]), strict=True)
-        ]
+        """Lay out rows for the `read` pieces; no row holds pieces of two `sentences`, given by their first pieces."""
+        if len(sentences) > MOST_WINDOWS:
+            raise InputError("inputs", f"has {len(sentences)} sentences, expected at most {MOST_WINDOWS}; send its parts")
+        room = self._row_length(parameters) - 2
+        stride = self._stride(parameters, room)
+        rows: list[Row] = []
+        for start, stop in zip(sentences.tolist(), [*sentences[1:].tolist(), len(pieces)], strict=True):
+            mine = read[np.searchsorted(read, start) : np.searchsorted(read, stop)]
+            starts = start + slide(stop - start, room, stride, "inputs")
+            window = owners(starts - start, room, stop - start)
+            # A word stays in the window of its first piece as far as that reaches: its pieces then saw the same text.
+            of_word = window[firsts[np.searchsorted(firsts, mine, side="right") - 1] - start]
+            chosen = np.where(mine < starts[of_word] + room, of_word, window[mine - start])
+            numbers, changes = np.unique(chosen, return_index=True)  # a window in which nothing is read is not run
+            rows += [
+                self.tokenizer.single_row(pieces.ids[first : min(first + room, stop)], (tokens - first + 1).tolist())
+                for first, tokens in zip(starts[numbers].tolist(), np.split(mine, changes[1:]), strict=True)
+            ]
+        return rows
+
+    def _sentences(self, text: str, pieces: Pieces, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First pieces of the sentences of a text, for a head that learned from single ones; else 0 alone."""
+        if self.head.trained.sentences != "one":
+            return np.zeros(1, np.int64)
+        begins = np.searchsorted([pieces.offsets[first][0] for first in firsts.tolist()], sentence_starts(text))
+        return np.unique(firsts[np.minimum(begins, len(firsts) - 1)])
+
+    def _row_length(self, parameters: TagParameters) -> int:
+        length = parameters.max_seq_len or min(self.head.trained.max_length or self.max_length, self.max_length)
+        if length > self.max_length:
+            raise InputError(
+                "parameters.max_seq_len", f"is {length}, but this model takes {self.max_length}; pass less"
+            )
+        return length
 
     def _stride(self, parameters: TagParameters, room: int) -> int:
         if parameters.stride is None:
-            return min(64, room // 2)
+            return min(64, room // 4)
         if parameters.stride >= room:
             raise InputError(
                 "parameters.stride",
@@ -213,34 +262,12 @@ def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
     return best
 
 
-def _compounds(text: str, pieces: Pieces) -> list[int]:
-    """Number the words of pieces anew, so that a compound is one."""
-    stops = {match.start(): match.end() for match in COMPOUND.finditer(text)}
-    numbers: list[int] = []
-    stop, before = 0, -1
-    for (start, _), word in zip(pieces.offsets, pieces.words, strict=True):
-        if start in stops and start >= stop:
-            stop = stops[start]
-            numbers.append(numbers[-1] + 1 if numbers else 0)
-        elif start < stop or word == before:
-            numbers.append(numbers[-1])
-        else:
-            numbers.append(numbers[-1] + 1 if numbers else 0)
-        before = word
-    return numbers
-
-
-def _split_label(label: str) -> tuple[bool, str]:
-    """Whether a label begins an entity, and which; a label without B- or I- continues its like, as in transformers."""
-    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
-
-
 def _groups(words: list[Tagged]) -> list[list[Tagged]]:
     """Join neighbours of one entity: B- begins anew, I- continues its like and else begins one too."""
     groups: list[list[Tagged]] = []
     last = None
     for word in words:
-        begins, entity = _split_label(word.label)
+        begins, entity = split_label(word.label)
         if begins or entity != last:
             groups.append([])
         groups[-1].append(word)

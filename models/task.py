@@ -24,6 +24,16 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Trained:
+    """The rows that a head learned from, which it should meet in service too; None where that is not known."""
+
+    max_length: int | None = None
+    """Tokens of the longest row, special ones included."""
+    sentences: Literal["one", "several"] | None = None
+    """Of a row (tag)."""
+
+
+@dataclass(frozen=True)
 class HeadSpec:
     """What a head is beside its weights."""
 
@@ -34,6 +44,7 @@ class HeadSpec:
     """Parameters whose default is another for this head, such as {"handle_impossible_answer": true}."""
     temperature: float = 1.0
     """Divides the logits before they become scores (Guo et al., 2017); found on validation data."""
+    trained: Trained = Trained()
 
     def width(self, vocab_size: int) -> int:
         """Return the logits of a position."""

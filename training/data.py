@@ -48,6 +48,14 @@ class TaggedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class SpannedText:
+    """A text as it is written, and the spans in it: first character, character after the last, type; in order."""
+
+    text: str
+    spans: list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class QuestionExample:
     """A question, its context, and the accepted answers, none if the context does not answer it.
 
@@ -70,7 +78,7 @@ class Document:
     text: str
 
 
-Example = TextExample | PairExample | TaggedExample | QuestionExample | Document
+Example = TextExample | PairExample | TaggedExample | SpannedText | QuestionExample | Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ def _pair_example(line: Line) -> PairExample:
     return PairExample(line.string("text_a"), line.string("text_b"), line.string("label"))
 
 
-def _tagged_example(line: Line) -> TaggedExample:
+def _tagged_example(line: Line) -> TaggedExample | SpannedText:
+    if "tokens" not in line.record and "spans" in line.record:
+        return _spanned_text(line)
     example = TaggedExample(line.strings("tokens"), line.strings("tags"))
     if not example.tokens:
         line.fail('"tokens" is empty, expected one word or more; remove the line')
@@ -148,6 +158,29 @@ def _tagged_example(line: Line) -> TaggedExample:
     if is_bio(example.tags):
         _check_bio(line, example.tags)
     return example
+
+
+def _spanned_text(line: Line) -> SpannedText:
+    text, given = line.string("text"), line.value("spans")
+    if not isinstance(given, list):
+        line.fail(f'"spans" is {_kind(given)}, expected a list of [start, end, type]; correct the line')
+    spans = sorted(_span(line, text, index, span) for index, span in enumerate(given))
+    for (_, before, _), (start, end, name) in zip(spans, spans[1:], strict=False):
+        if start < before:
+            line.fail(f'"spans" has {name} at {start} to {end} inside another span, expected none to overlap; keep one')
+    return SpannedText(text, spans)
+
+
+def _span(line: Line, text: str, index: int, span: Any) -> tuple[int, int, str]:
+    if not isinstance(span, list) or [type(part) for part in span] != [int, int, str] or not span[2].strip():
+        line.fail(f'"spans"[{index}] is {str(span)[:60]}, expected [start, end, type]; correct it')
+    start, end, name = span
+    if not (0 <= start < end <= len(text) and any(map(visible, text[start:end]))):
+        line.fail(
+            f'"spans"[{index}] is characters {start} to {end} of a text of {len(text)}, expected a part of it with '
+            "visible characters; correct it"
+        )
+    return start, end, name
 
 
 def is_bio(tags: Iterable[str]) -> bool:
@@ -208,7 +241,9 @@ def read_examples(path: Path, task: Literal["classify"], limit: int | None = Non
 @overload
 def read_examples(path: Path, task: Literal["pair"], limit: int | None = None) -> list[PairExample]: ...
 @overload
-def read_examples(path: Path, task: Literal["tag"], limit: int | None = None) -> list[TaggedExample]: ...
+def read_examples(
+    path: Path, task: Literal["tag"], limit: int | None = None
+) -> list[TaggedExample | SpannedText]: ...
 @overload
 def read_examples(path: Path, task: Literal["qa"], limit: int | None = None) -> list[QuestionExample]: ...
 @overload
@@ -298,11 +333,18 @@ OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
 }
 
 
-def labels_of(examples: Iterable[TextExample | PairExample | TaggedExample]) -> list[str]:
+def labels_in(example: Example) -> list[str]:
+    """Return every label that an example names, a span as its B- and I-; none for a question or a document."""
+    if isinstance(example, SpannedText):
+        return ["O", *(f"{prefix}-{name}" for _, _, name in example.spans for prefix in "BI")]
+    if isinstance(example, TaggedExample):
+        return example.tags
+    return [example.label] if isinstance(example, TextExample | PairExample) else []
+
+
+def labels_of(examples: Iterable[Example]) -> list[str]:
     """Return the labels in a stable order: sorted; for BIO tags O first, then B- and I- of each type."""
-    found: set[str] = set()
-    for example in examples:
-        found.update(example.tags if isinstance(example, TaggedExample) else [example.label])
+    found = set(chain.from_iterable(map(labels_in, examples)))
     if not is_bio(found):
         return sorted(found)
     types = sorted({tag[2:] for tag in found - {"O"}})

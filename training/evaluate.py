@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -34,9 +35,11 @@ from training.data import (
     Example,
     PairExample,
     QuestionExample,
+    SpannedText,
     TaggedExample,
     TextExample,
     is_bio,
+    labels_in,
     read_examples,
 )
 from training.errors import DataError, EvaluationError
@@ -96,13 +99,7 @@ def score(predictor: Predictor, head: str, examples: Sequence[Example], progress
 def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -> None:
     """Raise DataError for an example with a label that the head does not know."""
     for example in examples:
-        if isinstance(example, TaggedExample):
-            found = example.tags
-        elif isinstance(example, TextExample | PairExample):
-            found = [example.label]
-        else:
-            return
-        for label in found:
+        for label in labels_in(example):
             if label not in known:
                 some = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
                 raise DataError(
@@ -131,8 +128,33 @@ def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: 
     }
 
 
-def _score_tags(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
-    """Send the words joined by blanks, and read for each word the tag where it begins, as the head was trained to.
+def _score_tags(examples: Sequence[TaggedExample | SpannedText], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
+    """Score given words by their tags, and running text by its spans; both where the data has both."""
+    words = [example for example in examples if isinstance(example, TaggedExample)]
+    texts = [example for example in examples if isinstance(example, SpannedText)]
+    of_words = _score_words(words, ask, spec) if words else {}
+    return of_words | {name: value for name, value in _score_text(texts, ask).items() if texts and name not in of_words}
+
+
+def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
+    """Score spans of texts as they are written: right only with both characters and the type.
+
+    Chance takes every word between blanks for a span of the most frequent type.
+    """
+    found: list[set[Span]] = [set() for _ in examples]
+    for one in ask([example.text for example in examples], {"aggregation_strategy": "simple"}):
+        found[one.index] = {(span["entity_group"], span["start"], span["end"]) for span in one.answer}
+    wanted = [{(name, start, end) for start, end, name in example.spans} for example in examples]
+    types = Counter(name for spans in wanted for name, _, _ in spans)
+    common = types.most_common(1)[0][0] if types else ""
+    guessed = [{(common, *word.span()) for word in re.finditer(r"\S+", example.text)} for example in examples]
+    chance = set_scores(wanted, guessed)["f1"]
+    scores = set_scores(wanted, found)
+    return {**scores, "f1_chance": chance, "text_f1": scores["f1"], "text_f1_chance": chance, "spans": float(types.total())}
+
+
+def _score_words(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec) -> Scores:
+    """Send the words joined by blanks, and read for each word the tag where it begins.
 
     A word that the service cuts further ("Sep-11" is three to it) has the tag of its first part, whatever the rest got.
     `text_f1` is stricter: the spans of the running text, as its reader sees them, must have the right characters.

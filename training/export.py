@@ -137,6 +137,7 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
         labels=spec.labels,
         defaults=spec.defaults,
         temperature=spec.temperature,
+        trained=spec.trained,
         metrics=head.metrics,
     )
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
-from models.task import HeadSpec, TaskName
+from models.task import HeadSpec, TaskName, Trained
 from training.base import read_base
 from training.best import Best
 from training.data import Example, labels_of, read_examples
@@ -40,6 +40,7 @@ from training.processes import Processes
 from training.progress import tell
 from training.run import Run, seed_step
 from training.targets import targets
+from training.unanswerable import unanswerable
 from training.window import check_finite
 
 SHORTEST = 8
@@ -65,7 +66,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         torch.set_num_threads(recipe.threads)
 
     # ---- model and data
-    sets = {name: read_files(recipe, head.task, head.train) for name, head in recipe.heads.items()}
+    sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
     validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
     for name, examples in validation.items():
@@ -156,6 +157,14 @@ def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> 
     return [example for file in files for example in read(Path(recipe.data) / file, task)]
 
 
+def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
+    """The examples that a head learns from, with those that are made of them."""
+    found: Any = read_files(recipe, head.task, head.train)
+    if head.task == "qa" and head.unanswerable:
+        found += unanswerable(found, head.unanswerable, np.random.default_rng(recipe.seed))
+    return list(found)
+
+
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
     """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay."""
     checkpoint = start(recipe.pretraining) if recipe.corpus else read_base(Path(recipe.base))
@@ -169,7 +178,7 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             )
         if not sets[name]:
             raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
-        found = head.labels or ([] if head.task == "qa" else labels_of(sets[name]))  # type: ignore[arg-type]
+        found = head.labels or labels_of(sets[name])
         goes_on = name in known and goes_on_from(known[name].spec, head, found)
         if head.task != "qa" and not goes_on and len(found) < 2:
             raise DataError(
@@ -195,12 +204,20 @@ def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str]) -> bool
 
 
 def grown(known: Head, recipe: HeadRecipe) -> Head:
-    return Head(HeadSpec(recipe.task, known.spec.labels, known.spec.defaults | recipe.defaults), known.module)
+    return Head(spec_of(recipe, known.spec.labels, known.spec.defaults), known.module)
 
 
 def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint) -> Head:
-    spec = HeadSpec(recipe.task, labels, recipe.defaults)
+    spec = spec_of(recipe, labels, {})
     return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
+
+
+def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any]) -> HeadSpec:
+    """What a head is that learns by `recipe`: a tagger reads every piece, unless the recipe says otherwise."""
+    tag = recipe.task == "tag"
+    defaults = defaults | ({"pieces": "joint"} if tag else {}) | recipe.defaults
+    trained = Trained(recipe.max_length, ("several" if recipe.joined else "one") if tag else None)
+    return HeadSpec(recipe.task, labels, defaults, trained=trained)
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ class HeadRecipe:
     batch_size: PositiveInt = 32
     max_length: PositiveInt = 128
     """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
+    joined: bool = True
+    """Of tag: learn from rows of several sentences too, joined at random; without it /tag cuts where sentences end."""
+    unanswerable: NotNegative = 0.0
+    """Of qa: questions to add that a like context does not answer, in proportion to those with an answer."""
     consistency: NotNegative = 0.0
     """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
 

@@ -23,7 +23,7 @@ from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.losses import score, total
 from training.pretrain import PretrainRecipe
 from training.progress import tell
-from training.targets import Target, consistency, log_probabilities, loss, targets
+from training.targets import Target, consistency, joined, log_probabilities, loss, targets
 
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""
@@ -62,6 +62,8 @@ def build_sources(
                 f"heads.{name}: {len(cut)} of {len(encoded)} training examples are longer than max_length "
                 f"{head.max_length} and lose up to {max(cut)} tokens"
             )
+        if head.task == "tag" and head.joined:
+            encoded += joined(encoded, head.max_length, np.random.default_rng(recipe.seed))
         batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
         sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
     if recipe.corpus:

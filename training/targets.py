@@ -3,13 +3,16 @@
 Rows come from the task code of models/, so that a head is trained on exactly what it is served.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.bio import continuations
 from models.classification import PairInput
 from models.errors import InputError
 from models.qa import QuestionInput
@@ -17,7 +20,7 @@ from models.row import Row
 from models.task import HeadSpec, TaskName
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from training.data import Example, PairExample, QuestionExample, TaggedExample, TextExample
+from training.data import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
 from training.errors import DataError
 
 UNLIKELY = -1e4
@@ -64,10 +67,64 @@ def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> li
     return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
 
 
-def tag_targets(task: Any, example: TaggedExample, numbers: dict[str, int]) -> list[Target]:
-    encoded = task.encode_words(example.tokens, task.parse_parameters({}))
-    labels = iter([numbers[tag] for tag in example.tags])
-    return [Target(row, [next(labels) for _ in row.positions]) for row in encoded.rows]
+def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
+    """The rows of a text, whose words have the tags given, and further pieces of a word the tag that continues it."""
+    parameters = task.parse_parameters({})
+    if isinstance(example, SpannedText):
+        encoded = task.encode(example.text, parameters)
+        tags = tags_of(encoded.source.spans, example.spans)
+    else:
+        encoded, tags = task.encode_words(example.tokens, parameters), example.tags
+    go_on = continuations(task.head.labels)
+    labels = [0] * sum(len(row.positions) for row in encoded.rows)
+    firsts = encoded.source.firsts
+    for tag, first, stop in zip(tags, firsts, [*firsts[1:], len(labels)], strict=True):
+        labels[first] = numbers[tag]
+        labels[first + 1 : stop] = [go_on[numbers[tag]]] * (stop - first - 1)
+    each = iter(labels)
+    return [Target(row, [next(each) for _ in row.positions]) for row in encoded.rows]
+
+
+def tags_of(units: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> list[str]:
+    """Return the BIO tag of each unit: B- for the first that shares a character with a span, I- for the others."""
+    tags = ["O"] * len(units)
+    starts, ends = [start for start, _ in units], [end for _, end in units]
+    for start, end, name in spans:
+        first, stop = bisect_right(ends, start), bisect_left(starts, end)
+        tags[first:stop] = [f"{'I' if unit > first else 'B'}-{name}" for unit in range(first, stop)]
+    return tags
+
+
+def joined(found: Sequence[Target], max_length: int, rng: np.random.Generator) -> list[Target]:
+    """Join rows in a random order to rows of up to `max_length` tokens, each up to a length drawn from it.
+
+    A tagger is asked about documents, where it meets several sentences in one row.
+    """
+    rows: list[Target] = []
+    group: list[Target] = []
+    room = 0
+    for number in rng.permutation(len(found)).tolist():
+        size = len(found[number].row.input_ids) - 2
+        if group and size > room:
+            rows.append(join(group))
+            group = []
+        if not group:
+            room = int(rng.integers(max_length // 4, max_length + 1)) - 2
+        group.append(found[number])
+        room -= size
+    return [*rows, join(group)] if group else rows
+
+
+def join(group: Sequence[Target]) -> Target:
+    """One row [CLS] a b … [SEP] of several [CLS] a [SEP], with their labels."""
+    cls, sep = group[0].row.input_ids[0], group[0].row.input_ids[-1]
+    ids: list[int] = [cls]
+    positions: list[int] = []
+    for target in group:
+        positions += [len(ids) - 1 + position for position in target.row.positions]
+        ids += target.row.input_ids[1:-1]
+    row = Row([*ids, sep], [0] * (len(ids) + 1), positions)
+    return Target(row, [label for target in group for label in target.labels])
 
 
 def question_targets(task: Any, example: QuestionExample, numbers: dict[str, int]) -> list[Target]:

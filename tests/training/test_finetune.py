@@ -89,7 +89,7 @@ def test_a_further_head_of_a_frozen_encoder_changes_nothing_beside_it(
 ) -> None:
     heads = {"old": HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=8, max_length=48)}
     before = finetune(recipe(base, heads), tmp_path / "first")
-    more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48)}
+    more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48, joined=False)}
     after = finetune(recipe(tmp_path / "first", more, freeze_encoder=True, steps=300, head_rate=3e-2), tmp_path / "out")
     assert list(after.heads) == ["old", "new"] and after.heads["new"].metrics["f1"] > 0.8
     old, kept = before.heads["old"], after.heads["old"]

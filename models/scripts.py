@@ -1,0 +1,31 @@
+"""Where words end: at what the pre-tokenizer splits, and in scripts without blanks at every token.
+
+Japanese kana, Thai and similar scripts write no blank between words, so a run of them says nothing about words.
+"""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tokenizer import Pieces
+
+# Unicode blocks of scripts that separate words by nothing (Unicode Standard, chapters 13, 16 to 18). Hangul has blanks.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f"
+    "\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
+)
+
+
+def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
+    """Return the word [pieces] of each piece, counted from 0; beside a letter of an unspaced script a word begins."""
+    begins = np.diff(np.asarray(pieces.words), prepend=-1) != 0
+    if not text.isascii() and UNSPACED.search(text):
+        begins |= np.array([_divides(text, start) for start, _ in pieces.offsets])
+    numbers: NDArray[np.int64] = np.cumsum(begins) - 1
+    return numbers
+
+
+def _divides(text: str, start: int) -> bool:
+    return UNSPACED.search(text, max(0, start - 1), start + 1) is not None
