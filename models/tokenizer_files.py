@@ -194,7 +194,7 @@ class TokenizerFiles:
         if (self.directory / "added_tokens.json").exists():
             found = "has added_tokens.json"
         elif added := [token for token, _ in self._added() if token not in SPECIALS.values()]:
-            found = f"adds the token {added[0]!r} to vocab.txt"
+            found = f"has the added token {added[0]!r}"
         else:
             return
         raise CheckpointError(
