@@ -34,6 +34,7 @@ NEUTRAL: dict[str, object] = {
     "never_split": [],
 }
 """Settings that some classes of transformers obey and others do not, with the values that change nothing."""
+KINDS = {"added_tokens_decoder": dict, "model_input_names": list}
 RULES = {
     "do_lower_case": "lowercase",
     "tokenize_chinese_chars": "handle_chinese_chars",
@@ -60,6 +61,7 @@ class TokenizerFiles:
         self.settings, self.model = self._json(SETTINGS), self._json(MODEL_SETTINGS)
         for name, values in ((SETTINGS, self.settings), (MODEL_SETTINGS, self.model)):
             _check_class(directory / name, values)
+        _check_kinds(directory / SETTINGS, self.settings)
         for name in (SETTINGS, SPECIAL_TOKENS):
             _check_specials(directory / name, self._json(name))
 
@@ -116,8 +118,8 @@ class TokenizerFiles:
             raise CheckpointError(f"{path}: {key} is {found!r}, expected true or false; correct the file")
         return found
 
-    def _rules(self, path: Path, vocabulary: dict[str, int]) -> dict[str, bool | None]:
-        rules = {name: self._flag(key) for key, name in RULES.items()}
+    def _rules(self, path: Path, vocabulary: dict[str, int]) -> Values:
+        rules: Values = {name: self._flag(key) for key, name in RULES.items()}
         if rules["handle_chinese_chars"] is None:
             rules["handle_chinese_chars"] = True
         if rules["lowercase"] is None:
@@ -182,7 +184,7 @@ class TokenizerFiles:
     def _added(self) -> Iterator[tuple[str, int | None]]:
         """Tokens that transformers adds by the settings, with their ids where those are given."""
         for number, token in (self.settings.get("added_tokens_decoder") or {}).items():
-            yield _content(token), int(number)
+            yield _content(token), int(number) if number.isdecimal() else None
         yield from self._json("added_tokens.json").items()
         for values in (self.settings, self._json(SPECIAL_TOKENS)):
             for key in ("additional_special_tokens", "extra_special_tokens"):
@@ -236,6 +238,14 @@ def _check_class(path: Path, values: Values) -> None:
         if found is not None and found != expected:
             raise CheckpointError(
                 f"{path}: {key} is {found!r}, expected {expected!r}, BERT's own; serve this model with transformers"
+            )
+
+
+def _check_kinds(path: Path, values: Values) -> None:
+    for key, kind in KINDS.items():
+        if not isinstance(values.get(key), kind | None):
+            raise CheckpointError(
+                f"{path}: {key} is {str(values[key])[:80]}, expected a {kind.__name__}; correct the file"
             )
 
 

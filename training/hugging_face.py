@@ -86,8 +86,15 @@ def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) ->
     for name, head in checkpoint.heads.items():
         defaults = _defaults(name, values, files)
         checkpoint.heads[name] = head._replace(spec=replace(head.spec, defaults=head.spec.defaults | defaults))
-    if files.max_length and files.max_length < checkpoint.config.max_position_embeddings:
-        _shorten(checkpoint, files.max_length, directory)
+    positions = checkpoint.config.max_position_embeddings
+    length = min(files.max_length or positions, positions)
+    if length < SHORTEST:
+        raise CheckpointError(
+            f"{directory} has rows of {length} tokens by max_position_embeddings and model_max_length, expected "
+            f"{SHORTEST} or more; correct them, as when the checkpoint was trained"
+        )
+    if length < positions:
+        _shorten(checkpoint, length, directory)
 
 
 def _check_classifiers(checkpoint: Checkpoint, directory: Path, problem: object) -> None:
@@ -115,21 +122,16 @@ def _defaults(name: str, values: Values, files: TokenizerFiles) -> Values:
 
 def _shorten(checkpoint: Checkpoint, length: int, directory: Path) -> None:
     """Drop the positions from `length` on, which no row of transformers has."""
-    path = directory / SETTINGS
-    if length < SHORTEST:
-        raise CheckpointError(
-            f"{path}: model_max_length is {length}, expected {SHORTEST} or more; correct it, as when the checkpoint "
-            "was trained"
-        )
     tell(
-        f"{path} has model_max_length = {length}, so rows have {length} tokens at most, though there are "
-        f"{checkpoint.config.max_position_embeddings} positions"
+        f"{directory / SETTINGS} has model_max_length = {length}, so rows have {length} tokens at most; "
+        f"there are {checkpoint.config.max_position_embeddings} positions"
     )
     checkpoint.config = replace(checkpoint.config, max_position_embeddings=length)
     encoder = checkpoint.encoder
     encoder.config = checkpoint.config
-    kept = encoder.embeddings.position.weight.detach()[:length].clone()
-    encoder.embeddings.position = nn.Embedding.from_pretrained(kept, freeze=False)
+    kept = encoder.embeddings.position.weight[:length]
+    encoder.embeddings.position = nn.Embedding(length, encoder.config.hidden_size)
+    encoder.embeddings.position.load_state_dict({"weight": kept})
 
 
 def _check_segments(checkpoint: Checkpoint, directory: Path) -> None:

@@ -159,3 +159,10 @@ def test_a_flag_that_is_none(tokenizer: Tokenizer, tmp_path: Path) -> None:
     change(tmp_path / "tokenizer_config.json", do_lower_case="false")
     with pytest.raises(CheckpointError, match="do_lower_case is 'false', expected true or false"):
         Tokenizer.read(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"added_tokens_decoder": ["[E1]"]}, {"model_input_names": "input_ids"}])
+def test_settings_of_another_kind(changes: dict[str, object], tokenizer: Tokenizer, tmp_path: Path) -> None:
+    change(save(BertForMaskedLM, tokenizer, tmp_path) / "tokenizer_config.json", **changes)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: \w+ is .*, expected a (dict|list); correct"):
+        Tokenizer.read(tmp_path)

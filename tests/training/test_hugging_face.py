@@ -105,10 +105,11 @@ def test_long_texts_are_cut_where_transformers_cuts(
     assert_answers(answer(bundle, "classify", long), theirs(long)[0], "label")
 
 
-def test_a_length_that_holds_no_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    save(BertForSequenceClassification, tokenizer, tmp_path)
-    change(tmp_path / "tokenizer_config.json", model_max_length=4)
-    with pytest.raises(CheckpointError, match="model_max_length is 4, expected 8 or more"):
+@pytest.mark.parametrize(("positions", "length"), [(4, 512), (128, 4)])
+def test_a_length_that_holds_no_text(positions: int, length: int, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path, max_position_embeddings=positions)
+    change(tmp_path / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(CheckpointError, match="has rows of 4 tokens by .* and model_max_length, expected 8 or more"):
         read_hugging_face(tmp_path)
 
 
