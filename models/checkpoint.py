@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
 
 from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
@@ -23,11 +23,10 @@ from models.errors import CheckpointError
 from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
 from models.tokenizer import Tokenizer
+from models.weights import Weights, read_weights, tied
 
 NSP_LABELS = ["isNext", "notNext"]
 """0 = the true next sentence, as in create_pretraining_data.py:130."""
-
-Weights = dict[str, Tensor]
 
 
 class Head(NamedTuple):
@@ -106,6 +105,8 @@ def read_checkpoint(directory: Path) -> Checkpoint:
             f"the tokenizer of {directory} has {tokenizer.vocab_size} entries but the checkpoint has "
             f"{config.vocab_size}; pass the vocabulary it was trained with"
         )
+    if MASKED_TOKEN in ARCHITECTURES.get(architecture_in(values), []):
+        weights = tied(weights, values.get("tie_word_embeddings") is not False, directory)
     encoder = Encoder(config)
     load(encoder, encoder_weights(weights, config.num_hidden_layers, directory), directory)
     checkpoint = Checkpoint(config, encoder, tokenizer)
@@ -154,33 +155,6 @@ def architecture_of(heads: dict[str, Head]) -> str:
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 
-def read_weights(directory: Path) -> Weights:
-    """Read model.safetensors, or its shards by their index; names in the older LayerNorm.gamma/beta form are mended."""
-    index = directory / "model.safetensors.index.json"
-    files = sorted(set(weight_map(index).values())) if index.exists() else ["model.safetensors"]
-    weights: Weights = {}
-    for name in files:
-        path = directory / name
-        if not path.exists():
-            raise CheckpointError(f"{path} does not exist; save the checkpoint with safe_serialization (safetensors)")
-        try:
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}); restore the file") from None
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{directory}: the weight {name} holds nan or infinity; pass one that was not lost")
-    return {mend(name): tensor.float() for name, tensor in weights.items()}
-
-
-def weight_map(index: Path) -> dict[str, str]:
-    """The shard of each weight."""
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
-        raise CheckpointError(f"{index} has no weight_map of names, expected one; restore the file")
-    return found
-
-
 def write_weights(weights: Weights, path: Path) -> None:
     """Write a file of safetensors; raise CheckpointError where there is no room, or no leave to."""
     try:
@@ -189,20 +163,15 @@ def write_weights(weights: Weights, path: Path) -> None:
         raise CheckpointError(f"{path} cannot be written ({error}); free some space, or write elsewhere") from None
 
 
-def mend(name: str) -> str:
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
 def encoder_weights(weights: Weights, layers: int, directory: Path) -> Weights:
     """Take the encoder's weights under our names; query, key and value become one matrix."""
-    prefix = "bert." if any(name.startswith("bert.embeddings.") for name in weights) else ""
     ours: Weights = {}
     try:
         for name, theirs in EMBEDDING_NAMES.items():
-            found = {key: value for key, value in weights.items() if key.startswith(f"{prefix}embeddings.{theirs}")}
+            found = {key: value for key, value in weights.items() if key.startswith(f"bert.embeddings.{theirs}")}
             ours |= {f"embeddings.{name}{key.rsplit('.', 1)[1]}": value for key, value in found.items()}
         for layer in range(layers):
-            theirs = f"{prefix}encoder.layer.{layer}."
+            theirs = f"bert.encoder.layer.{layer}."
             for part in ("weight", "bias"):
                 three = [weights[f"{theirs}attention.self.{which}.{part}"] for which in ("query", "key", "value")]
                 ours[f"layers.{layer}.query_key_value.{part}"] = torch.cat(three)
@@ -265,7 +234,7 @@ def load(module: nn.Module, weights: Weights, directory: Path) -> None:
 def read_heads(directory: Path, values: dict[str, Any], checkpoint: Checkpoint, weights: Weights) -> dict[str, Head]:
     """Build and fill the heads of a directory, by heads.json (ours) or by `architectures` (transformers)."""
     entries = read_json(directory / "heads.json") if (directory / "heads.json").exists() else None
-    architecture = (values.get("architectures") or ["BertModel"])[0]
+    architecture = architecture_in(values)
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
             f"{directory}/config.json: architecture is {architecture}, expected one of {', '.join(ARCHITECTURES)}; "
@@ -281,12 +250,16 @@ def read_heads(directory: Path, values: dict[str, Any], checkpoint: Checkpoint, 
     return heads
 
 
+def architecture_in(values: dict[str, Any]) -> str:
+    """The class that a config.json names, BertModel if none."""
+    found = values.get("architectures") or ["BertModel"]
+    return str(found[0] if isinstance(found, list) else found)
+
+
 def read_head(
     entry: dict[str, Any], names: dict[str, str], checkpoint: Checkpoint, weights: Weights, directory: Path
 ) -> Head:
     spec = spec_of(entry, directory)
-    if spec.task == "fill-mask":
-        check_tied(weights, checkpoint, directory)
     module = build_head(spec.task, len(spec.labels), checkpoint.config, checkpoint.encoder.embeddings.word)
     back = {theirs: ours for ours, theirs in names.items()}
     mine = {name: tensor for name, tensor in weights.items() if name.startswith(tuple(back))}
@@ -319,16 +292,6 @@ def trained_of(entry: Any, directory: Path) -> Trained:
         ) from None
 
 
-def check_tied(weights: Weights, checkpoint: Checkpoint, directory: Path) -> None:
-    """Raise CheckpointError for a decoder that is not the word embedding, which is the one of our fill-mask heads."""
-    decoder, word = weights.get("cls.predictions.decoder.weight"), checkpoint.encoder.embeddings.word.weight
-    if decoder is not None and (decoder.shape != word.shape or not torch.equal(decoder, word)):
-        raise CheckpointError(
-            f"{directory} has a decoder that is not its word embedding, expected one for both; pass a checkpoint whose "
-            "tie_word_embeddings is true"
-        )
-
-
 def check_labels(labels: list[Any], directory: Path) -> None:
     """Raise CheckpointError for labels that no answer can be told apart by."""
     for label in labels:
@@ -345,7 +308,10 @@ def labels_of(layout: Layout, values: dict[str, Any]) -> list[str]:
         return []
     if layout.head == "nsp":
         return NSP_LABELS
-    id2label = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(values.get("num_labels", 2))}
+    count = values.get("num_labels", 2)
+    if not isinstance(count, int) or count < 1:
+        raise CheckpointError(f"config.json: num_labels is {count!r}, expected a whole number from 1 on; correct it")
+    id2label = values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
     numbers = [str(number) for number in range(len(id2label))]
     if not isinstance(id2label, dict) or set(map(str, id2label)) != set(numbers):
         raise CheckpointError(

@@ -9,6 +9,8 @@ from models.errors import CheckpointError
 
 # What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
 FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+SAME = {"hidden_act": ("gelu_python",)}
+"""Other names of the same."""
 ABSENT = {
     "is_decoder": "an encoder",
     "add_cross_attention": "an encoder",
@@ -62,7 +64,7 @@ class EncoderConfig:
         """Read Hugging Face's names; raise CheckpointError for a network that is not plain BERT."""
         for key, expected in FIXED.items():
             found = values.get(key, expected)
-            if found != expected:
+            if found != expected and found not in SAME.get(key, ()):
                 raise CheckpointError(
                     f"{origin}: {key} is {found!r}, expected {expected!r}; only plain BERT is supported"
                 )

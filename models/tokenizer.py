@@ -7,25 +7,22 @@ Special tokens are added here and nowhere else, so that text never makes one: "[
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
 from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from models.config import read_json
 from models.errors import CheckpointError, InputError
 from models.row import Row
+from models.tokenizer_files import MASK as MASK
+from models.tokenizer_files import SPECIALS as SPECIALS
+from models.tokenizer_files import TokenizerFiles
 from models.words import Words, split_words
 
-MASK = "[MASK]"
-SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
 # Another model, normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
 PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
@@ -52,7 +49,9 @@ class Pieces:
 class Tokenizer:
     """A BERT vocabulary and the rules that cut text into it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, origin: str) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, origin: str, notes: Sequence[str] = ()) -> None:
+        self.notes = tuple(notes)
+        """Sentences on what was decided when the files were read."""
         self._backend = backend
         backend.no_padding()
         backend.no_truncation()
@@ -63,7 +62,8 @@ class Tokenizer:
         backend.decoder = WordPieceDecoder(prefix="##", cleanup=True)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
         self.special_ids = set(ids.values())
-        self.vocab_size: int = backend.get_vocab_size()
+        self.vocab_size: int = max(backend.get_vocab().values()) + 1
+        """The highest id and one more: a repeated line of vocab.txt leaves a number without a token."""
         self._words = self.words(KNOWN)
         self._rules = _bert_normalizer(backend, origin)
         self.lowercase: bool = self._rules["lowercase"]
@@ -74,16 +74,12 @@ class Tokenizer:
         if path.is_dir() and (path / "tokenizer.json").exists():
             path = path / "tokenizer.json"
         if path.is_dir():
-            return cls(_from_vocabulary(path), str(path / "vocab.txt"))
+            files = TokenizerFiles(path)
+            return cls(files.from_vocabulary(), str(path / "vocab.txt"), files.notes)
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; pass a directory with tokenizer.json or vocab.txt")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for everything
-            raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
-        tokenizer = cls(_with_markers(backend), str(path))
-        _check_settings(path, tokenizer._rules)
-        return tokenizer
+        files = TokenizerFiles(path.parent)
+        return cls(files.from_file(path), str(path), files.notes)
 
     def write(self, directory: Path) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them."""
@@ -94,7 +90,8 @@ class Tokenizer:
         )
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf8")
-        tokens = [self.token(i) for i in range(self.vocab_size)]
+        last = self.token(self.vocab_size - 1)  # stands once more in place of ids without a token: the last line counts
+        tokens = [self.token(i) or last for i in range(self.vocab_size)]
         (directory / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf8")
         config = SPECIALS | {
             "tokenizer_class": "BertTokenizer",
@@ -179,13 +176,8 @@ class Tokenizer:
         return found
 
     def token(self, token_id: int) -> str:
-        """Return the token of an id, "##" included; raise CheckpointError for a gap in the vocabulary."""
-        found: str | None = self._backend.id_to_token(token_id)
-        if found is None:
-            raise CheckpointError(
-                f"the vocabulary of {self.vocab_size} has no token {token_id}; number it without gaps"
-            )
-        return found
+        """Return the token of an id, "##" included; nothing for a number without a token."""
+        return self._backend.id_to_token(token_id) or ""
 
     def single_row(self, ids: list[int], positions: list[int]) -> Row:
         """[CLS] a [SEP]."""
@@ -275,75 +267,3 @@ def _bert_normalizer(backend: tokenizers.Tokenizer, origin: str) -> dict[str, An
             raise CheckpointError(f"{origin}: {part} is {found}, expected {expected}; pass a tokenizer of BERT")
     normalizer: dict[str, Any] = rules["normalizer"]
     return normalizer
-
-
-def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Let text make the special tokens that are not BERT's own: those with which a head was finetuned ("[E1]")."""
-    own = SPECIALS.values()
-    if all(token.content in own for token in backend.get_added_tokens_decoder().values() if token.special):
-        return backend
-    parts = json.loads(backend.to_str())
-    for token in parts["added_tokens"]:
-        token["special"] = token["special"] and token["content"] in own
-    return tokenizers.Tokenizer.from_str(json.dumps(parts))
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    path = directory / "tokenizer_config.json"
-    return read_json(path) if path.exists() else {}
-
-
-def _check_settings(path: Path, normalizer: dict[str, Any]) -> None:
-    """Refuse a tokenizer.json that cuts text otherwise than the settings beside it say, which transformers goes by."""
-    settings = _settings(path.parent)
-    lowercase, strip_accents = normalizer["lowercase"], normalizer["strip_accents"]
-    for key, found in (
-        ("do_lower_case", lowercase),
-        ("tokenize_chinese_chars", normalizer["handle_chinese_chars"]),
-        ("strip_accents", lowercase if strip_accents is None else strip_accents),
-    ):
-        said = settings.get(key)
-        if said is not None and said != found:
-            raise CheckpointError(
-                f"{path} has {key} = {found}, but tokenizer_config.json beside it {said}; make the two agree, as when "
-                "the checkpoint was trained"
-            )
-
-
-def _from_vocabulary(directory: Path) -> tokenizers.Tokenizer:
-    path = directory / "vocab.txt"
-    if not path.exists():
-        raise CheckpointError(f"{directory} has neither tokenizer.json nor vocab.txt; pass a directory that has")
-    if (directory / "added_tokens.json").exists():
-        raise CheckpointError(
-            f"{directory} has added_tokens.json but no tokenizer.json, expected both; write it with save_pretrained of "
-            "transformers' fast tokenizer"
-        )
-    config = _settings(directory)
-    backend = tokenizers.Tokenizer(WordPiece(_read_vocabulary(path), unk_token="[UNK]", max_input_chars_per_word=100))
-    backend.normalizer = BertNormalizer(
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents"),
-        lowercase=config.get("do_lower_case", True),  # the default of Google's and Hugging Face's BERT
-    )
-    backend.pre_tokenizer = BertPreTokenizer()
-    return backend
-
-
-def _read_vocabulary(path: Path) -> dict[str, int]:
-    vocabulary: dict[str, int] = {}
-    for number, token in enumerate(_lines(path)):
-        if token in vocabulary:
-            first = vocabulary[token] + 1
-            raise CheckpointError(f"{path}: line {number + 1} repeats {token!r} of line {first}; remove one")
-        vocabulary[token] = number
-    return vocabulary
-
-
-def _lines(path: Path) -> Iterator[str]:
-    # Not splitlines(): vocabularies hold U+2028 and its like as tokens.
-    try:
-        text = path.read_text(encoding="utf8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is not UTF-8 ({error}); restore the file") from None
-    return (line.rstrip("\r") for line in text.removesuffix("\n").split("\n"))

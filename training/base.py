@@ -21,6 +21,7 @@ from models.heads import build_head
 from models.manifest import MANIFEST
 from models.runtime import Precision
 from training.errors import TrainingError
+from training.progress import tell
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
@@ -31,7 +32,12 @@ Weights = dict[str, NDArray[np.float32]]
 
 def read_base(directory: Path) -> Checkpoint:
     """Read a checkpoint, or the most precise weights of a bundle; raises what either reader raises."""
-    return unpack(read_bundle(directory)) if (directory / MANIFEST).exists() else read_checkpoint(directory)
+    if (directory / MANIFEST).exists():
+        return unpack(read_bundle(directory))
+    checkpoint = read_checkpoint(directory)
+    for note in checkpoint.tokenizer.notes:
+        tell(note)
+    return checkpoint
 
 
 def unpack(bundle: Bundle) -> Checkpoint:

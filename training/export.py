@@ -21,12 +21,13 @@ import onnx
 from pydantic import JsonValue, ValidationError
 
 from models.bundle import Bundle, read_bundle, seal, staged
-from models.checkpoint import Checkpoint, Head, read_checkpoint
+from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
 from training.errors import ExportError
 from training.evaluate import positive
 from training.graph import place_constants, share_constants
+from training.hugging_face import read_any
 from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
 from training.parity import Figures, check_parity, measure_parity
@@ -274,7 +275,7 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
 
 def export_command(arguments: argparse.Namespace) -> None:
     """Export as the command line says."""
-    bundle = export(read_checkpoint(arguments.checkpoint), arguments.out, options_of(arguments))
+    bundle = export(read_any(arguments.checkpoint), arguments.out, options_of(arguments))
     report(bundle)
 
 

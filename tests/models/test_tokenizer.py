@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -245,14 +246,40 @@ def test_damaged_vocabularies_are_refused(tmp_path: Path) -> None:
         Tokenizer.read(tmp_path)
     with pytest.raises(CheckpointError, match="does not exist"):
         Tokenizer.read(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="line 7 repeats 'cat' of line 6"):
-        Tokenizer.read(vocabulary(tmp_path, "cat", "cat"))
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(CheckpointError, match=r"has no token \[MASK\]"):
         Tokenizer.read(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not a tokenizers file"):
         Tokenizer.read(tmp_path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(CheckpointError, match=r"vocab.txt cannot be read \(.*\); restore the file, in UTF-8"):
+        Tokenizer.read(tmp_path)
+
+
+LINES = st.lists(
+    st.sampled_from(["cat", "dog", "##s", "sat ", "sat", "on\u3000", "\u2028", "", "na\u00efve"]), max_size=12
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(LINES)
+def test_lines_that_repeat_or_end_in_blanks_have_the_ids_of_transformers(lines: list[str]) -> None:
+    with TemporaryDirectory() as directory:
+        tokenizer = Tokenizer.read(vocabulary(Path(directory), *lines, config='{"do_lower_case": false}'))
+        theirs = BertTokenizer.from_pretrained(directory)
+        tokenizer.write(Path(directory) / "written")
+        (Path(directory) / "written/tokenizer.json").unlink()
+        again = Tokenizer.read(Path(directory) / "written")
+    text = "cat dogs sat on na\u00efve dog"
+    assert tokenizer.ids(text) == again.ids(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    numbers = range(tokenizer.vocab_size)
+    assert [tokenizer.token(i) for i in numbers] == [theirs.convert_ids_to_tokens(i) or "" for i in numbers]
+    assert [tokenizer.decode([i]) for i in numbers] == [theirs.decode([i]) for i in numbers]
+    assert again.vocab_size == tokenizer.vocab_size == 1 + max(i for token, i in theirs.get_vocab().items() if token)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:

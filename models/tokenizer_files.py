@@ -1,0 +1,296 @@
+"""The files of a tokenizer as transformers reads them: vocab.txt or tokenizer.json, and the settings beside them.
+
+What transformers would cut otherwise than we do is refused. One thing is decided here: where no file says whether a
+vocabulary is cased, its entries do, and `TokenizerFiles.notes` says so.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from models.config import read_json
+from models.errors import CheckpointError
+from models.letter_case import letter_case
+
+MASK = "[MASK]"
+SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
+SETTINGS, MODEL_SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "config.json", "special_tokens_map.json"
+BERT = ("BertTokenizer", "BertTokenizerFast")
+"""Classes that go by the settings, whatever the rules in tokenizer.json are."""
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that go by tokenizer.json alone."""
+NEUTRAL: dict[str, object] = {
+    "word_tokenizer_type": "basic",
+    "subword_tokenizer_type": "wordpiece",
+    "do_word_tokenize": True,
+    "do_subword_tokenize": True,
+    "do_basic_tokenize": True,
+    "never_split": [],
+}
+"""Settings that some classes of transformers obey and others do not, with the values that change nothing."""
+KINDS = {"added_tokens_decoder": dict, "model_input_names": list}
+RULES = {
+    "do_lower_case": "lowercase",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+    "strip_accents": "strip_accents",
+}
+"""Settings, and their names in the normalizer of tokenizer.json."""
+MODEL = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+"""What transformers makes of the model, whatever tokenizer.json says."""
+ROW = [("[CLS]", 0), ("A", 0), ("[SEP]", 0)]
+ROWS = {"single": ROW, "pair": [*ROW, ("B", 1), ("[SEP]", 1)]}
+"""The parts of a row and their segments."""
+AGREE = "make the two agree, as when the checkpoint was trained"
+
+Values = dict[str, Any]
+
+
+class TokenizerFiles:
+    """The tokenizer of a directory; raises CheckpointError naming the file, the value and the remedy."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.notes: list[str] = []
+        """Sentences on what was decided because no file says it."""
+        self.settings, self.model = self._json(SETTINGS), self._json(MODEL_SETTINGS)
+        for name, values in ((SETTINGS, self.settings), (MODEL_SETTINGS, self.model)):
+            _check_class(directory / name, values)
+        _check_kinds(directory / SETTINGS, self.settings)
+        for name in (SETTINGS, SPECIAL_TOKENS):
+            _check_specials(directory / name, self._json(name))
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether transformers goes by tokenizer.json alone."""
+        return (self.settings.get("tokenizer_class") or self.model.get("tokenizer_class")) in GENERIC
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether every version of transformers tells the texts of a pair apart by segments."""
+        names = self.settings.get("model_input_names")
+        return not self.is_generic if names is None else "token_type_ids" in names
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a row where transformers cuts, if a file says it."""
+        found = self.settings.get("model_max_length")
+        return found if isinstance(found, int) and found > 0 else None
+
+    def from_vocabulary(self) -> tokenizers.Tokenizer:
+        """Build a tokenizer from vocab.txt and the settings."""
+        path = self.directory / "vocab.txt"
+        if not path.exists():
+            raise CheckpointError(
+                f"{self.directory} has neither tokenizer.json nor vocab.txt; pass a directory that has"
+            )
+        self._check_vocabulary_is_all()
+        vocabulary = read_vocabulary(path)
+        backend = tokenizers.Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+        backend.normalizer = BertNormalizer(**self._rules(path, vocabulary))
+        backend.pre_tokenizer = BertPreTokenizer()
+        return backend
+
+    def from_file(self, path: Path) -> tokenizers.Tokenizer:
+        """Read tokenizer.json, which has to cut text as transformers does by the settings beside it."""
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception for everything
+            raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
+        if self.settings or self.model:
+            self._check_added(path, backend)
+            self._check_file(path, json.loads(backend.to_str()))
+        return _with_markers(backend)
+
+    def _json(self, name: str) -> Values:
+        path = self.directory / name
+        return read_json(path) if path.exists() else {}
+
+    def _flag(self, key: str) -> bool | None:
+        found = self.settings.get(key)
+        if found is not None and not isinstance(found, bool):
+            path = self.directory / SETTINGS
+            raise CheckpointError(f"{path}: {key} is {found!r}, expected true or false; correct the file")
+        return found
+
+    def _rules(self, path: Path, vocabulary: dict[str, int]) -> Values:
+        rules: Values = {name: self._flag(key) for key, name in RULES.items()}
+        if rules["handle_chinese_chars"] is None:
+            rules["handle_chinese_chars"] = True
+        if rules["lowercase"] is None:
+            decided = letter_case(vocabulary)
+            self._note(path, decided.lowercase, decided.reason)
+            rules["lowercase"] = decided.lowercase
+            if rules["strip_accents"] is None:
+                rules["strip_accents"] = decided.strip_accents
+        return rules
+
+    def _note(self, path: Path, lowercase: bool, reason: str) -> None:
+        self.notes.append(
+            f"{path} is taken to be {'uncased' if lowercase else 'cased'}, since {reason} and no do_lower_case is in "
+            f"{SETTINGS}; write it there to choose"
+        )
+
+    def _check_file(self, path: Path, parts: Values) -> None:
+        model, normalizer = parts["model"], parts["normalizer"] or {}
+        if model["type"] != "WordPiece" or normalizer.get("type") != "BertNormalizer":
+            return  # which Tokenizer refuses, with or without settings
+        found = model | {"clean_text": normalizer["clean_text"]}
+        for key, expected in (MODEL | {"clean_text": True}).items():
+            if found[key] != expected and not (self.is_generic and key == "max_input_chars_per_word"):
+                raise CheckpointError(
+                    f"{path}: {key} is {found[key]!r}, expected {expected!r}; pass a tokenizer of BERT"
+                )
+        _check_rows(path, parts["post_processor"], self.is_generic)
+        if not self.is_generic:
+            self._check_rules(path, normalizer, model["vocab"])
+
+    def _check_rules(self, path: Path, normalizer: Values, vocabulary: dict[str, int]) -> None:
+        """Refuse a tokenizer.json that cuts text otherwise than the settings, which transformers goes by."""
+        lowercase = normalizer["lowercase"]
+        found = {key: normalizer[name] for key, name in RULES.items()}
+        if found["strip_accents"] is None:
+            found["strip_accents"] = lowercase
+        said = {key: self._flag(key) for key in RULES}
+        for key, value in found.items():
+            if said[key] not in (None, value):
+                raise CheckpointError(f"{path} has {key} = {value}, but {SETTINGS} beside it {said[key]}; {AGREE}")
+        default = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": lowercase}
+        unsaid = [key for key, value in found.items() if said[key] is None and value != default[key]]
+        if unsaid:
+            self._decide(path, found, unsaid, said["do_lower_case"], vocabulary)
+
+    def _decide(
+        self, path: Path, found: Values, unsaid: list[str], lowercase: bool | None, vocabulary: dict[str, int]
+    ) -> None:
+        """Let a rule stand that transformers would not follow, if the settings are silent and the entries agree."""
+        decided = letter_case(vocabulary)
+        entries = {"do_lower_case": decided.lowercase, "strip_accents": decided.strip_accents}
+        for key in unsaid:
+            if lowercase is not None or entries.get(key) != found[key]:
+                raise CheckpointError(
+                    f"{path} has {key} = {found[key]}, but {SETTINGS} beside it nothing, which transformers takes for "
+                    f"{not found[key]}; write it there, as when the checkpoint was trained"
+                )
+        self._note(path, found["do_lower_case"], decided.reason)
+
+    # ---- tokens beside the vocabulary
+
+    def _added(self) -> Iterator[tuple[str, int | None]]:
+        """Tokens that transformers adds by the settings, with their ids where those are given."""
+        for number, token in (self.settings.get("added_tokens_decoder") or {}).items():
+            yield _content(token), int(number) if number.isdecimal() else None
+        yield from self._json("added_tokens.json").items()
+        for values in (self.settings, self._json(SPECIAL_TOKENS)):
+            for key in ("additional_special_tokens", "extra_special_tokens"):
+                extra = values.get(key) or []
+                for token in extra.values() if isinstance(extra, dict) else extra:
+                    yield _content(token), None
+
+    def _check_vocabulary_is_all(self) -> None:
+        if (self.directory / "added_tokens.json").exists():
+            found = "has added_tokens.json"
+        elif added := [token for token, _ in self._added() if token not in SPECIALS.values()]:
+            found = f"has the added token {added[0]!r}"
+        else:
+            return
+        raise CheckpointError(
+            f"{self.directory} {found} but no tokenizer.json, expected both; write it with save_pretrained of "
+            "transformers' fast tokenizer"
+        )
+
+    def _check_added(self, path: Path, backend: tokenizers.Tokenizer) -> None:
+        ids = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
+        said = [(token, number) for token, number in self._added() if token not in SPECIALS.values()]
+        wrong = [token for token, number in said if ids.get(token) is None or number not in (None, ids[token])]
+        if "added_tokens_decoder" in self.settings:
+            wrong += sorted(ids.keys() - {token for token, _ in said} - set(SPECIALS.values()))
+        if wrong:
+            raise CheckpointError(
+                f"{path} has {ids.get(wrong[0], 'no id')} for the added token {wrong[0]!r}, and {SETTINGS} beside it "
+                f"{dict(said).get(wrong[0], 'no such token')}; {AGREE}"
+            )
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Return the id of each entry: the number of its line, of the last one where a line is repeated."""
+    try:
+        vocabulary: dict[str, int] = WordPiece.read_file(str(path))
+    except Exception as error:  # the library raises bare Exception for everything
+        raise CheckpointError(f"{path} cannot be read ({error}); restore the file, in UTF-8") from None
+    return {token: number for token, number in vocabulary.items() if token}  # no text gives an empty line
+
+
+def _check_class(path: Path, values: Values) -> None:
+    name = values.get("tokenizer_class")
+    if name is not None and name not in BERT + GENERIC:
+        raise CheckpointError(
+            f"{path}: tokenizer_class is {name!r}, expected 'BertTokenizer', the only one supported; serve this model "
+            "with transformers"
+        )
+    for key, expected in NEUTRAL.items():
+        found = values.get(key)
+        if found is not None and found != expected:
+            raise CheckpointError(
+                f"{path}: {key} is {found!r}, expected {expected!r}, BERT's own; serve this model with transformers"
+            )
+
+
+def _check_kinds(path: Path, values: Values) -> None:
+    for key, kind in KINDS.items():
+        if not isinstance(values.get(key), kind | None):
+            raise CheckpointError(
+                f"{path}: {key} is {str(values[key])[:80]}, expected a {kind.__name__}; correct the file"
+            )
+
+
+def _check_specials(path: Path, values: Values) -> None:
+    for key, expected in SPECIALS.items():
+        found = _content(values.get(key))
+        if found not in (None, expected):
+            raise CheckpointError(
+                f"{path}: {key} is {found!r}, expected {expected!r}; rename the token in all files of the tokenizer"
+            )
+
+
+def _check_rows(path: Path, processor: Values | None, is_generic: bool) -> None:
+    """Refuse other rows than [CLS] a [SEP] b [SEP]."""
+    found = _rows(processor or {})
+    if processor is None and not is_generic:
+        return  # transformers makes the rows of BERT
+    if found != ROWS:
+        raise CheckpointError(
+            f"{path}: post_processor makes rows of {found.get('pair')}, expected {ROWS['pair']}; pass a tokenizer of "
+            "BERT"
+        )
+
+
+def _rows(processor: Values) -> dict[str, list[tuple[str, int]]]:
+    if processor.get("type") == "BertProcessing" and (processor["cls"][0], processor["sep"][0]) == ("[CLS]", "[SEP]"):
+        return ROWS
+    if processor.get("type") != "TemplateProcessing":
+        return {}
+    return {
+        name: [(part["id"], part["type_id"]) for step in processor[name] for part in step.values()] for name in ROWS
+    }
+
+
+def _content(token: Any) -> Any:
+    """Return the text of a token, which files give as such, or with its properties."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Let text make the special tokens that are not BERT's own: those with which a head was finetuned ("[E1]")."""
+    own = SPECIALS.values()
+    if all(token.content in own for token in backend.get_added_tokens_decoder().values() if token.special):
+        return backend
+    parts = json.loads(backend.to_str())
+    for token in parts["added_tokens"]:
+        token["special"] = token["special"] and token["content"] in own
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))
