@@ -8,12 +8,15 @@ import argparse
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
+from training.alphabet import losses
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
+from training.errors import DataError
 from training.memory import keep_pages
 from training.pairs import random_share
 from training.recipe import read_recipe
@@ -82,7 +85,13 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
     add("--size", type=int, default=30_000, metavar="N", help="entries at most; default 30000")
-    add("--cased", action="store_true", help="keep capitals and accents")
+    add("--lowercase", action="store_true", help="make capitals small; by default they stay")
+    add(
+        "--strip-accents",
+        action="store_true",
+        help="remove the marks of letters (é → e, です → てす, ї → і); by default they stay",
+    )
+    add("--cased", action="store_true", help="keep capitals and accents, which is the default")
     parser.set_defaults(command=vocab_command)
 
 
@@ -167,8 +176,15 @@ def corpus_command(namespace: argparse.Namespace) -> None:
 
 
 def vocab_command(namespace: argparse.Namespace) -> None:
-    tokenizer = train_vocabulary(namespace.files, namespace.out, namespace.size, not namespace.cased)
-    sys.stdout.write(f"{namespace.out}: {tokenizer.vocab_size:,} entries\n")
+    lowercase, strip_accents = namespace.lowercase, namespace.strip_accents
+    if namespace.cased and (lowercase or strip_accents):
+        raise DataError("--cased keeps capitals and accents, expected no --lowercase or --strip-accents; leave it out")
+    characters = Counter[str]()
+    files, out, size = namespace.files, namespace.out, namespace.size
+    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters)
+    sys.stdout.write(f"{out}: {tokenizer.vocab_size:,} entries\n")
+    for sentence in losses(characters, tokenizer, lowercase, strip_accents):
+        sys.stdout.write(f"{sentence}\n")
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:

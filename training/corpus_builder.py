@@ -31,7 +31,7 @@ from training.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.data import Document
 from training.documents import iter_documents, sentences
 from training.errors import DataError, TrainingError
-from training.files import LOCK, alone, hash_of, write_whole
+from training.files import LOCK, alone, hash_of, refuse_existing, write_whole
 from training.progress import progress
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
@@ -100,11 +100,6 @@ def build_corpus(
         work.directory.rename(out)
         (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
     return counts
-
-
-def refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise DataError(f"{out} exists; remove it, or name another directory with --out")
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 
 SUMS = "SHA256SUMS"
 """What `sha256sum -c` reads."""
@@ -30,6 +30,12 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise DataError where something stands already: it may be what nobody can make again."""
+    if out.exists():
+        raise DataError(f"{out} exists; remove it, or name another place with --out")
 
 
 def hash_of(path: Path) -> str:
