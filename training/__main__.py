@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
-from training.alphabet import losses
+from training.alphabet import removals
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 from training.errors import DataError
@@ -163,12 +163,14 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         nsp=not namespace.no_nsp,
     )
     for part, count in counts.items():
-        unknown = count.unknown / max(1, count.tokens)
         single = count.single / max(1, count.documents)
         sys.stdout.write(
             f"{part}: {count.documents:,} documents, {count.sentences:,} sentences, {count.tokens:,} tokens, "
-            f"{unknown:.2%} unknown, {single:.1%} of the documents have one sentence\n"
+            f"{count.unknown_share:.2%} of the tokens and {count.unknown_character_share:.2%} of the characters "
+            f"unknown, {single:.1%} of the documents have one sentence\n"
         )
+    if repeated := counts["validation"].repeated:
+        sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
     if namespace.no_nsp:
         return
     share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
@@ -183,7 +185,7 @@ def vocab_command(namespace: argparse.Namespace) -> None:
     files, out, size = namespace.files, namespace.out, namespace.size
     tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters)
     sys.stdout.write(f"{out}: {tokenizer.vocab_size:,} entries\n")
-    for sentence in losses(characters, tokenizer, lowercase, strip_accents):
+    for sentence in removals(characters, tokenizer, lowercase, strip_accents):
         sys.stdout.write(f"{sentence}\n")
 
 

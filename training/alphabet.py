@@ -20,7 +20,7 @@ def counted(lines: Iterable[str], characters: Counter[str]) -> Iterator[str]:
         yield line
 
 
-def losses(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, strip_accents: bool) -> list[str]:
+def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, strip_accents: bool) -> list[str]:
     """Say in sentences what of the characters of a text its tokens do not tell apart any more, and how much of it."""
     said = [] if lowercase or strip_accents else ["nothing that tells words apart is removed: case and accents stay"]
     if lowercase:
