@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from training.errors import DataError
@@ -39,4 +40,6 @@ def state_of(path: Path) -> State:
         found = path.stat()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    if not S_ISREG(found.st_mode):
+        return State(0, 0, found.st_ino)  # a pipe changes by being read
     return State(found.st_size, found.st_mtime_ns, found.st_ino)
