@@ -22,10 +22,12 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, WORDS, small_corpus, write_documents
 from training.__main__ import main
 from training.corpus import Corpus, Counts, read_manifest
-from training.corpus_builder import Writer, build_corpus, cut, is_held_out
+from training.corpus_builder import build_corpus, cut
+from training.corpus_writer import Writer
 from training.documents import bounded
 from training.errors import DataError, TrainingError
 from training.files import alone
+from training.held_out import is_held_out
 from training.pairs import sample_runs
 from training.vocabulary import train_vocabulary
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_repository_around_an_installation_is_not_ours(checkout: Path, monkeyp
     packages = checkout / ".venv" / "lib" / "site-packages"
     (packages / "training").mkdir(parents=True)
     assert commit(packages) is None
-    assert package_version(packages) == provenance.version("bertheads")
+    assert package_version(packages) == version("bertheads")
     (packages / "pyproject.toml").write_text(PROJECT)
     assert commit(packages) is None and package_version(packages) == "9.8.7"
     (checkout / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1"\n')
