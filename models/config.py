@@ -45,6 +45,8 @@ class EncoderConfig:
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     pad_token_id: int = 0
+    trained_length: int | None = None
+    """Tokens of the longest row that training has met; None where nobody noted it."""
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -58,6 +60,17 @@ class EncoderConfig:
                 f"hidden_size is {self.hidden_size}, which {self.num_attention_heads} attention heads do not divide; "
                 "choose a multiple of num_attention_heads"
             )
+        trained, positions = self.trained_length, self.max_position_embeddings
+        if trained is not None and not (isinstance(trained, int) and 1 <= trained <= positions):
+            raise CheckpointError(
+                f"trained_length is {trained!r}, expected a whole number from 1 to {positions} as there are positions; "
+                "correct it, or leave it out"
+            )
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row to give the encoder: positions beyond those of training are noise."""
+        return self.trained_length or self.max_position_embeddings
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "config.json") -> Self:
@@ -76,7 +89,10 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds, without `architectures`."""
-        return FIXED | asdict(self)
+        values = FIXED | asdict(self)
+        if self.trained_length is None:
+            del values["trained_length"]
+        return values
 
 
 def read_json(path: Path) -> dict[str, Any]:

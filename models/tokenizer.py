@@ -81,8 +81,11 @@ class Tokenizer:
         files = TokenizerFiles(path.parent)
         return cls(files.from_file(path), str(path), files.notes)
 
-    def write(self, directory: Path) -> None:
-        """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them."""
+    def write(self, directory: Path, max_length: int = 512) -> None:
+        """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them.
+
+        `max_length`: tokens that the encoder takes, to which transformers cuts where it is asked to cut.
+        """
         self._backend.post_processor = TemplateProcessing(
             single="[CLS] $A [SEP]",
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -98,7 +101,7 @@ class Tokenizer:
             "do_lower_case": self.lowercase,
             "strip_accents": self._rules["strip_accents"],
             "tokenize_chinese_chars": self._rules["handle_chinese_chars"],
-            "model_max_length": 512,
+            "model_max_length": max_length,
         }
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
 

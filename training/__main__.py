@@ -8,12 +8,15 @@ import argparse
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
+from training.alphabet import removals
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
+from training.errors import DataError
 from training.memory import keep_pages
 from training.pairs import random_share
 from training.recipe import read_recipe
@@ -82,7 +85,13 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
     add("--size", type=int, default=30_000, metavar="N", help="entries at most; default 30000")
-    add("--cased", action="store_true", help="keep capitals and accents")
+    add("--lowercase", action="store_true", help="make capitals small; by default they stay")
+    add(
+        "--strip-accents",
+        action="store_true",
+        help="remove the marks of letters (é → e, です → てす, ї → і); by default they stay",
+    )
+    add("--cased", action="store_true", help="keep capitals and accents, which is the default")
     parser.set_defaults(command=vocab_command)
 
 
@@ -154,12 +163,14 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         nsp=not namespace.no_nsp,
     )
     for part, count in counts.items():
-        unknown = count.unknown / max(1, count.tokens)
         single = count.single / max(1, count.documents)
         sys.stdout.write(
             f"{part}: {count.documents:,} documents, {count.sentences:,} sentences, {count.tokens:,} tokens, "
-            f"{unknown:.2%} unknown, {single:.1%} of the documents have one sentence\n"
+            f"{count.unknown_share:.2%} of the tokens and {count.unknown_character_share:.2%} of the characters "
+            f"unknown, {single:.1%} of the documents have one sentence\n"
         )
+    if repeated := counts["validation"].repeated:
+        sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
     if namespace.no_nsp:
         return
     share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
@@ -167,8 +178,15 @@ def corpus_command(namespace: argparse.Namespace) -> None:
 
 
 def vocab_command(namespace: argparse.Namespace) -> None:
-    tokenizer = train_vocabulary(namespace.files, namespace.out, namespace.size, not namespace.cased)
-    sys.stdout.write(f"{namespace.out}: {tokenizer.vocab_size:,} entries\n")
+    lowercase, strip_accents = namespace.lowercase, namespace.strip_accents
+    if namespace.cased and (lowercase or strip_accents):
+        raise DataError("--cased keeps capitals and accents, expected no --lowercase or --strip-accents; leave it out")
+    characters = Counter[str]()
+    files, out, size = namespace.files, namespace.out, namespace.size
+    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters)
+    sys.stdout.write(f"{out}: {tokenizer.vocab_size:,} entries\n")
+    for sentence in removals(characters, tokenizer, lowercase, strip_accents):
+        sys.stdout.write(f"{sentence}\n")
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ A team that has a bundle and no checkpoint goes on from it: heads of its own on 
 int8 comes back as the numbers that are served, so that training begins where the service stands.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
 Weights = dict[str, NDArray[np.float32]]
 
 
+def note_length(checkpoint: Checkpoint, longest: int) -> None:
+    """Note that an encoder is trained on rows of up to `longest` tokens, where it has not met any as long."""
+    if longest > checkpoint.config.max_length:
+        checkpoint.config = checkpoint.encoder.config = replace(checkpoint.config, trained_length=longest)
+
+
 def read_base(directory: Path) -> Checkpoint:
     """Read a checkpoint, or the most precise weights of a bundle; raises what either reader raises."""
     if (directory / MANIFEST).exists():
@@ -38,6 +45,16 @@ def read_base(directory: Path) -> Checkpoint:
     for note in checkpoint.tokenizer.notes:
         tell(note)
     return checkpoint
+
+
+def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None:
+    """Train encoder and heads with other dropouts than the base's config.json says."""
+    for part in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = hidden
+    for layer in checkpoint.encoder.layers:
+        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
 def unpack(bundle: Bundle) -> Checkpoint:
@@ -86,13 +103,15 @@ def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> Encod
     """The shape of an encoder, by its graph."""
     attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
     norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    positions, longest = len(weights["embeddings.position"]), bundle.manifest.encoder.max_length
     return EncoderConfig(
         vocab_size=len(weights["embeddings.word"]),
         hidden_size=bundle.manifest.encoder.hidden_size,
         num_hidden_layers=bundle.manifest.encoder.layers,
         num_attention_heads=helper.get_node_attr_value(attention, HEAD_COUNT[attention.op_type]),
         intermediate_size=weights["layers.0.intermediate.weight"].shape[1],
-        max_position_embeddings=len(weights["embeddings.position"]),
+        max_position_embeddings=positions,
+        trained_length=longest if longest < positions else None,
         type_vocab_size=len(weights["embeddings.segment"]),
         layer_norm_eps=helper.get_node_attr_value(norm, "epsilon"),
         pad_token_id=bundle.tokenizer.pad_id,

@@ -30,8 +30,25 @@ class Counts:
     sentences: int = 0
     tokens: int = 0
     unknown: int = 0
+    """Tokens that are [UNK]."""
+    characters: int = 0
+    """Without blanks."""
+    unknown_characters: int = 0
+    """Those of them that are inside a token [UNK]."""
     single: int = 0
     """Documents of one sentence, which next-sentence pairs cannot use."""
+    repeated: int = 0
+    """Documents that were held out, and removed because the training part has them too."""
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens."""
+        return self.unknown / max(1, self.tokens)
+
+    @property
+    def unknown_character_share(self) -> float:
+        """Of the characters."""
+        return self.unknown_characters / max(1, self.characters)
 
 
 class Corpus:

@@ -2,8 +2,10 @@
 
 Documents are appended to plain files; every COMMITTED documents the files are flushed and their lengths noted, and the
 same command after an interruption cuts the files to what was noted and goes on there. Sentences are cut by `sentencex`.
+A file that is written to meanwhile is refused, for its hash would be that of another text.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,44 +14,41 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
-from fractions import Fraction
+from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from models.tokenizer import Tokenizer
 from models.words import Words
 from training.corpus import TOKENIZER, Counts, vocabulary_hash
+from training.corpus_writer import NAMES, Sentences, Writer, array_name, raw_name
 from training.data import Document
 from training.documents import iter_documents, sentences
 from training.errors import DataError, TrainingError
-from training.files import LOCK, alone, hash_of, write_whole
+from training.files import LOCK, alone, hash_of, refuse_existing, write_whole
+from training.held_out import KEPT, is_held_out, without_repeated
 from training.progress import progress
+from training.sources import Sources
+from training.unknown import UnknownCharacters
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 COMMITTED = 1000  # documents; what an interruption costs at most
 WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
-MOST_UNKNOWN = 0.3  # share of the tokens; a vocabulary of another script knows next to nothing
+MOST_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
 PARTS = ("train", "validation")
-BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
+LAYOUT = 2  # of OUT.partial; what another version has left is not gone on from
+BLANKS = " \n\t\u3000"
 TOGETHER = 1000  # sentences of a document that are cut into words at a time
 SENT = 8  # documents that a process gets at a time
 AHEAD = 8  # such lots a process that are sent or come back before the first of them is asked for
-
-
-class Sentences(NamedTuple):
-    """The sentences of a document: the ids of all, one after the other, and how many each has."""
-
-    ids: NDArray[np.uint32]
-    lengths: NDArray[np.uint32]
 
 
 def build_corpus(
@@ -67,7 +66,7 @@ def build_corpus(
 
     Of the documents the share `held_out`, evenly spread, goes to the validation part; `limit` ends after so many of a
     file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
-    one sentence.
+    one sentence. A held-out document that the training part has too, blanks apart, is counted and left out.
     """
     refuse_existing(out)
     if not 0 <= held_out <= 0.5:
@@ -76,21 +75,23 @@ def build_corpus(
         raise DataError(f"limit is {limit}, expected 1 or more documents a file; leave it out to take all")
     if workers < 1:
         raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one a core")
-    pieces = Tokenizer.read(tokenizer)
+    pieces, sources = Tokenizer.read(tokenizer), Sources(files)
     asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
     partial_out = out.with_name(out.name + ".partial")
     with alone(partial_out):
         refuse_existing(out)  # by now: another command has ended while this one waited for hashes
-        work = Work(partial_out, asked | {"held_out": held_out, "limit": limit}, pieces)
-        rest = islice(documents(files, limit), work.documents, None)
+        work = Work(partial_out, asked | {"held_out": held_out, "limit": limit, "layout": LAYOUT}, pieces)
+        rest = islice(documents(files, limit, sources), work.documents, None)
         cuts = tokenise(rest, tokenizer, language, workers)
         bar = progress(cuts, "documents", initial=work.documents)
         with work, closing(cuts):
             for number, sentences in enumerate(bar, start=work.documents + 1):
                 work.writers["validation" if is_held_out(number, held_out) else "train"].add(sentences)
                 if number % COMMITTED == 0:
+                    sources.check()
                     work.commit(number)
-            counts = {part: writer.finish() for part, writer in work.writers.items()}
+            sources.check()
+            counts = work.finish()
         refuse_useless(counts["train"], files, nsp)
         pieces.write(work.directory / TOKENIZER)
         parts = {part: asdict(count) for part, count in counts.items()}
@@ -100,11 +101,6 @@ def build_corpus(
         work.directory.rename(out)
         (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
     return counts
-
-
-def refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise DataError(f"{out} exists; remove it, or name another directory with --out")
 
 
 def hashes(files: Sequence[Path]) -> dict[str, str]:
@@ -122,15 +118,13 @@ def hashes(files: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def documents(files: Sequence[Path], limit: int | None) -> Iterator[Document]:
+def documents(files: Sequence[Path], limit: int | None, sources: Sources) -> Iterator[Document]:
     for path in files:
-        yield from islice(iter_documents(path), limit)
-
-
-def is_held_out(number: int, share: float) -> bool:
-    """Whether the document of this number, counted from 1, is where `share` of the documents reaches another whole."""
-    exact = Fraction(str(share))
-    return number * exact // 1 > (number - 1) * exact // 1
+        try:
+            yield from islice(iter_documents(path), limit)
+        except DataError:
+            sources.check()  # a line that is half written is no mistake of its writer
+            raise
 
 
 # ---- text to ids ---------------------------------------------------------------------------------------------------
@@ -180,25 +174,54 @@ def end_with_parent() -> None:
 
 
 def cutter(tokenizer: Path, language: str) -> Callable[[str], Sentences]:
-    return partial(cut, Tokenizer.read(tokenizer).words(WORDS), language=language)
+    pieces = Tokenizer.read(tokenizer)
+    return partial(cut, pieces.words(WORDS), language=language, unknown=UnknownCharacters(pieces))
 
 
 def cut_prepared(texts: Sequence[str]) -> list[Sentences]:
     return [_prepared[0](text) for text in texts]
 
 
-def cut(words: Words, text: str, language: str = "en") -> Sentences:
+def cut(words: Words, text: str, language: str = "en", unknown: UnknownCharacters | None = None) -> Sentences:
     """Return the sentences of a text as token ids; a line break always ends one."""
     found = sentences(text, language)
-    ids, lengths = [np.zeros(0, np.uint32)], list[int]()
+    ids, lengths, lost = [np.zeros(0, np.uint32)], list[int](), 0
     for start in range(0, len(found), TOGETHER):
-        cuts = words.encode(found[start : start + TOGETHER])
+        some = found[start : start + TOGETHER]
+        cuts = words.encode(some)
         ids.append(np.fromiter(chain.from_iterable(cuts), np.uint32))
         lengths += [min(LONGEST_SENTENCE, len(one) - at) for one in cuts for at in range(0, len(one), LONGEST_SENTENCE)]
-    return Sentences(np.concatenate(ids), np.array(lengths, np.uint32))
+        lost += unknown.count(some, cuts, ids[-1]) if unknown else 0
+    together = np.concatenate(ids)
+    return Sentences(
+        together, np.array(lengths, np.uint32), digest(together, text if lost else ""), visible_characters(text), lost
+    )
+
+
+def digest(ids: NDArray[np.uint32], text: str) -> int:
+    """64 bits of a hash of a document as the network sees it; with [UNK] in it of its text as well, blanks apart."""
+    known = hashlib.blake2b(ids.tobytes(), digest_size=8)
+    known.update(" ".join(text.split()).encode())
+    return int.from_bytes(known.digest(), "little")
+
+
+def visible_characters(text: str) -> int:
+    """The length of a text without blanks: those that are frequent, of which a search takes next to no time."""
+    return len(text) - sum(map(text.count, BLANKS))
 
 
 # ---- ids to disk ---------------------------------------------------------------------------------------------------
+
+
+RAW = [raw_name(part, name) for part in (*PARTS, KEPT) for name in NAMES]
+WRITTEN = {
+    *RAW,
+    *(array_name(part, name) for part in PARTS for name in NAMES if name != "records"),
+    *(name + end for name in ("progress.json", "manifest.json") for end in ("", ".partial")),
+    TOKENIZER,
+}
+"""All that is ever in OUT.partial."""
+OF_TOKENIZER = {"tokenizer.json", "vocab.txt", "tokenizer_config.json"}
 
 
 class Work:
@@ -206,6 +229,7 @@ class Work:
 
     def __init__(self, directory: Path, asked: dict[str, Any], tokenizer: Tokenizer) -> None:
         self.directory = directory
+        self.tokenizer = tokenizer
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
         self.noted = directory / "progress.json"
         done = self._resume()
@@ -225,11 +249,16 @@ class Work:
         counts = {part: asdict(writer.flush()) for part, writer in self.writers.items()}
         write_whole(self.noted, json.dumps({"asked": self.asked, "documents": documents, "parts": counts}))
 
+    def finish(self) -> dict[str, Counts]:
+        """Write the arrays of both parts, once nothing of one stands in the other."""
+        train, validation = self.writers["train"], self.writers["validation"]
+        with closing(without_repeated(train, validation, self.tokenizer)) as kept:
+            return {"train": train.finish(), "validation": kept.finish()}
+
     def leave(self) -> None:
         """Remove what a finished corpus does not need."""
-        self.noted.unlink(missing_ok=True)
-        for writer in self.writers.values():
-            writer.remove()
+        for name in ("progress.json", *RAW):
+            (self.directory / name).unlink(missing_ok=True)
 
     def _resume(self) -> dict[str, Any]:
         """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
@@ -250,105 +279,11 @@ class Work:
         """Remove what another command has left; raise DataError for what none can have written."""
         found = [path for path in self.directory.iterdir() if path.name != LOCK]
         for path in found:
-            if path.name.split(".")[0] not in (*PARTS, "progress", "manifest", TOKENIZER):
+            inside = {one.name for one in path.iterdir()} if path.is_dir() else set()
+            if path.name not in WRITTEN or path.is_dir() != (path.name == TOKENIZER) or inside - OF_TOKENIZER:
                 raise DataError(f"{path} is not of a corpus, but would be removed; move it, or name another --out")
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-class Writer:
-    """Appends documents to the files of one part: token ids, and lengths of sentences and of documents."""
-
-    def __init__(self, directory: Path, part: str, tokenizer: Tokenizer, counts: Counts) -> None:
-        self.directory = directory
-        self.part = part
-        self.counts = counts
-        self.unknown_id = tokenizer.unk_id
-        self.dtype: DTypeLike = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32
-        self._files = {
-            "tokens": self._open("tokens", counts.tokens * np.dtype(self.dtype).itemsize),
-            "sentences": self._open("sentences", counts.sentences * 4),
-            "documents": self._open("documents", counts.documents * 4),
-        }
-
-    def add(self, sentences: Sentences) -> None:
-        ids, count = sentences.ids, len(sentences.lengths)
-        if not count:
-            return
-        self._files["tokens"].write(ids.astype(self.dtype).tobytes())
-        self._files["sentences"].write(sentences.lengths.tobytes())
-        self._files["documents"].write(np.uint32(count).tobytes())
-        counts = self.counts
-        self.counts = replace(
-            counts,
-            documents=counts.documents + 1,
-            sentences=counts.sentences + count,
-            tokens=counts.tokens + len(ids),
-            unknown=counts.unknown + int((ids == self.unknown_id).sum()),
-            single=counts.single + (count == 1),
-        )
-
-    def flush(self) -> Counts:
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        return self.counts
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def finish(self) -> Counts:
-        """Write the three arrays."""
-        self.flush()
-        self._write_array("tokens", self.dtype, self.counts.tokens)
-        self._write_starts("sentences", self.counts.sentences)
-        self._write_starts("documents", self.counts.documents)
-        return self.counts
-
-    def remove(self) -> None:
-        for name in self._files:
-            self._path(name).unlink()
-
-    def _path(self, name: str) -> Path:
-        return self.directory / f"{self.part}.{name}.raw"
-
-    def _open(self, name: str, size: int) -> Any:
-        """Open a file for appending after its first `size` bytes; what was written after them was not noted."""
-        path = self._path(name)
-        path.touch()
-        os.truncate(path, size)
-        return path.open("ab")
-
-    def _blocks(self, name: str, dtype: DTypeLike) -> Iterator[Any]:
-        with self._path(name).open("rb") as file:
-            while len(block := np.fromfile(file, dtype, BLOCK)):
-                yield block
-
-    def _write_array(self, name: str, dtype: DTypeLike, count: int) -> None:
-        with self._array(name, dtype, count) as file:
-            for block in self._blocks(name, dtype):
-                file.write(block.tobytes())
-
-    def _write_starts(self, name: str, count: int) -> None:
-        """Write where each begins, and where the last ends: the sums of the lengths before it."""
-        last = np.zeros(1, np.int64)
-        with self._array(name, np.int64, count + 1) as file:
-            file.write(last.tobytes())
-            for block in self._blocks(name, np.uint32):
-                starts = last + np.cumsum(block, dtype=np.int64)
-                file.write(starts.tobytes())
-                last = starts[-1:]
-
-    @contextmanager
-    def _array(self, name: str, dtype: DTypeLike, count: int) -> Iterator[BinaryIO]:
-        """An array file of `count` values, which are to follow; written, not mapped, for a full disk kills who maps."""
-        with (self.directory / f"{self.part}.{name}.npy").open("wb") as file:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count,)}
-            np.lib.format.write_array_header_1_0(file, header)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
@@ -367,8 +302,9 @@ def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
         )
     if not counts.tokens:
         raise DataError(f"{names}: no token for training, expected running text; pass other files")
-    if counts.unknown > MOST_UNKNOWN * counts.tokens:
-        raise DataError(
-            f"{names}: {counts.unknown / counts.tokens:.0%} of the tokens are unknown to the vocabulary, expected at "
-            f"most {MOST_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
-        )
+    for share, kind in ((counts.unknown_share, "tokens"), (counts.unknown_character_share, "characters")):
+        if share > MOST_UNKNOWN:
+            raise DataError(
+                f"{names}: {share:.0%} of the {kind} are unknown to the vocabulary, expected at most "
+                f"{MOST_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
+            )

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 
 SUMS = "SHA256SUMS"
 """What `sha256sum -c` reads."""
@@ -30,6 +31,31 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise DataError where something stands already: it may be what nobody can make again."""
+    if out.exists():
+        raise DataError(f"{out} exists; remove it, or name another place with --out")
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[TextIO]:
+    """A file to write, which becomes `out` when the block ends, and vanishes when the block raises.
+
+    Raise DataError for an `out` that exists, or that another command is about to write.
+    """
+    refuse_existing(out)
+    partial = out.with_name(out.name + ".partial")
+    refuse_existing(partial)
+    file = partial.open("x", encoding="utf8")
+    try:
+        with file:
+            yield file
+        refuse_existing(out)  # by now
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def hash_of(path: Path) -> str:

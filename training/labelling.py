@@ -3,7 +3,7 @@
     python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
 
 What is written is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"}
-with the words as the service cuts them.
+with the words as the service cuts them. An --out that exists is refused: it may be what people labelled.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from training.data import iter_lines, visible
 from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
 from training.evaluate import open_predictor, positive
+from training.files import new_file
 from training.predictors import Predictor
 from training.progress import progress
+from training.sources import Sources
 
 AT_A_TIME = 10_000
 """Inputs that are in memory with their answers."""
@@ -107,28 +109,23 @@ DATA_HELP = 'texts, as for corpus; for a pair head JSON lines with {"text_a", "t
 
 def label_command(arguments: argparse.Namespace) -> None:
     """Label as the command line says, and print how often each label came."""
-    predictor = open_predictor(arguments.sources)
-    task = predictor.head(arguments.head).task
-    files = (islice(read_inputs(path, task, arguments.sentences), arguments.limit) for path in arguments.data)
-    inputs = progress(chain.from_iterable(files), "inputs")
-    asked, kept, given = 0, 0, Counter[str]()
-    partial = arguments.out.with_name(arguments.out.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf8") as file:
-            while some := list(islice(inputs, AT_A_TIME)):
-                sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
-                file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
-                given.update(name for one in sure for name in one.labels)
-                asked, kept = asked + len(some), kept + len(sure)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    if not kept:
-        partial.unlink()
-        raise DataError(
-            f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
-        )
-    partial.replace(arguments.out)
+    sources = Sources(arguments.data)
+    with new_file(arguments.out) as file:
+        predictor = open_predictor(arguments.sources)
+        task = predictor.head(arguments.head).task
+        files = (islice(read_inputs(path, task, arguments.sentences), arguments.limit) for path in arguments.data)
+        inputs = progress(chain.from_iterable(files), "inputs")
+        asked, kept, given = 0, 0, Counter[str]()
+        while some := list(islice(inputs, AT_A_TIME)):
+            sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
+            file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
+            given.update(name for one in sure for name in one.labels)
+            asked, kept = asked + len(some), kept + len(sure)
+        sources.check()
+        if not kept:
+            raise DataError(
+                f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
+            )
     Console().print(table(f"{arguments.out}: {kept:,} of {asked:,} inputs", given))
 
 

@@ -18,6 +18,8 @@ SHORT_SHARE = 0.1
 """Share of chunks with a shorter target, so that the model meets short texts (BERT paper)."""
 
 NEXT, RANDOM = 0, 1
+LEAST_ROW = 8
+"""Tokens of the longest row of any model."""
 
 Ranges = NDArray[np.int64]
 
@@ -63,6 +65,16 @@ def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
         for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([0, 0, document]))
     ]
     return sum(labels) / max(1, len(labels))
+
+
+def longest_row(corpus: Corpus, max_length: int, nsp: bool) -> int:
+    """Return how many tokens a row of the corpus has at most, specials included: short documents fill no row.
+
+    A pair is of one document or of two, a run of one.
+    """
+    longest = np.sort(np.diff(corpus.sentences[corpus.documents]))[::-1]
+    tokens = int(longest[:2].sum()) + 3 if nsp else int(longest[:1].sum()) + 2
+    return max(LEAST_ROW, min(max_length, tokens))
 
 
 def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:

@@ -105,7 +105,7 @@ class CheckpointPredictor(LocalPredictor):
         max_length: int | None = None,
     ) -> None:
         specs = {name: head.spec for name, head in heads.items()}
-        super().__init__(specs, tokenizer, max_length or encoder.config.max_position_embeddings)
+        super().__init__(specs, tokenizer, max_length or encoder.config.max_length)
         self._encoder = encoder
         self._pad_id = tokenizer.pad_id
         self._modules = {name: head.module for name, head in heads.items()}

@@ -24,7 +24,8 @@ from models.encoder import Encoder
 from models.heads import MaskedTokenHead, build_head
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.base import read_base
+from training.base import note_length, read_base
+from training.base import set_dropout as set_dropout  # for who finetunes as well
 from training.batches import MaskedPair, Rows, collate
 from training.corpus import TOKENIZER, Corpus
 from training.distillation import Teacher
@@ -32,6 +33,7 @@ from training.errors import RecipeError
 from training.files import alone
 from training.losses import Losses, counted_by, score, total
 from training.optimizer import build_optimizer, schedule, set_rates
+from training.pairs import longest_row
 from training.precision import Precision, arithmetic
 from training.processes import Processes
 from training.progress import tell
@@ -190,6 +192,9 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
 
     # ---- model and data
     checkpoint = start(recipe)
+    if checkpoint.config.max_length < recipe.longest and processes.first:
+        longest = checkpoint.config.max_length
+        tell(f"max_length is {recipe.longest}, but no row of {recipe.corpus} has more than {longest} tokens")
     checkpoint.heads = {name: checkpoint.heads[name] for name in recipe.specs}
     encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
     modules = nn.ModuleList([encoder, *heads]).to(processes.device)
@@ -327,6 +332,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             intermediate_size=4 * recipe.width,
             hidden_dropout_prob=recipe.dropout,
             attention_probs_dropout_prob=recipe.dropout,
+            trained_length=longest_row(corpus, recipe.longest, recipe.nsp),
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
     corpus.check_vocabulary(checkpoint.tokenizer)
@@ -344,6 +350,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             f"max_length is {recipe.longest}, but the encoder has {checkpoint.config.max_position_embeddings} "
             "positions; lower max_length"
         )
+    note_length(checkpoint, longest_row(corpus, recipe.longest, recipe.nsp))
     return checkpoint
 
 
@@ -360,16 +367,6 @@ def set_unigram_bias(head: nn.Module, corpus: Corpus) -> None:
 def share_at(recipe: PretrainRecipe, step: int) -> float:
     steps = recipe.all_steps
     return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
-
-
-def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None:
-    """Train encoder and heads with other dropouts than the base's config.json says."""
-    for part in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
-        for module in part.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = hidden
-    for layer in checkpoint.encoder.layers:
-        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
 
 
 # ---- held-out text ---------------------------------------------------------------------------------------------------

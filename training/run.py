@@ -3,6 +3,7 @@
 OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json,
                                  SHA256SUMS
 OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
+OUT/provenance.json               the code, the recipe, and the hashes of what was read
 OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
 OUT/                             the finished model, in the layout of a checkpoint
 """
@@ -10,7 +11,7 @@ OUT/                             the finished model, in the layout of a checkpoi
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,17 @@ from training.files import damage, hash_of, sync, write_directory, write_whole
 from training.plots import plot_metrics
 from training.processes import Processes
 from training.progress import tell
+from training.provenance import PROVENANCE, write_provenance
 
 FREE = ("save_every", "plateau_after")
 """Fields of a recipe that may change from one start to the next: no weight depends on them."""
 IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
 """The file that tells a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint (weights)."""
+WRITTEN = (
+    *("config.json", "heads.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"),
+    *("recipe.json", "inputs.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best", "final.partial"),
+)
+"""What a run writes to OUT, beside its checkpoints."""
 KEPT = 2
 """Checkpoints that stay; older ones go once a newer one is whole."""
 
@@ -48,24 +55,49 @@ class Run:
         self.metrics = out / "metrics.jsonl"
         self.processes = processes or Processes()
         self._board: SummaryWriter | None = None
+        self._inputs: dict[str, str] = {}
         if self.processes.first:
+            self._refuse_foreign()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._fix_recipe(json.loads(json.dumps(asdict(recipe), default=str)))
-            self._fix_inputs({str(path): fingerprint(path) for path in inputs})
+            values = json.loads(json.dumps(asdict(recipe), default=str))
+            self._fix_recipe(values, {field.name for field in fields(recipe) if has_default(field)})
+            self._inputs = {str(path): fingerprint(path) for path in inputs}
+            self._fix_inputs(self._inputs)
+            if not self.finished:
+                write_provenance(out, values, self._inputs)
         self.processes.wait()
 
-    def _fix_recipe(self, recipe: dict[str, Any]) -> None:
-        path = self.out / "recipe.json"
-        if self.finished and not path.exists():
+    def check_inputs(self) -> None:
+        """Raise TrainingError for an input that changed since the start: call it when all was read."""
+        for name, before in self._inputs.items():
+            if fingerprint(Path(name)) != before:
+                raise TrainingError(
+                    f"{name} changed while it was read, expected one that nothing writes to; start the same command "
+                    "again when it is whole"
+                )
+
+    def _refuse_foreign(self) -> None:
+        """Raise TrainingError where OUT holds files of names that a run writes, and no run has written there."""
+        recipe, inputs = self.out / "recipe.json", self.out / "inputs.json"
+        if self.finished and not recipe.exists():
             raise TrainingError(f"{self.out} holds a model that no run has made there; name another --out")
+        if self.checkpoints.is_dir() and (recipe.exists() or inputs.exists()):
+            return
+        found = [path for path in (*(self.out / name for name in WRITTEN), *self.saved()) if path.exists()]
+        if found:
+            raise TrainingError(f"{found[0]} exists, and no run has written it there; move it, or name another --out")
+
+    def _fix_recipe(self, recipe: dict[str, Any], optional: set[str]) -> None:
+        """`optional`: fields that a recipe of an older version may lack, which then had no say."""
+        path = self.out / "recipe.json"
         before = self._noted(path, recipe)
-        changed = [key for key in recipe if key not in FREE and before.get(key, recipe[key]) != recipe[key]]
-        if changed:
-            key = changed[0]
-            raise TrainingError(
-                f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe[key]!r}; pass the same "
-                "recipe to resume, or another --out"
-            )
+        for key in sorted(before.keys() | recipe.keys()):
+            same = before.get(key) == recipe.get(key) or (key in optional and key not in before)
+            if not same and key not in FREE:
+                raise TrainingError(
+                    f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe.get(key)!r}; pass the same "
+                    "recipe to resume, or another --out"
+                )
         write_whole(path, json.dumps(recipe, indent=2) + "\n")
 
     def _fix_inputs(self, hashes: dict[str, str]) -> None:
@@ -190,6 +222,10 @@ class Run:
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == "model.safetensors"):
             path.replace(self.out / path.name)
         temporary.rmdir()
+
+
+def has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def fingerprint(path: Path) -> str:

@@ -165,6 +165,7 @@ def test_gathered_positions_are_those_vectors() -> None:
         ({"model_type": "roberta"}, "model_type is 'roberta'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_size": 50}, "do not divide"),
+        ({"trained_length": 65}, "trained_length is 65, expected a whole number from 1 to 64 as there are positions"),
         ({"architectures": ["BertForMultipleChoice"]}, "architecture is BertForMultipleChoice"),
         ({"intermediate_size": 100}, "expected (100, 48)"),
         ({"num_hidden_layers": 4}, "expected 4 layers"),

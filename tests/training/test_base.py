@@ -1,6 +1,7 @@
 """What would break: training that goes on from a bundle with other weights than those the bundle serves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from models.runtime import Precision
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.base import read_base
+from training.base import read_base, unpack
 from training.finetune import finetune
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.parity import probes, reference_logits
@@ -69,3 +70,11 @@ def test_a_head_is_finetuned_on_the_encoder_of_a_bundle(tokenizer: Tokenizer, tm
 def test_a_checkpoint_is_a_base_too(checkpoint: Checkpoint, tmp_path: Path) -> None:
     write_checkpoint(checkpoint, tmp_path)
     assert read_base(tmp_path).heads.keys() == checkpoint.heads.keys()
+
+
+def test_the_longest_row_of_a_bundle_is_that_of_its_training(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    bundle = bundles.make(tokenizer, tmp_path / "bundle", ("fp32",))
+    assert unpack(bundle).config.max_length == 64 and unpack(bundle).config.trained_length is None
+    encoder = bundle.manifest.encoder.model_copy(update={"max_length": 48})
+    shorter = replace(bundle, manifest=bundle.manifest.model_copy(update={"encoder": encoder}))
+    assert unpack(shorter).config.max_length == 48 and unpack(shorter).config.max_position_embeddings == 64

@@ -19,12 +19,15 @@ import pytest
 import zstandard
 
 from models.tokenizer import Tokenizer
-from tests.training.corpora import FIXTURES, small_corpus, write_documents
-from training.corpus import Corpus, read_manifest
-from training.corpus_builder import Writer, build_corpus, cut, is_held_out
+from tests.training.corpora import FIXTURES, WORDS, small_corpus, write_documents
+from training.__main__ import main
+from training.corpus import Corpus, Counts, read_manifest
+from training.corpus_builder import build_corpus, cut
+from training.corpus_writer import Writer
 from training.documents import bounded
 from training.errors import DataError, TrainingError
 from training.files import alone
+from training.held_out import is_held_out
 from training.pairs import sample_runs
 from training.vocabulary import train_vocabulary
 
@@ -314,3 +317,198 @@ def test_a_broken_line_is_named_and_nothing_half_done_stays_as_a_corpus(tmp_path
     with pytest.raises(DataError, match=r"documents\.jsonl:4"):
         build_corpus([source], FIXTURES, tmp_path / "corpus", held_out=0.1, limit=None, workers=1)
     assert not (tmp_path / "corpus").exists()
+
+
+# ---- what the vocabulary does not know, in characters ----------------------------------------------------------------
+
+STRANGE = ["Ωmega", "Γειάσου", "crème", "日本", "naïve-Übung", "x" * 120]
+"""Words that the fixture's vocabulary does not know, or not whole."""
+
+
+def brute_force(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
+    """Characters inside [UNK], and all of them, a character after the other."""
+    covered = 0
+    for text in texts:
+        pieces = tokenizer.encode(text)
+        inside = {
+            place for i, span in zip(pieces.ids, pieces.offsets, strict=True) if i == tokenizer.unk_id
+            for place in range(*span)
+        }  # fmt: skip
+        covered += len(inside)
+    return covered, sum(not character.isspace() for text in texts for character in text)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unknown_characters_are_those_that_a_token_hides(tmp_path: Path, workers: int, tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(5)
+    words = [*WORDS * 6, *STRANGE]
+    texts = [
+        "\n".join(" ".join(rng.choice(words, 7)) + ("." if rng.random() < 0.5 else "") for _ in range(6))
+        for _ in range(30)
+    ]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts), encoding="utf8")
+    arguments: dict[str, Any] = {"held_out": 0.2, "limit": None, "workers": workers, "nsp": False}
+    counts = build_corpus([tmp_path / "text.txt"], FIXTURES, tmp_path / "corpus", **arguments)
+    covered, characters = brute_force(tokenizer, texts)
+    assert sum(count.unknown_characters for count in counts.values()) == covered > 0
+    assert sum(count.characters for count in counts.values()) == characters
+    assert counts["train"].unknown_character_share > counts["train"].unknown_share > 0
+
+
+def test_long_words_that_are_lost_are_reported_as_what_they_are_of_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One token of 18 a sentence, and a quarter of the characters."""
+    sentence = "the cat sat on the " + "δ" * 16 + " the dog ran in a red house on a big day"
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{sentence} {n}.\n{sentence} {n}." for n in range(10)), "utf8")
+    options = ["--tokenizer", str(FIXTURES), "--workers", "1", "--held-out", "0.2"]
+    main(["corpus", str(tmp_path / "text.txt"), "--out", str(tmp_path / "corpus"), *options])
+    parts = read_manifest(tmp_path / "corpus")["parts"]
+    assert isinstance(parts, dict)
+    train = Counts(**parts["train"])
+    said = f"{train.unknown_share:.2%} of the tokens and {train.unknown_character_share:.2%} of the characters unknown"
+    assert said in capsys.readouterr().out
+    assert train.unknown_character_share > 0.25 and train.unknown_share < 0.06
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{sentence} {'λ' * 21} {n}.\nA cat." for n in range(10)), "utf8")
+    with pytest.raises(SystemExit):
+        main(["corpus", str(tmp_path / "text.txt"), "--out", str(tmp_path / "worse"), *options])
+    assert "% of the characters are unknown to the vocabulary, expected at most 30%" in capsys.readouterr().err
+
+
+# ---- held-out documents that were learnt -----------------------------------------------------------------------------
+
+
+def with_repeated(path: Path, documents: int, *pairs: tuple[int, int]) -> Path:
+    """Documents of which some are others again, with other blanks: (number of the copy, of the original), from 1."""
+    lines = write_documents(path, documents, 5).read_text().splitlines()
+    for copy, original in pairs:
+        text = json.loads(lines[original - 1])["text"]
+        lines[copy - 1] = json.dumps({"text": "  " + text.replace(" ", " \t ").replace(". ", ".\n\n ") + "\n"})
+    path.write_text("\n".join(lines) + "\n", encoding="utf8")
+    return path
+
+
+def test_held_out_documents_that_were_learnt_too_are_removed_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 40 documents each fourth is held out; 8 stood before in the training part, 20 comes after, 32 is held out."""
+    source = with_repeated(tmp_path / "documents.jsonl", 40, (8, 3), (21, 20), (32, 28))
+    plain = write_documents(tmp_path / "plain.jsonl", 40, 5)
+    build = partial(build_corpus, tokenizer=FIXTURES, held_out=0.25, limit=None, workers=1)
+    counts = build([source], out=tmp_path / "corpus")
+    assert (counts["train"].documents, counts["validation"].documents, counts["validation"].repeated) == (30, 8, 2)
+    build([plain], out=tmp_path / "plain")
+    ours, theirs = (documents_of(Corpus(tmp_path / name, "validation")) for name in ("corpus", "plain"))
+    expected = [theirs[number // 4 - 1] for number in range(4, 41, 4) if number not in (8, 20)]
+    expected[expected.index(theirs[7])] = theirs[6]  # both are held out: nothing of them was learnt
+    assert ours == expected
+    validation = Corpus(tmp_path / "corpus", "validation")
+    assert counts["validation"].tokens == len(validation.tokens) == sum(len(ids) for ids, _ in ours)
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == sorted(
+        path.name for path in (tmp_path / "plain").iterdir()
+    )
+    options = ["--tokenizer", str(FIXTURES), "--held-out", "0.25", "--workers", "1"]
+    main(["corpus", str(source), "--out", str(tmp_path / "told"), *options])
+    assert "validation: 2 more were removed, for the training part has them too" in capsys.readouterr().out
+
+
+def documents_of(corpus: Corpus) -> list[tuple[list[int], list[int]]]:
+    """Ids and lengths of sentences of each document."""
+    found = []
+    for first, last in zip(corpus.documents[:-1], corpus.documents[1:], strict=True):
+        edges = corpus.sentences[first : last + 1]
+        found.append((corpus.tokens[edges[0] : edges[-1]].tolist(), np.diff(edges).tolist()))
+    return found
+
+
+def test_documents_that_only_look_the_same_to_the_vocabulary_stay(tmp_path: Path) -> None:
+    texts = [f"The cat sees {word}. The dog runs." for word in ("Ω", "Ψ", "Φ", "Δ")]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts), encoding="utf8")
+    counts = build_corpus([tmp_path / "text.txt"], FIXTURES, tmp_path / "corpus", held_out=0.5, limit=None, workers=1)
+    assert (counts["validation"].documents, counts["validation"].repeated) == (2, 0)
+
+
+@pytest.mark.parametrize("stop", ["train", "kept"])
+def test_a_corpus_interrupted_at_its_end_ends_in_the_same_bytes(
+    stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While arrays are written, with held-out documents already taken out."""
+    source = with_repeated(tmp_path / "documents.jsonl", 40, (8, 3), (21, 20))
+    build = partial(build_corpus, [source], FIXTURES, held_out=0.25, limit=None, workers=1)
+    build(out=tmp_path / "whole")
+    monkeypatch.setattr("training.corpus_builder.COMMITTED", 7)
+    finish = Writer.finish
+
+    def interrupted(self: Writer) -> Counts:
+        counts = finish(self)
+        if self.raw == stop:
+            raise KeyboardInterrupt
+        return counts
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Writer, "finish", interrupted)
+        build(out=tmp_path / "parts")
+    build(out=tmp_path / "parts")
+    for path in (tmp_path / "whole").iterdir():
+        if path.is_file():
+            assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
+
+
+# ---- files that somebody else writes to, or wrote --------------------------------------------------------------------
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf8") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("added", ['{"text": "One more. And one."}\n', '{"text": "cut o'])
+def test_a_file_that_grows_while_it_is_read_is_refused_and_read_again(
+    added: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 20, 5)
+    before = source.read_bytes()
+    monkeypatch.setattr("training.corpus_builder.COMMITTED", 3)
+    add, seen = Writer.add, []
+
+    def add_and_append(self: Writer, sentences: Any) -> None:
+        add(self, sentences)
+        seen.append(1)
+        if len(seen) == 8:
+            append(source, added)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "add", add_and_append)
+        with pytest.raises(
+            DataError, match=r"documents\.jsonl changed while it was read .*, expected a file that noth"
+        ):
+            build(source, tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+    source.write_bytes(before)
+    assert len(build(source, tmp_path / "corpus")) == 20
+    build(source, tmp_path / "whole")
+    assert (tmp_path / "corpus" / "train.tokens.npy").read_bytes() == (
+        tmp_path / "whole" / "train.tokens.npy"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "validation.csv", "progress.txt", "tokenizer", "tokenizer/mine.txt"])
+def test_files_of_others_with_names_like_those_of_a_corpus_stay(name: str, tmp_path: Path) -> None:
+    mine = tmp_path / "corpus.partial" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    source = write_documents(tmp_path / "documents.jsonl", 6, 3)
+    with pytest.raises(DataError, match="is not of a corpus, but would be removed; move it, or name another --out"):
+        build(source, tmp_path / "corpus")
+    assert mine.read_text() == "mine"
+
+
+def test_work_that_lost_a_file_is_not_filled_up_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_documents(tmp_path / "documents.jsonl", 20, 5)
+    monkeypatch.setattr("training.corpus_builder.COMMITTED", 3)
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(Writer, "finish", lambda _: 1 / 0)
+        build(source, tmp_path / "corpus")
+    (tmp_path / "corpus.partial" / "train.tokens.raw").unlink()
+    with pytest.raises(TrainingError, match=r"train\.tokens\.raw has 0 bytes, expected [\d,]+ or more; remove"):
+        build(source, tmp_path / "corpus")

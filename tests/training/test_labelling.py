@@ -15,7 +15,7 @@ from training.__main__ import main
 from training.data import PairExample, TaggedExample, TextExample, read_examples
 from training.errors import EvaluationError
 from training.evaluate import evaluate
-from training.labelling import label
+from training.labelling import label, read_inputs
 from training.metrics import headline
 from training.predictors import BundlePredictor
 
@@ -115,12 +115,54 @@ def test_several_label_together(bundle: Path, tmp_path: Path) -> None:
     main(["label", str(bundle), str(bundle), "--out", str(out), *options])
     assert read_examples(out, "classify") == alone
     with pytest.raises(SystemExit):
-        main(["label", str(bundle), str(tmp_path), "--out", str(out), *options])
+        main(["label", str(bundle), str(tmp_path), "--out", str(tmp_path / "none.jsonl"), *options])
 
 
-def test_what_cannot_be_labelled_is_an_error(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_what_people_labelled_is_never_written_over(
+    link: str | None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Neither the data itself, nor under another name, nor a file of other data."""
+    data = write(tmp_path / "gold.jsonl", INPUTS["mood"])
+    out = data if link is None else tmp_path / "other.jsonl"
+    if link:
+        getattr(out, link)(data)
+    before = data.read_bytes()
+    for place in (out, write(tmp_path / "older.jsonl", INPUTS["nli"])):
+        kept = place.read_bytes()
+        with pytest.raises(SystemExit):
+            main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(place), "--sure", "0"])
+        assert f"{place} exists; remove it, or name another place with --out" in capsys.readouterr().err
+        assert place.read_bytes() == kept
+    assert data.read_bytes() == before
+
+
+def test_two_commands_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
+    theirs = write(tmp_path / "out.jsonl.partial", INPUTS["nli"])
+    with pytest.raises(SystemExit):
+        main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(out)])
+    assert "out.jsonl.partial exists; remove it" in capsys.readouterr().err
+    assert theirs.exists() and not out.exists()
+
+
+def test_texts_that_grow_while_they_are_read_are_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
+
+    def growing(*arguments: Any) -> Any:
+        yield from read_inputs(*arguments)
+        write(data, INPUTS["mood"] * 2)
+
+    monkeypatch.setattr("training.labelling.read_inputs", growing)
+    with pytest.raises(SystemExit):
+        main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(out), "--sure", "0"])
+    assert "in.jsonl changed while it was read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EvaluationError, match="head 'qa' is of qa, expected one of classify, pair, tag; name another"):
         label(BundlePredictor(read_bundle(bundle)), "qa", [])
     data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"

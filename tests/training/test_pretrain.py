@@ -1,6 +1,7 @@
 """What would break: losses or gradients unlike transformers', wrong accumulation, or a resume that diverges."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from models.checkpoint import read_checkpoint, write_checkpoint
 from service.settings import STARTER
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from tests.training.interrupts import stopped_after_saving
+from training.base import read_base
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 from training.errors import DataError, RecipeError, TrainingError
 from training.losses import score
 from training.optimizer import build_optimizer, schedule, set_rates
+from training.pairs import longest_row
+from training.predictors import CheckpointPredictor
 from training.pretrain import Phase, PretrainRecipe, pretrain, start, stream
 from training.processes import Processes
 from training.run import Run
@@ -286,3 +290,51 @@ def test_biases_and_layer_norms_do_not_decay_and_nothing_is_missing_or_twice(cor
     assert sum(len(group["params"]) for group in groups) == len(decay) == len(list(modules.parameters()))
     for name, parameter in modules.named_parameters():
         assert decay[id(parameter)] == (0.0 if "norm" in name or name.endswith("bias") else 0.01), name
+
+
+# ---- rows that no training had ---------------------------------------------------------------------------------------
+
+
+def test_an_encoder_takes_rows_as_long_as_those_of_its_training(corpus: Path, tmp_path: Path) -> None:
+    """And keeps that beside its weights: for a bundle, for evaluation, and for the run that goes on from it."""
+    phases = [Phase(1, 24, 8), Phase(1, 40, 8), Phase(1, 32, 8)]
+    trained = pretrain(recipe(corpus, phases=phases), tmp_path / "first")
+    assert (trained.config.max_length, trained.encoder.config.max_length) == (40, 40)
+    assert trained.config.max_position_embeddings == 512
+    found = read_base(tmp_path / "first")
+    assert found.config.max_length == 40 and CheckpointPredictor.of(found).max_length == 40
+    for length, expected in ((24, 40), (64, 64)):
+        longer = start(recipe(corpus, base=str(tmp_path / "first"), max_length=length))
+        assert (longer.config.max_length, longer.encoder.config.max_length) == (expected, expected)
+
+
+def test_what_a_base_of_others_takes_stays(corpus: Path, tmp_path: Path) -> None:
+    """Nobody noted what it was trained on: its positions say it."""
+    write_checkpoint(start(recipe(corpus)), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["trained_length"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert start(recipe(corpus, base=str(tmp_path))).config.max_length == 512
+
+
+@pytest.mark.parametrize("nsp", [True, False])
+@pytest.mark.parametrize("sentences", [1, 3, 40])
+def test_documents_that_fill_no_row_do_not_count_as_long_ones(
+    sentences: int, nsp: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By all rows of many epochs: none is longer than is said, and where documents are long, some are as long."""
+    source = write_documents(tmp_path / "documents.jsonl", 12, sentences)
+    if nsp and sentences == 1:
+        source = write_documents(tmp_path / "documents.jsonl", 12, 2)
+    arguments: dict[str, Any] = {"held_out": 0.0, "limit": None, "workers": 1, "nsp": nsp}
+    build_corpus([source], FIXTURES, tmp_path / "corpus", **arguments)
+    corpus = Corpus(tmp_path / "corpus")
+    chosen = recipe(tmp_path / "corpus", nsp=nsp, max_length=128)
+    rows = Rows(corpus, start(chosen).tokenizer, chosen, 128)
+    longest = max(len(rows.row(epoch, i).masked.ids) for epoch in range(60) for i in range(rows.count(epoch)))
+    said = longest_row(corpus, 128, nsp)
+    assert longest <= said <= 128 and start(chosen).config.max_length == said
+    pretrain(replace(chosen, steps=1), tmp_path / "run")
+    told = f"max_length is 128, but no row of {tmp_path}/corpus has more than {said} tokens"
+    assert (told in capsys.readouterr().err) == (said < 128)
+    assert longest == said if sentences == 40 or not nsp else said < 128

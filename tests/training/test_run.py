@@ -14,6 +14,7 @@ from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
 from training.files import SUMS, alone, recover_directory, write_directory
+from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
 
@@ -175,3 +176,51 @@ def test_a_second_process_is_refused_while_the_first_one_writes(tmp_path: Path) 
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert "is being written by another process, expected one at a time" in second.stderr
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "metrics.jsonl", "recipe.json", "best/notes.md", "checkpoints/step-00000001/x"],
+)
+def test_what_no_run_has_written_is_not_written_over(name: str, corpus: Path, tmp_path: Path) -> None:
+    """A directory of transformers with its weights in a pickle, say: no model.safetensors gives it away."""
+    theirs = tmp_path / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    with pytest.raises(TrainingError, match="exists, and no run has written it there; move it, or name another --out"):
+        pretrain(recipe(corpus), tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert files == [theirs] and theirs.read_text() == "theirs"
+
+
+def test_what_stands_beside_a_run_does_not_keep_it_from_going_on(corpus: Path, whole: bytes, stopped: Path) -> None:
+    (stopped / "notes.md").write_text("mine")
+    (stopped / "recipe.json").unlink()  # as its error says where it is damaged
+    pretrain(recipe(corpus), stopped)
+    assert (stopped / "model.safetensors").read_bytes() == whole and (stopped / "notes.md").read_text() == "mine"
+
+
+def test_a_run_of_another_command_is_not_gone_on_with(corpus: Path, stopped: Path) -> None:
+    """Their recipes share most of their fields."""
+    shared = json.loads((stopped / "recipe.json").read_text())
+    values = {
+        key: shared[key] for key in ("steps", "rate", "warmup", "weight_decay", "clip", "dropout", "seed", "threads")
+    }
+    heads = {"mine": HeadRecipe("classify", ["train.jsonl"])}
+    with pytest.raises(
+        TrainingError, match=r"began with .* = .*, now it is .*; pass the same recipe to resume, or anot"
+    ):
+        Run(stopped, FinetuneRecipe(base="", heads=heads, corpus=str(corpus), **values))
+
+
+def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    data.write_text("{}\n")
+    run = Run(tmp_path / "run", recipe(corpus), inputs=[data, corpus])
+    run.check_inputs()
+    with data.open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(
+        TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
+    ):
+        run.check_inputs()

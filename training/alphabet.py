@@ -1,0 +1,70 @@
+"""What a vocabulary takes from the characters of a text: capitals, accents, and those that it has no room for."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from tokenizers.normalizers import BertNormalizer
+
+from models.tokenizer import Tokenizer
+
+EXAMPLES = 5
+"""Kinds of characters that a sentence shows, the most frequent ones."""
+PLAIN = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
+
+
+def counted(lines: Iterable[str], characters: Counter[str]) -> Iterator[str]:
+    """Pass lines through and count their characters."""
+    for line in lines:
+        characters.update(line)
+        yield line
+
+
+def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, strip_accents: bool) -> list[str]:
+    """Say in sentences what of the characters of a text its tokens do not tell apart any more, and how much of it."""
+    said = [] if lowercase or strip_accents else ["nothing that tells words apart is removed: case and accents stay"]
+    if lowercase:
+        said += sentence("--lowercase changes", changes(characters, lowercase=True))
+    if strip_accents:
+        said += sentence("--strip-accents changes", changes(characters, strip_accents=True))
+    said += sentence("BERT's cleaning removes", changes(characters, clean_text=True))
+    return said + sentence("the vocabulary has no room for", unknown(characters, tokenizer), "; raise --size")
+
+
+def changes(characters: Counter[str], **rule: bool) -> Counter[tuple[str, str]]:
+    """Count characters that one rule of BERT's normalizer makes another text of, with that text.
+
+    Compared in NFC: a letter that is only written in several characters then, as Hangul is, has lost nothing.
+    """
+    normalizer = BertNormalizer(**PLAIN | rule)
+    found = Counter[tuple[str, str]]()
+    for character, count in characters.items():
+        after = normalizer.normalize_str(character)
+        if not character.isspace() and unicodedata.normalize("NFC", after) != unicodedata.normalize("NFC", character):
+            found[character, after] += count
+    return found
+
+
+def unknown(characters: Counter[str], tokenizer: Tokenizer) -> Counter[tuple[str, str]]:
+    """Count characters that no word with them can be cut into pieces for."""
+    kinds = [character for character in characters if not character.isspace()]
+    pieces = dict(zip(kinds, tokenizer.encode_ids(kinds), strict=True))
+    return Counter({(kind, "[UNK]"): characters[kind] for kind in kinds if tokenizer.unk_id in pieces[kind]})
+
+
+def sentence(start: str, found: Counter[tuple[str, str]], end: str = "") -> list[str]:
+    """One sentence, or none where nothing was found."""
+    if not found:
+        return []
+    shown = [f"{name(before)} → {name(after)} ({count:,})" for (before, after), count in found.most_common(EXAMPLES)]
+    more = ", …" if len(found) > EXAMPLES else ""
+    kinds = f"{len(found):,} kind" + ("s" if len(found) > 1 else "")
+    return [f"{start} {found.total():,} of the characters, of {kinds}: {', '.join(shown)}{more}{end}"]
+
+
+def name(text: str) -> str:
+    """A character as a reader can see it: a mark on a circle, a format character by its number."""
+    if not text:
+        return "nothing"
+    kind = unicodedata.category(text[0])[0]
+    return f"U+{ord(text[0]):04X}" if kind == "C" else f"◌{text}" if kind == "M" else text
