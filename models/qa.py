@@ -3,8 +3,8 @@
 Scores follow the question-answering pipeline of transformers ≤ 5.2: one softmax over the starts and one over the ends,
 [CLS] among them, and a span scores start × end. Several windows share these two softmaxes, so that their spans compete:
 a token is a start only in the window where it has most context (Google's run_squad.py), an end in every window, and
-[CLS] counts once, as in the window that is least sure of "no answer". The spans of an answer are distinct, whole words,
-and slices of the context as given.
+[CLS] counts once, as in the window that is least sure of "no answer". The spans of an answer are distinct slices of the
+context as given: whole words, where blanks divide words and `align_to_words` is not false; else exact tokens.
 """
 
 import math
@@ -18,12 +18,17 @@ from pydantic import Field
 
 from models.errors import InputError
 from models.row import Encoded, Row
+from models.scripts import word_numbers
 from models.task import Logits, Scores, Strict, Task
 from models.tokenizer import Pieces
 from models.windows import owners, slide
 
 MOST_SPANS = 4_000_000
 """Spans that are weighed for one context, 8 bytes each."""
+
+
+USUAL_LENGTH = 384
+"""Tokens of a row in Google's and Hugging Face's training of this task."""
 
 
 class QuestionInput(Strict):
@@ -42,13 +47,15 @@ class QuestionParameters(Strict):
     doc_stride: int | None = Field(default=None, ge=0)
     """Tokens that two windows share (not the step, which Google gave this name): half of max_seq_len, at most 128."""
     max_seq_len: int | None = Field(default=None, ge=1)
-    """Tokens of a window with its question: 384, or what the model takes where that is less."""
+    """Tokens of a window with its question: as many as the rows had that the head learned from, if known, else 384."""
     max_question_len: int = Field(default=64, ge=1)
     """Tokens of the question that are kept."""
     handle_impossible_answer: bool = False
     """Whether "" is an answer."""
     no_answer_threshold: float = 0.0
     """The answer is "" if its logit exceeds that of the best span by more than this; found on validation data."""
+    align_to_words: bool = True
+    """Whether an answer is rounded to whole words; scripts without blanks have no words to round to."""
 
 
 class Answer(TypedDict):
@@ -66,7 +73,7 @@ class QuestionSource:
     offsets: NDArray[np.int64]
     """(T, 2) first and last character, exclusive, of each token."""
     word_starts: NDArray[np.int64]
-    """(T,) first character of the word of each token."""
+    """(T,) first character of the word of each token, or of the token itself."""
     word_ends: NDArray[np.int64]
     """(T,) last character, exclusive."""
     starts: NDArray[np.int64]
@@ -103,7 +110,8 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         for start in starts.tolist():
             ids = context.ids[start : start + room]
             rows.append(self.tokenizer.pair_row(kept, ids, [0, *range(first, first + len(ids))]))
-        return Encoded(rows, _source(inputs.context, context, starts, room), len(question) - len(kept))
+        source = _source(inputs.context, context, starts, room, parameters.align_to_words)
+        return Encoded(rows, source, len(question) - len(kept))
 
     def encode_training(
         self, inputs: QuestionInput, answer: tuple[int, int] | None, parameters: QuestionParameters
@@ -143,7 +151,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         return float(candidates.null - candidates.spans.max())
 
     def _windows(self, question: int, context: int, parameters: QuestionParameters) -> tuple[NDArray[np.int64], int]:
-        length = parameters.max_seq_len or min(self.max_length, 384)
+        length = parameters.max_seq_len or min(self.max_length, self.head.trained.max_length or USUAL_LENGTH)
         room = length - question - 3
         if length > self.max_length:
             raise InputError(
@@ -180,8 +188,8 @@ def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
     return parameters.doc_stride
 
 
-def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int) -> QuestionSource:
-    words = np.asarray(context.words)
+def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, align: bool) -> QuestionSource:
+    words = word_numbers(text, context) if align else np.arange(len(context))
     offsets = np.asarray(context.offsets)
     firsts = np.searchsorted(words, words, side="left")
     lasts = np.searchsorted(words, words, side="right") - 1

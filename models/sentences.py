@@ -6,9 +6,9 @@ No list of abbreviations of any language: a full stop behind a short word with a
 
 import re
 
-LINE_END = r"\s*\n\s*"
+LINE_END = r"\n\s*+"
 WIDE_STOP = r"[。！？｡]+[」』”’）]*"
-STOP = r"(?<!\b[^\W\d_a-z]\.)(?<!\b[^\W\d_a-z]\w\.)(?<!\b[^\W\d_a-z]\w\w\.)[\"'”’»)\]]*\s+(?=[\"'“‘«(\[]*[^\W\d_a-z])"
+STOP = r"(?<!\b[^\W\d_a-z]\.)(?<!\b[^\W\d_a-z]\w\.)(?<!\b[^\W\d_a-z]\w\w\.)[\"'”’»)\]]*+\s++(?=[\"'“‘«(\[]*[^\W\d_a-z])"
 ENDS = re.compile(rf"{LINE_END}|{WIDE_STOP}|(?<=[.!?…]){STOP}")
 
 

@@ -130,10 +130,12 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
     ) -> list[Token] | list[Span]:
         scores = softmax(logits, self.head.temperature)  # (positions, labels)
         source, strategy = encoded.source, parameters.aggregation_strategy
-        if parameters.pieces == "all":
-            words = self._units(source, scores) if strategy in ("none", "simple") else self._words(source, scores, strategy)
-        else:
+        if parameters.pieces != "all":
             words = self._tag_words(source, scores, strategy)
+        elif strategy in ("none", "simple"):
+            words = [self._tagged(row, span) for row, span in zip(scores, source.spans, strict=True)]
+        else:
+            words = self._words(source, scores, strategy)
         if strategy == "none":
             return _tokens(source, words, parameters.ignore_labels)
         spans = [_span(source.text, group) for group in _groups(words)]
@@ -155,9 +157,6 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
             Tagged(self.head.labels[tag], score, *span)
             for tag, score, span in zip(tags.tolist(), means.tolist(), source.spans, strict=True)
         ]
-
-    def _units(self, source: TagSource, scores: Scores) -> list[Tagged]:
-        return [self._tagged(row, span) for row, span in zip(scores, source.spans, strict=True)]
 
     def _encode(
         self,
@@ -188,7 +187,9 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
     ) -> list[Row]:
         """Lay out rows for the `read` pieces; no row holds pieces of two `sentences`, given by their first pieces."""
         if len(sentences) > MOST_WINDOWS:
-            raise InputError("inputs", f"has {len(sentences)} sentences, expected at most {MOST_WINDOWS}; send its parts")
+            raise InputError(
+                "inputs", f"has {len(sentences)} sentences, expected at most {MOST_WINDOWS}; send its parts"
+            )
         room = self._row_length(parameters) - 2
         stride = self._stride(parameters, room)
         rows: list[Row] = []

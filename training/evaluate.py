@@ -24,7 +24,6 @@ from rich.progress import track
 from rich.table import Table
 
 from models.bundle import read_bundle
-from models.checkpoint import read_checkpoint
 from models.classification import PairInput
 from models.qa import QuestionInput
 from models.runtime import Precision
@@ -44,6 +43,7 @@ from training.data import (
 )
 from training.errors import DataError, EvaluationError
 from training.files import hash_of
+from training.hugging_face import read_any
 from training.metrics import (
     Scores,
     Span,
@@ -150,7 +150,8 @@ def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
     guessed = [{(common, *word.span()) for word in re.finditer(r"\S+", example.text)} for example in examples]
     chance = set_scores(wanted, guessed)["f1"]
     scores = set_scores(wanted, found)
-    return {**scores, "f1_chance": chance, "text_f1": scores["f1"], "text_f1_chance": chance, "spans": float(types.total())}
+    same = {"text_f1": scores["f1"], "text_f1_chance": chance}
+    return {**scores, "f1_chance": chance, **same, "spans": float(types.total())}
 
 
 def _score_words(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec) -> Scores:
@@ -266,7 +267,7 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
     if (directory / "bundle.json").exists():
         return BundlePredictor(read_bundle(directory), precision)
     if (directory / "config.json").exists():
-        return CheckpointPredictor.of(read_checkpoint(directory))
+        return CheckpointPredictor.of(read_any(directory))
     raise EvaluationError(
         f"{directory} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
         "http://HOST:PORT; correct the path"
@@ -301,6 +302,8 @@ def positive(text: str) -> int:
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Evaluate as the command line says; print a table, and write JSON where asked to."""
+    if arguments.json:
+        _check_report(arguments.json)
     predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
     spec = predictor.head(arguments.head)
     read = {path: read_examples(path, spec.task, arguments.limit) for path in arguments.data}
@@ -321,6 +324,18 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
             "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
         }
         arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def _check_report(path: Path) -> None:
+    """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"source", "head", "scores"} <= found.keys():
+        raise EvaluationError(f"--json {path} exists and is not a report of evaluate; name another file")
 
 
 def _describe(path: Path, examples: int) -> dict[str, object]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
-from training.base import read_base
+from training.base import note_length, read_base, set_dropout
 from training.best import Best
 from training.data import Example, labels_of, read_examples
 from training.errors import DataError, RecipeError, TrainingError
@@ -31,10 +31,11 @@ from training.files import alone
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.metrics import fit_temperature
 from training.mixture import build_sources, choose, dropouts
+from training.no_answer import LEAST, fit_no_answer
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import arithmetic
 from training.predictors import CheckpointPredictor
-from training.pretrain import SPECS, set_dropout, start
+from training.pretrain import SPECS, start
 from training.pretrain import evaluate as evaluate_pretraining
 from training.processes import Processes
 from training.progress import tell
@@ -66,11 +67,15 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         torch.set_num_threads(recipe.threads)
 
     # ---- model and data
+    check_turns(recipe)
     sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
     validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
     for name, examples in validation.items():
         check_labels(name, checkpoint.heads[name].spec.labels, examples)
+    run.check_inputs()
+    if not recipe.freeze_encoder:
+        note_length(checkpoint, max(head.max_length for head in recipe.heads.values()))
     predictor = CheckpointPredictor.of(checkpoint)
     device = processes.device
     modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
@@ -131,8 +136,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     best.restore(checkpoint)
     for name in recipe.heads:
         head = checkpoint.heads[name]
-        spec = replace(head.spec, temperature=temperature(predictor, name, validation[name]))
-        checkpoint.heads[name] = Head(spec, head.module)
+        checkpoint.heads[name] = Head(fitted(predictor, name, head.spec, recipe, validation[name]), head.module)
     figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
@@ -140,6 +144,17 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}))
     run.finish(checkpoint)
     return checkpoint
+
+
+def check_turns(recipe: FinetuneRecipe) -> None:
+    """Raise RecipeError for a head that gets no step: it would be finished, measured and served as it began."""
+    drawn = {choose(recipe, step) for step in range(recipe.steps)}
+    for name in recipe.heads:
+        if name not in drawn:
+            raise RecipeError(
+                f"heads.{name} gets none of the {recipe.steps} steps by its share, expected one or more; raise steps, "
+                f"or heads.{name}.share"
+            )
 
 
 # ---- heads and data ------------------------------------------------------------------------------------------------
@@ -240,6 +255,35 @@ def validate(
         pretraining = recipe.pretraining
         figures |= evaluate_pretraining(checkpoint, pretraining, pretraining.max_length)
     return figures
+
+
+def fitted(
+    predictor: CheckpointPredictor, name: str, spec: HeadSpec, recipe: FinetuneRecipe, examples: Sequence[Example]
+) -> HeadSpec:
+    """What a head is once its temperature or its threshold of no answer is found on its validation data."""
+    if spec.task in ("classify", "pair"):
+        return replace(spec, temperature=temperature(predictor, name, examples))
+    head = recipe.heads[name]
+    if spec.task == "qa" and "no_answer_threshold" not in head.defaults:
+        return replace(spec, defaults=spec.defaults | no_answer(predictor, name, head, examples, recipe.seed))
+    return spec
+
+
+def no_answer(
+    predictor: CheckpointPredictor, name: str, head: HeadRecipe, examples: Sequence[Any], seed: int
+) -> dict[str, float]:
+    """The default that says when there is no answer; where validation data has only answers, questions are made."""
+    asked = list(examples)
+    if head.unanswerable and all(example.answers for example in asked):
+        asked += unanswerable(asked, head.unanswerable, np.random.default_rng(seed))
+    threshold = fit_no_answer(predictor, name, asked)
+    if threshold is None:
+        tell(
+            f"heads.{name}: no_answer_threshold was not fitted, because validation has fewer than {LEAST} questions "
+            "with an answer, or without one; add some, or set unanswerable"
+        )
+        return {}
+    return {"no_answer_threshold": round(threshold, 4)}
 
 
 def temperature(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> float:

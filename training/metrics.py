@@ -19,7 +19,8 @@ Span = tuple[str, int, int]  # type, first word, word after the last (or charact
 
 def headline(scores: Scores) -> str:
     """Name the figure by which finetuning stops, a parity gate judges, and a table is read first."""
-    return "f1" if "f1" in scores else "accuracy"  # spans and answers have an F1, labels and masked tokens none
+    # questions of both kinds have a balance, spans and answers an F1, labels and masked tokens neither
+    return next((name for name in ("balance", "f1") if name in scores), "accuracy")
 
 
 def accuracy(gold: Sequence[Hashable], predicted: Sequence[Hashable]) -> float:
@@ -143,6 +144,8 @@ def _overlap_f1(prediction: list[str], gold: list[str]) -> float:
 def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], contexts: Sequence[str]) -> Scores:
     """Score answers, all together and apart for questions with and without one ("" says: no answer).
 
+    `balance` is the mean of the F1 of answerable questions and the accuracy (exact match) of unanswerable ones, where
+    there are both.
     Chance is the better of answering nothing and a random span of each context, as long as a random gold answer.
     """
     guesses = _random_spans(gold, contexts)
@@ -156,6 +159,9 @@ def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], conte
             blind = [_mean_score(score, gold, guess, chosen) for guess in (guesses, [""] * len(gold))]
             scores[f"{part}{name}_chance"] = max(blind)
         scores[(part or "all_") + "questions"] = float(len(chosen))
+    if "answerable_f1" in scores and "unanswerable_f1" in scores:
+        scores["balance"] = (scores["answerable_f1"] + scores["unanswerable_exact_match"]) / 2
+        scores["balance_chance"] = 0.5  # of answering nothing; a random span gets half of its F1
     return scores
 
 

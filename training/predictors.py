@@ -71,8 +71,12 @@ class LocalPredictor(ABC):
     def head(self, name: str) -> HeadSpec:
         return self.heads[checked(name, self.heads)]
 
+    def task(self, name: str) -> AnyTask:
+        """Return what encodes and decodes for a head; raise EvaluationError naming those that exist."""
+        return self._tasks[checked(name, self.heads)]
+
     def predict(self, head: str, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> Iterator[Prediction]:
-        task = self._tasks[checked(head, self.heads)]
+        task = self.task(head)
         parsed = task.parse_parameters(parameters)
         encoded = [_encode(task, index, one, parsed) for index, one in enumerate(inputs)]
         for batch in like_length(encoded):

@@ -16,7 +16,20 @@ from training.data import SpannedText, read_examples
 
 COUNT = 1600
 BETWEEN = ["\n- ", "\n* ", "\n", ", ", ",", "; ", " | ", " / ", "/", ".", " - ", " & ", "\t"]
-HEADS = ["", "", "", "Attendees: ", "Contact:", "From: ", "Places:\n", "Offices: ", "Source:", "see also ", "Re: ", "cc: "]
+HEADS = [
+    "",
+    "",
+    "",
+    "Attendees: ",
+    "Contact:",
+    "From: ",
+    "Places:\n",
+    "Offices: ",
+    "Source:",
+    "see also ",
+    "Re: ",
+    "cc: ",
+]
 TAILS = ["", "", "", ".", " yesterday", ", Monday.", " (2 of 3)", "\n\nThanks", " 12/3", " trip", " office"]
 PAIRS = [("PER", "LOC"), ("PER", "ORG"), ("ORG", "LOC"), ("LOC", "LOC"), ("PER", "PER")]
 GLUE = [",", "@", ", ", " - ", ".", "'", ":", "/", " of ", " in ", ". The ", ".The "]
