@@ -1,8 +1,8 @@
 """Documents for pretraining, one at a time, whatever file they come in: a corpus may be larger than memory.
 
-    .jsonl       {"text", "title", "source"}, a document a line; also .xz, .gz, .zst
-    .txt         documents with a blank line between them, as google-research/bert has them; also .txt.xz, …
-    .parquet     a column "text", a document a row
+.jsonl       {"text", "title", "source"}, a document a line; also .xz, .gz, .zst
+.txt         documents with a blank line between them, as google-research/bert has them; also .txt.xz, …
+.parquet     a column "text", a document a row
 """
 
 from collections.abc import Iterator

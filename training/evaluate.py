@@ -132,8 +132,9 @@ def _score_tags(examples: Sequence[TaggedExample | SpannedText], ask: Ask, spec:
     """Score given words by their tags, and running text by its spans; both where the data has both."""
     words = [example for example in examples if isinstance(example, TaggedExample)]
     texts = [example for example in examples if isinstance(example, SpannedText)]
-    of_words = _score_words(words, ask, spec) if words else {}
-    return of_words | {name: value for name, value in _score_text(texts, ask).items() if texts and name not in of_words}
+    if not texts:
+        return _score_words(words, ask, spec)
+    return _score_text(texts, ask) | (_score_words(words, ask, spec) if words else {})
 
 
 def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
@@ -303,7 +304,7 @@ def positive(text: str) -> int:
 def evaluate_command(arguments: argparse.Namespace) -> None:
     """Evaluate as the command line says; print a table, and write JSON where asked to."""
     if arguments.json:
-        _check_report(arguments.json)
+        check_report(arguments.json)
     predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
     spec = predictor.head(arguments.head)
     read = {path: read_examples(path, spec.task, arguments.limit) for path in arguments.data}
@@ -326,7 +327,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
 
 
-def _check_report(path: Path) -> None:
+def check_report(path: Path) -> None:
     """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
     if not path.exists():
         return

@@ -36,9 +36,7 @@ def fit_no_answer(predictor: LocalPredictor, head: str, examples: Sequence[Quest
     return best_threshold(margins, scores, answerable)
 
 
-def best_threshold(
-    margins: NDArray[np.floating], scores: NDArray[np.floating], answerable: NDArray[np.bool_]
-) -> float:
+def best_threshold(margins: NDArray[np.floating], scores: NDArray[np.floating], answerable: NDArray[np.bool_]) -> float:
     """Return the threshold [a number] of the best mean of answerable F1 and unanswerable accuracy.
 
     `margins`, `scores` (the F1 of the best span) and `answerable` are [questions]. Between two margins every threshold

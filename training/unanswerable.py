@@ -60,7 +60,7 @@ def _weighted(questions: Sequence[str], contexts: Sequence[str]) -> tuple[csr_ma
     numbers: dict[str, int] = {}
     counted = [_counts(texts, numbers) for texts in (contexts, questions)]
     holds, asks = (csr_matrix((np.ones(len(c)), c, r), (len(r) - 1, len(numbers))) for c, r in counted)
-    weights = np.log(len(contexts) / np.maximum(1, np.asarray(holds.sum(axis=0)).ravel()))
+    weights = np.log1p(len(contexts) / np.maximum(1, np.asarray(holds.sum(axis=0)).ravel()))
     lengths = np.sqrt(np.maximum(1, np.asarray(holds.sum(axis=1)).ravel()))
     return csr_matrix(asks @ diags(weights)), csr_matrix((diags(1 / lengths) @ holds).T)
 

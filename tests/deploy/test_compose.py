@@ -14,12 +14,12 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 PROMETHEUS: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-SOURCE: dict[str, Any] = yaml.safe_load(
-    (DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text()
-)["datasources"][0]
-PROVIDER: dict[str, Any] = yaml.safe_load(
-    (DEPLOY / "grafana/provisioning/dashboards/bertheads.yaml").read_text()
-)["providers"][0]
+SOURCE: dict[str, Any] = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())[
+    "datasources"
+][0]
+PROVIDER: dict[str, Any] = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/bertheads.yaml").read_text())[
+    "providers"
+][0]
 DOCKERFILE = (DEPLOY.parent / "Dockerfile").read_text()
 
 

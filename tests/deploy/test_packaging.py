@@ -20,9 +20,9 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {
-    name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
-} | {"": [Requirement(line) for line in PROJECT["dependencies"]]}
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()} | {
+    "": [Requirement(line) for line in PROJECT["dependencies"]]
+}
 PINS = {
     canonicalize_name(Requirement(line).name): str(Requirement(line).specifier).removeprefix("==")
     for line in (ROOT / "constraints.txt").read_text().splitlines()

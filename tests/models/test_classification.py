@@ -1,5 +1,6 @@
 """If these fail, labels get wrong scores or wrong names, or texts are cut otherwise than asked."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 from models.classification import Classify, Pair, PairInput, share_room
 from models.errors import BundleError, InputError
-from models.task import HeadSpec
+from models.task import HeadSpec, Trained
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 
@@ -50,6 +51,67 @@ def test_labels_come_best_first_and_top_k_keeps_the_best(tokenizer: Tokenizer) -
     assert sum(item["score"] for item in answer) == pytest.approx(1)
     assert task.decode(encoded, LOGITS, task.parse_parameters({"top_k": 2})) == answer[:2]
     assert task.decode(encoded, LOGITS, task.parse_parameters({"top_k": None})) == answer
+
+
+def windows(tokenizer: Tokenizer, text: str, trained: int | None, max_length: int = 128) -> list[list[int]]:
+    task = classify(tokenizer, max_length, trained=Trained(trained))
+    encoded = task.encode(text, task.parse_parameters({"truncation": "windows"}))
+    assert encoded.truncated == 0
+    return [row.input_ids[1:-1] for row in encoded.rows]
+
+
+@given(words=st.integers(1, 300), trained=st.sampled_from([None, 9, 16, 64, 500]))
+def test_windows_hold_every_token_and_are_as_long_as_training_was(
+    tokenizer: Tokenizer, words: int, trained: int | None
+) -> None:
+    text = " ".join(["the", "cat", "runs"][number % 3] for number in range(words))
+    parts = windows(tokenizer, text, trained)
+    room = min(trained or 128, 128) - 2
+    ids = tokenizer.ids(text)
+    assert parts[0] == ids[:room] and parts[-1] == ids[-len(parts[-1]) :]
+    assert all(len(part) == min(room, len(ids)) for part in parts)
+    step = room - min(room // 4, 64)
+    assert len(parts) == 1 + max(0, -(-(len(ids) - room) // step))
+
+
+def test_a_last_sentence_cannot_hide_behind_harmless_ones(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer, 32)
+    text = "the cat runs. " * 50 + "a dog"
+    parameters = task.parse_parameters({"truncation": "windows"})
+    encoded = task.encode(text, parameters)
+    assert tokenizer.ids("a dog") == encoded.rows[-1].input_ids[-3:-1]
+    logits = np.tile(np.array([[9.0, 0.0, 0.0]], np.float32), (len(encoded.rows), 1))
+    logits[-1] = [0.0, 0.0, 9.0]
+    best = {item["label"]: item["score"] for item in task.decode(encoded, logits, parameters)}
+    assert best["contradiction"] == pytest.approx(best["entailment"]) and best["contradiction"] > 0.99
+    mean = task.parse_parameters({"truncation": "windows", "window_scores": "mean"})
+    share = {item["label"]: item["score"] for item in task.decode(encoded, logits, mean)}
+    assert share["contradiction"] == pytest.approx(best["contradiction"] / len(encoded.rows), rel=0.01)
+    assert sum(share.values()) == pytest.approx(1)
+
+
+def test_every_part_of_one_text_meets_every_part_of_the_other(tokenizer: Tokenizer) -> None:
+    task = pair(tokenizer, 16)
+    inputs = PairInput(text="the cat " * 10, text_pair="a dog runs " * 8)
+    encoded = task.encode(inputs, task.parse_parameters({"truncation": "windows"}))
+    sides = [split_pair(tokenizer, row.input_ids) for row in encoded.rows]
+    firsts, seconds = ({side[which] for side in sides} for which in (0, 1))
+    assert set(product(firsts, seconds)) == set(sides) and encoded.truncated == 0
+    for parts, text in ((firsts, inputs.text), (seconds, inputs.text_pair)):
+        ids = tokenizer.ids(text)
+        covered = {i for part in parts for i in range(len(ids)) if tuple(ids[i : i + len(part)]) == part}
+        assert covered and max(len(row.input_ids) for row in encoded.rows) <= 16
+    short = task.encode(PairInput(text="the cat", text_pair="a dog"), task.parse_parameters({"truncation": "windows"}))
+    assert short.rows == task.encode(PairInput(text="the cat", text_pair="a dog"), task.parse_parameters({})).rows
+    with pytest.raises(InputError, match="pairs of windows, expected at most 2048; shorten one of the texts"):
+        task.encode(
+            PairInput(text="the " * 500, text_pair="a " * 500), task.parse_parameters({"truncation": "windows"})
+        )
+
+
+def split_pair(tokenizer: Tokenizer, ids: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    middle = ids.index(tokenizer.sep_id)
+    return tuple(ids[1:middle]), tuple(ids[middle + 1 : -1])
 
 
 def test_temperature_divides_the_logits(tokenizer: Tokenizer) -> None:
@@ -125,7 +187,7 @@ def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, 
         ({"top_k": True}, "parameters.top_k: is True, but"),
         (
             {"truncation": "middle"},
-            "parameters.truncation: is 'middle', but input should be 'right', 'left' or 'error'",
+            "parameters.truncation: is 'middle', but input should be 'right', 'left', 'windows' or 'error'",
         ),
         ({"topk": 1}, "parameters.topk: is no parameter of classify; it takes top_k, function_to_apply, truncation"),
     ],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.errors import InputError
 from models.qa import Answer, QuestionAnswering, QuestionInput, QuestionSource
 from models.row import Encoded
-from models.task import HeadSpec
+from models.task import HeadSpec, Trained
 from models.tokenizer import Tokenizer
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -258,6 +258,36 @@ def test_a_long_context_is_decoded_at_once() -> None:
     assert len(as_list(task.decode(encoded, random_logits(encoded, 0), parameters))) == 20
 
 
+def test_an_answer_is_rounded_to_words_unless_asked_otherwise() -> None:
+    task = qa()
+    inputs = QuestionInput(question="what?", context="the cat unwantedly runs")
+    for align, expected in ((True, "unwantedly"), (False, "unwanted")):
+        parameters = task.parse_parameters({"align_to_words": align})
+        encoded = task.encode(inputs, parameters)
+        answer = task.decode(encoded, peak(encoded, ("unwanted", "unwanted")), parameters)
+        assert answer["answer"] == expected  # type: ignore[call-overload]
+
+
+def test_where_no_blank_divides_words_an_answer_is_exact_tokens(tmp_path: Path) -> None:
+    text = "カタナはナタのもの"
+    characters = sorted({*text, *(f"##{character}" for character in text), *"what?"})
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]) + "\n")
+    task = QuestionAnswering(Tokenizer.read(tmp_path), HeadSpec("qa", []), 64)
+    parameters = task.parse_parameters({})
+    encoded = task.encode(QuestionInput(question="what?", context=text), parameters)
+    logits = np.zeros((len(encoded.rows[0].positions), 2), np.float32)
+    logits[1 + text.index("ナタ", 3), 0] = logits[1 + text.index("ナタ", 3) + 1, 1] = 9
+    answer = task.decode(encoded, logits, parameters)
+    assert (answer["answer"], answer["start"], answer["end"]) == ("ナタ", 4, 6)  # type: ignore[call-overload]
+
+
+def test_windows_are_as_long_as_the_rows_that_the_head_learned_from() -> None:
+    inputs = QuestionInput(question="what?", context="the cat " * 100)
+    for trained, length in ((Trained(64), 64), (Trained(), 200), (Trained(999), 200)):
+        task = QuestionAnswering(UNCASED, HeadSpec("qa", [], trained=trained), 200)
+        assert max(len(row.input_ids) for row in task.encode(inputs, task.parse_parameters({})).rows) == length
+
+
 @pytest.mark.parametrize(
     ("inputs", "given_parameters", "message"),
     [
@@ -272,7 +302,8 @@ def test_a_long_context_is_decoded_at_once() -> None:
         (("a", "b"), {"doc_stride": 380}, "parameters.doc_stride: is 380, but .* a window holds 380 tokens"),
         (("a", "b"), {"doc_stride": -1}, "parameters.doc_stride: is -1"),
         (("a", "b"), {"handle_impossible_answer": 1}, "parameters.handle_impossible_answer: is 1"),
-        (("a", "b"), {"align_to_words": True}, "parameters.align_to_words: is no parameter of qa; it takes top_k, "),
+        (("a", "b"), {"align_to_words": 1}, "parameters.align_to_words: is 1"),
+        (("a", "b"), {"align": True}, "parameters.align: is no parameter of qa; it takes top_k, "),
     ],
 )
 def test_what_cannot_be_answered_is_refused(

@@ -14,6 +14,7 @@ from training.data import (
     Document,
     PairExample,
     QuestionExample,
+    SpannedText,
     TaggedExample,
     TextExample,
     labels_of,
@@ -200,3 +201,28 @@ def test_labels_are_in_an_order_that_does_not_depend_on_the_rows() -> None:
 def test_span_labels_are_complete_and_begin_with_o() -> None:
     tagged = [TaggedExample(["a"], ["B-PER"]), TaggedExample(["a", "b"], ["B-LOC", "I-LOC"])]
     assert labels_of(tagged) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+
+
+def test_spans_of_running_text_are_read_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "Ann met Bob.", "spans": [[8, 11, "PER"], [0, 3, "PER"]], "id": 1})
+    assert read_examples(path, "tag") == [SpannedText("Ann met Bob.", [(0, 3, "PER"), (8, 11, "PER")])]
+    assert labels_of(read_examples(path, "tag")) == ["O", "B-PER", "I-PER"]
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ("PER", '"spans" is .*expected a list of \\[start, end, type\\]; correct the line'),
+        ([[0, 3]], '"spans"\\[0\\] is \\[0, 3\\], expected \\[start, end, type\\]; correct it'),
+        ([[0, True, "PER"]], '"spans"\\[0\\] is'),
+        ([[0, 13, "PER"]], '"spans"\\[0\\] is characters 0 to 13 of a text of 12, expected a part of it'),
+        ([[3, 3, "PER"]], '"spans"\\[0\\] is characters 3 to 3'),
+        ([[3, 4, "PER"]], '"spans"\\[0\\] is characters 3 to 4 .* visible characters'),
+        ([[0, 3, " "]], '"spans"\\[0\\] is'),
+        ([[0, 7, "PER"], [4, 11, "LOC"]], '"spans" has LOC at 4 to 11 inside another span, expected none to overlap'),
+    ],
+)
+def test_spans_that_are_no_part_of_their_text_are_refused(tmp_path: Path, spans: object, message: str) -> None:
+    path = write(tmp_path / "a.jsonl", {"text": "Ann met Bob.", "spans": spans})
+    with pytest.raises(DataError, match=message):
+        read_examples(path, "tag")

@@ -1,6 +1,8 @@
 """Would break: a figure is computed from other inputs, answers or labels than it says."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +15,14 @@ from training.data import (
     Example,
     PairExample,
     QuestionExample,
+    SpannedText,
     TaggedExample,
     TextExample,
 )
 from training.errors import DataError, EvaluationError
 from training.evaluate import (
     character_spans,
+    check_report,
     score,
     table,
     word_offsets,
@@ -103,6 +107,27 @@ def test_a_word_has_the_tag_of_its_first_part_and_the_text_shows_the_difference(
     assert figures == [(1.0, 1.0), (1.0, 0.5), (pytest.approx(2 / 3), 0.5)]
 
 
+def test_running_text_is_scored_by_the_characters_of_its_spans() -> None:
+    example = SpannedText("Jo-Ann left Köln.", [(0, 6, "PER"), (12, 16, "LOC")])
+    right = {"entity_group": "PER", "score": 0.9, "word": "Jo-Ann", "start": 0, "end": 6}
+    too_long = {"entity_group": "LOC", "score": 0.9, "word": "Köln.", "start": 12, "end": 17}
+    predictor = Scripted(HeadSpec("tag", TAGS), lambda one: [right, too_long])
+    scores = score(predictor, "ner", [example])
+    assert list(predictor.inputs) == [example.text] and predictor.parameters == {"aggregation_strategy": "simple"}
+    assert (scores["precision"], scores["recall"], scores["f1"], scores["spans"]) == (0.5, 0.5, 0.5, 2)
+    assert scores["text_f1"] == scores["f1"] and scores["f1_chance"] == 0.0
+
+
+def test_a_report_replaces_nothing_but_a_report(tmp_path: Path) -> None:
+    report, other = tmp_path / "report.json", tmp_path / "labels.json"
+    report.write_text(json.dumps({"source": "a", "head": "b", "scores": {}}), encoding="utf8")
+    other.write_text('["gold"]', encoding="utf8")
+    check_report(report)
+    check_report(tmp_path / "new.json")
+    with pytest.raises(EvaluationError, match="labels.json exists and is not a report of evaluate; name another file"):
+        check_report(other)
+
+
 def test_a_word_that_the_service_does_not_see_is_outside() -> None:
     predictor = Scripted(HeadSpec("tag", TAGS), lambda one: units(("B-PER", 0, 1)))
     scores = score(predictor, "ner", [TaggedExample(["a", "b"], ["B-PER", "B-LOC"])])
@@ -135,6 +160,7 @@ def test_no_answer_is_allowed_only_where_the_data_has_such_questions() -> None:
     assert predictor.parameters == {"top_k": 1}
     scores = score(predictor, "qa", [question("Köln"), question()])
     assert (scores["f1"], scores["answerable_f1"], scores["unanswerable_f1"]) == (0.5, 1.0, 0.0)
+    assert (scores["unanswerable_exact_match"], scores["balance"]) == (0.0, 0.5)
     assert predictor.parameters == {"top_k": 1, "handle_impossible_answer": True}
     assert headline(scores) == "f1"
 

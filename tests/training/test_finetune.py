@@ -12,22 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import kl_divergence
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from models.heads import ClassificationHead
+from models.row import Row
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
-from training.data import QuestionExample, TaggedExample
+from training.data import QuestionExample, SpannedText, TaggedExample
 from training.errors import DataError, RecipeError, TrainingError
 from training.finetune import finetune, prepare, read_files
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.mixture import build_sources, choose, epoch_batches
 from training.pretrain import PretrainRecipe, pretrain
 from training.run import Run
-from training.targets import consistency, log_probabilities, loss, targets
+from training.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [
@@ -89,8 +92,8 @@ def test_a_further_head_of_a_frozen_encoder_changes_nothing_beside_it(
 ) -> None:
     heads = {"old": HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=8, max_length=48)}
     before = finetune(recipe(base, heads), tmp_path / "first")
-    more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48, joined=False)}
-    after = finetune(recipe(tmp_path / "first", more, freeze_encoder=True, steps=300, head_rate=3e-2), tmp_path / "out")
+    more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48)}
+    after = finetune(recipe(tmp_path / "first", more, freeze_encoder=True, steps=900, head_rate=3e-2), tmp_path / "out")
     assert list(after.heads) == ["old", "new"] and after.heads["new"].metrics["f1"] > 0.8
     old, kept = before.heads["old"], after.heads["old"]
     assert (kept.spec, kept.metrics) == (old.spec, old.metrics)
@@ -123,10 +126,11 @@ def test_several_heads_and_the_corpus_share_an_encoder(
 
 
 def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
-    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path
+    base: Path, files: dict[str, str], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}
     before = finetune(recipe(base, heads, steps=2, corpus=str(corpus), corpus_batch_size=4), tmp_path)
+    assert "heads.mine gets none of the 2 steps by its share and stays as it began" in capsys.readouterr().err
     again = recipe(tmp_path, heads | {"new": heads["mine"]}, corpus=str(corpus))
     examples = read_files(again, "classify", [files["classify"]])
     after = prepare(again, {"mine": examples, "new": examples})
@@ -289,6 +293,61 @@ def test_span_loss_equals_a_softmax_a_row(tokenizer: Tokenizer) -> None:
         expected += [-mine[target.labels[0], 0], -mine[target.labels[1], 1]]
         at += len(target.row.positions)
     torch.testing.assert_close(loss(log_probabilities("qa", logits, batch), batch), torch.stack(expected).mean())
+
+
+def test_every_piece_of_a_word_has_a_label_and_those_behind_the_first_continue_it(tokenizer: Tokenizer) -> None:
+    spec = HeadSpec("tag", ["O", "B-LOC", "I-LOC"], {"pieces": "joint"})
+    text = "a cat, unbelievablez-land!"
+    words = TaggedExample(["a", "cat", ",", "unbelievablez-land", "!"], ["O", "O", "O", "B-LOC", "O"])
+    spans = SpannedText(text, [(7, 25, "LOC")])
+    (from_words,), (from_text,) = (targets([one], spec, tokenizer, 64) for one in (words, spans))
+    assert from_words == from_text
+    assert from_words.row.positions == list(range(1, len(from_words.row.input_ids) - 1))
+    pieces = tokenizer.encode(text)
+    inside = [start >= 7 and end <= 25 for start, end in pieces.offsets]
+    assert from_text.labels == [
+        0 if not one else 2 if before else 1 for before, one in zip([False, *inside[:-1]], inside, strict=True)
+    ]
+
+
+@given(
+    cuts=st.lists(st.integers(0, 30), min_size=2, max_size=8, unique=True),
+    units=st.lists(st.integers(1, 4), min_size=1, max_size=12),
+)
+def test_tags_of_units_are_those_that_characters_give(cuts: list[int], units: list[int]) -> None:
+    edges = np.cumsum([0, *units]).tolist()
+    offsets = [(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    ordered = sorted(cuts)
+    spans = [(a, b, f"T{a}") for a, b in zip(ordered[::2], ordered[1::2], strict=False)]
+    tags = ["O"] * len(offsets)
+    for start, end, name in spans:
+        touched = [unit for unit, (a, b) in enumerate(offsets) if a < end and b > start]
+        for unit in touched:
+            tags[unit] = f"{'B' if unit == touched[0] else 'I'}-{name}"
+    assert tags_of(offsets, spans) == tags
+
+
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_joined_rows_hold_every_row_once_and_read_the_same_tokens(sizes: list[int], seed: int) -> None:
+    rows, number = [], 10
+    for size in sizes:
+        rows.append(Target(Row([2, *range(number, number + size), 3], [0] * (size + 2), [1, size]), [number, size]))
+        number += size
+    found = joined(rows, 24, np.random.default_rng(seed))
+    assert all(len(target.row.input_ids) <= 24 for target in found)
+    assert all(target.row.input_ids[0] == 2 and target.row.input_ids[-1] == 3 for target in found)
+    read = [
+        (target.row.input_ids[position], label)
+        for target in found
+        for position, label in zip(target.row.positions, target.labels, strict=True)
+    ]
+    expected = [
+        (target.row.input_ids[position], label)
+        for target in rows
+        for position, label in zip(target.row.positions, target.labels, strict=True)
+    ]
+    assert sorted(read) == sorted(expected)
+    assert sorted(i for target in found for i in target.row.input_ids[1:-1]) == list(range(10, number))
 
 
 @pytest.mark.parametrize("task", ["tag", "qa"])

@@ -1,6 +1,5 @@
 """What would break: a bf16 step that computes in fp32 after all, or that moves weights, gradients or losses to bf16."""
 
-
 import pytest
 import torch
 

@@ -59,9 +59,7 @@ def launch(
 ) -> subprocess.Popen[str]:
     words = [str(recipe), "--out", str(out), *(word for setting in settings for word in ("--set", setting))]
     whole = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(
-        [*command, *words], cwd=ROOT, env=whole, text=True, stderr=subprocess.PIPE, process_group=0
-    )
+    return subprocess.Popen([*command, *words], cwd=ROOT, env=whole, text=True, stderr=subprocess.PIPE, process_group=0)
 
 
 def finish(run: subprocess.Popen[str]) -> str:
