@@ -57,13 +57,19 @@ def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, m
 
 
 def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> list[Target]:
-    encoded = task.encode(example.text, task.parse_parameters({}))
+    encoded = task.encode(example.text, one_row(task))
     return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
+
+
+def one_row(task: Any) -> Any:
+    """Parameters by which an example is one row: it has one label, and which of its windows shows why is not known."""
+    parameters = task.parse_parameters({})
+    return task.parse_parameters({"truncation": "right"}) if parameters.truncation == "windows" else parameters
 
 
 def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> list[Target]:
     inputs = PairInput(text=example.text_a, text_pair=example.text_b)
-    encoded = task.encode(inputs, task.parse_parameters({}))
+    encoded = task.encode(inputs, one_row(task))
     return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
 
 
