@@ -87,12 +87,15 @@ def _check_budget(name: str, precision: str, head: Figures, budget: float) -> No
             _check_limit(name, precision, by, found["loss"], found["error"], budget)
     figure, value, factor = _figure(head["texts"])
     by = f"{figure} on {head['texts']['texts']:,} texts ({head['texts']['source']})"
-    _check_limit(name, precision, by, value, head["texts"]["error"], factor * budget)
+    data = "" if "validation" in head else f"measure it on data with --data {name}=FILE, "
+    _check_limit(name, precision, by, value, head["texts"]["error"], factor * budget, data)
 
 
-def _check_limit(name: str, precision: str, by: str, loss: float, error: float, limit: float) -> None:
+def _check_limit(
+    name: str, precision: str, by: str, loss: float, error: float, limit: float, remedy: str = ""
+) -> None:
     if not loss - SURE * error <= limit:
         raise ExportError(
             f"head {name!r} loses {loss:.2f} ± {error:.2f} points in {precision} by {by}, expected at most {limit:g}; "
-            "raise --budget, or export with --precision fp32"
+            f"{remedy}raise --budget, or export with --precision fp32"
         )
