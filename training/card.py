@@ -77,9 +77,9 @@ def _labels(entry: HeadEntry) -> str:
 
 def _equal(head: Figures) -> str:
     """Return the share of equal choices on texts; for labels that stand alone, of those on the same side of 0.5."""
-    texts = head["texts"]
-    share = texts.get("equal_argmax", texts.get("same_side"))
-    return "none" if share is None else f"{100 * share:.1f} % of {texts['choices']:,}"
+    found = head.get("texts", head)
+    share = found.get("equal_argmax", found.get("same_side"))
+    return "none" if share is None else f"{100 * share:.1f} % of {found['choices']:,}"
 
 
 def _measured(head: Figures) -> str:
@@ -91,6 +91,8 @@ def _measured(head: Figures) -> str:
                 f"{found['metric']} {100 * found['value']:.2f} (PyTorch {100 * found['reference']:.2f}{error}) on "
                 f"{found['examples']:,} {kind} examples of {found['file']}"
             )
-    texts = head["texts"]
+    texts = head.get("texts")
+    if not texts:
+        return "random rows alone"
     name = "expected_loss" if "expected_loss" in texts else "score_difference"
     return f"{name.replace('_', ' ')} {texts[name]:.2f} points on {texts['texts']:,} texts ({texts['source']})"

@@ -23,7 +23,7 @@ MIN_EXAMPLES = 100
 """Labelled examples from which a figure can judge a head: with fewer, a single one is more than a point."""
 SAMPLE = 1000
 """Examples of a run's files, which nobody asked to be measured in full."""
-TEXTS: dict[TaskName, int] = {"classify": 300, "pair": 300, "tag": 300, "qa": 200, "fill-mask": 50}
+TEXTS: dict[TaskName, int] = {"classify": 200, "pair": 200, "tag": 200, "qa": 100, "fill-mask": 50}
 """Texts on which logits are compared; those of fill-mask have the most choices and the largest logits."""
 
 

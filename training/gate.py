@@ -8,6 +8,9 @@ heads (2 to 151 labels, on the starter's encoder in int8) had these figures at m
 
     expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, which is why those do not judge
     scores of a sigmoid 3.6 points · squares of scores without a function 5
+
+None of them is refused by texts, and one by labels. With int8's errors blown up until heads lose 2 points by labels,
+half are refused, and of those that lose 5 points nine in ten.
 """
 
 from collections.abc import Iterator
@@ -36,9 +39,9 @@ def check_parity(figures: Figures, budget: float) -> None:
 
 
 def remarks(figures: Figures) -> Iterator[str]:
-    """Yield a sentence for each head that no validation data could judge."""
-    heads = next(iter(figures["precisions"].values()))["heads"]
-    for name, head in heads.items():
+    """Yield a sentence for each head that no validation data could judge; fp32 needs none."""
+    rounded = [measured["heads"] for precision, measured in figures["precisions"].items() if precision != "fp32"]
+    for name, head in (rounded or [{}])[0].items():
         judges = " and ".join(_judges(head))
         if "score_difference" in head["texts"]:
             yield f"{name}: its labels do not compete, so no accuracy can judge it; it is judged by {judges}"
@@ -91,9 +94,7 @@ def _check_budget(name: str, precision: str, head: Figures, budget: float) -> No
     _check_limit(name, precision, by, value, head["texts"]["error"], factor * budget, data)
 
 
-def _check_limit(
-    name: str, precision: str, by: str, loss: float, error: float, limit: float, remedy: str = ""
-) -> None:
+def _check_limit(name: str, precision: str, by: str, loss: float, error: float, limit: float, remedy: str = "") -> None:
     if not loss - SURE * error <= limit:
         raise ExportError(
             f"head {name!r} loses {loss:.2f} ± {error:.2f} points in {precision} by {by}, expected at most {limit:g}; "

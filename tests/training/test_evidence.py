@@ -114,7 +114,7 @@ def test_a_sample_has_each_source_and_label_in_proportion(tmp_path: Path) -> Non
 def test_a_sample_of_several_files_has_questions_with_and_without_an_answer(tmp_path: Path) -> None:
     row = {"id": "1", "question": "who?", "context": "the cat", "source": "test"}
     some = [row | {"answers": {"text": ["cat"], "answer_start": [4]}}] * 60
-    none = [row | {"answers": {"text": [], "answer_start": []}}] * 30
+    none: list[dict[str, Any]] = [row | {"answers": {"text": [], "answer_start": []}}] * 30
     files = [write(tmp_path / "some.jsonl", some), write(tmp_path / "none.jsonl", none)]
     found = Evidence.read("validation", files, "qa", 30)
     assert found.name == "some.jsonl + none.jsonl"

@@ -101,6 +101,12 @@ def measured(
     return {"precisions": {"int8": {"heads": {"ner": head}}}}
 
 
+def with_texts(texts: dict[str, float]) -> Figures:
+    figures = measured()
+    figures["precisions"]["int8"]["heads"]["ner"]["texts"] |= texts
+    return figures
+
+
 def test_the_gate() -> None:
     check_parity(measured(0.5), 0.5)
     check_parity(measured(expected_loss=1.0), 0.5)
@@ -120,7 +126,7 @@ def test_the_gate_judges_labels_and_texts() -> None:
 @pytest.mark.parametrize("field", ["expected_loss", "score_difference", "error"])
 def test_figures_that_are_no_numbers_are_refused(field: str) -> None:
     with pytest.raises(ExportError):
-        check_parity(measured(**{field: float("nan")}), 0.5)
+        check_parity(with_texts({field: float("nan")}), 0.5)
     with pytest.raises(ExportError):
         check_parity(measured(float("nan")), 0.5)
 
