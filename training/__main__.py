@@ -132,6 +132,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=export.export_command)
 
 
+def add_parity(parser: argparse.ArgumentParser) -> None:
+    from training import remeasure
+
+    remeasure.add_arguments(parser)
+    parser.set_defaults(command=remeasure.parity_command)
+
+
 def add_import(parser: argparse.ArgumentParser) -> None:
     from training import importing
 
@@ -147,6 +154,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "evaluate": (add_evaluate, "measure a head"),
     "label": (add_label, "text → training data, by heads that exist"),
     "export": (add_export, "checkpoint → bundle"),
+    "parity": (add_parity, "measure a bundle against PyTorch again"),
     "import": (add_import, "finetuned Hugging Face directory → bundle"),
 }
 

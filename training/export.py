@@ -2,8 +2,9 @@
 
     python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
 
-int8 and fp16 are exported only if no head loses more than --budget points: on its validation data where --data names
-some, else by its expected loss on random rows (training/parity.py). What fails leaves nothing behind.
+int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
+(training/gate.py): on the data that --data names, else on the files of the run that made the checkpoint, else on texts
+made of the vocabulary. What fails leaves nothing behind.
 """
 
 import argparse
@@ -24,13 +25,19 @@ from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
+from training.card import model_card
+from training.comparison import Figures
 from training.errors import ExportError
 from training.evaluate import positive
+from training.evidence import Data
+from training.gate import check_parity, remarks
 from training.graph import place_constants, share_constants
 from training.hugging_face import read_any
 from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
-from training.parity import Figures, check_parity, measure_parity
+from training.parity import REFERENCE, measure_parity
+from training.progress import tell
+from training.run_files import RunFiles
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 
@@ -43,10 +50,12 @@ class ExportOptions:
     version: str = "1.0.0"
     precisions: tuple[Precision, ...] = ()
     """By default int8, or those of the base."""
-    data: Mapping[str, Path] = field(default_factory=dict)
-    """Validation data by head."""
+    data: Data = field(default_factory=dict)
+    """Validation data by head, a file or several."""
+    run: RunFiles | None = None
+    """Where heads without `data` find some."""
     limit: int | None = None
-    """Examples of each file to measure with, all by default."""
+    """Examples of each head to measure with, drawn by chance; by default all that `data` has, and 1,000 of a run."""
     budget: float = 0.5
     """Points that a head may lose by int8 or fp16."""
     card: Path | None = None
@@ -67,9 +76,12 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         _write_graphs(checkpoint, manifest, directory, kept)
         _write_tokenizer(checkpoint, directory)
         bundle = Bundle(directory, manifest, checkpoint.tokenizer)
-        figures = measure_parity(checkpoint, bundle, options.data, options.limit)
+        reference = kept.reference if kept else REFERENCE
+        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference)
+        for remark in remarks(figures):
+            tell(remark)
         check_parity(figures, options.budget)
-        manifest = _with_metrics(manifest, figures)
+        manifest = with_metrics(manifest, figures)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         text = options.card.read_text(encoding="utf8") if options.card else None
         (directory / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
@@ -187,49 +199,22 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
         (directory / name).unlink()
 
 
-def _with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
-    """Put what was measured in the first precision, the one to be served, in place of the checkpoint's figures."""
+def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
+    """Put what was measured in the first precision, the one to be served, in place of figures on fewer examples."""
     precision, measured = next(iter(figures["precisions"].items()))
     heads = dict(manifest.heads)
     for name, of_head in measured["heads"].items():
-        if validation := of_head.get("validation"):
+        validation = of_head.get("validation")
+        if validation and validation["examples"] >= _examples(heads[name]):
             metrics = {"graph": precision, "data": validation["file"], **validation["scores"]}
             heads[name] = heads[name].model_copy(update={"metrics": metrics})
     return manifest.model_copy(update={"heads": heads})
 
 
-def model_card(manifest: Manifest, figures: Figures, text: str | None = None) -> str:
-    """Return a README.md: sizes, what a person says in `text`, and the figures of parity.json."""
-    encoder = manifest.encoder
-    lines = [
-        f"# {manifest.name} {manifest.version}",
-        "",
-        f"A BERT encoder of {encoder.layers} layers, {encoder.hidden_size} wide, for up to {encoder.max_length} tokens "
-        f"({'lowercased' if encoder.lowercase else 'cased'}, {encoder.vocab_size:,} entries).",
-        "",
-        *([text.strip(), ""] if text else []),
-        "## Exported against PyTorch",
-        "",
-        "| head | task | labels | precision | largest difference to PyTorch | equal choices | validation |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for precision, measured in figures["precisions"].items():
-        for name, head in measured["heads"].items():
-            entry = manifest.heads[name]
-            labels = ", ".join(entry.labels[:5]) + (" …" if len(entry.labels) > 5 else "")
-            lines.append(
-                f"| {name} | {entry.task} | {labels} | {precision} | {head['max_difference']:.2g} | "
-                f"{100 * head['equal_argmax']:.1f} % | {_validation_cell(head)} |"
-            )
-    limits = [] if text else ["", "Its limits are not known: it was measured on nothing but what the table names."]
-    return "\n".join([*lines, *limits, ""])
-
-
-def _validation_cell(head: Figures) -> str:
-    found = head.get("validation")
-    if not found:
-        return "none"
-    return f"{found['metric']} {100 * found['value']:.2f} (PyTorch {100 * found['reference']:.2f}), {found['file']}"
+def _examples(head: HeadEntry) -> float:
+    """Return on how many examples the figures of a head were measured."""
+    count = head.metrics.get("examples", 0)
+    return float(count) if isinstance(count, int | float) else 0.0
 
 
 # ---- command line --------------------------------------------------------------------------------------------------
@@ -248,11 +233,11 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="name of the bundle; by default that of its directory")
     add("--version", default="1.0.0", help="version of the bundle")
     add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
-    add("--data", type=_pair, action="append", default=[], metavar="HEAD=FILE", help="validation data of a head")
-    add("--limit", type=positive, metavar="N", help="measure with the first N examples of each file only")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
+    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
     add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
-    add("--note", type=_pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
+    add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
     add("--replace", action="store_true", help="overwrite a bundle that is there")
     add("--base", type=Path, metavar="BUNDLE", help="what it began from: what did not change keeps its bytes")
 
@@ -263,7 +248,8 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
         name=arguments.name or arguments.out.resolve().name,
         version=arguments.version,
         precisions=arguments.precision,
-        data={head: Path(path) for head, path in arguments.data},
+        data=data_of(arguments.data),
+        run=RunFiles.find(arguments.checkpoint) if "checkpoint" in arguments else None,
         limit=arguments.limit,
         budget=arguments.budget,
         card=arguments.card,
@@ -271,6 +257,14 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
         replace=arguments.replace,
         base=arguments.base,
     )
+
+
+def data_of(pairs: Sequence[tuple[str, str]]) -> dict[str, list[Path]]:
+    """Group the files of --data by their head."""
+    data: dict[str, list[Path]] = {}
+    for head, path in pairs:
+        data.setdefault(head, []).append(Path(path))
+    return data
 
 
 def export_command(arguments: argparse.Namespace) -> None:
@@ -294,7 +288,8 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     return chosen
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read a KEY=VALUE of an option."""
     key, separator, value = text.partition("=")
     if not (key and separator and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")

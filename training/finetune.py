@@ -23,13 +23,13 @@ from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
 from training.base import note_length, read_base, set_dropout
 from training.best import Best
+from training.calibration import fit_temperature
 from training.data import Example, labels_of, read_examples
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
 from training.files import alone
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.metrics import fit_temperature
 from training.mixture import build_sources, choose, dropouts
 from training.no_answer import LEAST, fit_no_answer
 from training.optimizer import build_optimizer, schedule, set_rates

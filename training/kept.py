@@ -18,6 +18,7 @@ from models.manifest import HEADS
 from models.runtime import Precision, metadata_json, read_signature
 from training.base import unpack
 from training.errors import ExportError
+from training.parity import REFERENCE
 
 CONSTANTS = "*.bin"
 
@@ -53,6 +54,12 @@ class Kept:
         """The fingerprint in the bundle's graphs, by which heads know their encoder."""
         path = self.bundle.directory / next(iter(self.bundle.manifest.encoder.files.values()))
         return str(metadata_json(read_signature(path).metadata, "encoder", path))
+
+    @property
+    def reference(self) -> str:
+        """What parity.json says of PyTorch: its encoder has the weights of the bundle, which may be rounded."""
+        rounded = "" if "fp32" in self.bundle.manifest.encoder.files else ", rounded as it has them"
+        return f"{REFERENCE}, with the encoder's weights of {self.bundle.manifest.name}{rounded}"
 
     def copy(self, directory: Path) -> None:
         """Copy the graphs, and the constants that they share, to where they stand in the bundle."""

@@ -198,29 +198,3 @@ def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int
     shifted -= shifted.max(axis=1, keepdims=True)
     chosen = shifted[np.arange(len(labels)), labels]
     return float((np.log(np.exp(shifted).sum(axis=1)) - chosen).mean())
-
-
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the T in 0.05..20 whose softmax(logits / T) is likeliest on held-out data (Guo et al., 2017).
-
-    The loss is convex in 1/T, so a golden-section search finds its one minimum. Where the logits get every label right
-    it has none: the lower, the better, until the loss is 0 in float.
-    """
-    low, high = math.log(0.05), math.log(20.0)
-    ratio = (math.sqrt(5) - 1) / 2
-
-    def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(logits / math.exp(log_temperature), labels)
-
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    left_loss, right_loss = loss(left), loss(right)
-    while high - low > 1e-4:
-        if left_loss < right_loss:
-            high, right, right_loss = right, left, left_loss
-            left = high - ratio * (high - low)
-            left_loss = loss(left)
-        else:
-            low, left, left_loss = left, right, right_loss
-            right = low + ratio * (high - low)
-            right_loss = loss(right)
-    return math.exp((low + high) / 2)

@@ -1,68 +1,95 @@
-"""What a bundle answers, beside what PyTorch answers: the figures of parity.json, and the gate of an export.
+"""What a bundle answers, beside what PyTorch answers: the figures of parity.json (training/gate.py judges them).
 
-Probes are random rows, over lengths from the shortest to the longest, alone and padded in a batch; PyTorch always gets
-a row alone, so that an error of padding shows too. `expected_loss` needs no labels: where the bundle chooses another
-label than PyTorch, it is what that choice costs by PyTorch's own probabilities, in points.
+Three measurements. Random rows, over lengths from the shortest to the longest, alone and padded in a batch, show an
+error of the export; PyTorch always gets such a row alone, so that an error of padding shows too. Texts show how often
+choices or scores differ, without labels. Labelled examples show what that costs, with the error of that figure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from models.bundle import Bundle, sha256_of
+from models.bundle import Bundle
 from models.checkpoint import Checkpoint
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
-from models.task import Logits, TaskName, softmax
+from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
-from training.errors import ExportError
-from training.evaluate import evaluate
+from training.calibration import cross_fitted_error
+from training.comparison import Figures, compare
+from training.data import PairExample, TextExample
+from training.evaluate import score
+from training.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
 from training.metrics import Scores, headline
 from training.predictors import BundlePredictor, CheckpointPredictor
+from training.recorded import Recorded
+from training.run_files import RunFiles
+from training.served import graph_hashes, session_figures
 
 REFERENCE = "PyTorch, fp32, each row alone"
 MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read
 MOST_READ = 8  # masks of a probe
-FP32_TOLERANCE = 1e-4  # relative to the largest logit, or absolute where that is below 1
-
-Figures = dict[str, Any]
+GROUPS = 20
+"""Parts of the examples that are left out in turn, for the error of a figure (jackknife)."""
 
 
 def measure_parity(
-    checkpoint: Checkpoint, bundle: Bundle, data: Mapping[str, Path], limit: int | None = None
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    data: Data,
+    limit: int | None = None,
+    run: RunFiles | None = None,
+    reference: str = REFERENCE,
 ) -> Figures:
-    """Return parity.json: each precision and head of `bundle`, against `checkpoint` and on the data of each head."""
+    """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
+
+    Heads are measured on `data`, else on the files of `run`, else on made texts; `limit` examples of each head.
+    """
     batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
     rows = [row for batch in batches for row in batch]
     expected = reference_logits(checkpoint, rows)
-    wanted = {name: evaluate(CheckpointPredictor.of(checkpoint), name, [path], limit) for name, path in data.items()}
+    specs = {name: head.spec for name, head in checkpoint.heads.items()}
+    evidence = collect(specs, data, limit, run)
+    theirs = Recorded(CheckpointPredictor.of(checkpoint))
     precisions = {}
     for precision in bundle.manifest.encoder.files:
-        heads = {}
-        session = Session(bundle, precision=precision)
-        for name, head in checkpoint.heads.items():
-            found = [logits for batch in batches for logits in session.run(_items(name, head.spec.task, batch))]
-            heads[name] = compare(head.spec.task, expected[name], found)
-        predictor = BundlePredictor(bundle, precision)
-        for name, path in data.items():
-            heads[name]["validation"] = _validation(path, wanted[name], evaluate(predictor, name, [path], limit))
+        probed = _probe_heads(bundle, precision, specs, batches, expected)
+        ours = Recorded(BundlePredictor(bundle, precision))
+        heads = {
+            name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
+        }
         precisions[precision] = {"heads": heads}
     described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
-    return {"reference": REFERENCE, "probes": described, "precisions": precisions}
+    return {
+        "reference": reference,
+        "session": session_figures(),
+        "graphs": graph_hashes(bundle),
+        "probes": described,
+        "precisions": precisions,
+    }
 
 
-def check_parity(figures: Figures, budget: float) -> None:
-    """Raise ExportError if a head differs more than its precision may: fp32 by rounding, others by `budget` points."""
-    for precision, of_precision in figures["precisions"].items():
-        for name, head in of_precision["heads"].items():
-            if precision == "fp32":
-                _check_exact(name, head)
-            else:
-                _check_budget(name, precision, head, budget)
+def measure_head(
+    name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence], on_texts: bool = True
+) -> Figures:
+    """Return figures of a head on its evidence (`validation`, `training`), and on the texts of it or on made ones.
+
+    Without `on_texts` the last are left out: fp32 is judged by random rows, to the last digits.
+    """
+    figures: Figures = {one.kind: _on_examples(name, theirs, ours, one) for one in evidence}
+    if not on_texts:
+        return figures
+    figures["texts"] = _on_texts(name, theirs, ours, evidence)
+    for one in evidence:
+        if theirs.head(name).task == "fill-mask":  # its masks depend on the place of a document, so no part is left out
+            figures[one.kind]["error"] = _error_by_choices(figures["texts"], figures[one.kind]["scores"])
+    return figures
+
+
+# ---- random rows ---------------------------------------------------------------------------------------------------
 
 
 def probes(tokenizer: Tokenizer, max_length: int, seed: int = 0) -> Iterator[list[Row]]:
@@ -87,20 +114,19 @@ def reference_logits(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, l
     return logits
 
 
-def compare(task: TaskName, expected: Sequence[Logits], found: Sequence[Logits]) -> Figures:
-    """Return the largest difference, the share of equal choices, and what the unequal ones cost."""
-    differences = [np.abs(mine - theirs).max() for mine, theirs in zip(found, expected, strict=True)]
-    wanted = [choice for logits in expected for choice in _choices(task, logits)]
-    chosen = [int(np.argmax(choice)) for logits in found for choice in _choices(task, logits)]
-    regrets = [_regret(logits, index) for logits, index in zip(wanted, chosen, strict=True)]
-    equal = [index == int(np.argmax(logits)) for logits, index in zip(wanted, chosen, strict=True)]
-    return {
-        "max_difference": float(max(differences)),
-        "largest_logit": float(max(np.abs(logits).max() for logits in expected)),
-        "equal_argmax": float(np.mean(equal)),
-        "expected_loss": 100 * float(np.mean(regrets)),
-        "choices": len(equal),
-    }
+def _probe_heads(
+    bundle: Bundle,
+    precision: Precision,
+    specs: Mapping[str, HeadSpec],
+    batches: Sequence[Sequence[Row]],
+    expected: Mapping[str, Sequence[Logits]],
+) -> dict[str, Figures]:
+    session = Session(bundle, precision=precision)
+    figures = {}
+    for name, spec in specs.items():
+        found = [logits for batch in batches for logits in session.run(_items(name, spec.task, batch))]
+        figures[name] = compare(spec, expected[name], found)
+    return figures
 
 
 def _probe(generator: np.random.Generator, ordinary: Any, tokenizer: Tokenizer, length: int) -> Row:
@@ -123,45 +149,65 @@ def _positions(task: TaskName, row: Row) -> list[int]:
     return [0] if task in ("classify", "pair") else list(range(len(row.input_ids)))
 
 
-def _choices(task: TaskName, logits: Logits) -> Logits:
-    """Return the alternatives that compete, one choice a row: labels of a position, or in qa positions of a row."""
-    return logits.T if task == "qa" else logits
+# ---- texts ---------------------------------------------------------------------------------------------------------
 
 
-def _regret(logits: Logits, chosen: int) -> float:
-    scores = softmax(logits, 1.0)
-    return float(scores.max() - scores[chosen])
+def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence]) -> Figures:
+    """Compare logits on some of the inputs that the head was asked, or on made texts if there are too few."""
+    spec = theirs.head(name)
+    asked = theirs.inputs(name) if any(one.is_enough for one in evidence) else []
+    inputs = asked or made_inputs(spec.task, theirs.tokenizer)
+    spread = np.linspace(0, len(inputs) - 1, min(len(inputs), TEXTS[spec.task])).round().astype(int)
+    chosen = [inputs[place] for place in spread]
+    source = " + ".join(one.name for one in evidence) if asked else "made of the vocabulary"
+    width = spec.width(theirs.tokenizer.vocab_size)  # an encoder may have ids that its tokenizer never makes
+    expected = [logits[:, :width] for logits in theirs.logits(name, chosen)]
+    found = ours.logits(name, chosen)
+    return {"source": source, "texts": len(chosen), **compare(spec, expected, found)}
 
 
-def _validation(path: Path, expected: Scores, found: Scores) -> Figures:
+# ---- labelled examples ---------------------------------------------------------------------------------------------
+
+
+def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence) -> Figures:
+    expected, found = (score(each, name, evidence.examples) for each in (theirs, ours))
+    if evidence.fitted and theirs.head(name).task in ("classify", "pair"):
+        found = _cross_fitted(name, ours, evidence, found)
     metric = headline(expected)
     return {
-        "file": path.name,
-        "sha256": sha256_of(path),
+        **evidence.describe(),
         "metric": metric,
         "reference": expected[metric],
         "value": found[metric],
         "loss": 100 * (expected[metric] - found[metric]),
+        "error": _jackknife(name, theirs, ours, evidence, metric),
         "scores": found,
     }
 
 
-def _check_exact(name: str, head: Figures) -> None:
-    tolerance = FP32_TOLERANCE * max(1.0, head["largest_logit"])
-    if not head["max_difference"] <= tolerance:
-        raise ExportError(
-            f"head {name!r} in fp32 differs from PyTorch by {head['max_difference']:.2g}, expected at most "
-            f"{tolerance:.2g}; report this as a defect of the export"
-        )
+def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
+    """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale."""
+    numbers = {label: number for number, label in enumerate(predictor.head(name).labels)}
+    examples = [one for one in evidence.examples if isinstance(one, TextExample | PairExample)]
+    logits = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
+    error = cross_fitted_error(logits, np.array([numbers[example.label] for example in examples]))
+    return scores if error is None else scores | {"calibration_error": error}
 
 
-def _check_budget(name: str, precision: Precision, head: Figures, budget: float) -> None:
-    measured = head.get("validation")
-    loss = measured["loss"] if measured else head["expected_loss"]
-    if not loss <= budget:
-        by = f"{measured['metric']} on {measured['file']}" if measured else "its expected loss on random rows"
-        remedy = "" if measured else f"measure it on data with --data {name}=FILE, "
-        raise ExportError(
-            f"head {name!r} loses {loss:.2f} points in {precision} by {by}, expected at most {budget:g}; "
-            f"{remedy}raise --budget, or export with --precision fp32"
-        )
+def _jackknife(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence, metric: str) -> float | None:
+    """Return the standard error of a loss in points, by leaving out each of GROUPS random parts of the examples."""
+    count = len(evidence.examples)
+    if count < 2 or theirs.head(name).task == "fill-mask":
+        return None
+    groups = np.random.default_rng(0).permutation(np.arange(count) % min(GROUPS, count))
+    losses = []
+    for number in range(groups.max() + 1):
+        rest = [one for one, group in zip(evidence.examples, groups, strict=True) if group != number]
+        expected, found = (score(each, name, rest) for each in (theirs, ours))
+        losses.append(100 * (expected[metric] - found[metric]))
+    return float(np.sqrt((len(losses) - 1) * np.var(losses)))
+
+
+def _error_by_choices(texts: Figures, scores: Scores) -> float:
+    """Return a bound of the standard error in points: each unequal choice costs one answer, or gains one."""
+    return float(100 * np.sqrt((1 - texts["equal_argmax"]) / scores["masked_tokens"]))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # type: ignore[import-untyped]
 
 from training.metrics import (
@@ -19,7 +18,6 @@ from training.metrics import (
     entropy,
     exact_match,
     expected_calibration_error,
-    fit_temperature,
     label_scores,
     macro_f1,
     majority,
@@ -172,28 +170,6 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert expected_calibration_error(np.full(10, 1.0), correct) == pytest.approx(0.3)
     mixed = np.concatenate([np.full(10, 1.0), np.full(10, 0.5)])
     assert expected_calibration_error(mixed, np.concatenate([correct, correct])) == pytest.approx((0.3 + 0.2) / 2)
-
-
-def calibrated(count: int, classes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits whose softmax is the very distribution that the labels are drawn from."""
-    generator = np.random.default_rng(1)
-    logits = generator.normal(scale=2.0, size=(count, classes))
-    noise = generator.gumbel(size=logits.shape)
-    return logits, (logits + noise).argmax(axis=1)
-
-
-@pytest.mark.parametrize("factor", [0.2, 1.0, 3.0])
-def test_the_temperature_undoes_a_known_overconfidence(factor: float) -> None:
-    logits, labels = calibrated(20_000, 4)
-    temperature = fit_temperature(logits * factor, labels)
-    assert temperature == pytest.approx(factor, rel=0.05)
-    best = negative_log_likelihood(logits * factor / temperature, labels)
-    for other in np.geomspace(0.05, 20, 200):  # brute force finds nothing better
-        assert best <= negative_log_likelihood(logits * factor / other, labels) + 1e-6
-
-
-def test_the_temperature_of_faultless_logits_stays_finite() -> None:
-    assert 0.05 <= fit_temperature(np.eye(3) * 5, np.arange(3)) < 0.2
 
 
 def test_the_likelihood_is_stable_for_large_logits() -> None:

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
-from models.task import Logits
 from models.tokenizer import Tokenizer
 from tests.models import bundles
+from training.comparison import Figures
 from training.errors import ExportError
-from training.parity import Figures, check_parity, compare, measure_parity, probes
+from training.gate import check_parity
+from training.parity import measure_parity, probes
 
 
 @pytest.fixture(scope="module")
@@ -69,47 +69,6 @@ def test_other_weights_are_found_out(tokenizer: Tokenizer, bundle: Bundle) -> No
         check_parity(measure_parity(other, bundle, {}), bundles.ANY_LOSS)
 
 
-def logits(*rows: list[float]) -> list[Logits]:
-    return [np.array([row], np.float32) for row in rows]
-
-
-def test_expected_loss_is_what_the_wrong_choice_costs() -> None:
-    expected = logits([np.log(0.7), np.log(0.3)], [np.log(0.6), np.log(0.4)])
-    found = logits([1.0, 2.0], [2.0, 1.0])
-    compared = compare("classify", expected, found)
-    assert compared["equal_argmax"] == 0.5
-    assert compared["expected_loss"] == pytest.approx(100 * (0.7 - 0.3) / 2, rel=1e-5)
-
-
-def test_a_tie_costs_nothing() -> None:
-    compared = compare("tag", logits([1.0, 1.0]), logits([1.0, 1.0001]))
-    assert compared["equal_argmax"] == 0.0 and compared["expected_loss"] == 0.0
-
-
-def test_qa_chooses_among_positions() -> None:
-    start_end = np.array([[5.0, 0.0], [0.0, 5.0], [1.0, 1.0]], np.float32)
-    assert compare("qa", [start_end], [start_end[:, ::-1]])["equal_argmax"] == 0.0
-    assert compare("qa", [start_end], [start_end])["choices"] == 2
-
-
-def measured(loss: float | None, expected_loss: float) -> Figures:
-    head: Figures = {"max_difference": 0.1, "largest_logit": 5.0, "equal_argmax": 0.9, "expected_loss": expected_loss}
-    if loss is not None:
-        head["validation"] = {"metric": "f1", "file": "validation.jsonl", "loss": loss}
-    return {"precisions": {"int8": {"heads": {"ner": head}}}}
-
-
-def test_the_gate() -> None:
-    check_parity(measured(0.5, 9.0), 0.5)  # data count for more than the guess
-    check_parity(measured(None, 0.4), 0.5)
-    with pytest.raises(ExportError, match=r"'ner' loses 0.60 points in int8 by f1 on validation.jsonl, expected"):
-        check_parity(measured(0.6, 0.0), 0.5)
-    with pytest.raises(ExportError, match=r"by its expected loss on random rows.*--data ner=FILE"):
-        check_parity(measured(None, 0.6), 0.5)
-    with pytest.raises(ExportError):
-        check_parity(measured(float("nan"), 0.0), 0.5)
-
-
 def test_validation_stands_beside_the_reference(checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text('{"text_a": "the cat", "text_b": "a dog", "label": "neutral"}\n' * 3)
@@ -117,5 +76,6 @@ def test_validation_stands_beside_the_reference(checkpoint: Checkpoint, bundle: 
     for precision in ("int8", "fp32"):
         validation = found["precisions"][precision]["heads"]["nli"]["validation"]
         assert validation["scores"]["examples"] == 2
-        assert len(validation["sha256"]) == 64
+        assert [len(file["sha256"]) for file in validation["files"]] == [64]
+        assert (validation["examples"], validation["of"]) == (2, 3)
     assert found["precisions"]["fp32"]["heads"]["nli"]["validation"]["loss"] == 0

@@ -1,0 +1,62 @@
+"""The data files of a finetuning run, as they were when it began: what an export measures its heads on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models.task import TaskName
+from training.files import hash_of
+from training.progress import tell
+
+RECIPE, INPUTS = "recipe.json", "inputs.json"
+LEVELS = 2
+"""Directories above a checkpoint in which its run may stand: RUN/checkpoints/step-…, RUN/best."""
+
+Part = Literal["validation", "train"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the recipe of a run names, and the hash that each file had."""
+
+    directory: Path
+    recipe: dict[str, Any]
+    hashes: dict[str, str]
+
+    @classmethod
+    def find(cls, checkpoint: Path) -> "RunFiles | None":
+        """Return those of the run that made a checkpoint; None where no run of finetuning did."""
+        path = checkpoint.resolve()
+        for directory in (path, *path.parents[:LEVELS]):
+            recipe = _read(directory / RECIPE)
+            if isinstance(recipe.get("heads"), dict):
+                return cls(directory, recipe, _read(directory / INPUTS))
+        return None
+
+    def files(self, head: str, task: TaskName, part: Part) -> list[Path]:
+        """Return the files of a head that are still what the run read; tell of those that are not."""
+        entry = self.recipe["heads"].get(head)
+        if not isinstance(entry, dict) or entry.get("task") != task:
+            return []
+        paths = [Path(self.recipe.get("data") or "") / name for name in entry.get(part) or []]
+        return [path for path in paths if self._is_the_same(path, head)]
+
+    def _is_the_same(self, path: Path, head: str) -> bool:
+        if not path.is_file():
+            tell(f"{path} of the run is not there: {head} is measured without it")
+            return False
+        before = self.hashes.get(str(path))
+        if before and before != hash_of(path):
+            tell(f"{path} is not what the run read (by its SHA-256): {head} is measured without it")
+            return False
+        return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
