@@ -13,7 +13,7 @@ compile() { # SOURCE OBJECT FLAG...
         -c "$here/$source.c" -o "$objects/$object.o"
 }
 
-for source in operators rows attention attention_tiles product product_tiles product_vnni; do
+for source in operators scratch rows attention attention_tiles product product_tiles product_vnni; do
     compile $source $source
 done
 case $(uname -m) in
@@ -25,5 +25,5 @@ x86_64)
     ;;
 *) compile vectors generic -DLEVEL=generic ;;
 esac
-${CC:-cc} -shared -s -Wl,--no-undefined "$objects"/*.o -o "$1.new" -lm
+${CC:-cc} -shared -s -pthread -Wl,--no-undefined "$objects"/*.o -o "$1.new" -lm
 mv "$1.new" "$1" # at once: a process may have the former one open

@@ -1,5 +1,7 @@
 #include "operators.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +31,14 @@ static const Vectors *best_vectors(void) { return &generic; }
 
 /* ---- tensors ---- */
 
-Status *refuse(const char *reason) { return api->error(INVALID_ARGUMENT, reason); }
+Status *refuse(const char *format, ...) {
+    char reason[400];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(reason, sizeof reason, format, values);
+    va_end(values);
+    return api->error(INVALID_ARGUMENT, reason);
+}
 
 Status *read_tensor(const Value *value, Tensor *tensor) {
     Shape *shape;
@@ -58,6 +67,17 @@ Status *make_output(Context *context, size_t index, const Tensor *like, size_t l
     sizes[like->axes - 1] = (int64_t)last_size;
     Status *status = api->output(context, index, sizes, like->axes, &value);
     return status ? status : api->data(value, data);
+}
+
+/* ---- parts ---- */
+
+void run_out_of_memory(int *out_of_memory) { __atomic_store_n(out_of_memory, 1, __ATOMIC_RELAXED); }
+
+Status *run_parallel(const Context *context, void (*part)(void *, size_t), size_t parts, void *data,
+                     const int *out_of_memory) {
+    Status *status = parts ? api->parallel(context, part, parts, 0, data) : NULL;
+    if (status || !__atomic_load_n(out_of_memory, __ATOMIC_RELAXED)) return status;
+    return refuse("there is no memory for the scratch block of an operator; shorten the rows or give the process more");
 }
 
 /* ---- the table that ONNX Runtime asks ---- */
