@@ -1,5 +1,6 @@
 #include "operators.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,16 +154,45 @@ static Status *add(Domain *domain, const Operator *operators, size_t count) {
     return status;
 }
 
-/* What ONNX Runtime calls with the options of each session. */
-__attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
-    static Domain *domain;
-    Status *status = NULL;
+static Status *create_domain(Domain **domain) {
+    Status *status;
+    if ((status = api->create_domain("bertheads", domain)) || (status = add(*domain, ROW_OPERATORS, ROW_KINDS)) ||
+        (status = add(*domain, &PACKED_ATTENTION, 1)))
+        return status;
+    return has_products() ? add(*domain, LINEAR_OPERATORS, LINEAR_KINDS) : NULL;
+}
+
+/* An ONNX Runtime without our version of the table still has the first one, in which `error` has the same place. */
+static Status *refuse_version(const ApiBase *base) {
+    if (!(api = base->api(1))) return NULL; /* no way to say it: the session has none of our operators */
+    Status *status = refuse("ONNX Runtime %s has no version %d of its C interface, which the kernels need; "
+                            "install ONNX Runtime 1.%d or later",
+                            base->version(), API_VERSION, API_VERSION);
+    api = NULL;
+    return status;
+}
+
+static Status *register_once(SessionOptions *options, const ApiBase *base) {
+    static Domain *domain; /* stays as long as the process */
+    Domain *made = NULL;
     if (!domain) {
-        api = base->api(API_VERSION);
+        const Api *found = base->api(API_VERSION);
+        if (!found) return refuse_version(base);
+        api = found;
         vectors = best_vectors();
-        if (!(status = api->create_domain("bertheads", &domain)) && !(status = add(domain, ROW_OPERATORS, ROW_KINDS)) &&
-            !(status = add(domain, &PACKED_ATTENTION, 1)) && has_products())
-            status = add(domain, LINEAR_OPERATORS, LINEAR_KINDS);
+        Status *status = create_domain(&made);
+        if (status) return status;
+        domain = made;
     }
-    return status ? status : api->add_domain(options, domain);
+    return api->add_domain(options, domain);
+}
+
+/* What ONNX Runtime calls with the options of each session, on any thread. */
+__attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    if (!base || !base->api || !base->version) return NULL;
+    pthread_mutex_lock(&one_at_a_time);
+    Status *status = register_once(options, base);
+    pthread_mutex_unlock(&one_at_a_time);
+    return status;
 }
