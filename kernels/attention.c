@@ -5,11 +5,13 @@
 enum { LONG = 64 }; /* below, laying numbers out anew takes as long as their products do in floats */
 
 static void run_head(void *data, size_t part) {
-    const Heads *heads = data;
+    Heads *heads = data;
     size_t row = part / heads->heads, head = part % heads->heads;
+    if (!heads->lengths[row]) return;
     /* By the row's own length, whatever shares its batch. */
     int is_long = heads->lengths[row] >= LONG;
-    (!is_long ? vectors->attend : has_tiles() ? attend_by_tiles : vectors->attend_long)(heads, row, head);
+    if (!(!is_long ? vectors->attend : has_tiles() ? attend_by_tiles : vectors->attend_long)(heads, row, head))
+        run_out_of_memory(&heads->out_of_memory);
 }
 
 /* Where each row begins, if rows are what there is, and none is longer than there is room for. */
@@ -21,7 +23,9 @@ static Status *find_starts(const Heads *heads, size_t tokens, size_t *starts) {
             return refuse("the length of a row is less than 0, or more than there is of it");
         size_t length = (size_t)heads->lengths[row];
         if (length > MOST_TOKENS || length * heads->size > MOST_IN_HEAD)
-            return refuse("a row has more than 8192 tokens, or a head of it more than 524288 places");
+            return refuse("row %zu has %zu tokens with heads of %zu places, but the kernels take no more than %d "
+                          "tokens and %d places in all; shorten the row or open the session without this library",
+                          row, length, heads->size, MOST_TOKENS, MOST_IN_HEAD);
         start += length;
     }
     return start < tokens ? refuse("there are more tokens than the lengths of rows say") : NULL;
@@ -57,9 +61,9 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     void *out;
     status = find_starts(&heads, (size_t)in[0].sizes[0], starts);
     if (!status) status = make_output(context, 0, &in[0], count * heads.size, &out);
-    if (!status && rows) {
+    if (!status) {
         heads.out = out;
-        status = api->parallel(context, run_head, rows * count, 0, &heads);
+        status = run_parallel(context, run_head, rows * count, &heads, &heads.out_of_memory);
     }
     free(starts);
     return status;

@@ -5,13 +5,12 @@
 #include <string.h>
 
 #include "operators.h"
+#include "scratch.h"
 #include "tiles.h"
 
 #ifdef HAVE_TILES
 
 enum { DEPTH = TILE_BYTES / 2 }; /* of a tile of bf16 */
-
-static size_t whole(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
 
 /* Everything of one head of one row, as tiles read it. */
 typedef struct {
@@ -22,6 +21,13 @@ typedef struct {
     uint16_t *query; /* [queries][channels] */
     uint32_t *key;   /* [keys / 16][channels / 32][16 pairs of channels][16 keys] */
     uint32_t *value; /* [channels / 16][keys / 32][16 pairs of keys][16 channels] */
+    /* Of one group of queries. */
+    float *scores;     /* [16][keys] */
+    float *mixed;      /* [16][channels] */
+    float *penalty;    /* [keys] */
+    uint16_t *weights; /* [16][keys] */
+    /* Of one or two tokens, while they are laid out. */
+    uint16_t *upper, *lower; /* [channels] */
 } Tiled;
 
 TILES static void configure(void) {
@@ -57,22 +63,22 @@ TILES static void multiply(const uint16_t *left, size_t depth, const uint32_t *r
 TILES static void lay_out(const Heads *heads, size_t at, const Tiled *tiled) {
     size_t size = heads->size, hidden = heads->heads * size, channels = tiled->channels, steps = channels / DEPTH;
     size_t pairs = tiled->keys / 2, tile = TILE_ROWS * TILE_COLUMNS;
-    uint32_t words[channels / 2];
-    uint16_t upper[channels], lower[channels];
+    uint16_t *upper = tiled->upper, *lower = tiled->lower;
+    const uint32_t *words = (const uint32_t *)lower;
     memset(tiled->query, 0, tiled->queries * channels * sizeof *tiled->query);
     memset(tiled->key, 0, tiled->keys * channels * sizeof(uint16_t));
-    memset(words, 0, sizeof words);
+    memset(lower, 0, channels * sizeof *lower);
     for (size_t j = 0; j < tiled->count; j++) {
         vectors->shorten(heads->query + at + j * hidden, 1 / sqrtf((float)size), tiled->query + j * channels, size);
-        vectors->shorten(heads->key + at + j * hidden, 1, (uint16_t *)words, size);
+        vectors->shorten(heads->key + at + j * hidden, 1, lower, size);
         uint32_t *key = tiled->key + j / TILE_COLUMNS * steps * tile + j % TILE_COLUMNS;
         for (size_t word = 0; word < channels / 2; word++) key[word * TILE_COLUMNS] = words[word];
     }
-    memset(upper, 0, sizeof upper);
+    memset(upper, 0, channels * sizeof *upper);
     for (size_t pair = 0; pair < pairs; pair++) {
-        memset(lower, 0, sizeof lower);
+        memset(lower, 0, channels * sizeof *lower);
         if (2 * pair >= tiled->count)
-            memset(upper, 0, sizeof upper);
+            memset(upper, 0, channels * sizeof *upper);
         else
             vectors->shorten(heads->value + at + 2 * pair * hidden, 1, upper, size);
         if (2 * pair + 1 < tiled->count) vectors->shorten(heads->value + at + (2 * pair + 1) * hidden, 1, lower, size);
@@ -84,22 +90,32 @@ TILES static void lay_out(const Heads *heads, size_t at, const Tiled *tiled) {
     }
 }
 
-void attend_by_tiles(const Heads *heads, size_t row, size_t head) {
-    enum { LINE = 64 };
+/* Give each array its place; 0 if there is no memory. The wider numbers come first, for their alignment. */
+static int take_room(Tiled *tiled) {
+    size_t keys = tiled->keys, channels = tiled->channels;
+    size_t of_floats = keys * channels + TILE_ROWS * (keys + channels) + keys;
+    size_t of_shorts = tiled->queries * channels + TILE_ROWS * keys + 2 * channels;
+    if (!(tiled->key = take_scratch(of_floats * sizeof(float) + of_shorts * sizeof(uint16_t)))) return 0;
+    tiled->value = tiled->key + keys * channels / 2;
+    tiled->scores = (float *)(tiled->value + keys * channels / 2);
+    tiled->mixed = tiled->scores + TILE_ROWS * keys;
+    tiled->penalty = tiled->mixed + TILE_ROWS * channels;
+    tiled->query = (uint16_t *)(tiled->penalty + keys);
+    tiled->weights = tiled->query + tiled->queries * channels;
+    tiled->upper = tiled->weights + TILE_ROWS * keys;
+    tiled->lower = tiled->upper + channels;
+    return 1;
+}
+
+int attend_by_tiles(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, hidden = heads->heads * size, at = heads->starts[row] * hidden + head * size;
     Tiled tiled = {.count = (size_t)heads->lengths[row], .size = size, .channels = whole(size, DEPTH)};
     tiled.queries = whole(tiled.count, TILE_ROWS);
     tiled.keys = whole(tiled.count, DEPTH);
+    if (!take_room(&tiled)) return 0;
     size_t keys = tiled.keys, channels = tiled.channels;
-    char room[LINE + 2 * keys * channels * sizeof(uint16_t) + tiled.queries * channels * sizeof(uint16_t) +
-              TILE_ROWS * (keys + channels) * sizeof(float) + TILE_ROWS * keys * sizeof(uint16_t) +
-              keys * sizeof(float)];
-    tiled.key = (uint32_t *)(((uintptr_t)room + LINE - 1) / LINE * LINE);
-    tiled.value = tiled.key + keys * channels / 2;
-    tiled.query = (uint16_t *)(tiled.value + keys * channels / 2);
-    float *scores = (float *)(tiled.query + tiled.queries * channels), *mixed = scores + TILE_ROWS * keys;
-    uint16_t *weights = (uint16_t *)(mixed + TILE_ROWS * channels);
-    float *penalty = (float *)(weights + TILE_ROWS * keys), inverse[TILE_ROWS];
+    float *scores = tiled.scores, *mixed = tiled.mixed, *penalty = tiled.penalty, inverse[TILE_ROWS];
+    uint16_t *weights = tiled.weights;
     lay_out(heads, at, &tiled);
     for (size_t j = 0; j < keys; j++) penalty[j] = j < tiled.count ? 0 : -1e30f;
     configure();
@@ -116,10 +132,12 @@ void attend_by_tiles(const Heads *heads, size_t row, size_t head) {
                 heads->out[at + (first + i) * hidden + k] = mixed[i * channels + k] * inverse[i];
     }
     release();
+    give_back_scratch(tiled.key);
+    return 1;
 }
 
 #else
 
-void attend_by_tiles(const Heads *heads, size_t row, size_t head) { vectors->attend(heads, row, head); }
+int attend_by_tiles(const Heads *heads, size_t row, size_t head) { return vectors->attend(heads, row, head); }
 
 #endif

@@ -1,19 +1,31 @@
 #!/bin/sh
-# Compiles the kernels: kernels/build.sh LIBRARY. CC names another compiler, and CFLAGS adds to what it is told.
+# Compiles the kernels: kernels/build.sh LIBRARY. CC names another compiler than the first of cc, gcc and clang; CFLAGS
+# and LDFLAGS add to what it is told.
 set -eu
 here=$(dirname "$0")
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
 
+find_compiler() {
+    for compiler in cc gcc clang; do
+        if command -v $compiler >/dev/null; then return; fi
+    done
+    echo "kernels/build.sh: found none of cc, gcc and clang; install one, or name a compiler in CC" >&2
+    exit 1
+}
+
+compiler=${CC:-}
+[ -n "$compiler" ] || find_compiler
+
 compile() { # SOURCE OBJECT FLAG...
     source=$1 object=$2
     shift 2
-    ${CC:-cc} -std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros \
+    $compiler -std=gnu11 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros \
         -fno-strict-aliasing -fPIC -fvisibility=hidden -Wall -Wextra "$@" ${CFLAGS:-} \
         -c "$here/$source.c" -o "$objects/$object.o"
 }
 
-for source in operators rows attention attention_tiles product product_tiles product_vnni; do
+for source in operators scratch rows attention attention_tiles product product_tiles product_vnni; do
     compile $source $source
 done
 case $(uname -m) in
@@ -25,5 +37,6 @@ x86_64)
     ;;
 *) compile vectors generic -DLEVEL=generic ;;
 esac
-${CC:-cc} -shared -s -Wl,--no-undefined "$objects"/*.o -o "$1.new" -lm
+# ONNX Runtime may close the library with the last session that has it, but operators and domain stay (nodelete).
+$compiler -shared -s -pthread -Wl,--no-undefined,-z,nodelete ${LDFLAGS:-} "$objects"/*.o -o "$1.new" -lm
 mv "$1.new" "$1" # at once: a process may have the former one open

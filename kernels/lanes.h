@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "numbers.h"
+#include "scratch.h"
 
 #if defined(__AVX512F__)
 enum { LANES = 16 };
@@ -90,7 +91,7 @@ INLINE void find_largest(const float *scores, size_t count, size_t lanes, float 
 
 /* scores[count][lanes] become e^(scale * (score - largest of the lane)), sum[lanes] is that of each lane. */
 INLINE void soften_lanes(float *scores, size_t count, size_t lanes, float scale, float *sum) {
-    float largest[lanes];
+    float largest[WIDE * LANES];
     find_largest(scores, count, lanes, largest);
     scale *= LOG2_E;
     memset(sum, 0, lanes * sizeof *sum);
@@ -120,7 +121,7 @@ typedef struct {
 INLINE void attend_wide(const Heads *heads, size_t at, size_t count, size_t first, size_t wide, Room room) {
     size_t size = heads->size, hidden = heads->heads * size, lanes = wide * LANES, here = MIN(count - first, lanes);
     size_t from = at + first * hidden;
-    float sum[lanes];
+    float sum[WIDE * LANES];
     if (here < lanes) memset(room.queries, 0, size * lanes * sizeof(float));
     transpose(heads->query + from, hidden, (here + 3) / 4 * 4, here - 1, size, room.queries, lanes);
     multiply((Left){heads->key + at, count, hidden, size, 1}, room.queries, wide, room.scores);
@@ -129,12 +130,13 @@ INLINE void attend_wide(const Heads *heads, size_t at, size_t count, size_t firs
     write_mixed(room.mixed, size, lanes, sum, here, heads->out + from, hidden);
 }
 
-static void attend(const Heads *heads, size_t row, size_t head) {
-    enum { LINE = 64 }; /* of the cache, in bytes */
+static int attend(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, at = heads->starts[row] * heads->heads * size + head * size;
-    size_t count = (size_t)heads->lengths[row], lanes = WIDE * LANES, first = 0;
-    float memory[LINE / sizeof(float) + lanes * (size + count + ROWS + size + ROWS)];
-    Room room = {.queries = (float *)(((uintptr_t)memory + LINE - 1) / LINE * LINE)};
+    size_t count = (size_t)heads->lengths[row], first = 0;
+    size_t lanes = MIN((count + LANES - 1) / LANES, WIDE) * LANES; /* what the widest call below takes */
+    float *memory = take_scratch(lanes * (size + count + ROWS + size + ROWS) * sizeof *memory);
+    if (!memory) return 0;
+    Room room = {.queries = memory};
     room.scores = room.queries + lanes * size;
     room.mixed = room.scores + lanes * (count + ROWS);
     for (; count > first + (WIDE - 1) * LANES; first += lanes) attend_wide(heads, at, count, first, WIDE, room);
@@ -142,6 +144,8 @@ static void attend(const Heads *heads, size_t row, size_t head) {
         attend_wide(heads, at, count, first, 2, room);
     else if (count > first)
         attend_wide(heads, at, count, first, 1, room);
+    give_back_scratch(memory);
+    return 1;
 }
 
 #endif

@@ -1,7 +1,8 @@
 /* What the kernels need of ONNX Runtime's C interface, whose Python package brings no header.
 
    Api is OrtApi, a table of functions whose order never changes: ONNX Runtime asserts the place of the last of each of
-   its versions (core/session/onnxruntime_c_api.cc). The numbers are those places. A status is NULL if all went well. */
+   its versions (core/session/onnxruntime_c_api.cc). The numbers are those places; the compiler checks them below,
+   against the order of that file. A status is NULL if all went well. */
 
 #ifndef ONNXRUNTIME_H
 #define ONNXRUNTIME_H
@@ -73,5 +74,49 @@ struct OperatorTable {
     Status *(*create)(const OperatorTable *, const Api *, const KernelInfo *, void **kernel);
     Status *(*compute)(void *kernel, Context *);
 };
+
+/* ---- the places, by the names of onnxruntime_c_api.h ---- */
+
+#define AT(STRUCT, FIELD, PLACE, NAME)                                                                                 \
+    _Static_assert(offsetof(STRUCT, FIELD) == (PLACE) * sizeof(void *),                                                \
+                   #STRUCT "." #FIELD " is not at " #PLACE ", " NAME)
+
+_Static_assert(sizeof(void (*)(void)) == sizeof(void *), "tables of functions have places of another size");
+AT(Api, error, 0, "CreateStatus");
+AT(Api, create_domain, 26, "CreateCustomOpDomain");
+AT(Api, add_operator, 27, "CustomOpDomain_Add");
+AT(Api, add_domain, 28, "AddCustomOpDomain");
+AT(Api, data, 51, "GetTensorMutableData");
+AT(Api, rank, 61, "GetDimensionsCount");
+AT(Api, sizes, 62, "GetDimensions");
+AT(Api, shape, 65, "GetTensorTypeAndShape");
+AT(Api, float_attribute, 85, "KernelInfoGetAttribute_float");
+AT(Api, int_attribute, 86, "KernelInfoGetAttribute_int64");
+AT(Api, input, 90, "KernelContext_GetInput");
+AT(Api, output, 91, "KernelContext_GetOutput");
+AT(Api, release_shape, 99, "ReleaseTensorTypeAndShapeInfo");       /* two before the last of version 1 */
+AT(Api, constant_input, 249, "KernelInfoGetConstantInput_tensor"); /* five before the last of version 15 */
+AT(Api, parallel, 274, "KernelContext_ParallelFor");               /* one before the last of version 17 */
+
+AT(ApiBase, api, 0, "GetApi");
+AT(ApiBase, version, 1, "GetVersionString");
+
+AT(OperatorTable, create_before_16, 1, "CreateKernel"); /* behind `version`, which is padded to a place */
+AT(OperatorTable, name, 2, "GetName");
+AT(OperatorTable, provider, 3, "GetExecutionProviderType");
+AT(OperatorTable, input_type, 4, "GetInputType");
+AT(OperatorTable, inputs, 5, "GetInputTypeCount");
+AT(OperatorTable, output_type, 6, "GetOutputType");
+AT(OperatorTable, outputs, 7, "GetOutputTypeCount");
+AT(OperatorTable, compute_before_16, 8, "KernelCompute");
+AT(OperatorTable, destroy, 9, "KernelDestroy");
+AT(OperatorTable, input_kind, 10, "GetInputCharacteristic");
+AT(OperatorTable, output_kind, 11, "GetOutputCharacteristic");
+AT(OperatorTable, input_memory, 12, "GetInputMemoryType");
+AT(OperatorTable, variadic, 13, "GetVariadicInputMinArity");
+AT(OperatorTable, create, 17, "CreateKernelV2");
+AT(OperatorTable, compute, 18, "KernelComputeV2");
+
+#undef AT
 
 #endif

@@ -1,5 +1,8 @@
 #include "operators.h"
 
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +32,14 @@ static const Vectors *best_vectors(void) { return &generic; }
 
 /* ---- tensors ---- */
 
-Status *refuse(const char *reason) { return api->error(INVALID_ARGUMENT, reason); }
+Status *refuse(const char *format, ...) {
+    char reason[400];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(reason, sizeof reason, format, values);
+    va_end(values);
+    return api->error(INVALID_ARGUMENT, reason);
+}
 
 Status *read_tensor(const Value *value, Tensor *tensor) {
     Shape *shape;
@@ -58,6 +68,17 @@ Status *make_output(Context *context, size_t index, const Tensor *like, size_t l
     sizes[like->axes - 1] = (int64_t)last_size;
     Status *status = api->output(context, index, sizes, like->axes, &value);
     return status ? status : api->data(value, data);
+}
+
+/* ---- parts ---- */
+
+void run_out_of_memory(int *out_of_memory) { __atomic_store_n(out_of_memory, 1, __ATOMIC_RELAXED); }
+
+Status *run_parallel(const Context *context, void (*part)(void *, size_t), size_t parts, void *data,
+                     const int *out_of_memory) {
+    Status *status = parts ? api->parallel(context, part, parts, 0, data) : NULL;
+    if (status || !__atomic_load_n(out_of_memory, __ATOMIC_RELAXED)) return status;
+    return refuse("there is no memory for the scratch block of an operator; shorten the rows or give the process more");
 }
 
 /* ---- the table that ONNX Runtime asks ---- */
@@ -133,16 +154,45 @@ static Status *add(Domain *domain, const Operator *operators, size_t count) {
     return status;
 }
 
-/* What ONNX Runtime calls with the options of each session. */
-__attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
-    static Domain *domain;
-    Status *status = NULL;
+static Status *create_domain(Domain **domain) {
+    Status *status;
+    if ((status = api->create_domain("bertheads", domain)) || (status = add(*domain, ROW_OPERATORS, ROW_KINDS)) ||
+        (status = add(*domain, &PACKED_ATTENTION, 1)))
+        return status;
+    return has_products() ? add(*domain, LINEAR_OPERATORS, LINEAR_KINDS) : NULL;
+}
+
+/* An ONNX Runtime without our version of the table still has the first one, in which `error` has the same place. */
+static Status *refuse_version(const ApiBase *base) {
+    if (!(api = base->api(1))) return NULL; /* no way to say it: the session has none of our operators */
+    Status *status = refuse("ONNX Runtime %s has no version %d of its C interface, which the kernels need; "
+                            "install ONNX Runtime 1.%d or later",
+                            base->version(), API_VERSION, API_VERSION);
+    api = NULL;
+    return status;
+}
+
+static Status *register_once(SessionOptions *options, const ApiBase *base) {
+    static Domain *domain; /* stays as long as the process */
+    Domain *made = NULL;
     if (!domain) {
-        api = base->api(API_VERSION);
+        const Api *found = base->api(API_VERSION);
+        if (!found) return refuse_version(base);
+        api = found;
         vectors = best_vectors();
-        if (!(status = api->create_domain("bertheads", &domain)) && !(status = add(domain, ROW_OPERATORS, ROW_KINDS)) &&
-            !(status = add(domain, &PACKED_ATTENTION, 1)) && has_products())
-            status = add(domain, LINEAR_OPERATORS, LINEAR_KINDS);
+        Status *status = create_domain(&made);
+        if (status) return status;
+        domain = made;
     }
-    return status ? status : api->add_domain(options, domain);
+    return api->add_domain(options, domain);
+}
+
+/* What ONNX Runtime calls with the options of each session, on any thread. */
+__attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
+    static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+    if (!base || !base->api || !base->version) return NULL;
+    pthread_mutex_lock(&one_at_a_time);
+    Status *status = register_once(options, base);
+    pthread_mutex_unlock(&one_at_a_time);
+    return status;
 }

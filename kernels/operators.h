@@ -42,15 +42,20 @@ extern const Operator LINEAR_OPERATORS[LINEAR_KINDS];
 int has_products(void);
 /* Whether the processor has tiles, and the system lets this process use them. */
 int has_tiles(void);
-void attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */
+int attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */
 
-Status *refuse(const char *reason);
+/* An error whose sentence is made as by printf. */
+Status *refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Run each part of an operator, on any thread. A part that calls run_out_of_memory makes this an error. */
+Status *run_parallel(const Context *, void (*part)(void *, size_t), size_t parts, void *data, const int *out_of_memory);
+void run_out_of_memory(int *out_of_memory);
 Status *read_tensor(const Value *, Tensor *);
 Status *read_input(const Context *, size_t index, Tensor *);
 /* Of the sizes of `like`, but for the last one. */
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
-/* Whether what is done to a row keeps nothing of it, or has room for so many places. */
+/* How many floats are kept of a row while one of so many places is worked on, and whether that is not too many. */
+size_t room_of(int kind, size_t width);
 int has_room(int kind, size_t width);
 /* Take input `index` as number `place` of what is done to rows, if it fits them. */
 Status *take_input(const Operator *, const Context *, size_t index, Rows *, size_t place);

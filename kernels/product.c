@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scratch.h"
+
+enum { LINE = CACHE_LINE / sizeof(float) };
+
 typedef struct {
     const Product *product;
     const uint8_t *left;
@@ -12,24 +16,30 @@ typedef struct {
     Rows rows;
 } Job;
 
+/* Rows of bytes, with zeros up to the padded depth. */
+static uint8_t *pad(const Product *product, const uint8_t *left, size_t count, uint8_t *padded) {
+    memset(padded, 0, count * product->padded_depth);
+    for (size_t i = 0; i < count; i++)
+        memcpy(padded + i * product->padded_depth, left + i * product->depth, product->depth);
+    return padded;
+}
+
 static void run_block(void *data, size_t block) {
-    const Job *job = data;
+    Job *job = data;
     const Product *product = job->product;
     const Rows *rows = &job->rows;
     size_t first = block * product->way->rows, count = MIN(rows->count - first, product->way->rows);
-    size_t width = rows->width;
-    float own[job->in_place ? 1 : count * width];
-    float *products = job->in_place ? (float *)rows->out[0] + first * width : own;
+    size_t width = rows->width, is_padded = product->depth != product->padded_depth;
+    size_t of_room = whole(room_of(rows->kind, width), LINE), of_own = job->in_place ? 0 : whole(count * width, LINE);
+    size_t of_padded = is_padded ? count * product->padded_depth : 0;
+    float *room = take_scratch((of_room + of_own) * sizeof *room + of_padded);
+    if (!room) return run_out_of_memory(&job->rows.out_of_memory);
+    float *products = job->in_place ? (float *)rows->out[0] + first * width : room + of_room;
     const uint8_t *left = job->left + first * product->depth;
-    uint8_t padded[product->depth == product->padded_depth ? 1 : count * product->padded_depth];
-    if (product->depth != product->padded_depth) {
-        memset(padded, 0, sizeof padded);
-        for (size_t i = 0; i < count; i++)
-            memcpy(padded + i * product->padded_depth, left + i * product->depth, product->depth);
-        left = padded;
-    }
+    if (is_padded) left = pad(product, left, count, (uint8_t *)(room + of_room + of_own));
     product->way->multiply(product, left, count, products);
-    for (size_t i = 0; i < count; i++) vectors->row[rows->kind](rows, products + i * width, first + i);
+    for (size_t i = 0; i < count; i++) vectors->row[rows->kind](rows, products + i * width, first + i, room);
+    give_back_scratch(room);
 }
 
 static const Way *best_way(void) {
@@ -110,7 +120,9 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     size_t depth = (size_t)weight.sizes[operator->transposed], width = (size_t)weight.sizes[!operator->transposed];
     if (weight.axes != 2 || !weight.count || scale.count != width || zero.count != 1)
         return refuse("a weight is not [K, N], or its scale not [N], or its zero not one number");
-    if (depth > MOST_WIDTH || !has_room(operator->rows, width)) return refuse("a weight is longer than 16384");
+    if (depth > MOST_WIDTH || !has_room(operator->rows, width))
+        return refuse("a weight of [%zu, %zu] is longer than %d; open the session without this library", depth, width,
+                      MOST_WIDTH);
     Product *product = calloc(1, sizeof *product);
     if (!product) return refuse("there is no memory for an operator");
     product->way = best_way();
@@ -152,7 +164,7 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
         if ((status = take_input(operator, context, index, &job.rows, index - 3))) return status;
     if ((status = make_outputs(operator, context, &job.rows, &left))) return status;
     size_t blocks = (job.rows.count + product->way->rows - 1) / product->way->rows;
-    return blocks ? api->parallel(context, run_block, blocks, 0, &job) : NULL;
+    return run_parallel(context, run_block, blocks, &job, &job.rows.out_of_memory);
 }
 
 /* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to

@@ -2,11 +2,13 @@
 
 #include <stdlib.h>
 
+#include "scratch.h"
+
 enum { ROWS_AT_ONCE = 16 };
 
-int has_room(int kind, size_t width) {
-    return width <= MOST_WIDTH || (kind != ADD_NORM_QUANTIZE && kind != GELU_QUANTIZE);
-}
+size_t room_of(int kind, size_t width) { return kind == ADD_NORM_QUANTIZE || kind == GELU_QUANTIZE ? width : 0; }
+
+int has_room(int kind, size_t width) { return room_of(kind, width) <= MOST_WIDTH; }
 
 Status *take_input(const Operator *operator, const Context *context, size_t index, Rows *rows, size_t place) {
     Tensor tensor;
@@ -31,10 +33,13 @@ Status *read_epsilon(const KernelInfo *info, int kind, float *epsilon) {
 }
 
 static void run_part(void *data, size_t part) {
-    const Rows *rows = data;
+    Rows *rows = data;
     size_t end = MIN((part + 1) * ROWS_AT_ONCE, rows->count);
+    float *room = take_scratch(room_of(rows->kind, rows->width) * sizeof *room);
+    if (!room) return run_out_of_memory(&rows->out_of_memory);
     for (size_t row = part * ROWS_AT_ONCE; row < end; row++)
-        vectors->row[rows->kind](rows, rows->in[0] + row * rows->width, row);
+        vectors->row[rows->kind](rows, rows->in[0] + row * rows->width, row, room);
+    give_back_scratch(room);
 }
 
 static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
@@ -54,13 +59,15 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = read_input(context, 0, &first);
     if (status) return status;
     rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
-    if (!rows.width || !has_room(rows.kind, rows.width)) return refuse("a row has no places, or more than 16384");
+    if (!rows.width || !has_room(rows.kind, rows.width))
+        return refuse("a row has no places, or more than %d: it has %zu; open the session without this library",
+                      MOST_WIDTH, rows.width);
     rows.count = first.count / rows.width;
     for (size_t index = 0; operator->takes[index]; index++)
         if ((status = take_input(operator, context, index, &rows, index))) return status;
     if ((status = make_outputs(operator, context, &rows, &first))) return status;
     size_t parts = (rows.count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-    return parts ? api->parallel(context, run_part, parts, 0, &rows) : NULL;
+    return run_parallel(context, run_part, parts, &rows, &rows.out_of_memory);
 }
 
 #define ROW_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                         \

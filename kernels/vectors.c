@@ -10,13 +10,14 @@
 static const float SYMMETRIC_ZERO = 128, SYMMETRIC_ABOVE = 127;
 static const float GELU_ZERO = 32, GELU_ABOVE = 223, LEAST_GELU = 0.17f;
 
-INLINE void to_integers(const float *values, float scale, float zero, uint8_t *integers, size_t width) {
+INLINE void to_integers(const Float *values, float scale, float zero, uint8_t *integers, size_t width) {
     float inverse = scale > 0 ? 1 / scale : 0;
 #pragma omp simd
     for (size_t i = 0; i < width; i++) integers[i] = (uint8_t)bits_of(values[i] * inverse + (ROUND + zero));
 }
 
-static void rescale(const Rows *rows, const float *product, size_t row) {
+static void rescale(const Rows *rows, const Float *product, size_t row, float *room) {
+    (void)room;
     const float scale = rows->in[1][row];
     const Float *bias = rows->in[2];
     float *values = (float *)rows->out[0] + row * rows->width;
@@ -24,7 +25,8 @@ static void rescale(const Rows *rows, const float *product, size_t row) {
     for (size_t i = 0; i < rows->width; i++) values[i] = product[i] * scale + bias[i];
 }
 
-static void quantize(const Rows *rows, const float *product, size_t row) {
+static void quantize(const Rows *rows, const Float *product, size_t row, float *room) {
+    (void)room;
     float largest = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t i = 0; i < rows->width; i++) largest = MAX(largest, fabsf(product[i]));
@@ -32,11 +34,11 @@ static void quantize(const Rows *rows, const float *product, size_t row) {
     to_integers(product, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[0] + row * rows->width, rows->width);
 }
 
-static void add_norm_quantize(const Rows *rows, const float *product, size_t row) {
+static void add_norm_quantize(const Rows *rows, const Float *product, size_t row, float *smooth) {
     size_t width = rows->width, at = row * width;
     const float scale = rows->in[1][row];
     const Float *residual = rows->in[2] + at, *gain = rows->in[3], *shift = rows->in[4], *smoothing = rows->in[5];
-    float *hidden = (float *)rows->out[0] + at, smooth[width];
+    float *hidden = (float *)rows->out[0] + at;
     float sum = 0, squares = 0, largest = 0;
 #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < width; i++) sum += hidden[i] = product[i] * scale + residual[i];
@@ -54,11 +56,11 @@ static void add_norm_quantize(const Rows *rows, const float *product, size_t row
     to_integers(smooth, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[1] + at, width);
 }
 
-static void gelu_quantize(const Rows *rows, const float *product, size_t row) {
+static void gelu_quantize(const Rows *rows, const Float *product, size_t row, float *values) {
     size_t width = rows->width;
     const float scale = rows->in[1][row];
     const Float *bias = rows->in[2];
-    float values[width], largest = 0;
+    float largest = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t i = 0; i < width; i++) {
         values[i] = gelu(product[i] * scale + bias[i]);

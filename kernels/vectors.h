@@ -28,6 +28,7 @@ typedef struct {
     float epsilon;
     const Float *in[6]; /* in the order above; of P only operators know, for it may be a block that is in no tensor */
     void *out[3];
+    int out_of_memory; /* set by the part that found no memory to work in */
 } Rows;
 
 typedef struct {
@@ -36,17 +37,19 @@ typedef struct {
     const size_t *starts;             /* [rows] */
     float *out;
     size_t rows, heads, size;
+    int out_of_memory; /* as above */
 } Heads;
 
-/* Places of a row, tokens of a text, and their places in a head: what the stack has room for. */
+/* Places of a row, tokens of a text, and their places in a head: what scratch memory may grow with. */
 enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 13, MOST_IN_HEAD = 1 << 19 };
 
 typedef struct {
-    void (*row[ROW_KINDS])(const Rows *, const float *product, size_t row);
-    /* Attention of one head of one row. */
-    void (*attend)(const Heads *, size_t row, size_t head);
+    /* `room` is what has_room in operators.h says. */
+    void (*row[ROW_KINDS])(const Rows *, const Float *product, size_t row, float *room);
+    /* Attention of one head of one row; 0 if there is no memory for it. */
+    int (*attend)(const Heads *, size_t row, size_t head);
     /* The same for rows of 64 tokens or more, where fewer bits than those of floats may do. */
-    void (*attend_long)(const Heads *, size_t row, size_t head);
+    int (*attend_long)(const Heads *, size_t row, size_t head);
     /* Make weights of scores, but for their sum, whose inverse is returned; `penalty` takes away what is no key. */
     float (*soften)(float *scores, const float *penalty, size_t wide);
     /* Round to bf16. */

@@ -66,7 +66,7 @@ INLINE void find_peaks(const float *rows, size_t step, size_t count, size_t size
 }
 
 INLINE void lay_out_keys(const float *key, size_t step, size_t size, Words *words) {
-    float peaks[size], peak = TINY;
+    float peaks[MOST_IN_SUM], peak = TINY;
     find_peaks(key, step, words->count, size, peaks);
     for (size_t k = 0; k < size; k++) peak = MAX(peak, peaks[k]);
     words->key_unit = peak / MOST_SHORT;
@@ -80,7 +80,7 @@ INLINE void lay_out_keys(const float *key, size_t step, size_t size, Words *word
 }
 
 INLINE void lay_out_values(const float *value, size_t step, size_t size, Words *words) {
-    float inverse[size];
+    float inverse[MOST_IN_SUM];
     find_peaks(value, step, words->count, size, words->units);
     for (size_t k = 0; k < size; k++) {
         inverse[k] = MOST_SHORT / MAX(words->units[k], TINY);
@@ -95,7 +95,7 @@ INLINE void lay_out_values(const float *value, size_t step, size_t size, Words *
 
 /* Queries [size][lanes] as words, and what a score is to be multiplied with in each lane. */
 INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float *scale) {
-    float inverse[lanes], unit = words->key_unit / MOST_SHORT / sqrtf((float)size);
+    float inverse[WIDE * LANES], unit = words->key_unit / MOST_SHORT / sqrtf((float)size);
     const float *query = words->queries;
     memset(scale, 0, lanes * sizeof *scale);
     for (size_t k = 0; k < size; k++)
@@ -114,7 +114,7 @@ INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float
 
 /* Weights of scores [count][lanes], where `scale` is that of each lane, and the sum of each lane. */
 INLINE void soften_words(const Words *words, size_t lanes, float *scale, float *sum) {
-    float *score = words->scores, shift[lanes], most = MIN(MOST_WEIGHT, MOST_WEIGHTS / (float)words->count);
+    float *score = words->scores, shift[WIDE * LANES], most = MIN(MOST_WEIGHT, MOST_WEIGHTS / (float)words->count);
     find_largest(score, words->count, lanes, shift);
     float above = log2f(most);
 #pragma omp simd
@@ -143,7 +143,7 @@ INLINE void soften_words(const Words *words, size_t lanes, float *scale, float *
 INLINE void attend_words_wide(const Heads *heads, size_t at, size_t first, size_t wide, const Words *words) {
     size_t size = heads->size, hidden = heads->heads * size, lanes = wide * LANES;
     size_t here = MIN(words->count - first, lanes), from = at + first * hidden;
-    float scale[lanes], sum[lanes];
+    float scale[WIDE * LANES], sum[WIDE * LANES];
     memset(words->queries, 0, 2 * words->channels * lanes * sizeof(float));
     transpose(heads->query + from, hidden, (here + 3) / 4 * 4, here - 1, size, words->queries, lanes);
     shorten_queries(words, size, lanes, scale);
@@ -158,17 +158,15 @@ INLINE void attend_words_wide(const Heads *heads, size_t at, size_t first, size_
     write_mixed(words->mixed, size, lanes, sum, here, heads->out + from, hidden);
 }
 
-static size_t whole_lines(size_t words) { return (words + 15) / 16 * 16; }
-
-static void attend_long(const Heads *heads, size_t row, size_t head) {
+static int attend_long(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, hidden = heads->heads * size, at = heads->starts[row] * hidden + head * size;
     size_t count = (size_t)heads->lengths[row], lanes = WIDE * LANES, first = 0;
     if (size > MOST_IN_SUM) return attend(heads, row, head);
     Words words = {.count = count, .channels = (size + 1) / 2, .keys = (count + 1) / 2};
     size_t of_query = lanes * words.channels, of_weight = lanes * words.keys, of_mixed = lanes * (size + ROWS);
-    size_t of_scores = lanes * (count + ROWS), of_key = whole_lines(count * words.channels);
-    uint32_t memory[16 + 3 * of_query + of_weight + of_mixed + of_scores + of_key + words.keys * size + size];
-    words.query = (uint32_t *)(((uintptr_t)memory + 63) / 64 * 64);
+    size_t of_scores = lanes * (count + ROWS), of_key = whole(count * words.channels, 16);
+    size_t all = 3 * of_query + of_weight + of_mixed + of_scores + of_key + words.keys * size + size;
+    if (!(words.query = take_scratch(all * sizeof *words.query))) return 0;
     words.queries = (float *)(words.query + of_query);
     words.weight = (uint32_t *)words.queries + 2 * of_query;
     words.mixed = (float *)(words.weight + of_weight);
@@ -183,11 +181,13 @@ static void attend_long(const Heads *heads, size_t row, size_t head) {
         attend_words_wide(heads, at, first, 2, &words);
     else if (count > first)
         attend_words_wide(heads, at, first, 1, &words);
+    give_back_scratch(words.query);
+    return 1;
 }
 
 #else
 
-static void attend_long(const Heads *heads, size_t row, size_t head) { attend(heads, row, head); }
+static int attend_long(const Heads *heads, size_t row, size_t head) { return attend(heads, row, head); }
 
 #endif
 #endif

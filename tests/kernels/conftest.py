@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.libraries import FEATURES, LEVELS, NEEDS, ROOT, VNNI, compiled
+from tests.programs import program
 
 
 @pytest.fixture(scope="session")
@@ -13,14 +14,19 @@ def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("best"), "")
 
 
-@pytest.fixture(scope="session", params=["best", "without", *LEVELS, *["tiles"] * VNNI])
+@pytest.fixture(scope="session", params=["best", "without", "clang", *LEVELS, *["tiles"] * VNNI])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As it is installed, without products, of each level without tiles, whose products are by VNNI, and with tiles."""
+    """As it is installed, without products, by Clang, of each level without tiles, and with tiles.
+
+    The products of a level without tiles are by VNNI.
+    """
     level = request.param
     if level == "best":
         found: Path = request.getfixturevalue(level)
         return found
     if not NEEDS.get(level, set()) <= FEATURES:
         pytest.skip(f"this processor is below {level}")
+    if level == "clang":
+        return compiled(tmp_path_factory.mktemp(level), "", program("clang", package="clang"))
     flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}"}
     return compiled(tmp_path_factory.mktemp(level), flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))

@@ -16,8 +16,13 @@ TILES = {"amx_tile", "amx_int8", "amx_bf16"} <= FEATURES
 VNNI = NEEDS["x86_64_v4_vnni"] <= FEATURES
 
 
-def compiled(directory: Path, flags: str) -> Path:
+def compiler() -> str:
+    """The one that CC names, or else the one that build.sh takes."""
+    return os.environ.get("CC") or program("cc", "gcc", "clang", package="gcc")
+
+
+def compiled(directory: Path, flags: str, cc: str = "") -> Path:
     library = directory / "kernels.so"
-    environment = os.environ | {"CC": program("cc", package="gcc"), "CFLAGS": f"-Werror {flags}"}
+    environment = os.environ | {"CC": cc or compiler(), "CFLAGS": f"-Werror {flags}"}
     subprocess.run(["sh", ROOT / "kernels/build.sh", library], env=environment, check=True)
     return library

@@ -1,0 +1,19 @@
+/* Memory that one part of an operator works in. It grows with the input, so the stack is no place for it: a thread may
+   have as little as 128 KiB of stack. */
+
+#ifndef SCRATCH_H
+#define SCRATCH_H
+
+#include <stddef.h>
+
+enum { CACHE_LINE = 64 };
+
+/* `bytes` of undefined content at the start of a cache line; NULL if there is no memory. A thread may hold one block at
+   a time and must give it back. */
+void *take_scratch(size_t bytes);
+void give_back_scratch(void *memory);
+
+/* `count`, rounded up to a multiple of `unit`. */
+static inline size_t whole(size_t count, size_t unit) { return (count + unit - 1) / unit * unit; }
+
+#endif
