@@ -63,12 +63,14 @@ def read_bundle(directory: Path) -> Bundle:
 def staged(out: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a directory to fill, which becomes `out` when the block ends, and vanishes when the block raises.
 
-    An existing `out` is an error, unless `replace` is set and it is a bundle.
+    An existing `out` is an error, unless `replace` is set and it is a bundle with no other file beside its own.
     """
     if out.exists() and not replace:
         raise BundleError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
     if out.exists() and not (out / MANIFEST).is_file():
         raise BundleError(f"{out} exists and is no bundle (it has no {MANIFEST}); choose another --out")
+    if out.exists():
+        _refuse_others(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -77,6 +79,15 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
         _publish(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_others(out: Path) -> None:
+    """Raise BundleError for a file that the bundle does not list: replacing the directory would lose it."""
+    listed = read_object(out / MANIFEST).get("sha256")
+    for name in _files(out):
+        if name != MANIFEST and not (isinstance(listed, dict) and name in listed):
+            found = out / name
+            raise BundleError(f"{found} is no file of the bundle and would be lost; move it, or choose another --out")
 
 
 def seal(directory: Path, manifest: Manifest) -> None:

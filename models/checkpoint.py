@@ -7,12 +7,12 @@ encoder, which `BertModel.from_pretrained` still reads. `heads.json` holds what 
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -130,7 +130,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     write_json(directory / "config.json", config)
     shutil.copymode(directory / "config.json", path)  # the library's 0600 would keep others out
     write_json(directory / "heads.json", {name: head_entry(head) for name, head in checkpoint.heads.items()})
-    checkpoint.tokenizer.write(directory)
+    checkpoint.tokenizer.write(directory, checkpoint.config.max_length)
 
 
 def architecture_of(heads: dict[str, Head]) -> str:
@@ -285,7 +285,7 @@ def spec_of(entry: Any, directory: Path) -> HeadSpec:
 def trained_of(entry: Any, directory: Path) -> Trained:
     """What an entry of heads.json says of the rows that the head learned from."""
     try:
-        return TypeAdapter(Trained).validate_python(entry)
+        return Trained.model_validate(entry)
     except ValidationError:
         raise CheckpointError(
             f"{directory}/heads.json has trained {str(entry)[:80]}, expected max_length and sentences; mend it"
@@ -327,7 +327,7 @@ def head_entry(head: Head) -> dict[str, Any]:
         "labels": spec.labels,
         "defaults": spec.defaults,
         "temperature": spec.temperature,
-        "trained": asdict(spec.trained),
+        "trained": spec.trained.model_dump(),
         "metrics": head.metrics,
     }
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import BundleError, InputError
 from models.row import Encoded, Source
@@ -23,14 +23,15 @@ Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(BaseModel):
     """The rows that a head learned from, which it should meet in service too; None where that is not known."""
 
-    max_length: int | None = None
-    """Tokens of the longest row, special ones included."""
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_length: int | None = Field(default=None, ge=3)
+    """Tokens at which rows were cut, special ones included."""
     sentences: Literal["one", "several"] | None = None
-    """Of a row (tag)."""
+    """How many a row holds (tag)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ made of the vocabulary. What fails leaves nothing behind.
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
 from training.parity import REFERENCE, measure_parity
 from training.progress import tell
+from training.provenance import code
 from training.run_files import RunFiles
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
@@ -111,7 +111,8 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None)
         **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
         "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
         "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
-        "commit": _commit(),
+        **code(),
+        **({"training": options.run.provenance} if options.run and options.run.provenance else {}),
         "libraries": {name: version_of(name) for name in LIBRARIES},
     }
     hashes = dict.fromkeys(files, "0" * 64)
@@ -134,7 +135,7 @@ def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> E
     config = checkpoint.config
     return EncoderEntry(
         files={precision: f"encoder.{precision}.onnx" for precision in precisions},
-        max_length=config.max_position_embeddings,
+        max_length=config.max_length,
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
         vocab_size=checkpoint.tokenizer.vocab_size,
@@ -160,16 +161,6 @@ def _portable(word: str) -> str:
     key, separator, value = word.rpartition("=")
     path = Path(value)
     return f"{key}{separator}{path.name if path.is_absolute() or '..' in path.parts else value}"
-
-
-def _commit() -> str | None:
-    """Return the commit of this code, None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return found.stdout.strip() or None
 
 
 def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path, kept: Kept | None) -> None:

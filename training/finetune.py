@@ -23,7 +23,7 @@ from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
 from training.base import note_length, read_base, set_dropout
 from training.best import Best
-from training.calibration import fit_temperature
+from training.calibration import Calibration
 from training.data import Example, labels_of, read_examples
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluate import check_labels
@@ -134,10 +134,19 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     if recipe.patience and not best.stale:
         best.offer(validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples), checkpoint)
     best.restore(checkpoint)
+    calibrations: dict[str, Calibration] = {}
     for name in recipe.heads:
         head = checkpoint.heads[name]
-        checkpoint.heads[name] = Head(fitted(predictor, name, head.spec, recipe, validation[name]), head.module)
+        if head.spec.task in ("classify", "pair"):
+            calibrations[name] = calibrated(predictor, name, validation[name])
+            spec = replace(head.spec, temperature=calibrations[name].temperature)
+        else:
+            spec = fitted(predictor, name, head.spec, recipe, validation[name])
+        checkpoint.heads[name] = Head(spec, head.module)
     figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
+    for name, calibration in calibrations.items():
+        if name in figures and calibration.error is not None:
+            figures[name]["calibration_error"] = calibration.error  # on examples that the temperature was not fitted on
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
@@ -240,9 +249,8 @@ def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any]) -> 
     if recipe.task == "tag" and "pieces" not in recipe.defaults:
         defaults |= DEFAULTS["tag"]  # also a head that read first pieces learns all of them from now on
     sentences: Literal["one", "several"] = "several" if recipe.joined else "one"
-    return HeadSpec(
-        recipe.task, labels, defaults, trained=Trained(recipe.max_length, sentences if recipe.task == "tag" else None)
-    )
+    trained = Trained(max_length=recipe.max_length, sentences=sentences if recipe.task == "tag" else None)
+    return HeadSpec(recipe.task, labels, defaults, trained=trained)
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------
@@ -270,13 +278,11 @@ def validate(
 def fitted(
     predictor: CheckpointPredictor, name: str, spec: HeadSpec, recipe: FinetuneRecipe, examples: Sequence[Example]
 ) -> HeadSpec:
-    """What a head is once its temperature or its threshold of no answer is found on its validation data."""
-    if spec.task in ("classify", "pair"):
-        return replace(spec, temperature=temperature(predictor, name, examples))
+    """What a head is once its threshold of no answer is found on its validation data, if it has one."""
     head = recipe.heads[name]
-    if spec.task == "qa" and "no_answer_threshold" not in head.defaults:
-        return replace(spec, defaults=spec.defaults | no_answer(predictor, name, head, examples, recipe.seed))
-    return spec
+    if spec.task != "qa" or "no_answer_threshold" in head.defaults:
+        return spec
+    return replace(spec, defaults=spec.defaults | no_answer(predictor, name, head, examples, recipe.seed))
 
 
 def no_answer(
@@ -296,15 +302,16 @@ def no_answer(
     return {"no_answer_threshold": round(threshold, 4)}
 
 
-def temperature(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> float:
+def calibrated(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> Calibration:
     """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked."""
     spec = predictor.head(name)
-    if spec.task not in ("classify", "pair") or not examples:
-        return 1.0
-    encoded = targets(examples, spec, predictor.tokenizer, predictor.max_length)
-    logits = np.concatenate(
-        [predictor.run(name, [t.row for t in encoded[i : i + 32]]) for i in range(0, len(encoded), 32)]
+    encoded = targets(examples, spec, predictor.tokenizer, spec.trained.max_length or predictor.max_length)
+    logits = [
+        row for i in range(0, len(encoded), 32) for row in predictor.run(name, [t.row for t in encoded[i : i + 32]])
+    ]
+    found = Calibration.of(
+        np.array(logits).reshape(len(encoded), len(spec.labels)), np.array([t.labels[0] for t in encoded], np.int64)
     )
-    return fit_temperature(
-        np.concatenate(list(logits)).reshape(len(encoded), -1), np.array([t.labels[0] for t in encoded])
-    )
+    if found.remark:
+        tell(f"heads.{name}: {found.remark}")
+    return found

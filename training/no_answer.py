@@ -22,7 +22,7 @@ LEAST = 20
 
 def fit_no_answer(predictor: LocalPredictor, head: str, examples: Sequence[QuestionExample]) -> float | None:
     """Return the threshold for `head` on `examples`; None where there are too few with or without an answer."""
-    answerable = np.array([bool(example.answers) for example in examples])
+    answerable = np.array([bool(example.answers) for example in examples], dtype=bool)
     if min(answerable.sum(), (~answerable).sum()) < LEAST:
         return None
     inputs = [QuestionInput(question=example.question, context=example.context) for example in examples]

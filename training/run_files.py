@@ -8,6 +8,7 @@ from typing import Any, Literal
 from models.task import TaskName
 from training.files import hash_of
 from training.progress import tell
+from training.provenance import trained
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2
@@ -33,6 +34,11 @@ class RunFiles:
             if isinstance(recipe.get("heads"), dict):
                 return cls(directory, recipe, _read(directory / INPUTS))
         return None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return what the run noted of its code, recipe and inputs; {} where it noted nothing."""
+        return trained(self.directory)
 
     def files(self, head: str, task: TaskName, part: Part) -> list[Path]:
         """Return the files of a head that are still what the run read; tell of those that are not."""

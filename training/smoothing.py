@@ -45,7 +45,7 @@ def _keep_peaks(peaks: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any
 
 def _random_tokens(encoder: Encoder, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Draw input_ids and token_type_ids, the same ones each time."""
-    length = min(LENGTH, encoder.config.max_position_embeddings)
+    length = min(LENGTH, encoder.config.max_length)
     input_ids = torch.randint(vocab_size, (ROWS, length), generator=torch.Generator().manual_seed(0))
     segments = (torch.arange(length) >= length // 2).long().expand(ROWS, length)
     device = encoder.embeddings.word.weight.device

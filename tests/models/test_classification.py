@@ -54,7 +54,7 @@ def test_labels_come_best_first_and_top_k_keeps_the_best(tokenizer: Tokenizer) -
 
 
 def windows(tokenizer: Tokenizer, text: str, trained: int | None, max_length: int = 128) -> list[list[int]]:
-    task = classify(tokenizer, max_length, trained=Trained(trained))
+    task = classify(tokenizer, max_length, trained=Trained(max_length=trained))
     encoded = task.encode(text, task.parse_parameters({"truncation": "windows"}))
     assert encoded.truncated == 0
     return [row.input_ids[1:-1] for row in encoded.rows]

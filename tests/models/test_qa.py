@@ -283,7 +283,7 @@ def test_where_no_blank_divides_words_an_answer_is_exact_tokens(tmp_path: Path) 
 
 def test_windows_are_as_long_as_the_rows_that_the_head_learned_from() -> None:
     inputs = QuestionInput(question="what?", context="the cat " * 100)
-    for trained, length in ((Trained(64), 64), (Trained(), 200), (Trained(999), 200)):
+    for trained, length in ((Trained(max_length=64), 64), (Trained(), 200), (Trained(max_length=999), 200)):
         task = QuestionAnswering(UNCASED, HeadSpec("qa", [], trained=trained), 200)
         assert max(len(row.input_ids) for row in task.encode(inputs, task.parse_parameters({})).rows) == length
 

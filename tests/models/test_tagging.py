@@ -168,7 +168,7 @@ def test_rows_are_as_long_as_those_that_the_head_learned_from() -> None:
         rows = task.encode("the cat " * 200, task.parse_parameters(parameters)).rows
         return max(len(row.input_ids) for row in rows)
 
-    trained = Trained(32, "several")
+    trained = Trained(max_length=32, sentences="several")
     assert longest(tag(max_length=512, trained=trained)) == 32
     assert longest(tag(max_length=512, trained=trained), max_seq_len=200) == 200
     assert longest(tag(max_length=16, trained=trained)) == 16
@@ -176,13 +176,13 @@ def test_rows_are_as_long_as_those_that_the_head_learned_from() -> None:
 
 
 def test_a_head_of_single_sentences_reads_one_at_a_time() -> None:
-    task = tag(trained=Trained(64, "one"), pieces="joint")
+    task = tag(trained=Trained(max_length=64, sentences="one"), pieces="joint")
     text = "The cat met Dr. Smith of St. Louis. Anna ran!\n- New York\nthe end"
     encoded = task.encode(text, task.parse_parameters({}))
     rows = [" ".join(UNCASED.token(i) for i in row.input_ids[1:-1]).replace(" ##", "") for row in encoded.rows]
     assert [row.split()[0] for row in rows] == ["the", "anna", "-", "the"]
     assert sum(len(row.positions) for row in encoded.rows) == len(UNCASED.encode(text))
-    longer = tag(trained=Trained(8, "one"), pieces="joint")
+    longer = tag(trained=Trained(max_length=8, sentences="one"), pieces="joint")
     assert all(len(row.input_ids) <= 8 for row in longer.encode(text, longer.parse_parameters({})).rows)
 
 
@@ -322,6 +322,6 @@ def test_finding_words_takes_linear_time(text: str) -> None:
     # A quadratic pattern would take minutes here.
     task = tag(max_length=512, pieces="joint")
     assert task.encode(text, task.parse_parameters({})).rows
-    single = tag(max_length=512, trained=Trained(512, "one"), pieces="joint")
+    single = tag(max_length=512, trained=Trained(max_length=512, sentences="one"), pieces="joint")
     with suppress(InputError):  # too many sentences
         assert single.encode(text, single.parse_parameters({})).rows

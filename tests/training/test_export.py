@@ -159,7 +159,7 @@ def test_what_a_bundle_says(bundle: Bundle, checkpoint: Checkpoint) -> None:
     }
     assert {name: head.spec for name, head in manifest.heads.items()} == bundles.HEADS
     assert manifest.provenance["data"] == "none"
-    assert set(manifest.provenance) == {"data", "weights", "command", "commit", "libraries"}
+    assert set(manifest.provenance) == {"data", "weights", "command", "package", "commit", "libraries"}
     found = sorted(path.relative_to(bundle.directory).as_posix() for path in bundle.directory.rglob("*.*"))
     heads = [f"heads/{name}.onnx" for name in sorted(bundles.HEADS)]
     assert found == ["README.md", "bundle.json", "encoder.int8.onnx", *heads, "parity.json", "tokenizer.json"]

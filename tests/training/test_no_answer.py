@@ -1,12 +1,14 @@
 """If these fail, a head for questions refuses too much or too little, or unlearns questions that have an answer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import QuestionExample
-from training.no_answer import best_threshold
+from training.no_answer import best_threshold, fit_no_answer
 from training.unanswerable import unanswerable
 
 question = st.tuples(st.integers(-5, 5).map(float), st.floats(0, 1), st.booleans())
@@ -54,3 +56,9 @@ def test_as_many_are_made_as_asked_for_and_the_same_ones_again() -> None:
     assert len(half) == 4 and half == unanswerable(given_examples, 0.5, np.random.default_rng(3))
     assert unanswerable(given_examples[:1], 1.0, np.random.default_rng(0)) == []
     assert unanswerable(given_examples, 0.0, np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize("count", [0, 8])
+def test_few_questions_fit_nothing(count: int) -> None:
+    predictor: Any = None  # is not asked
+    assert fit_no_answer(predictor, "qa", examples()[:count]) is None

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Rebuild the starter bundle: base encoder → continued pretraining → seven heads on one encoder → int8 bundle.
+# Rebuild the starter bundle: base encoder → continued pretraining → seven heads on one encoder → taggers of documents → int8 bundle.
 #   training/recipes/starter.sh DATA BASE [WORK]     (eight hours on two cores; the same command again goes on)
 set -eu
 data=$1
@@ -47,12 +47,21 @@ python -m training finetune "$recipes/starter_ner_head.toml" --out "$work/finetu
     --set base="$work/together" --set data="$data" \
     --set "heads.ner.train=[\"$work/comments.ner.jsonl\", \"$work/articles.ner.jsonl\"]"
 
+# ---- last: taggers of documents and of every piece, questions without an answer, the other heads beside them
+python training/recipes/lists.py "$data/tagging/ewt_ner/train_documents.jsonl.xz" "$work/lists.jsonl"
+files=""
+for name in wnut17 lists premises.ner comments.ner articles.ner; do files="$files, \"$work/$name.jsonl\""; done
+python -m training finetune "$recipes/starter_documents.toml" --out "$work/documents" \
+    --set base="$work/finetuned" --set corpus="$work/corpus" --set data="$data" \
+    --set "heads.ner.train=[\"tagging/ewt_ner/train.jsonl.xz\", \"tagging/ewt_ner/train_documents.jsonl.xz\"$files]"
+
 # ---- the bundle
-python -m training export "$work/finetuned" --out models/starter --replace --precision int8 --limit 1000 --version 0.3.4 \
+python -m training export "$work/documents" --out models/starter --replace --precision int8 --version 0.4.0 \
     --card "$recipes/starter.md" \
     --data sentiment="$data/classification/sst2/validation.jsonl" \
     --data nli="$data/pair/nli/validation.jsonl.xz" \
-    --data ner="$data/tagging/ewt_ner/validation.jsonl" \
+    --data ner="$data/tagging/ewt_ner/validation_text.jsonl" \
+    --data ner="$data/tagging/ewt_ner/validation_documents.jsonl" \
     --data pos="$data/tagging/ewt_pos/validation.jsonl" \
-    --data qa="$data/qa/validation.jsonl.xz" \
+    --data qa="$data/qa/validation.jsonl.xz" --data qa="$data/qa/no_answer_validation.jsonl" \
     --data fill-mask="$work/unseen.jsonl"
