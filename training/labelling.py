@@ -41,10 +41,13 @@ class Labelled(NamedTuple):
 
 def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
     """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
-    task = predictor.head(head).task
+    spec = predictor.head(head)
+    task = spec.task
     if task not in LABELLERS:
         raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
     parameters, labelled = LABELLERS[task]
+    if task == "tag" and spec.defaults.get("pieces", "first") != "first":
+        parameters = parameters | {"pieces": "joint"}  # a head that learned every piece tags words by all of theirs
     answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
     return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
 

@@ -35,7 +35,8 @@ class UrlPredictor:
         with self._client() as client:
             described = self._ask(client, "GET", f"/heads/{quote(name, safe='')}")
         try:
-            return HeadSpec(task=described["task"], labels=described["labels"])
+            defaults = described.get("parameters", {})
+            return HeadSpec(task=described["task"], labels=described["labels"], defaults=defaults)
         except (KeyError, TypeError):
             raise EvaluationError(f"{self._url} does not describe its heads; pass the URL of this service") from None
 

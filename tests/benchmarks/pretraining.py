@@ -4,7 +4,6 @@
 
 Both train the same network from the same weights on the same masked pairs, in processes of their own and in turn
 (A B A B …), with AdamW and clipping, and without dropout and evaluation. The first steps of each are not counted.
-Trainer needs `pip install accelerate`, which nothing else here does.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from training.unanswerable import unanswerable
 question = st.tuples(st.integers(-5, 5).map(float), st.floats(0, 1), st.booleans())
 
 
-def balance(margins: np.ndarray, scores: np.ndarray, answerable: np.ndarray, threshold: float) -> float:  # type: ignore[type-arg]
+def balance(margins: np.ndarray, scores: np.ndarray, answerable: np.ndarray, threshold: float) -> float:
     refused = margins > threshold
     return float(np.where(refused, 0, scores)[answerable].mean() + refused[~answerable].mean()) / 2
 
@@ -44,7 +44,7 @@ def test_made_questions_share_words_with_a_context_that_has_no_gold_answer() -> 
     assert len(made) == len(given_examples)
     contexts = {example.question: example.context for example in given_examples}
     for one, before in zip(made, given_examples, strict=True):
-        assert one.answers == one.starts == [] and one.question == before.question
+        assert not one.answers and not one.starts and one.question == before.question
         assert one.context != contexts[one.question] and one.context in contexts.values()
         assert not any(answer in one.context for answer in before.answers)
         assert set(one.question.lower().split()) & set(one.context.lower().split())

@@ -48,6 +48,7 @@ def names(documents: list[SpannedText]) -> dict[str, list[str]]:
 
 def made(known: dict[str, list[str]], rng: np.random.Generator) -> Iterator[SpannedText]:
     for number in range(COUNT):
+        kinds: tuple[str, ...]
         if number % 2:
             kinds = PAIRS[rng.integers(len(PAIRS))]
             glue = GLUE[rng.integers(len(GLUE))]
