@@ -197,7 +197,7 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
             mine = read[np.searchsorted(read, start) : np.searchsorted(read, stop)]
             starts = start + slide(stop - start, room, stride, "inputs")
             window = owners(starts - start, room, stop - start)
-            # A word stays in the window of its first piece as far as that reaches: its pieces then saw the same text.
+            # A word is read in the window of its first piece where that holds it: its pieces then saw the same text.
             of_word = window[firsts[np.searchsorted(firsts, mine, side="right") - 1] - start]
             chosen = np.where(mine < starts[of_word] + room, of_word, window[mine - start])
             numbers, changes = np.unique(chosen, return_index=True)  # a window in which nothing is read is not run
@@ -264,7 +264,7 @@ def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
 
 
 def _groups(words: list[Tagged]) -> list[list[Tagged]]:
-    """Join neighbours of one entity: B- begins anew, I- continues its like and else begins one too."""
+    """Join neighbours of one entity: B- begins one, I- continues one of its type, or begins one where there is none."""
     groups: list[list[Tagged]] = []
     last = None
     for word in words:

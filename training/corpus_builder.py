@@ -123,7 +123,7 @@ def documents(files: Sequence[Path], limit: int | None, sources: Sources) -> Ite
         try:
             yield from islice(iter_documents(path), limit)
         except DataError:
-            sources.check()  # a line that is half written is no mistake of its writer
+            sources.check()  # a line may be half written because its file is still growing
             raise
 
 

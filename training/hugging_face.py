@@ -26,7 +26,7 @@ Values = dict[str, Any]
 
 
 def read_any(directory: Path) -> Checkpoint:
-    """Read a checkpoint of ours, or a finetuned directory of Hugging Face."""
+    """Read one of our own checkpoints, or a finetuned directory of Hugging Face."""
     return read_checkpoint(directory) if (directory / HEADS).exists() else read_hugging_face(directory)
 
 

@@ -47,7 +47,7 @@ def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labell
         raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
     parameters, labelled = LABELLERS[task]
     if task == "tag" and spec.defaults.get("pieces", "first") != "first":
-        parameters = parameters | {"pieces": "joint"}  # a head that learned every piece tags words by all of theirs
+        parameters = parameters | {"pieces": "joint"}  # a head that learned every piece
     answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
     return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
 

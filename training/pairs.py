@@ -68,7 +68,7 @@ def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
 
 
 def longest_row(corpus: Corpus, max_length: int, nsp: bool) -> int:
-    """Return how many tokens a row of the corpus has at most, specials included: short documents fill no row.
+    """Return the most tokens of any row of the corpus, specials included: short documents fill no row.
 
     A pair is of one document or of two, a run of one.
     """

@@ -48,7 +48,7 @@ def package_version(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """None where this code is no checkout of its own: a repository around an installation is another project's."""
+    """The commit; None outside a checkout: a repository around an installation belongs to another project."""
     if not is_checkout(root) or Path(git(root, "rev-parse", "--show-toplevel") or "/").resolve() != root.resolve():
         return None
     head = git(root, "rev-parse", "--verify", "HEAD")

@@ -1,6 +1,5 @@
 """The data files of a finetuning run, as they were when it began: what an export measures its heads on."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from models.task import TaskName
 from training.files import hash_of
 from training.progress import tell
-from training.provenance import trained
+from training.provenance import read_object, trained
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2
@@ -30,9 +29,9 @@ class RunFiles:
         """Return those of the run that made a checkpoint; None where no run of finetuning did."""
         path = checkpoint.resolve()
         for directory in (path, *path.parents[:LEVELS]):
-            recipe = _read(directory / RECIPE)
+            recipe = read_object(directory / RECIPE)
             if isinstance(recipe.get("heads"), dict):
-                return cls(directory, recipe, _read(directory / INPUTS))
+                return cls(directory, recipe, read_object(directory / INPUTS))
         return None
 
     @property
@@ -57,12 +56,3 @@ class RunFiles:
             tell(f"{path} is not what the run read (by its SHA-256): {head} is measured without it")
             return False
         return True
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return a JSON object; an empty one where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

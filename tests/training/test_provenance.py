@@ -43,7 +43,7 @@ def test_the_commit_is_that_of_the_checkout_and_a_change_is_marked(checkout: Pat
     assert code(checkout) == {"package": "bertheads 9.8.7", "commit": head}
     (checkout / "runs").mkdir()
     (checkout / "runs" / "metrics.jsonl").write_text("{}")
-    assert commit(checkout) == head  # what a run writes is no change of the code
+    assert commit(checkout) == head  # what a run writes does not change the code
     (checkout / "training" / "new.py").write_text("")
     assert commit(checkout) == f"{head}+changes"
     (checkout / "training" / "new.py").unlink()
