@@ -15,11 +15,9 @@ from pydantic import Field
 from models.errors import InputError
 from models.row import Encoded
 from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
-from models.windows import MOST_WINDOWS, slide
+from models.windows import MOST_WINDOWS, slide, usual_overlap
 
 Truncation = Literal["right", "left", "windows", "error"]
-MOST_OVERLAP = 64
-"""Tokens that two windows share: a quarter of a window, at most this."""
 LEAST_ROW = 8
 """Tokens of a window, special ones included."""
 
@@ -133,7 +131,7 @@ def _row_length(head: HeadSpec, max_length: int) -> int:
 
 def _parts(ids: list[int], room: int) -> list[list[int]]:
     """Cut ids into overlapping windows of `room`; raise InputError if they are too many."""
-    starts = slide(len(ids), room, min(room // 4, MOST_OVERLAP), "inputs").tolist()
+    starts = slide(len(ids), room, usual_overlap(room), "inputs").tolist()
     return [ids[start : start + room] for start in starts]
 
 

@@ -29,7 +29,7 @@ from models.scripts import word_numbers
 from models.sentences import sentence_starts
 from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.tokenizer import Pieces, Tokenizer
-from models.windows import MOST_WINDOWS, owners, slide
+from models.windows import MOST_WINDOWS, owners, slide, usual_overlap
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
@@ -224,7 +224,7 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
 
     def _stride(self, parameters: TagParameters, room: int) -> int:
         if parameters.stride is None:
-            return min(64, room // 4)
+            return usual_overlap(room)
         if parameters.stride >= room:
             raise InputError(
                 "parameters.stride",

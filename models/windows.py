@@ -13,6 +13,15 @@ from models.errors import InputError
 MOST_WINDOWS = 2048
 
 
+MOST_OVERLAP = 64
+"""Tokens that two windows share by default, where a quarter of a window has as many."""
+
+
+def usual_overlap(room: int) -> int:
+    """Return how many tokens two windows of `room` share unless somebody says otherwise."""
+    return min(room // 4, MOST_OVERLAP)
+
+
 def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]:
     """Return the first index of each window of `room` tokens (or the one shorter window) over `length` tokens.
 

@@ -1,6 +1,6 @@
 """What the heads of a checkpoint are measured on: data that a person names, files of their run, or made texts."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from models.qa import QuestionInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.data import Document, Example, PairExample, TextExample, iter_lines, read_examples
+from training.errors import ExportError
 from training.files import hash_of
 from training.made_texts import made_texts
 from training.passages import masked_passages
@@ -25,6 +26,14 @@ SAMPLE = 1000
 """Examples of a run's files, which nobody asked to be measured in full."""
 TEXTS: dict[TaskName, int] = {"classify": 200, "pair": 200, "tag": 200, "qa": 100, "fill-mask": 50}
 """Texts on which logits are compared; those of fill-mask have the most choices and the largest logits."""
+
+
+def check_heads(data: Data, known: Collection[str]) -> None:
+    """Raise ExportError for data of a head that is not among the `known` ones."""
+    for name in data:
+        if name not in known:
+            found = ", ".join(known)
+            raise ExportError(f"there is no head {name!r}, expected one of {found}; correct --data HEAD=FILE")
 
 
 @dataclass(frozen=True)

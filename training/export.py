@@ -28,7 +28,7 @@ from training.card import model_card
 from training.comparison import Figures
 from training.errors import ExportError
 from training.evaluate import positive
-from training.evidence import Data
+from training.evidence import Data, check_heads
 from training.gate import check_parity, remarks
 from training.graph import place_constants, share_constants
 from training.hugging_face import read_any
@@ -93,10 +93,7 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
 def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
     if not checkpoint.heads:
         raise ExportError("the checkpoint has an encoder but no head, expected one at least; finetune it first")
-    for name in options.data:
-        if name not in checkpoint.heads:
-            known = ", ".join(checkpoint.heads)
-            raise ExportError(f"there is no head {name!r}, expected one of {known}; correct --data HEAD=FILE")
+    check_heads(options.data, checkpoint.heads)
     if options.card and not options.card.is_file():
         raise ExportError(f"{options.card} does not exist, expected the bundle's model card; correct --card")
 

@@ -20,7 +20,7 @@ from training.base import unpack
 from training.card import model_card, text_of
 from training.errors import ExportError
 from training.evaluate import positive
-from training.evidence import Data
+from training.evidence import Data, check_heads
 from training.export import data_of, pair, with_metrics
 from training.gate import check_parity, remarks
 from training.parity import REFERENCE, measure_parity
@@ -45,7 +45,7 @@ class ParityOptions:
 def remeasure(directory: Path, options: ParityOptions) -> Bundle:
     """Measure and write; raise ExportError, and leave the bundle as it was, if a head is over the budget."""
     bundle = read_bundle(directory)
-    _check_heads(options.data, bundle)
+    check_heads(options.data, bundle.manifest.heads)
     checkpoint, reference = _reference(bundle, options.reference)
     run = RunFiles.find(options.reference) if options.reference else None
     figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference)
@@ -63,13 +63,6 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
         seal(staging, manifest)
         read_bundle(staging)
     return read_bundle(directory)
-
-
-def _check_heads(data: Data, bundle: Bundle) -> None:
-    for name in data:
-        if name not in bundle.manifest.heads:
-            known = ", ".join(bundle.manifest.heads)
-            raise ExportError(f"there is no head {name!r}, expected one of {known}; correct --data HEAD=FILE")
 
 
 def _reference(bundle: Bundle, directory: Path | None) -> tuple[Checkpoint, str]:

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification
 
+from models.bundle import Bundle
+from models.session import Session
+from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 
@@ -54,3 +58,13 @@ def only_vocabulary(directory: Path, tokens: list[str]) -> Path:
 
 def entries(tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
+
+
+def answer(bundle: Bundle, name: str, inputs: Any, **given: Any) -> Any:
+    """What a head of a bundle answers to one input, as the service would."""
+    head = bundle.manifest.heads[name]
+    task = TASKS[head.task](bundle.tokenizer, head.spec, bundle.manifest.encoder.max_length)
+    parameters = task.parse_parameters(given)
+    encoded = task.encode(inputs, parameters)
+    logits = Session(bundle).run([(name, row) for row in encoded.rows])
+    return task.decode(encoded, np.concatenate(logits), parameters)

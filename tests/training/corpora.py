@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -33,3 +34,9 @@ def small_corpus(directory: Path, documents: int = 12, sentences: int = 10, held
     out = directory / "corpus"
     build_corpus([source], FIXTURES, out, held_out=held_out, limit=None, workers=1)
     return out
+
+
+def build(source: Path, out: Path, workers: int = 1) -> Corpus:
+    """Build the corpus of one file, nothing held out."""
+    build_corpus([source], FIXTURES, out, held_out=0.0, limit=None, workers=workers)
+    return Corpus(out)

@@ -20,10 +20,8 @@ from transformers import (
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import read_checkpoint
 from models.errors import CheckpointError
-from models.session import Session
-from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.models.directories import change, entries, only_vocabulary, save
+from tests.models.directories import answer, change, entries, only_vocabulary, save
 from training import export as exporting
 from training import importing
 from training.hugging_face import read_hugging_face
@@ -40,15 +38,6 @@ def exported(directory: Path, out: Path, command: str = "export") -> Bundle:
     module.add_arguments(parser)
     run(parser.parse_args([str(directory), "--out", str(out), "--precision", "fp32", "--name", "made"]))
     return read_bundle(out)
-
-
-def answer(bundle: Bundle, name: str, inputs: Any, **given: Any) -> Any:
-    head = bundle.manifest.heads[name]
-    task = TASKS[head.task](bundle.tokenizer, head.spec, bundle.manifest.encoder.max_length)
-    parameters = task.parse_parameters(given)
-    encoded = task.encode(inputs, parameters)
-    logits = Session(bundle).run([(name, row) for row in encoded.rows])
-    return task.decode(encoded, np.concatenate(logits), parameters)
 
 
 def assert_answers(found: list[Any], expected: Any, key: str) -> None:

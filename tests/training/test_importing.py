@@ -28,9 +28,9 @@ from models.errors import CheckpointError
 from models.qa import QuestionInput
 from models.row import Row
 from models.session import Session
-from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.models import tiny
+from tests.models.directories import answer
 from training import importing
 from training.export import ExportOptions, export
 from training.importing import read_hugging_face
@@ -54,15 +54,6 @@ def save(kind: Any, tokenizer: Tokenizer, directory: Path, labels: list[str] | N
 def bundle_of(directory: Path, **asked: Any) -> Bundle:
     checkpoint = read_hugging_face(directory, **asked)
     return export(checkpoint, directory.parent / "bundle", ExportOptions("imported", precisions=("fp32",)))
-
-
-def answer(bundle: Bundle, name: str, inputs: Any, **given: Any) -> Any:
-    head = bundle.manifest.heads[name]
-    task = TASKS[head.task](bundle.tokenizer, head.spec, bundle.manifest.encoder.max_length)
-    parameters = task.parse_parameters(given)
-    encoded = task.encode(inputs, parameters)
-    logits = Session(bundle).run([(name, row) for row in encoded.rows])
-    return task.decode(encoded, np.concatenate(logits), parameters)
 
 
 def assert_logits(bundle: Bundle, name: str, model: PreTrainedModel, rows: list[Row]) -> None:
