@@ -7,10 +7,11 @@ put together label by label; of a pair, both texts slide, so that every part of 
 
 from collections.abc import Iterable
 from itertools import product
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from models.errors import InputError
 from models.row import Encoded

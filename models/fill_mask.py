@@ -6,11 +6,12 @@ and nothing is cut.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
+from typing_extensions import TypedDict
 
 from models.errors import InputError
 from models.row import Encoded

@@ -9,12 +9,12 @@ context as given: whole words, where blanks divide words and `align_to_words` is
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from models.errors import InputError
 from models.row import Encoded, Row

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from models.errors import BundleError, InputError
 from models.row import Encoded, Source
@@ -89,7 +90,8 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
         try:
             return self.parameters.model_validate({**self.head.defaults, **given})
         except ValidationError as error:
-            raise _input_error(error, self.head.task, self.parameters) from None
+            first = error.errors(include_url=False)[0]
+            raise parameter_error(first, self.head.task, self.parameters) from None
 
     @abstractmethod
     def encode(self, inputs: Inputs, parameters: Parameters) -> Encoded[Source]:
@@ -115,12 +117,12 @@ def softmax(logits: Logits, temperature: float) -> Scores:
     return scores
 
 
-def _input_error(error: ValidationError, task: TaskName, parameters: type[Strict]) -> InputError:
-    first = error.errors(include_url=False)[0]
-    half = first["type"] == "string_unicode" and not first["loc"]  # of a character: the name itself is no text
-    name = ascii(first["input"])[1:-1] if half else ".".join(str(part) for part in first["loc"])[:80]
-    if half or first["type"] == "extra_forbidden":
+def parameter_error(error: ErrorDetails, task: TaskName, parameters: type[Strict]) -> InputError:
+    """Return the error of a user for what pydantic found wrong with one parameter."""
+    half = error["type"] == "string_unicode" and not error["loc"]  # of a character: the name itself is no text
+    name = ascii(error["input"])[1:-1] if half else ".".join(str(part) for part in error["loc"])[:80]
+    if half or error["type"] == "extra_forbidden":
         known = ", ".join(parameters.model_fields)
         return InputError(f"parameters.{name}", f"is no parameter of {task}; it takes {known}")
-    expected = first["msg"][:1].lower() + first["msg"][1:]
-    return InputError(f"parameters.{name}", f"is {repr(first['input'])[:80]}, but {expected}")
+    expected = error["msg"][:1].lower() + error["msg"][1:]
+    return InputError(f"parameters.{name}", f"is {repr(error['input'])[:80]}, but {expected}")

@@ -3,18 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 
-from models.errors import InputError
-from service.dispatch import Dispatch
-from service.errors import ServiceError
 from service.gate import Gate
 from service.lifecycle import Service
 from service.metrics import Metrics
-from service.problems import answer_http_error, answer_input_error, answer_service_error
-from service.routes import add_routes, document
+from service.openapi import document
+from service.routes import add_routes
 from service.settings import Settings
 
 
@@ -32,7 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="bertheads",
-        version="0.1.0",
+        version=version("bertheads"),
         description="Finetuned BERT heads over HTTP, in the shapes of the Hugging Face Inference API.",
         lifespan=lifespan,
         docs_url=None,
@@ -40,11 +38,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_exception_handler(ServiceError, answer_service_error)
-    app.add_exception_handler(InputError, answer_input_error)
-    app.add_exception_handler(HTTPException, answer_http_error)
-    app.add_middleware(Dispatch)
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
-    add_routes(app)
+    add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
+    # In place of FastAPI's five: the gate turns every error into an answer.
+    gate = Gate(AsyncExitStackMiddleware(app.router), settings=settings, metrics=metrics)
+    app.build_middleware_stack = lambda: gate  # type: ignore[method-assign]
     return app

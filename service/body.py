@@ -1,56 +1,25 @@
-"""From the bytes of a request to its inputs and parameters, or to an error that names the field.
+"""The bytes of a request's body: how many may be under way, and how they are read, inflated and refused."""
 
-Strict where JSON parsers usually are not: no NaN, no duplicate keys, no unknown keys. What is inside a text is the
-tokenizer's to judge; its length is judged here, before anything is spent on it.
-"""
-
-import difflib
-import json
-import sys
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+import re
+import zlib
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
 from starlette.types import Receive
 
-from models.errors import InputError
-from models.task import Strict
-from models.tasks import AnyTask
-from service.errors import BadRequest, ClientGone, FieldError, TooLarge, Unprocessable, UnsupportedMedia, queue_full
-from service.heads import Head
-from service.settings import Settings
+from service.errors import BadRequest, ClientGone, TooLarge, UnsupportedMedia, queue_full
 
-KEYS = ("inputs", "parameters")
 LONG_BODY = 1 << 16
 """Bytes from which parsing leaves the event loop, and others may have to wait."""
-MOST_BODIES = 1 << 28
-"""Bytes of all bodies that are under way, from their first to the answer: as they came, or as their texts lie here."""
-MOST_ERRORS = 16
-"""Errors that one answer names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a client wants of a head."""
-
-    inputs: list[Any]
-    """Each is an instance of the task's `inputs`."""
-    is_list: bool
-    """Whether the client sent a list, and gets one."""
-    parameters: Strict
-
-    @property
-    def characters(self) -> int:
-        """Of all texts: what tokenising will take, before it is known."""
-        return self.parameters.characters + sum(len(text) for item in self.inputs for text in _texts(item))
-
-    @property
-    def size(self) -> int:
-        """Bytes of all texts in memory, where one character beyond U+FFFF makes each of its text take four."""
-        return sum(sys.getsizeof(text) for item in self.inputs for text in _texts(item))
+MAX_BODIES = 1 << 28
+"""Bytes of all bodies that are under way, from their first byte to the answer: as received, or as text in memory."""
+MAX_VALUES = 1 << 15
+"""Values in a long body. Each one is cheap, but millions of them would keep the interpreter busy for seconds."""
+JSON = ("", "application/x-www-form-urlencoded", "application/json")
+"""Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
+INFLATE = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""`wbits` of zlib by Content-Encoding (RFC 9110, 8.4.1)."""
+STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class Bodies:
@@ -61,16 +30,16 @@ class Bodies:
 
     @contextmanager
     def one(self) -> Iterator[Callable[[int], None]]:
-        """Yield what counts further bytes of one body; raises QueueFull for a long one beside too many of others."""
+        """Yield what counts further bytes of one body; raises QueueFull for a long one beside too many others."""
         mine = 0
 
         def add(size: int) -> None:
             nonlocal mine
             mine += size
             self.size += size
-            if mine > LONG_BODY and self.size > MOST_BODIES:
-                error = queue_full(f"bodies of {self.size} bytes are under way, and at most {MOST_BODIES} may be", 1)
-                error.headers["Connection"] = "close"  # its rest is not read
+            if mine > LONG_BODY and self.size > MAX_BODIES:
+                error = queue_full(f"bodies of {self.size} bytes are under way, and at most {MAX_BODIES} may be", 1)
+                error.headers["Connection"] = "close"  # the rest of it is not read
                 raise error
 
         try:
@@ -79,12 +48,19 @@ class Bodies:
             self.size -= mine
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, count: Callable[[int], None]) -> bytes:
-    """Return the body, which `count` is told of piece by piece, and may refuse.
+async def read_body(
+    headers: Mapping[str, str],
+    receive: Receive,
+    limit: int,
+    count: Callable[[int], None],
+    media: Container[str] = JSON,
+) -> bytes:
+    """Return the body, inflated; `count` learns of each piece, and may refuse it.
 
-    Raises TooLarge as soon as more than `limit` bytes are announced or have come.
+    Raises TooLarge as soon as more than `limit` bytes are announced, received or inflated.
     """
-    _check_media(headers.get("content-type", ""))
+    _check_media(headers.get("content-type", ""), media)
+    inflate = _inflater(headers.get("content-encoding", ""))
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise _too_large(f"of {announced} bytes", limit)
@@ -94,184 +70,56 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int, co
         if message["type"] == "http.disconnect":
             raise ClientGone("the client left before its request was complete")
         piece = message.get("body", b"")
-        body += piece
+        body += piece if inflate is None else _inflated(inflate, piece, limit + 1 - len(body))
         if len(body) > limit:
-            raise _too_large("in chunks", limit)
+            raise _too_large("in chunks" if inflate is None else "in its inflated form", limit)
         count(len(piece))
         if not message.get("more_body", False):
+            if inflate is not None and not inflate.eof:
+                raise malformed("ends before its compressed data does; send all of it")
             return bytes(body)
 
 
-def parse_json(body: bytes) -> object:
-    """Parse one JSON document; raise BadRequest saying what is wrong and where."""
-    try:
-        return json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
-    except UnicodeDecodeError as error:
-        raise _malformed(f"is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}") from None
-    except json.JSONDecodeError as error:
-        raise _malformed(f"is not JSON: {error.msg.lower()} at character {error.pos}") from None
-    except RecursionError:
-        raise _malformed("is nested too deeply") from None
-    except ValueError:  # more digits than Python converts (sys.set_int_max_str_digits)
-        raise _malformed("has a number of thousands of digits") from None
+def check_values(body: bytes) -> None:
+    """Raise BadRequest for a long body of more values than any request needs."""
+    if body.count(b",") > MAX_VALUES and STRINGS.sub(b"", body).count(b",") > MAX_VALUES:
+        raise malformed(f"has more than {MAX_VALUES} values; send fewer inputs")
 
 
-def parse_call(document: object, head: Head, settings: Settings) -> Call:
-    """Check a parsed document against the head's task; raise Unprocessable or InputError."""
-    if not isinstance(document, dict):
-        raise Unprocessable([FieldError("body", f'is {_kind(document)}; send {{"inputs": …, "parameters": {{…}}}}')])
-    if unknown := _first_unknown(document, KEYS):
-        raise Unprocessable([FieldError(key[:80], _unknown(key)) for key in unknown])
-    if "inputs" not in document:
-        raise Unprocessable([FieldError("inputs", "is missing; send the text, or a list of texts")])
-    inputs = document["inputs"]
-    is_list = isinstance(inputs, list)
-    return Call(
-        _parse_inputs(inputs, head.task, settings) if is_list else [_one_input(inputs, head.task, settings)],
-        is_list,
-        _parse_parameters(document.get("parameters"), head),
-    )
+def malformed(sentence: str) -> BadRequest:
+    return BadRequest(f"the body {sentence}", field="body")
 
 
-def _parse_parameters(given: object, head: Head) -> Strict:
-    if not given and (given is None or isinstance(given, dict)):
-        return head.defaults
-    if not isinstance(given, dict):
-        raise InputError("parameters", f"is {_kind(given)}; send an object such as {{}}")
-    parameters: Strict = head.task.parse_parameters(given)
-    return parameters
-
-
-def _parse_inputs(values: list[object], task: AnyTask, settings: Settings) -> list[Any]:
-    if not 1 <= len(values) <= settings.max_items:
-        raise InputError("inputs", f"has {len(values)} items; send 1 to {settings.max_items}")
-    inputs, errors = [], list[FieldError]()
-    for index, value in enumerate(values):
-        try:
-            inputs.append(_one_input(value, task, settings))
-        except Unprocessable as error:
-            errors += [FieldError(place(each.field, index), each.message) for each in error.errors]
-    if errors:
-        raise Unprocessable(errors[:MOST_ERRORS])
-    return inputs
-
-
-def place(field: str, index: int) -> str:
-    """Return the field of an item of a list: inputs.question → inputs[3].question."""
-    return f"inputs[{index}]{field.removeprefix('inputs')}" if field.startswith("inputs") else field
-
-
-def _one_input(value: object, task: AnyTask, settings: Settings) -> Any:
-    parsed = _parsed(value, task.inputs)
-    limit = settings.max_characters
-    errors = [
-        FieldError(f"inputs{name}", f"has {len(text)} characters; at most {limit} are allowed, so send it in parts")
-        for name, text in _named_texts(parsed)
-        if len(text) > limit
-    ]
-    if errors:
-        raise Unprocessable(errors)
-    return parsed
-
-
-def _parsed(value: object, kind: type[Any]) -> Any:
-    if kind is str:
-        if isinstance(value, str):
-            return value
-        raise Unprocessable([FieldError("inputs", f"is {_kind(value)}, but must be a text or a list of texts")])
-    assert issubclass(kind, BaseModel)
-    names = ", ".join(f'"{name}": …' for name in kind.model_fields)
-    if not isinstance(value, dict):
-        raise Unprocessable(
-            [FieldError("inputs", f"is {_kind(value)}, but must be an object {{{names}}} or a list of such")]
-        )
-    if unknown := _first_unknown(value, kind.model_fields):
-        raise Unprocessable([FieldError(f"inputs.{key[:80]}", f"is unknown; send {{{names}}}") for key in unknown])
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        raise Unprocessable(
-            [
-                FieldError(f"inputs.{'.'.join(map(str, e['loc']))[:80]}", _explain(e["type"], e["input"], names))
-                for e in details
-            ]
-        ) from None
-
-
-def _first_unknown(found: dict[str, Any], known: Container[str]) -> list[str]:
-    return list(islice((key for key in found if key not in known), MOST_ERRORS))
-
-
-def _explain(kind: str, value: object, names: str) -> str:
-    if kind == "missing":
-        return f"is missing; send {{{names}}}"
-    return f"is {_kind(value)}, but must be a text"
-
-
-def _named_texts(parsed: Any) -> Iterable[tuple[str, str]]:
-    if isinstance(parsed, str):
-        return [("", parsed)]
-    return [(f".{name}", getattr(parsed, name)) for name in type(parsed).model_fields]
-
-
-def _texts(parsed: Any) -> Iterable[str]:
-    return (text for _, text in _named_texts(parsed))
-
-
-def _unknown(key: str) -> str:
-    nearest = difflib.get_close_matches(key[:80], KEYS, n=1)
-    return f"is unknown; did you mean {nearest[0]}?" if nearest else f"is unknown; a request has {' and '.join(KEYS)}"
-
-
-def _kind(value: object) -> str:
-    """Name what JSON calls a value, with the value where it is short."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, int | float):
-        return f"the number {value!r}" if abs(value) < 10**15 else "a huge number"
-    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
-
-
-# What `curl -d` and urllib declare when nobody tells them what they send.
-UNDECLARED = ("", "application/x-www-form-urlencoded")
-
-
-def _check_media(content_type: str) -> None:
+def _check_media(content_type: str, accepted: Container[str]) -> None:
     media = content_type.partition(";")[0].strip().lower()
-    if media not in UNDECLARED and media != "application/json" and not media.endswith("+json"):
+    if media not in accepted and not media.endswith("+json"):
         raise UnsupportedMedia(
             f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json", field="Content-Type"
         )
+
+
+def _inflater(encoding: str) -> "zlib._Decompress | None":
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return None
+    if name not in INFLATE:
+        raise UnsupportedMedia(
+            f"the body is encoded as {name[:80]}; send gzip, deflate or no Content-Encoding", field="Content-Encoding"
+        )
+    return zlib.decompressobj(INFLATE[name])
+
+
+def _inflated(inflate: "zlib._Decompress", piece: bytes, limit: int) -> bytes:
+    try:
+        inflated = inflate.decompress(piece, limit)
+    except zlib.error as error:
+        raise malformed(f"is not what its Content-Encoding says ({error}); send it as it is, or compress it") from None
+    if inflate.unused_data:
+        raise malformed("goes on behind its compressed data; send one compressed document")
+    return inflated
 
 
 def _too_large(what: str, limit: int) -> TooLarge:
     # The rest of the body is not read, so the connection cannot be used again.
     sentence = f"the body {what} exceeds the limit of {limit} bytes; send fewer or shorter inputs"
     return TooLarge(sentence, field="body", headers={"Connection": "close"})
-
-
-def _malformed(sentence: str) -> BadRequest:
-    return BadRequest(f"the body {sentence}", field="body")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        seen = set[str]()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise _malformed(f"has the key {twice[:80]!r} twice in one object")
-    return members
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _malformed(f"has {name}, which is not JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise _malformed(f"has the number {digits[:40]}, which is too large")
-    return number

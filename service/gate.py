@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import MEDIA_TYPE, SHUTTING_DOWN, ServiceError, Unauthorized, Unavailable, problem
+from service.errors import (
+    MEDIA_TYPE,
+    REJECTIONS,
+    SHUTTING_DOWN,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    as_service_error,
+    problem,
+)
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.settings import Settings
@@ -94,21 +103,24 @@ class Gate:
         try:
             self._check_key(scope["path"], headers.get("authorization", ""))
             await self.app(scope, receive, send)
-        except Unauthorized as error:
-            self.metrics.rejected.labels(error.code).inc()
-            await send_problem(scope, send, error)
         except asyncio.CancelledError:  # the time for draining is over
             if trace_of(scope).status:
                 raise
             await send_problem(scope, send, Unavailable(SHUTTING_DOWN, headers={"Connection": "close"}))
-        except Exception:
-            trace = trace_of(scope)
-            logger.exception("request %s failed", trace.request_id)
-            if trace.status:
-                raise  # the answer has begun: all that is left is to break the connection off
-            await send_problem(
-                scope, send, ServiceError(f"something is wrong here; the log has it under {trace.request_id}")
-            )
+        except Exception as raised:
+            await self._refuse(scope, send, raised)
+
+    async def _refuse(self, scope: Scope, send: Send, raised: Exception) -> None:
+        """Turn what was raised into an answer: the one place that does, for all routes."""
+        trace, error = trace_of(scope), as_service_error(raised, scope)
+        if type(error) is ServiceError:
+            logger.error("request %s failed", trace.request_id, exc_info=raised)
+        if trace.status:
+            raise raised  # the answer has begun: all that is left is to break the connection off
+        if error.status in REJECTIONS:
+            self.metrics.rejected.labels(error.code).inc()
+        trace.log["error"] = error.code
+        await send_problem(scope, send, error)
 
     def _check_key(self, path: str, authorization: str) -> None:
         if not self._key or path in self._open or path.startswith("/health/"):

@@ -30,6 +30,13 @@ class Head:
     width: int
     """Logits of a position."""
 
+    def with_defaults(self, given: Strict | None) -> Strict:
+        """Return the parameters of a request, with this head's defaults where it says nothing."""
+        if given is None:
+            return self.defaults
+        mine = self.spec.defaults.keys() - given.model_fields_set
+        return given.model_copy(update={name: getattr(self.defaults, name) for name in mine}) if mine else given
+
     @property
     def bundle_name(self) -> str:
         """As in the header X-Bundle."""

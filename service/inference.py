@@ -1,14 +1,17 @@
 """One request from its bytes to the bytes of its answer: tokenize, queue, encode, decode, each timed.
 
-Nothing that this process made itself is validated again, and only long texts leave the event loop.
+A route says which model its body has, which calls to heads the body makes, and what shape their answers get. All else
+is here, once for all routes. Nothing that this process made itself is validated again, and only long texts leave the
+event loop.
 """
 
 import asyncio
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -16,9 +19,10 @@ from starlette.responses import Response
 
 from models.errors import InputError
 from models.row import Encoded
-from models.task import TaskName
+from models.task import Strict
+from models.tasks import AnyTask
 from models.tokenizer import LONG
-from service.body import LONG_BODY, Call, parse_call, parse_json, place, read_body
+from service.body import JSON, LONG_BODY, check_values, read_body
 from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
 from service.gate import Trace, trace_of
 from service.heads import Head
@@ -27,12 +31,37 @@ from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
 
 Result = TypeVar("Result")
+Rows = list[list[Encoded[Any]]]
+"""Of each call, and of each of its inputs."""
 
 LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
-MOST_ANSWERED = 4_000_000
+MAX_ANSWERED = 4_000_000
 """Tokens of text that an answer may repeat: some 20 MB."""
 DEADLINE_HEADER = "x-deadline-ms"
+SEVERAL = "several"
+"""Label of the time of a request that several heads answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a client wants of one head."""
+
+    head: Head
+    task: AnyTask
+    inputs: Sequence[Any]
+    """Each is an instance of the task's `inputs`."""
+    parameters: Strict
+    is_list: bool
+    """Whether the client sent a list: errors then name the item."""
+
+
+class Plan(NamedTuple):
+    """What a body asks for."""
+
+    calls: list[Call]
+    respond: Callable[[list[list[Any]]], Response]
+    """Makes the response of the answers of each call, one per input, ready for JSON."""
 
 
 @dataclass(slots=True)
@@ -52,110 +81,119 @@ class Timing:
 class Inference:
     """Answers one request."""
 
-    def __init__(self, service: Service, head: Head, trace: Trace, deadline: Deadline) -> None:
+    def __init__(self, service: Service, request: Request, deadline: Deadline) -> None:
         self.service = service
-        self.head = head
-        self.trace = trace
+        self.request = request
+        self.trace: Trace = trace_of(request.scope)
         self.deadline = deadline
         self.timing = Timing()
+        self.small = True
+        """Whether no text can be long, because the body is not."""
 
-    async def answer(self, request: Request) -> Response:
-        """Read, compute, answer."""
+    async def respond(self, plan: Callable[[bytes], Plan], media: Container[str] = JSON) -> Response:
+        """Read the body, compute what `plan` finds in it, answer."""
         with self.service.bodies.one() as count:
-            return await self._answer(request, await self._read(request, count))
+            calls, respond = await self._plan(plan, media, count)
+            # Once the body is there, the connection has nothing more to say than that its client left.
+            watch = asyncio.ensure_future(self.request.receive())
+            try:
+                encoded, answers = await self._compute(calls, watch)
+            finally:
+                watch.cancel()
+        self._measure(calls, encoded, answers)
+        response = respond(answers)
+        response.headers.update(self._headers(calls, encoded))
+        return response
 
-    async def _answer(self, request: Request, call: Call) -> Response:
-        # Once the body is there, the connection has nothing more to say than that its client left.
-        watch = asyncio.ensure_future(request.receive())
-        try:
-            encoded = await self._tokenize(call)
-            if watch.done():
-                raise ClientGone("the client left before its request was queued")
-            with self.service.engine.keeping(self._logits(encoded)):
-                logits = await self._encode(encoded, watch)
-                answers = await self._decode(call, encoded, logits)
-        finally:
-            watch.cancel()
-        return self._respond(call, encoded, answers)
-
-    async def _read(self, request: Request, count: Callable[[int], None]) -> Call:
+    async def _plan(self, plan: Callable[[bytes], Plan], media: Container[str], count: Callable[[int], None]) -> Plan:
+        request, limit = self.request, self.service.settings.max_body_bytes
         try:
             async with asyncio.timeout(self._left()):
-                body = await read_body(request.headers, request.receive, self.service.settings.max_body_bytes, count)
+                body = await read_body(request.headers, request.receive, limit, count, media)
         except TimeoutError:
             sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
-        document = await self._aside(len(body) > LONG_BODY, "parse", lambda: parse_json(body))
-        call = parse_call(document, self.head, self.service.settings)
+        self.small = len(body) <= LONG
+        planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: _planned(body, plan))
         if len(body) > LONG_BODY:
-            count(max(0, call.size - len(body)))
-        return call
+            count(max(0, sum(map(sys.getsizeof, _texts(planned.calls))) - len(body)))
+        return planned
 
-    async def _tokenize(self, call: Call) -> list[Encoded[Any]]:
+    async def _compute(self, calls: list[Call], watch: "asyncio.Future[Any]") -> tuple[Rows, list[list[Any]]]:
+        encoded = await self._tokenize(calls)
+        if watch.done():
+            raise ClientGone("the client left before its request was queued")
+        with self.service.engine.keeping(_count_logits(calls, encoded)):
+            logits = await self._encode(calls, encoded, watch)
+            return encoded, await self._decode(calls, encoded, logits)
+
+    async def _tokenize(self, calls: list[Call]) -> Rows:
         started = time.monotonic()
-        encoded = await self._aside(call.characters > LONG, "tokenize", lambda: self._encode_inputs(call))
+        heavy = not self.small and sum(map(len, _texts(calls))) + sum(c.parameters.characters for c in calls) > LONG
+        encoded = await self._aside(heavy, "tokenize", lambda: self._encode_calls(calls))
         self.timing.tokenize = time.monotonic() - started
         return encoded
 
-    def _encode_inputs(self, call: Call) -> list[Encoded[Any]]:
-        limit, tokens, answered = self.service.settings.max_queued_tokens, 0, 0
-        encoded: list[Encoded[Any]] = []
-        for index, item in enumerate(call.inputs):
-            try:
-                encoded.append(self.head.task.encode(item, call.parameters))
-            except InputError as error:
-                raise InputError(place(error.field, index) if call.is_list else error.field, error.message) from None
-            tokens += sum(len(row.input_ids) for row in encoded[-1].rows)
-            if tokens > limit:
-                message = (
-                    f"makes more than {limit} tokens, windows included, which is all that may wait at a time; send less"
-                )
-                raise Unprocessable([FieldError("inputs", message)])
-            answered += self.head.task.answer_tokens(encoded[-1], call.parameters)
-            if answered > MOST_ANSWERED:
-                message = f"asks for more than {MOST_ANSWERED} tokens of text; send fewer texts, or lower top_k"
-                raise Unprocessable([FieldError("inputs", message)])
-            self._check_deadline("tokenize")
+    def _encode_calls(self, calls: list[Call]) -> Rows:
+        size = Size(self.service.settings.max_queued_tokens)
+        return [[self._encode_input(call, index, size) for index in range(len(call.inputs))] for call in calls]
+
+    def _encode_input(self, call: Call, index: int, size: "Size") -> Encoded[Any]:
+        self._check_deadline("tokenize")
+        try:
+            encoded = call.task.encode(call.inputs[index], call.parameters)
+        except InputError as error:
+            raise InputError(place(error.field, index) if call.is_list else error.field, error.message) from None
+        size.add(sum(len(row.input_ids) for row in encoded.rows), call.task.answer_tokens(encoded, call.parameters))
         return encoded
 
-    def _logits(self, encoded: list[Encoded[Any]]) -> int:
-        return self.head.width * sum(len(row.positions) for item in encoded for row in item.rows)
+    async def _encode(self, calls: list[Call], encoded: Rows, watch: "asyncio.Future[Any]") -> list[list[Logits]]:
+        jobs = [self._submit(call, of_call, watch) for call, of_call in zip(calls, encoded, strict=True)]
+        logits = [await self._finished(job) for job in jobs]
+        self.timing.queue = min(job.started_at for job in jobs) - jobs[0].queued_at
+        self.timing.encode = max(job.finished_at for job in jobs) - min(job.started_at for job in jobs)
+        self.trace.log["tokens"] = sum(job.tokens for job in jobs)
+        for call, job in zip(calls, jobs, strict=True):
+            self._series(self.service.metrics.tokens, call).inc(job.tokens)
+        return logits
 
-    async def _encode(self, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> list[Logits]:
+    def _submit(self, call: Call, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
         rows = [row for item in encoded for row in item.rows]
-        job = engine.submit(self.head.session, self.head.name, rows, self.deadline)
+        job = engine.submit(call.head.session, call.head.name, rows, self.deadline)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
+        return job
+
+    async def _finished(self, job: Job) -> list[Logits]:
+        engine = self.service.engine
         timer = asyncio.get_running_loop().call_later(self._left(), engine.expire, job)
         try:
-            logits = await job.future
+            return await job.future
         except asyncio.CancelledError:
             engine.give_up(job, "draining", ClientGone("the server cut the connection"))
             raise
         finally:
             timer.cancel()
-        self._time(job)
-        return logits
 
-    async def _decode(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
+    async def _decode(self, calls: list[Call], encoded: Rows, logits: list[list[Logits]]) -> list[list[Any]]:
         started = time.monotonic()
-        size = sum(each.size for each in logits) + 10 * sum(len(row.input_ids) for item in encoded for row in item.rows)
-        size += sum(self.head.task.answer_tokens(item, call.parameters) for item in encoded)
-        answers = await self._aside(size > LARGE_LOGITS, "decode", lambda: self._decode_all(call, encoded, logits))
+        work = list(zip(calls, encoded, logits, strict=True))
+        heavy = sum(_decoding(*each) for each in work) > LARGE_LOGITS
+        answers = await self._aside(heavy, "decode", lambda: [self._decode_call(*each) for each in work])
         self.timing.decode = time.monotonic() - started
         return answers
 
-    def _decode_all(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
+    def _decode_call(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
         rest = iter(logits)
         answers = []
         for item in encoded:
             self._check_deadline("decode")
             of_item = np.concatenate([next(rest) for _ in item.rows])
-            answers.append(self.head.task.decode(item, of_item, call.parameters))
+            answers.append(call.task.decode(item, of_item, call.parameters))
         return answers
 
     async def _aside(self, heavy: bool, stage: str, work: Callable[[], Result]) -> Result:
-        """Run work here if it is light, else on a thread until the deadline."""
+        """Run light work here, and heavy work on a thread until the deadline."""
         if not heavy:
             return work()
         try:
@@ -172,38 +210,57 @@ class Inference:
     def _left(self) -> float:
         return self.deadline.at - time.monotonic()
 
-    def _time(self, job: Job) -> None:
-        self.timing.queue = job.started_at - job.queued_at
-        self.timing.encode = job.finished_at - job.started_at
-        self.trace.log["tokens"] = job.tokens
-        self._series(self.service.metrics.tokens).inc(job.tokens)
-
-    def _respond(self, call: Call, encoded: list[Encoded[Any]], answers: list[Any]) -> Response:
-        headers = {"Server-Timing": self.timing.header(), "X-Bundle": self.head.bundle_name}
-        cut = sum(item.truncated for item in encoded)
-        if cut:
+    def _headers(self, calls: list[Call], encoded: Rows) -> dict[str, str]:
+        bundles = dict.fromkeys(call.head.bundle_name for call in calls)
+        headers = {"Server-Timing": self.timing.header(), "X-Bundle": ", ".join(bundles)}
+        if cut := sum(item.truncated for of_call in encoded for item in of_call):
             headers["X-Truncated"] = str(cut)
-        self._measure(encoded, answers)
-        # The classifiers answer a single text with a list too: Hugging Face clients read response[0].
-        nested = call.is_list or self.head.spec.task in ("classify", "pair")
-        body = json.dumps(answers if nested else answers[0], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return Response(body.encode(), media_type="application/json", headers=headers)
+        return headers
 
-    def _measure(self, encoded: list[Encoded[Any]], answers: list[Any]) -> None:
+    def _measure(self, calls: list[Call], encoded: Rows, answers: list[list[Any]]) -> None:
         metrics = self.service.metrics
+        name = calls[0].head.name if len(calls) == 1 else SEVERAL
         for stage in Timing.__slots__:
-            metrics.series(metrics.stage, stage, self.head.name).observe(getattr(self.timing, stage))
-        self._series(metrics.inputs).inc(len(encoded))
-        for item in encoded:
-            if item.truncated:
-                self._series(metrics.truncated_inputs).inc()
-                self._series(metrics.truncated_tokens).inc(item.truncated)
-        confidence = self._series(metrics.confidence)
-        for score in top_scores(answers):
-            confidence.observe(score)
+            metrics.series(metrics.stage, stage, name).observe(getattr(self.timing, stage))
+        for call, of_call, answered in zip(calls, encoded, answers, strict=True):
+            self._series(metrics.inputs, call).inc(len(of_call))
+            for item in of_call:
+                if item.truncated:
+                    self._series(metrics.truncated_inputs, call).inc()
+                    self._series(metrics.truncated_tokens, call).inc(item.truncated)
+            for score in top_scores(answered):
+                self._series(metrics.confidence, call).observe(score)
 
-    def _series(self, metric: Metric) -> Metric:
-        return self.service.metrics.series(metric, self.head.name)
+    def _series(self, metric: Metric, call: Call) -> Metric:
+        return self.service.metrics.series(metric, call.head.name)
+
+
+class Size:
+    """Adds up what one request makes of its texts; raises Unprocessable once it is more than may be."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.tokens = self.answered = 0
+
+    def add(self, tokens: int, answered: int) -> None:
+        """Count an input's tokens, and those that its answer repeats."""
+        self.tokens += tokens
+        self.answered += answered
+        if self.tokens > self.max_tokens:
+            message = (
+                f"makes more than {self.max_tokens} tokens, windows included; at most so many may wait, so send less"
+            )
+        elif self.answered > MAX_ANSWERED:
+            message = f"asks for more than {MAX_ANSWERED} tokens of text; send fewer texts, or lower top_k"
+        else:
+            return
+        raise Unprocessable([FieldError("inputs", message)])
+
+
+def json_response(answer: Any) -> Response:
+    """Return an answer as JSON, without blanks."""
+    body = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(body.encode(), media_type="application/json")
 
 
 def top_scores(answers: list[Any]) -> list[float]:
@@ -213,9 +270,18 @@ def top_scores(answers: list[Any]) -> list[float]:
         best = answer
         while isinstance(best, list) and best:
             best = best[0]
-        if isinstance(best, dict) and 0.0 <= best["score"] <= 1.0:
+        if isinstance(best, dict) and 0.0 <= best.get("score", -1.0) <= 1.0:
             scores.append(best["score"])
     return scores
+
+
+def start(request: Request) -> Inference:
+    """Return the inference of a request, unless it is refused before anything is spent on it."""
+    service: Service = request.app.state.service
+    seconds = deadline_seconds(request, service.settings.deadline)
+    deadline = Deadline(trace_of(request.scope).started + seconds, seconds)
+    service.engine.check_room(0, deadline)
+    return Inference(service, request, deadline)
 
 
 def deadline_seconds(request: Request, limit: float) -> float:
@@ -228,14 +294,36 @@ def deadline_seconds(request: Request, limit: float) -> float:
     return min(limit, int(given) / 1000)
 
 
-async def infer(request: Request, task: TaskName, named: str | None) -> Response:
-    """Answer POST /{task} and /{task}/{head}."""
-    service: Service = request.app.state.service
-    trace = trace_of(request.scope)
-    trace.route = f"/{task}" if named is None else f"/{task}/{{head}}"
-    head = service.heads.find(task, named)
-    trace.head = trace.log["head"] = head.name
-    seconds = deadline_seconds(request, service.settings.deadline)
-    deadline = Deadline(trace.started + seconds, seconds)
-    service.engine.check_room(0, deadline)  # before anything is spent on it
-    return await Inference(service, head, trace, deadline).answer(request)
+def place(field: str, index: int) -> str:
+    """Return the field of an item of a list: inputs.question → inputs[3].question."""
+    return f"inputs[{index}]{field.removeprefix('inputs')}" if field.startswith("inputs") else field
+
+
+def _planned(body: bytes, plan: Callable[[bytes], Plan]) -> Plan:
+    check_values(body)
+    return plan(body)
+
+
+def _texts(calls: Sequence[Call]) -> list[str]:
+    return [text for call in calls for item in call.inputs for text in texts_of(item)]
+
+
+def texts_of(item: Any) -> list[str]:
+    """Return the texts of one input: itself, its words, or the fields of its model."""
+    if isinstance(item, str):
+        return [item]
+    return item if isinstance(item, list) else [getattr(item, name) for name in type(item).model_fields]
+
+
+def _decoding(call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> int:
+    """Return how much there is to decode, in logits."""
+    tokens = sum(len(row.input_ids) for item in encoded for row in item.rows)
+    answered = sum(call.task.answer_tokens(item, call.parameters) for item in encoded)
+    return sum(each.size for each in logits) + 10 * tokens + answered
+
+
+def _count_logits(calls: Sequence[Call], encoded: Rows) -> int:
+    return sum(
+        call.head.width * sum(len(row.positions) for item in of_call for row in item.rows)
+        for call, of_call in zip(calls, encoded, strict=True)
+    )

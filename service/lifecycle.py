@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from models.errors import BertheadsError
 from service.body import Bodies
@@ -15,12 +16,15 @@ from service.engine import Engine, Limits
 from service.errors import Unavailable
 from service.heads import Heads, load_heads
 from service.metrics import Metrics
+from service.queue import Deadline
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 RUN_TOKENS = {"cpu": 6, "cuda": 2048}
 """Of a run: measured with 6 x 384 on CPU (tests/benchmarks/README.md); on a GPU the launches of its kernels."""
+MAX_HELD = 1000
+"""Requests that may wait while bundles load. None of them has a body in memory yet."""
 TEXT_THREADS = 2
 """Threads for tokenising and decoding what would hold up the event loop."""
 
@@ -48,19 +52,32 @@ class Service:
         self.failure: str | None = None
         """Why loading failed; the server ends with it."""
         self.draining = False
-        self._heads: Heads | None = None
+        self.served: Heads | None = None
+        """None while bundles load."""
+        self._held = 0
+        """Requests that wait for heads to load."""
         self._loading: asyncio.Task[None] | None = None
 
     @property
     def heads(self) -> Heads:
         """What is served; raise Unavailable while it loads."""
-        if self._heads is None:
+        if self.served is None:
             raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
-        return self._heads
+        return self.served
+
+    async def loaded(self, deadline: Deadline) -> Heads:
+        """Return what is served, and wait for it while it loads; raise Unavailable at the deadline, or if many wait."""
+        if self.served is None and self._held < MAX_HELD:
+            self._held += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(deadline.at - time.monotonic()):
+                    await asyncio.shield(self.loading())
+            self._held -= 1
+        return self.heads
 
     def obstacles(self) -> list[str]:
         """Return why this worker is not ready; empty if it is."""
-        if self._heads is None:
+        if self.served is None:
             return [f"loading: {self.progress}"]
         return (["draining"] if self.draining else []) + self.engine.troubles()
 
@@ -90,7 +107,7 @@ class Service:
             self.metrics.bundle.labels(
                 manifest.name, manifest.version, head.session.precision, head.session.provider
             ).set(1)
-        self._heads = heads
+        self.served = heads
         self.note_ready()
         names = ", ".join(heads.by_name)
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)

@@ -91,7 +91,7 @@ def test_a_failure_of_ours_gives_nothing_away_but_its_id(
     def fail(*_: Any) -> None:
         raise RuntimeError("secret of the house")
 
-    monkeypatch.setattr("service.inference.parse_call", fail)
+    monkeypatch.setattr("service.routes.plan_task", fail)
     response = served.post("/classify", "a text nobody may log")
     answer = problem(response, 500)
     assert "secret" not in response.text

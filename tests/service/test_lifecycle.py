@@ -40,13 +40,35 @@ def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch
         until(lambda: served.client.get("/health/live").status_code == 200)
         until(lambda: "reading" in served.service.progress)
         assert "reading bundle 1 of 1" in problem(served.client.get("/health/ready"), 503)["detail"]
-        refused = served.post("/classify", "the cat")
+        refused = served.client.post("/classify", json={"inputs": "the cat"}, headers={"X-Deadline-Ms": "50"})
         assert "loading" in problem(refused, 503)["detail"] and refused.headers["Retry-After"] == "1"
         assert served.client.get("/").status_code == served.client.get("/metrics").status_code == 200
         assert served.sample("ready") == 0
+        with ThreadPoolExecutor() as clients:
+            held = [clients.submit(served.post, "/classify", "the cat") for _ in range(3)]
+            until(lambda: served.service._held == 3)
+            loaded.set()
+            until(lambda: served.client.get("/health/ready").status_code == 200)
+            assert [each.result().status_code for each in held] == [200] * 3
+        assert served.service._held == 0 and served.sample("ready") == 1
+
+
+def test_only_so_many_requests_are_held_while_it_loads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+
+    def slowly(settings: Any, progress: Any) -> Any:
+        assert loaded.wait(30)
+        return load_heads(settings, progress)
+
+    monkeypatch.setattr("service.lifecycle.load_heads", slowly)
+    monkeypatch.setattr("service.lifecycle.MAX_HELD", 1)
+    with serving(bundle, wait=False, lanes=1) as served, ThreadPoolExecutor() as clients:
+        until(lambda: served.client.get("/health/live").status_code == 200)
+        held = clients.submit(served.post, "/classify", "the cat")
+        until(lambda: served.service._held == 1)
+        assert problem(served.post("/classify", "the cat"), 503)
         loaded.set()
-        until(lambda: served.client.get("/health/ready").status_code == 200)
-        assert served.post("/classify", "the cat").status_code == 200 and served.sample("ready") == 1
+        assert held.result().status_code == 200
 
 
 FLUSHED = """
