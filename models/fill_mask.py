@@ -6,15 +6,16 @@ and nothing is cut.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, with_config
+from typing_extensions import TypedDict
 
 from models.errors import InputError
 from models.row import Encoded
-from models.task import Logits, Scores, Strict, Task
+from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.tokenizer import MASK
 
 MOST_CHOICES = 1000
@@ -29,10 +30,12 @@ class FillMaskParameters(Strict):
     """Parameters of fill-mask."""
 
     top_k: int = Field(default=5, ge=1, le=MOST_CHOICES)
+    """Number of tokens to return for each mask, best first."""
     targets: list[Annotated[str, Field(max_length=MOST_CHARACTERS)]] | None = Field(
         default=None, min_length=1, max_length=MOST_CHOICES
     )
-    """Words to choose among; their scores are still shares of the whole vocabulary."""
+    """Words to choose from, each a single token of the vocabulary. Their scores are still probabilities over the whole
+    vocabulary."""
     _target_ids: NDArray[np.int64] | None = PrivateAttr(None)
     """Those words as tokens, once they were looked up."""
 
@@ -41,11 +44,18 @@ class FillMaskParameters(Strict):
         return sum(map(len, self.targets or ()))
 
 
+@with_config(ANSWER)
 class Choice(TypedDict):
+    """A token for a mask."""
+
     score: float
+    """The probability of the token."""
     token: int
+    """The number of the token in the vocabulary."""
     token_str: str
+    """The token as text; a piece that continues a word begins with "##"."""
     sequence: str
+    """The text with the token in place of the mask, as the tokenizer writes it."""
 
 
 @dataclass(frozen=True, slots=True)
