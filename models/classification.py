@@ -7,44 +7,59 @@ put together label by label; of a pair, both texts slide, so that every part of 
 
 from collections.abc import Iterable
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.errors import InputError
-from models.row import Encoded
-from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
+from models.row import Encoded, Row
+from models.task import ANSWER, HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.windows import MOST_WINDOWS, slide, usual_overlap
 
 Truncation = Literal["right", "left", "windows", "error"]
 LEAST_ROW = 8
-"""Tokens of a window, special ones included."""
+"""Tokens of a row that a client may ask for, special ones included."""
 
 
 class ClassificationParameters(Strict):
     """Parameters of classify and pair."""
 
     top_k: int | None = Field(default=None, ge=1)
-    """How many labels to return, all by default."""
+    """Number of labels to return, best first; all by default."""
     function_to_apply: Literal["softmax", "sigmoid", "none"] = "softmax"
-    truncation: Truncation = "right"
-    """Which end of a text that is too long is cut, or whether it is read in windows, or refused."""
+    """How logits become scores: "softmax" over all labels, "sigmoid" for each label, or "none" for raw logits."""
+    truncation: Truncation | bool = "right"
+    """What to do with an input that is too long: cut it on the "right" or "left", read it in overlapping "windows", or
+    answer 422 ("error"). As in transformers, true means the head's default, and false means "error"."""
+    max_length: int | None = Field(default=None, ge=LEAST_ROW)
+    """Maximum tokens of a row, special ones included. It can only lower the limit of the model (and of a window): a
+    larger number has no effect."""
     window_scores: Literal["maximum", "mean"] = "maximum"
-    """How the scores of windows make one score for each label: "maximum" finds what one part says, "mean" the tenor."""
+    """How the scores of windows are combined for each label: "maximum" finds what a single part says, "mean" rates the
+    whole text."""
+    threshold: float | None = None
+    """Labels with a lower score are left out; by default none is."""
 
 
 class PairInput(Strict):
     """Two texts whose relation is asked for."""
 
     text: str
+    """The first text, such as a premise."""
     text_pair: str
+    """The second text, such as a hypothesis."""
 
 
+@with_config(ANSWER)
 class ScoredLabel(TypedDict):
+    """A label and its score."""
+
     label: str
+    """The name of the label."""
     score: float
+    """The score of the label: a probability, or the raw logit if `function_to_apply` is "none"."""
 
 
 class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
@@ -56,13 +71,13 @@ class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
     def encode(self, inputs: str, parameters: ClassificationParameters) -> Encoded[None]:
         _check_top_k(self.head, parameters)
         ids = self.tokenizer.ids(inputs)
-        if parameters.truncation == "windows":
-            parts = _parts(ids, _row_length(self.head, self.max_length) - 2)
-            return Encoded([self.tokenizer.single_row(part, [0]) for part in parts], None, 0)
-        room = self.max_length - 2
-        if len(ids) > room:
-            _check_truncation(parameters.truncation, "inputs", len(ids), room)
-        kept = _cut(ids, room, parameters.truncation)
+        truncation, length = _fit(self, parameters)
+        room = length - 2
+        if truncation == "windows":
+            return Encoded([self.tokenizer.single_row(part, [0]) for part in _parts(ids, room)], None, 0)
+        if truncation == "error":
+            _check_length(len(ids), room, length < self.max_length)
+        kept = _cut(ids, room, truncation)
         return Encoded([self.tokenizer.single_row(kept, [0])], None, len(ids) - len(kept))
 
     def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
@@ -79,33 +94,28 @@ class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
         _check_top_k(self.head, parameters)
         first = self.tokenizer.ids(inputs.text, "inputs.text")
         second = self.tokenizer.ids(inputs.text_pair, "inputs.text_pair")
-        if parameters.truncation == "windows":
-            rows = [self.tokenizer.pair_row(one, other, [0]) for one, other in self._meetings(first, second)]
-            return Encoded(rows, None, 0)
-        room = self.max_length - 3
+        rows, truncated = self.rows(first, second, parameters)
+        return Encoded(rows, None, truncated)
+
+    def rows(self, first: list[int], second: list[int], parameters: ClassificationParameters) -> tuple[list[Row], int]:
+        """Lay out the ids of two texts as rows; return them and the number of tokens that were cut."""
+        truncation, length = _fit(self, parameters)
+        room = length - 3
+        if truncation == "windows":
+            return [self.tokenizer.pair_row(one, other, [0]) for one, other in _meetings(first, second, room)], 0
         total = len(first) + len(second)
-        if total > room:
-            _check_truncation(parameters.truncation, "inputs", total, room)
+        if truncation == "error":
+            _check_length(total, room, length < self.max_length)
         first_room, second_room = share_room(len(first), len(second), room)
-        first = _cut(first, first_room, parameters.truncation)
-        second = _cut(second, second_room, parameters.truncation)
-        return Encoded([self.tokenizer.pair_row(first, second, [0])], None, total - len(first) - len(second))
+        first, second = _cut(first, first_room, truncation), _cut(second, second_room, truncation)
+        return [self.tokenizer.pair_row(first, second, [0])], total - len(first) - len(second)
+
+    def room(self, parameters: ClassificationParameters) -> int:
+        """Return how many tokens of the two texts a row holds."""
+        return _fit(self, parameters).length - 3
 
     def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
         return rank_labels(self.head, logits, parameters)
-
-    def _meetings(self, first: list[int], second: list[int]) -> Iterable[tuple[list[int], list[int]]]:
-        """Every window of one text beside every window of the other; the shorter text keeps what it has up to half."""
-        room = _row_length(self.head, self.max_length) - 3
-        first_room, second_room = share_room(len(first), len(second), room)
-        parts, others = _parts(first, first_room), _parts(second, second_room)
-        if len(parts) * len(others) > MOST_WINDOWS:
-            raise InputError(
-                "inputs",
-                f"has {len(first)} and {len(second)} tokens, which makes {len(parts) * len(others)} pairs of windows, "
-                f"expected at most {MOST_WINDOWS}; shorten one of the texts",
-            )
-        return product(parts, others)
 
 
 def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
@@ -113,7 +123,8 @@ def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParame
     by_window = _scores(head, logits, parameters)
     scores = by_window.max(axis=0) if parameters.window_scores == "maximum" else by_window.mean(axis=0)
     best = np.argsort(-scores, kind="stable")[: parameters.top_k]
-    return [{"label": head.labels[i], "score": float(scores[i])} for i in best]
+    least = -np.inf if parameters.threshold is None else parameters.threshold
+    return [{"label": head.labels[i], "score": float(scores[i])} for i in best if scores[i] >= least]
 
 
 def _scores(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> Scores:
@@ -125,15 +136,48 @@ def _scores(head: HeadSpec, logits: Logits, parameters: ClassificationParameters
     return scaled
 
 
-def _row_length(head: HeadSpec, max_length: int) -> int:
-    """Tokens of a window: of the rows that the head learned from, where that is known."""
-    return min(max_length, max(head.trained.max_length or max_length, LEAST_ROW))
+class Fit(NamedTuple):
+    """How an input is made to fit the encoder."""
+
+    truncation: Truncation
+    length: int
+    """Tokens of a row at most, special ones included."""
+
+
+def _fit(task: Classify | Pair, parameters: ClassificationParameters) -> Fit:
+    """Windows are as long as the rows that the head learned from, where that is known."""
+    truncation, length = _truncation(task.head, parameters.truncation), task.max_length
+    if truncation == "windows":
+        length = min(length, max(task.head.trained.max_length or length, LEAST_ROW))
+    return Fit(truncation, min(length, parameters.max_length or length))
+
+
+def _truncation(head: HeadSpec, given: Truncation | bool) -> Truncation:
+    """Resolve the values of transformers: true cuts as this head does by default, false refuses."""
+    if isinstance(given, str):
+        return given
+    usual = head.defaults.get("truncation")
+    cuts: Truncation = usual if usual in ("left", "windows") else "right"
+    return cuts if given else "error"
 
 
 def _parts(ids: list[int], room: int) -> list[list[int]]:
     """Cut ids into overlapping windows of `room`; raise InputError if they are too many."""
     starts = slide(len(ids), room, usual_overlap(room), "inputs").tolist()
     return [ids[start : start + room] for start in starts]
+
+
+def _meetings(first: list[int], second: list[int], room: int) -> Iterable[tuple[list[int], list[int]]]:
+    """Every window of one text beside every window of the other; the shorter text keeps what it has up to half."""
+    first_room, second_room = share_room(len(first), len(second), room)
+    parts, others = _parts(first, first_room), _parts(second, second_room)
+    if len(parts) * len(others) > MOST_WINDOWS:
+        raise InputError(
+            "inputs",
+            f"has {len(first)} and {len(second)} tokens, which makes {len(parts) * len(others)} pairs of windows, "
+            f"expected at most {MOST_WINDOWS}; shorten one of the texts",
+        )
+    return product(parts, others)
 
 
 def share_room(first: int, second: int, room: int) -> tuple[int, int]:
@@ -149,12 +193,13 @@ def _cut(ids: list[int], room: int, truncation: Truncation) -> list[int]:
     return ids[max(0, len(ids) - room) :] if truncation == "left" else ids[:room]
 
 
-def _check_truncation(truncation: Truncation, field: str, length: int, room: int) -> None:
-    if truncation == "error":
+def _check_length(length: int, room: int, lowered: bool) -> None:
+    if length > room:
+        limit, remedy = ("max_length leaves", "raise it") if lowered else ("this model takes", "shorten it")
         raise InputError(
-            field,
-            f"has {length} tokens, but this model takes {room} beside the special ones; "
-            'shorten it, or set truncation to "windows", "right" or "left"',
+            "inputs",
+            f"has {length} tokens, but {limit} {room} beside the special ones; "
+            f'{remedy}, or set truncation to "windows", "right" or "left"',
         )
 
 

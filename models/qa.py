@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.errors import InputError
 from models.row import Encoded, Row
 from models.scripts import word_numbers
-from models.task import Logits, Scores, Strict, Task
+from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.tokenizer import Pieces
 from models.windows import owners, slide
 
@@ -35,34 +35,45 @@ class QuestionInput(Strict):
     """A question and the text to answer it from."""
 
     question: str
+    """The question."""
     context: str
+    """The text that holds the answer."""
 
 
 class QuestionParameters(Strict):
     """Parameters of qa, with the defaults of transformers."""
 
     top_k: int = Field(default=1, ge=1, le=1000)
+    """Number of answers to return, best first; with 1, a single answer is returned instead of a list."""
     max_answer_len: int = Field(default=15, ge=1)
-    """In tokens."""
+    """Maximum tokens of an answer."""
     doc_stride: int | None = Field(default=None, ge=0)
-    """Tokens that two windows share (not the step, which Google gave this name): half of max_seq_len, at most 128."""
+    """Tokens that two neighbouring windows share (not the step between them, which Google gave this name); by default
+    half of `max_seq_len`, at most 128."""
     max_seq_len: int | None = Field(default=None, ge=1)
-    """Tokens of a window with its question: as many as the rows had that the head learned from, if known, else 384."""
+    """Tokens of a window, with the question and special tokens; by default as many as in training, 384 if unknown."""
     max_question_len: int = Field(default=64, ge=1)
-    """Tokens of the question that are kept."""
+    """Maximum tokens of the question; the rest of it is cut off."""
     handle_impossible_answer: bool = False
-    """Whether "" is an answer."""
+    """Whether the answer may be "", which means that the context does not answer the question."""
     no_answer_threshold: float = 0.0
-    """The answer is "" if its logit exceeds that of the best span by more than this; found on validation data."""
+    """The answer is "" if the logit of "no answer" exceeds that of the best span by more than this."""
     align_to_words: bool = True
-    """Whether an answer is rounded to whole words; scripts without blanks have no words to round to."""
+    """Whether to extend answers to whole words; scripts that write no blanks between words are not affected."""
 
 
+@with_config(ANSWER)
 class Answer(TypedDict):
+    """A span of the context that answers the question."""
+
     score: float
+    """The probability of the span."""
     start: int
+    """Index of its first character in the context."""
     end: int
+    """Index behind its last character."""
     answer: str
+    """The characters of the context from `start` to `end`; "" if there is no answer."""
 
 
 @dataclass(frozen=True, slots=True)

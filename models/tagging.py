@@ -15,20 +15,22 @@ context.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.bio import Sequences, split_label
 from models.errors import InputError
+from models.redaction import Redaction, redact
+from models.redaction import Span as Span
 from models.row import Encoded, Row
 from models.scripts import word_numbers
 from models.sentences import sentence_starts
-from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
+from models.task import ANSWER, HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.tokenizer import Pieces, Tokenizer
 from models.windows import MOST_WINDOWS, owners, slide, usual_overlap
 
@@ -46,33 +48,43 @@ class TagParameters(Strict):
     """Parameters of tag."""
 
     aggregation_strategy: Strategy = "simple"
+    """How words become spans. "none" answers one item per word, with its tag. The others join neighbouring words of one
+    entity, and differ only for heads that read "all" pieces: "simple" joins pieces as they are tagged; "first",
+    "average" and "max" label a word by its first piece, the mean of its pieces, or the piece with the highest score."""
     stride: int | None = Field(default=None, ge=0)
-    """Tokens that two windows share: a quarter of a window, at most 64."""
+    """Tokens that two neighbouring windows share; by default a quarter of a window, at most 64."""
     max_seq_len: int | None = Field(default=None, ge=LEAST_ROW)
-    """Tokens of a window with its two special ones: as many as the rows had that the head learned from."""
+    """Tokens of a window, with its two special tokens; by default as many as in training."""
     ignore_labels: list[str] = Field(default=["O"], max_length=MOST_LABELS)
+    """Labels (with "none") or entities that are left out of the answer."""
+    threshold: float = Field(default=0.0, ge=0, le=1)
+    """Spans (with "none": words) with a lower score are left out of the answer."""
+    is_split_into_words: bool = False
+    """Whether an input is a list of words instead of a text. Each word then gets one tag; offsets count characters in
+    the words joined by single blanks."""
+    redact: bool = False
+    """Whether to answer with the text itself, each span replaced by a numbered placeholder such as [PER_1]."""
     pieces: Reading = "first"
+    """What the head reads: all pieces of a word together ("joint"), the first piece of each word, or each piece by
+    itself ("all"). A head should be asked as it was trained, which is its default."""
 
 
+@with_config(ANSWER)
 class Token(TypedDict):
-    """A tagged word or piece, under "none"."""
+    """A tagged word or piece, the answer of "none"."""
 
     entity: str
+    """The tag."""
     score: float
+    """The probability of the tag."""
     index: int
+    """The place of its first token, counted from 1. Of given words: the place of the word in the list, from 0."""
     word: str
+    """The characters of the text from `start` to `end`."""
     start: int
+    """Index of its first character in the text."""
     end: int
-
-
-class Span(TypedDict):
-    """Neighbouring words of one entity."""
-
-    entity_group: str
-    score: float
-    word: str
-    start: int
-    end: int
+    """Index behind its last character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +96,8 @@ class TagSource:
     """Start and end of each unit, in characters."""
     continues: list[bool]
     """Whether a unit goes on with the word of the unit before it."""
-    columns: list[int]
-    """Where a unit would stand if its text were one row."""
+    numbers: list[int]
+    """Where a unit would stand if its text were one row; of given words, their numbers."""
     firsts: list[int]
     """The first of the positions that are read of a unit."""
 
@@ -97,19 +109,33 @@ class Tagged(NamedTuple):
     score: float
     start: int
     end: int
+    number: int
 
 
-class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
+class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Span] | Redaction]):
     """text → spans with a label; given words → a label each."""
 
-    inputs = str
+    inputs = str | list[str]
     parameters = TagParameters
 
     def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
         super().__init__(tokenizer, head, max_length)
         self._sequences = Sequences(head.labels)
 
-    def encode(self, inputs: str, parameters: TagParameters) -> Encoded[TagSource]:
+    def is_list(self, inputs: object, parameters: TagParameters) -> bool:
+        """A list of words is one input; a list with a list of words in it is several."""
+        if not isinstance(inputs, list) or not parameters.is_split_into_words:
+            return isinstance(inputs, list)
+        return any(isinstance(item, list) for item in inputs)
+
+    def encode(self, inputs: str | list[str], parameters: TagParameters) -> Encoded[TagSource]:
+        _check_redaction(parameters)
+        if parameters.is_split_into_words:
+            return self._encode_given(inputs, parameters)
+        if not isinstance(inputs, str):
+            raise InputError(
+                "inputs", "is a list of words, but expected a text; set parameters.is_split_into_words to true"
+            )
         pieces = self.tokenizer.encode(inputs)
         numbers = np.asarray(pieces.words) if parameters.pieces == "all" else word_numbers(inputs, pieces)
         firsts = np.flatnonzero(np.diff(numbers, prepend=-1))  # the first piece of each word
@@ -117,36 +143,31 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
         return self._encode(inputs, pieces, sentences, firsts, parameters)
 
     def encode_words(self, words: Sequence[str], parameters: TagParameters) -> Encoded[TagSource]:
-        """Encode words as a data set has them; with "all" the head reads the first piece of each, as with "first"."""
+        """Encode words as a data set has them; one without a visible character is read as [UNK]."""
         if not words:
             raise InputError("inputs", "holds no word; pass at least one")
-        pieces = self.tokenizer.encode_words(words)
-        if parameters.pieces == "all":
-            parameters = parameters.model_copy(update={"pieces": "first"})
-        firsts = np.flatnonzero(np.diff(pieces.words, prepend=-1))
-        return self._encode(" ".join(words), pieces, np.zeros(1, np.int64), firsts, parameters)
+        return self._encode_words(words, self.tokenizer.encode_words(words), parameters)
 
     def decode(
         self, encoded: Encoded[TagSource], logits: Logits, parameters: TagParameters
-    ) -> list[Token] | list[Span]:
-        scores = softmax(logits, self.head.temperature)  # (positions, labels)
+    ) -> list[Token] | list[Span] | Redaction:
         source, strategy = encoded.source, parameters.aggregation_strategy
-        if parameters.pieces != "all":
-            words = self._tag_words(source, scores, strategy)
-        elif strategy in ("none", "simple"):
-            words = [self._tagged(row, span) for row, span in zip(scores, source.spans, strict=True)]
-        else:
-            words = self._words(source, scores, strategy)
+        words = self._tag(source, softmax(logits, self.head.temperature), parameters)
         if strategy == "none":
-            return _tokens(source, words, parameters.ignore_labels)
-        spans = [_span(source.text, group) for group in _groups(words)]
-        return [span for span in spans if span["entity_group"] not in parameters.ignore_labels]
+            return [_token(source.text, word) for word in words if _is_wanted(word.label, word.score, parameters)]
+        spans = [_span(source.text, group, parameters.is_split_into_words) for group in _groups(words)]
+        wanted = [span for span in spans if _is_wanted(span["entity_group"], span["score"], parameters)]
+        return redact(source.text, wanted) if parameters.redact else wanted
 
-    def decode_tags(self, encoded: Encoded[TagSource], logits: Logits) -> list[str]:
-        """Return the tag of each word of `encode_words`; windows cover all words, so none is missing."""
-        scores = softmax(logits, self.head.temperature)
-        tags = self._sequences.of_words(scores, np.asarray(encoded.source.firsts))
-        return [self.head.labels[tag] for tag in tags.tolist()]
+    def _tag(self, source: TagSource, scores: Scores, parameters: TagParameters) -> list[Tagged]:
+        """Tag each unit or word by the scores [positions, labels]."""
+        strategy = parameters.aggregation_strategy
+        if _reading(parameters) != "all":
+            return self._tag_words(source, scores, strategy)
+        if strategy in ("none", "simple"):
+            units = zip(scores, source.spans, source.numbers, strict=True)
+            return [self._tagged(row, span, number) for row, span, number in units]
+        return self._words(source, scores, strategy)
 
     def _tag_words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
         """Tag words by the likeliest sequence; the score is that of the entity, under "none" that of the tag alone."""
@@ -155,9 +176,35 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
         shown = scores if strategy == "none" else self._sequences.kinds(scores)
         means = self._sequences.means(shown, firsts)[np.arange(len(tags)), tags]
         return [
-            Tagged(self.head.labels[tag], score, *span)
-            for tag, score, span in zip(tags.tolist(), means.tolist(), source.spans, strict=True)
+            Tagged(self.head.labels[tag], score, *span, number)
+            for tag, score, span, number in zip(
+                tags.tolist(), means.tolist(), source.spans, source.numbers, strict=True
+            )
         ]
+
+    def _encode_given(self, words: str | list[str], parameters: TagParameters) -> Encoded[TagSource]:
+        if isinstance(words, str):
+            raise InputError("inputs", 'is a text, but with is_split_into_words it must be a list of words: ["…", …]')
+        if not words:
+            raise InputError("inputs", "holds no word; send at least one")
+        pieces = self.tokenizer.encode_words(words)
+        self._check_visible(words, pieces)
+        return self._encode_words(words, pieces, parameters)
+
+    def _check_visible(self, words: Sequence[str], pieces: Pieces) -> None:
+        """Raise InputError for a word that has no piece, which stands as [UNK]."""
+        unknown = [n for n, i in zip(pieces.words, pieces.ids, strict=True) if i == self.tokenizer.unk_id]
+        for number, ids in zip(unknown, self.tokenizer.encode_ids([words[n] for n in unknown]), strict=True):
+            if not ids:
+                raise InputError(
+                    f"inputs[{number}]", f"{words[number][:40]!r} has no visible character; leave the word out"
+                )
+
+    def _encode_words(self, words: Sequence[str], pieces: Pieces, parameters: TagParameters) -> Encoded[TagSource]:
+        parameters = parameters.model_copy(update={"is_split_into_words": True})
+        firsts = np.flatnonzero(np.diff(pieces.words, prepend=-1))
+        encoded = self._encode(" ".join(words), pieces, np.zeros(1, np.int64), firsts, parameters)
+        return replace(encoded, source=replace(encoded.source, numbers=list(range(len(words)))))
 
     def _encode(
         self,
@@ -167,15 +214,14 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
         firsts: NDArray[np.int64],
         parameters: TagParameters,
     ) -> Encoded[TagSource]:
-        every = np.arange(len(pieces))
-        read = firsts if parameters.pieces == "first" else every
-        rows = self._rows(pieces, sentences, firsts, read, parameters)
-        if parameters.pieces == "all":
+        every, reading = np.arange(len(pieces)), _reading(parameters)
+        rows = self._rows(pieces, sentences, firsts, firsts if reading == "first" else every, parameters)
+        if reading == "all":
             continues = np.isin(every, firsts, invert=True).tolist()
             return Encoded(rows, TagSource(text, pieces.offsets, continues, (every + 1).tolist(), every.tolist()), 0)
         lasts = [*(firsts[1:] - 1).tolist(), len(pieces) - 1]
         spans = [(pieces.offsets[a][0], pieces.offsets[b][1]) for a, b in zip(firsts.tolist(), lasts, strict=True)]
-        begins = firsts if parameters.pieces == "joint" else every[: len(firsts)]
+        begins = firsts if reading == "joint" else every[: len(firsts)]
         return Encoded(rows, TagSource(text, spans, [False] * len(spans), (firsts + 1).tolist(), begins.tolist()), 0)
 
     def _rows(
@@ -233,9 +279,9 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
             )
         return parameters.stride
 
-    def _tagged(self, scores: Scores, span: tuple[int, int]) -> Tagged:
+    def _tagged(self, scores: Scores, span: tuple[int, int], number: int) -> Tagged:
         best = int(scores.argmax())
-        return Tagged(self.head.labels[best], float(scores[best]), *span)
+        return Tagged(self.head.labels[best], float(scores[best]), *span, number)
 
     def _words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
         """Make the pieces of each word agree on one label."""
@@ -243,16 +289,30 @@ class Tag(Task[str, TagParameters, TagSource, list[Token] | list[Span]]):
         words = []
         for first, stop in zip(firsts, [*firsts[1:], len(source.spans)], strict=True):
             span = (source.spans[first][0], source.spans[stop - 1][1])
-            words.append(self._tagged(_word_scores(scores[first:stop], strategy), span))
+            words.append(self._tagged(_word_scores(scores[first:stop], strategy), span, source.numbers[first]))
         return words
 
 
-def _tokens(source: TagSource, units: list[Tagged], ignored: list[str]) -> list[Token]:
-    return [
-        {"entity": label, "score": score, "index": column, "word": source.text[start:end], "start": start, "end": end}
-        for (label, score, start, end), column in zip(units, source.columns, strict=True)
-        if label not in ignored
-    ]
+def _check_redaction(parameters: TagParameters) -> None:
+    if parameters.redact and parameters.aggregation_strategy == "none":
+        raise InputError(
+            "parameters.redact",
+            'is true, but aggregation_strategy "none" makes no spans to replace; leave one of the two out',
+        )
+
+
+def _reading(parameters: TagParameters) -> Reading:
+    """Of given words, a head of all pieces reads the first of each, from which such heads learn (transformers)."""
+    return "first" if parameters.pieces == "all" and parameters.is_split_into_words else parameters.pieces
+
+
+def _is_wanted(label: str, score: float, parameters: TagParameters) -> bool:
+    return label not in parameters.ignore_labels and score >= parameters.threshold
+
+
+def _token(text: str, unit: Tagged) -> Token:
+    label, score, start, end, number = unit
+    return {"entity": label, "score": score, "index": number, "word": text[start:end], "start": start, "end": end}
 
 
 def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
@@ -277,12 +337,15 @@ def _groups(words: list[Tagged]) -> list[list[Tagged]]:
     return groups
 
 
-def _span(text: str, words: list[Tagged]) -> Span:
-    start, end = words[0].start, words[-1].end
-    return {
-        "entity_group": words[0].label.split("-", 1)[-1],
+def _span(text: str, words: list[Tagged], given: bool) -> Span:
+    first, last = words[0], words[-1]
+    span: Span = {
+        "entity_group": first.label.split("-", 1)[-1],
         "score": sum(word.score for word in words) / len(words),
-        "word": text[start:end],
-        "start": start,
-        "end": end,
+        "word": text[first.start : last.end],
+        "start": first.start,
+        "end": last.end,
     }
+    if given:
+        span["index"], span["end_index"] = first.number, last.number + 1
+    return span

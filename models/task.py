@@ -6,7 +6,7 @@ Evaluation and the service both go through this code, so that what was measured 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +54,23 @@ class HeadSpec:
 
 
 class Strict(BaseModel):
-    """Base of inputs and parameters: nothing unknown, nothing converted ("3" is no integer, nor is true)."""
+    """Base of inputs and parameters: nothing unknown, nothing converted ("3" is not an integer, nor is true).
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    The docstring of a field is its description in the OpenAPI document.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @property
     def characters(self) -> int:
-        """Of the texts that a tokenizer has to read."""
+        """Length of all texts in it that must be tokenised."""
         return 0
+
+
+ANSWER = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""How pydantic reads the TypedDict of an answer; the docstring of a key is its description."""
 
 
 Inputs = TypeVar("Inputs")
@@ -72,18 +81,30 @@ Answer = TypeVar("Answer")
 class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
     """One head's way from input to answer; without state, so that threads may share it."""
 
-    inputs: type[Inputs]
-    """What one input is: str, or a pydantic model of named texts."""
+    inputs: Any
+    """Type of one input, as pydantic reads it: `str`, a model of named texts, or a union."""
     parameters: type[Parameters]
 
     def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
+        """Raise BundleError for a head that this task cannot ask."""
         self.tokenizer = tokenizer
         self.head = head
         self.max_length = max_length
-        try:
-            self.parse_parameters({})
-        except InputError as error:
-            raise BundleError(f"the defaults of this {head.task} head are wrong: {error}") from None
+        self._check_head()
+
+    @classmethod
+    def answer_type(cls) -> Any:
+        """Return the type of the answer to one input, as pydantic reads it."""
+        return get_type_hints(cls.decode)["return"]
+
+    @property
+    def route(self) -> str:
+        """Name of the task in URLs and error messages."""
+        return self.head.task
+
+    def is_list(self, inputs: object, parameters: Parameters) -> bool:
+        """Whether `inputs` of a request are a list of inputs, which a list answers; otherwise they are one input."""
+        return isinstance(inputs, list)
 
     def parse_parameters(self, given: Mapping[str, Any]) -> Parameters:
         """Lay `given` over the defaults of the head over those of the task; raise InputError naming the parameter."""
@@ -91,7 +112,7 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
             return self.parameters.model_validate({**self.head.defaults, **given})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise parameter_error(first, self.head.task, self.parameters) from None
+            raise parameter_error(first, self.route, self.parameters) from None
 
     @abstractmethod
     def encode(self, inputs: Inputs, parameters: Parameters) -> Encoded[Source]:
@@ -108,6 +129,12 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
     def decode(self, encoded: Encoded[Source], logits: Logits, parameters: Parameters) -> Answer:
         """Turn logits [positions of all rows, in order; labels] into the answer, ready for JSON."""
 
+    def _check_head(self) -> None:
+        try:
+            self.parse_parameters({})
+        except InputError as error:
+            raise BundleError(f"the defaults of this {self.route} head are wrong: {error}") from None
+
 
 def softmax(logits: Logits, temperature: float) -> Scores:
     """Over the last axis."""
@@ -117,12 +144,20 @@ def softmax(logits: Logits, temperature: float) -> Scores:
     return scores
 
 
-def parameter_error(error: ErrorDetails, task: TaskName, parameters: type[Strict]) -> InputError:
+def parameter_error(error: ErrorDetails, route: str, parameters: type[Strict]) -> InputError:
     """Return the error of a user for what pydantic found wrong with one parameter."""
-    half = error["type"] == "string_unicode" and not error["loc"]  # of a character: the name itself is no text
-    name = ascii(error["input"])[1:-1] if half else ".".join(str(part) for part in error["loc"])[:80]
+    half = error["type"] == "string_unicode" and not error["loc"]  # of a character, in the name itself
+    field = "parameters." + (ascii(error["input"])[1:-1] if half else _place(error["loc"]))
     if half or error["type"] == "extra_forbidden":
         known = ", ".join(parameters.model_fields)
-        return InputError(f"parameters.{name}", f"is no parameter of {task}; it takes {known}")
-    expected = error["msg"][:1].lower() + error["msg"][1:]
-    return InputError(f"parameters.{name}", f"is {repr(error['input'])[:80]}, but {expected}")
+        return InputError(field, f"is no parameter of {route}; it takes {known}")
+    if error["type"] == "missing":
+        return InputError(field, f"is missing, but {route} needs it; pass it")
+    expected = error["msg"].removeprefix("Value error, ")
+    return InputError(field, f"is {repr(error['input'])[:80]}, but {expected[:1].lower()}{expected[1:]}")
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Write where a parameter is wrong: targets.3; names of union members, which pydantic adds, are left out."""
+    name, *rest = location
+    return ".".join([str(name)[:80], *(str(part) for part in rest if isinstance(part, int))])

@@ -1,4 +1,4 @@
-"""The five tasks, by name."""
+"""The five tasks by name, and all routes that ask their heads."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from models.qa import QuestionAnswering
 from models.tagging import Tag
 from models.task import HeadSpec, Task, TaskName
 
-__all__ = ["TASKS", "HeadSpec", "Task", "TaskName"]
+__all__ = ["ROUTES", "TASKS", "HeadSpec", "Task", "TaskName"]
 
 # Any: which input, parameters and answer belong together is known only inside a task.
 AnyTask = Task[Any, Any, Any, Any]
@@ -20,3 +20,4 @@ TASKS: dict[TaskName, type[AnyTask]] = {
     "tag": Tag,
     "qa": QuestionAnswering,
 }
+ROUTES: dict[str, type[AnyTask]] = dict(TASKS.items())

@@ -131,8 +131,8 @@ class Tokenizer:
 
         Each word keeps at least one piece: what the rules would drop (a lone control character) becomes [UNK].
         """
-        for word in words:
-            _check_characters(word, field)
+        for number, word in enumerate(words):
+            _check_characters(word, f"{field}[{number}]")
         ids, offsets, numbers = [], [], []
         start = 0
         for number, (word, encoding) in enumerate(zip(words, self._encode_batch(words), strict=True)):

@@ -4,19 +4,20 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from models.task import TaskName, parameter_error
-from models.tasks import TASKS
+from models.task import parameter_error
+from models.tasks import ROUTES
 from service.body import malformed
 from service.errors import FieldError, ServiceError, Unprocessable
 
 MAX_ERRORS = 16
 """Errors that one answer names."""
 KEYS = ("inputs", "parameters")
+PARAMETERS = "What the task is asked to do; the head's defaults (GET /heads) hold otherwise"
 REASONS = {"recursion limit": "is nested too deeply", "out of range": "has a number of thousands of digits"}
 """What the JSON parser says, and what we say."""
 
@@ -35,43 +36,50 @@ class TaskRequest(BaseModel):
 
 
 @cache
-def request_model(task: TaskName, max_items: int, max_characters: int) -> type[TaskRequest]:
-    """Return the model of a task's request body."""
-    one = _bounded(TASKS[task].inputs, max_characters)
-    several: Any = Annotated[list[one], Field(min_length=1, max_length=max_items)]  # type: ignore[valid-type]
+def request_model(route: str, max_items: int, max_characters: int) -> type[TaskRequest]:
+    """Return the model of a request body of a route."""
+    task = ROUTES[route]
+    one = _bounded(task.inputs, max_characters)
+    # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
+    most = None if list in [get_origin(part) for part in get_args(task.inputs)] else max_items
+    several = Annotated[list.__class_getitem__(one), Field(min_length=1, max_length=most)]
+    needed = any(field.is_required() for field in task.parameters.model_fields.values())
+    parameters = task.parameters if needed else task.parameters | None
     fields: dict[str, Any] = {
         "inputs": (one | several, Field(description="One input, or a list of inputs, which is answered by a list")),
-        "parameters": (
-            TASKS[task].parameters | None,
-            Field(None, description="What the task is asked to do; the head's defaults (GET /heads) hold otherwise"),
-        ),
+        "parameters": (parameters, Field(... if needed else None, description=PARAMETERS)),
     }
-    return create_model(task.title().replace("-", "") + "Request", __base__=TaskRequest, **fields)
+    return create_model(route.title().replace("-", "") + "Request", __base__=TaskRequest, **fields)
 
 
 def _bounded(kind: Any, max_characters: int) -> Any:
     """Return an input's type with a limit on each of its texts."""
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return Annotated[kind, Field(max_length=max_characters)]
+    if kind is str:
+        return Annotated[str, Field(max_length=max_characters)]
+    if not isinstance(kind, type):  # a union of a text and a list of words
+        return Union[tuple(_bounded(part, max_characters) for part in get_args(kind))]  # noqa: UP007
+    if get_origin(kind) is list:
+        return list.__class_getitem__(_bounded(get_args(kind)[0], max_characters))
     fields: dict[str, Any] = {
-        name: (Annotated[field.annotation, Field(max_length=max_characters)], field)
-        for name, field in kind.model_fields.items()
+        name: (_bounded(field.annotation, max_characters), field)
+        for name, field in kind.model_fields.items()  # type: ignore[attr-defined]
     }
     return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
 
 
-def parse_request(body: bytes, task: TaskName, model: type[TaskRequest]) -> TaskRequest:
+def parse_request(body: bytes, route: str, model: type[TaskRequest]) -> TaskRequest:
     """Return the request that a body holds; raise BadRequest or Unprocessable, which names each field at fault."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(body, task, error.errors(include_url=False)) from None
+        raise _refusal(body, route, error.errors(include_url=False)) from None
 
 
-def _refusal(body: bytes, task: TaskName, found: Sequence[ErrorDetails]) -> ServiceError:
+def _refusal(body: bytes, route: str, found: Sequence[ErrorDetails]) -> ServiceError:
     if found[0]["type"] == "json_invalid":
         return _not_json(body, found[0]["ctx"]["error"])
-    return Unprocessable([_explain(error, task) for error in _relevant(found)][:MAX_ERRORS])
+    errors = {error.field: error for error in reversed([_explain(error, route) for error in _relevant(found)])}
+    return Unprocessable([*reversed(errors.values())][:MAX_ERRORS])
 
 
 def _not_json(body: bytes, reason: str) -> ServiceError:
@@ -92,15 +100,16 @@ def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
     return [error for error in found if error not in unwanted]
 
 
-def _explain(error: ErrorDetails, task: TaskName) -> FieldError:
+def _explain(error: ErrorDetails, route: str) -> FieldError:
     first, *inner = error["loc"] or ("body",)
     if first == "inputs" and inner:
-        return _explain_input(error, task, inner[1:])
+        return _explain_input(error, ROUTES[route].inputs, inner[1:])
     if first == "parameters" and inner:
-        refused = parameter_error({**error, "loc": tuple(inner)}, task, TASKS[task].parameters)
+        refused = parameter_error({**error, "loc": tuple(inner)}, route, ROUTES[route].parameters)
         return FieldError(refused.field, refused.message)
     if error["type"] == "missing":
-        return FieldError("inputs", "is missing; send the text, or a list of texts")
+        wanted = "the text, or a list of texts" if first == "inputs" else f"what {route} needs; see GET /docs"
+        return FieldError(str(first), f"is missing; send {wanted}")
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(str(first)[:80], KEYS, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"a request has {' and '.join(KEYS)}"
@@ -109,10 +118,11 @@ def _explain(error: ErrorDetails, task: TaskName) -> FieldError:
     return FieldError(str(first), f"is {kind_of(error['input'])}; send {example}")
 
 
-def _explain_input(error: ErrorDetails, task: TaskName, place: Sequence[int | str]) -> FieldError:
+def _explain_input(error: ErrorDetails, inputs: Any, location: Sequence[int | str]) -> FieldError:
     kind, value, limits = error["type"], error["input"], error.get("ctx", {})
+    names = ", ".join(f'"{name}": …' for name in getattr(inputs, "model_fields", ()))
+    place = [part for part in location if names or isinstance(part, int)]  # without pydantic's names of alternatives
     field = "inputs" + "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in place)
-    names = ", ".join(f'"{name}": …' for name in getattr(TASKS[task].inputs, "model_fields", ()))
     whole = f"an object {{{names}}}" if names else "a text"
     if kind == "string_too_long":
         most = limits["max_length"]

@@ -7,10 +7,7 @@ from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
-from models.classification import ScoredLabel
-from models.fill_mask import Choice
-from models.qa import Answer
-from models.tagging import Span, Token
+from models.errors import InputError
 from models.task import TaskName
 from models.tasks import TASKS
 from service import pages
@@ -57,15 +54,8 @@ EXAMPLES: dict[TaskName, tuple[dict[str, Any], Any]] = {
 """A request of each task, and its answer."""
 
 
-Tagged = list[Span] | list[Token]
-ANSWERS: dict[TaskName, Any] = {
-    "classify": list[list[ScoredLabel]],
-    "pair": list[list[ScoredLabel]],
-    "fill-mask": list[Choice] | list[list[Choice]] | list[list[list[Choice]]],
-    "tag": Tagged | list[Tagged],
-    "qa": Answer | list[Answer] | list[list[Answer]],
-}
-"""What each task may answer: to one input or several, one mask or several, the best answer or more."""
+NESTED = ("classify", "pair")
+"""Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
@@ -87,15 +77,22 @@ def _task_route(task: TaskName, path: str, settings: Settings) -> BareRoute:
     return BareRoute(
         path,
         _documented(model, task, named),
-        _task_handler(task, model),
+        _task_handler(task, model, settings.max_items),
         methods=["POST"],
         tags=["tasks"],
         summary=SUMMARIES[task] + (" with a head of your choice" if named else ""),
         operation_id=task.replace("-", "_") + ("_with_head" if named else ""),
-        response_model=ANSWERS[task],
+        response_model=answer_type(task),
         responses=answered(EXAMPLES[task][1]) | problems(*SPENT),
         openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLES[task][0]}}}},
     )
+
+
+def answer_type(task: TaskName) -> Any:
+    """Return what a route answers: to one input, or to several."""
+    one = TASKS[task].answer_type()
+    several = list.__class_getitem__(one)
+    return several if task in NESTED else one | several
 
 
 def _documented(model: type[BaseModel], task: TaskName, named: bool) -> Any:
@@ -113,23 +110,26 @@ def _documented(model: type[BaseModel], task: TaskName, named: bool) -> Any:
     return endpoint
 
 
-def _task_handler(task: TaskName, model: type[TaskRequest]) -> Handler:
+def _task_handler(task: TaskName, model: type[TaskRequest], most: int) -> Handler:
     async def handler(request: Request) -> Response:
         inference = start(request)
         heads = await inference.service.loaded(inference.deadline)
         head = heads.find(task, request.path_params.get("head"))
         inference.trace.head = inference.trace.log["head"] = head.name
-        return await inference.respond(lambda body: plan_task(head, parse_request(body, task, model)))
+        return await inference.respond(lambda body: plan_task(head, parse_request(body, task, model), most))
 
     return handler
 
 
-def plan_task(head: Head, asked: TaskRequest) -> Plan:
-    """Return the one call of a task route. Classifiers answer a single text with a list: clients read response[0]."""
-    is_list = isinstance(asked.inputs, list)
+def plan_task(head: Head, asked: TaskRequest, max_items: int) -> Plan:
+    """Return the one call of a task route."""
+    parameters = head.with_defaults(asked.parameters)
+    is_list = head.task.is_list(asked.inputs, parameters)
     inputs = asked.inputs if is_list else [asked.inputs]
-    nested = is_list or head.spec.task in ("classify", "pair")
-    call = Call(head, head.task, inputs, head.with_defaults(asked.parameters), is_list)
+    if len(inputs) > max_items:
+        raise InputError("inputs", f"has {len(inputs)} items; send 1 to {max_items}")
+    nested = is_list or head.spec.task in NESTED
+    call = Call(head, head.task, inputs, parameters, is_list)
     return Plan([call], lambda answers: json_response(answers[0] if nested else answers[0][0]))
 
 

@@ -131,6 +131,75 @@ def test_extreme_logits_keep_finite_scores(tokenizer: Tokenizer) -> None:
         assert scores[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("defaults", "given", "same"),
+    [
+        ({}, True, "right"),
+        ({}, False, "error"),
+        ({"truncation": "left"}, True, "left"),
+        ({"truncation": "windows"}, True, "windows"),
+        ({"truncation": "windows"}, False, "error"),
+        ({"truncation": "error"}, True, "right"),
+        ({"truncation": True}, None, "right"),
+    ],
+)
+def test_booleans_mean_what_they_mean_in_transformers(
+    tokenizer: Tokenizer, defaults: dict[str, object], given: bool | None, same: str
+) -> None:
+    text, both = "the cat sat on a mat " * 3, PairInput(text="the cat sat", text_pair="a dog runs on a mat")
+    chosen = {} if given is None else {"truncation": given}
+    for task, inputs in (
+        (classify(tokenizer, 10, defaults=defaults), text),
+        (Pair(tokenizer, HeadSpec("pair", LABELS, defaults), 8), both),
+    ):
+        named = task.parse_parameters({"truncation": same})
+        asked = task.parse_parameters(chosen)
+        if same == "error":
+            with pytest.raises(InputError, match="inputs: has .* tokens"):
+                task.encode(inputs, asked)  # type: ignore[arg-type]
+        else:
+            assert task.encode(inputs, asked) == task.encode(inputs, named)  # type: ignore[arg-type]
+
+
+@given(limit=st.integers(8, 40), words=st.integers(1, 60), truncation=st.sampled_from(["right", "left", "windows"]))
+def test_no_row_is_longer_than_the_client_allows(tokenizer: Tokenizer, limit: int, words: int, truncation: str) -> None:
+    """As a guard client sends it: {"truncation": true, "max_length": 512} to a model of any length."""
+    chosen = {"truncation": truncation, "max_length": limit}
+    one, two = classify(tokenizer, 20), pair(tokenizer, 20)
+    text = "the cat sat on " * words
+    single = one.encode(text, one.parse_parameters(chosen))
+    both = two.encode(PairInput(text=text, text_pair="a dog"), two.parse_parameters(chosen))
+    assert {len(row.input_ids) for row in single.rows} == {min(limit, 20, 4 * words + 2)}
+    assert {len(row.input_ids) for row in both.rows} == {min(limit, 20, 4 * words + 5)}
+    cut = 0 if truncation == "windows" else max(0, 4 * words + 2 - min(limit, 20))
+    assert single.truncated == cut
+
+
+def test_windows_keep_their_length_below_a_higher_limit(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer, trained=Trained(max_length=16))
+    asked = task.parse_parameters({"truncation": "windows", "max_length": 512})
+    usual = task.parse_parameters({"truncation": "windows"})
+    assert task.encode("the cat " * 40, asked) == task.encode("the cat " * 40, usual)
+
+
+def test_a_text_beyond_the_limit_of_the_client_is_refused_with_that_limit(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer)
+    parameters = task.parse_parameters({"truncation": False, "max_length": 8})
+    with pytest.raises(InputError, match="has 7 tokens, but max_length leaves 6 beside the special ones; raise it, or"):
+        task.encode("the cat sat on a mat .", parameters)
+
+
+@pytest.mark.parametrize("function", ["softmax", "sigmoid", "none"])
+def test_labels_below_the_threshold_are_left_out(tokenizer: Tokenizer, function: str) -> None:
+    task = classify(tokenizer)
+    encoded = task.encode("the cat", task.parse_parameters({}))
+    every = task.decode(encoded, LOGITS, task.parse_parameters({"function_to_apply": function}))
+    second = every[1]["score"]
+    for threshold, count in ((second, 2), (np.nextafter(second, 9), 1), (9.0, 0), (-1.0, 3), (None, 3)):
+        chosen = {"function_to_apply": function, "threshold": None if threshold is None else float(threshold)}
+        assert task.decode(encoded, LOGITS, task.parse_parameters(chosen)) == every[:count]
+
+
 @pytest.mark.parametrize(("truncation", "kept"), [("right", ["the", "cat"]), ("left", ["a", "mat"])])
 def test_the_asked_end_of_a_long_text_is_cut_and_counted(
     tokenizer: Tokenizer, truncation: str, kept: list[str]
@@ -189,6 +258,9 @@ def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, 
             {"truncation": "middle"},
             "parameters.truncation: is 'middle', but input should be 'right', 'left', 'windows' or 'error'",
         ),
+        ({"truncation": 1}, "parameters.truncation: is 1, but input should be 'right'"),
+        ({"max_length": 7}, "parameters.max_length: is 7, but input should be greater than or equal to 8"),
+        ({"threshold": "0.5"}, "parameters.threshold: is '0.5', but input should be a valid number"),
         ({"topk": 1}, "parameters.topk: is no parameter of classify; it takes top_k, function_to_apply, truncation"),
     ],
 )

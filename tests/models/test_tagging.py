@@ -3,6 +3,7 @@
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from models.bio import Sequences
 from models.errors import InputError
 from models.row import Encoded
 from models.scripts import word_numbers
-from models.tagging import Tag, TagSource, Token
+from models.tagging import Tag, TagParameters, TagSource, Token
 from models.task import HeadSpec, Trained
 from models.tokenizer import Pieces, Tokenizer
 from models.windows import MOST_WINDOWS, owners, slide
@@ -45,6 +46,14 @@ def pieces_of(encoded: Encoded[TagSource], labels: list[str]) -> NDArray[np.floa
     return logits_of(*each)
 
 
+def decode(
+    task: Tag, encoded: Encoded[TagSource], logits: NDArray[np.float32], parameters: TagParameters
+) -> list[dict[str, Any]]:
+    answer: Any = task.decode(encoded, logits, parameters)
+    assert isinstance(answer, list)
+    return answer
+
+
 def words_of(encoded: Encoded[TagSource]) -> list[str]:
     return [encoded.source.text[start:end] for start, end in encoded.source.spans]
 
@@ -67,7 +76,7 @@ def test_all_pieces_are_aggregated_as_by_transformers(tmp_path: Path, strategy: 
         for ignored in (["O"], [], ["O", "PER", "B-LOC"]):
             parameters = task.parse_parameters({"aggregation_strategy": strategy, "ignore_labels": ignored})
             encoded = task.encode(text, parameters)
-            answer = task.decode(encoded, tiny.run(model, encoded.rows), parameters)
+            answer = decode(task, encoded, tiny.run(model, encoded.rows), parameters)
             expected = theirs(text, aggregation_strategy=strategy, ignore_labels=ignored)
             assert len(answer) == len(expected)
             for item, other in zip(answer, expected, strict=True):
@@ -75,7 +84,7 @@ def test_all_pieces_are_aggregated_as_by_transformers(tmp_path: Path, strategy: 
                 assert item["word"] == text[item["start"] : item["end"]]
                 assert set(item) == set(other)
                 same = set(item) - {"score", "word"}
-                assert {key: item[key] for key in same} == {key: other[key] for key in same}  # type: ignore[literal-required]
+                assert {key: item[key] for key in same} == {key: other[key] for key in same}
 
 
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
@@ -88,8 +97,8 @@ def test_spans_of_a_sentence_hold_no_punctuation_that_is_not_theirs(strategy: st
     tags |= {"London": "B-LOC", "New": "B-LOC", "York": "I-LOC"}
     labels = [tags[word] for word in words_of(encoded)]
     labels[8:12] = ["B-LOC", "I-LOC", "I-LOC", "I-LOC"]  # U . N .
-    answer = task.decode(encoded, pieces_of(encoded, labels), parameters)
-    assert [(span["entity_group"], span["word"]) for span in answer] == [  # type: ignore[typeddict-item]
+    answer = decode(task, encoded, pieces_of(encoded, labels), parameters)
+    assert [(span["entity_group"], span["word"]) for span in answer] == [
         ("PER", "Angela Merkel"),
         ("LOC", "Paris"),
         ("LOC", "London"),
@@ -149,7 +158,7 @@ def test_the_score_of_a_span_is_what_its_words_deserve() -> None:
     logits = np.zeros((len(read_tokens(encoded)), len(LABELS)), np.float32)
     logits[:, LABELS.index("B-PER")] = 8.0
     logits[:, LABELS.index("I-PER")] = 7.9
-    answer = task.decode(encoded, logits, parameters)
+    answer = decode(task, encoded, logits, parameters)
     assert [span["word"] for span in answer] == ["unwantedly", "cat"]
     assert all(span["score"] > 0.99 for span in answer)
 
@@ -159,8 +168,8 @@ def test_pieces_of_a_word_agree_on_a_plain_tag_too() -> None:
     parameters = task.parse_parameters({"aggregation_strategy": "none", "ignore_labels": []})
     encoded = task.encode("unwantedly cat", parameters)
     logits = np.log(np.array([[0.6, 0.4], [0.1, 0.9], [0.5, 0.5], [0.8, 0.2]], np.float32)[: len(read_tokens(encoded))])
-    answer = task.decode(encoded, logits, parameters)
-    assert [(unit["word"], unit["entity"]) for unit in answer] == [("unwantedly", "VERB"), ("cat", "NOUN")]  # type: ignore[typeddict-item]
+    answer = decode(task, encoded, logits, parameters)
+    assert [(unit["word"], unit["entity"]) for unit in answer] == [("unwantedly", "VERB"), ("cat", "NOUN")]
 
 
 def test_rows_are_as_long_as_those_that_the_head_learned_from() -> None:
@@ -186,13 +195,19 @@ def test_a_head_of_single_sentences_reads_one_at_a_time() -> None:
     assert all(len(row.input_ids) <= 8 for row in longer.encode(text, longer.parse_parameters({})).rows)
 
 
+def tags_of_words(task: Tag, encoded: Encoded[TagSource], logits: NDArray[np.float32]) -> list[str]:
+    asked = {"is_split_into_words": True, "aggregation_strategy": "none", "ignore_labels": []}
+    return [item["entity"] for item in decode(task, encoded, logits, task.parse_parameters(asked))]
+
+
 def test_given_words_are_read_at_their_first_piece() -> None:
     task = tag(pieces="all")
     encoded = task.encode_words(["U.N.", "unwantedly", "\u200b", "don't"], task.parse_parameters({}))
     assert read_tokens(encoded) == ["u", "unwanted", "[UNK]", "don"]
     assert words_of(encoded) == ["U.N.", "unwantedly", "\u200b", "don't"]
-    assert task.decode_tags(encoded, logits_of("B-LOC", "O", "B-PER", "O")) == ["B-LOC", "O", "B-PER", "O"]
-    _, second, third, _ = task.decode_tags(encoded, logits_of("B-LOC", "I-LOC", "I-PER", "O"))
+    labels = ["B-LOC", "O", "B-PER", "O"]
+    assert tags_of_words(task, encoded, logits_of(*labels)) == labels
+    _, second, third, _ = tags_of_words(task, encoded, logits_of("B-LOC", "I-LOC", "I-PER", "O"))
     assert second[2:] == third[2:]  # one of the two gave way, so that both are of one span
     with pytest.raises(InputError, match="inputs: holds no word"):
         task.encode_words([], task.parse_parameters({}))
@@ -204,7 +219,7 @@ def test_given_words_are_read_whole_by_a_head_of_all_pieces() -> None:
     assert words_of(encoded) == ["U.N.", "unwantedly", "\u200b", "don't"]
     assert read_tokens(encoded)[:4] == ["u", ".", "n", "."] and read_tokens(encoded)[-3:] == ["don", "'", "t"]
     labels = ["B-LOC", "I-LOC", "B-PER", "O"]
-    assert task.decode_tags(encoded, pieces_of(encoded, labels)) == labels
+    assert tags_of_words(task, encoded, pieces_of(encoded, labels)) == labels
 
 
 def test_free_text_reads_what_its_words_would() -> None:
@@ -220,8 +235,8 @@ def test_imported_groups_begin_at_b_and_at_another_entity() -> None:
     parameters = task.parse_parameters({})
     text = "a b c d e f g h i"
     labels = ["I-PER", "I-PER", "B-PER", "I-PER", "I-LOC", "B-LOC", "O", "I-LOC", "O"]
-    answer = task.decode(task.encode(text, parameters), logits_of(*labels), parameters)
-    assert [(span["entity_group"], span["word"]) for span in answer] == [  # type: ignore[typeddict-item]
+    answer = decode(task, task.encode(text, parameters), logits_of(*labels), parameters)
+    assert [(span["entity_group"], span["word"]) for span in answer] == [
         ("PER", "a b"),
         ("PER", "c d"),
         ("LOC", "e"),
@@ -235,7 +250,7 @@ def test_imported_groups_begin_at_b_and_at_another_entity() -> None:
 def test_none_answers_one_item_a_word() -> None:
     task = tag()
     parameters = task.parse_parameters({"aggregation_strategy": "none"})
-    answer = task.decode(task.encode("the washingtons", parameters), logits_of("O", "B-PER"), parameters)
+    answer = decode(task, task.encode("the washingtons", parameters), logits_of("O", "B-PER"), parameters)
     score = float(np.exp(9) / (np.exp(9) + 4))
     assert answer[0]["score"] == pytest.approx(score)
     item: Token = {"entity": "B-PER", "score": score, "index": 2, "word": "washingtons", "start": 4, "end": 15}
@@ -290,7 +305,7 @@ def test_a_span_in_the_overlap_of_windows_appears_once() -> None:
     encoded = task.encode(" ".join(words), parameters)
     labels = ["O"] * 30
     labels[9:11] = ["B-LOC", "I-LOC"]
-    answer = task.decode(encoded, logits_of(*labels), parameters)
+    answer = decode(task, encoded, logits_of(*labels), parameters)
     assert [span["word"] for span in answer] == ["New York"]
 
 
