@@ -42,7 +42,7 @@ def request_model(route: str, max_items: int, max_characters: int) -> type[TaskR
     one = _bounded(task.inputs, max_characters)
     # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
     most = None if list in [get_origin(part) for part in get_args(task.inputs)] else max_items
-    several = Annotated[list.__class_getitem__(one), Field(min_length=1, max_length=most)]
+    several: Any = Annotated[list.__class_getitem__(one), Field(min_length=1, max_length=most)]
     needed = any(field.is_required() for field in task.parameters.model_fields.values())
     parameters = task.parameters if needed else task.parameters | None
     fields: dict[str, Any] = {
