@@ -123,8 +123,8 @@ class Inference:
 
     async def _encode(self, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> list[Logits]:
         engine = self.service.engine
-        rows = [row for item in encoded for row in item.rows]
-        job = engine.submit(self.head.session, self.head.name, rows, self.deadline)
+        calls = [(self.head.name, row) for item in encoded for row in item.rows]
+        job = engine.submit(self.head.session, calls, self.deadline)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         timer = asyncio.get_running_loop().call_later(self._left(), engine.expire, job)
         try:
