@@ -4,9 +4,16 @@ A row is never padded: rows of different tasks meet in one batch, and only the b
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Source = TypeVar("Source")
+
+
+class RowKey(NamedTuple):
+    """What the encoder reads of a row: equal keys make equal vectors."""
+
+    input_ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,11 @@ class Row:
     token_type_ids: list[int]
     positions: list[int]
     """Columns whose vectors the head reads, ascending; at least one."""
+
+    @property
+    def key(self) -> RowKey:
+        """Return what tells rows apart that the encoder must compute separately."""
+        return RowKey(tuple(self.input_ids), tuple(self.token_type_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,16 @@
 """One encoder in ONNX Runtime and the heads that read it.
 
-Rows of all heads share one encoder run; each head then runs once, on the vectors that its rows read. On CPU the logits
-of a row are the same bits whatever shares its batch: the kernels reduce over one row at a time, padding adds exact
-zeros or is left out, and int8 scales its activations row by row (training/quantize.py). In int8 they are the same for
-any number of threads too.
+Rows of all heads share one encoder run, equal rows being computed once; each head then runs once, on the vectors that
+its rows read. On CPU the logits of a row are the same bits whatever shares its batch: the kernels reduce over
+one row at a time, padding adds exact zeros or is left out, and int8 scales its activations row by row
+(training/quantize.py). In int8 they are the same for any number of threads too.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from onnxruntime import InferenceSession
 
 from models.bundle import Bundle
 from models.errors import BundleError
-from models.row import Row
+from models.row import Row, RowKey
 from models.runtime import Precision, Provider, find_kernels, is_packed, open_graph
 from models.task import Logits
 from models.vectors import DeviceVectors, HostVectors, Vectors
@@ -30,6 +31,14 @@ LEAST_GAIN = 0.1
 """In time, of each thread more: a second encoder takes the memory of its weights, and threads that wait take cores."""
 MOST_REPEATS = 3
 """Of a measurement, whose fastest run counts."""
+
+
+class Question(NamedTuple):
+    """What a head is asked: a row by its number in the batch, and the columns that the head reads."""
+
+    head: str
+    row: int
+    positions: tuple[int, ...]
 
 
 class Session:
@@ -108,47 +117,57 @@ class Session:
         return Row([self._tokenizer.unk_id] * length, [0] * length, [0])
 
     def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
+        """Compute equal rows once, and what a head is asked of them twice once too."""
         if not items:
             return []
-        rows = [row for _, row in items]
-        batch = pad(rows, self._tokenizer.pad_id)
+        self._check(items)
+        numbers: dict[RowKey, int] = {}
+        questions = [
+            Question(name, numbers.setdefault(row.key, len(numbers)), tuple(row.positions)) for name, row in items
+        ]
+        by_head: dict[str, dict[Question, None]] = {}
+        for question in questions:
+            by_head.setdefault(question.head, {})[question] = None
+        batch = pad(list(numbers), self._tokenizer.pad_id)
         length = batch["input_ids"].shape[1]
-        self._check(items, length)
-        by_head: dict[str, list[int]] = {}
-        for number, (name, _) in enumerate(items):
-            by_head.setdefault(name, []).append(number)
-        order = [number for numbers in by_head.values() for number in numbers]
-        flat = [number * length + column for number in order for column in rows[number].positions]
-        inputs = batch | {"positions": np.array(flat, np.int64)}
-        return self._read_heads(rows, by_head, self._encode(encoder, inputs))
+        flat = [
+            question.row * length + column
+            for asked in by_head.values()
+            for question in asked
+            for column in question.positions
+        ]
+        vectors = self._encode(encoder, batch | {"positions": np.array(flat, np.int64)})
+        answers = self._read_heads(by_head, vectors)
+        return [answers[question] for question in questions]
 
     def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[np.int64]]) -> Vectors:
         if self.provider == "cpu":
             return HostVectors(encoder, inputs)
         return DeviceVectors(encoder, inputs, self.provider)
 
-    def _read_heads(self, rows: list[Row], by_head: dict[str, list[int]], vectors: Vectors) -> list[Logits]:
-        answers: dict[int, Logits] = {}
+    def _read_heads(self, by_head: dict[str, dict[Question, None]], vectors: Vectors) -> dict[Question, Logits]:
+        answers: dict[Question, Logits] = {}
         start = 0
-        for name, numbers in by_head.items():
-            counts = [len(rows[number].positions) for number in numbers]
+        for name, asked in by_head.items():
+            counts = [len(question.positions) for question in asked]
             end = start + sum(counts)
             logits = vectors.read(self._heads[name], start, end)
-            answers |= zip(numbers, np.split(logits, list(accumulate(counts))[:-1]), strict=True)
+            answers |= zip(asked, np.split(logits, list(accumulate(counts))[:-1]), strict=True)
             start = end
-        return [answers[number] for number in range(len(rows))]
+        return answers
 
-    def _check(self, items: Sequence[tuple[str, Row]], longest: int) -> None:
+    def _check(self, items: Sequence[tuple[str, Row]]) -> None:
         for name, _ in items:
             if name not in self._heads:
                 raise BundleError(f"there is no head {name!r} in this bundle; it has {', '.join(self._heads)}")
+        longest = max(len(row.input_ids) for _, row in items)
         if longest > self.max_length:
             raise BundleError(
                 f"a row has {longest} tokens, expected at most {self.max_length}; cut it or slide windows"
             )
 
 
-def pad(rows: Sequence[Row], pad_id: int) -> dict[str, NDArray[np.int64]]:
+def pad(rows: Sequence[Row] | Sequence[RowKey], pad_id: int) -> dict[str, NDArray[np.int64]]:
     """Lay rows into input_ids, token_type_ids and attention_mask [rows, longest], padded on the right."""
     lengths = np.array([len(row.input_ids) for row in rows])
     filled = np.arange(lengths.max()) < lengths[:, None]

@@ -16,14 +16,19 @@ Floats = NDArray[np.float32]
 
 
 class HostVectors:
-    """Vectors [N, H] in memory."""
+    """Vectors [N, H] in memory; those that several heads read are computed once."""
 
     def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids]) -> None:
-        self._vectors: Floats = encoder.run(["vectors"], inputs)[0]
+        positions = inputs["positions"]
+        distinct, places = np.unique(positions, return_inverse=True)
+        self._places: Ids | None = places if len(distinct) < len(positions) else None
+        asked = positions if self._places is None else distinct
+        self._vectors: Floats = encoder.run(["vectors"], inputs | {"positions": asked})[0]
 
     def read(self, head: InferenceSession, start: int, end: int) -> Logits:
         """Return what a head makes of the vectors from `start` to before `end`."""
-        logits: Logits = head.run(["logits"], {"vectors": self._vectors[start:end]})[0]
+        read = slice(start, end) if self._places is None else self._places[start:end]
+        logits: Logits = head.run(["logits"], {"vectors": self._vectors[read]})[0]
         return logits
 
 

@@ -1,8 +1,8 @@
 """The engine of a device: lanes that run batches, and the one queue from which they take them.
 
 Work-conserving and without a timer: a free lane takes what waits, or its share of it while other lanes are free too.
-A lane is a thread, since a run of ONNX Runtime releases the interpreter; rows of different heads ride in one batch
-where they share an encoder.
+A lane is a thread, since a run of ONNX Runtime releases the interpreter. Rows of different heads share a batch where
+they share an encoder, and equal rows are computed once.
 """
 
 import asyncio
@@ -37,16 +37,19 @@ logger = logging.getLogger(__name__)
 MOST_LOGITS = 1 << 26
 """256 MiB. A mask makes one for each word of the vocabulary: 512 masks of BERT's are 16 million."""
 NICENESS = 4
-"""Of the lanes beyond that of the process: else they keep the event loop from refusing at once what is too much."""
+"""Added to the lanes' niceness: otherwise they keep the event loop from refusing excess requests at once."""
 MARGIN = 1.1
-"""How much longer than the pace says a wait may take: what is admitted at the edge of its deadline comes too late."""
+"""Factor on estimated waits: without it, requests admitted at the edge of their deadline are answered too late."""
+TURNS = 4
+"""First turns of long requests that fit into one batch."""
 
-Outcome = Logits | Exception
+Outcome = list[Logits] | Exception
+"""Of the calls that share a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the engine holds itself to."""
+    """What the engine keeps within."""
 
     lanes: int
     batch_tokens: int
@@ -55,6 +58,8 @@ class Limits:
     """What a run costs whatever is in it, in tokens: where it pads, more padding than that costs more than two runs."""
     queued_tokens: int
     """Tokens that may wait."""
+    queue_seconds: float
+    """Seconds that a request may be expected to wait for others."""
     lane_timeout: float
     """Seconds of one batch after which its lane counts as dead."""
 
@@ -68,9 +73,9 @@ class Lane(threading.Thread):
         self.busy_since = 0.0
         """When it took its batch, by time.monotonic; 0 while it waits for one."""
         self.tokens = 0
-        """Of the batch in hand."""
+        """Of the current batch; equal rows count once."""
         self.gain = 1.0
-        """How many times as fast its batch runs, which is alone then and has the cores of all, as one among others."""
+        """Speed-up of the current batch over a normal one, because it runs alone on all cores (1.0 = none)."""
 
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
@@ -85,7 +90,7 @@ class Engine:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
-        self._queue = Queue(limits.run_tokens)
+        self._queue = Queue(limits.run_tokens, limits.batch_tokens // TURNS)
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
         self._idle = 0
@@ -116,38 +121,28 @@ class Engine:
         ]
         return [] if self._stopping else dead + stuck
 
-    def submit(self, runner: Runner, head: str, rows: Sequence[Row], deadline: Deadline) -> Job:
-        """Queue the rows of a request; its future gets their logits, or a ServiceError.
+    def submit(self, runner: Runner, calls: Sequence[tuple[str, Row]], deadline: Deadline, weight: float = 1.0) -> Job:
+        """Queue the rows of a request, each for the head named with it; its future gets their logits in order.
 
+        Equal rows are computed once, whatever heads they are for. `weight` is the request's share of the lanes' time
+        relative to others. The future gets a ServiceError if the request cannot be answered.
         Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
         """
-        job = Job(runner, head, rows, deadline, self._loop.create_future(), time.monotonic())
+        job = Job(runner, calls, deadline, self._loop.create_future(), time.monotonic(), weight)
         with self._changed:
             self._admit(job)
             self._queue.push(job)
             self._measure_queue()
-            self._changed.notify(len(rows))
+            self._changed.notify(len(job.items))
         return job
 
     def check_room(self, tokens: int, deadline: Deadline) -> None:
-        """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did."""
-        waiting, limit = self._queue.tokens, self.limits.queued_tokens
-        if waiting + tokens > limit:
-            raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", self._seconds(waiting))
-        if not waiting:
-            return  # whatever the speed was, the next batch shows what it is
-        # one batch more, for younger rows that ride along with older ones
-        ahead = sum(lane.tokens for lane in self._lanes) + waiting + self.limits.batch_tokens
-        left = deadline.at - time.monotonic() - self._lag
-        late = MARGIN * self._seconds(ahead + tokens) - left
-        if late <= 0:
-            return
-        if (alone := self._seconds(tokens)) > left:  # waiting would not help
-            raise QueueFull(
-                f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
-                "send fewer or shorter inputs, or give more time"
-            )
-        raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
+        """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did.
+
+        This is what the least request meets; its cost does not depend on how many wait.
+        """
+        first = self._queue.first_tokens
+        self._check_room(tokens, first + min(first, self._queue.tokens - first), deadline)
 
     @contextmanager
     def keeping(self, logits: int) -> Iterator[None]:
@@ -205,10 +200,32 @@ class Engine:
         if job.tokens > limit:
             message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"
             raise Unprocessable([FieldError("inputs", message)])
-        self.check_room(job.tokens, job.deadline)
+        self._check_room(job.tokens, self._queue.ahead_of(job), job.deadline)
 
-    def _seconds(self, tokens: int) -> float:
-        """Time that all lanes together take for so many tokens, at their speed of late."""
+    def _check_room(self, tokens: int, ahead: float, deadline: Deadline) -> None:
+        """Refuse `tokens` that would wait too long for those `ahead` of them in the queue."""
+        waiting, limit = self._queue.tokens, self.limits.queued_tokens
+        if (excess := waiting + tokens - limit) > 0:
+            raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", self._seconds(excess))
+        if not waiting:
+            return  # whatever the speed was, the next batch shows what it is
+        # one batch more, for younger rows that ride along with older ones
+        ahead += sum(lane.tokens for lane in self._lanes) + self.limits.batch_tokens
+        left = deadline.at - time.monotonic() - self._lag
+        late = MARGIN * self._seconds(ahead + tokens) - left
+        if late > 0 and (alone := self._seconds(tokens)) > left:  # waiting would not help
+            raise QueueFull(
+                f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
+                "send fewer or shorter inputs, or give more time"
+            )
+        if late > 0:
+            raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
+        wait, longest = MARGIN * self._seconds(ahead), self.limits.queue_seconds
+        if wait > longest:
+            raise queue_full(f"the wait would be {wait:.2g} s, but at most {longest:g} s is allowed", wait - longest)
+
+    def _seconds(self, tokens: float) -> float:
+        """Time that all lanes together take for so many tokens, at their recent speed."""
         return self._pace.seconds(tokens) / max(1, len(self._lanes))
 
     def _measure_queue(self) -> None:
@@ -234,9 +251,9 @@ class Engine:
             while not self._stopping:
                 batch = self._take()
                 if lane.tokens:
-                    self._pace.add(lane.tokens, (time.monotonic() - lane.busy_since) * lane.gain)
+                    self._note_pace(lane)
                 if batch:
-                    lane.busy_since, lane.tokens = time.monotonic(), sum(item.length for item in batch)
+                    lane.busy_since, lane.tokens = time.monotonic(), _computed_tokens(batch)
                     lane.gain = batch[0].job.runner.gain(lane.tokens) if self._alone_again() else 1.0
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
@@ -248,16 +265,21 @@ class Engine:
                 self._idle -= 1
         return []
 
+    def _note_pace(self, lane: Lane) -> None:
+        seconds = time.monotonic() - lane.busy_since
+        self._pace.add(lane.tokens, seconds * lane.gain)
+        self.metrics.lane_busy.inc(seconds)
+
     def _alone_again(self) -> bool:
         """Note what is beside the batch just taken; it may use all cores if nothing was, nor beside the one before."""
         before, self._shared = self._shared, self._queue.rows > 0 or self._idle < len(self._lanes) - 1
         return len(self._lanes) > 1 and not before and not self._shared
 
     def _take(self) -> list[Item]:
-        """Take a batch, and give up on the way what would only be finished after its deadline."""
+        """Take a batch, and give up on the way requests that would only be finished after their deadline."""
         while batch := self._queue.take(self._budget()):
-            done = time.monotonic() + self._pace.seconds(sum(item.length for item in batch)) + self._lag
-            late = [item for item in batch if item.job.deadline.at < done]
+            now, seconds = time.monotonic(), self._pace.seconds(_computed_tokens(batch))
+            late = [item for item in batch if self._is_late(item.job, now, seconds)]
             if not late or not self._queue.rows:
                 return batch  # the last one runs whatever the pace was: only a batch shows what it is
             for item in late:
@@ -266,6 +288,10 @@ class Engine:
             if len(late) < len(batch):
                 return [item for item in batch if not item.job.dropped]
         return []
+
+    def _is_late(self, job: Job, now: float, batch_seconds: float) -> bool:
+        """Whether a job in a batch is answered too late, even if the lanes computed nothing but its rest after that."""
+        return job.deadline.at < now + batch_seconds + self._seconds(job.waiting_tokens) + self._lag
 
     def _budget(self) -> int:
         """Tokens of the next batch: the limit, or while other lanes are free too, a fair share of what waits."""
@@ -276,16 +302,17 @@ class Engine:
         runner = batch[0].job.runner
         run = runner.run_alone if alone else runner.run
         try:
-            logits = run([(item.job.head, item.job.rows[item.index]) for item in batch])
+            logits = iter(run([item.job.calls[index] for item in batch for index in item.indices]))
         except Exception as error:
             if len(batch) == 1:
-                logger.exception("a row of %d tokens failed in head %s", batch[0].length, batch[0].job.head)
+                heads = ", ".join(batch[0].job.calls[index][0] for index in batch[0].indices)
+                logger.exception("a row of %d tokens failed in head %s", batch[0].length, heads)
                 return [error]
             logger.warning("a batch of %d rows failed (%s); running them one by one", len(batch), error)
             self.metrics.failed_batches.inc()
             return [outcome for item in batch for outcome in self._run([item], False)]
         self._measure_batch(batch)
-        return list(logits)
+        return [[next(logits) for _ in item.indices] for item in batch]
 
     def _measure_batch(self, batch: Sequence[Item]) -> None:
         tokens = sum(item.length for item in batch)
@@ -308,10 +335,10 @@ class Engine:
             if isinstance(outcome, Exception):
                 self.give_up(job, "failed", InferenceFailed("the model failed on this input; the log has the reason"))
             elif not job.future.done():
-                job.logits[item.index] = outcome
+                job.logits |= zip(item.indices, outcome, strict=True)
                 job.finished_at = finished
-                if len(job.logits) == len(job.rows):
-                    job.future.set_result([job.logits[index] for index in range(len(job.rows))])
+                if len(job.logits) == len(job.calls):
+                    job.future.set_result([job.logits[index] for index in range(len(job.calls))])
 
     def _bury(self, lane: Lane, batch: Iterable[Item]) -> None:
         lane.join(1.0)
@@ -326,3 +353,8 @@ class Engine:
     def _abandon(self, jobs: Iterable[Job], reason: str, sentence: str) -> None:
         for job in jobs:
             self.give_up(job, reason, Unavailable(sentence))
+
+
+def _computed_tokens(batch: Iterable[Item]) -> int:
+    """Return the tokens that the encoder computes: equal rows once."""
+    return sum(len(key.input_ids) for key in {item.key for item in batch})

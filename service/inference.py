@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InputError
-from models.row import Encoded
+from models.row import Encoded, Row
+from models.session import Session
 from models.task import Strict
 from models.tasks import AnyTask
 from models.tokenizer import LONG
@@ -144,23 +145,40 @@ class Inference:
             encoded = call.task.encode(call.inputs[index], call.parameters)
         except InputError as error:
             raise InputError(place(error.field, index) if call.is_list else error.field, error.message) from None
-        size.add(sum(len(row.input_ids) for row in encoded.rows), call.task.answer_tokens(encoded, call.parameters))
+        size.add(_tokens(encoded), call.task.answer_tokens(encoded, call.parameters))
         return encoded
 
     async def _encode(self, calls: list[Call], encoded: Rows, watch: "asyncio.Future[Any]") -> list[list[Logits]]:
-        jobs = [self._submit(call, of_call, watch) for call, of_call in zip(calls, encoded, strict=True)]
-        logits = [await self._finished(job) for job in jobs]
-        self.timing.queue = min(job.started_at for job in jobs) - jobs[0].queued_at
-        self.timing.encode = max(job.finished_at for job in jobs) - min(job.started_at for job in jobs)
-        self.trace.log["tokens"] = sum(job.tokens for job in jobs)
-        for call, job in zip(calls, jobs, strict=True):
-            self._series(self.service.metrics.tokens, call).inc(job.tokens)
-        return logits
+        """Run the rows of all calls: one job per encoder, in which equal rows of several heads are computed once."""
+        rows: dict[Session, list[tuple[str, Row]]] = {}
+        for call, of_call in zip(calls, encoded, strict=True):
+            rows.setdefault(call.head.session, []).extend(
+                (call.head.name, row) for item in of_call for row in item.rows
+            )
+        jobs: dict[Session, Job] = {}
+        try:
+            for session, of_session in rows.items():
+                jobs[session] = self._submit(session, of_session, watch)
+            logits = {session: iter(await self._finished(job)) for session, job in jobs.items()}
+        except BaseException:
+            for job in jobs.values():  # those that are done stay so
+                self.service.engine.give_up(job, "failed", ClientGone("another part of the request failed"))
+            raise
+        self._time(list(jobs.values()))
+        return [
+            [next(logits[call.head.session]) for item in of_call for _ in item.rows]
+            for call, of_call in zip(calls, encoded, strict=True)
+        ]
 
-    def _submit(self, call: Call, encoded: list[Encoded[Any]], watch: "asyncio.Future[Any]") -> Job:
+    def _time(self, jobs: list[Job]) -> None:
+        started = min(job.started_at for job in jobs)
+        self.timing.queue = started - jobs[0].queued_at
+        self.timing.encode = max(job.finished_at for job in jobs) - started
+        self.trace.log["tokens"] = sum(job.tokens for job in jobs)
+
+    def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
-        rows = [row for item in encoded for row in item.rows]
-        job = engine.submit(call.head.session, call.head.name, rows, self.deadline)
+        job = engine.submit(session, rows, self.deadline)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         return job
 
@@ -224,6 +242,7 @@ class Inference:
             metrics.series(metrics.stage, stage, name).observe(getattr(self.timing, stage))
         for call, of_call, answered in zip(calls, encoded, answers, strict=True):
             self._series(metrics.inputs, call).inc(len(of_call))
+            self._series(metrics.tokens, call).inc(sum(map(_tokens, of_call)))
             for item in of_call:
                 if item.truncated:
                     self._series(metrics.truncated_inputs, call).inc()
@@ -315,11 +334,14 @@ def texts_of(item: Any) -> list[str]:
     return item if isinstance(item, list) else [getattr(item, name) for name in type(item).model_fields]
 
 
+def _tokens(item: Encoded[Any]) -> int:
+    return sum(len(row.input_ids) for row in item.rows)
+
+
 def _decoding(call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> int:
     """Return how much there is to decode, in logits."""
-    tokens = sum(len(row.input_ids) for item in encoded for row in item.rows)
     answered = sum(call.task.answer_tokens(item, call.parameters) for item in encoded)
-    return sum(each.size for each in logits) + 10 * tokens + answered
+    return sum(each.size for each in logits) + 10 * sum(map(_tokens, encoded)) + answered
 
 
 def _count_logits(calls: Sequence[Call], encoded: Rows) -> int:

@@ -42,6 +42,7 @@ class Service:
                 batch_tokens=settings.token_budget,
                 run_tokens=RUN_TOKENS[settings.provider],
                 queued_tokens=settings.max_queued_tokens,
+                queue_seconds=settings.max_queue_seconds,
                 lane_timeout=settings.lane_timeout,
             ),
             metrics,

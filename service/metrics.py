@@ -106,6 +106,11 @@ class Metrics:
         self.lanes = Gauge(
             "bertheads_lanes_alive", "Lanes that take work", registry=registry, multiprocess_mode="livesum"
         )
+        self.lane_busy = Counter(
+            "bertheads_lane_busy_seconds_total",
+            "Seconds that lanes spent on batches, summed over lanes",
+            registry=registry,
+        )
 
     def _queue(self, registry: CollectorRegistry) -> None:
         self.queue_rows = Gauge(

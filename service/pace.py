@@ -21,6 +21,6 @@ class Pace:
         self.tokens = self.tokens * (1 - NEWEST) + tokens
         self.time = self.time * (1 - NEWEST) + seconds
 
-    def seconds(self, tokens: int) -> float:
+    def seconds(self, tokens: float) -> float:
         """What a lane takes for so many tokens; 0 before the first batch."""
         return tokens * self.time / self.tokens if self.tokens else 0.0

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 
 import numpy as np
 
@@ -48,8 +49,20 @@ class Encoder:
         return [np.array([each], np.float32) for each in ids]
 
 
+fresh = count(1000)
+
+
 def row(length: int = 10, first: int = 7) -> Row:
-    return Row([first] + [1] * (length - 1), [0] * length, [0])
+    """Return a row that is equal to no other, if it has more than one token."""
+    ids = [first] + [1] * (length - 2) + [next(fresh)]
+    return Row(ids[:length], [0] * length, [0])
+
+
+def submit(
+    engine: Engine, encoder: Encoder, head: str, rows: Sequence[Row], deadline: Deadline, weight: float = 1.0
+) -> Job:
+    """Submit rows for one head."""
+    return engine.submit(encoder, [(head, each) for each in rows], deadline, weight)
 
 
 def soon(seconds: float = 30.0) -> Deadline:
@@ -58,9 +71,14 @@ def soon(seconds: float = 30.0) -> Deadline:
 
 @asynccontextmanager
 async def running(
-    lanes: int = 1, batch_tokens: int = 1000, queued_tokens: int = 10_000, lane_timeout: float = 60.0
+    lanes: int = 1,
+    batch_tokens: int = 1000,
+    queued_tokens: int = 10_000,
+    queue_seconds: float = 3600.0,
+    lane_timeout: float = 60.0,
 ) -> AsyncIterator[tuple[Engine, Encoder]]:
-    engine, encoder = Engine(Limits(lanes, batch_tokens, 6, queued_tokens, lane_timeout), Metrics()), Encoder()
+    limits = Limits(lanes, batch_tokens, 6, queued_tokens, queue_seconds, lane_timeout)
+    engine, encoder = Engine(limits, Metrics()), Encoder()
     engine.start()
     try:
         yield engine, encoder
@@ -94,6 +112,6 @@ def total(engine: Engine, name: str, **labels: str) -> float:
 async def held(engine: Engine, encoder: Encoder) -> Job:
     """Keep the (one) lane busy with a row of 3 tokens."""
     encoder.open.clear()
-    job = engine.submit(encoder, "blocker", [row(3)], soon())
+    job = submit(engine, encoder, "blocker", [row(3)], soon())
     await until(lambda: len(encoder.batches) == 1)
     return job

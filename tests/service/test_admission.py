@@ -6,14 +6,14 @@ import pytest
 
 from service.engine import MOST_LOGITS
 from service.errors import ClientGone, DeadlinePassed, QueueFull, Unprocessable
-from tests.service.engines import held, row, running, scenario, soon, total
+from tests.service.engines import held, row, running, scenario, soon, submit, total
 
 
 @scenario
 async def test_a_deadline_in_the_queue_drops_the_row_before_it_runs() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
-        job = engine.submit(encoder, "a", [row(50)], soon())
+        job = submit(engine, encoder, "a", [row(50)], soon())
         engine.expire(job)
         with pytest.raises(DeadlinePassed, match="passed in queue"):
             await job.future
@@ -31,15 +31,15 @@ async def test_a_deadline_while_running_is_answered_at_once_and_says_where() -> 
         with pytest.raises(DeadlinePassed, match="passed in encode"):
             await job.future
         encoder.open.set()
-        assert (await engine.submit(encoder, "a", [row(4)], soon()).future)[0].shape == (1, 4)
+        assert (await submit(engine, encoder, "a", [row(4)], soon()).future)[0].shape == (1, 4)
 
 
 @scenario
 async def test_a_client_that_left_is_not_computed() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
-        gone = engine.submit(encoder, "a", [row(50)] * 3, soon())
-        kept = engine.submit(encoder, "b", [row(50)], soon())
+        gone = submit(engine, encoder, "a", [row(50) for _ in range(3)], soon())
+        kept = submit(engine, encoder, "b", [row(50)], soon())
         engine.give_up(gone, "client_gone", ClientGone("gone"))
         engine.give_up(gone, "client_gone", ClientGone("twice"))
         encoder.open.set()
@@ -52,7 +52,7 @@ async def test_a_client_that_left_is_not_computed() -> None:
 async def test_a_cancelled_waiter_frees_its_place() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
-        job = engine.submit(encoder, "a", [row(50)], soon())
+        job = submit(engine, encoder, "a", [row(50)], soon())
         job.future.cancel()
         engine.give_up(job, "draining", ClientGone("cut"))
         assert total(engine, "queue_tokens") == 0
@@ -62,12 +62,12 @@ async def test_a_cancelled_waiter_frees_its_place() -> None:
 async def test_admission_counts_tokens_alike_for_one_row_and_for_many() -> None:
     async with running(queued_tokens=100) as (engine, encoder):
         await held(engine, encoder)
-        engine.submit(encoder, "a", [row(60)], soon())
+        submit(engine, encoder, "a", [row(60)], soon())
         for rows in ([row(41)], [row(20), row(21)]):
             with pytest.raises(QueueFull) as refusal:
-                engine.submit(encoder, "a", rows, soon())
+                submit(engine, encoder, "a", rows, soon())
             assert int(refusal.value.headers["Retry-After"]) >= 1
-        engine.submit(encoder, "a", [row(20), row(20)], soon())
+        submit(engine, encoder, "a", [row(20), row(20)], soon())
         assert total(engine, "queue_tokens") == 100
 
 
@@ -91,13 +91,13 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(
     async with running(batch_tokens=100) as (engine, encoder):
         await held(engine, encoder)
         engine._pace.add(10, 1.0)  # 10 tokens a second; 3 run
-        engine.submit(encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
-        engine.submit(encoder, "a", [row(97)], soon(33.5))  # 200 tokens and a batch more, 30 s
+        submit(engine, encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
+        submit(engine, encoder, "a", [row(97)], soon(33.5))  # 200 tokens and a batch more, 30 s
         with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.8 s late") as refusal:
-            engine.submit(encoder, "a", [row(30)], soon(33.5))  # 33 s, and the margin
+            submit(engine, encoder, "a", [row(30)], soon(33.5))  # 33 s, and the margin
         assert refusal.value.headers["Retry-After"] == "3"
         with pytest.raises(QueueFull, match="400 tokens take 40 s by themselves, but the deadline") as refusal:
-            engine.submit(encoder, "a", [row(200), row(200)], soon(30))
+            submit(engine, encoder, "a", [row(200), row(200)], soon(30))
         assert "Retry-After" not in refusal.value.headers  # it would be late then too
         with pytest.raises(QueueFull, match="and 0 more would be"):
             engine.check_room(0, soon(32))
@@ -109,8 +109,8 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(
 async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
-        late = [engine.submit(encoder, "late", [row(100)], soon(2)) for _ in range(3)]
-        good = engine.submit(encoder, "good", [row(200)], soon(100))
+        late = [submit(engine, encoder, "late", [row(100)], soon(2)) for _ in range(3)]
+        good = submit(engine, encoder, "good", [row(200)], soon(100))
         engine._pace.add(10, 1.0)  # 10 tokens a second
         encoder.open.set()
         for job in late:
@@ -119,11 +119,11 @@ async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() 
         await good.future
         assert encoder.batches[1:] == [[("good", 200)]] and total(engine, "dropped_total", reason="deadline") == 3
         engine._pace.add(10_000, 100_000.0)
-        assert await engine.submit(encoder, "a", [row(10)], soon(2)).future
+        assert await submit(engine, encoder, "a", [row(10)], soon(2)).future
 
 
 @scenario
 async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
     async with running(queued_tokens=100) as (engine, encoder):
         with pytest.raises(Unprocessable, match=r"102 tokens.* 100 "):
-            engine.submit(encoder, "a", [row(51), row(51)], soon())
+            submit(engine, encoder, "a", [row(51), row(51)], soon())

@@ -9,14 +9,14 @@ import pytest
 
 from service.errors import InferenceFailed, Unavailable
 from service.pace import Pace
-from tests.service.engines import DEADLY, POISON, held, row, running, scenario, soon, total, until
+from tests.service.engines import DEADLY, POISON, held, row, running, scenario, soon, submit, total, until
 
 
 @scenario
 async def test_rows_come_back_in_order() -> None:
     async with running(lanes=2, batch_tokens=20) as (engine, encoder):
         rows = [row(10, first) for first in range(20)]
-        logits = await engine.submit(encoder, "a", rows, soon()).future
+        logits = await submit(engine, encoder, "a", rows, soon()).future
         assert [each[0, 0] for each in logits] == list(range(20))
         assert len(encoder.batches) >= 10
 
@@ -25,7 +25,7 @@ async def test_rows_come_back_in_order() -> None:
 async def test_what_queued_meanwhile_rides_together_whatever_its_head() -> None:
     async with running() as (engine, encoder):
         blocker = await held(engine, encoder)
-        jobs = [engine.submit(encoder, head, [row(30)], soon()) for head in ("ner", "qa", "nli")]
+        jobs = [submit(engine, encoder, head, [row(30)], soon()) for head in ("ner", "qa", "nli")]
         assert total(engine, "queue_rows") == 3 and total(engine, "queue_tokens") == 90
         encoder.open.set()
         await asyncio.gather(blocker.future, *(job.future for job in jobs))
@@ -40,13 +40,13 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
 
         async def run(*lengths: int) -> None:
             await until(lambda: engine._idle == 3)
-            await engine.submit(encoder, "a", [row(length) for length in lengths], soon()).future
+            await submit(engine, encoder, "a", [row(length) for length in lengths], soon()).future
 
         await until(lambda: engine._idle == 3)
         encoder.open.clear()
         jobs = []
         for count in (1, 2, 3):
-            jobs.append(engine.submit(encoder, "a", [row()], soon()))
+            jobs.append(submit(engine, encoder, "a", [row()], soon()))
             await until(lambda count=count: len(encoder.batches) == count)  # type: ignore[misc]
         encoder.open.set()
         await asyncio.gather(*(job.future for job in jobs))
@@ -57,7 +57,7 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
         await run(10, 10, 10)
         assert encoder.alone == [0, 4], "its lane left rows for the others"
     async with running(lanes=1) as (engine, encoder):
-        await engine.submit(encoder, "a", [row()], soon()).future
+        await submit(engine, encoder, "a", [row()], soon()).future
         assert encoder.alone == [], "there are no others whose cores it could use"
 
 
@@ -71,7 +71,7 @@ async def test_the_pace_is_that_of_a_lane_among_others() -> None:
             for number, length in enumerate([5, 100, 5, 100, 100, 5]):
                 await until(lambda: engine._idle == 2)
                 encoder.open.clear()
-                job = engine.submit(encoder, "a", [row(length)], soon())
+                job = submit(engine, encoder, "a", [row(length)], soon())
                 await until(lambda number=number: len(encoder.batches) == number + 1)  # type: ignore[misc]
                 clock[0] += length / 100
                 encoder.open.set()
@@ -90,7 +90,7 @@ async def test_where_runs_pad_lengths_are_not_mixed_and_padding_is_counted() -> 
             encoder.pads = pads
             blocker = await held(engine, encoder)
             lengths = [100, 20, 96, 21]
-            jobs = [engine.submit(encoder, "a", [row(length)], soon()) for length in lengths]
+            jobs = [submit(engine, encoder, "a", [row(length)], soon()) for length in lengths]
             encoder.open.set()
             await asyncio.gather(blocker.future, *(job.future for job in jobs))
             assert [[length for _, length in batch] for batch in encoder.batches[1:]] == batches
@@ -103,7 +103,7 @@ async def test_free_lanes_share_what_waits() -> None:
     async with running(lanes=2) as (engine, encoder):
         await asyncio.sleep(0.05)  # both lanes are waiting
         encoder.open.clear()
-        job = engine.submit(encoder, "a", [row(10)] * 8, soon())
+        job = submit(engine, encoder, "a", [row(10) for _ in range(8)], soon())
         await until(lambda: len(encoder.batches) == 2)
         assert sorted(len(batch) for batch in encoder.batches) == [4, 4] and len(encoder.lanes) == 2
         encoder.open.set()
@@ -114,9 +114,9 @@ async def test_free_lanes_share_what_waits() -> None:
 async def test_a_long_row_is_not_overtaken_for_ever() -> None:
     async with running(batch_tokens=60) as (engine, encoder):
         await held(engine, encoder)
-        before = [engine.submit(encoder, "a", [row(20)], soon()) for _ in range(6)]
-        long = engine.submit(encoder, "a", [row(500)], soon())
-        after = [engine.submit(encoder, "a", [row(20)], soon()) for _ in range(60)]
+        before = [submit(engine, encoder, "a", [row(20)], soon()) for _ in range(6)]
+        long = submit(engine, encoder, "a", [row(500)], soon())
+        after = [submit(engine, encoder, "a", [row(20)], soon()) for _ in range(60)]
         encoder.open.set()
         await asyncio.gather(*(job.future for job in (*before, long, *after)))
         place = next(index for index, batch in enumerate(encoder.batches) if batch == [("a", 500)])
@@ -127,9 +127,9 @@ async def test_a_long_row_is_not_overtaken_for_ever() -> None:
 async def test_one_bad_row_fails_alone() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
-        good = [engine.submit(encoder, "a", [row(10, first)], soon()) for first in (1, 2)]
-        bad = engine.submit(encoder, "a", [row(10), row(10, POISON)], soon())
-        late = engine.submit(encoder, "b", [row(10, 3)], soon())
+        good = [submit(engine, encoder, "a", [row(10, first)], soon()) for first in (1, 2)]
+        bad = submit(engine, encoder, "a", [row(10), row(10, POISON)], soon())
+        late = submit(engine, encoder, "b", [row(10, 3)], soon())
         encoder.open.set()
         answers = await asyncio.gather(*(job.future for job in (*good, late)))
         assert [logits[0][0, 0] for logits in answers] == [1, 2, 3]
@@ -143,24 +143,24 @@ async def test_one_bad_row_fails_alone() -> None:
 async def test_a_dead_lane_shows_and_its_requests_end() -> None:
     async with running(lanes=1) as (engine, encoder):
         await held(engine, encoder)
-        deadly = engine.submit(encoder, "a", [row(10, DEADLY)], soon())
-        waiting = engine.submit(encoder, "a", [row(400)], soon())
+        deadly = submit(engine, encoder, "a", [row(10, DEADLY)], soon())
+        waiting = submit(engine, encoder, "a", [row(400)], soon())
         encoder.open.set()
         for job in (deadly, waiting):
             with pytest.raises(Unavailable):
                 await job.future
         assert "lane-0 died" in engine.troubles()[0] and total(engine, "lanes_alive") == 0
         with pytest.raises(Unavailable, match="no lane"):
-            engine.submit(encoder, "a", [row(10)], soon())
+            submit(engine, encoder, "a", [row(10)], soon())
 
 
 @scenario
 async def test_the_other_lane_goes_on() -> None:
     async with running(lanes=2) as (engine, encoder):
         with pytest.raises(Unavailable):
-            await engine.submit(encoder, "a", [row(10, DEADLY)], soon()).future
+            await submit(engine, encoder, "a", [row(10, DEADLY)], soon()).future
         assert len(engine.troubles()) == 1
-        assert await engine.submit(encoder, "a", [row(10)], soon()).future
+        assert await submit(engine, encoder, "a", [row(10)], soon()).future
 
 
 @scenario
@@ -177,7 +177,7 @@ async def test_a_lane_that_hangs_shows() -> None:
 async def test_stopping_finishes_what_runs_and_gives_up_what_waits() -> None:
     async with running() as (engine, encoder):
         runs = await held(engine, encoder)
-        waits = engine.submit(encoder, "a", [row(400)], soon())
+        waits = submit(engine, encoder, "a", [row(400)], soon())
         asyncio.get_running_loop().call_later(0.05, encoder.open.set)
         threading.Timer(0.05, encoder.open.set).start()
         engine.stop(5)
@@ -185,5 +185,5 @@ async def test_stopping_finishes_what_runs_and_gives_up_what_waits() -> None:
         with pytest.raises(Unavailable, match="shutting down"):
             await waits.future
         with pytest.raises(Unavailable, match="shutting down"):
-            engine.submit(encoder, "a", [row(10)], soon())
+            submit(engine, encoder, "a", [row(10)], soon())
         assert total(engine, "dropped_total", reason="draining") == 1
