@@ -136,7 +136,7 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
             raise BundleError(f"the defaults of this {self.route} head are wrong: {error}") from None
 
 
-def softmax(logits: Logits, temperature: float) -> Scores:
+def softmax(logits: Logits | Scores, temperature: float) -> Scores:
     """Over the last axis."""
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))

@@ -1,23 +1,34 @@
-"""The five tasks by name, and all routes that ask their heads."""
+"""The tasks of heads by name, and the routes on which heads answer: their own task, and other ways to ask them."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from models.classification import Classify, Pair
 from models.fill_mask import FillMask
 from models.qa import QuestionAnswering
 from models.tagging import Tag
 from models.task import HeadSpec, Task, TaskName
+from models.zero_shot import ZeroShot, obstacle
 
-__all__ = ["ROUTES", "TASKS", "HeadSpec", "Task", "TaskName"]
+__all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "routes_of"]
 
 # Any: which input, parameters and answer belong together is known only inside a task.
 AnyTask = Task[Any, Any, Any, Any]
 
-TASKS: dict[TaskName, type[AnyTask]] = {
+RouteName = TaskName | Literal["zero-shot"]
+"""Routes of POST: the tasks that a bundle may declare, and zero-shot, which asks a pair head."""
+
+ROUTES: dict[RouteName, type[AnyTask]] = {
     "classify": Classify,
     "pair": Pair,
     "fill-mask": FillMask,
     "tag": Tag,
     "qa": QuestionAnswering,
+    "zero-shot": ZeroShot,
 }
-ROUTES: dict[str, type[AnyTask]] = dict(TASKS.items())
+
+TASKS: dict[TaskName, type[AnyTask]] = {task: ROUTES[task] for task in get_args(TaskName)}
+
+
+def routes_of(head: HeadSpec) -> list[RouteName]:
+    """Return the routes on which a head answers, that of its task first."""
+    return [head.task] if obstacle(head) else [head.task, "zero-shot"]

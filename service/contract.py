@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from models.task import parameter_error
-from models.tasks import ROUTES
+from models.tasks import ROUTES, RouteName
 from service.body import malformed
 from service.errors import FieldError, ServiceError, Unprocessable
 
 MAX_ERRORS = 16
 """Errors that one answer names."""
-KEYS = ("inputs", "parameters")
 PARAMETERS = "What the task is asked to do; the head's defaults (GET /heads) hold otherwise"
 REASONS = {"recursion limit": "is nested too deeply", "out of range": "has a number of thousands of digits"}
 """What the JSON parser says, and what we say."""
@@ -36,7 +35,7 @@ class TaskRequest(BaseModel):
 
 
 @cache
-def request_model(route: str, max_items: int, max_characters: int) -> type[TaskRequest]:
+def request_model(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
     """Return the model of a request body of a route."""
     task = ROUTES[route]
     one = _bounded(task.inputs, max_characters)
@@ -52,34 +51,31 @@ def request_model(route: str, max_items: int, max_characters: int) -> type[TaskR
     return create_model(route.title().replace("-", "") + "Request", __base__=TaskRequest, **fields)
 
 
-def _bounded(kind: Any, max_characters: int) -> Any:
-    """Return an input's type with a limit on each of its texts."""
+def _bounded(kind: Any, limit: int) -> Any:
+    """Return an input's type with a limit on the characters of each of its texts."""
     if kind is str:
-        return Annotated[str, Field(max_length=max_characters)]
-    if not isinstance(kind, type):  # a union of a text and a list of words
-        return Union[tuple(_bounded(part, max_characters) for part in get_args(kind))]  # noqa: UP007
+        return Annotated[str, Field(max_length=limit)]
     if get_origin(kind) is list:
-        return list.__class_getitem__(_bounded(get_args(kind)[0], max_characters))
+        return list.__class_getitem__(_bounded(get_args(kind)[0], limit))
+    if get_args(kind):
+        return Union[tuple(_bounded(part, limit) for part in get_args(kind))]  # noqa: UP007
     fields: dict[str, Any] = {
-        name: (_bounded(field.annotation, max_characters), field)
-        for name, field in kind.model_fields.items()  # type: ignore[attr-defined]
+        name: (_bounded(field.annotation, limit), field) for name, field in kind.model_fields.items()
     }
     return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields)
 
 
-def parse_request(body: bytes, route: str, model: type[TaskRequest]) -> TaskRequest:
+def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> TaskRequest:
     """Return the request that a body holds; raise BadRequest or Unprocessable, which names each field at fault."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(body, route, error.errors(include_url=False)) from None
-
-
-def _refusal(body: bytes, route: str, found: Sequence[ErrorDetails]) -> ServiceError:
-    if found[0]["type"] == "json_invalid":
-        return _not_json(body, found[0]["ctx"]["error"])
-    errors = {error.field: error for error in reversed([_explain(error, route) for error in _relevant(found)])}
-    return Unprocessable([*reversed(errors.values())][:MAX_ERRORS])
+        found = error.errors(include_url=False)
+        if found[0]["type"] == "json_invalid":
+            raise _not_json(body, found[0]["ctx"]["error"]) from None
+        errors = [_explain(each, route, model) for each in _relevant(found)]
+        by_field = {each.field: each for each in reversed(errors)}
+        raise Unprocessable([*reversed(by_field.values())][:MAX_ERRORS]) from None
 
 
 def _not_json(body: bytes, reason: str) -> ServiceError:
@@ -100,7 +96,7 @@ def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
     return [error for error in found if error not in unwanted]
 
 
-def _explain(error: ErrorDetails, route: str) -> FieldError:
+def _explain(error: ErrorDetails, route: RouteName, model: type[TaskRequest]) -> FieldError:
     first, *inner = error["loc"] or ("body",)
     if first == "inputs" and inner:
         return _explain_input(error, ROUTES[route].inputs, inner[1:])
@@ -111,11 +107,15 @@ def _explain(error: ErrorDetails, route: str) -> FieldError:
         wanted = "the text, or a list of texts" if first == "inputs" else f"what {route} needs; see GET /docs"
         return FieldError(str(first), f"is missing; send {wanted}")
     if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(first)[:80], KEYS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"a request has {' and '.join(KEYS)}"
+        known = [name for name in model.model_fields if name != "options"]
+        nearest = difflib.get_close_matches(str(first)[:80], known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"a request has {', '.join(known)}"
         return FieldError(str(first)[:80], f"is unknown; {hint}")
-    example = '{"inputs": …, "parameters": {…}}' if first == "body" else "an object such as {}"
-    return FieldError(str(first), f"is {kind_of(error['input'])}; send {example}")
+    found = kind_of(error["input"])
+    if first == "body":
+        return FieldError("body", f'is {found}; send {{"inputs": …, "parameters": {{…}}}}')
+    expected = "object" if first in ("parameters", "options") else error["msg"].removeprefix("Input should be a valid ")
+    return FieldError(".".join(map(str, error["loc"]))[:80], f"is {found}, but must be: {expected}")
 
 
 def _explain_input(error: ErrorDetails, inputs: Any, location: Sequence[int | str]) -> FieldError:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Scope
 
 from models.errors import BertheadsError, InputError
@@ -195,15 +196,17 @@ def as_service_error(raised: Exception, scope: Scope) -> ServiceError:
         return Unprocessable([FieldError(raised.field, raised.message)])
     path = scope["path"][:200]
     if isinstance(raised, HTTPException) and raised.status_code == 405:
-        allowed = (raised.headers or {}).get("Allow", "another method")
-        return MethodNotAllowed(f"{path} does not take {scope['method']}; send {allowed}", headers=raised.headers)
+        routes = [route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE]
+        allowed = ", ".join(sorted({method for route in routes for method in route.methods}))
+        sentence = f"{path} does not take {scope['method']}; send {allowed}"
+        return MethodNotAllowed(sentence, headers={"Allow": allowed})
     if isinstance(raised, HTTPException):
         return NotFound(f"there is no {path}; {_nearest_route(scope, path)}")
     return ServiceError("something is wrong here; the log has it under the request id of this answer")
 
 
 def _nearest_route(scope: Scope, path: str) -> str:
-    known = [route.path for route in scope["app"].routes if "{" not in getattr(route, "path", "{")]
+    known = [route.path for route in scope["app"].routes if "{" not in route.path]
     nearest = difflib.get_close_matches(path, known, n=1)
     return f"did you mean {nearest[0]}?" if nearest else "GET /docs lists what there is"
 

@@ -2,14 +2,14 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from models.bundle import Bundle, read_bundle
 from models.session import Session
-from models.task import HeadSpec, Strict, TaskName
-from models.tasks import TASKS, AnyTask
+from models.task import HeadSpec, Strict
+from models.tasks import ROUTES, AnyTask, RouteName, routes_of
 from service.errors import NotFound, SettingsError
 from service.settings import Settings
 
@@ -25,15 +25,17 @@ class Head:
     task: AnyTask
     bundle: Bundle
     session: Session
+    ways: Mapping[RouteName, AnyTask]
+    """The routes on which it answers, its own task first."""
     defaults: Strict
     """The parameters of a request that gives none."""
     width: int
     """Logits of a position."""
 
-    def with_defaults(self, given: Strict | None) -> Strict:
+    def with_defaults(self, route: RouteName, given: Strict | None) -> Strict:
         """Return the parameters of a request, with this head's defaults where it says nothing."""
-        if given is None:
-            return self.defaults
+        if given is None or route != self.spec.task:
+            return given or self.defaults
         mine = self.spec.defaults.keys() - given.model_fields_set
         return given.model_copy(update={name: getattr(self.defaults, name) for name in mine}) if mine else given
 
@@ -48,7 +50,7 @@ class Heads:
 
     def __init__(self, heads: Sequence[Head]) -> None:
         self.by_name: dict[str, Head] = {}
-        self.defaults: dict[TaskName, Head] = {}
+        self.defaults: dict[RouteName, Head] = {}
         for head in heads:
             other = self.by_name.get(head.name)
             if other:
@@ -57,16 +59,17 @@ class Heads:
                     "rename it in one of them, or serve them apart"
                 )
             self.by_name[head.name] = head
-            self.defaults.setdefault(head.spec.task, head)
+            for route in head.ways:
+                self.defaults.setdefault(route, head)
 
-    def find(self, task: TaskName, name: str | None) -> Head:
+    def find(self, route: RouteName, name: str | None) -> Head:
         """Return the head for a route; raise NotFound, which names those that exist."""
-        head = self.by_name.get(name) if name is not None else self.defaults.get(task)
+        head = self.by_name.get(name) if name is not None else self.defaults.get(route)
         if head is None:
-            raise NotFound(self._missing(task, name), field="head")
-        if head.spec.task != task:
+            raise NotFound(self._missing(route, name), field="head")
+        if route not in head.ways:
             right = f"/{head.spec.task}/{head.name}"
-            raise NotFound(f"head {head.name!r} is not for /{task}; send this to {right}", field="head")
+            raise NotFound(f"head {head.name!r} is not for /{route}; send this to {right}", field="head")
         return head
 
     def get(self, name: str) -> Head:
@@ -78,12 +81,16 @@ class Heads:
             )
         return self.by_name[name]
 
-    def _missing(self, task: TaskName, name: str | None) -> str:
-        known = [head.name for head in self.by_name.values() if head.spec.task == task]
+    def on(self, route: RouteName) -> list[Head]:
+        """Return the heads that answer on a route."""
+        return [head for head in self.by_name.values() if route in head.ways]
+
+    def _missing(self, route: RouteName, name: str | None) -> str:
+        known = [head.name for head in self.on(route)]
         if not known:
-            return f"no head for /{task} is served; GET /heads lists those that are"
+            return f"no head for /{route} is served; GET /heads lists those that are"
         assert name is not None, "a task with a head has a default"
-        return f"there is no head {name[:80]!r} for /{task}; there are {', '.join(known)}{_nearest(name, known)}"
+        return f"there is no head {name[:80]!r} for /{route}; there are {', '.join(known)}{_nearest(name, known)}"
 
 
 def load_heads(settings: Settings, progress: Callable[[str], None]) -> Heads:
@@ -118,6 +125,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "name": head.name,
         "task": task,
         "route": f"/{task}/{head.name}",
+        "routes": [f"/{route}/{head.name}" for route in head.ways],
         "default": heads.defaults[task] is head,
         "labels": head.spec.labels,
         "parameters": head.defaults.model_dump(mode="json"),
@@ -136,9 +144,10 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
 
 def _head(name: str, bundle: Bundle, session: Session) -> Head:
     spec = bundle.manifest.heads[name].spec
-    task = TASKS[spec.task](bundle.tokenizer, spec, bundle.manifest.encoder.max_length)
-    width = spec.width(bundle.manifest.encoder.vocab_size)
-    return Head(name, spec, task, bundle, session, task.parse_parameters({}), width)
+    longest, width = bundle.manifest.encoder.max_length, spec.width(bundle.manifest.encoder.vocab_size)
+    ways = {route: ROUTES[route](bundle.tokenizer, spec, longest) for route in routes_of(spec)}
+    task = ways[spec.task]
+    return Head(name, spec, task, bundle, session, ways, task.parse_parameters({}), width)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

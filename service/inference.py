@@ -21,7 +21,7 @@ from models.errors import InputError
 from models.row import Encoded, Row
 from models.session import Session
 from models.task import Strict
-from models.tasks import AnyTask
+from models.tasks import AnyTask, RouteName
 from models.tokenizer import LONG
 from service.body import JSON, LONG_BODY, check_values, read_body
 from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
@@ -30,6 +30,7 @@ from service.heads import Head
 from service.lifecycle import Service
 from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
+from service.settings import Settings
 
 Result = TypeVar("Result")
 Rows = list[list[Encoded[Any]]]
@@ -39,6 +40,8 @@ LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
 MAX_ANSWERED = 4_000_000
 """Tokens of text that an answer may repeat: some 20 MB."""
+NESTED = ("classify", "pair")
+"""Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 DEADLINE_HEADER = "x-deadline-ms"
 SEVERAL = "several"
 """Label of the time of a request that several heads answer."""
@@ -55,6 +58,26 @@ class Call:
     parameters: Strict
     is_list: bool
     """Whether the client sent a list: errors then name the item."""
+    nested: bool
+    """Whether the answer to a single input is in a list too."""
+
+    def shaped(self, answers: list[Any]) -> Any:
+        """Return the answers, one per input, as clients read them."""
+        return answers if self.is_list or self.nested else answers[0]
+
+
+def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, settings: Settings) -> Call:
+    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too many words."""
+    task = head.ways[route]
+    is_list = task.is_list(inputs, parameters)
+    if is_list and not 1 <= len(inputs) <= settings.max_items:
+        raise InputError("inputs", f"has {len(inputs)} items; send 1 to {settings.max_items}")
+    items = inputs if is_list else [inputs]
+    for index, words in enumerate(items):
+        if isinstance(words, list) and (count := len(" ".join(words))) > settings.max_characters:
+            sentence = f"has {count} characters; at most {settings.max_characters} are allowed, so send it in parts"
+            raise InputError(place("inputs", index) if is_list else "inputs", sentence)
+    return Call(head, task, items, parameters, is_list, route in NESTED)
 
 
 class Plan(NamedTuple):
@@ -289,6 +312,8 @@ def top_scores(answers: list[Any]) -> list[float]:
         best = answer
         while isinstance(best, list) and best:
             best = best[0]
+        if isinstance(best, dict) and "spans" in best:  # of a redacted text
+            best = next(iter(best["spans"]), None)
         if isinstance(best, dict) and 0.0 <= best.get("score", -1.0) <= 1.0:
             scores.append(best["score"])
     return scores

@@ -5,9 +5,9 @@ request takes are documented by it and handled without it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Header
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, TypeAdapter
@@ -21,6 +21,12 @@ from service.heads import Heads
 Handler = Callable[[Request], Awaitable[Response]]
 
 TEMPLATE = "#/components/schemas/{model}"
+SPENT = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+"""Statuses of what a task route may refuse."""
+Deadline = Annotated[
+    int | None,
+    Header(ge=1, lt=10**12, description="Milliseconds after which the client no longer needs the answer"),
+]
 UNUSED = ("HTTPValidationError", "ValidationError")
 """FastAPI's own errors, which no route answers."""
 HEADERS = {
@@ -108,13 +114,13 @@ def document(app: FastAPI) -> dict[str, Any]:
     return whole
 
 
-def _finish(operation: dict[str, Any], path: str, heads: Heads | None) -> None:
+def _finish(operation: dict[str, Any], path: Any, heads: Heads | None) -> None:
     """Name the heads that are served, and leave out FastAPI's own error, which no route answers."""
     unprocessable = operation["responses"].get("422", {}).get("content", {})
     if "application/json" in unprocessable:
         del operation["responses"]["422"]
     for parameter in operation.get("parameters", []):
         if parameter["name"] == "head" and heads is not None:
-            task = path.split("/")[1]
-            names = [head.name for head in heads.by_name.values() if task in ("heads", head.spec.task)]
+            route = path.split("/")[1]
+            names = [head.name for head in (heads.by_name.values() if route == "heads" else heads.on(route))]
             parameter["schema"]["enum"] = names

@@ -3,33 +3,32 @@
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
-from models.errors import InputError
 from models.task import TaskName
-from models.tasks import TASKS
+from models.tasks import ROUTES, RouteName
 from service import pages
 from service.contract import TaskRequest, parse_request, request_model
 from service.errors import Unavailable
 from service.heads import Head, describe
-from service.inference import Call, Plan, json_response, start
+from service.inference import NESTED, Plan, call_of, json_response, start
 from service.lifecycle import Service
-from service.openapi import BareRoute, Handler, answered, problems
+from service.openapi import SPENT, BareRoute, Deadline, Handler, answered, problems
 from service.settings import Settings
+from service.several import several_route
 
 router = APIRouter()
-SPENT = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of what a task route may refuse."""
-SUMMARIES: dict[TaskName, str] = {
+SUMMARIES: dict[RouteName, str] = {
     "classify": "Label a text",
     "pair": "Label how two texts relate",
     "fill-mask": "Fill each [MASK] of a text",
     "tag": "Find the entities of a text",
     "qa": "Answer a question from a text",
+    "zero-shot": "Rate labels of your choice for a text",
 }
-EXAMPLES: dict[TaskName, tuple[dict[str, Any], Any]] = {
+EXAMPLES: dict[RouteName, tuple[dict[str, Any], Any]] = {
     "classify": (
         {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},
         [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]],
@@ -50,57 +49,52 @@ EXAMPLES: dict[TaskName, tuple[dict[str, Any], Any]] = {
         {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
         {"score": 0.93, "start": 15, "end": 23, "answer": "Berkeley"},
     ),
+    "zero-shot": (
+        {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
+        [{"label": "sport", "score": 0.97}, {"label": "politics", "score": 0.03}],
+    ),
 }
 """A request of each task, and its answer."""
 
 
-NESTED = ("classify", "pair")
-"""Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
-
-
 # ---- tasks ----------------------------------------------------------------------------------------------------------
-
-Deadline = Annotated[
-    int | None,
-    Header(ge=1, lt=10**12, description="Milliseconds after which the client no longer needs the answer"),
-]
 
 
 def task_routes(settings: Settings) -> list[BareRoute]:
     """Return POST /{task} and /{task}/{head} of every task."""
-    return [_task_route(task, path, settings) for task in TASKS for path in (f"/{task}", f"/{task}/{{head}}")]
+    return [_task_route(route, path, settings) for route in ROUTES for path in (f"/{route}", f"/{route}/{{head}}")]
 
 
-def _task_route(task: TaskName, path: str, settings: Settings) -> BareRoute:
-    model = request_model(task, settings.max_items, settings.max_characters)
+def _task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
+    model = request_model(route, settings.max_items, settings.max_characters)
     named = path.endswith("}")
     return BareRoute(
         path,
-        _documented(model, task, named),
-        _task_handler(task, model, settings.max_items),
+        _documented(model, route, named),
+        _task_handler(route, model, settings),
         methods=["POST"],
         tags=["tasks"],
-        summary=SUMMARIES[task] + (" with a head of your choice" if named else ""),
-        operation_id=task.replace("-", "_") + ("_with_head" if named else ""),
-        response_model=answer_type(task),
-        responses=answered(EXAMPLES[task][1]) | problems(*SPENT),
-        openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLES[task][0]}}}},
+        summary=SUMMARIES[route] + (" with a head of your choice" if named else ""),
+        operation_id=route.replace("-", "_") + ("_with_head" if named else ""),
+        response_model=answer_type(route),
+        responses=answered(EXAMPLES[route][1]) | problems(*SPENT),
+        openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLES[route][0]}}}},
     )
 
 
-def answer_type(task: TaskName) -> Any:
+def answer_type(route: RouteName) -> Any:
     """Return what a route answers: to one input, or to several."""
-    one = TASKS[task].answer_type()
+    one = ROUTES[route].answer_type()
     several = list.__class_getitem__(one)
-    return several if task in NESTED else one | several
+    return several if route in NESTED else one | several
 
 
-def _documented(model: type[BaseModel], task: TaskName, named: bool) -> Any:
+def _documented(model: type[BaseModel], route: RouteName, named: bool) -> Any:
     """Return a function whose signature tells FastAPI what the route takes."""
 
     async def endpoint(**_: Any) -> None: ...
 
-    head = Annotated[str, Path(description=f"A head for {task}; GET /heads lists them")]
+    head = Annotated[str, Path(description=f"A head for {route}; GET /heads lists them")]
     kinds = {"body": model, "x_deadline_ms": Deadline} | ({"head": head} if named else {})
     parameters = [
         Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=None if kind is Deadline else Parameter.empty)
@@ -110,27 +104,21 @@ def _documented(model: type[BaseModel], task: TaskName, named: bool) -> Any:
     return endpoint
 
 
-def _task_handler(task: TaskName, model: type[TaskRequest], most: int) -> Handler:
+def _task_handler(route: RouteName, model: type[TaskRequest], settings: Settings) -> Handler:
     async def handler(request: Request) -> Response:
         inference = start(request)
         heads = await inference.service.loaded(inference.deadline)
-        head = heads.find(task, request.path_params.get("head"))
+        head = heads.find(route, request.path_params.get("head"))
         inference.trace.head = inference.trace.log["head"] = head.name
-        return await inference.respond(lambda body: plan_task(head, parse_request(body, task, model), most))
+        return await inference.respond(lambda body: plan_task(head, route, parse_request(body, route, model), settings))
 
     return handler
 
 
-def plan_task(head: Head, asked: TaskRequest, max_items: int) -> Plan:
+def plan_task(head: Head, route: RouteName, asked: TaskRequest, settings: Settings) -> Plan:
     """Return the one call of a task route."""
-    parameters = head.with_defaults(asked.parameters)
-    is_list = head.task.is_list(asked.inputs, parameters)
-    inputs = asked.inputs if is_list else [asked.inputs]
-    if len(inputs) > max_items:
-        raise InputError("inputs", f"has {len(inputs)} items; send 1 to {max_items}")
-    nested = is_list or head.spec.task in NESTED
-    call = Call(head, head.task, inputs, parameters, is_list)
-    return Plan([call], lambda answers: json_response(answers[0] if nested else answers[0][0]))
+    call = call_of(head, route, asked.inputs, head.with_defaults(route, asked.parameters), settings)
+    return Plan([call], lambda answers: json_response(call.shaped(answers[0])))
 
 
 # ---- what is served, and how it is -----------------------------------------------------------------------------------
@@ -157,6 +145,7 @@ class HeadDescription(BaseModel):
     name: str = Field(description="The last part of its route")
     task: TaskName = Field(description="The first part of its route")
     route: str = Field(description="Where it answers")
+    routes: list[str] = Field(description="All routes on which it answers, that of its task first")
     default: bool = Field(description="Whether the route without a name answers with this head")
     labels: list[str] = Field(description="The labels of its answers, in the order of its logits")
     parameters: dict[str, Any] = Field(description="What holds where a request does not say otherwise")
@@ -233,6 +222,4 @@ async def metrics(request: Request) -> Response:
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add all routes to an app that has its service in its state; those that every request takes come first."""
-    app.router.routes += task_routes(settings)
-    app.include_router(router)
-    app.include_router(pages.router)
+    app.router.routes += [*task_routes(settings), several_route(settings), *router.routes, *pages.router.routes]

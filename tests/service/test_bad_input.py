@@ -98,6 +98,10 @@ def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
         ("/classify", {"inputs": "a", "parameters": {"top_k": 10**300}}, "parameters.top_k", ""),
         ("/classify", {"inputs": "a", "parameters": {"truncation": "middle"}}, "parameters.truncation", "right"),
         ("/classify", {"inputs": "a " * 99, "parameters": {"truncation": "error"}}, "inputs", "62"),
+        ("/tag", {"inputs": []}, "inputs", "1 to 8"),
+        ("/tag", {"inputs": [], "parameters": {"is_split_into_words": True}}, "inputs", "word"),
+        ("/tag", {"inputs": ["a", ["b"]]}, "inputs[1]", "is_split_into_words"),
+        ("/tag", {"inputs": [["a", 1]]}, "inputs[0][1]", "number 1"),
         ("/pair", {"inputs": "a"}, "inputs", '{"text": …, "text_pair": …}'),
         ("/pair", {"inputs": {"text": "a"}}, "inputs.text_pair", "missing"),
         ("/pair", {"inputs": {"text": "a", "text_pair": "b", "c": 1}}, "inputs.c", "unknown"),
@@ -224,7 +228,8 @@ def test_a_path_that_does_not_exist_is_404(served: Served, path: str, says: str)
     [
         ("GET", "/classify", "POST"),
         ("PUT", "/qa/qa", "POST"),
-        ("POST", "/heads", "GET"),
+        ("PUT", "/heads", "GET, POST"),
+        ("POST", "/metrics", "GET"),
         ("DELETE", "/health/live", "GET"),
     ],
 )

@@ -65,7 +65,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
-    tasks = [f"/{task}{head}" for task in INPUTS for head in ("", "/{head}")]
+    tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot"] for head in ("", "/{head}")]
     assert set(document["paths"]) == {*tasks, "/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"}
 
 

@@ -95,6 +95,36 @@ def test_tag_answers_groups_by_default_and_tokens_when_asked(served: Served) -> 
     assert all("entity" in token for token in tokens)
 
 
+def test_zero_shot_asks_a_head_that_knows_entailment(served: Served) -> None:
+    one = served.answer("/zero-shot", TEXT, candidate_labels=["sport", "law"])
+    assert sorted(each["label"] for each in one) == ["law", "sport"] and abs(sum(s["score"] for s in one) - 1) < 1e-6
+    assert one == served.answer("/zero-shot/nli", TEXT, candidate_labels="sport, law")
+    several = served.answer("/zero-shot", [TEXT, "Clara"], candidate_labels=["sport", "law"])
+    assert same(several[0], one) and len(several) == 2
+    assert "did you mean" not in served.post("/zero-shot/nsp", TEXT, candidate_labels=["a"]).json()["detail"]
+    missing = served.client.post("/zero-shot", json={"inputs": TEXT})
+    assert missing.status_code == 422 and missing.json()["errors"][0]["field"] == "parameters"
+    missing = served.post("/zero-shot", TEXT)
+    assert missing.status_code == 422 and missing.json()["errors"][0]["field"] == "parameters.candidate_labels"
+
+
+def test_tag_takes_given_words_and_hides_what_it_finds(served: Served) -> None:
+    words = ["The", "cat", "sat"]
+    one = served.answer("/tag", words, is_split_into_words=True, aggregation_strategy="none", ignore_labels=[])
+    assert [each["word"] for each in one] == words
+    several = served.answer("/tag", [words, ["the", "dog"]], is_split_into_words=True)
+    assert len(several) == 2
+    redacted = served.answer("/tag", TEXT, redact=True)
+    assert redacted.keys() == {"text", "spans"} and all(
+        span["placeholder"] in redacted["text"] for span in redacted["spans"]
+    )
+    many = served.post("/tag", ["a"] * 9)
+    assert many.status_code == 422 and "1 to 8" in many.json()["detail"]
+    assert served.post("/tag", ["a"] * 9, is_split_into_words=True).status_code == 200
+    long = served.post("/tag", ["a" * 600] * 9, is_split_into_words=True)
+    assert long.status_code == 422 and "5408 characters; at most 5000" in long.json()["detail"]
+
+
 def test_parameters_reach_the_model(served: Served) -> None:
     raw = served.answer("/classify/topic", TEXT, top_k=2, function_to_apply="none")[0]
     assert same(raw, computed(served, "topic", TEXT, top_k=2, function_to_apply="none"))

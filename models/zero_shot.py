@@ -1,0 +1,178 @@
+"""Labels that a client chooses, rated by a head for natural language inference (Yin et al., 2019).
+
+Each label becomes a hypothesis, such as "This example is sport.", whose premise is the text. Its score says how far the
+text entails it, and is that of transformers' ZeroShotClassificationPipeline. Two things differ: the label that means
+contradiction is found by its name, wherever it stands, and a long text may be read in windows, as on /pair.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
+
+from models.classification import LEAST_ROW, Pair, ScoredLabel, Truncation
+from models.errors import BundleError, InputError
+from models.row import Encoded, Row
+from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
+from models.tokenizer import Tokenizer
+from models.windows import MOST_WINDOWS
+
+MAX_CANDIDATES = 500
+MAX_CHARACTERS = 500
+"""Of a candidate label, and of a template."""
+BLANK = "{}"
+"""Where a template takes the label."""
+
+Candidate = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+def _split(value: object) -> object:
+    """Divide a text at its commas, as transformers does."""
+    if not isinstance(value, str):
+        return value
+    return [label for part in value.split(",") if (label := part.strip())]
+
+
+Candidates = Annotated[
+    list[Candidate],
+    BeforeValidator(_split, json_schema_input_type=list[Candidate] | str),
+    Field(min_length=1, max_length=MAX_CANDIDATES),
+]
+
+
+class ZeroShotParameters(Strict):
+    """Parameters of zero-shot."""
+
+    candidate_labels: Candidates
+    """The labels to rate: a list, or one text with commas between the labels."""
+    hypothesis_template: str = Field(default="This example is {}.", max_length=MAX_CHARACTERS)
+    """The sentence that is made for each label, which takes the place of {}."""
+    multi_label: bool = False
+    """Whether several labels may be true. Each label is then rated on its own: entailment against contradiction.
+    Otherwise the scores of all labels sum to 1. A single label is always rated on its own."""
+    truncation: Truncation | bool | None = None
+    """What to do with a text that is too long, as on /pair; by default what this head does there."""
+    max_length: int | None = Field(default=None, ge=LEAST_ROW)
+    """Maximum tokens of a row, as on /pair."""
+    _hypotheses: list[list[int]] | None = PrivateAttr(None)
+    """The ids of the sentences, once they were made."""
+
+    @field_validator("hypothesis_template")
+    @classmethod
+    def _check_template(cls, template: str) -> str:
+        if template.count(BLANK) != 1:
+            raise ValueError(f"expected {BLANK} in it once, where the label stands")
+        return template
+
+    @property
+    def characters(self) -> int:
+        return sum(map(len, self.candidate_labels)) + len(self.candidate_labels) * len(self.hypothesis_template)
+
+
+class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
+    """text and candidate labels → scored labels: another way to ask a pair head."""
+
+    inputs = str
+    parameters = ZeroShotParameters
+
+    def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
+        """Raise BundleError for a head that rates no entailment."""
+        super().__init__(tokenizer, replace(head, defaults={}), max_length)  # its defaults are parameters of pair
+        self._pair = Pair(tokenizer, head, max_length)
+        self._entailment, self._contradiction = _find_labels(head.labels)
+
+    @property
+    def route(self) -> str:
+        return "zero-shot"
+
+    def encode(self, inputs: str, parameters: ZeroShotParameters) -> Encoded[list[int]]:
+        """Make the rows of all labels; the source is the number of the first row of each."""
+        asked = self._pair.parse_parameters(_of_pair(parameters))
+        text = self.tokenizer.ids(inputs)
+        rows, firsts, truncated = list[Row](), list[int](), 0
+        for hypothesis in self._hypotheses(parameters, self._pair.room(asked) // 2):
+            firsts.append(len(rows))
+            made, cut = self._pair.rows(text, hypothesis, asked)
+            rows += made
+            truncated = max(truncated, cut)
+            if len(rows) > MOST_WINDOWS:
+                raise InputError(
+                    "inputs",
+                    f"has {len(text)} tokens, which with {len(parameters.candidate_labels)} labels makes more than "
+                    f"{MOST_WINDOWS} rows; shorten it, or send fewer candidate_labels",
+                )
+        return Encoded(rows, firsts, truncated)
+
+    def decode(self, encoded: Encoded[list[int]], logits: Logits, parameters: ZeroShotParameters) -> list[ScoredLabel]:
+        labels, temperature = parameters.candidate_labels, self.head.temperature
+        if parameters.multi_label or len(labels) == 1:
+            pairs = softmax(logits[:, [self._contradiction, self._entailment]], temperature)
+            scores = self._join(pairs[:, 1], encoded.source)
+        else:
+            scores = softmax(self._join(logits[:, self._entailment], encoded.source), temperature)
+        best = np.argsort(-scores, kind="stable").tolist()
+        return [{"label": labels[i], "score": float(scores[i])} for i in best]
+
+    def _check_head(self) -> None:
+        if reason := obstacle(self.head):
+            raise BundleError(reason)
+
+    def _join(self, values: Logits | Scores, firsts: list[int]) -> Scores:
+        """Combine the values [rows] of the windows of each label as the head combines windows."""
+        wide = values.astype(np.float64)
+        if self._pair.parse_parameters({}).window_scores == "maximum":
+            highest: Scores = np.maximum.reduceat(wide, firsts)
+            return highest
+        means: Scores = np.add.reduceat(wide, firsts) / np.diff(firsts, append=len(wide))
+        return means
+
+    def _hypotheses(self, parameters: ZeroShotParameters, room: int) -> list[list[int]]:
+        """Tokenise the sentences, once for all texts that are rated with these parameters."""
+        if parameters._hypotheses is None:
+            self.tokenizer.ids(parameters.hypothesis_template, "parameters.hypothesis_template")
+            candidates = enumerate(parameters.candidate_labels)
+            parameters._hypotheses = [self._hypothesis(number, label, parameters, room) for number, label in candidates]
+        return parameters._hypotheses
+
+    def _hypothesis(self, number: int, label: str, parameters: ZeroShotParameters, room: int) -> list[int]:
+        field = f"parameters.candidate_labels.{number}"
+        self.tokenizer.ids(label, field)
+        # Not str.format: a template of strangers could ask it for attributes, or for a gigabyte of blanks.
+        ids = self.tokenizer.ids(parameters.hypothesis_template.replace(BLANK, label), field)
+        if len(ids) > room:
+            raise InputError(
+                field,
+                f"makes a sentence of {len(ids)} tokens, but half of a row has room for {room}; shorten the label or "
+                "the hypothesis_template",
+            )
+        return ids
+
+
+def obstacle(head: HeadSpec) -> str:
+    """Say why a head cannot rate candidate labels; nothing if it can."""
+    if head.task != "pair":
+        return f"the head is for /{head.task}, but zero-shot needs one for /pair; choose another head"
+    if _find_labels(head.labels)[0] < 0:
+        return (
+            f"the head has the labels {', '.join(head.labels)[:200]}, but zero-shot needs one that begins with "
+            '"entail"; choose a head for natural language inference'
+        )
+    return ""
+
+
+def _find_labels(labels: Sequence[str]) -> tuple[int, int]:
+    """Return the numbers of entailment (-1 if there is none) and contradiction, which transformers takes by place."""
+    entailment = _find(labels, "entail", -1)
+    return entailment, _find(labels, "contradict", len(labels) - 1 if entailment == 0 else 0)
+
+
+def _find(labels: Sequence[str], beginning: str, otherwise: int) -> int:
+    return next((i for i, label in enumerate(labels) if label.lower().startswith(beginning)), otherwise)
+
+
+def _of_pair(parameters: ZeroShotParameters) -> dict[str, Any]:
+    """Return the parameters that a pair head takes."""
+    chosen = {"truncation": parameters.truncation, "max_length": parameters.max_length}
+    return {name: value for name, value in chosen.items() if value is not None}

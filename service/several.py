@@ -1,0 +1,118 @@
+"""POST /heads: several heads read the same inputs in one pass of their encoder."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.classification import PairInput
+from models.errors import InputError
+from models.qa import QuestionInput
+from models.tasks import RouteName
+from service.contract import TaskRequest, parse_request, request_model
+from service.errors import FieldError, Unprocessable
+from service.heads import Head, Heads
+from service.inference import Call, Plan, call_of, json_response, start
+from service.openapi import SPENT, BareRoute, Deadline, answered, problems
+from service.settings import Settings
+
+MAX_HEADS = 32
+"""Heads that one request may name."""
+EXAMPLE = {
+    "inputs": "Clara loves Berkeley.",
+    "heads": ["sentiment", "ner"],
+    "parameters": {"ner": {"aggregation_strategy": "simple"}},
+}
+ANSWER = {
+    "sentiment": [[{"label": "positive", "score": 0.99}, {"label": "negative", "score": 0.01}]],
+    "ner": [{"entity_group": "PER", "score": 0.99, "word": "Clara", "start": 0, "end": 5}],
+}
+Names = Annotated[
+    list[str],
+    Field(min_length=1, max_length=MAX_HEADS, description="Names of heads that take such inputs; see GET /heads"),
+]
+Input = str | PairInput | QuestionInput
+
+
+class SeveralRequest(TaskRequest):
+    """One input, or a list of inputs, for several heads."""
+
+    inputs: Annotated[Input | list[Input], Field(description="What each of the heads takes on its own route")]
+    heads: Names
+    parameters: Annotated[
+        dict[str, dict[str, Any]] | None, Field(description="Parameters of each head, by its name")
+    ] = None
+
+
+class Asked(TaskRequest):
+    """What is read first: the heads, which know what the inputs are."""
+
+    heads: Names
+    parameters: dict[str, dict[str, Any]] | None = None
+
+
+@cache
+def model_for(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
+    """Return the model of the body as the heads of one route read it."""
+    ignored: Any = (Any, None)
+    base = request_model(route, max_items, max_characters)
+    return create_model(f"Several{base.__name__}", __base__=base, heads=ignored, parameters=ignored)
+
+
+def plan_several(body: bytes, heads: Heads, settings: Settings) -> Plan:
+    """Return a call to each head; raise what is wrong with the inputs for any of them."""
+    asked = parse_request(body, "classify", Asked)
+    assert isinstance(asked, Asked)
+    chosen = {name: heads.get(name) for name in asked.heads}
+    given = asked.parameters or {}
+    if strangers := given.keys() - chosen.keys():
+        names = ", ".join(chosen)
+        raise InputError(f"parameters.{min(strangers)[:80]}", f"is none of the heads of this request, {names}")
+    calls = [_call(head, body, given.get(name, {}), settings) for name, head in chosen.items()]
+    return Plan(
+        calls,
+        lambda answers: json_response(
+            {call.head.name: call.shaped(each) for call, each in zip(calls, answers, strict=True)}
+        ),
+    )
+
+
+def _call(head: Head, body: bytes, given: Mapping[str, Any], settings: Settings) -> Call:
+    route = head.spec.task
+    model = model_for(route, settings.max_items, settings.max_characters)
+    try:
+        inputs = parse_request(body, route, model).inputs
+    except Unprocessable as error:
+        raise Unprocessable([FieldError(e.field, f"{e.message} (head {head.name!r})") for e in error.errors]) from None
+    try:
+        parameters = head.task.parse_parameters(given)
+    except InputError as error:
+        raise InputError(error.field.replace("parameters", f"parameters.{head.name}", 1), error.message) from None
+    return call_of(head, route, inputs, parameters, settings)
+
+
+def several_route(settings: Settings) -> BareRoute:
+    """Return POST /heads."""
+
+    async def endpoint(body: SeveralRequest, x_deadline_ms: Deadline = None) -> None: ...
+
+    async def handler(request: Request) -> Response:
+        inference = start(request)
+        heads = await inference.service.loaded(inference.deadline)
+        return await inference.respond(lambda body: plan_several(body, heads, settings))
+
+    return BareRoute(
+        "/heads",
+        endpoint,
+        handler,
+        methods=["POST"],
+        tags=["tasks"],
+        summary="Ask several heads about the same inputs in one pass",
+        operation_id="several_heads",
+        response_model=dict[str, Any],
+        responses=answered(ANSWER) | problems(*SPENT),
+        openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLE}}}},
+    )
