@@ -40,7 +40,7 @@ class ClassificationParameters(Strict):
     """How the scores of windows are combined for each label: "maximum" finds what a single part says, "mean" rates the
     whole text."""
     threshold: float | None = None
-    """Labels with a lower score are left out; by default none is."""
+    """Labels with a lower score are left out; by default all are kept."""
 
 
 class PairInput(Strict):

@@ -71,7 +71,7 @@ class Answer(TypedDict):
     start: int
     """Index of its first character in the context."""
     end: int
-    """Index behind its last character."""
+    """Index after its last character."""
     answer: str
     """The characters of the context from `start` to `end`; "" if there is no answer."""
 

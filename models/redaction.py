@@ -30,11 +30,11 @@ class Span(TypedDict):
     start: int
     """Index of its first character in the text."""
     end: int
-    """Index behind its last character."""
+    """Index after its last character."""
     index: NotRequired[int]
     """Of given words only: the place of its first word in the list, from 0."""
     end_index: NotRequired[int]
-    """Of given words only: the place behind its last word."""
+    """Of given words only: the place after its last word."""
     placeholder: NotRequired[str]
     """With `redact` only: what stands in place of the entity."""
 

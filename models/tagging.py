@@ -40,6 +40,8 @@ Reading = Literal["joint", "first", "all"]
 
 MOST_LABELS = 1000
 """That a request may name."""
+MAX_WORDS = 100_000
+"""Of one input, each of which costs time even if it is empty."""
 LEAST_ROW = 3
 """Tokens of a row that holds one word."""
 
@@ -84,7 +86,7 @@ class Token(TypedDict):
     start: int
     """Index of its first character in the text."""
     end: int
-    """Index behind its last character."""
+    """Index after its last character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +187,8 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
     def _encode_given(self, words: str | list[str], parameters: TagParameters) -> Encoded[TagSource]:
         if isinstance(words, str):
             raise InputError("inputs", 'is a text, but with is_split_into_words it must be a list of words: ["…", …]')
-        if not words:
-            raise InputError("inputs", "holds no word; send at least one")
+        if not 1 <= len(words) <= MAX_WORDS:
+            raise InputError("inputs", f"holds {len(words)} words, but expected 1 to {MAX_WORDS}; send them in parts")
         pieces = self.tokenizer.encode_words(words)
         self._check_visible(words, pieces)
         return self._encode_words(words, pieces, parameters)

@@ -163,7 +163,8 @@ def test_the_parameter_tells_a_list_of_inputs_from_one_of_words(
     [
         ("Angela", GIVEN, "inputs: is a text, but with is_split_into_words it must be a list of words"),
         (["Angela"], {}, "inputs: is a list of words, but expected a text; set parameters.is_split_into_words to true"),
-        ([], GIVEN, "inputs: holds no word; send at least one"),
+        ([], GIVEN, "inputs: holds 0 words, but expected 1 to 100000; send them in parts"),
+        ([""] * 100_001, GIVEN, "inputs: holds 100001 words, but expected 1 to 100000"),
         (["a", ""], GIVEN, r"inputs\[1\]: '' has no visible character; leave the word out"),
         (["a", "b", " \n"], GIVEN, r"inputs\[2\]: ' \\n' has no visible character"),
         (["\u03a9", "\u200b"], GIVEN, r"inputs\[1\]: '\\u200b' has no visible"),
