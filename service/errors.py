@@ -3,6 +3,7 @@
 ServiceError
 ├── BadRequest          400  the body is no JSON document, or a header makes no sense
 ├── Unauthorized        401  the key is missing or wrong
+├── Forbidden           403  a browser asks for a page or a host that the service does not know
 ├── NotFound            404  there is no such head or route
 ├── MethodNotAllowed    405  the route exists, for another method
 ├── SlowRequest         408  the body did not arrive before the deadline
@@ -62,6 +63,10 @@ class BadRequest(ServiceError):
 
 class Unauthorized(ServiceError):
     status, title, code = 401, "No or wrong key", "unauthorized"
+
+
+class Forbidden(ServiceError):
+    status, title, code = 403, "Not allowed from there", "forbidden"
 
 
 class NotFound(ServiceError):
