@@ -218,7 +218,7 @@ class Gate:
         metrics = self.metrics
         metrics.series(metrics.requests, trace.route, trace.head, str(trace.status)).inc()
         metrics.series(metrics.seconds, trace.route, trace.head).observe(seconds)
-        if trace.key:
+        if trace.key and trace.status:
             metrics.series(metrics.key_requests, trace.key, f"{trace.status // 100}xx").inc()
         quiet = trace.status == REFUSED or (trace.route in QUIET and trace.status < 400)
         level = logging.DEBUG if quiet else logging.INFO

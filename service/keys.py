@@ -75,7 +75,10 @@ class Keys:
         """Look at the file again and again; file systems can be slow, so on a thread."""
         while self.path:
             await asyncio.sleep(LOOK_SECONDS)
-            await asyncio.to_thread(self.look)
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception:
+                logger.exception("looking at %s failed; trying again", self.path)
 
     def look(self) -> None:
         """Read the file if it has changed; if it cannot be read or is invalid, keep the keys, log it and count it."""

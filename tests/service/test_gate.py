@@ -265,4 +265,16 @@ def test_pauses_are_bounded_and_end_with_the_server(monkeypatch: pytest.MonkeyPa
         assert await asyncio.gather(*waiting) == [True, True]
         assert await pauses.pause(0)
 
-    asyncio.run(scenario())
+        async def cut() -> bool:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                return await pauses.pause(3600)
+            return True
+
+        last = asyncio.create_task(cut())
+        await asyncio.sleep(0)
+        last.cancel()
+        assert not await last
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

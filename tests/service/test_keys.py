@@ -241,10 +241,14 @@ def test_guesses_count_per_network_and_are_forgotten(monkeypatch: pytest.MonkeyP
     assert not guesses.note("1.2.3.4")
 
 
-def test_the_addresses_of_guesses_are_bounded() -> None:
+def test_the_addresses_of_guesses_are_bounded_and_the_quietest_is_forgotten() -> None:
     guesses = Guesses()
     for number in range(2 * module.MAX_ADDRESSES):
+        if number % 400 == 0:
+            for _ in range(module.MAX_GUESSES if number == 0 else 1):
+                guesses.note("1.2.3.4")
+            counted = guesses._recent["1.2.3.4"][0]
+            assert counted == module.MAX_GUESSES + number // 400
         guesses.note(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        guesses.note("1.2.3.4")
     assert len(guesses._recent) == module.MAX_ADDRESSES
-    assert guesses.note("1.2.3.4") and not guesses.note("10.0.0.0")
+    assert "10.0.0.0" not in guesses._recent
