@@ -34,7 +34,7 @@ from starlette.types import Scope
 from models.errors import BertheadsError, InputError
 
 MEDIA_TYPE = "application/problem+json"
-REJECTIONS = (401, 413, 429, 503)
+REJECTIONS = (401, 403, 413, 429, 503)
 """Statuses of requests on which nothing was spent; a metric counts them by code."""
 
 
@@ -81,9 +81,9 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The request comes from a page of another site."""
+    """The request comes from a page of another site, or names a host that the service does not know."""
 
-    status, title, code = 403, "Forbidden", "forbidden"
+    status, title, code = 403, "Not allowed from there", "forbidden"
     example = ("Origin", "https://other.example is not an allowed origin; add it to --cors-origins")
 
 

@@ -7,11 +7,10 @@ import asyncio
 import logging
 import random
 import re
-import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
@@ -24,8 +23,10 @@ from service.errors import (
     as_service_error,
     problem,
 )
+from service.keys import Guesses, Keys
 from service.logs import FIELDS
 from service.metrics import Metrics
+from service.origins import Origins, RawHeaders
 from service.settings import Settings
 
 logger = logging.getLogger("service.access")
@@ -34,11 +35,23 @@ TRACE = "bertheads.trace"
 """Where a request's scope keeps its Trace."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+HEALTH = "/health/"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""The header of W3C Trace Context, whose first group is the id of the trace."""
 QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
 """Logged at debug level too: a line for each of thousands a second would take the time that others need."""
+
+DEFAULT_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+"""Headers of every answer that does not set its own."""
+CLOSE = (b"connection", b"close")
+GUESS_PAUSE = 0.5
+"""Seconds before a client that tried many wrong keys hears that one more is wrong."""
+DRAIN_PAUSE = 1.0
+"""Seconds before a 503 while draining: some clients repeat at once, and without end."""
+MAX_PAUSED = 1024
 
 
 @dataclass(slots=True)
@@ -51,8 +64,22 @@ class Trace:
     """The template of its route; "other" for a path that has none."""
     head: str = ""
     status: int = 0
+    key: str = ""
+    """The name of its key; empty where none was asked for."""
+    weight: float = 1.0
+    """The share of the service that its key has, relative to others."""
     log: dict[str, object] = field(default_factory=dict)
     """Further fields of its log line."""
+
+
+def start_trace(headers: Mapping[bytes, bytes]) -> Trace:
+    """Return the trace of a request that just came: with its client's id, and the id of the client's own trace."""
+    given = headers.get(b"x-request-id")
+    known = given is not None and REQUEST_ID.fullmatch(given)
+    trace = Trace(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
+    if b"traceparent" in headers and (parent := TRACEPARENT.fullmatch(headers[b"traceparent"])):
+        trace.log["trace_id"] = parent[1].decode()
+    return trace
 
 
 def trace_of(scope: Scope) -> Trace:
@@ -61,33 +88,56 @@ def trace_of(scope: Scope) -> Trace:
     return trace
 
 
+class Pauses:
+    """Holds answers back for a while, a bounded number at a time."""
+
+    def __init__(self) -> None:
+        self._paused = 0
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; return False at once if too many wait, or if the server is cutting connections."""
+        task = asyncio.current_task()
+        if self._paused >= MAX_PAUSED or (task and task.cancelling()):
+            return False
+        self._paused += 1
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            pass  # the connection is about to be cut: answer now
+        finally:
+            self._paused -= 1
+        return True
+
+
 class Gate:
     """The outermost middleware."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else b""
+        self._keys = Keys(
+            settings.api_keys_file, settings.api_key.get_secret_value() if settings.api_key else None, metrics
+        )
+        self._guesses = Guesses()
+        self._pauses = Pauses()
+        self._origins = Origins(settings)
         self._open = OPEN if settings.protect_metrics else OPEN | {"/metrics"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._live(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        trace = Trace(given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}", time.monotonic())
-        scope[TRACE] = trace
-
-        draining = scope["app"].state.service.draining  # then its client does well to connect to another replica
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        scope[TRACE] = trace = start_trace(headers)
+        service = scope["app"].state.service
 
         async def send_traced(message: Message) -> None:
             if message["type"] == "http.response.start":
+                draining = service.draining
+                if draining and message["status"] == 503 and not scope["path"].startswith(HEALTH):
+                    await self._pauses.pause(DRAIN_PAUSE)
                 trace.status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-Id"] = trace.request_id
-                if draining:
-                    answer["Connection"] = "close"
+                message = {**message, "headers": self._headers(message, trace, headers.get(b"origin"), draining)}
             await send(message)
 
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server leaves the body out
@@ -99,10 +149,28 @@ class Gate:
             trace.route = getattr(route, "path", trace.route)
             self._record(scope, trace)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Watch the file of keys for as long as the app lives."""
+        watching = asyncio.create_task(self._keys.watch())
         try:
-            self._check_key(scope["path"], headers.get("authorization", ""))
             await self.app(scope, receive, send)
+        finally:
+            watching.cancel()
+
+    def _headers(self, message: Message, trace: Trace, origin: bytes | None, draining: bool) -> RawHeaders:
+        """Return the headers of an answer, and those that every answer has."""
+        given = message.get("headers", ())
+        names = dict(given)
+        headers = [*given, (b"x-request-id", trace.request_id.encode()), *self._origins.headers_for(origin)]
+        headers += [header for header in DEFAULT_HEADERS if header[0] not in names]
+        if draining and b"connection" not in names:
+            headers.append(CLOSE)  # its client does well to connect to another replica
+        return headers
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+        try:
+            app = await self._admit(scope, headers)
+            await app(scope, receive, send)
         except asyncio.CancelledError:  # the time for draining is over
             if trace_of(scope).status:
                 raise
@@ -122,24 +190,47 @@ class Gate:
         trace.log["error"] = error.code
         await send_problem(scope, send, error)
 
-    def _check_key(self, path: str, authorization: str) -> None:
-        if not self._key or path in self._open or path.startswith("/health/"):
-            return
-        scheme, _, key = authorization.partition(" ")
-        right = secrets.compare_digest(key.strip(" \t").encode("latin-1"), self._key)
-        if scheme.lower() != "bearer" or not right:
-            sentence = "the key is wrong" if authorization else "there is no key"
-            raise Unauthorized(
-                f"{sentence}; send the header Authorization: Bearer KEY",
-                field="Authorization",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+    async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
+        """Return what answers a request; raise Forbidden or Unauthorized."""
+        path, method = scope["path"], scope["method"]
+        open_to_all = path.startswith(HEALTH)
+        if not open_to_all:
+            self._origins.check_host(headers)
+        if self._origins.is_preflight(method, headers):
+            return self._origins.answer_preflight
+        if not self._keys.required:
+            self._origins.check_site(method, headers)
+        elif not open_to_all and path not in self._open:
+            await self._check_key(scope, headers.get(b"authorization", b""))
+        return self.app
+
+    async def _check_key(self, scope: Scope, authorization: bytes) -> None:
+        scheme, _, secret = authorization.partition(b" ")
+        key = self._keys.find(secret.strip(b" \t"))
+        if key is None or scheme.lower() != b"bearer":
+            raise await self._refusal(scope, authorization)
+        trace = trace_of(scope)
+        trace.key = trace.log["key"] = key.name
+        trace.weight = key.weight
+
+    async def _refusal(self, scope: Scope, authorization: bytes) -> Unauthorized:
+        """Return what to raise for a missing or wrong key, after a pause for a client that sent many."""
+        headers = {"WWW-Authenticate": "Bearer"}
+        if authorization and self._guesses.note((scope.get("client") or ("",))[0]):
+            if not await self._pauses.pause(GUESS_PAUSE):
+                headers["Connection"] = "close"  # then each guess costs a connection
+        sentence = "the key is wrong" if authorization else "there is no key"
+        return Unauthorized(
+            f"{sentence}; send the header Authorization: Bearer KEY", field="Authorization", headers=headers
+        )
 
     def _record(self, scope: Scope, trace: Trace) -> None:
         seconds = time.monotonic() - trace.started
         metrics = self.metrics
         metrics.series(metrics.requests, trace.route, trace.head, str(trace.status)).inc()
         metrics.series(metrics.seconds, trace.route, trace.head).observe(seconds)
+        if trace.key and trace.status:
+            metrics.series(metrics.key_requests, trace.key, f"{trace.status // 100}xx").inc()
         quiet = trace.status == REFUSED or (trace.route in QUIET and trace.status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):

@@ -201,7 +201,7 @@ class Inference:
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
-        job = engine.submit(session, rows, self.deadline)
+        job = engine.submit(session, rows, self.deadline, self.trace.weight)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         return job
 

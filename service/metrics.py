@@ -33,8 +33,9 @@ TOKENS = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 
 # Every series exists from the start: of one that begins at 1, rate() would miss the first event, often the only one.
-REJECTED = ("unauthorized", "body-too-large", "queue-full", "unavailable")
+REJECTED = ("unauthorized", "forbidden", "body-too-large", "queue-full", "unavailable")
 DROPPED = ("client_gone", "deadline", "draining", "failed", "lane")
+STATUS_CLASSES = ("2xx", "4xx", "5xx")
 STAGES = ("tokenize", "queue", "encode", "decode")
 
 Metric = TypeVar("Metric", Counter, Histogram)
@@ -62,6 +63,17 @@ class Metrics:
             "Seconds of an answered request in tokenize, queue, encode, decode",
             ["stage", "head"],
             buckets=SECONDS,
+            registry=registry,
+        )
+        self.key_requests = Counter(
+            "bertheads_key_requests_total",
+            "Requests answered, by name of their key",
+            ["key", "status"],
+            registry=registry,
+        )
+        self.key_file_errors = Counter(
+            "bertheads_key_file_errors_total",
+            "Times that the file of keys became unreadable or invalid, and the keys before stayed valid",
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -156,6 +168,11 @@ class Metrics:
             metric.labels(head)
         for stage in STAGES:
             self.stage.labels(stage, head)
+
+    def declare_key(self, name: str) -> None:
+        """Let the series of a key begin at zero."""
+        for status in STATUS_CLASSES:
+            self.key_requests.labels(name, status)
 
     def expose(self) -> bytes:
         """Return the text format, of all workers where there are several."""

@@ -21,7 +21,7 @@ from service.heads import Heads
 Handler = Callable[[Request], Awaitable[Response]]
 
 TEMPLATE = "#/components/schemas/{model}"
-SPENT = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+SPENT = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of what a task route may refuse."""
 Deadline = Annotated[
     int | None,
@@ -107,7 +107,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     schema = TypeAdapter(Problem).json_schema(ref_template=TEMPLATE)
     schemas = whole["components"]["schemas"] | schema.pop("$defs") | {"Problem": schema}
     whole["components"]["schemas"] = {name: each for name, each in schemas.items() if name not in UNUSED}
-    if service.settings.api_key:
+    if service.settings.asks_for_key:
         whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         whole["security"] = [{"key": []}]
     app.openapi_schema, app.state.documented = whole, heads

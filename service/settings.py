@@ -15,10 +15,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 import models
 from service.cores import usable_cores
 from service.errors import SettingsError
+from service.keys import CONTROL, read_keys
 
 PREFIX = "BERTHEADS_"
 STARTER = Path(models.__file__).parent / "starter"
 # What Kubernetes sets in every pod beside a Service named bertheads: BERTHEADS_PORT=tcp://10.0.0.1:80 and its kin.
+HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
+ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
+DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
 SERVICE_LINK = re.compile(r"BERTHEADS_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 
 
@@ -51,7 +55,20 @@ class Settings(BaseSettings):
     max_characters: int = Field(100_000, ge=1, description="characters of a text, else 422")
     max_items: int = Field(256, ge=1, description="inputs of a list, else 422")
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="key that clients send as Authorization: Bearer KEY"
+        None,
+        min_length=1,
+        description="key that clients send as Authorization: Bearer KEY; as a flag, other users of the machine see it",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="file of keys, one line each: NAME KEY [WEIGHT]; read again when it changes"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins of web pages that may call the service, separated by commas; * for any"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names that requests may have in Host, separated by commas, besides addresses and local names; "
+        "* for any, which is the default with a key or when listening on more than a loopback address",
     )
     protect_metrics: bool = Field(False, description="ask for the key on /metrics too")
     precision: Literal["int8", "fp16", "fp32"] | None = Field(
@@ -66,16 +83,53 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="lines for people or for machines")
 
-    @field_validator("bundles", mode="before")
+    @field_validator("bundles", "cors_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("api_key")
+    @classmethod
+    def _strip(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value().strip(" \t\r\n") if value else None
+        if key == "":
+            raise ValueError("it is blank; set a key, or leave the setting out")
+        if key and CONTROL.search(key):
+            raise ValueError("it has a control character, which no header can carry; set a key of one line")
+        return SecretStr(key) if key else None
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _read(cls, value: Path | None) -> Path | None:
+        if value:
+            read_keys(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(origin) for origin in value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((host for host in value if host != "*" and not HOST.fullmatch(host)), None)
+        if wrong:
+            raise ValueError(f"{wrong[:80]!r} is not a host; write a name without scheme and port, as api.example.com")
+        return tuple(host.lower().removesuffix(".") for host in value)
+
     @model_validator(mode="after")
     def _key_for_metrics(self) -> Self:
-        if self.protect_metrics and self.api_key is None:
-            raise ValueError("protect_metrics is set without an api_key; set BERTHEADS_API_KEY too")
+        if self.protect_metrics and not self.asks_for_key:
+            raise ValueError(
+                "protect_metrics is set without a key; set BERTHEADS_API_KEY or BERTHEADS_API_KEYS_FILE too"
+            )
         return self
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether clients have to send a key."""
+        return bool(self.api_key or self.api_keys_file)
 
     @property
     def lane_count(self) -> int:
@@ -87,6 +141,17 @@ class Settings(BaseSettings):
     def token_budget(self) -> int:
         """Tokens of one batch."""
         return self.batch_tokens or (16_384 if self.provider == "cuda" else 384)
+
+
+def _origin(given: str) -> str:
+    """Return an origin as browsers write it; raise ValueError for what is none."""
+    if given == "*":
+        return given
+    parts = ORIGIN.fullmatch(given.lower())
+    if not parts:
+        raise ValueError(f"{given[:80]!r} is not an origin; write scheme and host only, as https://app.example.com")
+    scheme, host, port = parts.groups(default="")
+    return f"{scheme}://{host}{'' if (scheme, port) in DEFAULT_PORTS else port}"
 
 
 def check_environment() -> None:

@@ -1,18 +1,30 @@
 """If this breaks, a wrong key opens the door, or an error or a log line gives away what nobody should see."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import logs
-from service.gate import Trace
+from service.gate import Gate, Pauses, Trace
+from service.metrics import Metrics
+from service.settings import Settings
 from tests.service.serving import Served, serving
 from tests.service.test_bad_input import problem
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many wrong keys come from this one address."""
+    monkeypatch.setattr("service.gate.GUESS_PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +150,131 @@ def test_nobody_can_write_lines_into_the_log(served: Served, caplog: pytest.LogC
 
 def test_a_trace_starts_without_a_route() -> None:
     assert Trace("id", 0.0).route == "other"
+
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+NO_PARENTS = [
+    "",
+    "4bf92f3577b34da6a3ce929d0e0e4736",
+    PARENT + "-x",
+    PARENT.upper().replace("00F0", "00f0"),
+    "00-" + "0" * 32 + PARENT[35:],
+    PARENT[:36] + "0" * 16 + "-01",
+]
+
+
+@pytest.mark.parametrize("given", [PARENT, *NO_PARENTS])
+def test_the_access_log_names_the_trace_of_the_client(
+    served: Served, caplog: pytest.LogCaptureFixture, given: str
+) -> None:
+    caplog.set_level(logging.INFO, "service.access")
+    served.client.get("/heads", headers={"traceparent": given})
+    (record,) = [record for record in caplog.records if record.name == "service.access"]
+    assert getattr(record, logs.FIELDS).get("trace_id") == (PARENT[3:35] if given == PARENT else None)
+
+
+@pytest.mark.parametrize("path", ["/heads", "/classify", "/nothing", "/health/live", "/metrics", "/openapi.json"])
+def test_answers_are_neither_guessed_at_nor_stored(guarded: Served, path: str) -> None:
+    for client in (guarded.client, httpx):
+        headers = client.get(guarded.url + path).headers
+        assert headers.get_list("X-Content-Type-Options") == ["nosniff"]
+        assert headers.get_list("Cache-Control") == ["no-store"]
+
+
+def test_files_keep_the_lifetime_that_they_have(served: Served) -> None:
+    headers = served.client.get("/docs/swagger-ui.css").headers
+    assert headers.get_list("Cache-Control") != ["no-store"] and len(headers.get_list("Cache-Control")) == 1
+    assert served.client.get("/").headers.get_list("X-Content-Type-Options") == ["nosniff"]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds of each pause, none of which is waited for."""
+    seconds: list[float] = []
+
+    async def pause(_: Pauses, wanted: float) -> bool:
+        seconds.append(wanted)
+        return True
+
+    monkeypatch.setattr(Pauses, "pause", pause)
+    return seconds
+
+
+def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
+    """Return the answer of an app behind the gate that always gives one status."""
+    gate = Gate(Response("", status), Settings(), Metrics())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(draining=draining)))
+        await gate(scope, receive, send)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.post(path)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "draining", "expected"),
+    [
+        (503, "/classify", True, [1.0]),
+        (503, "/classify", False, []),
+        (503, "/health/ready", True, []),
+        (200, "/classify", True, []),
+        (429, "/classify", True, []),
+    ],
+)
+def test_a_refusal_while_draining_takes_a_while(
+    pauses: list[float], status: int, path: str, draining: bool, expected: list[float]
+) -> None:
+    """Else a client that repeats at once sends hundreds of requests per second."""
+    response = through_gate(status, path, draining)
+    assert response.status_code == status and pauses == expected
+    assert response.headers.get("Connection") == ("close" if draining else None)
+
+
+def test_guesses_are_slowed_down_and_the_right_key_is_not(bundle: Path, pauses: list[float]) -> None:
+    with serving(bundle, lanes=1, api_key="s3cret") as guarded:
+        for number in range(13):
+            wrong = httpx.get(f"{guarded.url}/heads", headers={"Authorization": f"Bearer {number}"})
+            assert wrong.status_code == 401
+        assert len(pauses) == 3
+        assert httpx.get(f"{guarded.url}/heads").status_code == 401  # no key is no guess
+        assert guarded.client.get("/heads").status_code == 200 and len(pauses) == 3
+
+
+def test_a_guess_too_many_costs_its_connection(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gate.MAX_PAUSED", 0)
+    with serving(bundle, lanes=1, api_key="s3cret") as guarded, httpx.Client(base_url=guarded.url) as client:
+        answers = [client.get("/heads", headers={"Authorization": "Bearer wrong"}) for _ in range(11)]
+        assert [answer.headers.get("Connection") for answer in answers] == [None] * 10 + ["close"]
+        assert guarded.client.get("/heads").headers.get("Connection") is None
+
+
+def test_pauses_are_bounded_and_end_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.gate.MAX_PAUSED", 2)
+
+    async def scenario() -> None:
+        pauses = Pauses()
+        waiting = [asyncio.create_task(pauses.pause(3600)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert not await pauses.pause(3600)
+        for task in waiting:
+            task.cancel()
+        assert await asyncio.gather(*waiting) == [True, True]
+        assert await pauses.pause(0)
+
+        async def cut() -> bool:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                return await pauses.pause(3600)
+            return True
+
+        last = asyncio.create_task(cut())
+        await asyncio.sleep(0)
+        last.cancel()
+        assert not await last
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -1,6 +1,9 @@
 """If this breaks, the playground shows no answer in a real browser, or runs what a bundle or a text smuggles in."""
 
 import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,30 @@ def test_labels_are_text_and_never_markup(browser: str, tokenizer: Tokenizer, tm
     with serving(bundle, lanes=1) as served:
         document = shown(browser, served.url, tmp_path / "profile")
     assert "&lt;img src=x onerror=alert(1)&gt;" in document and "<img" not in document
+
+
+CALL = """<body><script>
+const headers = {"content-type": "application/json", authorization: "Bearer s3cret"};
+const call = {method: "POST", headers, body: BODY};
+fetch("URL/classify", call).then(
+  (answer) => { document.body.textContent = `${answer.status} ${answer.headers.get("X-Bundle")}`; },
+  () => { document.body.textContent = "blocked"; });
+</script></body>"""
+
+
+@pytest.mark.parametrize(("allowed", "seen"), [(True, "200 tiny/1.2.3"), (False, "blocked")])
+def test_the_page_of_another_origin_can_call_if_it_is_allowed(
+    browser: str, bundle: Path, tmp_path: Path, allowed: bool, seen: str
+) -> None:
+    (tmp_path / "pages").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "pages"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as elsewhere:
+        threading.Thread(target=elsewhere.serve_forever).start()
+        origin = f"http://127.0.0.1:{elsewhere.server_port}"
+        origins = origin if allowed else "https://app.example.com"
+        with serving(bundle, lanes=1, api_key="s3cret", cors_origins=origins) as served:
+            page = CALL.replace("URL", served.url).replace("BODY", repr('{"inputs": "a"}'))
+            (tmp_path / "pages/index.html").write_text(page)
+            document = shown(browser, f"{origin}/index.html", tmp_path / "profile")
+        elsewhere.shutdown()
+    assert f"<body>{seen}</body>" in document
