@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from service.protocol import MOST_HEAD, Corked
+from service.protocol import MAX_HEAD
+from service.transport import Corked
 from tests.service.serving import Served, serving
 
 
@@ -36,7 +37,7 @@ class Transport:
 def test_what_is_written_in_one_turn_leaves_together_and_in_order() -> None:
     async def scenario() -> None:
         transport = Transport()
-        corked = Corked(cast(Any, transport), asyncio.get_running_loop())
+        corked = Corked(cast(Any, transport), asyncio.get_running_loop(), transport.close)
         corked.write(b"head")
         corked.write(b"body")
         assert transport.sent == [] and not corked.is_closing()
@@ -90,14 +91,14 @@ def test_a_head_without_end_is_refused(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Long: ")
         time.sleep(0.2)  # what comes with the first packet does not count
-        connection.sendall(b"a" * (MOST_HEAD + 1))
+        connection.sendall(b"a" * (MAX_HEAD + 1))
         head, _, body = rest(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ") and json.loads(body)["status"] == 431
 
 
 def test_a_head_may_be_long_in_all_of_many_requests(served: Served) -> None:
     for _ in range(4):
-        assert served.client.get("/health/live", headers={"X-Long": "a" * (MOST_HEAD // 3)}).status_code == 200
+        assert served.client.get("/health/live", headers={"X-Long": "a" * (MAX_HEAD // 3)}).status_code == 200
     body = b'{"inputs": "the cat"}'.ljust(90_000)
     assert served.client.post("/classify", content=body).status_code == 200
 
@@ -194,7 +195,7 @@ def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(bundle: Path, m
 def test_of_those_who_do_not_read_the_first_goes_where_they_are_too_many(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.protocol.MOST_UNREAD", 1 << 20)
+    monkeypatch.setattr("service.protocol.MAX_UNREAD", 1 << 20)
     with serving(bundle, lanes=1) as served, connected(served) as first, connected(served) as second:
         whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
         for connection in (first, second):
