@@ -8,9 +8,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, ServiceError, SlowRequest, Unavailable, problem
 
-TLS = b"\x16\x03"
-"""The first bytes of a TLS handshake, of every version since SSL 3.0."""
-HTTP2 = b"PRI * HTTP/2.0"
+TLS = b"\x16"
+"""The first byte of a TLS handshake, and of no HTTP request."""
+HTTP2 = b"PRI"
+"""The method of the first line that an HTTP/2 client sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,12 @@ class Refusal:
     error: ServiceError
 
 
-def not_http(data: bytes, error: httptools.HttpParserError) -> Refusal:
-    """Return the refusal of bytes that the parser does not understand."""
-    if data.startswith(TLS):
+def not_http(data: memoryview, method: bytes, error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal of bytes that the parser does not understand, after a method that it may have read."""
+    if data[:1] == TLS:
         sentence = "the client speaks TLS, but this port speaks plain HTTP; use http:// in the URL"
         return Refusal("tls", BadRequest(sentence))
-    if data.startswith(HTTP2):
+    if method == HTTP2:
         return Refusal("http2", BadRequest("the client speaks HTTP/2, but this port speaks HTTP/1.1; use HTTP/1.1"))
     known = not isinstance(error, httptools.HttpParserCallbackError) and str(error)
     sentence = f"the request is not valid HTTP ({known or 'Invalid URL'}); send it as HTTP/1.1"

@@ -197,7 +197,7 @@ class Protocol(HttpToolsProtocol):
                     self._pass_over()
                     left = left[offer.args[0] :]
         except httptools.HttpParserError as error:
-            self._refusal = self._refusal or malformed.not_http(bytes(piece[:32]), error)
+            self._refusal = self._refusal or malformed.not_http(piece, self.parser.get_method(), error)
 
     def _pass_over(self) -> None:
         """Let the parser go on with the body of the request whose head it has read."""
@@ -291,9 +291,9 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._keep_alive = False
-        if self._corked.is_closing():
-            self._raw.close()
         super().shutdown()
+        if self._corked.is_closing():  # nothing is waited for but answers
+            self._raw.close()
 
     def close_idle(self) -> None:
         self.transport.close()

@@ -177,7 +177,13 @@ LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 12
 """Its answers are more than the system takes for one connection."""
 
 
-def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """`told`: whether the system tells how much of an answer it holds."""
+    if not told:
+        monkeypatch.setattr("service.protocol.TIOCOUTQ", None)
     monkeypatch.setattr("service.protocol.UNREAD_SECONDS", 1.0)
     with serving(bundle, lanes=1) as served, connected(served) as idle, connected(served) as slow:
         whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
