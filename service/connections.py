@@ -56,7 +56,6 @@ class Connections:
 
     def rest(self, connection: Closable) -> None:
         """Note that a connection is idle from now on."""
-        self._idle.pop(connection, None)
         self._idle[connection] = time.monotonic()
 
     def work(self, connection: Closable) -> None:

@@ -8,26 +8,16 @@ A client that has shut down its sending side still gets its answer. Offers of an
 
 import asyncio
 import socket
-import time
-from array import array
-from contextlib import suppress
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from service import malformed
 from service.connections import Connections
 from service.malformed import Refusal
 from service.transport import Corked, Flow
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # not Unix
-    TIOCOUTQ = None
-else:
-    TIOCOUTQ = getattr(termios, "TIOCOUTQ", None)
+from service.unread import UnreadLimit
 
 MAX_HEAD = 1 << 16
 """Bytes of a request before its body, and of its trailers."""
@@ -36,10 +26,6 @@ HEAD_SECONDS = 30.0
 """Within which the headers of a request must arrive."""
 HEALTH_SECONDS = 2.0
 """The same, for a connection above the limit."""
-UNREAD_SECONDS = 30.0
-"""Within which a client must take some of an answer that the system cannot buffer."""
-MAX_UNREAD = 1 << 27
-"""Bytes of answers that may wait for clients to read them."""
 MAX_REST = 1 << 20
 """Bytes of an answered request that are read to keep its connection."""
 MAX_DISCARDED = 1 << 26
@@ -57,7 +43,7 @@ FRAMING = (b"content-length", b"transfer-encoding")
 HEALTH = (b"/health/live", b"/health/ready")
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(UnreadLimit):
     """One connection."""
 
     def __init__(self, front: Connections, **named: Any) -> None:
@@ -90,8 +76,6 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         """Looks whether the client has gone, or whether it still sends what is discarded."""
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self._unread_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._raw, self._corked = transport, Corked(transport, self.loop, self._finish)
@@ -109,7 +93,6 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._front.work(self)
         self._disarm()
-        self._all_read()
         self._stop_end_timer()
         self._unset_keepalive_if_required()
         self._hold(b"")
@@ -146,9 +129,7 @@ class Protocol(HttpToolsProtocol):
         view = memoryview(self._data)
         while self._at < len(view) and not self._is_waiting():
             start, self._at = self._at, self._piece_end()
-            self._check_overhead(self._at - start)
-            if not self._refusal:
-                self._parse(view[start : self._at])
+            self._parse(view[start : self._at])
             if self._refusal:
                 self._refuse(self._refusal)
                 return
@@ -172,24 +153,24 @@ class Protocol(HttpToolsProtocol):
             self._tail = b""
             return min(len(data), start + self._body_left)
         end = min(len(data), start + MAX_PIECE)
+        blank = data.find(BLANK_LINE, start, end)
         split = (self._tail + data[start : start + 3]).find(BLANK_LINE) if self._tail else -1
-        blank = start - len(self._tail) + split if split >= 0 else data.find(BLANK_LINE, start, end)
+        if split >= 0:
+            blank = start - len(self._tail) + split
         if blank >= 0 or split >= 0:
-            self._tail = b""
-            return blank + len(BLANK_LINE)
-        self._tail = (self._tail + data[max(start, end - 3) : end])[-3:]
-        return end
-
-    def _check_overhead(self, size: int) -> None:
-        self._overhead += 0 if self._body_left else size
+            self._tail, end = b"", blank + len(BLANK_LINE)
+        else:
+            self._tail = (self._tail + data[max(start, end - 3) : end])[-3:]
+        self._overhead += end - start
         if self._overhead > MAX_HEAD:
             self._refusal = malformed.too_long(MAX_HEAD)
+        return end
 
     def _parse(self, piece: memoryview) -> None:
         """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
         left = piece
         try:
-            while left:
+            while left and not self._refusal:
                 try:
                     self.parser.feed_data(left)
                     return
@@ -212,15 +193,15 @@ class Protocol(HttpToolsProtocol):
         self._flow.holding = bool(data)
         if data:
             self._flow.pause_reading()
-        self._count_held(len(data) + (self._overhead if self._in_head else 0))
+        if data or self._in_head or self._held:
+            self._count_held(len(data) + (self._overhead if self._in_head else 0))
 
     def _count_held(self, size: int) -> None:
-        if size or self._held:
-            fits = self._front.hold(size - self._held)
-            self._held = size
-            if not fits:
-                self._front.refuse(self._client(), "memory", "the connections hold too many bytes of input")
-                self._raw.abort()
+        fits = self._front.hold(size - self._held)
+        self._held = size
+        if not fits:
+            self._front.refuse(self._client(), "memory", "the connections hold too many bytes of input")
+            self._raw.abort()
 
     # What the parser finds
 
@@ -239,12 +220,14 @@ class Protocol(HttpToolsProtocol):
         """Note a header; trailers come after the head and are dropped."""
         if not self._in_head:
             return
-        if len(self.headers) == MAX_HEADERS:
-            self._refusal = malformed.too_many(MAX_HEADERS)
-            return
-        super().on_header(name, value)
-        if self.headers[-1][0] == b"content-length":
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"content-length":
             self._body_left = int(value)
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        if len(self.headers) > MAX_HEADERS:
+            self._refusal = malformed.too_many(MAX_HEADERS)
 
     def on_headers_complete(self) -> None:
         if self._passing_over:
@@ -265,7 +248,12 @@ class Protocol(HttpToolsProtocol):
         self._overhead = 0
         if self._body_left:
             self._body_left -= len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            cycle.message_event.set()
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         if self._refusal or (not self._passing_over and self.parser.should_upgrade()):  # then its body is yet to come
@@ -273,8 +261,10 @@ class Protocol(HttpToolsProtocol):
         self._in_body, self._overhead, self._body_left = False, 0, 0
         if self.expect_100_continue and not self.cycle.response_started:
             self.cycle.keep_alive = self._keep_alive
-        super().on_message_complete()
-        if self.cycle.response_complete:
+        cycle = self.cycle
+        cycle.more_body = False
+        cycle.message_event.set()
+        if cycle.response_complete:
             self._front.rest(self)
 
     # Answers
@@ -376,50 +366,3 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
-
-    # Clients that do not read
-
-    def pause_writing(self) -> None:
-        """More of an answer waits than the system takes."""
-        super().pause_writing()
-        self._unread_since = time.monotonic()
-        self._await_reader()
-        everyone = (other for other in self.connections if isinstance(other, Protocol) and other._unread_timer)
-        waiting = sorted(everyone, key=lambda other: other._unread_since)
-        unread = sum(other.transport.get_write_buffer_size() for other in waiting)
-        for other in waiting:
-            if unread <= MAX_UNREAD:
-                break
-            unread -= other.transport.get_write_buffer_size()
-            other._give_up()
-
-    def resume_writing(self) -> None:
-        self._all_read()
-        super().resume_writing()
-
-    def _await_reader(self) -> None:
-        self._all_read()
-        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, self._unread())
-
-    def _look_at_reader(self, before: int) -> None:
-        if self._unread() < before:
-            self._await_reader()
-        else:
-            self._give_up()
-
-    def _unread(self) -> int:
-        """Bytes that the client has not taken, here and in the system where it tells."""
-        in_system = array("i", [0])
-        if TIOCOUTQ is not None:
-            with suppress(OSError):  # some systems know it only of terminals
-                fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, in_system)
-        return self.transport.get_write_buffer_size() + in_system[0]
-
-    def _give_up(self) -> None:
-        self._all_read()
-        self.transport.abort()
-
-    def _all_read(self) -> None:
-        if self._unread_timer:
-            self._unread_timer.cancel()
-            self._unread_timer = None

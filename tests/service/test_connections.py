@@ -15,14 +15,11 @@ import httpx
 import pytest
 
 from service.connections import MIN_CONNECTIONS, connection_limit
-from service.metrics import MALFORMED
 from tests.service.serving import Served, serving, until
+from tests.service.sockets import BODY, HEAD, LENGTH, LIVE, answers, ask, check_problem, chunked, connected, rest
 from tests.service.test_lifecycle import process, ready
-from tests.service.test_protocol import BODY, LENGTH, connected, rest
 
 MAX_GROWTH = 32 << 20
-HEAD = b"POST /classify HTTP/1.1\r\nHost: x\r\n"
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +73,12 @@ def test_trailers_without_end_take_no_memory(running: tuple["subprocess.Popen[st
     assert memory(server.pid, "VmHWM") - before < MAX_GROWTH
 
 
-def chunked(body: bytes, trailers: bytes) -> bytes:
-    return b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers)
-
-
 def test_trailers_are_dropped(bundle: Path) -> None:
     with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
         connection.sendall(HEAD + chunked(BODY, b"Authorization: Bearer secret\r\n"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
         connection.sendall(HEAD + b"Authorization: Bearer secret\r\n" + chunked(BODY, b"Authorization: no\r\n"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-
-
-def answers(connection: socket.socket) -> Iterator[tuple[int, dict[str, str], bytes]]:
-    """Yield the status, headers and body of each answer until the connection closes."""
-    with connection.makefile("rb") as stream:
-        while line := stream.readline():
-            headers: dict[str, str] = {}
-            while (header := stream.readline()) != b"\r\n":
-                name, _, value = header.decode().partition(":")
-                headers[name.lower()] = value.strip()
-            yield int(line.split()[1]), headers, stream.read(int(headers["content-length"]))
 
 
 @pytest.mark.parametrize("size", [7, 1 << 20])
@@ -121,94 +103,6 @@ def test_pipelined_requests_are_answered_in_order(served: Served, size: int) -> 
         sender.join()
     assert {status for status, _, _ in found} == {200}
     assert [headers["x-request-id"] for _, headers, _ in found[:-1]] == [str(number) for number in range(count)]
-
-
-MALFORMED_REQUESTS = {
-    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200), 400, "tls", "speaks TLS"),
-    "http2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "http2", "HTTP/2"),
-    "words": (b"hello there\r\n\r\n", 400, "not-http", "Invalid method"),
-    "bytes": (bytes(range(128, 256)), 400, "not-http", "Invalid method"),
-    "nul in path": (b"GET /\0 HTTP/1.1\r\n\r\n", 400, "not-http", "Invalid char in url"),
-    "nul in header": (b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n", 400, "not-http", "Invalid header value"),
-    "no path": (b"GET http:// HTTP/1.1\r\n\r\n", 400, "not-http", ""),
-    "space in name": (b"GET / HTTP/1.1\r\nX : a\r\n\r\n", 400, "not-http", "Invalid header"),
-    "folded": (b"GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n", 400, "not-http", "whitespace"),
-    "length": (HEAD + b"Content-Length: -1\r\n\r\n", 400, "not-http", "Content-Length"),
-    "two lengths": (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "not-http", "Content-Length"),
-    "two framings": (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "not-http", "present"),
-    "many headers": (LIVE + b"X: a\r\n" * 300 + b"\r\n", 431, "headers-too-many", "256 headers"),
-    "long header": (LIVE + b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431, "headers-too-long", "65536 bytes"),
-    "empty lines": (b"\r\n" * 40_000, 431, "headers-too-long", "65536 bytes"),
-}
-
-
-@pytest.mark.parametrize(("request_", "status", "reason", "says"), MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
-def test_what_is_not_http_is_a_problem_logged_and_counted(
-    served: Served, request_: bytes, status: int, reason: str, says: str
-) -> None:
-    before = served.sample("malformed_requests_total", reason=reason)
-    requests = served.sample("requests_total", route="other", head="", status=str(status))
-    with connected(served) as connection:
-        connection.sendall(request_)
-        ((code, headers, body),) = answers(connection)
-    answer = httpx.Response(code, headers=headers, content=body)
-    check_problem(answer, status, says)
-    assert served.sample("malformed_requests_total", reason=reason) == before + 1
-    assert served.sample("requests_total", route="other", head="", status=str(status)) == requests + 1
-    assert reason in MALFORMED
-
-
-def check_problem(answer: httpx.Response, status: int, says: str) -> None:
-    problem = answer.json()
-    assert (answer.status_code, problem["status"]) == (status, status)
-    assert answer.headers["Content-Type"] == "application/problem+json" and answer.headers["Connection"] == "close"
-    assert says in problem["detail"] and problem["request_id"] == answer.headers["X-Request-Id"] != ""
-
-
-@pytest.mark.parametrize("coding", [b"Transfer-Encoding: gzip\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"])
-def test_a_body_that_is_malformed_is_400_once(served: Served, coding: bytes) -> None:
-    before = served.sample("malformed_requests_total", reason="not-http")
-    with connected(served) as connection:
-        connection.sendall(HEAD + coding)
-        ((code, headers, body),) = answers(connection)
-    check_problem(httpx.Response(code, headers=headers, content=body), 400, "not valid HTTP")
-    assert served.sample("malformed_requests_total", reason="not-http") == before + 1
-    until(lambda: served.sample("requests_in_flight") == 0)
-
-
-def test_what_is_malformed_behind_a_request_does_not_take_its_answer(served: Served) -> None:
-    with connected(served) as connection:
-        connection.sendall(HEAD + LENGTH + BODY + b"\x16\x03\x01")
-        assert [status for status, _, _ in answers(connection)] == [200, 400]
-
-
-def test_a_request_that_was_refused_and_then_breaks_is_answered_once(bundle: Path) -> None:
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
-        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
-        found = answers(connection)
-        assert next(found)[0] == 401
-        connection.sendall(b"zz\r\n")
-        assert list(found) == []
-
-
-def test_tls_is_logged_with_the_client_and_no_bytes_of_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(bundle, lanes=1) as served:
-        for _ in range(5):
-            with connected(served) as connection:
-                connection.sendall(MALFORMED_REQUESTS["tls"][0])
-                rest(connection)
-        assert served.sample("malformed_requests_total", reason="tls") == 5
-    lines = [record.fields for record in caplog.records if record.getMessage() == "malformed requests"]  # type: ignore[attr-defined]
-    assert lines[0]["client"] == "127.0.0.1" and lines[0]["reason"] == "tls" and "TLS" in lines[0]["detail"]
-    assert len(lines) < 5 and sum(line["count"] for line in lines) <= 5
-
-
-def test_a_head_that_is_late_is_408_and_counted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.protocol.HEAD_SECONDS", 0.3)
-    with serving(bundle, lanes=1) as served, connected(served) as connection:
-        connection.sendall(LIVE)
-        assert rest(connection).startswith(b"HTTP/1.1 408 ")
-        assert served.sample("malformed_requests_total", reason="headers-too-slow") == 1
 
 
 @pytest.mark.parametrize("requests", [HEAD + LENGTH + BODY, (HEAD + LENGTH + BODY) * 3, LIVE + b"\r\n"])
@@ -281,12 +175,6 @@ def test_a_client_that_was_not_told_to_continue_cannot_mix_up_its_requests(bundl
             assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" not in answer
             connection.sendall(LIVE + b"\r\n")
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-
-
-def ask(connection: socket.socket, request: bytes) -> httpx.Response:
-    connection.sendall(request)
-    status, headers, body = next(answers(connection))
-    return httpx.Response(status, headers=headers, content=body)
 
 
 def test_above_the_limit_only_health_is_answered(
@@ -395,3 +283,13 @@ def test_a_body_without_end_does_not_stop_the_end(bundle: Path) -> None:
             time.sleep(0.05)
         assert running.returncode == 0
         assert rest(waiting).startswith(b"HTTP/1.1 503 ")
+
+
+def test_short_packets_of_a_header_are_one_header(served: Served) -> None:
+    """A blank line may be split over packets in every way."""
+    with connected(served) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in LIVE + b"\r\n" + LIVE + b"Connection: close\r\n\r\n":
+            connection.sendall(bytes([byte]))
+            time.sleep(0.002)
+        assert [status for status, _, _ in answers(connection)] == [200, 200]
