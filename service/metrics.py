@@ -36,6 +36,8 @@ SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0
 REJECTED = ("unauthorized", "forbidden", "body-too-large", "queue-full", "unavailable")
 DROPPED = ("client_gone", "deadline", "draining", "failed", "lane")
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
+MALFORMED = ("not-http", "tls", "http2", "headers-too-long", "headers-too-many", "headers-too-slow")
+REFUSED = ("limit", "reserve", "memory")
 STAGES = ("tokenize", "queue", "encode", "decode")
 
 Metric = TypeVar("Metric", Counter, Histogram)
@@ -82,6 +84,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._connections(registry)
         ProcessCollector(registry=registry)  # memory, processor, file descriptors; of one worker only
         self._batches(registry)
         self._queue(registry)
@@ -102,6 +105,24 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+
+    def _connections(self, registry: CollectorRegistry) -> None:
+        self.malformed = Counter(
+            "bertheads_malformed_requests_total",
+            "Requests that are not valid HTTP/1.1, or whose headers are too long or too slow",
+            ["reason"],
+            registry=registry,
+        )
+        self.refused_connections = Counter(
+            "bertheads_refused_connections_total",
+            "Connections closed because too many are open, or hold too much unparsed input",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in MALFORMED:
+            self.malformed.labels(reason)
+        for reason in REFUSED:
+            self.refused_connections.labels(reason)
 
     def _batches(self, registry: CollectorRegistry) -> None:
         self.batches = Counter("bertheads_batches_total", "Runs of an encoder", registry=registry)

@@ -1,83 +1,184 @@
-"""HTTP/1.1 as uvicorn speaks it, but that head and body of an answer leave in one system call and one packet, that
-who does not finish the head of a request holds neither memory nor a connection, that who does not read a long answer
-holds it for a while only, and that an offer of another protocol is passed over (RFC 9110, 7.8), as Java's client makes
-one with every request.
+"""HTTP/1.1 as uvicorn speaks it, with bounds on what one connection may hold.
+
+Headers, trailers and pipelined requests are bounded in bytes, unfinished headers and unread answers in time. Only one
+request at a time is parsed. After an early answer, the rest of the body is discarded before the connection closes.
+A client that has shut down its sending side still gets its answer. Offers of another protocol are ignored (RFC 9110,
+7.8): Java's client makes one with every request.
 """
 
 import asyncio
-import fcntl
-import termios
-import time
-from array import array
+import socket
 from typing import Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from service.errors import MEDIA_TYPE, HeadTooLarge, problem
+from service import malformed
+from service.connections import Connections
+from service.malformed import Refusal
+from service.transport import Corked, Flow
+from service.unread import UnreadLimit
 
-MOST_HEAD = 1 << 16
-"""Bytes of a request before its body."""
+MAX_HEAD = 1 << 16
+"""Bytes of a request before its body, and of its trailers."""
+MAX_HEADERS = 256
 HEAD_SECONDS = 30.0
-"""That a client may take for them."""
-UNREAD_SECONDS = 30.0
-"""In which a client must take some of an answer, while more of it waits than the system holds."""
-MOST_UNREAD = 1 << 27
-"""Bytes of answers that may wait for clients to read them."""
+"""Within which the headers of a request must arrive."""
+HEALTH_SECONDS = 2.0
+"""The same, for a connection above the limit."""
+MAX_REST = 1 << 20
+"""Bytes of an answered request that are read to keep its connection."""
+MAX_DISCARDED = 1 << 26
+"""Bytes that are read before a connection closes, so that the client can read its answer."""
+DISCARD_SECONDS = 30.0
+"""The same in time."""
+PAUSE_SECONDS = 2.0
+"""Without input, after which such a connection closes."""
+MAX_PIECE = 1 << 14
+"""Bytes that the parser gets at a time, except in a body of known length."""
+MAX_POLL_SECONDS = 1.0
+"""Between two looks at whether a half-closed client has gone."""
+BLANK_LINE = b"\r\n\r\n"
 FRAMING = (b"content-length", b"transfer-encoding")
+HEALTH = (b"/health/live", b"/health/ready")
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(UnreadLimit):
     """One connection."""
 
-    def __init__(self, *rest: Any, **named: Any) -> None:
-        super().__init__(*rest, **named)
+    def __init__(self, front: Connections, **named: Any) -> None:
+        super().__init__(**named)
+        self._front = front
+        self._raw: asyncio.Transport
+        self._corked: Corked
+        self._flow: Flow
+        self._only_health = False
+        self._data = b""
+        """Input of which the parser has had the bytes before `_at`."""
+        self._at = 0
+        self._tail = b""
+        """The last bytes before `_at`, if a blank line may have begun in them."""
+        self._held = 0
+        """Bytes that count as held by all connections."""
         self._in_head = False
-        self._head_bytes = 0
-        """Since the packet in which the head began."""
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._overhead = 0
+        """Bytes since the last request, header block or piece of a body ended."""
+        self._body_left = 0
+        """Bytes of the body that are to come; 0 if unknown."""
+        self._keep_alive = True
+        """Whether the connection stays open once the whole request has arrived."""
+        self._refusal: Refusal | None = None
+        self._discarded = 0
+        self._eof = False
         self._passing_over = False
         """Whether the parser reads a head that stands in place of one with an offer."""
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self._unread_since = 0.0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        """Looks whether the client has gone, or whether it still sends what is discarded."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+        self._raw, self._corked = transport, Corked(transport, self.loop, self._finish)
+        super().connection_made(cast(asyncio.Transport, self._corked))
+        self.flow = self._flow = Flow(self.transport)
+        access = self._front.access(len(self.connections))
+        if access == "none":
+            self._front.refuse(self._client(), "reserve", "too many connections are open, even for health checks")
+            transport.abort()
+            return
+        self._only_health = access == "health"
+        self._front.rest(self)
+        self._head_timer = self.loop.call_later(self._head_seconds(), self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._front.work(self)
         self._disarm()
-        self._all_read()
+        self._stop_end_timer()
+        self._unset_keepalive_if_required()
+        self._hold(b"")
+        self._count_held(0)
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data) if self._in_head else 0
-        self._unset_keepalive_if_required()
-        try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        if self.transport.is_closing():
-            return
-        if self._in_head and self._head_bytes > MOST_HEAD:
-            self._refuse_head()
-        elif self._in_head and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
-        if self.timeout_keep_alive_task is None and self.cycle and self.cycle.response_complete:
-            # The rest of a body that nobody wants, or part of the next head: the connection idles on.
-            handler = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
+    # Input
 
-    def _parse(self, data: bytes) -> None:
-        """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
-        left = memoryview(data)
-        while left:
-            try:
-                self.parser.feed_data(left)
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            self._discard(len(data))
+        elif self._is_answered() and self._discarded + len(data) > MAX_REST:
+            self.transport.close()
+        else:
+            self._discarded += len(data)
+            self._data, self._at = (self._data[self._at :] + data, 0) if self._data else (data, 0)
+            self._feed()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio allows
+        """Keep the connection for the answer to a request that has arrived."""
+        self._eof = True
+        if not self._is_waiting() or self.transport.is_closing():
+            self.transport.close()
+            return None
+        self.cycle.keep_alive = False
+        if not self.cycle.response_started:
+            # A client that has closed its socket, not only its sending side, resets the connection now.
+            self._corked.begin()
+        self._look_for_reset(0.01)
+        return True
+
+    def _feed(self) -> None:
+        """Let the parser have the input piece by piece, up to the end of a request that waits for its answer."""
+        view = memoryview(self._data)
+        while self._at < len(view) and not self._is_waiting():
+            start, self._at = self._at, self._piece_end()
+            self._parse(view[start : self._at])
+            if self._refusal:
+                self._refuse(self._refusal)
                 return
-            except httptools.HttpParserUpgrade as offer:
-                self._pass_over()
-                left = left[offer.args[0] :]
+        self._hold(self._data if self._at < len(view) else b"")
+        if self._in_head and self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_seconds(), self._head_is_late)
+
+    def _is_waiting(self) -> bool:
+        """Whether a request has arrived and its answer is not complete."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and not cycle.more_body
+
+    def _is_answered(self) -> bool:
+        """Whether more is to come of a request whose answer is complete."""
+        return self._in_body and self.cycle.response_complete
+
+    def _piece_end(self) -> int:
+        """Return where the next piece ends: at a blank line, so that no piece has parts of two requests."""
+        data, start = self._data, self._at
+        if self._body_left:
+            self._tail = b""
+            return min(len(data), start + self._body_left)
+        end = min(len(data), start + MAX_PIECE)
+        blank = data.find(BLANK_LINE, start, end)
+        split = (self._tail + data[start : start + 3]).find(BLANK_LINE) if self._tail else -1
+        if split >= 0:
+            blank = start - len(self._tail) + split
+        if blank >= 0 or split >= 0:
+            self._tail, end = b"", blank + len(BLANK_LINE)
+        else:
+            self._tail = (self._tail + data[max(start, end - 3) : end])[-3:]
+        self._overhead += end - start
+        if self._overhead > MAX_HEAD:
+            self._refusal = malformed.too_long(MAX_HEAD)
+        return end
+
+    def _parse(self, piece: memoryview) -> None:
+        """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
+        left = piece
+        try:
+            while left and not self._refusal:
+                try:
+                    self.parser.feed_data(left)
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    self._pass_over()
+                    left = left[offer.args[0] :]
+        except httptools.HttpParserError as error:
+            self._refusal = self._refusal or malformed.not_http(piece, self.parser.get_method(), error)
 
     def _pass_over(self) -> None:
         """Let the parser go on with the body of the request whose head it has read."""
@@ -86,9 +187,29 @@ class Protocol(HttpToolsProtocol):
         self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._passing_over = False
 
+    def _hold(self, data: bytes) -> None:
+        """Keep input for later, and read no more meanwhile."""
+        self._data, self._at = data, self._at if data else 0
+        self._flow.holding = bool(data)
+        if data:
+            self._flow.pause_reading()
+        if data or self._in_head or self._held:
+            self._count_held(len(data) + (self._overhead if self._in_head else 0))
+
+    def _count_held(self, size: int) -> None:
+        fits = self._front.hold(size - self._held)
+        self._held = size
+        if not fits:
+            self._front.refuse(self._client(), "memory", "the connections hold too many bytes of input")
+            self._raw.abort()
+
+    # What the parser finds
+
     def on_message_begin(self) -> None:
         if not self._passing_over:
-            self._in_head, self._head_bytes = True, 0
+            self._in_head, self._discarded = True, 0
+            self._front.work(self)
+            self._unset_keepalive_if_required()
             super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -96,99 +217,152 @@ class Protocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._passing_over:
-            super().on_header(name, value)
+        """Note a header; trailers come after the head and are dropped."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"content-length":
+            self._body_left = int(value)
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        if len(self.headers) > MAX_HEADERS:
+            self._refusal = malformed.too_many(MAX_HEADERS)
 
     def on_headers_complete(self) -> None:
-        if not self._passing_over:
-            self._in_head = False
-            self._disarm()
-            super().on_headers_complete()
+        if self._passing_over:
+            return
+        self._disarm()
+        if self._only_health and self.url.partition(b"?")[0] not in HEALTH:
+            self._refusal = self._refusal or malformed.too_many_connections(self._front.limit)
+        if self._refusal:
+            return
+        super().on_headers_complete()
+        self._in_head, self._in_body, self._overhead = False, True, 0
+        self._keep_alive = self.cycle.keep_alive and not self._only_health
+        if self._only_health or self.expect_100_continue:
+            # A client that was not told to continue may send its next request instead of the body.
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead = 0
+        if self._body_left:
+            self._body_left -= len(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            cycle.message_event.set()
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self._passing_over or not self.parser.should_upgrade():  # else its body is yet to come
-            super().on_message_complete()
+        if self._refusal or (not self._passing_over and self.parser.should_upgrade()):  # then its body is yet to come
+            return
+        self._in_body, self._overhead, self._body_left = False, 0, 0
+        if self.expect_100_continue and not self.cycle.response_started:
+            self.cycle.keep_alive = self._keep_alive
+        cycle = self.cycle
+        cycle.more_body = False
+        cycle.message_event.set()
+        if cycle.response_complete:
+            self._front.rest(self)
 
-    def pause_writing(self) -> None:
-        """More of an answer waits than the system takes."""
-        super().pause_writing()
-        self._unread_since = time.monotonic()
-        self._await_reader()
-        everyone = (other for other in self.connections if isinstance(other, Protocol) and other._unread_timer)
-        waiting = sorted(everyone, key=lambda other: other._unread_since)
-        unread = sum(other.transport.get_write_buffer_size() for other in waiting)
-        for other in waiting:
-            if unread <= MOST_UNREAD:
-                break
-            unread -= other.transport.get_write_buffer_size()
-            other._give_up()
+    # Answers
 
-    def resume_writing(self) -> None:
-        self._all_read()
-        super().resume_writing()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._data:
+            self._feed()
+            self.flow.resume_reading()
+        if not self._in_head and not self._in_body:
+            self._front.rest(self)
 
-    def _await_reader(self) -> None:
-        self._all_read()
-        self._unread_timer = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, self._unread())
+    def shutdown(self) -> None:
+        self._keep_alive = False
+        super().shutdown()
+        if self._corked.is_closing():  # nothing is waited for but answers
+            self._raw.close()
 
-    def _look_at_reader(self, before: int) -> None:
-        if self._unread() < before:
-            self._await_reader()
-        else:
-            self._give_up()
-
-    def _unread(self) -> int:
-        """Bytes that the client has not taken, here and in the system."""
-        in_system = array("i", [0])
-        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_system)
-        return self.transport.get_write_buffer_size() + in_system[0]
-
-    def _give_up(self) -> None:
-        self._all_read()
-        self.transport.abort()
-
-    def _all_read(self) -> None:
-        if self._unread_timer:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-
-    def _refuse_head(self) -> None:
-        sentence = f"the lines before the body exceed {MOST_HEAD} bytes; send shorter headers, and texts in the body"
-        body = problem(HeadTooLarge(sentence), "")
-        head = (
-            f"HTTP/1.1 {HeadTooLarge.status} {HeadTooLarge.title}\r\ncontent-type: {MEDIA_TYPE}\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+    def close_idle(self) -> None:
         self.transport.close()
+
+    def _head_is_late(self) -> None:
+        if self._in_head:
+            self._refuse(malformed.too_slow(self._head_seconds()))
+        else:
+            self.transport.close()
+
+    def _head_seconds(self) -> float:
+        return HEALTH_SECONDS if self._only_health else HEAD_SECONDS
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer where no app can, and close."""
+        self._refusal = refusal
+        self._note(refusal)
+        cycle = self.cycle if self._in_body else None
+        begun = cycle is not None and cycle.response_started
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if not begun:
+            self._corked.write(malformed.answer(refusal.error, self.server_state.default_headers))
+        self.transport.close()
+
+    def _note(self, refusal: Refusal) -> None:
+        record = self._front.refuse if refusal.reason == "limit" else self._front.reject
+        record(self._client(), refusal.reason, refusal.error.detail)
+        if not self._in_body:  # else the app counts the request
+            self._front.count(refusal.error.status)
+
+    def _client(self) -> str:
+        return self.client[0] if self.client else ""
+
+    # The end
+
+    def _finish(self) -> None:
+        """Close the connection, but first let a client that still sends read its answer: a reset would destroy it."""
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self._front.work(self)
+        if self._raw.is_closing():
+            return
+        sends = self._data or self._in_head or self._in_body or self._refusal
+        self._hold(b"")
+        if self._eof or not sends:
+            self._raw.close()
+            return
+        self.flow.resume_reading()
+        self._raw.write_eof()
+        self._discarded = 0
+        end = self.loop.time() + DISCARD_SECONDS
+        self._end_timer = self.loop.call_later(PAUSE_SECONDS, self._look_for_pause, 0, end)
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > MAX_DISCARDED:
+            self._raw.close()
+
+    def _look_for_pause(self, before: int, end: float) -> None:
+        if self._discarded == before or self.loop.time() > end:
+            self._raw.close()
+        else:
+            self._end_timer = self.loop.call_later(PAUSE_SECONDS, self._look_for_pause, self._discarded, end)
+
+    def _look_for_reset(self, delay: float) -> None:
+        """Notice that a half-closed client has gone: asyncio does not read, and so does not see it."""
+        if self._raw.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._raw.abort()
+        else:
+            self._end_timer = self.loop.call_later(delay, self._look_for_reset, min(2 * delay, MAX_POLL_SECONDS))
+
+    def _stop_end_timer(self) -> None:
+        if self._end_timer:
+            self._end_timer.cancel()
+            self._end_timer = None
 
     def _disarm(self) -> None:
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class Corked:
-    """A transport that sends at the end of a turn of the event loop what was written in it."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self._send)
-        self._held.append(data)
-
-    def close(self) -> None:
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        if self._held and not self._transport.is_closing():
-            self._transport.write(b"".join(self._held))
-        self._held.clear()

@@ -8,6 +8,7 @@ signal skips the delay, and one after the delay what is in flight. SIGINT and SI
 import signal
 import socket
 import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -15,6 +16,7 @@ import uvicorn
 from models.runtime import flush_denormals
 from service import logs
 from service.app import create_app
+from service.connections import Connections, connection_limit, raise_file_limit
 from service.errors import SettingsError
 from service.lifecycle import Service
 from service.protocol import Protocol
@@ -84,12 +86,13 @@ def listen(host: str, port: int) -> socket.socket:
 def create_server(settings: Settings, load_first: bool = False) -> Server:
     """Return a server that has yet to run."""
     app = create_app(settings)
+    connections = Connections(connection_limit(settings.max_connections), app.state.service.metrics)
     config = uvicorn.Config(
         app,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,
-        http=Protocol,
+        http=partial(Protocol, connections),  # type: ignore[arg-type]  # uvicorn only calls it
         server_header=False,
         ws="none",
         timeout_keep_alive=KEEP_ALIVE,
@@ -102,6 +105,7 @@ def serve(settings: Settings, listener: socket.socket, load_first: bool = False)
     """Serve until a signal; return the exit status. `load_first`: take no connection before the bundles are loaded."""
     logs.configure(settings.log_level, settings.log_format)
     flush_denormals()  # before the lanes start
+    raise_file_limit()
     server = create_server(settings, load_first)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, server.handle_exit)

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     deadline: float = Field(30.0, gt=0, le=3600, description="seconds after which a request is given up with 504")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of a request body, else 413")
     max_characters: int = Field(100_000, ge=1, description="characters of a text, else 422")
+    max_connections: int = Field(
+        0, ge=0, description="connections of a worker, else 503; 0: as many as the limit of open files allows"
+    )
     max_items: int = Field(256, ge=1, description="inputs of a list, else 422")
     api_key: SecretStr | None = Field(
         None,

@@ -4,15 +4,15 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from service.protocol import MOST_HEAD, Corked
+from service.protocol import MAX_HEAD
+from service.transport import Corked
 from tests.service.serving import Served, serving
+from tests.service.sockets import BODY, LENGTH, connected, rest
 
 
 class Transport:
@@ -36,7 +36,7 @@ class Transport:
 def test_what_is_written_in_one_turn_leaves_together_and_in_order() -> None:
     async def scenario() -> None:
         transport = Transport()
-        corked = Corked(cast(Any, transport), asyncio.get_running_loop())
+        corked = Corked(cast(Any, transport), asyncio.get_running_loop(), transport.close)
         corked.write(b"head")
         corked.write(b"body")
         assert transport.sent == [] and not corked.is_closing()
@@ -68,36 +68,18 @@ def test_an_answer_is_whole_when_the_connection_closes_after_it(served: Served) 
     assert start.startswith(b"HTTP/1.1 200 ") and f"content-length: {len(rest)}".encode() in start.lower()
 
 
-@contextmanager
-def connected(served: Served) -> Iterator[socket.socket]:
-    url = served.client.base_url
-    with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
-        yield connection
-
-
-def rest(connection: socket.socket) -> bytes:
-    """Read until the other side closes; a reset is a close too."""
-    answer = b""
-    try:
-        while part := connection.recv(1 << 16):
-            answer += part
-    except ConnectionResetError:
-        pass
-    return answer
-
-
 def test_a_head_without_end_is_refused(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Long: ")
         time.sleep(0.2)  # what comes with the first packet does not count
-        connection.sendall(b"a" * (MOST_HEAD + 1))
+        connection.sendall(b"a" * (MAX_HEAD + 1))
         head, _, body = rest(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ") and json.loads(body)["status"] == 431
 
 
 def test_a_head_may_be_long_in_all_of_many_requests(served: Served) -> None:
     for _ in range(4):
-        assert served.client.get("/health/live", headers={"X-Long": "a" * (MOST_HEAD // 3)}).status_code == 200
+        assert served.client.get("/health/live", headers={"X-Long": "a" * (MAX_HEAD // 3)}).status_code == 200
     body = b'{"inputs": "the cat"}'.ljust(90_000)
     assert served.client.post("/classify", content=body).status_code == 200
 
@@ -125,8 +107,6 @@ OFFERS = {
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n",
     "websocket": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZQ==\r\n",
 }
-BODY = b'{"inputs": "the cat"}'
-LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKS = b"8\r\n" + BODY[:8] + b"\r\nd\r\n" + BODY[8:] + b"\r\n0\r\n\r\n"
 
@@ -176,8 +156,14 @@ LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 12
 """Its answers are more than the system takes for one connection."""
 
 
-def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.protocol.UNREAD_SECONDS", 1.0)
+@pytest.mark.parametrize("told", [True, False])
+def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """`told`: whether the system tells how much of an answer it holds."""
+    if not told:
+        monkeypatch.setattr("service.unread.TIOCOUTQ", None)
+    monkeypatch.setattr("service.unread.UNREAD_SECONDS", 1.0)
     with serving(bundle, lanes=1) as served, connected(served) as idle, connected(served) as slow:
         whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
         for connection in (idle, slow):
@@ -194,7 +180,7 @@ def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(bundle: Path, m
 def test_of_those_who_do_not_read_the_first_goes_where_they_are_too_many(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.protocol.MOST_UNREAD", 1 << 20)
+    monkeypatch.setattr("service.unread.MAX_UNREAD", 1 << 20)
     with serving(bundle, lanes=1) as served, connected(served) as first, connected(served) as second:
         whole = len(served.client.get("/docs/swagger-ui-bundle.js").content)
         for connection in (first, second):

@@ -1,0 +1,71 @@
+"""Answers to what is not valid HTTP/1.1, where no app can answer."""
+
+import random
+from dataclasses import dataclass
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, ServiceError, SlowRequest, Unavailable, problem
+
+TLS = b"\x16"
+"""The first byte of a TLS handshake, and of no HTTP request."""
+HTTP2 = b"PRI"
+"""The method of the first line that an HTTP/2 client sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a connection ends; `reason` is a label of the metrics."""
+
+    reason: str
+    error: ServiceError
+
+
+def not_http(data: memoryview, method: bytes, error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal of bytes that the parser does not understand, after a method that it may have read."""
+    if data[:1] == TLS:
+        sentence = "the client speaks TLS, but this port speaks plain HTTP; use http:// in the URL"
+        return Refusal("tls", BadRequest(sentence))
+    if method == HTTP2:
+        return Refusal("http2", BadRequest("the client speaks HTTP/2, but this port speaks HTTP/1.1; use HTTP/1.1"))
+    known = not isinstance(error, httptools.HttpParserCallbackError) and str(error)
+    sentence = f"the request is not valid HTTP ({known or 'Invalid URL'}); send it as HTTP/1.1"
+    return Refusal("not-http", BadRequest(sentence))
+
+
+def too_long(limit: int) -> Refusal:
+    """Return the refusal of header or trailer lines above a limit of bytes."""
+    sentence = f"the lines before or after the body exceed {limit} bytes; send shorter headers, and texts in the body"
+    return Refusal("headers-too-long", HeadTooLarge(sentence))
+
+
+def too_many(limit: int) -> Refusal:
+    """Return the refusal of more headers than `limit`."""
+    return Refusal("headers-too-many", HeadTooLarge(f"the request has more than {limit} headers; send fewer"))
+
+
+def too_slow(seconds: float) -> Refusal:
+    """Return the refusal of headers that did not arrive in time."""
+    return Refusal("headers-too-slow", SlowRequest(f"the headers took more than {seconds:g} s; send them at once"))
+
+
+def too_many_connections(limit: int) -> Refusal:
+    """Return the refusal of a connection above the limit."""
+    sentence = f"all {limit} connections are in use; come back after Retry-After seconds, and reuse connections"
+    return Refusal("limit", Unavailable(sentence, headers={"Retry-After": "1"}))
+
+
+def answer(error: ServiceError, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a whole answer with problem details, after which the connection closes."""
+    request_id = f"{random.getrandbits(128):032x}"
+    body = problem(error, request_id)
+    own = {
+        "content-type": MEDIA_TYPE,
+        "content-length": str(len(body)),
+        "x-request-id": request_id,
+        "connection": "close",
+        **error.headers,
+    }
+    lines = [*headers, *((name.lower().encode(), value.encode()) for name, value in own.items())]
+    return STATUS_LINE[error.status] + b"".join(b"%b: %b\r\n" % line for line in lines) + b"\r\n" + body
