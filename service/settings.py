@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import models
-from service.cores import usable_cores
+from service.cgroup import usable_cores
 from service.errors import SettingsError
 
 PREFIX = "BERTHEADS_"

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 
 from models.session import Session
-from service.cores import usable_cores
+from service.cgroup import usable_cores
 from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
 from tests.benchmarks.workloads import Question
 from tests.programs import free_port

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from service.__main__ import main, parse, settings
-from service.cores import usable_cores
 from service.errors import SettingsError
 from service.settings import STARTER, Settings
 
@@ -108,26 +107,3 @@ def test_the_default_lanes_use_each_core_once(monkeypatch: pytest.MonkeyPatch) -
         {"provider": "cuda"},
     ]
     assert [Settings(**each).lane_count for each in given] == [8, 4, 2, 1, 3, 1]
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 64),
-        ({"cpu.max": "max 100000"}, 64),
-        ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "10000 100000"}, 1),
-        ({"cpu.max": "99900000 100000"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
-    ],
-)
-def test_cores_are_those_of_the_control_group(
-    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert usable_cores(tmp_path) == cores
