@@ -111,7 +111,7 @@ async def ready(request: Request) -> Status:
     obstacles = service.obstacles()
     if obstacles:
         raise Unavailable("; ".join(obstacles))
-    workers = service.settings.workers
+    workers = service.settings.worker_count
     if workers > 1 and (others := service.metrics.ready_workers()) < workers:
         raise Unavailable(f"loading: {others} of {workers} workers are ready")
     return Status(status="ready")

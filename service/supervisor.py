@@ -30,7 +30,7 @@ PAUSE = 1.0
 
 
 class Supervisor:
-    """Runs `settings.workers` processes until a signal."""
+    """Runs `settings.worker_count` processes until a signal."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
@@ -53,7 +53,7 @@ class Supervisor:
             signals.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
-            for _ in range(self.settings.workers):
+            for _ in range(self.settings.worker_count):
                 self._start(load_first=False)
             while self.workers:
                 waker = [] if self._stopping else [self._woken]
