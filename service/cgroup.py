@@ -54,12 +54,11 @@ def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
     """
     paths = {"": PurePosixPath("/"), controller: PurePosixPath("/")}
     for line in membership.read_text().splitlines() if membership.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        paths |= {name: PurePosixPath(path) for name in controllers.split(",") if name in paths}
+        _, controllers, group = line.split(":", 2)
+        paths |= {name: PurePosixPath(group) for name in controllers.split(",") if name in paths}
     for name, path in paths.items():
         inside = path if ".." not in path.parts else PurePosixPath("/")  # a group outside of what is mounted
-        for group in (inside, *inside.parents):
-            yield root / name / group.relative_to("/")
+        yield from (root / name / each.relative_to("/") for each in (inside, *inside.parents))
 
 
 def _texts(group: Path, file: str) -> Iterator[str]:

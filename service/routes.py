@@ -4,7 +4,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from models.task import TaskName
@@ -58,6 +57,17 @@ class Status(BaseModel):
     status: str
 
 
+class WorkerCount(BaseModel):
+    """Workers of the service: one that is ready answers, whether the others are or not."""
+
+    ready: int
+    of: int
+
+
+class Readiness(Status):
+    workers: WorkerCount
+
+
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -106,20 +116,19 @@ async def live(request: Request) -> Status:
     tags=["health"],
     responses={503: problem_response("Loading or draining")},
 )
-async def ready(request: Request) -> Status:
+async def ready(request: Request) -> Readiness:
     service = _service(request)
     obstacles = service.obstacles()
     if obstacles:
         raise Unavailable("; ".join(obstacles))
-    workers = service.settings.worker_count
-    if workers > 1 and (others := service.metrics.ready_workers()) < workers:
-        raise Unavailable(f"loading: {others} of {workers} workers are ready")
-    return Status(status="ready")
+    workers = WorkerCount(ready=max(1, await service.metrics.ready_workers()), of=service.settings.worker_count)
+    return Readiness(status="ready", workers=workers)
 
 
 @router.get("/metrics", summary="Figures for Prometheus", tags=["health"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.expose(), media_type=CONTENT_TYPE_LATEST)
+    page, media_type = await _service(request).metrics.page(request.headers.get("accept", ""))
+    return Response(page, media_type=media_type)
 
 
 def add_routes(app: FastAPI) -> None:
