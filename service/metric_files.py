@@ -38,6 +38,7 @@ DEAD = "dead"
 """Stands for the process in the name of a file with the counts of dead ones: counter_dead.db beside counter_123.db."""
 INITIAL_BYTES = 1 << 18
 """Of a file: enough for the series of some ten heads."""
+MAX_LOCK_SECONDS = 5.0
 GAUGES = "gauge_livesum_*.db"
 """Files with what is summed over living workers."""
 RESTARTS = ("bertheads_worker_restarts", "Workers that ended and were replaced")
@@ -121,7 +122,7 @@ def metric_directory() -> Iterator[Path]:
     try:
         yield directory
     finally:
-        del os.environ[VARIABLE]
+        os.environ.pop(VARIABLE, None)
         shutil.rmtree(directory, ignore_errors=True)
         os.close(held)
 
@@ -221,10 +222,10 @@ _told: set[Path] = set()
 
 @contextmanager
 def _locked(directory: Path, operation: int) -> Iterator[None]:
-    """Hold the lock of a directory: scrapes share it, folding has it alone. Raises TimeoutError after five seconds."""
+    """Hold the lock of a directory: scrapes share it, folding has it alone. Raises TimeoutError if it is not free."""
     descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CREAT, 0o600)
     try:
-        _lock(descriptor, operation, time.monotonic() + 5.0)
+        _lock(descriptor, operation, time.monotonic() + MAX_LOCK_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -236,7 +237,7 @@ def _lock(descriptor: int, operation: int, end: float) -> None:
             return fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
-                raise TimeoutError("another process has been reading or folding metrics for 5 s") from None
+                raise TimeoutError("another process holds the lock of the metrics") from None
             time.sleep(0.005)
 
 

@@ -201,7 +201,7 @@ def _format(accept: str) -> str:
     """Return the media type of OpenMetrics if it is accepted, otherwise that of the text format."""
     try:
         wanted = choose_encoder(accept)[1]
-    except ValueError:  # a version that is no number
+    except (TypeError, ValueError):  # a version that is not a number
         wanted = ""
     return choose_encoder(OPEN_METRICS if wanted.startswith(OPEN_METRICS) else "")[1]
 
