@@ -193,8 +193,8 @@ class Metrics:
         return choose_encoder(accept)[0](_registry(self.registry))
 
     async def ready_workers(self) -> int:
-        """Return how many workers are ready."""
-        return await self._ready_workers.get()
+        """Return how many workers are ready, the one that asks among them."""
+        return max(1, await self._ready_workers.get()) if VARIABLE in os.environ else 1
 
 
 def _format(accept: str) -> str:

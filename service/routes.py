@@ -121,7 +121,7 @@ async def ready(request: Request) -> Readiness:
     obstacles = service.obstacles()
     if obstacles:
         raise Unavailable("; ".join(obstacles))
-    workers = WorkerCount(ready=max(1, await service.metrics.ready_workers()), of=service.settings.worker_count)
+    workers = WorkerCount(ready=await service.metrics.ready_workers(), of=service.settings.worker_count)
     return Readiness(status="ready", workers=workers)
 
 
