@@ -168,9 +168,9 @@ for number in range(5000):
     key = mmap_key("b", f"b{number}_total", [], [], "Help")
     grown.write_value(key, 1.0, 0.0)
     assert number < 1000 or grown.read_value(key)[0] == 1.0
-first = [collected(root).get_sample_value(f"b{number}_total") for number in range(1000)]
-assert first == [1.0] * 1000, first
-assert collected(root).get_sample_value("b4999_total") is None
+values = {sample.name: sample.value for metric in collected(root).collect() for sample in metric.samples}
+assert all(values[f"b{number}_total"] == 1.0 for number in range(1000)), values
+assert 1000 < len(values) < 5000
 fold(root, [])
 assert (root / "counter_1.db").exists()
 try:
