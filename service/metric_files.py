@@ -14,10 +14,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import prometheus_client.values
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -39,6 +40,7 @@ DEAD = "dead"
 INITIAL_BYTES = 1 << 18
 """Of a file: enough for the series of some ten heads."""
 MAX_LOCK_SECONDS = 5.0
+ALL = "*.db"
 GAUGES = "gauge_livesum_*.db"
 """Files with what is summed over living workers."""
 RESTARTS = ("bertheads_worker_restarts", "Workers that ended and were replaced")
@@ -95,10 +97,27 @@ class Files(Collector):
                 return _merge(_sound(files))
 
 
-def collected(directory: Path, pattern: str = "*.db") -> CollectorRegistry:
-    """Return a registry that adds up what living and dead workers wrote."""
+class Processes(Collector):
+    """Memory, processor time and file descriptors of each worker; the label is its process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        merged: dict[str, Metric] = {}
+        for pid in map(_process, self.directory.glob(GAUGES)):
+            for metric in ProcessCollector(pid=partial(str, pid), registry=None).collect():
+                whole = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                whole.samples += [sample._replace(labels={"pid": pid}) for sample in metric.samples]
+        return merged.values()
+
+
+def collected(directory: Path, pattern: str = ALL) -> CollectorRegistry:
+    """Return a registry that adds up what living and dead workers wrote; with all files, their processes too."""
     registry = CollectorRegistry()
     registry.register(Files(directory, pattern))
+    if pattern == ALL:
+        registry.register(Processes(directory))
     return registry
 
 
@@ -177,7 +196,11 @@ def _fold_kind(directory: Path, kind: str, alive: set[str], restarts: int) -> No
 
 
 def _dead(directory: Path, kind: str, alive: set[str]) -> list[Path]:
-    return [file for file in directory.glob(f"{kind}_*.db") if file.stem.rpartition("_")[2] not in alive]
+    return [file for file in directory.glob(f"{kind}_*.db") if _process(file) not in alive]
+
+
+def _process(file: Path) -> str:
+    return file.stem.rpartition("_")[2]
 
 
 def _write(file: Path, counts: Mapping[str, float]) -> None:

@@ -24,7 +24,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from service import logs
-from service.metric_files import GAUGES, RESTARTS, VARIABLE, collected
+from service.metric_files import ALL, GAUGES, RESTARTS, VARIABLE, collected
 
 MAX_AGE_SECONDS = 1.0
 """How old a page may be."""
@@ -94,7 +94,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        ProcessCollector(registry=registry)  # memory, processor, file descriptors; of one worker only
+        ProcessCollector(registry=registry)  # memory, processor, file descriptors
         self._pages = {_format(accept): Shared(partial(self.expose, accept)) for accept in ("", OPEN_METRICS)}
         self._ready_workers = Shared(lambda: ready_workers(_registry(registry, GAUGES)))
         self._batches(registry)
@@ -206,7 +206,7 @@ def _format(accept: str) -> str:
     return choose_encoder(OPEN_METRICS if wanted.startswith(OPEN_METRICS) else "")[1]
 
 
-def _registry(own: CollectorRegistry, pattern: str = "*.db") -> CollectorRegistry:
+def _registry(own: CollectorRegistry, pattern: str = ALL) -> CollectorRegistry:
     """Return the registry of all workers where there are several."""
     directory = os.environ.get(VARIABLE)
     return collected(Path(directory), pattern) if directory else own

@@ -60,6 +60,16 @@ def test_dead_workers_are_folded_once_into_one_file_per_kind(tmp_path: Path) -> 
     }
 
 
+def test_each_living_process_has_its_own_figures(tmp_path: Path) -> None:
+    write(tmp_path, "gauge_livesum", os.getpid(), {"ready": 1}, suffix="")
+    write(tmp_path, "gauge_livesum", 1 << 30, {"ready": 1}, suffix="")  # ended a moment ago
+    registry = collected(tmp_path)
+    assert (registry.get_sample_value("process_resident_memory_bytes", {"pid": str(os.getpid())}) or 0) > 1 << 20
+    assert registry.get_sample_value("process_resident_memory_bytes", {"pid": str(1 << 30)}) is None
+    text = generate_latest(registry).decode()
+    assert {"process_cpu_seconds", "process_open_fds"} <= {each.name for each in text_string_to_metric_families(text)}
+
+
 def test_restarts_are_counted_by_folding(tmp_path: Path) -> None:
     for _ in range(3):
         fold(tmp_path, [], restarts=1)
