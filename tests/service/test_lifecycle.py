@@ -92,9 +92,9 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def process(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def process(*flags: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run the service as a user does; yield it with its address."""
-    command = [sys.executable, "-m", "service", "--port", "0", *flags]
+    command = [sys.executable, *program, "--port", "0", *flags]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert running.stderr
     try:
@@ -218,6 +218,27 @@ def test_a_worker_that_lost_a_lane_ends_and_a_service_alone_goes_on(
         monkeypatch.setattr(server.service.engine, "troubles", lambda: ["lane-0 died"])
         asyncio.run(server.on_tick(1))
         assert (server.should_exit, server.lost) == (lost, lost)
+
+
+ELSEWHERE = """
+import os, sys
+for name in ("sched_getaffinity", "sched_setaffinity", "setpriority", "getpriority", "posix_fallocate"):
+    delattr(os, name)
+from service.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_serves_where_linux_is_not(bundle: Path, tmp_path: Path, workers: str) -> None:
+    """Workers import the module __main__ again, so theirs lacks the same functions."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("sys.exit", 'if __name__ == "__main__": sys.exit'))
+    flags = ("--bundle", str(bundle), "--workers", workers)
+    with process(*flags, program=(str(tmp_path / "elsewhere.py"),)) as (running, url):
+        until(lambda: ready(url))
+        assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
+        running.terminate()
+        assert running.wait(30) == 0
 
 
 def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:

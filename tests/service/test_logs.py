@@ -3,14 +3,19 @@
 import json
 import logging
 import os
+import socket
 import sys
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
+import httpx
 import pytest
 
 from service import logs
+from tests.service.serving import until
+from tests.service.test_lifecycle import process, ready, total
 
 
 def exc_info() -> tuple[type[BaseException], BaseException, TracebackType | None]:
@@ -166,3 +171,24 @@ def test_a_line_has_a_bounded_length_and_says_that_it_was_cut(formatter: logging
     assert len(line) <= logs.MAX_LINE + 100 and "characters were cut" in line and "begins" in line
     assert line.endswith("ValueError: it broke") or json.loads(line)["traceback"].endswith("ValueError: it broke")
     assert isinstance(formatter, logs.TextFormatter) or json.loads(line)["status"] == 500
+
+
+REQUEST = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_a_reader_that_stalls_stops_neither_answers_nor_the_end(bundle: Path) -> None:
+    with process("--bundle", str(bundle), "--lanes", "1") as (running, url):
+        until(lambda: ready(url))
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port or 0), timeout=60) as connection:
+            for _ in range(2 * logs.MAX_WAITING // 20):
+                connection.sendall(20 * REQUEST)
+                answers = 0
+                while answers < 20:
+                    part = connection.recv(1 << 20)
+                    assert part
+                    answers += part.count(b"HTTP/1.1 404 ")
+        assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
+        until(lambda: total(url, "log_lines_dropped") > 100)
+        running.terminate()
+        assert running.wait(60) == 0
