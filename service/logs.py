@@ -23,6 +23,8 @@ MAX_LINE = 1 << 13
 """Characters of a line, or of a record with its traceback; the middle of longer ones is cut out."""
 MAX_WAITING = 1 << 12
 """Lines in the queue: two seconds of an access log at full load."""
+GATHER_SECONDS = 0.05
+"""How long lines gather until they are written together: waking the thread for each line cost a sixth of all requests."""
 MAX_FLUSH_SECONDS = 1.0
 """How long an exit waits for a reader that stalls."""
 
@@ -103,6 +105,7 @@ class Lines(logging.Handler):
         entries: list[str | logging.LogRecord | threading.Event | None] = []
         while None not in entries:
             entries = [self._waiting.get()]
+            time.sleep(GATHER_SECONDS)
             entries += [self._waiting.get() for _ in range(self._waiting.qsize())]
             lines = [self._line(each) if isinstance(each, logging.LogRecord) else each for each in entries]
             text = "".join(line for line in (*lines, self._missing()) if isinstance(line, str))
