@@ -37,7 +37,7 @@ def run(settings: Settings) -> int:
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        return serve(settings, listener) if settings.workers == 1 else Supervisor(settings, listener).run()
+        return serve(settings, listener) if settings.worker_count == 1 else Supervisor(settings, listener).run()
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:
@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     )
     for name, setting in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
-        text = f"{setting.description} [{PREFIX}{name.upper()}; default {setting.default}]".replace("%", "%%")
+        text = f"{setting.description} [{PREFIX}{name.upper()}{_default(setting.default)}]".replace("%", "%%")
         if setting.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         elif name == "bundles":
@@ -56,6 +56,11 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
             parser.add_argument(flag, metavar=name.split("_")[-1].upper(), help=text)
     given = vars(parser.parse_args(arguments))
     return given | ({"bundles": ",".join(given["bundles"])} if "bundles" in given else {})
+
+
+def _default(value: object) -> str:
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return "" if shown is None else f"; default {shown}"
 
 
 def settings(given: dict[str, object]) -> Settings:

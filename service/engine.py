@@ -79,7 +79,7 @@ class Lane(threading.Thread):
 
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):  # elsewhere they have none
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
         self._work(self)
 

@@ -35,7 +35,7 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.metrics.workers.set(settings.workers)
+        self.metrics.workers.set(settings.worker_count)
         self.engine = Engine(
             Limits(
                 lanes=settings.lane_count,

@@ -1,16 +1,36 @@
-"""Logging: lines for people, or one JSON object a line for machines. Inputs are never logged."""
+"""Logging: lines for people, or JSON lines for machines. Inputs are never logged.
+
+Lines go into a bounded queue, and a thread writes them. So a reader of standard error that stalls stops nothing:
+records that find the queue full are dropped and counted.
+"""
 
 import json
 import logging
+import os
+import select
 import sys
+import threading
 import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from traceback import TracebackException
 
 FIELDS = "fields"
 """Attribute of a record with what belongs to its message: logger.info("…", extra={FIELDS: {"status": 200}})."""
+TRACE = "trace"
+"""Attribute of a record with its traceback, yet to be formatted."""
+MAX_LINE = 1 << 13
+"""Characters of a line, or of a record with its traceback; the middle of longer ones is cut out."""
+MAX_WAITING = 1 << 12
+"""Lines in the queue: two seconds of an access log at full load."""
+GATHER_SECONDS = 0.05
+"""How long lines gather until they are written together: waking the thread for each line cost a sixth of all requests."""
+MAX_FLUSH_SECONDS = 1.0
+"""How long an exit waits for a reader that stalls."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line; a traceback is one of its strings."""
+    """One object per line; a traceback is one of its strings."""
 
     converter = staticmethod(time.gmtime)
 
@@ -22,9 +42,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, FIELDS, {}),
         }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        if trace := record.exc_text or (record.exc_info and self.formatException(record.exc_info)):
+            line["traceback"] = trace
+        return _dump(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -33,9 +53,113 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
+    def format(self, record: logging.LogRecord) -> str:
+        return cut(super().format(record), MAX_LINE)
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields = getattr(record, FIELDS, {})
         return " ".join([super().formatMessage(record), *(f"{key}={value!r}" for key, value in fields.items())])
+
+
+class Lines(logging.Handler):
+    """Passes lines to a thread that writes them to a file descriptor; None writes nothing.
+
+    Lines are formatted where they are logged: a busy event loop leaves other threads little time. Tracebacks, which
+    take longer, are formatted on the thread.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        super().__init__()
+        self.dropped = 0
+        """Records that found the queue full."""
+        self.on_drop: Callable[[], object] = lambda: None
+        self._told = 0
+        self._descriptor = descriptor
+        self._waiting: SimpleQueue[str | logging.LogRecord | threading.Event | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record, without any system call."""
+        if self._waiting.qsize() >= MAX_WAITING:
+            self.dropped += 1
+            self.on_drop()
+        elif record.exc_info and record.exc_info[1]:
+            self._waiting.put(_without_frames(record))
+        else:
+            self._waiting.put(self._line(record))
+
+    def flush(self) -> None:
+        """Wait until what was queued before is written, but not for a reader that stalls."""
+        written = threading.Event()
+        self._waiting.put(written)
+        written.wait(MAX_FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Write what was queued before, and end the thread."""
+        self._waiting.put(None)
+        self._writer.join(MAX_FLUSH_SECONDS)
+        super().close()
+
+    def _write_all(self) -> None:
+        entries: list[str | logging.LogRecord | threading.Event | None] = []
+        while None not in entries:
+            entries = [self._waiting.get()]
+            time.sleep(GATHER_SECONDS)
+            entries += [self._waiting.get() for _ in range(self._waiting.qsize())]
+            lines = [self._line(each) if isinstance(each, logging.LogRecord) else each for each in entries]
+            text = "".join(line for line in (*lines, self._missing()) if isinstance(line, str))
+            self._write(text.encode(errors="backslashreplace"))
+            for entry in entries:
+                if isinstance(entry, threading.Event):
+                    entry.set()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            if trace := getattr(record, TRACE, None):
+                record.exc_text = "".join(trace.format()).rstrip()
+            return self.format(record) + "\n"
+        except Exception as error:  # the message and its arguments do not fit each other
+            return f"a record of {record.name} cannot be formatted ({error!r}): {cut(str(record.msg), 200)}\n"
+
+    def _missing(self) -> str:
+        """Tell of records that were dropped since the last time."""
+        count, self._told = self.dropped - self._told, self.dropped
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were dropped", (count,), None)
+        return self._line(record) if count else ""
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left and self._descriptor is not None:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # whoever shares the pipe made it so
+                select.select([], [self._descriptor], [])
+            except OSError:
+                return  # nobody is left to read
+
+
+def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record whose traceback keeps no variables: whole requests would live as long as it waits."""
+    assert record.exc_info and record.exc_info[1]
+    alone = logging.makeLogRecord(record.__dict__ | {"exc_info": None})
+    setattr(alone, TRACE, TracebackException(*record.exc_info, lookup_lines=False, compact=True))
+    return alone
+
+
+def cut(text: str, limit: int) -> str:
+    """Return a text of about `limit` characters at most, that says how many are missing in its middle."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} […{len(text) - limit // 2 * 2} characters were cut…] {text[len(text) - limit // 2 :]}"
+
+
+def _dump(line: dict[str, object]) -> str:
+    limit = MAX_LINE
+    while len(text := json.dumps(line, default=str)) > MAX_LINE and limit:
+        line = {key: value if isinstance(value, int | float) else cut(str(value), limit) for key, value in line.items()}
+        limit //= 2
+    return text
 
 
 def configure(level: str, form: str) -> None:
@@ -43,8 +167,22 @@ def configure(level: str, form: str) -> None:
     # A record need not find out what no line of ours says: file and line, thread, process (Python's logging HOWTO).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Lines(_standard_error())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def count_drops(count: Callable[[], object]) -> None:
+    """Call `count` for each record that is dropped from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Lines):
+            handler.on_drop = count
+
+
+def _standard_error() -> int | None:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError):  # closed before the start: then the number may be anything's
+        return None

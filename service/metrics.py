@@ -1,14 +1,17 @@
 """What Prometheus scrapes: requests, stages, batches, queue, truncation, confidence.
 
 Label values come from the bundles and from fixed lists only, never from a request, so that no client can create series.
-With several workers each process writes its figures to files in PROMETHEUS_MULTIPROC_DIR, and a scrape of any worker
-adds them up.
+With several workers each process writes its metrics to files (service/metric_files.py), and a scrape of any worker adds
+them up. A page is made at most once per second, on a thread, however many ask for it.
 """
 
+import asyncio
 import os
-import re
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,11 +20,15 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.exposition import choose_encoder
 
-MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+from service import logs
+from service.metric_files import ALL, GAUGES, RESTARTS, VARIABLE, collected
+
+MAX_AGE_SECONDS = 1.0
+"""How old a page may be."""
+OPEN_METRICS = "application/openmetrics-text"
 
 # 0.1 ms to 30 s: a short text takes some milliseconds, a stage of it less than one.
 SECONDS = (
@@ -41,6 +48,23 @@ REFUSED = ("limit", "reserve", "memory")
 STAGES = ("tokenize", "queue", "encode", "decode")
 
 Metric = TypeVar("Metric", Counter, Histogram)
+Value = TypeVar("Value")
+
+
+class Shared(Generic[Value]):
+    """A value that a thread computes at most once per MAX_AGE_SECONDS, for all who ask on an event loop."""
+
+    def __init__(self, compute: Callable[[], Value]) -> None:
+        self._compute = compute
+        self._newest: asyncio.Future[Value] | None = None
+        self._stale_at = 0.0
+
+    async def get(self) -> Value:
+        """Return the newest value, or wait for it; raise what computing it raised."""
+        if self._newest is None or (self._newest.done() and time.monotonic() >= self._stale_at):
+            self._newest = asyncio.ensure_future(asyncio.to_thread(self._compute))
+            self._stale_at = time.monotonic() + MAX_AGE_SECONDS
+        return await asyncio.shield(self._newest)  # one who leaves does not end it for the others
 
 
 class Metrics:
@@ -85,7 +109,9 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self._connections(registry)
-        ProcessCollector(registry=registry)  # memory, processor, file descriptors; of one worker only
+        ProcessCollector(registry=registry)  # memory, processor, file descriptors
+        self._pages = {_format(accept): Shared(partial(self.expose, accept)) for accept in ("", OPEN_METRICS)}
+        self._ready_workers = Shared(lambda: ready_workers(_registry(registry, GAUGES)))
         self._batches(registry)
         self._queue(registry)
         self._answers(registry)
@@ -96,6 +122,11 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.restarts = Counter(*RESTARTS, registry=registry)  # counted by the supervisor
+        self.log_drops = Counter(
+            "bertheads_log_lines_dropped_total", "Log lines dropped because their reader stalls", registry=registry
+        )
+        logs.count_drops(self.log_drops.inc)
         self.workers = Gauge(
             "bertheads_workers", "Workers that there should be", registry=registry, multiprocess_mode="livemax"
         )
@@ -195,29 +226,38 @@ class Metrics:
         for status in STATUS_CLASSES:
             self.key_requests.labels(name, status)
 
-    def expose(self) -> bytes:
-        """Return the text format, of all workers where there are several."""
-        directory = os.environ.get(MULTIPROCESS_DIRECTORY)
-        return generate_latest(collected(Path(directory)) if directory else self.registry)
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """Return the page in the format that an Accept header asks for, and its media type."""
+        media = _format(accept)
+        return await self._pages[media].get(), media
 
-    def ready_workers(self) -> int:
-        """Return how many workers are ready."""
-        directory = os.environ.get(MULTIPROCESS_DIRECTORY)
-        return ready_workers(Path(directory) if directory else self.registry)
+    def expose(self, accept: str = "") -> bytes:
+        """Compute the page now."""
+        return choose_encoder(accept)[0](_registry(self.registry))
 
-
-def ready_workers(figures: Path | CollectorRegistry) -> int:
-    """Return how many workers are ready by a registry, or by the directory that they write to."""
-    registry = collected(figures) if isinstance(figures, Path) else figures
-    return int(registry.get_sample_value("bertheads_ready") or 0)
+    async def ready_workers(self) -> int:
+        """Return how many workers are ready, the one that asks among them."""
+        return max(1, await self._ready_workers.get()) if VARIABLE in os.environ else 1
 
 
-def collected(directory: Path) -> CollectorRegistry:
-    """Return a registry that adds up what the workers wrote, gauges of the living only."""
-    for file in directory.glob("gauge_live*_*.db"):
-        pid = re.fullmatch(r"gauge_live\w+_(\d+)\.db", file.name)
-        if pid and not Path(f"/proc/{pid[1]}").exists():
-            file.unlink(missing_ok=True)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
-    return registry
+def _format(accept: str) -> str:
+    """Return the media type of OpenMetrics if it is accepted, otherwise that of the text format."""
+    try:
+        wanted = choose_encoder(accept)[1]
+    except (TypeError, ValueError):  # a version that is not a number
+        wanted = ""
+    return choose_encoder(OPEN_METRICS if wanted.startswith(OPEN_METRICS) else "")[1]
+
+
+def _registry(own: CollectorRegistry, pattern: str = ALL) -> CollectorRegistry:
+    """Return the registry of all workers where there are several."""
+    directory = os.environ.get(VARIABLE)
+    return collected(Path(directory), pattern) if directory else own
+
+
+def ready_workers(registry: CollectorRegistry) -> int:
+    """Return how many workers are ready by a registry; 0 if the files of its workers cannot be read."""
+    try:
+        return int(registry.get_sample_value("bertheads_ready") or 0)
+    except OSError:
+        return 0

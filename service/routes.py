@@ -4,7 +4,6 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 
 from models.task import TaskName
@@ -172,6 +171,19 @@ class Status(BaseModel):
 HeadName = Annotated[str, Path(description="The name of a head; GET /heads lists them")]
 
 
+class WorkerCount(BaseModel):
+    """Workers of the service: one that is ready answers, whether the others are or not."""
+
+    ready: int = Field(description="Workers that are ready, the one that answers among them")
+    of: int = Field(description="Workers that there should be")
+
+
+class Readiness(Status):
+    """The answer of a worker that is ready."""
+
+    workers: WorkerCount = Field(description="How many are ready")
+
+
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -205,19 +217,18 @@ async def live(request: Request) -> Status:
 
 
 @router.get("/health/ready", summary="Should it get requests?", tags=["health"], responses=problems(503))
-async def ready(request: Request) -> Status:
+async def ready(request: Request) -> Readiness:
     service = _service(request)
     if obstacles := service.obstacles():
         raise Unavailable("; ".join(obstacles))
-    workers = service.settings.workers
-    if workers > 1 and (others := service.metrics.ready_workers()) < workers:
-        raise Unavailable(f"loading: {others} of {workers} workers are ready")
-    return Status(status="ready")
+    workers = WorkerCount(ready=await service.metrics.ready_workers(), of=service.settings.worker_count)
+    return Readiness(status="ready", workers=workers)
 
 
 @router.get("/metrics", summary="Figures for Prometheus", tags=["health"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.expose(), media_type=CONTENT_TYPE_LATEST)
+    page, media_type = await _service(request).metrics.page(request.headers.get("accept", ""))
+    return Response(page, media_type=media_type)
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:

@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only take note: the signal may have come while a lock was held."""
-        if self.service.settings.workers > 1 and sig != signal.SIGTERM:
+        if self.service.settings.worker_count > 1 and sig != signal.SIGTERM:
             return  # a terminal sends it to the supervisor too, which passes it on as SIGTERM
         now = time.monotonic()
         self.force_exit = self.should_exit
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
             self.service.drain()
             self.should_exit = time.monotonic() >= self._stop_at
         self.service.note_ready()
-        if self.service.settings.workers > 1 and self.service.engine.troubles():
+        if self.service.settings.worker_count > 1 and self.service.engine.troubles():
             self.lost = self.should_exit = True
         return await super().on_tick(counter) or self.service.failure is not None
 

@@ -6,6 +6,7 @@ BERTHEADS_BUNDLES=models/starter,/bundles/legal python -m service --port 9000 --
 import difflib
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -13,12 +14,14 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import models
-from service.cores import usable_cores
+from service.cgroup import usable_cores
 from service.errors import SettingsError
 from service.keys import CONTROL, read_keys
 
 PREFIX = "BERTHEADS_"
 STARTER = Path(models.__file__).parent / "starter"
+CORES_PER_WORKER = 4
+"""Lanes that one event loop can feed: TODO"""
 # What Kubernetes sets in every pod beside a Service named bertheads: BERTHEADS_PORT=tcp://10.0.0.1:80 and its kin.
 HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
@@ -35,32 +38,37 @@ class Settings(BaseSettings):
         (STARTER,), min_length=1, description="directories of the bundles to serve, separated by commas"
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any that is free")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free port")
     workers: int = Field(
-        1, ge=1, le=1024, description="processes that share the port, each with its own lanes and queue"
+        0,
+        ge=0,
+        le=1024,
+        description="processes that share the port, each with its own lanes, queue and copy of the weights in memory; "
+        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set or on a GPU",
     )
     lanes: int = Field(
-        0, ge=0, le=1024, description="batches that run at a time in a worker; 0: one a usable core, one on a GPU"
+        0, ge=0, le=1024, description="batches that run at once in a worker; 0: one per usable core, one on a GPU"
     )
-    threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime within a lane")
-    batch_tokens: int = Field(0, ge=0, description="tokens of a batch, padding included; 0: 384, 16384 on a GPU")
-    max_queued_tokens: int = Field(
-        131_072, ge=512, description="tokens that may wait in a worker before it answers 429"
+    threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime per lane")
+    batch_tokens: int = Field(
+        0, ge=0, description="maximum tokens of a batch, padding included; 0: 384, or 16384 on a GPU"
     )
+    max_queued_tokens: int = Field(131_072, ge=512, description="maximum tokens that wait in a worker; more get 429")
     max_queue_seconds: float = Field(
-        2.0, gt=0, le=3600, description="seconds that a request may be expected to wait for others, else 429"
+        2.0, gt=0, le=3600, description="maximum seconds that a request is expected to wait for others; more get 429"
     )
-    deadline: float = Field(30.0, gt=0, le=3600, description="seconds after which a request is given up with 504")
-    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of a request body, else 413")
-    max_characters: int = Field(100_000, ge=1, description="characters of a text, else 422")
+    deadline: float = Field(30.0, gt=0, le=3600, description="maximum seconds per request; slower ones get 504")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body; larger ones get 413")
+    max_characters: int = Field(100_000, ge=1, description="maximum characters of a text; longer ones get 422")
+    max_items: int = Field(256, ge=1, description="maximum inputs in a list; longer lists get 422")
     max_connections: int = Field(
-        0, ge=0, description="connections of a worker, else 503; 0: as many as the limit of open files allows"
+        0, ge=0, description="maximum connections of a worker; more get 503; 0: what the limit of open files allows"
     )
-    max_items: int = Field(256, ge=1, description="inputs of a list, else 422")
     api_key: SecretStr | None = Field(
         None,
         min_length=1,
-        description="key that clients send as Authorization: Bearer KEY; as a flag, other users of the machine see it",
+        description="key that clients send as Authorization: Bearer KEY; "
+        "prefer the variable, since other users of a machine can read flags",
     )
     api_keys_file: Path | None = Field(
         None, description="file of keys, one line each: NAME KEY [WEIGHT]; read again when it changes"
@@ -73,18 +81,22 @@ class Settings(BaseSettings):
         description="names that requests may have in Host, separated by commas, besides addresses and local names; "
         "* for any, which is the default with a key or when listening on more than a loopback address",
     )
-    protect_metrics: bool = Field(False, description="ask for the key on /metrics too")
+    protect_metrics: bool = Field(False, description="require the key on /metrics too")
     precision: Literal["int8", "fp16", "fp32"] | None = Field(
-        None, description="precision of the encoders; by default the bundle's best for the provider"
+        None, description="precision of the encoders; by default the best one that a bundle has for the provider"
     )
-    provider: Literal["cpu", "cuda"] = Field("cpu", description="what ONNX Runtime runs on")
-    lane_timeout: float = Field(120.0, gt=0, description="seconds of one batch after which its lane counts as dead")
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="hardware that ONNX Runtime runs on")
+    lane_timeout: float = Field(
+        120.0, gt=0, description="maximum seconds of one batch; then its lane counts as dead and the worker as not live"
+    )
     drain_delay: float = Field(
-        0.0, ge=0, description="seconds between SIGTERM and closing the port: not ready, but still answering"
+        0.0, ge=0, description="seconds between SIGTERM and closing the port; not ready, but still answering"
     )
-    drain_timeout: int = Field(30, ge=1, description="seconds that requests in flight get to finish after that")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    log_format: Literal["text", "json"] = Field("text", description="lines for people or for machines")
+    drain_timeout: int = Field(
+        30, ge=1, description="maximum seconds for running requests to finish after the port is closed"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="text for people, JSON lines for machines")
 
     @field_validator("bundles", "cors_origins", "allowed_hosts", mode="before")
     @classmethod
@@ -129,6 +141,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @cached_property  # the cores may change; the number of workers does not
+    def worker_count(self) -> int:
+        """Worker processes."""
+        if self.workers or self.lanes or self.provider == "cuda":
+            return self.workers or 1
+        cores = usable_cores()
+        return max(1, min(round(cores / CORES_PER_WORKER), cores // self.threads))
+
     @property
     def asks_for_key(self) -> bool:
         """Whether clients have to send a key."""
@@ -137,7 +157,7 @@ class Settings(BaseSettings):
     @property
     def lane_count(self) -> int:
         """Lanes of one worker."""
-        cpu = max(1, usable_cores() // (self.threads * self.workers))
+        cpu = max(1, usable_cores() // (self.threads * self.worker_count))
         return self.lanes or (1 if self.provider == "cuda" else cpu)
 
     @property

@@ -1,41 +1,66 @@
 """Several workers on one port: starts them, replaces one that dies, ends them all on a signal.
 
-A worker that cannot load ends the whole if none ever could, else it is tried again while the others serve. Figures of
-all workers meet in files of a directory in memory, from which a scrape of any worker adds them up.
+A worker that cannot load ends the whole if none ever could; otherwise it is tried again while the others serve. Workers
+that keep ending are started less and less often. Metrics of all workers meet in files (service/metric_files.py).
 """
 
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
-from service.metrics import MULTIPROCESS_DIRECTORY, ready_workers
+from models.errors import BertheadsError
+from service.metric_files import GAUGES, VARIABLE, collected, fold, hold, metric_directory
+from service.metrics import ready_workers
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MEMORY = Path("/dev/shm")
-PAUSE = 1.0
-"""Seconds before a dead worker is replaced, so that one that dies at once does not keep a core busy."""
+MIN_PAUSE = 1.0
+"""Seconds before a dead worker is replaced; twice as many for each that ends within HEALTHY_SECONDS."""
+MAX_PAUSE = 60.0
+HEALTHY_SECONDS = 60.0
+LOOK_SECONDS = 1.0
+REASONS = {1: "could not load", 2: "lost a lane"}
+"""By the exit status of service.server.serve."""
+
+
+@dataclass
+class Worker:
+    """A process, or the pause before it starts."""
+
+    start_at: float
+    """By time.monotonic."""
+    pause: float = 0.0
+    """Seconds that it waited before."""
+    process: SpawnProcess | None = None
+
+    def back_off(self) -> None:
+        """Wait twice as long as the last time, unless it has been healthy since."""
+        now = time.monotonic()
+        healthy = now - self.start_at >= HEALTHY_SECONDS
+        self.pause = MIN_PAUSE if healthy else min(MAX_PAUSE, max(MIN_PAUSE, 2 * self.pause))
+        self.start_at = now + self.pause
 
 
 class Supervisor:
-    """Runs `settings.workers` processes until a signal."""
+    """Runs `settings.worker_count` processes until a signal."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
-        self.workers: list[SpawnProcess] = []
+        self.workers: list[Worker] = []
         self.status = 0
         self._stopping = False
         self._woken, self._wake = os.pipe()
@@ -44,64 +69,97 @@ class Supervisor:
         """Whether any worker has ever been: then what one cannot load was good before, and may be again."""
 
     def run(self) -> int:
-        """Return the exit status once all workers have ended."""
-        in_memory = str(MEMORY) if os.access(MEMORY, os.W_OK) else None
-        directory = Path(tempfile.mkdtemp(prefix="bertheads-metrics-", dir=in_memory))
-        os.environ[MULTIPROCESS_DIRECTORY] = str(directory)
+        """Return the exit status once all workers have ended; raise SettingsError if there is no room for metrics."""
+        with metric_directory() as directory, self._signals():
+            self.workers = [Worker(time.monotonic()) for _ in range(self.settings.worker_count)]
+            while self._started() or not self._stopping:
+                if self._stopping:
+                    self.listener.close()  # else the kernel takes connections that no worker will
+                ready = ready_workers(collected(directory, GAUGES))
+                self._been_ready = self._been_ready or ready > 0
+                self._replace_ended(directory)
+                self._start_due(ready)
+                waker = [] if self._stopping else [self._woken]
+                connection.wait([*waker, *(process.sentinel for process in self._started())], timeout=LOOK_SECONDS)
+        return self.status
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
         signals = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
             signals.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
-            for _ in range(self.settings.workers):
-                self._start(load_first=False)
-            while self.workers:
-                waker = [] if self._stopping else [self._woken]
-                connection.wait([*waker, *(worker.sentinel for worker in self.workers)], timeout=PAUSE)
-                if self._stopping:
-                    self.listener.close()  # else the kernel takes connections that no worker will
-                self._been_ready = self._been_ready or ready_workers(directory) > 0
-                self._replace_ended(directory)
+            yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            del os.environ[MULTIPROCESS_DIRECTORY]
-            shutil.rmtree(directory, ignore_errors=True)
-        return self.status
 
-    def _start(self, load_first: bool) -> None:
-        worker = multiprocessing.get_context("spawn").Process(
+    def _started(self) -> list[SpawnProcess]:
+        return [worker.process for worker in self.workers if worker.process]
+
+    def _start_due(self, ready: int) -> None:
+        """Start those whose pause is over; a worker takes no connection while it loads if another is there for them."""
+        for worker in self.workers:
+            if worker.process is None and not self._stopping and time.monotonic() >= worker.start_at:
+                load_first = ready > 0 or len(self._started()) > 0
+                worker.start_at = time.monotonic()
+                worker.process = self._start(load_first)
+                if self._stopping:  # the signal came before it was in the list
+                    worker.process.terminate()
+
+    def _start(self, load_first: bool) -> SpawnProcess:
+        process = multiprocessing.get_context("spawn").Process(
             target=run_worker, args=(self.settings, self.listener, load_first), daemon=True
         )
-        worker.start()
-        self.workers.append(worker)
-        if self._stopping:  # the signal came before it was in the list
-            worker.terminate()
+        process.start()
+        return process
 
-    def _replace_ended(self, figures: Path) -> None:
-        for worker in [worker for worker in self.workers if worker.exitcode is not None]:
-            self.workers.remove(worker)
-            if worker.exitcode == 1 and not self._been_ready:
+    def _replace_ended(self, directory: Path) -> None:
+        for worker in self.workers:
+            if worker.process is None or (status := worker.process.exitcode) is None:
+                continue
+            process, worker.process = worker.process, None
+            fold(directory, [each.pid for each in self._started() if each.pid], restarts=not self._stopping)
+            if status == 1 and not self._been_ready:
                 self.status = 1
                 self._stop(signal.SIGTERM, None)
             elif not self._stopping:
-                logger.error("worker %s ended with status %s; starting another", worker.pid, worker.exitcode)
-                time.sleep(PAUSE)
-                self._start(load_first=ready_workers(figures) > 0)
+                lived = time.monotonic() - worker.start_at
+                worker.pause = (
+                    MIN_PAUSE if lived >= HEALTHY_SECONDS else min(MAX_PAUSE, max(MIN_PAUSE, 2 * worker.pause))
+                )
+                worker.start_at = time.monotonic() + worker.pause
+                sentence = "worker %s %s; starting another in %g s"
+                logger.error(sentence, process.pid, reason(status), worker.pause)
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
         os.write(self._wake, b".")
-        for worker in self.workers:
-            worker.terminate()
+        for process in self._started():
+            process.terminate()
+
+
+def reason(status: int) -> str:
+    """Say why a worker ended."""
+    if status == -signal.SIGKILL:
+        return "was killed by SIGKILL (out of memory?)"
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return REASONS.get(status, f"ended with status {status}")
 
 
 def run_worker(settings: Settings, listener: socket.socket, load_first: bool) -> None:
     """Be one worker."""
-    from service.server import serve  # not before the environment says where figures go, and never in the supervisor
+    from service.server import serve  # not before the environment says where metrics go, and never in the supervisor
 
+    hold(Path(os.environ[VARIABLE]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(serve(settings, listener, load_first))
+    try:
+        sys.exit(serve(settings, listener, load_first))
+    except BertheadsError as error:
+        logger.error("%s", error)
+        sys.exit(1)
 
 
 def _end_with_parent() -> None:

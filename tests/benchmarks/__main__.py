@@ -24,7 +24,7 @@ from models import runtime
 from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError
 from models.session import Session
-from service.cores import usable_cores
+from service.cgroup import usable_cores
 from service.settings import STARTER
 from tests.benchmarks.contenders import OURS, Raw, Server, Service, paused, services, started
 from tests.benchmarks.load import BenchmarkError

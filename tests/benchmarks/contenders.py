@@ -21,7 +21,8 @@ import httpx
 import numpy as np
 
 from models.session import Session
-from service.cores import usable_cores
+from service.cgroup import usable_cores
+from service.metrics import MAX_AGE_SECONDS
 from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
 from tests.benchmarks.workloads import Question
 from tests.programs import free_port
@@ -124,9 +125,11 @@ class Server:
     def measure(self, load: Callable[[], Load]) -> Figures:
         """Return the same of any load."""
         try:
-            before, cpu = self._counters(), cpu_seconds(self.pid)
+            before, cpu, began = self._counters(), cpu_seconds(self.pid), time.monotonic()
             done = load()
-            cpu, after = cpu_seconds(self.pid) - cpu, self._counters()
+            cpu = cpu_seconds(self.pid) - cpu
+            time.sleep(max(0.0, began + MAX_AGE_SECONDS - time.monotonic()))  # else the page may be that of before
+            after = self._counters()
         except (OSError, httpx.TransportError) as error:
             raise BenchmarkError(f"{self.service.name} stopped answering ({error}); start it alone") from None
         figures = summed(done, cpu) | {"load_cpu_ms": 1000 * done.cpu_seconds / len(done.answers)}

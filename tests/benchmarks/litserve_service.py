@@ -8,7 +8,7 @@ import litserve  # type: ignore[import-not-found]  # of an environment of its ow
 
 from models import runtime
 from models.classification import ScoredLabel
-from service.cores import usable_cores
+from service.cgroup import usable_cores
 from tests.benchmarks.classifier import Classifier
 from tests.kernels.sessions import LEFT_OUT, opening_with
 

@@ -40,7 +40,7 @@ class Served:
 @contextmanager
 def serving(*bundles: Path, wait: bool = True, **settings: Any) -> Iterator[Served]:
     """Serve bundles on a free port until the block ends; `wait` until they are loaded."""
-    chosen = Settings(bundles=bundles, port=0, **({"drain_timeout": 5} | settings))
+    chosen = Settings(bundles=bundles, port=0, **({"drain_timeout": 5, "workers": 1} | settings))
     with listen(chosen.host, chosen.port) as listener:
         server = create_server(chosen)
         service = server.service

@@ -21,6 +21,7 @@ import pytest
 from models.errors import BundleError
 from models.session import Session
 from service.heads import load_heads
+from service.metric_files import PREFIX
 from service.server import create_server
 from service.settings import Settings
 from tests.service.serving import Served, serving, until
@@ -113,9 +114,9 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def process(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def process(*flags: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run the service as a user does; yield it with its address."""
-    command = [sys.executable, "-m", "service", "--port", "0", *flags]
+    command = [sys.executable, *program, "--port", "0", *flags]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert running.stderr
     try:
@@ -127,6 +128,16 @@ def process(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
         running.communicate()
 
 
+@contextmanager
+def half_sent(url: str) -> Iterator[socket.socket]:
+    """A request that is in flight until the rest of its body is sent: ' "the cat"}'."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
+        until(lambda: ready(url))
+        slow.sendall(b'POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n{"inputs":')
+        yield slow
+
+
 def ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
@@ -136,7 +147,7 @@ def ready(url: str) -> bool:
 
 def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> None:
     with (
-        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "1") as (running, url),
+        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "3") as (running, url),
         ThreadPoolExecutor(8) as threads,
     ):
         until(lambda: ready(url))
@@ -163,16 +174,16 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGHUP, 1), (signal.SIGHUP, 2), (signal.SIGINT, 2)])
 def test_what_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number: int, workers: int) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", str(workers), "--drain-delay", "1")
-    with process(*flags) as (running, url), ThreadPoolExecutor(1) as threads:
-        until(lambda: ready(url))
-        asking = threads.submit(httpx.post, f"{url}/tag", json={"inputs": ["the cat sat " * 40] * 200}, timeout=60)
-        until(lambda: total(url, "requests_in_flight") > 1)
+    with process(*flags) as (running, url), half_sent(url) as slow:
+        until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
         began = time.monotonic()
         for pid in (running.pid, *children(running.pid)):
             os.kill(pid, number)
+        until(lambda: not ready(url))
+        slow.sendall(b' "the cat"}')
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         assert running.wait(30) == 0
         assert time.monotonic() - began >= 1
-        assert asking.result().status_code == 200
 
 
 def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle: Path) -> None:
@@ -231,6 +242,27 @@ def test_a_worker_that_lost_a_lane_ends_and_a_service_alone_goes_on(
         assert (server.should_exit, server.lost) == (lost, lost)
 
 
+ELSEWHERE = """
+import os, sys
+for name in ("sched_getaffinity", "sched_setaffinity", "setpriority", "getpriority", "posix_fallocate"):
+    delattr(os, name)
+from service.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_serves_where_linux_is_not(bundle: Path, tmp_path: Path, workers: str) -> None:
+    """Workers import the module __main__ again, so theirs lacks the same functions."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("sys.exit", 'if __name__ == "__main__": sys.exit'))
+    flags = ("--bundle", str(bundle), "--workers", workers)
+    with process(*flags, program=(str(tmp_path / "elsewhere.py"),)) as (running, url):
+        until(lambda: ready(url))
+        assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
+        running.terminate()
+        assert running.wait(30) == 0
+
+
 def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--bundle", str(tmp_path / "nowhere")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -264,19 +296,20 @@ def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path
     with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
         until(lambda: ready(url))
         first = children(running.pid)
-        assert len(first) == 2 and total(url, "ready") == 2 and total(url, "lanes_alive") == 2
+        until(lambda: total(url, "ready") == total(url, "lanes_alive") == 2)
+        assert len(first) == 2
         for _ in range(30):
             assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
-        assert total(url, 'requests_total{head="sentiment"') == 30
+        until(lambda: total(url, 'requests_total{head="sentiment"') == 30)
         os.kill(first[0], signal.SIGKILL)
         until(lambda: first[0] not in children(running.pid))
         asked = 30
-        while len(children(running.pid)) < 2 or total(url, "ready") == 1:  # nobody meets one that cannot answer yet
+        while total(url, "worker_restarts") == 0 or total(url, "ready") == 1:  # nobody meets one that cannot answer yet
+            assert httpx.get(f"{url}/health/ready").status_code == 200
             assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
             asked += 1
         assert set(children(running.pid)) != set(first)
-        until(lambda: ready(url))
-        assert total(url, 'requests_total{head="sentiment"') == asked
+        until(lambda: total(url, 'requests_total{head="sentiment"') == asked)
 
         # While the bundle is replaced, one more dies: the other goes on, and the dead one comes back with the bundle.
         away = bundle.rename(bundle.with_name("away"))
@@ -287,9 +320,33 @@ def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path
             assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
         assert running.poll() is None
         away.rename(bundle)
-        until(lambda: total(url, "ready") == 2 and ready(url))
+        until(lambda: total(url, "ready") == 2 and total(url, "worker_restarts") >= 2)
+        assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "workers": {"ready": 2, "of": 2}}
+        (directory,) = metric_directories(running.pid)
+        assert len(list(directory.iterdir())) == 2 * 4 + 3  # of two workers, of all dead ones, and the lock
         running.terminate()
         assert running.wait(30) == 0
+        assert not directory.exists()
+
+
+def metric_directories(pid: int) -> set[Path]:
+    """Return what a supervisor holds."""
+    held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    return {Path(path) for path in held if PREFIX in path}
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_the_next(bundle: Path) -> None:
+    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2")
+    with process(*flags) as (killed, url):
+        until(lambda: ready(url))
+        (left,) = metric_directories(killed.pid)
+        workers = children(killed.pid)
+        killed.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert left.exists()
+    with process(*flags) as (running, url):
+        until(lambda: ready(url))
+        assert not left.exists()
 
 
 def test_a_signal_while_a_worker_is_replaced_ends_that_too(bundle: Path) -> None:
@@ -308,8 +365,7 @@ def test_while_workers_drain_the_port_refuses(bundle: Path) -> None:
     with process(*flags) as (running, url):
         until(lambda: ready(url))
         address = httpx.URL(url)
-        with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
-            slow.sendall(b'POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n{"inputs":')
+        with half_sent(url) as slow:
             until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
             running.terminate()
             until(lambda: refused(address.host, address.port or 0))

@@ -1,12 +1,22 @@
 """If this breaks, a dashboard shows nothing or nonsense, or a client can fill the memory with series."""
 
+import asyncio
 import re
+import threading
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service import metrics as module
+from service.metrics import Metrics, Shared
 from tests.service.serving import Served, serving
+
+
+@pytest.fixture
+def always_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scrape makes a page."""
+    monkeypatch.setattr(module, "MAX_AGE_SECONDS", 0.0)
 
 
 def series(served: Served) -> set[str]:
@@ -42,6 +52,7 @@ def test_raw_scores_are_no_confidence(served: Served) -> None:
     assert served.sample("confidence_count", head="sentiment") == before + inside
 
 
+@pytest.mark.usefixtures("always_new")
 def test_no_request_can_create_series(served: Served) -> None:
     def disturb(number: int) -> None:
         served.client.get(f"/path/{number}")
@@ -88,3 +99,88 @@ def test_the_times_of_short_texts_fall_into_different_buckets() -> None:
 )
 def test_what_has_no_labels_is_there_from_the_start(name: str) -> None:
     assert f"bertheads_{name} 0.0" in Metrics().expose().decode()
+
+
+def test_what_many_ask_for_is_computed_once_on_a_thread() -> None:
+    threads: list[str] = []
+
+    def compute() -> int:
+        threads.append(threading.current_thread().name)
+        return len(threads)
+
+    async def ask() -> list[int]:
+        shared = Shared(compute)
+        together = await asyncio.gather(*(shared.get() for _ in range(20)))
+        return [*together, await shared.get()]
+
+    assert asyncio.run(ask()) == [1] * 21
+    assert len(threads) == 1 and threads[0] != threading.current_thread().name
+
+
+@pytest.mark.usefixtures("always_new")
+def test_what_is_old_is_computed_again_and_one_who_leaves_ends_it_for_nobody() -> None:
+    computed: list[int] = []
+    go_on = threading.Event()
+
+    def compute() -> int:
+        assert go_on.wait(20)
+        computed.append(0)
+        return len(computed)
+
+    async def ask() -> list[int]:
+        shared = Shared(compute)
+        leaving, staying = asyncio.ensure_future(shared.get()), asyncio.ensure_future(shared.get())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        return [await staying, await shared.get()]
+
+    assert asyncio.run(ask()) == [1, 2]
+
+
+@pytest.mark.usefixtures("always_new")
+def test_what_failed_is_computed_again() -> None:
+    results = iter([ZeroDivisionError(), 2])
+
+    def compute() -> int:
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def ask() -> int:
+        shared = Shared(compute)
+        with pytest.raises(ZeroDivisionError):
+            await shared.get()
+        return await shared.get()
+
+    assert asyncio.run(ask()) == 2
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ("", "text/plain"),
+        ("*/*", "text/plain"),
+        ("application/openmetrics-text", "application/openmetrics-text"),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4", "application/openmetrics-text"),
+        ("application/openmetrics-text; version=none", "text/plain"),
+        ("text/plain;version=1.0.0;escaping=allow-utf-8", "text/plain"),
+    ],
+)
+def test_the_page_has_the_format_that_is_accepted(served: Served, accept: str, media: str) -> None:
+    answer = served.client.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200 and answer.headers["Content-Type"].startswith(media)
+    ends = answer.text.endswith("# EOF\n")
+    assert ends == media.startswith("application")
+    assert not ends or {"bertheads_requests", "bertheads_ready"} <= {
+        family.name for family in text_string_to_metric_families(answer.text)
+    }
+
+
+def test_no_accept_header_can_make_pages_pile_up(served: Served) -> None:
+    for number in range(20):
+        header = {"Accept": f"application/openmetrics-text;version=1.0.{number}"}
+        assert served.client.get("/metrics", headers=header).status_code == 200
+    assert len(served.service.metrics._pages) == 2

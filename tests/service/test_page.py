@@ -1,5 +1,6 @@
 """If this breaks, the playground shows no answer in a real browser, or runs what a bundle or a text smuggles in."""
 
+import re
 import subprocess
 import threading
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
+from service import pages
 from tests.programs import program
 from tests.service.bundles import write_bundle
 from tests.service.serving import Served, serving
@@ -80,3 +82,67 @@ def test_the_page_of_another_origin_can_call_if_it_is_allowed(
             document = shown(browser, f"{origin}/index.html", tmp_path / "profile")
         elsewhere.shutdown()
     assert f"<body>{seen}</body>" in document
+
+
+PAGES = ["/", "/docs"]
+ASSETS = ["/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"]
+
+
+@pytest.mark.parametrize("path", PAGES + ASSETS)
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_file_that_the_client_has_is_not_sent_again(served: Served, path: str, encoding: str) -> None:
+    headers = {"Accept-Encoding": encoding}
+    first = served.client.get(path, headers=headers)
+    tag = first.headers["ETag"]
+    assert first.status_code == 200 and first.content and not tag.startswith("W/")
+    for known in (tag, f'"other", W/{tag}', "*"):
+        again = served.client.get(path, headers=headers | {"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert all(again.headers[name] == first.headers[name] for name in ("ETag", "Cache-Control", "Vary"))
+    assert served.client.get(path, headers=headers | {"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("path", PAGES + ASSETS)
+def test_each_encoding_has_a_tag_of_its_own_and_the_same_content(served: Served, path: str) -> None:
+    plain, zipped = (served.client.get(path, headers={"Accept-Encoding": name}) for name in ("identity", "gzip"))
+    assert "Content-Encoding" not in plain.headers and zipped.headers["Content-Encoding"] == "gzip"
+    assert int(zipped.headers["Content-Length"]) < int(plain.headers["Content-Length"])
+    assert plain.content == zipped.content and plain.headers["ETag"] != zipped.headers["ETag"]
+    for answer in (plain, zipped):
+        assert answer.headers["Vary"] == "Accept-Encoding" and answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "zipped"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0, *", False),
+        ("*", True),
+        ("identity, *;q=0", False),
+        ("deflate", False),
+    ],
+)
+def test_compression_is_what_the_client_accepts(served: Served, accepted: str, zipped: bool) -> None:
+    answer = served.client.get("/", headers={"Accept-Encoding": accepted})
+    assert ("Content-Encoding" in answer.headers) == zipped
+
+
+def test_pages_are_checked_each_time_and_assets_last_under_their_hash(served: Served) -> None:
+    for path in PAGES:
+        assert served.client.get(path).headers["Cache-Control"] == "no-cache"
+    html = served.client.get("/docs").text
+    for path in ASSETS:
+        (address,) = re.findall(rf"{path[1:]}\?\w+", html)
+        answer = served.client.get(f"/{address}")
+        assert answer.status_code == 200 and "max-age=31536000" in answer.headers["Cache-Control"]
+        assert address.partition("?")[2] in answer.headers["ETag"]
+
+
+def test_files_are_read_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [served.client.get(path).content for path in PAGES + ASSETS]
+    monkeypatch.setattr(pages, "PLAYGROUND", Path("/nowhere"))
+    monkeypatch.setattr(pages, "files", lambda _: Path("/nowhere"))
+    assert [served.client.get(path).content for path in PAGES + ASSETS] == before

@@ -1,13 +1,14 @@
 """If this breaks, a setting is ignored, or a wrong one is not named."""
 
 import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.__main__ import main, parse, settings
-from service.cores import usable_cores
 from service.errors import SettingsError
 from service.settings import STARTER, Settings
 
@@ -19,7 +20,7 @@ def read(*flags: str) -> Settings:
 def test_the_starter_bundle_is_served_by_default_and_to_this_machine_only() -> None:
     chosen = read()
     assert chosen.bundles == (STARTER,) and STARTER.parts[-2:] == ("models", "starter")
-    assert (chosen.host, chosen.port, chosen.workers, chosen.api_key) == ("127.0.0.1", 8000, 1, None)
+    assert (chosen.host, chosen.port, chosen.workers, chosen.api_key) == ("127.0.0.1", 8000, 0, None)
 
 
 def test_bundles_come_by_flags_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.
         (["--provider", "tpu"], "'cpu' or 'cuda'"),
         (["--deadline", "0"], "--deadline"),
         (["--deadline", "nan"], "--deadline"),
-        (["--workers", "0"], "--workers"),
+        (["--workers", "-1"], "--workers"),
         (["--bundle", ""], "--bundles"),
         (["--protect-metrics"], "BERTHEADS_API_KEY"),
         (["--host", "256.0.0.1"], "--host"),
@@ -97,37 +98,47 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypat
     assert not [name for name in os.environ if name.startswith("BERTHEADS_")]
 
 
-def test_the_default_lanes_use_each_core_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.settings.usable_cores", lambda: 8)
-    given: list[dict[str, Any]] = [
-        {},
-        {"workers": 2},
-        {"threads": 4},
-        {"workers": 16},
-        {"lanes": 3},
-        {"provider": "cuda"},
-    ]
-    assert [Settings(**each).lane_count for each in given] == [8, 4, 2, 1, 3, 1]
-
-
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("cores", "given", "workers", "lanes"),
     [
-        ({}, 64),
-        ({"cpu.max": "max 100000"}, 64),
-        ({"cpu.max": "200000 100000"}, 2),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "10000 100000"}, 1),
-        ({"cpu.max": "99900000 100000"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        (1, {}, 1, 1),
+        (2, {}, 1, 2),
+        (4, {}, 1, 4),
+        (6, {}, 2, 3),
+        (8, {}, 2, 4),
+        (32, {}, 8, 4),
+        (96, {}, 24, 4),
+        (32, {"threads": 4}, 8, 1),
+        (32, {"threads": 16}, 2, 1),
+        (8, {"threads": 16}, 1, 1),
+        (8, {"workers": 1}, 1, 8),
+        (8, {"workers": 4}, 4, 2),
+        (8, {"workers": 1, "threads": 4}, 1, 2),
+        (8, {"workers": 16}, 16, 1),
+        (32, {"lanes": 3}, 1, 3),
+        (32, {"workers": 2, "lanes": 3}, 2, 3),
+        (32, {"provider": "cuda"}, 1, 1),
+        (32, {"provider": "cuda", "workers": 2}, 2, 1),
     ],
 )
-def test_cores_are_those_of_the_control_group(
-    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_defaults_use_each_core_once(
+    cores: int, given: dict[str, Any], workers: int, lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert usable_cores(tmp_path) == cores
+    monkeypatch.setattr("service.settings.usable_cores", lambda: cores)
+    chosen = Settings(**given)
+    assert (chosen.worker_count, chosen.lane_count) == (workers, lanes)
+
+
+def test_a_worker_counts_as_many_workers_as_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.usable_cores", lambda: 32)
+    chosen = read()
+    assert chosen.worker_count == 8
+    monkeypatch.setattr("service.settings.usable_cores", lambda: 4)
+    assert pickle.loads(pickle.dumps(chosen)).worker_count == 8
+
+
+def test_help_is_in_short_sentences() -> None:
+    for name, setting in Settings.model_fields.items():
+        assert setting.description
+        for sentence in re.split(r"[;.] ", setting.description):
+            assert len(sentence.split()) <= 25, name

@@ -1,0 +1,66 @@
+"""What this process may use by its control groups: cores, by affinity too, and memory; not what the machine has.
+
+A group is limited by all groups above it, so the least limit on the way to the root holds. In a container that may use
+two of 64 cores, 64 threads would wait for each other most of the time.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Lines "0::/group" (cgroup v2) and "4:memory:/group" (v1, one hierarchy per controller)."""
+MIN_UNLIMITED = 1 << 60
+"""Bytes from which v1 means "no limit": it has no other word for it."""
+
+
+def usable_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Return at least 1; a fraction of a core counts as one."""
+    return max(1, min([_affinity(), *map(round, _quotas(root, membership))]))
+
+
+def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
+    """Return the bytes that all processes of the group may use together; None without a limit."""
+    files = ("memory.max", "memory.limit_in_bytes")  # of v2, of v1
+    groups = _groups(root, membership, "memory")
+    given = [text for group in groups for file in files for text in _texts(group, file)]
+    return min((int(text) for text in given if text != "max" and int(text) < MIN_UNLIMITED), default=None)
+
+
+def _affinity() -> int:
+    with suppress(AttributeError):  # macOS knows no affinity
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(root: Path, membership: Path) -> Iterator[float]:
+    """CPU-seconds per second of each group with a limit ("MAX PERIOD" or "max PERIOD"; v1: two files, or -1)."""
+    for group in _groups(root, membership, "cpu"):
+        for text in _texts(group, "cpu.max"):
+            limit, period = text.split()
+            if limit != "max":
+                yield int(limit) / int(period)
+        for limit, period in zip(_texts(group, "cpu.cfs_quota_us"), _texts(group, "cpu.cfs_period_us"), strict=False):
+            if int(limit) > 0:
+                yield int(limit) / int(period)
+
+
+def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
+    """Directories of this process's groups and all above them, in v2 and in the controller's hierarchy of v1.
+
+    A container may see its own group as the root, whatever path it is told: then only the root exists.
+    """
+    paths = {"": PurePosixPath("/"), controller: PurePosixPath("/")}
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        _, controllers, group = line.split(":", 2)
+        paths |= {name: PurePosixPath(group) for name in controllers.split(",") if name in paths}
+    for name, path in paths.items():
+        inside = path if ".." not in path.parts else PurePosixPath("/")  # a group outside of what is mounted
+        yield from (root / name / each.relative_to("/") for each in (inside, *inside.parents))
+
+
+def _texts(group: Path, file: str) -> Iterator[str]:
+    with suppress(OSError):
+        yield (group / file).read_text().strip()
