@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from models.task import TaskName, parameter_error
 from models.tasks import TASKS
 from service.body import malformed
-from service.errors import FieldError, ServiceError, Unprocessable
+from service.errors import BadRequest, FieldError, ServiceError, Unprocessable
 
 MAX_ERRORS = 16
 """Errors that one answer names."""
@@ -70,11 +70,12 @@ def parse_request(body: bytes, task: TaskName, model: type[TaskRequest]) -> Task
 
 def _refusal(body: bytes, task: TaskName, found: Sequence[ErrorDetails]) -> ServiceError:
     if found[0]["type"] == "json_invalid":
-        return _not_json(body, found[0]["ctx"]["error"])
+        return not_json(body, found[0]["ctx"]["error"])
     return Unprocessable([_explain(error, task) for error in _relevant(found)][:MAX_ERRORS])
 
 
-def _not_json(body: bytes, reason: str) -> ServiceError:
+def not_json(body: bytes, reason: str) -> BadRequest:
+    """Return the error of a body of which the JSON parser says `reason`."""
     try:
         body.decode()
     except UnicodeDecodeError as error:

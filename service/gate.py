@@ -15,13 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
-    MEDIA_TYPE,
     REJECTIONS,
     SHUTTING_DOWN,
     ServiceError,
     Unauthorized,
     Unavailable,
     as_service_error,
+    media_type,
     problem,
 )
 from service.logs import FIELDS
@@ -34,8 +34,10 @@ TRACE = "bertheads.trace"
 """Where a request's scope keeps its Trace."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
+HEALTH = ("/health/", "/v2/health/")
+"""Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
 """Logged at debug level too: a line for each of thousands a second would take the time that others need."""
@@ -123,7 +125,7 @@ class Gate:
         await send_problem(scope, send, error)
 
     def _check_key(self, path: str, authorization: str) -> None:
-        if not self._key or path in self._open or path.startswith("/health/"):
+        if not self._key or path in self._open or path.startswith(HEALTH):
             return
         scheme, _, key = authorization.partition(" ")
         right = secrets.compare_digest(key.strip(" \t").encode("latin-1"), self._key)
@@ -157,8 +159,8 @@ class Gate:
 
 async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:
     """Answer with problem details."""
-    body = problem(error, trace_of(scope).request_id)
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **error.headers}
+    body = problem(error, trace_of(scope).request_id, scope["path"])
+    headers = {"content-type": media_type(scope["path"]), "content-length": str(len(body)), **error.headers}
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

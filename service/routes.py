@@ -21,6 +21,8 @@ from service.inference import Call, Plan, json_response, start
 from service.lifecycle import Service
 from service.openapi import BareRoute, Handler, answered, problems
 from service.settings import Settings
+from service.v1 import v1_routes
+from service.v2 import v2_routes
 
 router = APIRouter()
 SPENT = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -180,6 +182,18 @@ class Status(BaseModel):
     status: str = Field(description="live or ready")
 
 
+class V2Live(BaseModel):
+    """The answer to a probe of the Open Inference Protocol."""
+
+    live: bool = Field(description="Always true; a process that is not live is an error")
+
+
+class V2Ready(BaseModel):
+    """The answer to a probe of the Open Inference Protocol."""
+
+    ready: bool = Field(description="Always true; a service that is not ready is an error")
+
+
 HeadName = Annotated[str, Path(description="The name of a head; GET /heads lists them")]
 
 
@@ -226,6 +240,18 @@ async def ready(request: Request) -> Status:
     return Status(status="ready")
 
 
+@router.get("/v2/health/live", summary="Is the process alive?", tags=["v2"], responses=problems(503, path="/v2"))
+async def v2_live(request: Request) -> V2Live:
+    await live(request)
+    return V2Live(live=True)
+
+
+@router.get("/v2/health/ready", summary="Should it get requests?", tags=["v2"], responses=problems(503, path="/v2"))
+async def v2_ready(request: Request) -> V2Ready:
+    await ready(request)
+    return V2Ready(ready=True)
+
+
 @router.get("/metrics", summary="Figures for Prometheus", tags=["health"], response_class=Response)
 async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.expose(), media_type=CONTENT_TYPE_LATEST)
@@ -233,6 +259,6 @@ async def metrics(request: Request) -> Response:
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add all routes to an app that has its service in its state; those that every request takes come first."""
-    app.router.routes += task_routes(settings)
+    app.router.routes += [*task_routes(settings), *v2_routes(), *v1_routes()]
     app.include_router(router)
     app.include_router(pages.router)
