@@ -13,7 +13,7 @@ from service.inference import Call, Plan, json_response, start
 from service.openapi import BareRoute
 from service.settings import Settings
 from service.tensors import Parameters, Part, parse_part
-from service.v2 import REFUSED, Model, described, model_route, parse_inputs, tell_ready, wanted
+from service.v2 import REFUSED, Model, described, model_route, parse_inputs, renaming, tell_ready, wanted
 from service.v2_models import ModelReady
 
 PREDICT = "/v1/models/{model}:predict"
@@ -39,7 +39,8 @@ async def predict(request: Request) -> Response:
     """Answer a request for predictions."""
     inference = start(request)
     _, head = await wanted(request, inference)
-    return await inference.respond(lambda body: _plan(head, body, inference.service.settings))
+    with renaming(lambda field: field.replace("inputs", "instances", 1)):
+        return await inference.respond(lambda body: _plan(head, body, inference.service.settings))
 
 
 def _plan(head: Head, body: bytes, settings: Settings) -> Plan:

@@ -6,7 +6,8 @@ service/routes.py. Texts and parameters are checked as the body of the task's ow
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, cast
 
 from fastapi import Path
@@ -102,16 +103,12 @@ async def infer(request: Request) -> Response:
     inference = start(request)
     name, head = await wanted(request, inference)
     header = request.headers.get(HEADER_LENGTH)
-    try:
+    with renaming(lambda field: _in_tensor(field, head)):
         return await inference.respond(
             lambda body: _plan(inference, name, head, *split_body(body, header)),
             MEDIA,
             lambda body: check_values(split_body(body, header)[0]),
         )
-    except InputError as error:
-        raise InputError(_in_tensor(error.field, head), error.message) from None
-    except Unprocessable as error:
-        raise Unprocessable([FieldError(_in_tensor(e.field, head), e.message) for e in error.errors]) from None
 
 
 async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
@@ -121,6 +118,17 @@ async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
     head = find_model(heads, inference.service.settings.model_name, name, version)
     inference.trace.head = inference.trace.log["head"] = head.name
     return name, head
+
+
+@contextmanager
+def renaming(rename: Callable[[str], str]) -> Iterator[None]:
+    """Let errors of a task name fields as this request does, not as the body of the task's own route."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(rename(error.field), error.message) from None
+    except Unprocessable as error:
+        raise Unprocessable([FieldError(rename(each.field), each.message) for each in error.errors]) from None
 
 
 def _in_tensor(field: str, head: Head) -> str:
