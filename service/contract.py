@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from models.task import parameter_error
 from models.tasks import ROUTES, RouteName
 from service.body import malformed
-from service.errors import FieldError, ServiceError, Unprocessable
+from service.errors import BadRequest, FieldError, Unprocessable
 
 MAX_ERRORS = 16
 """Errors that one answer names."""
@@ -72,13 +72,14 @@ def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> Ta
     except ValidationError as error:
         found = error.errors(include_url=False)
         if found[0]["type"] == "json_invalid":
-            raise _not_json(body, found[0]["ctx"]["error"]) from None
+            raise not_json(body, found[0]["ctx"]["error"]) from None
         errors = [_explain(each, route, model) for each in _relevant(found)]
         by_field = {each.field: each for each in reversed(errors)}
         raise Unprocessable([*reversed(by_field.values())][:MAX_ERRORS]) from None
 
 
-def _not_json(body: bytes, reason: str) -> ServiceError:
+def not_json(body: bytes, reason: str) -> BadRequest:
+    """Return the error of a body of which the JSON parser says `reason`."""
     try:
         body.decode()
     except UnicodeDecodeError as error:

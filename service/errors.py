@@ -23,6 +23,7 @@ SettingsError            a setting contradicts another, or a bundle; ends the st
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,6 +35,8 @@ from starlette.types import Scope
 from models.errors import BertheadsError, InputError
 
 MEDIA_TYPE = "application/problem+json"
+KSERVE = re.compile(r"/v[12](/|$)")
+"""Paths whose clients read the sentence under the key `error`, and only of JSON without parameters (kserve)."""
 REJECTIONS = (401, 403, 413, 429, 503)
 """Statuses of requests on which nothing was spent; a metric counts them by code."""
 
@@ -211,18 +214,25 @@ def _nearest_route(scope: Scope, path: str) -> str:
     return f"did you mean {nearest[0]}?" if nearest else "GET /docs lists what there is"
 
 
-def problem(error: ServiceError, request_id: str) -> bytes:
-    """Return the body of the answer to `error`."""
+def media_type(path: str) -> str:
+    """Return the content type of an error, for clients of `path`."""
+    return "application/json" if KSERVE.match(path) else MEDIA_TYPE
+
+
+def problem(error: ServiceError, request_id: str, path: str = "") -> bytes:
+    """Return the body of the answer to `error`, for clients of `path`."""
     errors = [{"field": e.field, "message": e.message} for e in error.errors] or [{"message": error.detail}]
-    return json.dumps(members(type(error), error.detail, errors, request_id)).encode()
+    return json.dumps(members(type(error), error.detail, errors, request_id, path)).encode()
 
 
-def members(error: type[ServiceError], detail: str, errors: list[dict[str, str]], request_id: str) -> dict[str, object]:
-    """Return the members of problem details.
+def members(
+    error: type[ServiceError], detail: str, errors: list[dict[str, str]], request_id: str, path: str = ""
+) -> dict[str, object]:
+    """Return the members of problem details, for clients of `path`.
 
     `errors` has messages, with a field where there is one: clients of the Hugging Face Inference API show these.
     """
-    return {
+    return ({"error": detail} if KSERVE.match(path) else {}) | {
         "type": f"urn:bertheads:error:{error.code}",
         "title": error.title,
         "status": error.status,

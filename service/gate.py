@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
-    MEDIA_TYPE,
     REJECTIONS,
     SHUTTING_DOWN,
     ServiceError,
     Unauthorized,
     Unavailable,
     as_service_error,
+    media_type,
     problem,
 )
 from service.keys import Guesses, Keys
@@ -35,11 +35,12 @@ TRACE = "bertheads.trace"
 """Where a request's scope keeps its Trace."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
-HEALTH = "/health/"
+HEALTH = ("/health/", "/v2/health/")
+"""Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 """The header of W3C Trace Context, whose first group is the id of the trace."""
-QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
 """Logged at debug level too: a line for each of thousands a second would take the time that others need."""
@@ -248,8 +249,8 @@ class Gate:
 
 async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:
     """Answer with problem details."""
-    body = problem(error, trace_of(scope).request_id)
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **error.headers}
+    body = problem(error, trace_of(scope).request_id, scope["path"])
+    headers = {"content-type": media_type(scope["path"]), "content-length": str(len(body)), **error.headers}
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

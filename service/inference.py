@@ -58,7 +58,7 @@ class Call:
     parameters: Strict
     is_list: bool
     """Whether the client sent a list: errors then name the item."""
-    nested: bool
+    nested: bool = False
     """Whether the answer to a single input is in a list too."""
 
     def shaped(self, answers: list[Any]) -> Any:
@@ -114,10 +114,15 @@ class Inference:
         self.small = True
         """Whether no text can be long, because the body is not."""
 
-    async def respond(self, plan: Callable[[bytes], Plan], media: Container[str] = JSON) -> Response:
-        """Read the body, compute what `plan` finds in it, answer."""
+    async def respond(
+        self,
+        plan: Callable[[bytes], Plan],
+        media: Container[str] = JSON,
+        check: Callable[[bytes], None] = check_values,
+    ) -> Response:
+        """Read the body, `check` that it costs little to parse, compute what `plan` finds in it, answer."""
         with self.service.bodies.one() as count:
-            calls, respond = await self._plan(plan, media, count)
+            calls, respond = await self._plan(lambda body: _planned(body, check, plan), media, count)
             # Once the body is there, the connection has nothing more to say than that its client left.
             watch = asyncio.ensure_future(self.request.receive())
             try:
@@ -138,7 +143,7 @@ class Inference:
             sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
             raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
         self.small = len(body) <= LONG
-        planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: _planned(body, plan))
+        planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: plan(body))
         if len(body) > LONG_BODY:
             count(max(0, sum(map(sys.getsizeof, _texts(planned.calls))) - len(body)))
         return planned
@@ -300,9 +305,13 @@ class Size:
 
 
 def json_response(answer: Any) -> Response:
+    """Return the response with an answer as JSON."""
+    return Response(json_text(answer).encode(), media_type="application/json")
+
+
+def json_text(answer: Any) -> str:
     """Return an answer as JSON, without blanks."""
-    body = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(body.encode(), media_type="application/json")
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def top_scores(answers: list[Any]) -> list[float]:
@@ -343,8 +352,8 @@ def place(field: str, index: int) -> str:
     return f"inputs[{index}]{field.removeprefix('inputs')}" if field.startswith("inputs") else field
 
 
-def _planned(body: bytes, plan: Callable[[bytes], Plan]) -> Plan:
-    check_values(body)
+def _planned(body: bytes, check: Callable[[bytes], None], plan: Callable[[bytes], Plan]) -> Plan:
+    check(body)
     return plan(body)
 
 

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import MEDIA_TYPE, ServiceError, members
+from models.tasks import ROUTES
+from service.errors import ServiceError, media_type, members
 from service.heads import Heads
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -81,17 +82,24 @@ def answered(example: Any) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of errors in `responses`, each with an example of its own."""
+class Failure(Problem):
+    """Problem details, with the sentence where clients of KServe and Triton look for it."""
+
+    error: str = Field(description="The same as `detail`")
+
+
+def problems(*statuses: int, path: str = "") -> dict[int | str, dict[str, Any]]:
+    """Return the entries of errors in `responses` of a path, each with an example of its own."""
     errors = [error for error in ServiceError.__subclasses__() if error.status in statuses]
-    return {error.status: _problem_response(error) for error in errors}
+    return {error.status: _problem_response(error, path) for error in errors}
 
 
-def _problem_response(error: type[ServiceError]) -> dict[str, Any]:
+def _problem_response(error: type[ServiceError], path: str) -> dict[str, Any]:
     field, message = error.example
-    example = members(error, message, [{"field": field, "message": message}], "7d41f0")
-    content = {"schema": {"$ref": TEMPLATE.format(model="Problem")}, "example": example}
-    return {"description": error.__doc__, "content": {MEDIA_TYPE: content}}
+    example = members(error, message, [{"field": field, "message": message}], "7d41f0", path)
+    model = "Failure" if "error" in example else "Problem"
+    content = {"schema": {"$ref": TEMPLATE.format(model=model)}, "example": example}
+    return {"description": error.__doc__, "content": {media_type(path): content}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -104,8 +112,10 @@ def document(app: FastAPI) -> dict[str, Any]:
     for path, operations in whole["paths"].items():
         for operation in operations.values():
             _finish(operation, path, heads)
-    schema = TypeAdapter(Problem).json_schema(ref_template=TEMPLATE)
-    schemas = whole["components"]["schemas"] | schema.pop("$defs") | {"Problem": schema}
+    schemas = whole["components"]["schemas"]
+    for model in (Problem, Failure):
+        schema = TypeAdapter(model).json_schema(ref_template=TEMPLATE)
+        schemas |= schema.pop("$defs") | {model.__name__: schema}
     whole["components"]["schemas"] = {name: each for name, each in schemas.items() if name not in UNUSED}
     if service.settings.asks_for_key:
         whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -116,11 +126,13 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def _finish(operation: dict[str, Any], path: Any, heads: Heads | None) -> None:
     """Name the heads that are served, and leave out FastAPI's own error, which no route answers."""
-    unprocessable = operation["responses"].get("422", {}).get("content", {})
-    if "application/json" in unprocessable:
+    if UNUSED[0] in str(operation["responses"].get("422", "")):
         del operation["responses"]["422"]
     for parameter in operation.get("parameters", []):
-        if parameter["name"] == "head" and heads is not None:
+        if parameter["name"] in ("head", "model") and heads is not None:
             route = path.split("/")[1]
-            names = [head.name for head in (heads.by_name.values() if route == "heads" else heads.on(route))]
+            names = [head.name for head in (heads.on(route) if route in ROUTES else heads.by_name.values())]
             parameter["schema"]["enum"] = names
+        if parameter["name"] == "version" and heads is not None:
+            versions = {head.bundle.manifest.version: None for head in heads.by_name.values()}
+            parameter["schema"]["enum"] = list(versions)

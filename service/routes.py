@@ -17,6 +17,8 @@ from service.lifecycle import Service
 from service.openapi import SPENT, BareRoute, Deadline, Handler, answered, problems
 from service.settings import Settings
 from service.several import several_route
+from service.v1 import v1_routes
+from service.v2 import v2_routes
 
 router = APIRouter()
 SUMMARIES: dict[RouteName, str] = {
@@ -168,6 +170,18 @@ class Status(BaseModel):
     status: str = Field(description="live or ready")
 
 
+class V2Live(BaseModel):
+    """The answer to a probe of the Open Inference Protocol."""
+
+    live: bool = Field(description="Always true; a process that is not live is an error")
+
+
+class V2Ready(BaseModel):
+    """The answer to a probe of the Open Inference Protocol."""
+
+    ready: bool = Field(description="Always true; a service that is not ready is an error")
+
+
 HeadName = Annotated[str, Path(description="The name of a head; GET /heads lists them")]
 
 
@@ -225,6 +239,18 @@ async def ready(request: Request) -> Readiness:
     return Readiness(status="ready", workers=workers)
 
 
+@router.get("/v2/health/live", summary="Is the process alive?", tags=["v2"], responses=problems(503, path="/v2"))
+async def v2_live(request: Request) -> V2Live:
+    await live(request)
+    return V2Live(live=True)
+
+
+@router.get("/v2/health/ready", summary="Should it get requests?", tags=["v2"], responses=problems(503, path="/v2"))
+async def v2_ready(request: Request) -> V2Ready:
+    await ready(request)
+    return V2Ready(ready=True)
+
+
 @router.get("/metrics", summary="Figures for Prometheus", tags=["health"], response_class=Response)
 async def metrics(request: Request) -> Response:
     page, media_type = await _service(request).metrics.page(request.headers.get("accept", ""))
@@ -233,4 +259,5 @@ async def metrics(request: Request) -> Response:
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add all routes to an app that has its service in its state; those that every request takes come first."""
-    app.router.routes += [*task_routes(settings), several_route(settings), *router.routes, *pages.router.routes]
+    tasks = [*task_routes(settings), several_route(settings), *v2_routes(), *v1_routes()]
+    app.router.routes += [*tasks, *router.routes, *pages.router.routes]

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (STARTER,), min_length=1, description="directories of the bundles to serve, separated by commas"
     )
+    model_name: str | None = Field(
+        None, pattern="^[^/]+$", description="one more name under which /v1 and /v2 serve the first head (KServe's)"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free port")
     workers: int = Field(

@@ -28,10 +28,21 @@ def api(served: Served) -> Any:
     return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
 
 
+INFERENCE_PROTOCOL = [
+    *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"),
+    *(
+        f"/v2/models/{{model}}{version}{rest}"
+        for version in ("", "/versions/{version}")
+        for rest in ("", "/ready", "/config", "/stats", "/infer")
+    ),
+    *("/v1/models/{model}", "/v1/models/{model}:predict"),
+]
 OPERATIONS = [
     *(("post", f"/{task}{head}") for task in INPUTS for head in ("", "/{head}")),
     *(("get", path) for path in ("/heads", "/heads/{head}", "/health/live", "/health/ready")),
+    *(("post" if path.endswith(("/infer", ":predict")) else "get", path) for path in INFERENCE_PROTOCOL),
 ]
+PROBLEM = ["type", "title", "status", "detail", "request_id", "errors"]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
@@ -59,6 +70,17 @@ def test_the_examples_work(served: Served, document: dict[str, Any], task: str) 
     }
 
 
+def test_the_example_of_the_inference_protocol_works(served: Served, document: dict[str, Any]) -> None:
+    operation = document["paths"]["/v2/models/{model}/infer"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    response = served.client.post("/v2/models/sentiment/infer", json=example)
+    assert response.status_code == 200, response.text
+    promised = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert response.json().keys() == promised.keys()
+    assert [each.keys() for each in response.json()["outputs"][:2]] == [each.keys() for each in promised["outputs"]]
+    assert document["components"]["schemas"]["Failure"]["required"] == [*PROBLEM, "error"]
+
+
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', str(document).replace("'", '"')))
     assert names and names <= document["components"]["schemas"].keys()
@@ -66,7 +88,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
     tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot"] for head in ("", "/{head}")]
-    assert set(document["paths"]) == {*tasks, "/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"}
+    heads = ["/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"]
+    assert set(document["paths"]) == {*tasks, *heads, *INFERENCE_PROTOCOL}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -1,0 +1,295 @@
+"""Tensors of the Open Inference Protocol, in JSON and in the binary form.
+
+The JSON form: https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object".
+The binary form: Triton's protocol/extension_binary_data.md. The body is the JSON, whose length a header tells, and
+behind it the bytes of the tensors that have a `binary_data_size`. An element of BYTES is its length (four bytes, little
+endian) and its bytes.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.responses import Response
+
+from service.contract import kind_of, not_json
+from service.errors import BadRequest, FieldError, Unprocessable
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""The header that tells how many bytes of the body, after decompression, are JSON."""
+BINARY = "application/octet-stream"
+LENGTH = struct.Struct("<I")
+NUMPY = {"FP32": "<f4", "INT64": "<i8"}
+"""Types of numpy by datatype; BYTES has none."""
+UNSUPPORTED = ("classification", "shared_memory_region")
+"""Parameters of an output that would change where or what the output is."""
+
+Parameters = Annotated[dict[str, Any] | None, Field(description="Parameters by name; those of Triton are accepted")]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """Base of what a request holds: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class InputTensor(Part):
+    """One input for all items of a request."""
+
+    name: str
+    """One of the inputs of the model's metadata."""
+    datatype: str
+    """BYTES."""
+    shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=2)
+    """[n] or [n, 1], with n items."""
+    parameters: Parameters = None
+    data: list[Any] | None = None
+    """n texts, flat or nested as `shape` says; absent in the binary form."""
+
+
+class OutputChoice(Part):
+    """An output that the client asks for."""
+
+    name: str
+    """One of the outputs of the model's metadata."""
+    parameters: Parameters = None
+
+
+class InferRequest(Part):
+    """Texts for a head."""
+
+    id: str | None = None
+    """Comes back in the response."""
+    model_name: str | None = None
+    """Accepted without effect: the path names the model."""
+    model_version: str | None = None
+    """Accepted without effect: the path names the version."""
+    parameters: Parameters = None
+    inputs: list[InputTensor] = Field(min_length=1)
+    """Each input of the model's metadata once, all with the same number of items."""
+    outputs: list[OutputChoice] | None = None
+    """The outputs to return, in this order; by default all but `scores`."""
+
+
+class OutputTensor(BaseModel):
+    """One output for all items."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """One of the outputs of the model's metadata."""
+    datatype: str
+    """BYTES, FP32 or INT64."""
+    shape: list[int]
+    """That of the inputs; [n, labels] for `scores`."""
+    data: list[str | float]
+    """Flat, in row-major order."""
+
+
+class InferResponse(BaseModel):
+    """What a head answered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    model_name: str
+    """As in the path."""
+    model_version: str
+    """Of its bundle."""
+    id: str | None = None
+    """Of the request, if it had one."""
+    outputs: list[OutputTensor]
+    """In the order of the request."""
+
+
+class Column(NamedTuple):
+    """One output for all items of a request."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: list[Any]
+    """Flat, in row-major order."""
+
+
+def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:
+    """Return the JSON of a body, and the bytes behind it; `header` is the value of HEADER_LENGTH, if it was sent."""
+    if header is None:
+        return body, b""
+    if not header.isdecimal() or len(header) > 12 or not 1 <= int(header) <= len(body):
+        raise refusal(
+            HEADER_LENGTH,
+            f"is {header[:40]!r}, but the body has {len(body)} bytes; send how many of them are JSON, from 1",
+        )
+    return body[: int(header)], body[int(header) :]
+
+
+def parse_part(body: bytes, model: type[Model]) -> Model:
+    """Return the JSON object that a body holds; raise BadRequest, which names the first field at fault."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(body, error.errors(include_url=False)[0], list(model.model_fields)) from None
+
+
+def read_columns(request: InferRequest, tail: bytes, names: Sequence[str], limit: int) -> dict[str, list[Any]]:
+    """Return the items of each input by its name; `tail` is what follows the JSON, and `limit` the most items.
+
+    Raises BadRequest for tensors that the model does not take or that do not add up.
+    """
+    columns: dict[str, list[Any]] = {}
+    for number, tensor in enumerate(request.inputs):
+        place = f"inputs[{number}]"
+        if tensor.name not in names:
+            raise refusal(f"{place}.name", f"is {tensor.name[:80]!r}, but this model takes {', '.join(names)}")
+        if tensor.name in columns:
+            raise refusal(f"{place}.name", f"is {tensor.name}, which stands here twice; send each input once")
+        columns[tensor.name], tail = _take(tensor, tail, place, limit)
+    _check_whole(columns, tail, names)
+    return columns
+
+
+def _check_whole(columns: dict[str, list[Any]], tail: bytes, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in columns]:
+        raise refusal("inputs", f"lacks {missing[0]}; send {' and '.join(names)}")
+    if len({len(items) for items in columns.values()}) > 1:
+        counts = " and ".join(f"{name} has {len(items)}" for name, items in columns.items())
+        raise refusal("inputs", f"differ in their number of items: {counts}; send as many of each")
+    if tail:
+        raise refusal(
+            "body", f"has {len(tail)} more bytes than the JSON announces; let each binary_data_size be what it sends"
+        )
+
+
+def _take(tensor: InputTensor, tail: bytes, place: str, limit: int) -> tuple[list[Any], bytes]:
+    """Return the items of a tensor, and what of the tail belongs to the next."""
+    count = math.prod(tensor.shape)
+    if tensor.datatype != "BYTES":
+        raise refusal(f"{place}.datatype", f"is {tensor.datatype[:40]!r}; send texts as BYTES")
+    if tensor.shape[1:] not in ([], [1]):
+        raise refusal(f"{place}.shape", f"is {tensor.shape}; send [n] or [n, 1] for n items")
+    if count > limit:
+        raise Unprocessable([FieldError(tensor.name, f"has {count} items; send 1 to {limit}")])
+    size = (tensor.parameters or {}).get("binary_data_size")
+    if size is None:
+        return _flat(tensor, count, place), tail
+    if type(size) is not int or not 0 <= size <= len(tail) or tensor.data is not None:
+        raise refusal(
+            f"{place}.parameters.binary_data_size",
+            f"is {_shown(size)}, and {len(tail)} bytes are left behind the JSON; send the size of its bytes, no data, "
+            f"and the length of the JSON as {HEADER_LENGTH}",
+        )
+    return _texts(tail[:size], count, place), tail[size:]
+
+
+def _flat(tensor: InputTensor, count: int, place: str) -> list[Any]:
+    items = tensor.data
+    if items is None:
+        raise refusal(f"{place}.data", f"is missing; send {count} texts, or their bytes and binary_data_size")
+    if len(tensor.shape) == 2 and items and all(isinstance(item, list) for item in items):
+        items = [text for item in items for text in item]
+    if len(items) != count:
+        raise refusal(f"{place}.data", f"has {len(items)} items, but its shape {tensor.shape} makes {count}")
+    return items
+
+
+def _texts(raw: bytes, count: int, place: str) -> list[str]:
+    """Return the texts of a BYTES tensor in its binary form."""
+    texts, offset = [], 0
+    for number in range(count):
+        start = offset + LENGTH.size
+        if start > len(raw) or (offset := start + LENGTH.unpack_from(raw, start - LENGTH.size)[0]) > len(raw):
+            raise refusal(place, f"has {len(raw)} bytes, which end within item {number} of {count}; send all of them")
+        try:
+            texts.append(raw[start:offset].decode())
+        except UnicodeDecodeError as error:
+            wrong = raw[start + error.start]
+            raise refusal(place, f"item {number} is not UTF-8: its byte {error.start} is 0x{wrong:02x}") from None
+    if offset < len(raw):
+        raise refusal(
+            place, f"has {len(raw)} bytes, but {count} items take {offset}; correct shape or binary_data_size"
+        )
+    return texts
+
+
+def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, bool]:
+    """Return the names of the outputs that a request asks for, and whether each is to be binary.
+
+    Without a choice, all but `scores`. Raises BadRequest for an output that the model has not.
+    """
+    usual = flag(request.parameters, "binary_data_output", "parameters", default=False)
+    if not request.outputs:
+        return {name: usual for name in known if name != "scores"}
+    chosen: dict[str, bool] = {}
+    for number, output in enumerate(request.outputs):
+        place = f"outputs[{number}]"
+        if output.name not in known:
+            raise refusal(f"{place}.name", f"is {output.name[:80]!r}, but this model has {', '.join(known)}")
+        if output.name in chosen:
+            raise refusal(f"{place}.name", f"is {output.name}, which stands here twice; ask for each output once")
+        if unsupported := [name for name in UNSUPPORTED if name in (output.parameters or {})]:
+            raise refusal(f"{place}.parameters.{unsupported[0]}", "is not supported; leave it out, and read the tensor")
+        chosen[output.name] = flag(output.parameters, "binary_data", f"{place}.parameters", default=usual)
+    return chosen
+
+
+def flag(parameters: dict[str, Any] | None, name: str, place: str, default: bool) -> bool:
+    """Return a parameter that is true or false."""
+    value = (parameters or {}).get(name, default)
+    if not isinstance(value, bool):
+        raise refusal(f"{place}.{name}", f"is {_shown(value)}; send true or false")
+    return value
+
+
+def respond(about: dict[str, Any], columns: Sequence[Column], binary: dict[str, bool]) -> Response:
+    """Return the response with these columns, of which `binary` says by name whether they are binary."""
+    outputs: list[dict[str, Any]] = []
+    tail = b""
+    for column in columns:
+        output: dict[str, Any] = {"name": column.name, "datatype": column.datatype, "shape": list(column.shape)}
+        if binary[column.name]:
+            raw = _raw(column)
+            tail += raw
+            output["parameters"] = {"binary_data_size": len(raw)}
+        else:
+            output["data"] = column.values
+        outputs.append(output)
+    head = json.dumps({**about, "outputs": outputs}, ensure_ascii=False, separators=(",", ":")).encode()
+    if not any(binary.values()):
+        return Response(head, media_type="application/json")
+    return Response(head + tail, media_type=BINARY, headers={HEADER_LENGTH: str(len(head))})
+
+
+def _raw(column: Column) -> bytes:
+    if column.datatype != "BYTES":
+        return np.array(column.values, NUMPY[column.datatype]).tobytes()
+    items = [text.encode() for text in column.values]
+    return b"".join(LENGTH.pack(len(item)) + item for item in items)
+
+
+def refusal(field: str, message: str) -> BadRequest:
+    """Return the error of a field that does not follow the protocol."""
+    return BadRequest(f"{field} {message}", field=field)
+
+
+def _explain(body: bytes, error: ErrorDetails, keys: Sequence[str]) -> BadRequest:
+    if error["type"] == "json_invalid":
+        return not_json(body, error["ctx"]["error"])
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in error["loc"])
+    field = path.removeprefix(".") or "body"
+    if error["type"] == "missing":
+        return refusal(field, "is missing; send it")
+    if error["type"] == "extra_forbidden":
+        return refusal(
+            field, f"is unknown; a request has {', '.join(keys)}" if len(error["loc"]) == 1 else "is unknown"
+        )
+    return refusal(field, f"is {kind_of(error['input'])}, but {error['msg'][:1].lower()}{error['msg'][1:]}")
+
+
+def _shown(value: object) -> str:
+    return kind_of(value) if not isinstance(value, str) else repr(value[:40])

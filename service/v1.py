@@ -1,0 +1,64 @@
+"""KServe's protocol, version 1, which it assumes of a service whose manifest names none.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+"""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.heads import Head
+from service.inference import Call, Plan, json_response, start
+from service.openapi import BareRoute
+from service.settings import Settings
+from service.tensors import Parameters, Part, parse_part
+from service.v2 import REFUSED, Model, described, model_route, parse_inputs, renaming, tell_ready, wanted
+from service.v2_models import ModelReady
+
+PREDICT = "/v1/models/{model}:predict"
+MODEL = "/v1/models/{model}"
+
+
+class PredictRequest(Part):
+    """Inputs for a head."""
+
+    instances: list[Any]
+    """What the task's own route takes as a list of `inputs`."""
+    parameters: Parameters = None
+
+
+class PredictResponse(Part):
+    """Answers of a head."""
+
+    predictions: list[Any]
+    """What the task's own route answers to a list of inputs."""
+
+
+async def predict(request: Request) -> Response:
+    """Answer a request for predictions."""
+    inference = start(request)
+    _, head = await wanted(request, inference)
+    with renaming(lambda field: field.replace("inputs", "instances", 1)):
+        return await inference.respond(lambda body: _plan(head, body, inference.service.settings))
+
+
+def _plan(head: Head, body: bytes, settings: Settings) -> Plan:
+    asked = parse_part(body, PredictRequest)
+    parsed = parse_inputs(head, asked.instances, asked.parameters, settings)
+    call = Call(
+        head, head.task, parsed.inputs, head.with_defaults(head.spec.task, parsed.parameters), is_list=True, nested=True
+    )
+    return Plan([call], lambda answers: json_response({"predictions": answers[0]}))
+
+
+async def _predict(model: Model, body: PredictRequest) -> None: ...
+
+
+def v1_routes() -> list[BareRoute]:
+    """Return the routes below /v1."""
+    about: dict[str, Any] = described(PREDICT, "Predict, as KServe's first protocol has it", REFUSED)
+    return [
+        BareRoute(PREDICT, _predict, predict, methods=["POST"], **about, response_model=PredictResponse),
+        model_route(MODEL, "Does a model answer?", tell_ready, ModelReady),
+    ]
