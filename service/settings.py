@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         131_072, ge=512, description="tokens that may wait in a worker before it answers 429"
     )
     max_queue_seconds: float = Field(
-        2.0, gt=0, le=3600, description="seconds that a request may be expected to wait for others, else 429"
+        1.0, gt=0, le=3600, description="seconds that a short request may be expected to wait for others, else 429"
     )
     deadline: float = Field(30.0, gt=0, le=3600, description="seconds after which a request is given up with 504")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="bytes of a request body, else 413")
