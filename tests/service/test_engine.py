@@ -102,7 +102,8 @@ async def test_where_runs_pad_lengths_are_not_mixed_and_padding_is_counted() -> 
 async def test_a_short_request_runs_next_beside_long_ones() -> None:
     async with running(batch_tokens=100) as (engine, encoder):
         encoder.open = Steps(6)
-        long = [submit(engine, encoder, "long", [row(20) for _ in range(50)], soon()) for _ in range(4)]
+        with engine._changed:  # all of them before the first batch
+            long = [submit(engine, encoder, "long", [row(20) for _ in range(50)], soon()) for _ in range(4)]
         await until(lambda: len(encoder.batches) == 7)
         short = submit(engine, encoder, "short", [row(20)], soon())
         encoder.open.set()

@@ -74,8 +74,8 @@ def test_a_client_that_leaves_is_not_computed(blocked: Blocked) -> None:
 
 
 def test_a_full_queue_is_429_with_a_time_to_come_back(blocked: Blocked) -> None:
-    text = "the " * 60
-    kept = [blocked.post([text] * 4), blocked.post([text] * 4)]
+    text, texts = "the " * 60, [f"{word} " + "the " * 59 for word in ("cat", "dog", "man", "old")]
+    kept = [blocked.post(texts), blocked.post(texts)]
     blocked.queued(8)
     for inputs in (text, [text] * 2):
         refused = blocked.post(inputs).result()
