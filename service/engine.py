@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,11 @@ NICENESS = 4
 """Added to the lanes' niceness: otherwise they keep the event loop from refusing excess requests at once."""
 MARGIN = 1.1
 """Factor on estimated waits: without it, requests admitted at the edge of their deadline are answered too late."""
+SWITCH_SECONDS = 0.0005
+"""After which a thread that computes in Python lets others run: by default (5 ms) tokenising a long text delays each
+step of a short request."""
+SLOWDOWN = 4
+"""How many times its own computing time a request may wait beyond `queue_seconds`: long ones share with each other."""
 TURNS = 4
 """First turns of long requests that fit into one batch."""
 
@@ -59,7 +65,7 @@ class Limits:
     queued_tokens: int
     """Tokens that may wait."""
     queue_seconds: float
-    """Seconds that a request may be expected to wait for others."""
+    """Seconds that a short request may be expected to wait for others; see SLOWDOWN for long ones."""
     lane_timeout: float
     """Seconds of one batch after which its lane counts as dead."""
 
@@ -103,7 +109,8 @@ class Engine:
         """Seconds from the end of a batch until the event loop has its answers."""
 
     def start(self) -> None:
-        """Start the lanes."""
+        """Start the lanes; from now on, all threads of this process take shorter turns in Python."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._lanes = [Lane(f"lane-{number}", self._work) for number in range(self.limits.lanes)]
         for lane in self._lanes:
@@ -220,9 +227,9 @@ class Engine:
             )
         if late > 0:
             raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
-        wait, longest = MARGIN * self._seconds(ahead), self.limits.queue_seconds
+        wait, longest = MARGIN * self._seconds(ahead), self.limits.queue_seconds + SLOWDOWN * self._seconds(tokens)
         if wait > longest:
-            raise queue_full(f"the wait would be {wait:.2g} s, but at most {longest:g} s is allowed", wait - longest)
+            raise queue_full(f"the wait would be {wait:.2g} s, but at most {longest:.2g} s is allowed", wait - longest)
 
     def _seconds(self, tokens: float) -> float:
         """Time that all lanes together take for so many tokens, at their recent speed."""

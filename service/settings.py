@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     max_queued_tokens: int = Field(131_072, ge=512, description="maximum tokens that wait in a worker; more get 429")
     max_queue_seconds: float = Field(
-        2.0, gt=0, le=3600, description="maximum seconds that a request is expected to wait for others; more get 429"
+        1.0, gt=0, le=3600, description="maximum seconds that a short request is expected to wait for others; more get 429"
     )
     deadline: float = Field(30.0, gt=0, le=3600, description="maximum seconds per request; slower ones get 504")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body; larger ones get 413")

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +25,7 @@ from models.session import Session
 from service.cgroup import usable_cores
 from service.metrics import MAX_AGE_SECONDS
 from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
-from tests.benchmarks.workloads import Question
+from tests.benchmarks.workloads import Question, variants
 from tests.programs import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -163,8 +164,13 @@ def choices(answer: Any) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def started(service: Service, question: Question, loader: Executor, bundle: Path) -> Iterator[Server]:
-    """Run a service with its defaults until the block ends; raise BenchmarkError if it does not answer."""
+def started(
+    service: Service, question: Question, loader: Executor, bundle: Path, cores: Set[int] = frozenset()
+) -> Iterator[Server]:
+    """Run a service with its defaults until the block ends; raise BenchmarkError if it does not answer.
+
+    `cores`: those that it may use; all if empty.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BERTHEADS_")}
     environment |= QUIET | {"BUNDLE": str(bundle), "PYTHONPATH": str(ROOT)}
     port = free_port()
@@ -177,6 +183,7 @@ def started(service: Service, question: Question, loader: Executor, bundle: Path
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=partial(use_cores, cores),
         ) as process,
     ):
         try:
@@ -187,12 +194,20 @@ def started(service: Service, question: Question, loader: Executor, bundle: Path
             end_group(process)
 
 
+def use_cores(cores: Set[int]) -> None:
+    """Keep this process on some cores; on all if there are none of them."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
 @contextmanager
-def our_server(bundle: Path, question: Question) -> Iterator[Server]:
-    """Run our service alone, and the process that loads it."""
+def our_server(
+    bundle: Path, question: Question, *, cores: Set[int] = frozenset(), loader_cores: Set[int] = frozenset()
+) -> Iterator[Server]:
+    """Run our service alone, and the process that loads it, each on all cores or on some."""
     with (
-        ProcessPoolExecutor(1, get_context("spawn")) as loader,
-        started(our_service(bundle), question, loader, bundle) as server,
+        ProcessPoolExecutor(1, get_context("spawn"), use_cores, (loader_cores,)) as loader,
+        started(our_service(bundle), question, loader, bundle, cores) as server,
     ):
         yield server
 
@@ -254,7 +269,8 @@ class Raw:
         def lane(_: int) -> list[float]:
             latencies: list[float] = []
             while (began := time.perf_counter()) < start + seconds:
-                self.session.run([next(items)] * rows)  # one row repeated: nothing is padded
+                head, row = next(items)
+                self.session.run([(head, each) for each in variants(row, rows)])  # of one length: nothing is padded
                 latencies += [time.perf_counter() - began] * rows
             return latencies
 

@@ -155,11 +155,14 @@ def _open(stack: ExitStack, selector: selectors.BaseSelector, address: Address) 
 
 def _requests(calls: Sequence[Call], headers: str = "") -> Iterator[Request]:
     """Yield the calls again and again."""
-    made = [
-        Request(number, HEAD.format(path, headers, len(body)).encode() + body)
-        for number, (path, body) in enumerate(calls)
-    ]
+    made = [request(number, call, headers) for number, call in enumerate(calls)]
     return cycle(made)
+
+
+def request(number: int, call: Call, headers: str = "") -> Request:
+    """Return a call as it is sent, with further lines of headers."""
+    path, body = call
+    return Request(number, HEAD.format(path, headers, len(body)).encode() + body)
 
 
 def _silent(address: Address) -> BenchmarkError:

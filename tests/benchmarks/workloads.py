@@ -9,6 +9,7 @@ heads   the texts of `short`, each cut to suit one of the tasks in turn: all hea
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +116,11 @@ class Workloads:
         name, kind = self._heads[task]
         parsed = inputs if isinstance(inputs, str) else kind.inputs.model_validate(inputs)
         return Question(task, name, inputs, kind.encode(parsed, kind.parse_parameters({})).rows[0])
+
+
+def variants(row: Row, count: int) -> list[Row]:
+    """Return rows that take as long as `row`, but differ in their first token: equal ones would be computed once."""
+    return [replace(row, input_ids=[number, *row.input_ids[1:]]) for number in range(count)]
 
 
 def read_texts(path: Path) -> list[str]:

@@ -52,6 +52,18 @@ class Encoder:
 fresh = count(1000)
 
 
+class Steps(threading.Event):
+    """In place of an Encoder's `open`: lets some batches pass, then none until it is set."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self._left = batches
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left -= 1
+        return self._left >= 0 or super().wait(timeout)
+
+
 def row(length: int = 10, first: int = 7) -> Row:
     """Return a row that is equal to no other, if it has more than one token."""
     ids = [first] + [1] * (length - 2) + [next(fresh)]

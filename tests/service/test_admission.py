@@ -127,3 +127,69 @@ async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
     async with running(queued_tokens=100) as (engine, encoder):
         with pytest.raises(Unprocessable, match=r"102 tokens.* 100 "):
             submit(engine, encoder, "a", [row(51), row(51)], soon())
+
+
+@scenario
+async def test_a_request_may_wait_for_others_for_so_long() -> None:
+    async with running(batch_tokens=100, queue_seconds=30.0) as (engine, encoder):
+        await held(engine, encoder)
+        engine._pace.add(10, 1.0)  # 10 tokens per second; 3 run
+        submit(engine, encoder, "a", [row(100)], soon(3600))
+        engine.check_room(0, soon(3600))
+        submit(engine, encoder, "a", [row(69)], soon(3600))  # behind 203 tokens, 22 s
+        submit(engine, encoder, "a", [row(10)], soon(3600))  # behind 272 tokens, 29.9 s
+        for refused in (
+            lambda: engine.check_room(0, soon(3600)),
+            lambda: submit(engine, encoder, "a", [row(1)], soon(3600)),
+        ):
+            with pytest.raises(QueueFull, match="the wait would be 31 s, but at most 30 s is allowed") as refusal:
+                refused()
+            assert refusal.value.headers["Retry-After"] in ("1", "2")
+        submit(engine, encoder, "a", [row(20)], soon(3600))  # computes for 2 s, and may wait for 8 s more
+
+
+@scenario
+async def test_long_requests_leave_room_for_short_ones_and_for_their_like() -> None:
+    async with running(batch_tokens=100, queue_seconds=35.0, queued_tokens=100_000) as (engine, encoder):
+        await held(engine, encoder)
+        engine._pace.add(10, 1.0)
+        for _ in range(4):
+            submit(engine, encoder, "a", [row(25) for _ in range(400)], soon(36_000))
+        engine.check_room(0, soon(40))
+        submit(engine, encoder, "a", [row(20)], soon(40))  # waits for four first turns, and as much of their rest
+        with pytest.raises(QueueFull, match="late"):
+            submit(engine, encoder, "a", [row(25) for _ in range(400)], soon(4000))  # half of what the five take
+        with pytest.raises(QueueFull, match="the wait would be"):
+            submit(engine, encoder, "a", [row(25) for _ in range(400)], soon(36_000))
+
+
+@scenario
+async def test_a_huge_request_alone_is_admitted_up_to_the_limit_of_tokens() -> None:
+    async with running(queue_seconds=0.001, queued_tokens=5000) as (engine, encoder):
+        await held(engine, encoder)
+        engine._pace.add(10, 1.0)
+        submit(engine, encoder, "a", [row(50) for _ in range(100)], soon(3600))
+        assert total(engine, "queue_tokens") == 5000
+
+
+@scenario
+async def test_what_cannot_be_finished_is_given_up_before_its_deadline() -> None:
+    async with running(batch_tokens=100) as (engine, encoder):
+        await held(engine, encoder)
+        late = submit(engine, encoder, "late", [row(50) for _ in range(40)], soon(60))
+        good = submit(engine, encoder, "good", [row(50) for _ in range(40)], soon(3600))
+        engine._pace.add(10, 1.0)  # 2000 tokens take 200 s
+        encoder.open.set()
+        with pytest.raises(DeadlinePassed):
+            await late.future
+        assert len(await good.future) == 40
+        assert sum(head == "late" for batch in encoder.batches for head, _ in batch) <= 4
+
+
+@scenario
+async def test_equal_rows_of_a_request_count_once() -> None:
+    async with running(queued_tokens=100) as (engine, encoder):
+        await held(engine, encoder)
+        rows = [row(50), row(40)]
+        job = engine.submit(encoder, [(head, each) for head in "abc" for each in rows], soon())
+        assert total(engine, "queue_tokens") == job.tokens == 90 and total(engine, "queue_rows") == 2

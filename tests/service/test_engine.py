@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import InferenceFailed, Unavailable
 from service.pace import Pace
-from tests.service.engines import DEADLY, POISON, held, row, running, scenario, soon, submit, total, until
+from tests.service.engines import DEADLY, POISON, Steps, held, row, running, scenario, soon, submit, total, until
 
 
 @scenario
@@ -96,6 +96,67 @@ async def test_where_runs_pad_lengths_are_not_mixed_and_padding_is_counted() -> 
             assert [[length for _, length in batch] for batch in encoder.batches[1:]] == batches
             assert total(engine, "padding_tokens_total") == padding
             assert total(engine, "batch_tokens_sum") == 3 + sum(lengths)
+
+
+@scenario
+async def test_a_short_request_runs_next_beside_long_ones() -> None:
+    async with running(batch_tokens=100) as (engine, encoder):
+        encoder.open = Steps(6)
+        with engine._changed:  # all of them before the first batch
+            long = [submit(engine, encoder, "long", [row(20) for _ in range(50)], soon()) for _ in range(4)]
+        await until(lambda: len(encoder.batches) == 7)
+        short = submit(engine, encoder, "short", [row(20)], soon())
+        encoder.open.set()
+        await short.future
+        assert encoder.batches[7] == [("short", 20)]
+        assert [len(logits) for logits in await asyncio.gather(*(job.future for job in long))] == [50] * 4
+
+
+@scenario
+async def test_a_request_for_several_heads_is_one_pass_and_its_answers_are_in_order() -> None:
+    async with running(batch_tokens=60) as (engine, encoder):
+        await held(engine, encoder)
+        rows = [row(20, first) for first in range(5)]
+        calls = [(head, each) for head in ("ner", "qa", "nli") for each in rows]
+        job = engine.submit(encoder, calls, soon())
+        encoder.open.set()
+        logits = await job.future
+        assert [each[0, 0] for each in logits] == [0, 1, 2, 3, 4] * 3
+        for batch in encoder.batches[1:]:
+            assert len(batch) % 3 == 0 and {head for head, _ in batch} == {"ner", "qa", "nli"}
+        assert total(engine, "batch_tokens_sum") == 3 + 5 * 20
+
+
+@scenario
+async def test_a_long_request_is_never_on_all_cores_beside_others() -> None:
+    async with running(lanes=2, batch_tokens=100) as (engine, encoder):
+        long = submit(engine, encoder, "a", [row(20) for _ in range(60)], soon())
+        await long.future
+        assert encoder.alone == []
+
+
+@scenario
+async def test_a_weight_is_a_share() -> None:
+    async with running(batch_tokens=100) as (engine, encoder):
+        await held(engine, encoder)
+        jobs = [
+            submit(engine, encoder, head, [row(20) for _ in range(60)], soon(), weight)
+            for head, weight in (("light", 1), ("heavy", 3))
+        ]
+        encoder.open.set()
+        await asyncio.gather(*(job.future for job in jobs))
+        half = [head for batch in encoder.batches[1:13] for head, _ in batch]
+        assert 2.2 < half.count("heavy") / half.count("light") < 4
+
+
+@scenario
+async def test_the_time_of_lanes_is_counted() -> None:
+    async with running(lanes=2) as (engine, encoder):
+        job = await held(engine, encoder)
+        await asyncio.sleep(0.05)
+        encoder.open.set()
+        await job.future
+        await until(lambda: total(engine, "lane_busy_seconds_total") >= 0.05)
 
 
 @scenario

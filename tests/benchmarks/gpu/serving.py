@@ -34,7 +34,7 @@ from models.tokenizer import Tokenizer
 from service.settings import STARTER
 from tests.benchmarks.contenders import our_service, started
 from tests.benchmarks.peaks import needed_operations, product_peak
-from tests.benchmarks.workloads import TEXTS, Workloads, read_texts
+from tests.benchmarks.workloads import TEXTS, Workloads, read_texts, variants
 from tests.models import bundles
 from training.export import ExportOptions, export
 
@@ -126,7 +126,7 @@ def engine(bundle: Bundle, session: Session, exact: Session, item: Item, seconds
         run([item, *others])[0] for run, others in ((session.run, []), (session.run, beside), (exact.run, []))
     )
     rates = {
-        rows: rate(session, [item] * rows, seconds / len(BATCH_TOKENS))
+        rows: rate(session, [(head, each) for each in variants(row, rows)], seconds / len(BATCH_TOKENS))
         for rows in {max(1, tokens // length) for tokens in BATCH_TOKENS}
     }
     rows = max(rates, key=rates.__getitem__)
