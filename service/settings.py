@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="batches that run at a time in a worker; 0: one a usable core, one on a GPU"
     )
     threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime within a lane")
+    wide_encoder: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="a second encoder that runs a long text on all cores while nothing else runs; it takes the memory "
+        "of its weights; auto: for int8 only",
+    )
     batch_tokens: int = Field(0, ge=0, description="tokens of a batch, padding included; 0: 384, 16384 on a GPU")
     max_queued_tokens: int = Field(
         131_072, ge=512, description="tokens that may wait in a worker before it answers 429"
