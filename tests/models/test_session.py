@@ -145,7 +145,7 @@ def test_a_position_that_several_heads_read_is_computed_once(
 
     positions = {"ner": [1, 4], "qa": [0, 1, 4, 5], "nli": [0]}
     items = [(name, replace(row, positions=columns)) for name, columns in positions.items()]
-    found = sessions["int8"]._run(items, SimpleNamespace(run=run))  # type: ignore[arg-type]
+    found = sessions["int8"]._run(items, SimpleNamespace(run=run))
     assert seen == [[0, 1, 4, 5]]
     for mine, theirs in zip(found, alone(sessions["int8"], items), strict=True):
         np.testing.assert_array_equal(mine, theirs)
