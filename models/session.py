@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from models.vectors import DeviceVectors, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
+Wide = Literal["auto", "on", "off"]
 WIDE_TOKENS = 32
 """Of a batch from which more threads may gain: below, they wait for each other longer than they compute."""
 LEAST_GAIN = 0.1
@@ -52,11 +53,12 @@ class Session:
         provider: Provider = "cpu",
         threads: int = 1,
         wide_threads: int = 1,
+        wide: Wide = "auto",
     ) -> None:
         """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none.
 
-        A run takes `threads`; a long one that is alone takes `wide_threads`, by an encoder of its own. In int8 only:
-        its weights are in memory twice then, and those of fp32 are four times as large.
+        A run takes `threads`; a long one that is alone takes `wide_threads`, by a second encoder if `wide` is "on".
+        Its weights are in memory twice then, so that "auto" has it in int8 only: those of fp32 are four times as large.
         """
         files = bundle.manifest.encoder.files
         self.precision: Precision = _choose(bundle, precision, provider)
@@ -67,8 +69,9 @@ class Session:
         self._encoder = open_graph(encoder, provider, threads)
         self.pads = not (is_packed(self._encoder) and find_kernels())
         """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
-        wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
-        self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
+        widens = wide == "on" or (wide == "auto" and self.precision == "int8")
+        widens = widens and provider == "cpu" and wide_threads > threads and self.max_length >= WIDE_TOKENS
+        self._wide = open_graph(encoder, provider, wide_threads, spins=True) if widens else None
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""

@@ -106,6 +106,7 @@ def load_heads(settings: Settings, progress: Callable[[str], None]) -> Heads:
             provider=settings.provider,
             threads=settings.threads,
             wide_threads=settings.threads * settings.lane_count,
+            wide=settings.wide_encoder,
         )
         heads += [_head(name, bundle, session) for name in bundle.manifest.heads]
         progress(f"warming {place}")

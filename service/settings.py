@@ -53,12 +53,20 @@ class Settings(BaseSettings):
         0, ge=0, le=1024, description="batches that run at once in a worker; 0: one per usable core, one on a GPU"
     )
     threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime per lane")
+    wide_encoder: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="a second encoder that runs a long text on all cores while nothing else runs; it takes the memory "
+        "of its weights; auto: for int8 only",
+    )
     batch_tokens: int = Field(
         0, ge=0, description="maximum tokens of a batch, padding included; 0: 384, or 16384 on a GPU"
     )
     max_queued_tokens: int = Field(131_072, ge=512, description="maximum tokens that wait in a worker; more get 429")
     max_queue_seconds: float = Field(
-        1.0, gt=0, le=3600, description="maximum seconds that a short request is expected to wait for others; more get 429"
+        1.0,
+        gt=0,
+        le=3600,
+        description="maximum seconds that a short request is expected to wait for others; more get 429",
     )
     deadline: float = Field(30.0, gt=0, le=3600, description="maximum seconds per request; slower ones get 504")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body; larger ones get 413")

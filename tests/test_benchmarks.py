@@ -16,16 +16,17 @@ from onnxruntime import get_available_providers
 
 from models import runtime
 from models.bundle import read_bundle
+from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import sharing, soak
+from tests.benchmarks import fairness, overload, sharing, soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
 from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
-from tests.benchmarks.workloads import Workloads
+from tests.benchmarks.workloads import Workloads, variants
 from tests.kernels.sessions import LEFT_OUT, opening_with
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.serving import until
@@ -134,6 +135,35 @@ def test_the_mixture_asks_every_head_as_often_as_it_is_asked_alone(
     assert all(rate > 0 for rate in found["requests_per_s"].values()) and len(found["rounds"]) == 1
     rounds = [{"a": 100.0, "b": 300.0, sharing.MIXED: 150.0}, {"a": 100.0, "b": 300.0, sharing.MIXED: 75.0}]
     assert sharing.summary(rounds)["rounds"] == [1.0, 0.5]  # a second of a, a third of a second of b: 200 in 4/3 s
+
+
+def test_a_lonely_request_is_timed_beside_each_load(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer, max_length=256)
+    assert fairness.main([f"--bundle={bundle}", "--seconds=0.3", "--json"]) == 0
+    nobody, lists, text = json.loads(capsys.readouterr().out)
+    assert nobody["answered"] == nobody["refused"] == 0 < lists["answered"] and text["answered"] > 0
+    for line in (nobody, lists, text):
+        assert line["requests"] > 0 and 0 < line["p50"] <= line["p95"] <= line["p99"]
+
+
+def test_overload_is_offered_with_deadlines_and_without(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer)
+    for option, deadline in ("--rounds=1", 0), ("--no-deadline", 30_000):
+        assert overload.main([f"--bundle={bundle}", "--seconds=0.3", "--rates", "0.5", "1", option]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["rate"] for line in lines] == [0.5, 1.0]
+        assert all(line["deadline_ms"] > 0 and line["goodput"] > 0 for line in lines)
+        assert not deadline or lines[0]["deadline_ms"] == deadline
+
+
+def test_variants_of_a_row_are_different_and_as_long() -> None:
+    row = Row([2, 7, 3], [0, 0, 0], [0])
+    found = variants(row, 5)
+    assert len({each.key for each in found}) == 5 and {len(each.input_ids) for each in found} == {3}
 
 
 def test_the_soak_finds_answers_that_differ_and_none_here(

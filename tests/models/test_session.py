@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from models.bundle import Bundle, read_bundle, seal
@@ -29,7 +31,7 @@ from models.runtime import Precision, find_kernels, prepare
 from models.session import Session, pad
 from models.task import Logits
 from models.tokenizer import Tokenizer
-from models.vectors import DeviceVectors
+from models.vectors import DeviceVectors, HostVectors
 from tests.models import bundles
 from training.graph import Graph
 
@@ -104,6 +106,49 @@ def test_order_and_shapes(bundle: Bundle, sessions: dict[Precision, Session]) ->
     shapes = [logits.shape for logits in sessions["fp32"].run(items)]
     assert shapes == [(1, 3), (2, 3), (1, 3), (1, bundle.tokenizer.vocab_size)]
     assert sessions["fp32"].run([]) == []
+
+
+def test_equal_rows_are_computed_once_whatever_heads_read_them(
+    bundle: Bundle, sessions: dict[Precision, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(8)
+    one, other = (bundles.random_row(bundle, generator, length) for length in (40, 40))
+    segments = replace(one, token_type_ids=[1 - one.token_type_ids[0], *one.token_type_ids[1:]])
+    rows = [one, other, one, segments, replace(one, positions=[0]), replace(other, positions=[0, 5, 39])]
+    items = [(name, row) for row in rows for name in bundles.HEADS]
+    for precision, session in sessions.items():
+        expected = alone(session, items)
+        for kind in (HostVectors, partial(DeviceVectors, device="cpu")):
+            ran = list[dict[str, NDArray[np.int64]]]()
+
+            def vectors(encoder: Any, inputs: Any, kind: Any = kind, ran: Any = ran) -> Any:
+                ran.append(inputs)
+                return kind(encoder, inputs)
+
+            monkeypatch.setattr("models.session.HostVectors", vectors)
+            found = session.run(items)
+            monkeypatch.undo()
+            assert [inputs["input_ids"].shape for inputs in ran] == [(3, 40)]
+            for mine, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(mine, theirs, precision)
+
+
+def test_a_position_that_several_heads_read_is_computed_once(
+    bundle: Bundle, sessions: dict[Precision, Session]
+) -> None:
+    row = bundles.random_row(bundle, np.random.default_rng(9), 20)
+    seen = list[list[int]]()
+
+    def run(names: object, inputs: dict[str, NDArray[np.int64]]) -> object:
+        seen.append(inputs["positions"].tolist())
+        return sessions["int8"]._encoder.run(names, inputs)
+
+    positions = {"ner": [1, 4], "qa": [0, 1, 4, 5], "nli": [0]}
+    items = [(name, replace(row, positions=columns)) for name, columns in positions.items()]
+    found = sessions["int8"]._run(items, SimpleNamespace(run=run))
+    assert seen == [[0, 1, 4, 5]]
+    for mine, theirs in zip(found, alone(sessions["int8"], items), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_threads_do_not_meet(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
@@ -204,6 +249,8 @@ def test_who_has_no_wide_encoder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
     assert Session(bundle, threads=2, wide_threads=2)._wide is None
     assert Session(bundle, precision="fp32", wide_threads=2)._wide is None
+    assert Session(bundle, precision="fp32", wide_threads=2, wide="on")._wide
+    assert Session(bundle, wide_threads=2, wide="off")._wide is None
 
 
 def test_vectors_that_stay_on_their_device_are_read_alike(
