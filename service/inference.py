@@ -39,6 +39,7 @@ LARGE_LOGITS = 50_000
 MAX_ANSWERED = 4_000_000
 """Tokens of text that an answer may repeat: some 20 MB."""
 DEADLINE_HEADER = "x-deadline-ms"
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SEVERAL = "several"
 """Label of the time of a request that several heads answer."""
 
@@ -269,7 +270,7 @@ def json_response(answer: Any) -> Response:
 
 def json_text(answer: Any) -> str:
     """Return an answer as JSON, without blanks."""
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return ENCODER.encode(answer)
 
 
 def top_scores(answers: list[Any]) -> list[float]:
