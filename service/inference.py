@@ -43,6 +43,7 @@ MAX_ANSWERED = 4_000_000
 NESTED = ("classify", "pair")
 """Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 DEADLINE_HEADER = "x-deadline-ms"
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SEVERAL = "several"
 """Label of the time of a request that several heads answer."""
 
@@ -311,7 +312,7 @@ def json_response(answer: Any) -> Response:
 
 def json_text(answer: Any) -> str:
     """Return an answer as JSON, without blanks."""
-    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return ENCODER.encode(answer)
 
 
 def top_scores(answers: list[Any]) -> list[float]:

@@ -76,7 +76,7 @@ RESPONSE = {
 INFER = f"""Tensors in JSON, or in the binary form of Triton: then the header {HEADER_LENGTH} tells how
 many bytes of the body are JSON, and the bytes of the tensors follow. The response is binary where the request says so,
 by `binary_data_output` or by `binary_data` of an output. `parameters` are those of the head's task; `timeout` is in
-microseconds."""
+microseconds, and the header X-Deadline-Ms in milliseconds."""
 
 
 class EveryLabel:

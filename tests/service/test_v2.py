@@ -102,7 +102,13 @@ def test_mlservers_string_codec(served: Served) -> None:
 
 
 def test_parameters_of_the_protocol_reach_no_task(served: Served) -> None:
-    reserved = {"sequence_id": 1, "sequence_start": True, "sequence_end": False, "priority": 1, "timeout": 30_000_000}
+    reserved: dict[str, Any] = {
+        "sequence_id": 1,
+        "sequence_start": True,
+        "sequence_end": False,
+        "priority": 1,
+        "timeout": 30_000_000,
+    }
     reserved |= {"headers": {"a": "b"}, "binary_data_output": False, "content_type": "str", "triton_x": "y"}
     found = infer(served, "topic", tensor(TEXT), parameters=reserved | {"top_k": 1})
     assert json.loads(found["json"][0]) == served.answer("/classify/topic", TEXT, top_k=1)

@@ -137,7 +137,9 @@ def python() -> Path:
         venv.create(directory, clear=True, with_pip=True)
         command = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
         result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr[-4000:]
+        if result.returncode:
+            outcome = pytest.fail if os.environ.get("CI") else pytest.skip  # in CI, no check shall get lost
+            outcome(f"cannot install {' and '.join(PACKAGES)}: {result.stderr[-2000:]}")
         (directory / "complete").touch()
     return directory / "bin" / "python"
 
