@@ -135,6 +135,8 @@ class Engine:
         relative to others. The future gets a ServiceError if the request cannot be answered.
         Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
         """
+        if not calls:
+            raise ValueError("a job without rows would never end")
         job = Job(runner, calls, deadline, self._loop.create_future(), time.monotonic(), weight)
         with self._changed:
             self._admit(job)

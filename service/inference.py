@@ -6,7 +6,7 @@ event loop.
 """
 
 import asyncio
-import json
+import math
 import sys
 import time
 from collections.abc import Callable, Container, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,7 +25,15 @@ from models.task import Strict
 from models.tasks import AnyTask, RouteName
 from models.tokenizer import LONG
 from service.body import JSON, LONG_BODY, check_values, read_body
-from service.errors import BadRequest, ClientGone, DeadlinePassed, FieldError, SlowRequest, Unprocessable
+from service.errors import (
+    BadRequest,
+    ClientGone,
+    DeadlinePassed,
+    FieldError,
+    InferenceFailed,
+    SlowRequest,
+    Unprocessable,
+)
 from service.gate import Trace, trace_of
 from service.heads import Head
 from service.lifecycle import Service
@@ -43,7 +52,6 @@ MAX_ANSWERED = 4_000_000
 NESTED = ("classify", "pair")
 """Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 DEADLINE_HEADER = "x-deadline-ms"
-ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 SEVERAL = "several"
 """Label of the time of a request that several heads answer."""
 
@@ -236,6 +244,8 @@ class Inference:
         for item in encoded:
             self._check_deadline("decode")
             of_item = np.concatenate([next(rest) for _ in item.rows])
+            if not math.isfinite(of_item.sum()):
+                raise InferenceFailed(f"head {call.head.name!r} computed a score that is not a number for this input")
             answers.append(call.task.decode(item, of_item, call.parameters))
         return answers
 
@@ -307,12 +317,7 @@ class Size:
 
 def json_response(answer: Any) -> Response:
     """Return the response with an answer as JSON."""
-    return Response(json_text(answer).encode(), media_type="application/json")
-
-
-def json_text(answer: Any) -> str:
-    """Return an answer as JSON, without blanks."""
-    return ENCODER.encode(answer)
+    return Response(to_json(answer), media_type="application/json")
 
 
 def top_scores(answers: list[Any]) -> list[float]:

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.heads import Head
-from service.inference import Call, Plan, json_response, start
+from service.inference import Plan, json_response, start
 from service.openapi import BareRoute
 from service.settings import Settings
 from service.tensors import Parameters, Part, parse_part
-from service.v2 import REFUSED, Model, described, model_route, parse_inputs, renaming, tell_ready, wanted
+from service.v2 import REFUSED, Model, described, model_route, parse_call, renaming, tell_ready, wanted
 from service.v2_models import ModelReady
 
 PREDICT = "/v1/models/{model}:predict"
@@ -45,10 +45,7 @@ async def predict(request: Request) -> Response:
 
 def _plan(head: Head, body: bytes, settings: Settings) -> Plan:
     asked = parse_part(body, PredictRequest)
-    parsed = parse_inputs(head, asked.instances, asked.parameters, settings)
-    call = Call(
-        head, head.task, parsed.inputs, head.with_defaults(head.spec.task, parsed.parameters), is_list=True, nested=True
-    )
+    call = parse_call(head, asked.instances, asked.parameters, settings)
     return Plan([call], lambda answers: json_response({"predictions": answers[0]}))
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 from fastapi import Path
@@ -17,10 +18,10 @@ from starlette.responses import Response
 from models.errors import InputError
 from models.tasks import AnyTask
 from service.body import JSON, check_values
-from service.contract import TaskRequest, kind_of, parse_request, request_model
+from service.contract import kind_of, parse_request, request_model
 from service.errors import FieldError, Unavailable, Unprocessable
 from service.heads import Head
-from service.inference import Call, Inference, Plan, json_response, start
+from service.inference import Call, Inference, Plan, call_of, json_response, start
 from service.lifecycle import Service
 from service.openapi import BareRoute, problems
 from service.queue import Deadline
@@ -153,18 +154,18 @@ def _call(head: Head, asked: InferRequest, tail: bytes, settings: Settings, ever
     rows = zip(*found.values(), strict=True)
     inputs = found["text"] if len(found) == 1 else [dict(zip(found, row, strict=True)) for row in rows]
     parameters = {key: value for key, value in (asked.parameters or {}).items() if not RESERVED.fullmatch(key)}
-    parsed = parse_inputs(head, inputs, parameters, settings)
-    answering = cast(AnyTask, EveryLabel(head.task)) if every_label else head.task
-    return Call(
-        head, answering, parsed.inputs, head.with_defaults(head.spec.task, parsed.parameters), is_list=True, nested=True
-    )
+    call = parse_call(head, inputs, parameters, settings)
+    if not call.is_list:
+        raise refusal("parameters.is_split_into_words", "is true, but a tensor holds texts; send them to POST /tag")
+    return replace(call, task=cast(AnyTask, EveryLabel(head.task))) if every_label else call
 
 
-def parse_inputs(head: Head, inputs: list[Any], parameters: dict[str, Any] | None, settings: Settings) -> TaskRequest:
-    """Check a list of inputs as the route of the head's task does; raise Unprocessable."""
+def parse_call(head: Head, inputs: list[Any], parameters: dict[str, Any] | None, settings: Settings) -> Call:
+    """Return the call for a list of inputs as the route of the head's task does; raise Unprocessable."""
     body = json.dumps({"inputs": inputs, "parameters": parameters}, ensure_ascii=False).encode()
     task = head.spec.task
-    return parse_request(body, task, request_model(task, settings.max_items, settings.max_characters))
+    asked = parse_request(body, task, request_model(task, settings.max_items, settings.max_characters))
+    return call_of(head, task, asked.inputs, head.with_defaults(task, asked.parameters), settings)
 
 
 def _shorten(inference: Inference, timeout: object) -> None:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 from models.task import TaskName
 from models.tasks import TASKS
 from service.errors import NotFound
 from service.heads import Head, Heads
-from service.inference import json_text
+from service.inference import NESTED
 from service.metrics import STAGES, Metrics
 from service.tensors import Column
 
@@ -198,7 +199,7 @@ def _scores(head: Head, labelled: list[Any]) -> list[float]:
 def _value(output: str, head: Head, answer: Any) -> Any:
     """Return what an output says of one answer: of its first, or that of the first mask, if it is a list."""
     if output == "json":
-        return json_text([answer] if head.spec.task in ("classify", "pair") else answer)
+        return to_json([answer] if head.spec.task in NESTED else answer).decode()
     while isinstance(answer, list):
         answer = answer[0] if answer else {}
     return answer.get(KEYS.get(output, output), NOTHING[DATATYPES[output]])
