@@ -24,7 +24,7 @@ MAX_LINE = 1 << 13
 MAX_WAITING = 1 << 12
 """Lines in the queue: two seconds of an access log at full load."""
 GATHER_SECONDS = 0.05
-"""How long lines gather until they are written together: waking the thread for each line cost a sixth of all requests."""
+"""How long lines gather until they are written together: waking the thread for each cost a sixth of all requests."""
 MAX_FLUSH_SECONDS = 1.0
 """How long an exit waits for a reader that stalls."""
 

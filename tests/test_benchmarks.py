@@ -20,7 +20,7 @@ from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import fairness, overload, sharing, soak
+from tests.benchmarks import cores, fairness, overload, sharing, soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
@@ -177,6 +177,17 @@ def test_the_soak_finds_answers_that_differ_and_none_here(
     assert soak.difference(one, [{"label": "a", "score": 0.25}]) == 0.25
     for other in ([{"label": "b", "score": 0.5}], [], [{"label": "a", "score": 1}], [{"label": "a"}]):
         assert soak.difference(one, other) == float("inf")
+
+
+def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer)
+    options = f"--bundle {bundle} --lanes 1 2 --seconds 0.5 --speed 1000"
+    assert cores.main(options.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["requests_per_s"]) == {"1", "2"} and all(rate > 0 for rate in found["requests_per_s"].values())
+    assert cores.summary({2: 100.0, 4: 150.0}, 1.0)["times_one_lane"] == {2: 2.0, 4: 3.0}
 
 
 def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,26 +6,39 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.mmap_dict import mmap_key
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from service import metric_files
 from service.errors import SettingsError
 from service.metric_files import NEW, PREFIX, VARIABLE, Allocated, collected, fold, metric_directory, remove_stale
 from service.metrics import ready_workers
 from tests.programs import program
+from tests.service.test_metrics import families
 
 ALIVE, DEAD, LATER = 11, 12, 13
 
 
 def write(directory: Path, kind: str, pid: int, values: dict[str, float], suffix: str = "_total") -> None:
-    file = Allocated(str(directory / f"{kind}_{pid}.db"))
-    for name, value in values.items():
-        file.write_value(mmap_key(f"bertheads_{name}", f"bertheads_{name}{suffix}", ["a"], ["é"], "Help"), value, 0.0)
+    entries = {(f"bertheads_{name}", f"bertheads_{name}{suffix}", "a", "é"): value for name, value in values.items()}
+    write_entries(directory / f"{kind}_{pid}.db", entries)
+
+
+def write_entries(path: Path, entries: dict[tuple[str, str, str, str], float]) -> None:
+    """Write a file as a worker does: metric, name, label and its value, if any, by number."""
+    file: Any = Allocated(str(path))
+    for (metric, name, label, value), number in entries.items():
+        labels = ([label], [value]) if label else ([], [])
+        file.write_value(mmap_key(metric, name, *labels, "Help"), number, 0.0)
     file.close()
+
+
+def page(registry: CollectorRegistry) -> str:
+    return choose_encoder("application/openmetrics-text")[0](registry).decode()
 
 
 def value(directory: Path, name: str, **labels: str) -> float | None:
@@ -33,11 +46,9 @@ def value(directory: Path, name: str, **labels: str) -> float | None:
 
 
 def histogram(directory: Path, pid: int, below: float, seconds: float) -> None:
-    file = Allocated(str(directory / f"histogram_{pid}.db"))
-    for name, bounds, number in (("_bucket", ["1.0"], below), ("_bucket", ["+Inf"], 1.0), ("_sum", [], seconds)):
-        key = mmap_key("bertheads_s", f"bertheads_s{name}", ["le"] if bounds else [], bounds, "Help")
-        file.write_value(key, number, 0.0)
-    file.close()
+    bucket = ("bertheads_s", "bertheads_s_bucket", "le")
+    entries = {(*bucket, "1.0"): below, (*bucket, "+Inf"): 1.0, ("bertheads_s", "bertheads_s_sum", "", ""): seconds}
+    write_entries(directory / f"histogram_{pid}.db", entries)
 
 
 def test_dead_workers_are_folded_once_into_one_file_per_kind(tmp_path: Path) -> None:
@@ -45,12 +56,12 @@ def test_dead_workers_are_folded_once_into_one_file_per_kind(tmp_path: Path) -> 
         write(tmp_path, "counter", pid, {"b": pid, f"only_{pid}": 1})
         write(tmp_path, "gauge_livesum", pid, {"ready": 1}, suffix="")
         histogram(tmp_path, pid, pid - ALIVE, 1.5)
-    before = generate_latest(collected(tmp_path, "[ch]*.db"))
+    before = page(collected(tmp_path, "[ch]*.db"))
     for living in ([ALIVE, LATER], [ALIVE, LATER], [ALIVE], [ALIVE]):
         fold(tmp_path, living)
-    after = generate_latest(collected(tmp_path, "[ch]*.db")).decode()
-    assert sorted(line for line in after.splitlines() if "restarts" not in line) == sorted(before.decode().splitlines())
-    assert sum(1 for _ in text_string_to_metric_families(after)) == 6
+    after = page(collected(tmp_path, "[ch]*.db"))
+    assert sorted(line for line in after.splitlines() if "restarts" not in line) == sorted(before.splitlines())
+    assert len(families(after)) == 6
     assert value(tmp_path, "b_total", a="é") == ALIVE + DEAD + LATER
     assert value(tmp_path, "s_bucket", le="1.0") == 3 and value(tmp_path, "s_sum") == 4.5
     assert value(tmp_path, "ready", a="é") == 1
@@ -66,8 +77,7 @@ def test_each_living_process_has_its_own_figures(tmp_path: Path) -> None:
     registry = collected(tmp_path)
     assert (registry.get_sample_value("process_resident_memory_bytes", {"pid": str(os.getpid())}) or 0) > 1 << 20
     assert registry.get_sample_value("process_resident_memory_bytes", {"pid": str(1 << 30)}) is None
-    text = generate_latest(registry).decode()
-    assert {"process_cpu_seconds", "process_open_fds"} <= {each.name for each in text_string_to_metric_families(text)}
+    assert {"process_cpu_seconds", "process_open_fds"} <= families(page(registry))
 
 
 def test_restarts_are_counted_by_folding(tmp_path: Path) -> None:
@@ -153,7 +163,7 @@ def test_workers_that_outlive_their_supervisor_keep_its_directory(tmp_path: Path
 
 def test_no_place_for_a_directory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metric_files, "MEMORY", tmp_path)
-    monkeypatch.setattr(metric_files.tempfile, "mkdtemp", lambda **_: shutil.copy(tmp_path / "none", tmp_path))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: shutil.copy(tmp_path / "none", tmp_path))
     with pytest.raises(SettingsError, match="cannot make a directory for metrics"), metric_directory():
         pass
 

@@ -4,13 +4,13 @@ import signal
 
 import pytest
 
-from service import server, supervisor
+from service import server
 from service.supervisor import HEALTHY_SECONDS, MAX_PAUSE, MIN_PAUSE, Worker, reason
 
 
 def test_a_worker_that_keeps_ending_waits_longer_until_it_was_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now)
+    monkeypatch.setattr("service.supervisor.time.monotonic", lambda: now)
     worker = Worker(now)
     pauses = []
     for lived in [*[5.0] * 8, HEALTHY_SECONDS, 5.0]:
