@@ -54,19 +54,20 @@ class Session:
         self.provider: Provider = provider
         self.max_length = bundle.manifest.encoder.max_length
         self._tokenizer = bundle.tokenizer
-        encoder = bundle.directory / files[self.precision]
-        self._encoder = open_graph(encoder, provider, threads)
+        wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
+        with bundle.open() as contents:
+            encoder = contents.graph(files[self.precision])
+            self._encoder = open_graph(encoder, provider, threads)
+            self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
+            self._heads = {
+                name: open_graph(contents.graph(head.file), provider, threads)
+                for name, head in bundle.manifest.heads.items()
+            }
         self.pads = not (is_packed(self._encoder) and find_kernels())
         """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
-        wide = self.precision == "int8" and wide_threads > threads and self.max_length >= WIDE_TOKENS
-        self._wide = open_graph(encoder, provider, wide_threads, spins=True) if wide else None
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
-        self._heads = {
-            name: open_graph(bundle.directory / head.file, provider, threads)
-            for name, head in bundle.manifest.heads.items()
-        }
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""

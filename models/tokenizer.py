@@ -20,7 +20,7 @@ from models.errors import CheckpointError, InputError
 from models.row import Row
 from models.tokenizer_files import MASK as MASK
 from models.tokenizer_files import SPECIALS as SPECIALS
-from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_files import TokenizerFiles, parse_file
 from models.words import Words, split_words
 
 # Another model, normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
@@ -80,6 +80,11 @@ class Tokenizer:
             raise CheckpointError(f"{path} does not exist; pass a directory with tokenizer.json or vocab.txt")
         files = TokenizerFiles(path.parent)
         return cls(files.from_file(path), str(path), files.notes)
+
+    @classmethod
+    def parse(cls, contents: bytes, path: Path) -> Self:
+        """Read the contents of a tokenizer.json, whatever lies beside it; raise CheckpointError naming `path`."""
+        return cls(parse_file(contents, path), str(path))
 
     def write(self, directory: Path, max_length: int = 512) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them.

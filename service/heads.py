@@ -106,7 +106,6 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
     manifest = head.bundle.manifest
     entry = manifest.heads[head.name]
     task = head.spec.task
-    encoder_file = manifest.encoder.files[head.session.precision]
     return {
         "name": head.name,
         "task": task,
@@ -123,7 +122,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "bundle": {"name": manifest.name, "version": manifest.version},
         "precision": head.session.precision,
         "provider": head.session.provider,
-        "sha256": {name: manifest.sha256[name] for name in (encoder_file, entry.file)},
+        "sha256": head.bundle.digest,
     }
 
 

@@ -47,7 +47,8 @@ class HeadDescription(BaseModel):
     bundle: BundleName
     precision: str
     provider: str
-    sha256: dict[str, str]
+    sha256: str
+    """Of bundle.json, which holds the hashes of all other files of the bundle."""
 
 
 class HeadList(BaseModel):
