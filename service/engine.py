@@ -116,6 +116,11 @@ class Engine:
         ]
         return [] if self._stopping else dead + stuck
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        return self._queue.rows
+
     def submit(self, runner: Runner, head: str, rows: Sequence[Row], deadline: Deadline) -> Job:
         """Queue the rows of a request; its future gets their logits, or a ServiceError.
 
@@ -223,6 +228,7 @@ class Engine:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch, lane.gain > 1)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
+                batch, outcomes = [], []  # while it is idle, a lane keeps no session of a bundle that was replaced
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
             lane.tokens = 0

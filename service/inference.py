@@ -76,6 +76,7 @@ class Inference:
                 answers = await self._decode(call, encoded, logits)
         finally:
             watch.cancel()
+        self.service.shadow.compare(self.head, call.inputs, call.parameters, answers)
         return self._respond(call, encoded, answers)
 
     async def _read(self, request: Request, count: Callable[[int], None]) -> Call:
@@ -233,7 +234,7 @@ async def infer(request: Request, task: TaskName, named: str | None) -> Response
     service: Service = request.app.state.service
     trace = trace_of(request.scope)
     trace.route = f"/{task}" if named is None else f"/{task}/{{head}}"
-    head = service.heads.find(task, named)
+    head = service.heads_for(request.headers, trace.request_id).find(task, named)
     trace.head = trace.log["head"] = head.name
     seconds = deadline_seconds(request, service.settings.deadline)
     deadline = Deadline(trace.started + seconds, seconds)

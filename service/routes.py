@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from models.task import TaskName
-from service import pages
+from service import pages, repository
 from service.errors import Unavailable
 from service.heads import describe
 from service.lifecycle import Service
@@ -127,6 +127,7 @@ def add_routes(app: FastAPI) -> None:
     """Add all but the tasks' (service/dispatch.py) to an app that has its service in its state."""
     app.include_router(router)
     app.include_router(pages.router)
+    app.include_router(repository.router)
 
 
 def document(app: FastAPI) -> dict[str, Any]:

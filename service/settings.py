@@ -55,6 +55,25 @@ class Settings(BaseSettings):
         None, description="precision of the encoders; by default the bundle's best for the provider"
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="what ONNX Runtime runs on")
+    model_control: Literal["none", "explicit"] = Field(
+        "none", description="explicit: bundles can be loaded and unloaded by POST /v2/repository; needs an api_key"
+    )
+    bundle_root: Path | None = Field(
+        None, description="directory of bundles that may be loaded while it runs, as NAME/VERSION"
+    )
+    watch: float = Field(
+        0.0, ge=0, le=86_400, description="seconds between looks whether a bundle was replaced on disk; 0: never"
+    )
+    canary: Path | None = Field(
+        None, description="directory of a bundle whose heads answer a part of the requests for heads of their names"
+    )
+    canary_percent: int = Field(10, ge=0, le=100, description="percent of requests that the canary answers")
+    canary_by: str = Field(
+        "", description="header by whose value the canary's requests are chosen; by default each by chance"
+    )
+    shadow: Path | None = Field(
+        None, description="directory of a bundle that computes answers too, only to count where they differ"
+    )
     lane_timeout: float = Field(120.0, gt=0, description="seconds of one batch after which its lane counts as dead")
     drain_delay: float = Field(
         0.0, ge=0, description="seconds between SIGTERM and closing the port: not ready, but still answering"
@@ -73,6 +92,17 @@ class Settings(BaseSettings):
         if self.protect_metrics and self.api_key is None:
             raise ValueError("protect_metrics is set without an api_key; set BERTHEADS_API_KEY too")
         return self
+
+    @model_validator(mode="after")
+    def _key_for_control(self) -> Self:
+        if self.model_control == "explicit" and self.api_key is None:
+            raise ValueError("model_control is explicit without an api_key; set BERTHEADS_API_KEY too")
+        return self
+
+    @property
+    def directories(self) -> list[Path]:
+        """All bundles that are loaded."""
+        return [*self.bundles, *(extra for extra in (self.canary, self.shadow) if extra)]
 
     @property
     def lane_count(self) -> int:

@@ -18,8 +18,10 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from service.metrics import MULTIPROCESS_DIRECTORY, ready_workers
+from service.roll import Roll
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Supervisor:
         self.settings = settings
         self.listener = listener
         self.workers: list[SpawnProcess] = []
+        self.roll = Roll(settings, lambda: self._stopping)
         self.status = 0
         self._stopping = False
         self._woken, self._wake = os.pipe()
@@ -52,12 +55,15 @@ class Supervisor:
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
             signals.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._stop) for number in signals}
+        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._reload)
         try:
             for _ in range(self.settings.workers):
                 self._start(load_first=False)
             while self.workers:
                 waker = [] if self._stopping else [self._woken]
-                connection.wait([*waker, *(worker.sentinel for worker in self.workers)], timeout=PAUSE)
+                pipes = self.roll.pipes.values()
+                connection.wait([*waker, *pipes, *(worker.sentinel for worker in self.workers)], timeout=PAUSE)
+                self.roll.serve()
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
                 self._been_ready = self._been_ready or ready_workers(directory) > 0
@@ -70,10 +76,13 @@ class Supervisor:
         return self.status
 
     def _start(self, load_first: bool) -> None:
+        ours, theirs = multiprocessing.Pipe()
         worker = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self.settings, self.listener, load_first), daemon=True
+            target=run_worker, args=(self.roll.settings, self.listener, load_first, theirs), daemon=True
         )
         worker.start()
+        theirs.close()  # so that the pipe ends with the worker
+        self.roll.pipes[worker] = ours
         self.workers.append(worker)
         if self._stopping:  # the signal came before it was in the list
             worker.terminate()
@@ -81,6 +90,7 @@ class Supervisor:
     def _replace_ended(self, figures: Path) -> None:
         for worker in [worker for worker in self.workers if worker.exitcode is not None]:
             self.workers.remove(worker)
+            self.roll.pipes.pop(worker, None)
             if worker.exitcode == 1 and not self._been_ready:
                 self.status = 1
                 self._stop(signal.SIGTERM, None)
@@ -89,6 +99,9 @@ class Supervisor:
                 time.sleep(PAUSE)
                 self._start(load_first=ready_workers(figures) > 0)
 
+    def _reload(self, sig: int, frame: FrameType | None) -> None:
+        self.roll.wanted = True
+
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
         os.write(self._wake, b".")
@@ -96,12 +109,14 @@ class Supervisor:
             worker.terminate()
 
 
-def run_worker(settings: Settings, listener: socket.socket, load_first: bool) -> None:
+def run_worker(
+    settings: Settings, listener: socket.socket, load_first: bool, pipe: "connection.Connection[Any, Any]"
+) -> None:
     """Be one worker."""
     from service.server import serve  # not before the environment says where figures go, and never in the supervisor
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(serve(settings, listener, load_first))
+    sys.exit(serve(settings, listener, load_first, pipe))
 
 
 def _end_with_parent() -> None:
