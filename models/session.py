@@ -87,6 +87,11 @@ class Session:
         gain = next((gain for length, gain in self._gains if tokens >= length), 1.0)
         return gain if gain >= self._least_gain else 1.0
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether a long batch that is alone may run on `wide_threads`."""
+        return self._wide is not None
+
     def warm_up(self, like: "Session | None" = None) -> None:
         """Run every head on the shortest row and on the longest, so that no request pays for first use.
 

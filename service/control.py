@@ -28,17 +28,21 @@ class Control:
     async def ask(self, change: Change) -> Outcome:
         """Have all workers make a change; return once the supervisor says how it went."""
         ticket = next(self._tickets)
-        self._asked[ticket] = self._loop.create_future()
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+        self._asked[ticket] = answer
         self._pipe.send(("ask", ticket, change))
-        return await self._asked.pop(ticket)
+        try:
+            return await answer
+        finally:
+            del self._asked[ticket]
 
     def _read(self) -> None:
         try:
             message = self._pipe.recv()
         except (EOFError, OSError):
             self._loop.remove_reader(self._pipe.fileno())
-            for asked in self._asked.values():
-                asked.set_result(LOST)
+            for ticket in self._asked:
+                self._answer(ticket, LOST)
             return
         match message:
             case ("prepare", number, change):
@@ -48,8 +52,13 @@ class Control:
                 self._pipe.send(("done", number, Outcome("ok")))
             case ("abort",):
                 self._reload.abort()
-            case ("answer", ticket, outcome) if ticket in self._asked:
-                self._asked[ticket].set_result(outcome)
+            case ("answer", ticket, outcome):
+                self._answer(ticket, outcome)
+
+    def _answer(self, ticket: int, outcome: Outcome) -> None:
+        asked = self._asked.get(ticket)
+        if asked and not asked.done():  # the request may have been cut off meanwhile
+            asked.set_result(outcome)
 
     async def _prepare(self, number: int, change: Change) -> None:
         self._pipe.send(("done", number, await self._reload.prepare(change)))

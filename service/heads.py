@@ -188,14 +188,15 @@ def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
     return Snapshot(loaded, canary, shadow)
 
 
-def open_session(bundle: Bundle, settings: Settings) -> Session:
-    """Open the graphs of a bundle."""
+def open_session(bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
+    """Open the graphs of a bundle; where `like` gained nothing from more threads, this takes no memory for them."""
+    wide = settings.threads * settings.lane_count if like is None or like.is_wide else settings.threads
     return Session(
         bundle,
         precision=settings.precision,
         provider=settings.provider,
         threads=settings.threads,
-        wide_threads=settings.threads * settings.lane_count,
+        wide_threads=wide,
     )
 
 

@@ -163,7 +163,7 @@ class Reload:
         bundle = await _run(self._looker, read_bundle, change.new)
         _check_name(bundle, change.expected)
         _check_memory(bundle)
-        session = await _run(self._opener, open_session, bundle, settings)
+        session = await _run(self._opener, open_session, bundle, settings, like.session)
         give_back_after(session)
         await _run(self._looker, session.warm_up, like.session)
         return Loaded.of(change.new, bundle, session)

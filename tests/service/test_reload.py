@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from models.bundle import read_bundle
+from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.errors import SettingsError
@@ -64,7 +65,7 @@ def served(root: Path) -> Iterator[Served]:
 
 @contextmanager
 def controlled(root: Path, *bundles: Path, **settings: Any) -> Iterator[Served]:
-    chosen = {"lanes": 2, "model_control": "explicit", "api_key": KEY, "bundle_root": root} | settings
+    chosen: dict[str, Any] = {"lanes": 2, "model_control": "explicit", "api_key": KEY, "bundle_root": root} | settings
     with serving(*bundles, **chosen) as served:
         yield served
 
@@ -142,6 +143,21 @@ def test_fifty_swaps_keep_no_session_and_no_memory(root: Path, served: Served) -
     gc.collect()
     assert not [alive for alive in sessions if alive()], "an idle lane or a cycle keeps what was replaced"
     until(lambda: resident() < before + 24)
+
+
+def test_a_load_measures_nothing_while_others_need_the_cores(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "_measure_gain", lambda *_: 5.0)
+    for version, length in (("1.0.0", 64), ("1.1.0", 64), ("longer", 128)):
+        write_bundle(tmp_path / "tiny" / version, tokenizer, HEADS, "tiny", ["int8"], length, version)
+    with controlled(tmp_path, tmp_path / "tiny" / "1.0.0") as served:
+        monkeypatch.setattr(Session, "_measure_gain", None)
+        gains = {}
+        for version in ("1.1.0", "longer", "1.0.0"):
+            assert load(served.client, "tiny", version).status_code == 200
+            gains[version] = served.service.heads.bundles[0].session.gain(64)
+    assert gains == {"1.1.0": 5.0, "longer": 1.0, "1.0.0": 1.0}, "of equal shapes only"
 
 
 def test_a_load_again_reads_the_same_path_again(root: Path, served: Served) -> None:
@@ -326,11 +342,11 @@ def test_a_shadow_is_compared_and_never_noticed(root: Path) -> None:
         for path in ("/classify", "/tag"):
             assert served.post(path, inputs).headers["X-Bundle"] == "tiny/1.0.0"
             head = {"/classify": "sentiment", "/tag": "ner"}[path]
-            until(lambda head=head: served.sample("shadow_inputs_total", head=head) == 8)  # type: ignore[misc]
+            until(lambda head=head: served.sample("shadow_inputs_total", head=head) == 8)
             assert served.sample("shadow_score_difference_sum", head=head) > 0
         assert served.sample("shadow_disagreements_total", head="ner") > 0
         encode = served.service.heads.shadow.heads[0].task  # type: ignore[union-attr]
-        encode.encode = None  # type: ignore[method-assign, assignment]
+        encode.encode = None  # type: ignore[method-assign]
         assert served.post("/classify", inputs).status_code == 200
 
 
