@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,10 +155,7 @@ class Tokenizer:
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Only the ids of texts, of many on all cores: for corpora, where offsets would cost more than the rest."""
-        if _are_light(texts):
-            return [encoding.ids for encoding in self._encode_batch(texts)]
-        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in batch]
+        return _encode_ids(self._backend, texts)
 
     def words(self, most: int) -> Words:
         """Return what gives the ids of running text by its words, of which a size of `most` is remembered.
@@ -165,7 +163,8 @@ class Tokenizer:
         Tokens that were added to the vocabulary are found across blanks and punctuation: then a "word" is a whole text.
         """
         added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
-        return Words(self.encode_ids, (lambda text: [text]) if added else split_words, most)
+        cut = partial(_encode_ids, self._backend)  # a method would hold this object in a cycle, and its memory with it
+        return Words(cut, (lambda text: [text]) if added else split_words, most)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Join tokens to text as transformers does: "##" and the blank before punctuation go."""
@@ -206,9 +205,19 @@ class Tokenizer:
         return self._words.encode(texts) if _characters(texts) <= LONG else self.encode_ids(texts)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if _are_light(texts):
-            return [self._backend.encode(text, add_special_tokens=False) for text in texts]
-        return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
+        return _encode_batch(self._backend, texts)
+
+
+def _encode_batch(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    if _are_light(texts):
+        return [backend.encode(text, add_special_tokens=False) for text in texts]
+    return list(backend.encode_batch(list(texts), add_special_tokens=False))
+
+
+def _encode_ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    if _are_light(texts):
+        return [encoding.ids for encoding in _encode_batch(backend, texts)]
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _characters(texts: Sequence[str]) -> int:
