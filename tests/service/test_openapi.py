@@ -66,7 +66,9 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
     tasks = [f"/{task}{head}" for task in INPUTS for head in ("", "/{head}")]
-    assert set(document["paths"]) == {*tasks, "/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"}
+    control = {f"/v2/repository/{path}" for path in ("index", "models/{name}/load", "models/{name}/unload")}
+    others = {"/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"}
+    assert set(document["paths"]) == {*tasks, *others, *control}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
