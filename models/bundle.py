@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.contents import AGAIN, Contents
 from models.errors import BundleError, CheckpointError
 from models.manifest import (
-    AGAIN,
     MANIFEST,
     PARITY,
     TOKENIZER,
     EncoderEntry,
     HeadEntry,
     Manifest,
-    read_manifest,
-    read_object,
+    parse_manifest,
+    parse_object,
+    read_json,
 )
-from models.runtime import Signature, metadata_json, read_signature
+from models.runtime import Graph, Signature, metadata_json, read_signature
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 
@@ -41,19 +42,29 @@ class Bundle:
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
+    digest: str = ""
+    """SHA-256 of bundle.json, which holds the hashes of all other files: one for the whole bundle."""
+
+    def open(self) -> Contents:
+        """Return a context that reads files, and verifies what it reads: they may have changed meanwhile."""
+        return Contents(self.directory, self.manifest.sha256)
 
 
 def read_bundle(directory: Path) -> Bundle:
     """Read and verify a bundle; raise BundleError for the first thing that is wrong with it."""
     if not directory.is_dir():
         raise BundleError(f"{directory} is not a directory, expected a bundle; pass the directory with {MANIFEST}")
-    manifest = read_manifest(directory / MANIFEST)
-    _check_files(directory, manifest.sha256)
-    tokenizer = _read_tokenizer(directory / TOKENIZER, manifest.encoder)
-    _check_tasks(directory / MANIFEST, manifest, tokenizer)
-    _check_parity(directory / PARITY, manifest)
-    _check_graphs(directory, manifest)
-    return Bundle(directory, manifest, tokenizer)
+    described = read_json(directory / MANIFEST)
+    manifest = parse_manifest(described, directory / MANIFEST)
+    _check_names(directory, manifest.sha256)
+    with Contents(directory, manifest.sha256) as contents:
+        tokenizer = _read_tokenizer(contents, manifest.encoder)
+        _check_tasks(directory / MANIFEST, manifest, tokenizer)
+        _check_parity(contents, manifest)
+        graphs = _check_graphs(contents, manifest)
+        for file in manifest.sha256.keys() - graphs - {TOKENIZER, PARITY}:
+            contents.check(file)
+    return Bundle(directory, manifest, tokenizer, hashlib.sha256(described).hexdigest())
 
 
 # ---- writing -------------------------------------------------------------------------------------------------------
@@ -83,19 +94,20 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
 
 def _refuse_others(out: Path) -> None:
     """Raise BundleError for a file that the bundle does not list: replacing the directory would lose it."""
-    listed = read_object(out / MANIFEST).get("sha256")
+    listed = parse_object(read_json(out / MANIFEST), out / MANIFEST).get("sha256")
     for name in _files(out):
         if name != MANIFEST and not (isinstance(listed, dict) and name in listed):
             found = out / name
             raise BundleError(f"{found} is no file of the bundle and would be lost; move it, or choose another --out")
 
 
-def seal(directory: Path, manifest: Manifest) -> None:
-    """Write bundle.json with the hash of every file in `directory`; from here on nothing may change."""
+def seal(directory: Path, manifest: Manifest) -> Manifest:
+    """Write bundle.json with the hash of every file in `directory`, and return it; from here on nothing may change."""
     hashes = {name: sha256_of(directory / name) for name in sorted(_files(directory)) if name != MANIFEST}
     sealed = Manifest.model_validate(manifest.model_dump() | {"sha256": hashes})
     text = sealed.model_dump_json(indent=2) + "\n"
     (directory / MANIFEST).write_text(text, encoding="utf8")
+    return sealed
 
 
 def sha256_of(path: Path) -> str:
@@ -139,21 +151,18 @@ def _files(directory: Path) -> list[str]:
     return names
 
 
-def _check_files(directory: Path, hashes: dict[str, str]) -> None:
+def _check_names(directory: Path, hashes: dict[str, str]) -> None:
     found = set(_files(directory)) - {MANIFEST}
     for name in sorted(hashes.keys() - found):
         raise BundleError(f"{directory / name} does not exist, though {MANIFEST} lists it; {AGAIN}")
     for name in sorted(found - hashes.keys()):
         raise BundleError(f"{directory / name} is not listed in {MANIFEST}; remove it, or export the bundle again")
-    for name, expected in hashes.items():
-        digest = sha256_of(directory / name)
-        if digest != expected:
-            raise BundleError(f"{directory / name} has SHA-256 {digest}, expected {expected}; {AGAIN}")
 
 
-def _read_tokenizer(path: Path, encoder: EncoderEntry) -> Tokenizer:
+def _read_tokenizer(contents: Contents, encoder: EncoderEntry) -> Tokenizer:
+    path = contents.directory / TOKENIZER
     try:
-        tokenizer = Tokenizer.read(path)
+        tokenizer = Tokenizer.parse(contents.read(TOKENIZER), path)
     except CheckpointError as error:
         raise BundleError(str(error)) from None
     if tokenizer.vocab_size != encoder.vocab_size:
@@ -177,8 +186,9 @@ def _check_tasks(path: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
             raise BundleError(f"{path}: heads.{name}: {error}; correct its defaults") from None
 
 
-def _check_parity(path: Path, manifest: Manifest) -> None:
-    measured = read_object(path).get("precisions")
+def _check_parity(contents: Contents, manifest: Manifest) -> None:
+    path = contents.directory / PARITY
+    measured = parse_object(contents.read(PARITY), path).get("precisions")
     for precision in manifest.encoder.files:
         of_precision = measured.get(precision) if isinstance(measured, dict) else None
         heads = of_precision.get("heads") if isinstance(of_precision, dict) else None
@@ -187,24 +197,26 @@ def _check_parity(path: Path, manifest: Manifest) -> None:
                 raise BundleError(f"{path} has no figures for head {name!r} in {precision}; export the bundle again")
 
 
-def _check_graphs(directory: Path, manifest: Manifest) -> None:
+def _check_graphs(contents: Contents, manifest: Manifest) -> set[str]:
+    """Return the names of all graphs."""
     fingerprints = {}
     for file in manifest.encoder.files.values():
-        fingerprints[file] = _check_encoder(directory / file, manifest.encoder)
+        fingerprints[file] = _check_encoder(contents.graph(file), manifest.encoder)
     for name, head in manifest.heads.items():
-        fingerprints[head.file] = _check_head(directory / head.file, name, head, manifest.encoder)
+        fingerprints[head.file] = _check_head(contents.graph(head.file), name, head, manifest.encoder)
     first, expected = next(iter(fingerprints.items()))
     for file, found in fingerprints.items():
         if found != expected:
             raise BundleError(
-                f"{directory / file} belongs to encoder {found}, expected {expected} as {first}; "
+                f"{contents.directory / file} belongs to encoder {found}, expected {expected} as {first}; "
                 "a head reads only the encoder it was trained with: export both together"
             )
+    return set(fingerprints)
 
 
-def _check_encoder(path: Path, encoder: EncoderEntry) -> str:
+def _check_encoder(opened: Graph, encoder: EncoderEntry) -> str:
     """Return the fingerprint of the weights."""
-    graph = read_signature(path)
+    path, graph = opened.path, read_signature(opened)
     integers = "tensor(int64)"
     rows = {name: (integers, ["B", "S"]) for name in ("input_ids", "token_type_ids", "attention_mask")}
     _check_values(path, "inputs", graph.inputs, rows | {"positions": (integers, ["N"])})
@@ -220,9 +232,9 @@ def _check_encoder(path: Path, encoder: EncoderEntry) -> str:
     return _fingerprint(graph, path)
 
 
-def _check_head(path: Path, name: str, head: HeadEntry, encoder: EncoderEntry) -> str:
+def _check_head(opened: Graph, name: str, head: HeadEntry, encoder: EncoderEntry) -> str:
     """Return the fingerprint of the encoder it reads."""
-    graph = read_signature(path)
+    path, graph = opened.path, read_signature(opened)
     _check_values(path, "inputs", graph.inputs, {"vectors": ("tensor(float)", ["n", encoder.hidden_size])})
     width = head.spec.width(encoder.vocab_size)
     _check_values(path, "outputs", graph.outputs, {"logits": ("tensor(float)", ["n", width])})

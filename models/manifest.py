@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
+from models.contents import AGAIN
 from models.errors import BundleError
 from models.runtime import Precision
 from models.task import HeadSpec, TaskName, Trained
@@ -18,7 +19,6 @@ CARD = "README.md"
 HEADS = "heads"
 """The directory of their graphs."""
 MOST_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
-AGAIN = "restore the file or export the bundle again"
 
 # No component begins with a dot: neither "..", nor an absolute path, nor a hidden file is a name.
 FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
@@ -99,7 +99,12 @@ class Manifest(Entry):
 
 def read_manifest(path: Path) -> Manifest:
     """Read bundle.json alone; raise BundleError naming the field that is wrong."""
-    values = read_object(path)
+    return parse_manifest(read_json(path), path)
+
+
+def parse_manifest(contents: bytes, path: Path) -> Manifest:
+    """Check the contents of bundle.json; raise BundleError for the file `path`, naming the field that is wrong."""
+    values = parse_object(contents, path)
     if values.get("format") != FORMAT:
         raise BundleError(f"{path}: format is {values.get('format')!r}, expected {FORMAT!r}; export the bundle again")
     try:
@@ -112,14 +117,21 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {field}{shown}: {message}; {AGAIN}") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a bundle; a key may stand once only, since readers disagree on which one counts."""
+def read_json(path: Path) -> bytes:
+    """Read a JSON file of a bundle if it is not too large."""
     if not path.is_file():
         raise BundleError(f"{path} does not exist; pass the directory of a bundle")
     if path.stat().st_size > MOST_JSON_BYTES:
         raise BundleError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_JSON_BYTES}; {AGAIN}")
+    return path.read_bytes()
+
+
+def parse_object(contents: bytes, path: Path) -> dict[str, Any]:
+    """Read a JSON object of a bundle; a key may stand once only, since readers disagree on which one counts."""
+    if len(contents) > MOST_JSON_BYTES:
+        raise BundleError(f"{path} has {len(contents)} bytes, expected at most {MOST_JSON_BYTES}; {AGAIN}")
     try:
-        values = json.loads(path.read_bytes().decode("utf8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        values = json.loads(contents.decode("utf8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON ({error}); {AGAIN}") from None
     if not isinstance(values, dict):

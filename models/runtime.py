@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnxruntime
@@ -31,6 +31,7 @@ Levels = onnxruntime.GraphOptimizationLevel
 # Our graphs are fused as they are written. On CPU the extended level would still turn Add and LayerNormalization into
 # SkipLayerNormalization, whose CPU kernel takes five times as long as the two.
 LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.ORT_ENABLE_ALL}
+CONSTANTS_FOLDER = "session.model_external_initializers_file_folder_path"
 ERRORS_ONLY = 3
 FLUSH = ("session.set_denormal_as_zero", "1")
 LEAST_VERSION = (1, 26)
@@ -38,6 +39,27 @@ KERNELS = Path(__file__).with_name("kernels.so")
 """What kernels/ is compiled to when this is installed, if there is a C compiler."""
 SPIN = 50
 """Microseconds that a thread stays awake for the next operator: waking it takes as long as a small operator does."""
+
+
+Constants = Path | dict[str, bytes]
+"""Files that a graph refers to: the directory that holds them, or their contents by name."""
+NOWHERE = "/dev/null/none"
+"""A directory that cannot exist: without one, ONNX Runtime looks for constants in the working directory."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph that is to be opened."""
+
+    path: Path
+    """Its file, for messages."""
+    contents: bytes
+    constants: Constants
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a graph that has its constants beside it."""
+        return cls(path, path.read_bytes(), path.parent)
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ class Signature:
 
 
 def open_graph(
-    path: Path, provider: Provider = "cpu", threads: int = 1, spins: bool = False
+    graph: Graph, provider: Provider = "cpu", threads: int = 1, spins: bool = False
 ) -> onnxruntime.InferenceSession:
     """Load a graph for running; raise BundleError naming a file that is no graph, or a provider that is not there.
 
@@ -64,7 +86,7 @@ def open_graph(
         if _flushes():  # threads of its own would go back to denormal numbers
             options.add_session_config_entry(*FLUSH)
     wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
-    session = _load(path, options, wanted)
+    session = _load(graph, options, wanted)
     # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
     _check_provider(provider, session.get_providers())
     return session
@@ -106,12 +128,12 @@ def _flushes() -> bool:
     return bool(np.float32(1e-38) * np.float32(0.1) == 0)
 
 
-def read_signature(path: Path) -> Signature:
+def read_signature(graph: Graph) -> Signature:
     """Read what a graph says of itself; raise BundleError for a file that is no graph."""
     options = _options(1)
     options.graph_optimization_level = Levels.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # it will not run
-    session = _load(path, options, [NAMES["cpu"]])
+    session = _load(graph, options, [NAMES["cpu"]])
     return Signature(
         {value.name: (value.type, value.shape) for value in session.get_inputs()},
         {value.name: (value.type, value.shape) for value in session.get_outputs()},
@@ -176,9 +198,20 @@ def _options(threads: int, spins: bool = False) -> Any:
     return options
 
 
-def _load(path: Path, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
+def _load(graph: Graph, options: Any, providers: list[Any]) -> onnxruntime.InferenceSession:
+    in_memory = isinstance(graph.constants, dict)
+    options.add_session_config_entry(CONSTANTS_FOLDER, NOWHERE if in_memory else str(graph.constants))
+    if isinstance(graph.constants, dict) and graph.constants:
+        sizes = [len(contents) for contents in graph.constants.values()]
+        options.add_external_initializers_from_files_in_memory(
+            list(graph.constants), list(graph.constants.values()), sizes
+        )
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(graph.contents, options, providers=providers)
     except Exception as error:  # its exceptions share no other base
         reason = str(error).splitlines()[0][:200]
-        raise BundleError(f"{path} is not an ONNX graph that loads ({reason}); restore it or export again") from None
+        raise BundleError(
+            f"{graph.path} is not an ONNX graph that loads ({reason}); restore it or export again"
+        ) from None
+    session._model_bytes = None  # it would keep them as long as it lives
+    return session

@@ -65,20 +65,23 @@ class Session:
         self.provider: Provider = provider
         self.max_length = bundle.manifest.encoder.max_length
         self._tokenizer = bundle.tokenizer
-        encoder = bundle.directory / files[self.precision]
-        self._encoder = open_graph(encoder, provider, threads)
-        self.pads = not (is_packed(self._encoder) and find_kernels())
-        """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
         widens = wide == "on" or (wide == "auto" and self.precision == "int8")
         widens = widens and provider == "cpu" and wide_threads > threads and self.max_length >= WIDE_TOKENS
-        self._wide = open_graph(encoder, provider, wide_threads, spins=True) if widens else None
+        with bundle.open() as contents:
+            encoder = contents.graph(files[self.precision])
+            self._encoder = open_graph(encoder, provider, threads)
+            self._wide = open_graph(encoder, provider, wide_threads, spins=True) if widens else None
+            self._heads = {
+                name: open_graph(contents.graph(head.file), provider, threads)
+                for name, head in bundle.manifest.heads.items()
+            }
+        self.pads = not (is_packed(self._encoder) and find_kernels())
+        """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
+        sizes = bundle.manifest.encoder
+        self._shape = (self.precision, provider, sizes.hidden_size, sizes.layers, sizes.max_length, wide_threads)
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
-        self._heads = {
-            name: open_graph(bundle.directory / head.file, provider, threads)
-            for name, head in bundle.manifest.heads.items()
-        }
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""
@@ -96,11 +99,23 @@ class Session:
         gain = next((gain for length, gain in self._gains if tokens >= length), 1.0)
         return gain if gain >= self._least_gain else 1.0
 
-    def warm_up(self) -> None:
-        """Run every head on the shortest row and on the longest, so that no request pays for first use."""
+    @property
+    def is_wide(self) -> bool:
+        """Whether a long batch that is alone may run on `wide_threads`."""
+        return self._wide is not None
+
+    def warm_up(self, like: "Session | None" = None) -> None:
+        """Run every head on the shortest row and on the longest, so that no request pays for first use.
+
+        `like`: a session that serves while this one warms up. Measuring the gain of more threads would take the cores
+        from it, so its gain is taken if the shapes are equal; else this session runs on as many threads as others.
+        """
         for length in (self.max_length, 3):
             self.run([(name, self._any_row(length)) for name in self._heads])
-        if self._wide:
+        if like:
+            self._gains = like._gains if like._shape == self._shape else []
+            self._wide = self._wide if self._gains else None
+        elif self._wide:
             lengths = [length for length in (4 * WIDE_TOKENS, 2 * WIDE_TOKENS, WIDE_TOKENS) if length < self.max_length]
             self._gains = [(length, self._measure_gain(self._wide, length)) for length in (self.max_length, *lengths)]
             if max(gain for _, gain in self._gains) < self._least_gain:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from models.errors import CheckpointError, InputError
 from models.row import Row
 from models.tokenizer_files import MASK as MASK
 from models.tokenizer_files import SPECIALS as SPECIALS
-from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_files import TokenizerFiles, parse_file
 from models.words import Words, split_words
 
 # Another model, normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
@@ -80,6 +81,11 @@ class Tokenizer:
             raise CheckpointError(f"{path} does not exist; pass a directory with tokenizer.json or vocab.txt")
         files = TokenizerFiles(path.parent)
         return cls(files.from_file(path), str(path), files.notes)
+
+    @classmethod
+    def parse(cls, contents: bytes, path: Path) -> Self:
+        """Read the contents of a tokenizer.json, whatever lies beside it; raise CheckpointError naming `path`."""
+        return cls(parse_file(contents, path), str(path))
 
     def write(self, directory: Path, max_length: int = 512) -> None:
         """Write tokenizer.json, vocab.txt and tokenizer_config.json, as transformers reads them.
@@ -149,10 +155,7 @@ class Tokenizer:
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Only the ids of texts, of many on all cores: for corpora, where offsets would cost more than the rest."""
-        if _are_light(texts):
-            return [encoding.ids for encoding in self._encode_batch(texts)]
-        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in batch]
+        return _encode_ids(self._backend, texts)
 
     def words(self, most: int) -> Words:
         """Return what gives the ids of running text by its words, of which a size of `most` is remembered.
@@ -160,7 +163,8 @@ class Tokenizer:
         Tokens that were added to the vocabulary are found across blanks and punctuation: then a "word" is a whole text.
         """
         added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
-        return Words(self.encode_ids, (lambda text: [text]) if added else split_words, most)
+        cut = partial(_encode_ids, self._backend)  # a method would hold this object in a cycle, and its memory with it
+        return Words(cut, (lambda text: [text]) if added else split_words, most)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Join tokens to text as transformers does: "##" and the blank before punctuation go."""
@@ -201,9 +205,19 @@ class Tokenizer:
         return self._words.encode(texts) if _characters(texts) <= LONG else self.encode_ids(texts)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if _are_light(texts):
-            return [self._backend.encode(text, add_special_tokens=False) for text in texts]
-        return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
+        return _encode_batch(self._backend, texts)
+
+
+def _encode_batch(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    if _are_light(texts):
+        return [backend.encode(text, add_special_tokens=False) for text in texts]
+    return list(backend.encode_batch(list(texts), add_special_tokens=False))
+
+
+def _encode_ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    if _are_light(texts):
+        return [encoding.ids for encoding in _encode_batch(backend, texts)]
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def _characters(texts: Sequence[str]) -> int:

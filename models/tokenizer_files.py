@@ -98,10 +98,7 @@ class TokenizerFiles:
 
     def from_file(self, path: Path) -> tokenizers.Tokenizer:
         """Read tokenizer.json, which has to cut text as transformers does by the settings beside it."""
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for everything
-            raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
+        backend = _parse(path.read_bytes(), path)
         if self.settings or self.model:
             self._check_added(path, backend)
             self._check_file(path, json.loads(backend.to_str()))
@@ -283,6 +280,18 @@ def _rows(processor: Values) -> dict[str, list[tuple[str, int]]]:
 def _content(token: Any) -> Any:
     """Return the text of a token, which files give as such, or with its properties."""
     return token.get("content") if isinstance(token, dict) else token
+
+
+def parse_file(contents: bytes, path: Path) -> tokenizers.Tokenizer:
+    """Make a tokenizer of the contents of a tokenizer.json that has no settings beside it."""
+    return _with_markers(_parse(contents, path))
+
+
+def _parse(contents: bytes, path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(contents)
+    except Exception as error:  # the library raises bare Exception for everything
+        raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
 
 
 def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -128,6 +128,11 @@ class Engine:
         ]
         return [] if self._stopping else dead + stuck
 
+    @property
+    def waiting(self) -> int:
+        """Rows that wait."""
+        return self._queue.rows
+
     def submit(self, runner: Runner, calls: Sequence[tuple[str, Row]], deadline: Deadline, weight: float = 1.0) -> Job:
         """Queue the rows of a request, each for the head named with it; its future gets their logits in order.
 
@@ -249,6 +254,7 @@ class Engine:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch, lane.gain > 1)
                 self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
+                batch, outcomes = [], []  # while it is idle, a lane keeps no session of a bundle that was replaced
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
             lane.tokens = 0

@@ -1,10 +1,16 @@
-"""The heads that are served: those of all bundles, by name, and which answers a route without a name."""
+"""The heads that are served: those of all bundles, by name, and which answers a route without a name.
+
+A snapshot never changes. What changes is which snapshot is served, so a request that holds a head keeps its session.
+"""
 
 import difflib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+from zlib import crc32
 
 from models.bundle import Bundle, read_bundle
 from models.session import Session
@@ -93,27 +99,119 @@ class Heads:
         return f"there is no head {name[:80]!r} for /{route}; there are {', '.join(known)}{_nearest(name, known)}"
 
 
-def load_heads(settings: Settings, progress: Callable[[str], None]) -> Heads:
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A bundle that can answer."""
+
+    source: Path
+    """Its directory as it was given: a link may point elsewhere later."""
+    bundle: Bundle
+    session: Session
+    heads: tuple[Head, ...]
+    at: float
+    """When, in seconds since 1970."""
+
+    @classmethod
+    def of(cls, source: Path, bundle: Bundle, session: Session) -> Self:
+        """Build the heads of a bundle."""
+        return cls(
+            source, bundle, session, tuple(_head(name, bundle, session) for name in bundle.manifest.heads), time.time()
+        )
+
+    @property
+    def name(self) -> str:
+        """As in the header X-Bundle."""
+        return f"{self.bundle.manifest.name}/{self.version}"
+
+    @property
+    def version(self) -> str:
+        """The bundle's."""
+        return self.bundle.manifest.version
+
+
+class Snapshot(Heads):
+    """All that is loaded at one moment.
+
+    `canary`: gets a part of the traffic of the heads that have its names. `shadow`: answers nobody, but is compared.
+    """
+
+    def __init__(self, bundles: Sequence[Loaded], canary: Loaded | None = None, shadow: Loaded | None = None) -> None:
+        super().__init__([head for bundle in bundles for head in bundle.heads])
+        self.bundles, self.canary, self.shadow = tuple(bundles), canary, shadow
+        self.loaded = (*self.bundles, *(extra for extra in (canary, shadow) if extra))
+        self._pinned = {loaded.name: Heads(loaded.heads) for loaded in reversed(self.loaded)}
+        self._trial = Heads([self._tried(head) for head in self.by_name.values()])
+
+    def pinned(self, name: str) -> Heads:
+        """Return the heads of one bundle, by NAME/VERSION; raise NotFound, which names those that are loaded."""
+        if name not in self._pinned:
+            known = ", ".join(loaded.name for loaded in self.loaded)
+            raise NotFound(f"bundle {name[:140]!r} is not loaded; there are {known}", field="X-Bundle")
+        return self._pinned[name]
+
+    def part(self, key: str, percent: int) -> Heads:
+        """Return the heads for a request: the same `key` always gets the same, and `percent` of keys the canary's."""
+        return self._trial if self.canary and crc32(key.encode("latin-1")) % 100 < percent else self
+
+    def bundle_of(self, name: str) -> Loaded | None:
+        """Return the bundle that has a name, or a head of that name."""
+        named = [loaded for loaded in self.bundles if loaded.bundle.manifest.name == name]
+        holders = [loaded for loaded in self.bundles if name in loaded.bundle.manifest.heads]
+        return next(iter(named + holders), None)
+
+    def at(self, source: Path) -> Loaded | None:
+        """Return the bundle that was loaded from a directory."""
+        return next((loaded for loaded in self.loaded if loaded.source == source), None)
+
+    def replace(self, old: Loaded | None, new: Loaded | None) -> "Snapshot":
+        """Return a snapshot with another bundle in a place, without it, or with one more."""
+
+        def place(found: Loaded | None) -> Loaded | None:
+            return new if found is old else found
+
+        bundles = [kept for found in self.bundles if (kept := place(found))]
+        canary = self.canary and place(self.canary)
+        shadow = self.shadow and place(self.shadow)
+        return Snapshot(bundles if old else [*bundles, *([new] if new else [])], canary, shadow)
+
+    def _tried(self, head: Head) -> Head:
+        found = next((other for other in (self.canary.heads if self.canary else ()) if other.name == head.name), head)
+        if found.spec.task != head.spec.task:
+            raise SettingsError(
+                f"head {head.name!r} is for /{head.spec.task} in bundle {head.bundle.directory}, but for "
+                f"/{found.spec.task} in the canary {found.bundle.directory}; rename it in one of them"
+            )
+        return found
+
+
+def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
     """Read, verify and warm every bundle; raise BundleError or SettingsError. Takes seconds: not on the event loop."""
-    heads: list[Head] = []
-    for number, directory in enumerate(settings.bundles, start=1):
-        place = f"bundle {number} of {len(settings.bundles)}, {directory}"
+    loaded, directories = list[Loaded](), settings.directories
+    for number, directory in enumerate(directories, start=1):
+        place = f"bundle {number} of {len(directories)}, {directory}"
         progress(f"reading {place}")
         bundle = read_bundle(directory)
-        session = Session(
-            bundle,
-            precision=settings.precision,
-            provider=settings.provider,
-            threads=settings.threads,
-            wide_threads=settings.threads * settings.lane_count,
-            wide=settings.wide_encoder,
-        )
-        heads += [_head(name, bundle, session) for name in bundle.manifest.heads]
+        session = open_session(bundle, settings)
         progress(f"warming {place}")
         session.warm_up()
         if (gain := session.gain(session.max_length)) > 1:
             logger.info("a long text that is alone runs on all cores, %.1f times as fast", gain)
-    return Heads(heads)
+        loaded.append(Loaded.of(directory, bundle, session))
+    shadow = loaded.pop() if settings.shadow else None
+    canary = loaded.pop() if settings.canary else None
+    return Snapshot(loaded, canary, shadow)
+
+
+def open_session(bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
+    """Open the graphs of a bundle; where `like` gained nothing from more threads, this takes no memory for them."""
+    wide = settings.threads * settings.lane_count if like is None or like.is_wide else settings.threads
+    return Session(
+        bundle,
+        precision=settings.precision,
+        provider=settings.provider,
+        threads=settings.threads,
+        wide_threads=wide,
+    )
 
 
 def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
@@ -121,7 +219,6 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
     manifest = head.bundle.manifest
     entry = manifest.heads[head.name]
     task = head.spec.task
-    encoder_file = manifest.encoder.files[head.session.precision]
     return {
         "name": head.name,
         "task": task,
@@ -139,7 +236,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "bundle": {"name": manifest.name, "version": manifest.version},
         "precision": head.session.precision,
         "provider": head.session.provider,
-        "sha256": {name: manifest.sha256[name] for name in (encoder_file, entry.file)},
+        "sha256": head.bundle.digest,
     }
 
 

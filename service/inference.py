@@ -35,7 +35,7 @@ from service.errors import (
     Unprocessable,
 )
 from service.gate import Trace, trace_of
-from service.heads import Head
+from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
@@ -61,6 +61,7 @@ class Call:
     """What a client wants of one head."""
 
     head: Head
+    route: RouteName
     task: AnyTask
     inputs: Sequence[Any]
     """Each is an instance of the task's `inputs`."""
@@ -86,7 +87,7 @@ def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, setti
         if isinstance(words, list) and (count := len(" ".join(words))) > settings.max_characters:
             sentence = f"has {count} characters; at most {settings.max_characters} are allowed, so send it in parts"
             raise InputError(place("inputs", index) if is_list else "inputs", sentence)
-    return Call(head, task, items, parameters, is_list, route in NESTED)
+    return Call(head, route, task, items, parameters, is_list, route in NESTED)
 
 
 class Plan(NamedTuple):
@@ -123,6 +124,11 @@ class Inference:
         self.small = True
         """Whether no text can be long, because the body is not."""
 
+    async def heads(self) -> Heads:
+        """Return the heads for this request, and wait for them while they load."""
+        await self.service.loaded(self.deadline)
+        return self.service.heads_for(self.request.headers, self.trace.request_id)
+
     async def respond(
         self,
         plan: Callable[[bytes], Plan],
@@ -139,6 +145,8 @@ class Inference:
             finally:
                 watch.cancel()
         self._measure(calls, encoded, answers)
+        for call, of_call in zip(calls, answers, strict=True):
+            self.service.shadow.compare(call.head, call.route, call.inputs, call.parameters, of_call)
         response = respond(answers)
         response.headers.update(self._headers(calls, encoded))
         return response

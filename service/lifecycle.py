@@ -7,6 +7,7 @@ replaces another takes no connection before it can answer, for there are others 
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -14,10 +15,12 @@ from models.errors import BertheadsError
 from service.body import Bodies
 from service.engine import Engine, Limits
 from service.errors import Unavailable
-from service.heads import Heads, load_heads
+from service.heads import Heads, Snapshot, load_heads
 from service.metrics import Metrics
 from service.queue import Deadline
+from service.reload import Reload, give_back_after
 from service.settings import Settings
+from service.shadow import Shadow
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ RUN_TOKENS = {"cpu": 6, "cuda": 2048}
 """Of a run: measured with 6 x 384 on CPU (tests/benchmarks/README.md); on a GPU the launches of its kernels."""
 MAX_HELD = 1000
 """Requests that may wait while bundles load. None of them has a body in memory yet."""
+PIN = "x-bundle"
+"""The header by which a request chooses a bundle that is loaded, as NAME/VERSION."""
 TEXT_THREADS = 2
 """Threads for tokenising and decoding what would hold up the event loop."""
 
@@ -53,14 +58,17 @@ class Service:
         self.failure: str | None = None
         """Why loading failed; the server ends with it."""
         self.draining = False
-        self.served: Heads | None = None
+        self.served: Snapshot | None = None
         """None while bundles load."""
         self._held = 0
         """Requests that wait for heads to load."""
+        self.reload = Reload(self)
+        self.shadow = Shadow(self)
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
-    def heads(self) -> Heads:
+    def heads(self) -> Snapshot:
         """What is served; raise Unavailable while it loads."""
         if self.served is None:
             raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
@@ -76,6 +84,17 @@ class Service:
             self._held -= 1
         return self.heads
 
+    def heads_for(self, headers: Mapping[str, str], request_id: str) -> Heads:
+        """Return the heads for a request: of the bundle that X-Bundle names, or the canary's for its part of requests.
+
+        Raises NotFound for a bundle that is not loaded.
+        """
+        pin = headers.get(PIN)
+        if pin is not None:
+            return self.heads.pinned(pin)
+        key = headers.get(self.settings.canary_by) if self.settings.canary_by else None
+        return self.heads.part(key or request_id, self.settings.canary_percent)
+
     def obstacles(self) -> list[str]:
         """Return why this worker is not ready; empty if it is."""
         if self.served is None:
@@ -85,6 +104,8 @@ class Service:
     def loading(self) -> asyncio.Task[None]:
         """Return the task that loads, which begins with the first call."""
         if self._loading is None:
+            if self.reload.control:
+                self.reload.control.start()
             self._loading = asyncio.create_task(self._load())
         return self._loading
 
@@ -102,16 +123,23 @@ class Service:
             logger.exception("loading failed")
             self.failure = f"loading failed: {error}"
             return
-        for head in heads.by_name.values():
-            self.metrics.declare(head.name)
-            manifest = head.bundle.manifest
-            self.metrics.bundle.labels(
-                manifest.name, manifest.version, head.session.precision, head.session.provider
-            ).set(1)
-        self.served = heads
+        for loaded in heads.loaded:
+            give_back_after(loaded.session)
+        self.serve(heads)
+        self._watching = asyncio.create_task(self.reload.watch())
         self.note_ready()
         names = ", ".join(heads.by_name)
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
+
+    def serve(self, heads: Snapshot) -> None:
+        """Answer with these from the next request on."""
+        for gone in self.served.loaded if self.served else ():
+            self.metrics.forget_bundle(gone.name, gone.session.precision, gone.session.provider)
+        for loaded in heads.loaded:
+            self.metrics.note_bundle(loaded.name, loaded.session.precision, loaded.session.provider, loaded.at)
+            for head in loaded.heads:
+                self.metrics.declare(head.name)
+        self.served = heads
 
     def note_ready(self) -> None:
         """Let the metrics say what /health/ready says."""
@@ -127,6 +155,9 @@ class Service:
     async def stop(self) -> None:
         """Give up what still waits, and end the lanes."""
         self.drain()
+        self.reload.stop()
+        if self._watching:
+            self._watching.cancel()
         self.texts.shutdown(wait=False, cancel_futures=True)
         self.engine.stop(self.settings.drain_timeout)
 

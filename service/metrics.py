@@ -39,6 +39,8 @@ ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 TOKENS = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768, 65536)
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 
+DIFFERENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
 # Every series exists from the start: of one that begins at 1, rate() would miss the first event, often the only one.
 REJECTED = ("unauthorized", "forbidden", "body-too-large", "queue-full", "unavailable")
 DROPPED = ("client_gone", "deadline", "draining", "failed", "lane")
@@ -115,6 +117,7 @@ class Metrics:
         self._batches(registry)
         self._queue(registry)
         self._answers(registry)
+        self._bundles(registry)
         self.bundle = Gauge(
             "bertheads_bundle_info",
             "Always 1; the labels say what is served",
@@ -207,6 +210,52 @@ class Metrics:
             "bertheads_confidence", "Score of the best answer to an input", ["head"], buckets=SCORES, registry=registry
         )
 
+    def _bundles(self, registry: CollectorRegistry) -> None:
+        self.reloads = Counter(
+            "bertheads_reloads_total",
+            "Bundles replaced or refused while serving",
+            ["bundle", "result"],
+            registry=registry,
+        )
+        self.loaded_at = Gauge(
+            "bertheads_bundle_loaded_timestamp_seconds",
+            "When a bundle was loaded, in seconds since 1970",
+            ["bundle", "version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.shadow_inputs = Counter(
+            "bertheads_shadow_inputs_total", "Inputs that the shadow answered too", ["head"], registry=registry
+        )
+        self.shadow_disagreements = Counter(
+            "bertheads_shadow_disagreements_total", "Inputs that it answered otherwise", ["head"], registry=registry
+        )
+        self.shadow_difference = Histogram(
+            "bertheads_shadow_score_difference",
+            "Difference of the scores of the best answers, without sign",
+            ["head"],
+            buckets=DIFFERENCES,
+            registry=registry,
+        )
+
+    def note_bundle(self, name: str, precision: str, provider: str, loaded_at: float) -> None:
+        """Say that a bundle, as NAME/VERSION, is served."""
+        self.bundle.labels(*name.split("/"), precision, provider).set(1)
+        self.loaded_at.labels(*name.split("/")).set(loaded_at)
+        for result in ("ok", "refused"):
+            self.reloads.labels(name.split("/")[0], result)
+
+    def forget_bundle(self, name: str, precision: str, provider: str) -> None:
+        """Say that a bundle is not served any more; where several workers share files, its series stay, at 0."""
+        several = VARIABLE in os.environ
+        for gauge, labels in (
+            (self.bundle, (*name.split("/"), precision, provider)),
+            (self.loaded_at, name.split("/")),
+        ):
+            gauge.labels(*labels).set(0)
+            if not several:
+                gauge.remove(*labels)
+
     def series(self, metric: Metric, *labels: str) -> Metric:
         """Return one series of a metric; of `labels()`, which takes a lock, this is a fifth of the time."""
         found = self._series.get((metric, labels))
@@ -218,6 +267,8 @@ class Metrics:
         """Let the series of a head begin at zero."""
         for metric in (self.truncated_inputs, self.truncated_tokens, self.inputs, self.tokens, self.confidence):
             metric.labels(head)
+        for counter in (self.shadow_inputs, self.shadow_disagreements, self.shadow_difference):
+            counter.labels(head)
         for stage in STAGES:
             self.stage.labels(stage, head)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from models.task import TaskName
 from models.tasks import ROUTES, RouteName
-from service import pages
+from service import pages, repository
 from service.contract import TaskRequest, parse_request, request_model
 from service.errors import Unavailable
 from service.heads import Head, describe
@@ -108,7 +108,7 @@ def _documented(model: type[BaseModel], route: RouteName, named: bool) -> Any:
 def _task_handler(route: RouteName, model: type[TaskRequest], settings: Settings) -> Handler:
     async def handler(request: Request) -> Response:
         inference = start(request)
-        heads = await inference.service.loaded(inference.deadline)
+        heads = await inference.heads()
         head = heads.find(route, request.path_params.get("head"))
         inference.trace.head = inference.trace.log["head"] = head.name
         return await inference.respond(lambda body: plan_task(head, route, parse_request(body, route, model), settings))
@@ -155,7 +155,7 @@ class HeadDescription(BaseModel):
     bundle: BundleName = Field(description="Where it comes from")
     precision: str = Field(description="Of its encoder: int8, fp16 or fp32")
     provider: str = Field(description="What ONNX Runtime runs it on: cpu or cuda")
-    sha256: dict[str, str] = Field(description="Hashes of the files that it is made of")
+    sha256: str = Field(description="Of bundle.json, which holds the hashes of all other files of the bundle")
 
 
 class HeadList(BaseModel):
@@ -260,4 +260,4 @@ async def metrics(request: Request) -> Response:
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add all routes to an app that has its service in its state; those that every request takes come first."""
     tasks = [*task_routes(settings), several_route(settings), *v2_routes(), *v1_routes()]
-    app.router.routes += [*tasks, *router.routes, *pages.router.routes]
+    app.router.routes += [*tasks, *router.routes, *repository.router.routes, *pages.router.routes]

@@ -3,13 +3,16 @@
 On SIGTERM the service is not ready any more but answers for `drain_delay` seconds, in which load balancers take note;
 then the port closes, what is in flight gets `drain_timeout` seconds, and the process ends with status 0. A second
 signal skips the delay, and one after the delay what is in flight. SIGINT and SIGHUP, of a terminal, are no different.
+SIGUSR1 loads all bundles again from where they came.
 """
 
 import signal
 import socket
 import time
 from functools import partial
+from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -17,6 +20,7 @@ from models.runtime import flush_denormals
 from service import logs
 from service.app import create_app
 from service.connections import Connections, connection_limit, raise_file_limit
+from service.control import Control
 from service.errors import SettingsError
 from service.lifecycle import Service
 from service.protocol import Protocol
@@ -39,6 +43,7 @@ class Server(uvicorn.Server):
         self.lost = False
         """Whether a lane was, and a supervisor is there to start another worker."""
         self._stop_at: float | None = None
+        self._reload_wanted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take connections; where others do, not before the bundles are loaded."""
@@ -62,11 +67,18 @@ class Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self._stop_at = now + self.service.settings.drain_delay if self._stop_at is None else now
 
+    def handle_reload(self, sig: int, frame: FrameType | None) -> None:
+        """Only take note, too."""
+        self._reload_wanted = True
+
     async def on_tick(self, counter: int) -> bool:
         """Look ten times a second whether to end."""
         if self._stop_at is not None:
             self.service.drain()
             self.should_exit = time.monotonic() >= self._stop_at
+        if self._reload_wanted:
+            self._reload_wanted = False
+            self.service.reload.start_all()
         self.service.note_ready()
         if self.service.settings.worker_count > 1 and self.service.engine.troubles():
             self.lost = self.should_exit = True
@@ -101,12 +113,20 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
     return Server(config, app.state.service, load_first)
 
 
-def serve(settings: Settings, listener: socket.socket, load_first: bool = False) -> int:
-    """Serve until a signal; return the exit status. `load_first`: take no connection before the bundles are loaded."""
+def serve(
+    settings: Settings, listener: socket.socket, load_first: bool = False, pipe: "Connection[Any, Any] | None" = None
+) -> int:
+    """Serve until a signal; return the exit status.
+
+    `load_first`: take no connection before the bundles are loaded. `pipe`: to the supervisor, where there is one.
+    """
     logs.configure(settings.log_level, settings.log_format)
     flush_denormals()  # before the lanes start
     raise_file_limit()
     server = create_server(settings, load_first)
+    if pipe:
+        server.service.reload.control = Control(pipe, server.service.reload)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN if pipe else server.handle_reload)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, server.handle_exit)
     server.run([listener])

@@ -101,6 +101,25 @@ class Settings(BaseSettings):
     lane_timeout: float = Field(
         120.0, gt=0, description="maximum seconds of one batch; then its lane counts as dead and the worker as not live"
     )
+    model_control: Literal["none", "explicit"] = Field(
+        "none", description="explicit: bundles can be loaded and unloaded by POST /v2/repository; needs an api_key"
+    )
+    bundle_root: Path | None = Field(
+        None, description="directory of bundles that may be loaded while it runs, as NAME/VERSION"
+    )
+    watch: float = Field(
+        0.0, ge=0, le=86_400, description="seconds between looks whether a bundle was replaced on disk; 0: never"
+    )
+    canary: Path | None = Field(
+        None, description="directory of a bundle whose heads answer a part of the requests for heads of their names"
+    )
+    canary_percent: int = Field(10, ge=0, le=100, description="percent of requests that the canary answers")
+    canary_by: str = Field(
+        "", description="header by whose value the canary's requests are chosen; by default each by chance"
+    )
+    shadow: Path | None = Field(
+        None, description="directory of a bundle that computes answers too, only to count where they differ"
+    )
     drain_delay: float = Field(
         0.0, ge=0, description="seconds between SIGTERM and closing the port; not ready, but still answering"
     )
@@ -165,6 +184,19 @@ class Settings(BaseSettings):
     def asks_for_key(self) -> bool:
         """Whether clients have to send a key."""
         return bool(self.api_key or self.api_keys_file)
+
+    @model_validator(mode="after")
+    def _key_for_control(self) -> Self:
+        if self.model_control == "explicit" and not self.asks_for_key:
+            raise ValueError(
+                "model_control is explicit without a key; set BERTHEADS_API_KEY or BERTHEADS_API_KEYS_FILE too"
+            )
+        return self
+
+    @property
+    def directories(self) -> list[Path]:
+        """All bundles that are loaded."""
+        return [*self.bundles, *(extra for extra in (self.canary, self.shadow) if extra)]
 
     @property
     def lane_count(self) -> int:

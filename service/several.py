@@ -101,7 +101,7 @@ def several_route(settings: Settings) -> BareRoute:
 
     async def handler(request: Request) -> Response:
         inference = start(request)
-        heads = await inference.service.loaded(inference.deadline)
+        heads = await inference.heads()
         return await inference.respond(lambda body: plan_several(body, heads, settings))
 
     return BareRoute(

@@ -19,10 +19,12 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from models.errors import BertheadsError
 from service.metric_files import GAUGES, VARIABLE, collected, fold, hold, metric_directory
 from service.metrics import ready_workers
+from service.roll import Roll
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Supervisor:
         self.settings = settings
         self.listener = listener
         self.workers: list[Worker] = []
+        self.roll = Roll(settings, lambda: self._stopping)
         self.status = 0
         self._stopping = False
         self._woken, self._wake = os.pipe()
@@ -80,7 +83,9 @@ class Supervisor:
                 self._replace_ended(directory)
                 self._start_due(ready)
                 waker = [] if self._stopping else [self._woken]
-                connection.wait([*waker, *(process.sentinel for process in self._started())], timeout=LOOK_SECONDS)
+                sentinels = [process.sentinel for process in self._started()]
+                connection.wait([*waker, *self.roll.pipes.values(), *sentinels], timeout=LOOK_SECONDS)
+                self.roll.serve()
         return self.status
 
     @contextmanager
@@ -89,6 +94,7 @@ class Supervisor:
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
             signals.append(signal.SIGHUP)
         previous = {number: signal.signal(number, self._stop) for number in signals}
+        previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._reload)
         try:
             yield
         finally:
@@ -109,10 +115,13 @@ class Supervisor:
                     worker.process.terminate()
 
     def _start(self, load_first: bool) -> SpawnProcess:
+        ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self.settings, self.listener, load_first), daemon=True
+            target=run_worker, args=(self.roll.settings, self.listener, load_first, theirs), daemon=True
         )
         process.start()
+        theirs.close()  # so that the pipe ends with the worker
+        self.roll.pipes[process] = ours
         return process
 
     def _replace_ended(self, directory: Path) -> None:
@@ -120,6 +129,7 @@ class Supervisor:
             if worker.process is None or (status := worker.process.exitcode) is None:
                 continue
             process, worker.process = worker.process, None
+            self.roll.pipes.pop(process, None)
             fold(directory, [each.pid for each in self._started() if each.pid], restarts=not self._stopping)
             if status == 1 and not self._been_ready:
                 self.status = 1
@@ -132,6 +142,9 @@ class Supervisor:
                 worker.start_at = time.monotonic() + worker.pause
                 sentence = "worker %s %s; starting another in %g s"
                 logger.error(sentence, process.pid, reason(status), worker.pause)
+
+    def _reload(self, sig: int, frame: FrameType | None) -> None:
+        self.roll.wanted = True
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -149,14 +162,16 @@ def reason(status: int) -> str:
     return REASONS.get(status, f"ended with status {status}")
 
 
-def run_worker(settings: Settings, listener: socket.socket, load_first: bool) -> None:
+def run_worker(
+    settings: Settings, listener: socket.socket, load_first: bool, pipe: "connection.Connection[Any, Any]"
+) -> None:
     """Be one worker."""
     from service.server import serve  # not before the environment says where metrics go, and never in the supervisor
 
     hold(Path(os.environ[VARIABLE]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        sys.exit(serve(settings, listener, load_first))
+        sys.exit(serve(settings, listener, load_first, pipe))
     except BertheadsError as error:
         logger.error("%s", error)
         sys.exit(1)

@@ -114,7 +114,7 @@ async def infer(request: Request) -> Response:
 
 async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
     """Return the name in the path, and the head that it means, once heads are loaded."""
-    heads = await inference.service.loaded(inference.deadline)
+    heads = await inference.heads()
     name, version = request.path_params["model"], request.path_params.get("version")
     head = find_model(heads, inference.service.settings.model_name, name, version)
     inference.trace.head = inference.trace.log["head"] = head.name

@@ -75,7 +75,8 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         manifest = _manifest(checkpoint, options, kept)
         _write_graphs(checkpoint, manifest, directory, kept)
         _write_tokenizer(checkpoint, directory)
-        bundle = Bundle(directory, manifest, checkpoint.tokenizer)
+        (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
+        bundle = Bundle(directory, seal(directory, manifest), checkpoint.tokenizer)
         reference = kept.reference if kept else REFERENCE
         figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference)
         for remark in remarks(figures):

@@ -15,7 +15,7 @@ from models.bundle import Bundle
 from models.checkpoint import Checkpoint, Head
 from models.encoder import Encoder
 from models.manifest import HEADS
-from models.runtime import Precision, metadata_json, read_signature
+from models.runtime import Graph, Precision, metadata_json, read_signature
 from training.base import unpack
 from training.errors import ExportError
 from training.parity import REFERENCE
@@ -53,7 +53,7 @@ class Kept:
     def mark(self) -> str:
         """The fingerprint in the bundle's graphs, by which heads know their encoder."""
         path = self.bundle.directory / next(iter(self.bundle.manifest.encoder.files.values()))
-        return str(metadata_json(read_signature(path).metadata, "encoder", path))
+        return str(metadata_json(read_signature(Graph.read(path)).metadata, "encoder", path))
 
     @property
     def reference(self) -> str:

@@ -331,9 +331,9 @@ DENORMAL = """
 import sys
 import numpy as np
 from pathlib import Path
-from models.runtime import flush_denormals, open_graph
+from models.runtime import Graph, flush_denormals, open_graph
 flush_denormals()
-graph = open_graph(Path(sys.argv[1]), threads=int(sys.argv[2]))
+graph = open_graph(Graph.read(Path(sys.argv[1])), threads=int(sys.argv[2]))
 (product,) = graph.run(None, {"x": np.full(1 << 20, 1e-38, np.float32)})
 print(np.count_nonzero(product.view(np.uint32)))  # by its bits, for a comparison takes them for zero too
 """

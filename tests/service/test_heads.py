@@ -1,8 +1,12 @@
 """If this breaks, the wrong head answers, or two bundles hide each other's heads."""
 
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from models.bundle import read_bundle
@@ -14,7 +18,8 @@ from service.errors import NotFound, SettingsError
 from service.heads import load_heads
 from service.settings import STARTER, Settings
 from tests.service.bundles import write_bundle
-from tests.service.serving import serving
+from tests.service.serving import serving, until
+from tests.service.test_lifecycle import process
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +85,30 @@ def test_the_shipped_bundle_has_its_weights_beside_its_graph() -> None:
     (logits,) = Session(starter).run([("sentiment", starter.tokenizer.single_row(ids, [0]))])
     assert logits.argmax() == starter.manifest.heads["sentiment"].labels.index("positive")
     assert "encoder.int8.bin" in starter.manifest.sha256
+
+
+def test_files_that_change_under_a_server_change_nothing_and_kill_nothing(tmp_path: Path) -> None:
+    """A map of a file shows what is written to it, and ends the process by SIGBUS once the file is shorter."""
+    directory = Path(shutil.copytree(STARTER, tmp_path / "starter"))
+    texts = [f"number {number} is a fine film, seen in Berlin" for number in range(8)]
+    with process("--bundle", str(directory), "--lanes", "2") as (running, url), httpx.Client(base_url=url) as client:
+        until(lambda: client.get("/health/ready").status_code == 200)
+
+        def answers(text: str) -> list[bytes]:
+            routes = "/classify/sentiment", "/tag/ner", "/fill-mask"
+            found = [client.post(route, json={"inputs": text + " [MASK]"}, timeout=60) for route in routes]
+            return [each.content for each in found if each.raise_for_status()]
+
+        def all_answers() -> list[list[bytes]]:
+            with ThreadPoolExecutor(4) as clients:
+                return list(clients.map(answers, texts))
+
+        expected = all_answers()
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        for change in (lambda path: path.write_bytes(b"\x55" * path.stat().st_size), lambda path: os.truncate(path, 0)):
+            with ThreadPoolExecutor(1) as vandal:
+                changes = [vandal.submit(change, path) for path in files]
+                while not all(each.done() for each in changes):
+                    assert all_answers() == expected
+            assert all_answers() == expected
+        assert running.poll() is None

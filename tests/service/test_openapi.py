@@ -89,7 +89,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
     tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot"] for head in ("", "/{head}")]
     heads = ["/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"]
-    assert set(document["paths"]) == {*tasks, *heads, *INFERENCE_PROTOCOL}
+    control = {f"/v2/repository/{path}" for path in ("index", "models/{name}/load", "models/{name}/unload")}
+    assert set(document["paths"]) == {*tasks, *heads, *INFERENCE_PROTOCOL, *control}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -1,0 +1,97 @@
+"""The files of a bundle, verified as they are read: the bytes that were hashed are the bytes that are used.
+
+Nothing of a bundle is read from its directory again later: a file that is overwritten or cut under a running service
+changes no answer. Constants of graphs are mapped into memory, so they get a private copy that has no name any more
+once the graphs are open: all sessions of a process share it, as they would share the file itself.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+from models.errors import BundleError
+from models.runtime import Constants, Graph
+
+AGAIN = "restore the file or export the bundle again"
+CONSTANTS = ".bin"
+"""Suffix of the files that hold constants of graphs."""
+MEMORY = Path("/dev/shm")
+FREE = 2
+"""A private copy is made where at least so many times its size is free."""
+
+
+class Contents:
+    """Reads files below `directory` whose SHA-256 are `hashes`; as a context, it can open graphs too."""
+
+    def __init__(self, directory: Path, hashes: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.hashes = hashes
+        self._constants: Constants = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._constants = self._place_constants()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def read(self, file: str) -> bytes:
+        """Read a file; raise BundleError if it is missing or has another hash."""
+        path = self.directory / file
+        try:
+            contents = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from None
+        digest = hashlib.sha256(contents).hexdigest()
+        if digest != self.hashes[file]:
+            raise BundleError(f"{path} has SHA-256 {digest}, expected {self.hashes[file]}; {AGAIN}")
+        return contents
+
+    def check(self, file: str) -> None:
+        """Raise BundleError unless a file has its hash; constants had when this context began."""
+        if not file.endswith(CONSTANTS):
+            self.read(file)
+
+    def graph(self, file: str) -> Graph:
+        """Read a graph, to be opened before this context ends."""
+        folder, constants = Path(file).parent, self._constants
+        if isinstance(constants, Path):
+            return Graph(self.directory / file, self.read(file), constants / folder)
+        below = {name: data for name, data in constants.items() if Path(name).is_relative_to(folder)}
+        near = {Path(name).relative_to(folder).as_posix(): data for name, data in below.items()}
+        return Graph(self.directory / file, self.read(file), near)
+
+    def _place_constants(self) -> Constants:
+        """Copy the constants to a directory; where none has room, keep them in memory, which takes a copy a session."""
+        files = [file for file in self.hashes if file.endswith(CONSTANTS)]
+        for parent in _parents(sum(self._size(file) for file in files)):
+            with ExitStack() as made, suppress(OSError):
+                private = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="bertheads-", dir=parent)))
+                for file in files:
+                    contents = self.read(file)
+                    (private / file).parent.mkdir(parents=True, exist_ok=True)
+                    (private / file).write_bytes(contents)
+                self._stack.push(made.pop_all())
+                return private
+        return {file: self.read(file) for file in files}
+
+    def _size(self, file: str) -> int:
+        try:
+            return (self.directory / file).stat().st_size
+        except OSError as error:
+            raise BundleError(f"{self.directory / file} cannot be read ({error.strerror}); {AGAIN}") from None
+
+
+def _parents(size: int) -> Iterator[Path]:
+    """Yield directories that have room: a disk first, for /dev/shm is small in a container and holds metrics."""
+    with suppress(OSError):
+        yield from (each for each in [Path(tempfile.gettempdir())] if shutil.disk_usage(each).free >= FREE * size)
+    with suppress(OSError):
+        yield from (each for each in [MEMORY] if shutil.disk_usage(each).free >= FREE * size)

@@ -1,0 +1,276 @@
+"""Bundles change while the service runs: the new one is loaded beside the old one, checked, then swapped in.
+
+A change has two steps. `prepare` does all that takes time or can fail. `commit` is one assignment on the event loop, so
+no request meets a mixture. What is in flight keeps the session that it began with, whose memory is then given back.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from models.bundle import Bundle, read_bundle
+from models.errors import BertheadsError, BundleError
+from models.manifest import MANIFEST
+from models.session import Session
+from service.heads import Loaded, Snapshot, open_session
+
+if TYPE_CHECKING:
+    from service.control import Control
+    from service.lifecycle import Service
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+LOOKING, OPENING = 10, 4
+"""Niceness of the threads that load. Threads of ONNX Runtime inherit that of the thread that opens a graph, for ever:
+they get what lanes have."""
+TRIM_AFTER = 1.0
+"""Seconds from the end of a session until its memory goes back to the system."""
+MEMORY_LIMIT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One bundle that comes in the place of another; None: nothing comes, or nothing goes."""
+
+    old: Path | None
+    """As it was given when it was loaded."""
+    new: Path | None
+    expected: str = ""
+    """Name and version that the new one must have; empty: any."""
+    force: bool = False
+    """Whether heads may vanish or change their task."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a change. `busy`: another one is under way."""
+
+    result: Literal["ok", "refused", "busy"]
+    sentence: str = ""
+    version: str = ""
+    previous: str = ""
+
+
+BUSY = Outcome("busy", "another bundle is being loaded; wait for its end, then try again")
+
+
+class Reload:
+    """Changes what a service serves, in this process or by its supervisor in all workers."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self._candidate: Snapshot | None = None
+        self._busy = False
+        self._all: asyncio.Task[None] | None = None
+        self._looker, self._opener = _niced(LOOKING), _niced(OPENING)
+        self.control: Control | None = None
+        """How to reach the supervisor, where there is one."""
+        self.retired: dict[str, Path] = {}
+        """Where bundles came from that are loaded no more, by name."""
+
+    async def change(self, change: Change) -> Outcome:
+        """Make a change; on return all workers serve it, or none does."""
+        if self.control:
+            return await self.control.ask(change)
+        if self._busy:
+            return BUSY
+        self._busy = True
+        try:
+            outcome = await self.prepare(change)
+            if outcome.result == "ok":
+                self.commit()
+            return outcome
+        finally:
+            self._busy = False
+
+    def start_all(self) -> None:
+        """Begin to load every bundle again from where it came."""
+        self._all = asyncio.create_task(self._change_all())
+
+    def stop(self) -> None:
+        """Begin no more loads."""
+        for executor in (self._looker, self._opener):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    async def watch(self) -> None:
+        """Load again what was replaced on disk, until cancelled; with several workers the supervisor watches."""
+        look = Watch(self._service.settings.directories)
+        while self._service.settings.watch and not self.control:
+            await asyncio.sleep(self._service.settings.watch)
+            sources = [loaded.source for loaded in self._service.heads.loaded]
+            for source in await asyncio.to_thread(look.changed, sources):
+                await self.change(Change(source, source))
+
+    async def _change_all(self) -> None:
+        await self._service.loading()
+        for loaded in self._service.heads.loaded:
+            await self.change(Change(loaded.source, loaded.source))
+
+    # ---- the steps, of one process ----
+
+    async def prepare(self, change: Change) -> Outcome:
+        """Load and check what a change brings; if it is ok, `commit` or `abort` comes next."""
+        await self._service.loading()
+        snapshot = self._service.heads
+        old = snapshot.at(change.old) if change.old else None
+        try:
+            if change.old and not old:
+                raise BundleError(f"no bundle was loaded from {change.old}; GET /heads lists what is served")
+            new = await self._load(change, old or snapshot.bundles[0]) if change.new else None
+            _check_heads(old, new, change.force)
+            self._candidate = snapshot.replace(old, new)
+        except BertheadsError as error:
+            return self._refuse(change, old, str(error))
+        except Exception as error:
+            logger.exception("loading failed")
+            return self._refuse(change, old, f"loading failed: {error}")
+        return Outcome("ok", "", new.version if new else "", old.version if old else "")
+
+    def commit(self, count: bool = True) -> None:
+        """Serve what was prepared. `count`: in one of several workers only."""
+        before, after, self._candidate = self._service.heads, self._candidate, None
+        assert after, "nothing was prepared"
+        gone = [loaded for loaded in before.loaded if loaded not in after.loaded]
+        come = [loaded for loaded in after.loaded if loaded not in before.loaded]
+        self._service.serve(after)
+        names = [", ".join(loaded.name for loaded in loadeds) or "nothing" for loadeds in (come, gone)]
+        logger.info("%s is served in place of %s", *names)
+        for loaded in gone:
+            self.retired[loaded.bundle.manifest.name] = loaded.source
+        for loaded in come:
+            self.retired.pop(loaded.bundle.manifest.name, None)
+        if count:
+            self._service.metrics.reloads.labels((come or gone)[0].bundle.manifest.name, "ok").inc()
+
+    def abort(self) -> None:
+        """Drop what was prepared."""
+        self._candidate = None
+
+    async def _load(self, change: Change, like: Loaded) -> Loaded:
+        assert change.new
+        settings = self._service.settings
+        bundle = await _run(self._looker, read_bundle, change.new)
+        _check_name(bundle, change.expected)
+        _check_memory(bundle)
+        session = await _run(self._opener, open_session, bundle, settings, like.session)
+        give_back_after(session)
+        await _run(self._looker, session.warm_up, like.session)
+        return Loaded.of(change.new, bundle, session)
+
+    def _refuse(self, change: Change, old: Loaded | None, sentence: str) -> Outcome:
+        name = old.bundle.manifest.name if old else change.expected.partition("/")[0]
+        logger.error("bundle %s is refused, what was served goes on: %s", change.new, sentence)
+        self._service.metrics.reloads.labels(name, "refused").inc()
+        return Outcome("refused", sentence)
+
+
+class Watch:
+    """Finds bundles that were replaced on disk; bundle.json is written last, and a link may lead elsewhere."""
+
+    def __init__(self, sources: list[Path]) -> None:
+        self._served = {source: _mark(source) for source in sources}
+        self._seen = dict(self._served)
+
+    def changed(self, sources: list[Path]) -> list[Path]:
+        """Return those that changed since they were last returned, and are as they were a call ago."""
+        found = []
+        for source in sources:
+            mark, before = _mark(source), self._seen.get(source)
+            self._seen[source] = mark
+            if mark and mark == before and mark != self._served.setdefault(source, mark):
+                self._served[source] = mark
+                found.append(source)
+        return found
+
+
+def give_back_after(session: Session) -> None:
+    """Return the memory of a session to the system once nothing uses it any more."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        with suppress(RuntimeError):  # the loop may have ended too
+            loop.call_soon_threadsafe(loop.call_later, TRIM_AFTER, _trim)
+
+    weakref.finalize(session, ended).atexit = False
+
+
+def _trim() -> None:
+    with suppress(AttributeError):  # not a GNU system
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mark(source: Path) -> tuple[object, ...] | None:
+    try:
+        status = (source / MANIFEST).stat()
+    except OSError:
+        return None
+    return source.resolve(), status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _niced(niceness: int) -> ThreadPoolExecutor:
+    """Return one thread, which starts with its first work."""
+
+    def lower() -> None:
+        with suppress(OSError):  # on Linux each thread has a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+
+    return ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower)
+
+
+async def _run(executor: ThreadPoolExecutor, work: Callable[..., Result], *arguments: Any) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
+
+
+def _check_name(bundle: Bundle, expected: str) -> None:
+    found = f"{bundle.manifest.name}/{bundle.manifest.version}"
+    if expected and found != expected:
+        raise BundleError(f"{bundle.directory} is bundle {found}, expected {expected}; move it to its place")
+
+
+def _check_heads(old: Loaded | None, new: Loaded | None, force: bool) -> None:
+    """Raise BundleError for a head that clients use and would miss."""
+    if not old or not new or force:
+        return
+    tasks = {head.name: head.spec.task for head in new.heads}
+    for head in old.heads:
+        if tasks.get(head.name) != head.spec.task:
+            found = f"is for /{tasks[head.name]}" if head.name in tasks else "is missing"
+            raise BundleError(
+                f"head {head.name!r} {found} in {new.name}, expected one for /{head.spec.task} as in {old.name}; "
+                'add it, or send "force": true'
+            )
+
+
+def _check_memory(bundle: Bundle) -> None:
+    """Raise BundleError if two copies of the largest graph and of all constants exceed what the container has left."""
+    files = [file for file in bundle.manifest.sha256 if file.endswith(".bin")]
+    encoder = max((bundle.directory / file).stat().st_size for file in bundle.manifest.encoder.files.values())
+    needed = 2 * (encoder + sum((bundle.directory / file).stat().st_size for file in files))
+    left = _memory_left()
+    if left is not None and needed > left:
+        raise BundleError(
+            f"{bundle.directory} needs about {needed >> 20} MiB beside what is served, but {left >> 20} MiB are left "
+            "of the container's limit; raise the limit"
+        )
+
+
+def _memory_left() -> int | None:
+    """Return the bytes that the control group of this process may still take; None without a limit."""
+    try:
+        limit = (MEMORY_LIMIT / "memory.max").read_text().strip()
+        used = int((MEMORY_LIMIT / "memory.current").read_text())
+        values = dict(line.split() for line in (MEMORY_LIMIT / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) - used + int(values.get("inactive_file", 0))

@@ -1,0 +1,116 @@
+"""The supervisor's part of a change: all workers load the new bundle, one after the other, then all swap, or none does.
+
+The first worker is the test: what it refuses, the others never see. A worker that starts later gets what is served now.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from service.reload import BUSY, Change, Outcome, Watch
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_SECONDS = 600.0
+"""That a worker may take to load a bundle."""
+PAUSE = 1.0
+
+
+class Roll:
+    """Knows the workers by their pipes. Every method is called by the supervisor's one thread."""
+
+    def __init__(self, settings: Settings, stopping: Callable[[], bool]) -> None:
+        self.settings = settings
+        """With the bundles that are served now."""
+        self.pipes: dict[SpawnProcess, Connection[Any, Any]] = {}
+        self.wanted = False
+        """Whether a signal asked to load all bundles again."""
+        self._stopping = stopping
+        self._number = 0
+        """Of the newest step, so that a late word on an older one is not mistaken for its."""
+        self._watch = Watch(settings.directories)
+        self._next_look = time.monotonic() + settings.watch
+
+    def serve(self) -> None:
+        """Make the changes that a worker, a signal, or the disk asks for."""
+        for pipe in list(self.pipes.values()):
+            while message := self._receive(pipe):
+                if message[0] == "ask":
+                    self._send(pipe, ("answer", message[1], self.roll(message[2])))
+        if self.wanted:
+            self.wanted = False
+            self._roll_all(self.settings.directories)
+        if self.settings.watch and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.settings.watch
+            self._roll_all(self._watch.changed(self.settings.directories))
+
+    def roll(self, change: Change) -> Outcome:
+        """Make a change in all workers, or in none."""
+        outcome = Outcome("refused", "no worker runs")
+        for worker, pipe in list(self.pipes.items()):
+            outcome = self._step(worker, pipe, "prepare", change)
+            if outcome.result != "ok":
+                for each in self.pipes.values():
+                    self._send(each, ("abort",))
+                return outcome
+        for place, (worker, pipe) in enumerate(list(self.pipes.items())):
+            self._step(worker, pipe, "commit", place == 0)
+        self.settings = changed(self.settings, change)
+        return outcome
+
+    def _roll_all(self, sources: list[Path]) -> None:
+        for source in sources:
+            self.roll(Change(source, source))
+
+    def _step(self, worker: SpawnProcess, pipe: "Connection[Any, Any]", step: str, argument: object) -> Outcome:
+        """Have a worker take a step, and wait for its word; who asks meanwhile is told to wait."""
+        self._number += 1
+        self._send(pipe, (step, self._number, argument))
+        end = time.monotonic() + MAX_SECONDS
+        while time.monotonic() < end and not self._stopping():
+            found = connection.wait([*self.pipes.values(), worker.sentinel], timeout=PAUSE)
+            for other in [each for each in self.pipes.values() if each in found]:
+                message = self._receive(other)
+                if message and message[0] == "ask":
+                    self._send(other, ("answer", message[1], BUSY))
+                elif message and message[1] == self._number:
+                    outcome: Outcome = message[2]
+                    return outcome
+            if worker.sentinel in found:
+                return Outcome("refused", f"worker {worker.pid} died while it loaded; its log says why")
+        return Outcome("refused", f"worker {worker.pid} did not load it in time; see its log")
+
+    def _receive(self, pipe: "Connection[Any, Any]") -> Any:
+        """Return a message if there is one; a pipe of a worker that ended has none, and is forgotten."""
+        try:
+            return pipe.recv() if pipe.poll() else None
+        except (EOFError, OSError):
+            self.pipes = {worker: each for worker, each in self.pipes.items() if each is not pipe}
+            return None
+
+    def _send(self, pipe: "Connection[Any, Any]", message: object) -> None:
+        try:
+            pipe.send(message)
+        except OSError:
+            logger.debug("a worker ended before it was told of a change")
+
+
+def changed(settings: Settings, change: Change) -> Settings:
+    """Return settings that serve what a change made of these."""
+
+    def place(source: Path | None) -> Path | None:
+        return change.new if source == change.old else source
+
+    bundles = tuple(kept for source in settings.bundles if (kept := place(source)))
+    bundles += (change.new,) if change.new and not change.old else ()
+    extras = {
+        "canary": settings.canary and place(settings.canary),
+        "shadow": settings.shadow and place(settings.shadow),
+    }
+    return settings.model_copy(update={"bundles": bundles, **extras})

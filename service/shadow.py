@@ -1,0 +1,82 @@
+"""The shadow: a bundle that computes what was answered once more, only to count where it would answer otherwise."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.task import Strict
+from models.tasks import AnyTask, RouteName
+from service.heads import Head
+from service.queue import Deadline
+
+if TYPE_CHECKING:
+    from service.lifecycle import Service
+
+logger = logging.getLogger(__name__)
+
+
+class Shadow:
+    """Compares one request at a time, while nothing else waits; a client never notices."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self._running: asyncio.Task[None] | None = None
+
+    def compare(
+        self, head: Head, route: RouteName, inputs: Sequence[Any], parameters: Strict, answers: Sequence[Any]
+    ) -> None:
+        """Ask the shadow the same, after the answer has left; nothing happens where it has no such head."""
+        loaded = self._service.heads.shadow
+        others = loaded.heads if loaded else ()
+        other = next((each for each in others if each.name == head.name and route in each.ways), None)
+        busy = self._service.engine.waiting or (self._running and not self._running.done())
+        if other and not busy:
+            self._running = asyncio.create_task(self._compare(other, route, inputs, parameters, answers))
+
+    async def _compare(
+        self, head: Head, route: RouteName, inputs: Sequence[Any], parameters: Strict, answers: Sequence[Any]
+    ) -> None:
+        metrics = self._service.metrics
+        try:
+            found = await self._answer(head, head.ways[route], inputs, parameters)
+        except Exception as error:  # whatever it is, it is the shadow's
+            logger.warning("the shadow of head %s failed: %s", head.name, error)
+            return
+        for ours, theirs in zip(answers, found, strict=True):
+            metrics.shadow_inputs.labels(head.name).inc()
+            metrics.shadow_disagreements.labels(head.name).inc(gist(ours) != gist(theirs))
+            metrics.shadow_difference.labels(head.name).observe(abs(best_score(ours) - best_score(theirs)))
+
+    async def _answer(self, head: Head, task: AnyTask, inputs: Sequence[Any], parameters: Strict) -> list[Any]:
+        loop, service = asyncio.get_running_loop(), self._service
+        encoded = await loop.run_in_executor(service.texts, lambda: [task.encode(item, parameters) for item in inputs])
+        rows = [(head.name, row) for item in encoded for row in item.rows]
+        with service.engine.keeping(head.width * sum(len(row.positions) for _, row in rows)):
+            seconds = service.settings.deadline
+            job = service.engine.submit(head.session, rows, Deadline(time.monotonic() + seconds, seconds))
+            rest = iter(await job.future)
+            logits = [np.concatenate([next(rest) for _ in item.rows]) for item in encoded]
+            pairs = list(zip(encoded, logits, strict=True))
+            return await loop.run_in_executor(
+                service.texts, lambda: [task.decode(item, each, parameters) for item, each in pairs]
+            )
+
+
+def gist(answer: Any) -> Any:
+    """Return what an answer says, without its scores: all of it for spans, of ranked answers the best."""
+    if isinstance(answer, dict):
+        return {key: value for key, value in answer.items() if key != "score"}
+    if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "start" not in answer[0]:
+        return gist(answer[0])
+    return [gist(part) for part in answer] if isinstance(answer, list) else answer
+
+
+def best_score(answer: Any) -> float:
+    """Return the score of the first answer; 0 where there is none."""
+    while isinstance(answer, list) and answer:
+        answer = answer[0]
+    return float(answer["score"]) if isinstance(answer, dict) else 0.0
