@@ -154,13 +154,13 @@ class Session:
             for question in asked
             for column in question.positions
         ]
-        vectors = self._encode(encoder, batch | {"positions": np.array(flat, np.int64)})
+        vectors = self._encode(encoder, batch | {"positions": np.array(flat, np.int64)}, len(by_head) > 1)
         answers = self._read_heads(by_head, vectors)
         return [answers[question] for question in questions]
 
-    def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[np.int64]]) -> Vectors:
+    def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[np.int64]], several: bool) -> Vectors:
         if self.provider == "cpu":
-            return HostVectors(encoder, inputs)
+            return HostVectors(encoder, inputs, several)
         return DeviceVectors(encoder, inputs, self.provider)
 
     def _read_heads(self, by_head: dict[str, dict[Question, None]], vectors: Vectors) -> dict[Question, Logits]:

@@ -18,11 +18,13 @@ Floats = NDArray[np.float32]
 class HostVectors:
     """Vectors [N, H] in memory; those that several heads read are computed once."""
 
-    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids]) -> None:
-        positions = inputs["positions"]
-        distinct, places = np.unique(positions, return_inverse=True)
-        self._places: Ids | None = places if len(distinct) < len(positions) else None
-        asked = positions if self._places is None else distinct
+    _places: Ids | None
+
+    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids], several: bool) -> None:
+        """Run the encoder. `several`: more than one head reads, so positions may repeat."""
+        asked, self._places = inputs["positions"], None
+        if several:
+            asked, self._places = np.unique(asked, return_inverse=True)
         self._vectors: Floats = encoder.run(["vectors"], inputs | {"positions": asked})[0]
 
     def read(self, head: InferenceSession, start: int, end: int) -> Logits:

@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
-    # In place of FastAPI's five: the gate turns every error into an answer.
-    gate = Gate(AsyncExitStackMiddleware(app.router), settings=settings, metrics=metrics)
-    app.build_middleware_stack = lambda: gate  # type: ignore[method-assign]
+    # In place of FastAPI's five middlewares: the gate turns every error into an answer.
+    app.state.gate = Gate(AsyncExitStackMiddleware(app.router), app, settings, metrics)
+    app.build_middleware_stack = lambda: app.state.gate  # type: ignore[method-assign]
     return app

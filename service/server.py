@@ -100,7 +100,7 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
     app = create_app(settings)
     connections = Connections(connection_limit(settings.max_connections), app.state.service.metrics)
     config = uvicorn.Config(
-        app,
+        app.state.gate,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,

@@ -121,9 +121,9 @@ def test_equal_rows_are_computed_once_whatever_heads_read_them(
         for kind in (HostVectors, partial(DeviceVectors, device="cpu")):
             ran = list[dict[str, NDArray[np.int64]]]()
 
-            def vectors(encoder: Any, inputs: Any, kind: Any = kind, ran: Any = ran) -> Any:
+            def vectors(encoder: Any, inputs: Any, several: bool, kind: Any = kind, ran: Any = ran) -> Any:
                 ran.append(inputs)
-                return kind(encoder, inputs)
+                return kind(encoder, inputs, several) if kind is HostVectors else kind(encoder, inputs)
 
             monkeypatch.setattr("models.session.HostVectors", vectors)
             found = session.run(items)
@@ -261,7 +261,8 @@ def test_vectors_that_stay_on_their_device_are_read_alike(
     items = [(name, bundles.random_row(bundle, generator, length)) for length in (3, 40, 64) for name in bundles.HEADS]
     for precision, session in sessions.items():
         expected = session.run(items)
-        monkeypatch.setattr("models.session.HostVectors", partial(DeviceVectors, device="cpu"))
+        on_device = lambda encoder, inputs, several: DeviceVectors(encoder, inputs, "cpu")  # noqa: E731
+        monkeypatch.setattr("models.session.HostVectors", on_device)
         for mine, theirs in zip(session.run(items), expected, strict=True):
             np.testing.assert_array_equal(mine, theirs, precision)
         monkeypatch.undo()

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from service import logs
 from service.gate import Gate, Pauses, Trace
@@ -202,14 +201,11 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
     """Return the answer of an app behind the gate that always gives one status."""
-    gate = Gate(Response("", status), Settings(), Metrics())
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(draining=draining)))
-        await gate(scope, receive, send)
+    whole: Any = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(draining=draining)))
+    gate = Gate(Response("", status), whole, Settings(), Metrics())
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://service") as client:
             return await client.post(path)
 
     return asyncio.run(ask())

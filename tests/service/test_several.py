@@ -38,9 +38,9 @@ def test_the_encoder_reads_an_input_once(served: Served, monkeypatch: pytest.Mon
     encoded: list[int] = []
     encode = Session._encode
 
-    def counting(self: Session, encoder: Any, inputs: Any) -> Any:
+    def counting(self: Session, encoder: Any, inputs: Any, several: bool) -> Any:
         encoded.append(int(inputs["attention_mask"].sum()))
-        return encode(self, encoder, inputs)
+        return encode(self, encoder, inputs, several)
 
     monkeypatch.setattr(Session, "_encode", counting)
     one = ask(served, TEXT, ["sentiment"])
