@@ -67,14 +67,15 @@ class Call:
 
 
 def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, settings: Settings) -> Call:
-    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too many words."""
+    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too long ones."""
     task = head.ways[route]
     is_list = task.is_list(inputs, parameters)
     if is_list and not 1 <= len(inputs) <= settings.max_items:
         raise InputError("inputs", f"has {len(inputs)} items; send 1 to {settings.max_items}")
     items = inputs if is_list else [inputs]
-    for index, words in enumerate(items):
-        if isinstance(words, list) and (count := len(" ".join(words))) > settings.max_characters:
+    for index, item in enumerate(items):
+        text = " ".join(item) if isinstance(item, list) else item
+        if isinstance(text, str) and (count := len(text)) > settings.max_characters:
             sentence = f"has {count} characters; at most {settings.max_characters} are allowed, so send it in parts"
             raise InputError(place("inputs", index) if is_list else "inputs", sentence)
     return Call(head, task, items, parameters, is_list, route in NESTED)
