@@ -206,6 +206,7 @@ class Inference:
         self.trace.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
+        assert rows, "a job without rows would never end"
         engine = self.service.engine
         job = engine.submit(session, rows, self.deadline, self.trace.weight)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))

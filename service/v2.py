@@ -20,7 +20,7 @@ from service.body import JSON, check_values
 from service.contract import TaskRequest, kind_of, parse_request, request_model
 from service.errors import FieldError, Unavailable, Unprocessable
 from service.heads import Head
-from service.inference import Call, Inference, Plan, json_response, start
+from service.inference import Call, Inference, Plan, call_of, json_response, start
 from service.lifecycle import Service
 from service.openapi import BareRoute, problems
 from service.queue import Deadline
@@ -164,7 +164,8 @@ def parse_inputs(head: Head, inputs: list[Any], parameters: dict[str, Any] | Non
     """Check a list of inputs as the route of the head's task does; raise Unprocessable."""
     body = json.dumps({"inputs": inputs, "parameters": parameters}, ensure_ascii=False).encode()
     task = head.spec.task
-    return parse_request(body, task, request_model(task, settings.max_items, settings.max_characters))
+    parsed = parse_request(body, task, request_model(task, settings.max_items, settings.max_characters))
+    return parsed.model_copy(update={"inputs": call_of(head, task, parsed.inputs, head.defaults, settings).inputs})
 
 
 def _shorten(inference: Inference, timeout: object) -> None:

@@ -43,3 +43,11 @@ def test_readiness(served: Served) -> None:
 def test_bad_input(served: Served, body: Any, status: int, says: str) -> None:
     assert says in refused(served.client.post("/v1/models/topic:predict", json=body), status)
     assert "'none'" in refused(served.client.post("/v1/models/none:predict", json=body), 404)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_as_many_instances_as_on_the_route_of_the_task(served: Served, task: str, head: str, count: int) -> None:
+    body = {"instances": [INPUTS[task]] * count}
+    sentence = refused(served.client.post(f"/v1/models/{head}:predict", json=body), 422)
+    assert sentence.startswith(f"instances: has {count} items; send ")
