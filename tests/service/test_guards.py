@@ -32,15 +32,16 @@ def guard(served: Served, *texts: str, **parameters: Any) -> Any:
 
 
 def litellm(**keys: Any) -> dict[str, Any]:
-    """Return a body as LiteLLM 1.110 sends it."""
-    unused = ("litellm_trace_id", "structured_messages", "images", "tools", "texts", "tool_calls", "model")
+    """Return a body as LiteLLM 1.110.2 sends it."""
+    unused = ("litellm_trace_id", "structured_messages", "images", "tools", "tool_calls", "request_headers")
     return dict.fromkeys(unused) | {
         "input_type": "request",
-        "litellm_call_id": "8f1c",
+        "litellm_call_id": None,
+        "texts": None,
         "request_data": {"user_api_key_alias": "dev"},
-        "request_headers": {"content-type": "application/json", "authorization": "[present]"},
         "litellm_version": "1.110.2",
         "additional_provider_specific_params": {},
+        "model": "gpt-4",
         **keys,
     }
 
@@ -49,7 +50,7 @@ def scores(served: Served, text: str, **parameters: Any) -> dict[str, float]:
     return {each["label"]: each["score"] for each in served.answer("/classify/sentiment", [text], **parameters)[0]}
 
 
-# ---- detectors of FMS Guardrails --------------------------------------------------------------------------------------
+# ---- detectors of FMS Guardrails ------------------------------------------------------------------------------------
 
 
 def test_labels_of_a_text_are_detections(served: Served) -> None:
@@ -186,13 +187,13 @@ def test_the_least_safe_window_answers(served: Served) -> None:
         assert same(found["probs"], [1 - worst, worst])
         assert detect(guarded, LONG, threshold=0.0)[0][0]["detection"] == "positive"
         assert len(detect(guarded, LONG, threshold=0.0)[0]) == 1
-    for safe, row in ((("negative",), 1), (("positive",), 2)):
-        logits = np.array([[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], dtype=np.float32)
-        head = served.service.heads.by_name["sentiment"]
-        parameters = head.task.parse_parameters({})
-        task: Any = LeastSafe(head.task, safe)
-        assert task.decode(None, logits, parameters) == head.task.decode(Any, logits[row : row + 1], parameters)
-    assert LeastSafe(head.task, ()).decode(None, logits, parameters) == head.task.decode(Any, logits, parameters)
+    task: Any = served.service.heads.by_name["sentiment"].task
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], dtype=np.float32)
+    for safe, rows in ((("negative",), slice(1, 2)), (("positive",), slice(2, 3)), ((), slice(0, 3))):
+        parameters = task.parse_parameters({})
+        guarded_task: Any = LeastSafe(task, safe)
+        expected = task.decode(None, logits[rows], parameters)
+        assert guarded_task.decode(None, logits, parameters) == expected
 
 
 # ---- LiteLLM --------------------------------------------------------------------------------------------------------
@@ -241,7 +242,9 @@ def test_litellm_is_refused_in_sentences(served: Served) -> None:
         assert response.status_code == status, response.text
         return str(response.json()["detail"])
 
-    assert "there is no head 'none'" in refused(404, texts=["a"], additional_provider_specific_params={"heads": ["none"]})
+    assert "there is no head 'none'" in refused(
+        404, texts=["a"], additional_provider_specific_params={"heads": ["none"]}
+    )
     assert "texts[1]: has 5001" in refused(422, texts=["a", "a" * 5001])
     assert "treshold" in refused(400, texts=["a"], additional_provider_specific_params={"treshold": 0.1})
     wrong = {"blocked_labels": ["bad"]}
