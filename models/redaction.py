@@ -49,9 +49,9 @@ class Redaction(TypedDict):
     """The entities in order, with the placeholder of each; offsets are those of the text as sent."""
 
 
-def redact(text: str, spans: Iterable[Span]) -> Redaction:
-    """Replace the spans, which are ordered by their start, by placeholders."""
-    names = Placeholders(text)
+def redact(text: str, spans: Iterable[Span], names: "Placeholders | None" = None) -> Redaction:
+    """Replace the spans, which are ordered by their start, by placeholders; several texts may share `names`."""
+    names = names or Placeholders(text)
     marked: list[Span] = [
         {**span, "placeholder": names.of(span["entity_group"], span["word"])} for span in _merged(text, spans)
     ]

@@ -37,6 +37,8 @@ from models.errors import BertheadsError, InputError
 MEDIA_TYPE = "application/problem+json"
 KSERVE = re.compile(r"/v[12](/|$)")
 """Paths whose clients read the sentence under the key `error`, and only of JSON without parameters (kserve)."""
+DETECTOR = "/api/v1/text/contents"
+"""A path whose clients read `code` and `message` (the orchestrator of FMS Guardrails)."""
 REJECTIONS = (401, 403, 413, 429, 503)
 """Statuses of requests on which nothing was spent; a metric counts them by code."""
 
@@ -232,7 +234,7 @@ def members(
 
     `errors` has messages, with a field where there is one: clients of the Hugging Face Inference API show these.
     """
-    return ({"error": detail} if KSERVE.match(path) else {}) | {
+    return _for_clients(error, detail, path) | {
         "type": f"urn:bertheads:error:{error.code}",
         "title": error.title,
         "status": error.status,
@@ -240,3 +242,9 @@ def members(
         "request_id": request_id,
         "errors": errors,
     }
+
+
+def _for_clients(error: type[ServiceError], detail: str, path: str) -> dict[str, object]:
+    if path == DETECTOR:
+        return {"code": error.status, "message": detail}
+    return {"error": detail} if KSERVE.match(path) else {}

@@ -77,14 +77,15 @@ class Call:
 
 
 def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, settings: Settings) -> Call:
-    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too many words."""
+    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too long ones."""
     task = head.ways[route]
     is_list = task.is_list(inputs, parameters)
     if is_list and not 1 <= len(inputs) <= settings.max_items:
         raise InputError("inputs", f"has {len(inputs)} items; send 1 to {settings.max_items}")
     items = inputs if is_list else [inputs]
-    for index, words in enumerate(items):
-        if isinstance(words, list) and (count := len(" ".join(words))) > settings.max_characters:
+    for index, item in enumerate(items):
+        text = " ".join(item) if isinstance(item, list) else item
+        if isinstance(text, str) and (count := len(text)) > settings.max_characters:
             sentence = f"has {count} characters; at most {settings.max_characters} are allowed, so send it in parts"
             raise InputError(place("inputs", index) if is_list else "inputs", sentence)
     return Call(head, route, task, items, parameters, is_list, route in NESTED)
@@ -222,6 +223,7 @@ class Inference:
         self.trace.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
+        assert rows, "a job without rows would never end"
         engine = self.service.engine
         job = engine.submit(session, rows, self.deadline, self.trace.weight)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))

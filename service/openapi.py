@@ -88,6 +88,13 @@ class Failure(Problem):
     error: str = Field(description="The same as `detail`")
 
 
+class DetectorFailure(Problem):
+    """Problem details, with what the orchestrator of FMS Guardrails looks for."""
+
+    code: int = Field(description="The same as `status`")
+    message: str = Field(description="The same as `detail`")
+
+
 def problems(*statuses: int, path: str = "") -> dict[int | str, dict[str, Any]]:
     """Return the entries of errors in `responses` of a path, each with an example of its own."""
     errors = [error for error in ServiceError.__subclasses__() if error.status in statuses]
@@ -97,7 +104,7 @@ def problems(*statuses: int, path: str = "") -> dict[int | str, dict[str, Any]]:
 def _problem_response(error: type[ServiceError], path: str) -> dict[str, Any]:
     field, message = error.example
     example = members(error, message, [{"field": field, "message": message}], "7d41f0", path)
-    model = "Failure" if "error" in example else "Problem"
+    model = "Failure" if "error" in example else "DetectorFailure" if "code" in example else "Problem"
     content = {"schema": {"$ref": TEMPLATE.format(model=model)}, "example": example}
     return {"description": error.__doc__, "content": {media_type(path): content}}
 
@@ -113,7 +120,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             _finish(operation, path, heads)
     schemas = whole["components"]["schemas"]
-    for model in (Problem, Failure):
+    for model in (Problem, Failure, DetectorFailure):
         schema = TypeAdapter(model).json_schema(ref_template=TEMPLATE)
         schemas |= schema.pop("$defs") | {model.__name__: schema}
     whole["components"]["schemas"] = {name: each for name, each in schemas.items() if name not in UNUSED}

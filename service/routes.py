@@ -8,9 +8,10 @@ from pydantic import BaseModel, Field
 
 from models.task import TaskName
 from models.tasks import ROUTES, RouteName
-from service import pages, repository
+from service import pages, repository, vllm
 from service.contract import TaskRequest, parse_request, request_model
-from service.errors import Unavailable
+from service.errors import Unavailable, Unprocessable
+from service.guards import guard_routes
 from service.heads import Head, describe
 from service.inference import NESTED, Plan, call_of, json_response, start
 from service.lifecycle import Service
@@ -69,15 +70,16 @@ def task_routes(settings: Settings) -> list[BareRoute]:
 def _task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
     model = request_model(route, settings.max_items, settings.max_characters)
     named = path.endswith("}")
+    shared = path == vllm.PATH
     return BareRoute(
         path,
-        _documented(model, route, named),
+        _documented(model | vllm.ClassificationRequest if shared else model, route, named),
         _task_handler(route, model, settings),
         methods=["POST"],
         tags=["tasks"],
         summary=SUMMARIES[route] + (" with a head of your choice" if named else ""),
         operation_id=route.replace("-", "_") + ("_with_head" if named else ""),
-        response_model=answer_type(route),
+        response_model=answer_type(route) | vllm.ClassificationResponse if shared else answer_type(route),
         responses=answered(EXAMPLES[route][1]) | problems(*SPENT),
         openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLES[route][0]}}}},
     )
@@ -90,7 +92,7 @@ def answer_type(route: RouteName) -> Any:
     return several if route in NESTED else one | several
 
 
-def _documented(model: type[BaseModel], route: RouteName, named: bool) -> Any:
+def _documented(model: Any, route: RouteName, named: bool) -> Any:
     """Return a function whose signature tells FastAPI what the route takes."""
 
     async def endpoint(**_: Any) -> None: ...
@@ -111,7 +113,17 @@ def _task_handler(route: RouteName, model: type[TaskRequest], settings: Settings
         heads = await inference.heads()
         head = heads.find(route, request.path_params.get("head"))
         inference.trace.head = inference.trace.log["head"] = head.name
-        return await inference.respond(lambda body: plan_task(head, route, parse_request(body, route, model), settings))
+
+        def plan(body: bytes) -> Plan:
+            try:
+                asked = parse_request(body, route, model)
+            except Unprocessable as error:
+                if request.url.path == vllm.PATH and {"input", "inputs"} <= {each.field for each in error.errors}:
+                    return vllm.plan(body, heads, inference)
+                raise
+            return plan_task(head, route, asked, settings)
+
+        return await inference.respond(plan)
 
     return handler
 
@@ -259,5 +271,5 @@ async def metrics(request: Request) -> Response:
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add all routes to an app that has its service in its state; those that every request takes come first."""
-    tasks = [*task_routes(settings), several_route(settings), *v2_routes(), *v1_routes()]
+    tasks = [*task_routes(settings), several_route(settings), *guard_routes(), *v2_routes(), *v1_routes()]
     app.router.routes += [*tasks, *router.routes, *repository.router.routes, *pages.router.routes]

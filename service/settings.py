@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body; larger ones get 413")
     max_characters: int = Field(100_000, ge=1, description="maximum characters of a text; longer ones get 422")
     max_items: int = Field(256, ge=1, description="maximum inputs in a list; longer lists get 422")
+    safe_labels: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("safe", "benign", "legit", "neutral", "normal", "clean", "ok", "label_0"),
+        description="labels that mean that a guard found nothing, separated by commas, in any case of letters",
+    )
     max_connections: int = Field(
         0, ge=0, description="maximum connections of a worker; more get 503; 0: what the limit of open files allows"
     )
@@ -129,7 +133,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["text", "json"] = Field("text", description="text for people, JSON lines for machines")
 
-    @field_validator("bundles", "cors_origins", "allowed_hosts", mode="before")
+    @field_validator("bundles", "cors_origins", "allowed_hosts", "safe_labels", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -155,6 +159,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_origin(origin) for origin in value)
+
+    @field_validator("safe_labels")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(label.lower() for label in value)
 
     @field_validator("allowed_hosts")
     @classmethod

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.heads import Head
-from service.inference import Plan, json_response, start
+from service.inference import NESTED, Plan, json_response, start
 from service.openapi import BareRoute
 from service.settings import Settings
 from service.tensors import Parameters, Part, parse_part
@@ -32,7 +32,7 @@ class PredictResponse(Part):
     """Answers of a head."""
 
     predictions: list[Any]
-    """What the task's own route answers to a list of inputs."""
+    """What the task's own route answers to a list of inputs, but {label: score} instead of a list of labels."""
 
 
 async def predict(request: Request) -> Response:
@@ -46,7 +46,16 @@ async def predict(request: Request) -> Response:
 def _plan(head: Head, body: bytes, settings: Settings) -> Plan:
     asked = parse_part(body, PredictRequest)
     call = parse_call(head, asked.instances, asked.parameters, settings)
-    return Plan([call], lambda answers: json_response({"predictions": answers[0]}))
+    return Plan(
+        [call], lambda answers: json_response({"predictions": [_prediction(head, each) for each in answers[0]]})
+    )
+
+
+def _prediction(head: Head, answer: Any) -> Any:
+    """Return labels as KServe's own runtime does, which NeMo Guardrails reads: {label: score}, best first."""
+    if head.spec.task in NESTED:
+        return {each["label"]: each["score"] for each in answer}
+    return answer
 
 
 async def _predict(model: Model, body: PredictRequest) -> None: ...

@@ -28,6 +28,7 @@ def api(served: Served) -> Any:
     return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
 
 
+GUARDS = ["/api/v1/text/contents", "/beta/litellm_basic_guardrail_api"]
 INFERENCE_PROTOCOL = [
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"),
     *(
@@ -39,6 +40,7 @@ INFERENCE_PROTOCOL = [
 ]
 OPERATIONS = [
     *(("post", f"/{task}{head}") for task in INPUTS for head in ("", "/{head}")),
+    *(("post", path) for path in GUARDS),
     *(("get", path) for path in ("/heads", "/heads/{head}", "/health/live", "/health/ready")),
     *(("post" if path.endswith(("/infer", ":predict")) else "get", path) for path in INFERENCE_PROTOCOL),
 ]
@@ -90,7 +92,7 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
     tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot"] for head in ("", "/{head}")]
     heads = ["/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"]
     control = {f"/v2/repository/{path}" for path in ("index", "models/{name}/load", "models/{name}/unload")}
-    assert set(document["paths"]) == {*tasks, *heads, *INFERENCE_PROTOCOL, *control}
+    assert set(document["paths"]) == {*tasks, *heads, *GUARDS, *INFERENCE_PROTOCOL, *control}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

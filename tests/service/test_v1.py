@@ -15,13 +15,20 @@ def test_predictions_are_what_the_route_of_the_task_answers(served: Served, task
     instances = [INPUTS[task]] * 2
     response = served.client.post(f"/v1/models/{head}{colon}predict", json={"instances": instances})
     assert response.status_code == 200, response.text
-    assert response.json() == {"predictions": served.answer(f"/{task}/{head}", instances)}
+    assert response.json() == {"predictions": by_label(served.answer(f"/{task}/{head}", instances), task)}
+
+
+def by_label(answers: Any, task: str) -> Any:
+    """Return the labels of each answer as an object."""
+    if task not in ("classify", "pair"):
+        return answers
+    return [{each["label"]: each["score"] for each in answer} for answer in answers]
 
 
 def test_parameters_are_those_of_the_task(served: Served) -> None:
     body = {"instances": [TEXT], "parameters": {"top_k": 1}}
     answer = served.client.post("/v1/models/topic:predict", json=body).json()
-    assert answer == {"predictions": served.answer("/classify/topic", [TEXT], top_k=1)}
+    assert answer == {"predictions": by_label(served.answer("/classify/topic", [TEXT], top_k=1), "classify")}
 
 
 def test_readiness(served: Served) -> None:
@@ -43,3 +50,11 @@ def test_readiness(served: Served) -> None:
 def test_bad_input(served: Served, body: Any, status: int, says: str) -> None:
     assert says in refused(served.client.post("/v1/models/topic:predict", json=body), status)
     assert "'none'" in refused(served.client.post("/v1/models/none:predict", json=body), 404)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_as_many_instances_as_on_the_route_of_the_task(served: Served, task: str, head: str, count: int) -> None:
+    body = {"instances": [INPUTS[task]] * count}
+    sentence = refused(served.client.post(f"/v1/models/{head}:predict", json=body), 422)
+    assert sentence.startswith(f"instances: has {count} items; send ")

@@ -131,3 +131,12 @@ def test_all_items_are_one_job(served: Served, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(served.service.engine, "submit", counted)
     infer(served, "topic", tensor(*["a text"] * 8), outputs=[{"name": "scores"}], parameters={"top_k": 1})
     assert len(jobs) == 1
+
+
+@pytest.mark.parametrize("count", [0, 9])
+@pytest.mark.parametrize(("task", "head"), HEADS)
+def test_as_many_items_as_on_the_route_of_the_task(served: Served, task: str, head: str, count: int) -> None:
+    body = {"inputs": [{**each, "shape": [count]} for each in tensors(task, *[INPUTS[task]] * max(count, 1))]}
+    for each in body["inputs"]:
+        each["data"] = each["data"][:count]
+    assert f"has {count} items; send " in refused(served.client.post(f"/v2/models/{head}/infer", json=body), 422)

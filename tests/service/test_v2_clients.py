@@ -4,24 +4,20 @@ They run in an environment of their own, which is made once for all runs on a ma
 packages than the tests, and one of them replaces parts of Python's library.
 """
 
-import hashlib
 import json
-import os
 import subprocess
-import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.programs import python_with
 from tests.service.infer import LABELS, VERSION
 from tests.service.serving import Served, serving
 from tests.service.test_routes import same
 
 PACKAGES = ["tritonclient[http]==2.73.0", "kserve==0.21.0"]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertheads"
 TEXTS = ["The cat sat on the mat.", "héllo 🎻"]
 
 TRITON = """
@@ -131,17 +127,7 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def python() -> Path:
     """Return the Python that has the clients."""
-    name = hashlib.sha256(repr((PACKAGES, sys.version_info[:2])).encode()).hexdigest()[:16]
-    directory = CACHE / f"v2-clients-{name}"
-    if not (directory / "complete").exists():
-        venv.create(directory, clear=True, with_pip=True)
-        command = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            outcome = pytest.fail if os.environ.get("CI") else pytest.skip  # in CI, no check shall get lost
-            outcome(f"cannot install {' and '.join(PACKAGES)}: {result.stderr[-2000:]}")
-        (directory / "complete").touch()
-    return directory / "bin" / "python"
+    return python_with("v2-clients", *PACKAGES)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +189,7 @@ def test_kserve(python: Path, served_alone: Served) -> None:
         assert found[name]["label"] == [label["label"] for label in best]
         assert same(found[name]["score"], [label["score"] for label in best])
     assert same([json.loads(text)[0] for text in found["tails"]["json"]], [labels[:2] for labels in expected])
-    assert same(found["v1"], {"predictions": expected})
+    by_label = [{label["label"]: label["score"] for label in labels} for labels in expected]
+    assert same(found["v1"], {"predictions": by_label})
     assert "parameters.topk: is no parameter of classify" in found["error"]
     assert "instances is the number 1" in found["v1_error"]

@@ -1,0 +1,246 @@
+"""Routes for clients that guard a language model: the orchestrator of FMS Guardrails, and LiteLLM.
+
+Padding must not hide an attack. A long text is therefore read in windows, and each label gets its highest score in any
+of them, unless the client asks for something else. Which labels are harmless is a setting, `safe_labels`.
+
+https://foundation-model-stack.github.io/fms-guardrails-orchestrator
+https://docs.litellm.ai/docs/adding_provider/generic_guardrail_api
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import Header
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.classification import LEAST_ROW, Truncation
+from models.errors import InputError
+from models.redaction import Placeholders, redact
+from service.errors import DETECTOR
+from service.heads import Head, Heads
+from service.inference import MAX_ANSWERED, Call, Plan, call_of, json_response, start
+from service.openapi import SPENT, BareRoute, Deadline, Handler, problems
+from service.settings import Settings
+from service.several import MAX_HEADS
+from service.tensors import Part, parse_part
+from service.v2 import renaming
+
+LITELLM = "/beta/litellm_basic_guardrail_api"
+GUARDED = {"truncation": "windows", "window_scores": "maximum"}
+"""How a text is classified, unless the client says otherwise."""
+DEFAULT_THRESHOLD = 0.5
+STAND_IN = "."
+"""What a head reads instead of a blank text, in which nothing is found."""
+
+
+class Tolerant(Part):
+    """Base of requests whose clients send more with each version: unknown keys are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class GuardParameters(Part):
+    """What counts as found."""
+
+    threshold: float | None = Field(None, ge=0, le=1)
+    """Lower scores are ignored; by default what the head has, or 0.5 for the labels of a text."""
+    safe_labels: list[str] | None = None
+    """Labels that mean that nothing was found; the setting safe_labels by default."""
+    blocked_labels: list[str] | None = None
+    """The only labels that count; by default all but the safe ones."""
+    truncation: Truncation | bool | None = None
+    """What to do with a text that is too long, as on /classify, but "windows" by default."""
+    max_length: int | None = Field(None, ge=LEAST_ROW)
+    """Maximum tokens of a row, as on /classify."""
+
+
+def _call(head: Head, texts: Sequence[str], asked: GuardParameters, settings: Settings) -> Call:
+    given = asked.model_dump(exclude_none=True, exclude={"safe_labels", "blocked_labels", "heads"})
+    if head.spec.task == "classify":
+        given = GUARDED | {"threshold": head.spec.defaults.get("threshold", DEFAULT_THRESHOLD)} | given
+    else:  # a tagger always slides windows
+        given = {name: given[name] for name in given.keys() & {"threshold"}} | {"aggregation_strategy": "simple"}
+    _check_labels(head, asked)
+    readable = [text if text.strip() else STAND_IN for text in texts]
+    return call_of(head, head.spec.task, readable, head.task.parse_parameters(given), settings)
+
+
+def _check_labels(head: Head, asked: GuardParameters) -> None:
+    known = head.spec.labels + [label[2:] for label in head.spec.labels if label[1:2] == "-"]
+    if strangers := [label for label in asked.blocked_labels or [] if label not in known]:
+        sentence = f"has {strangers[0][:80]!r}, but head {head.name!r} has {', '.join(head.spec.labels)[:500]}"
+        raise InputError("parameters.blocked_labels", sentence)
+
+
+def _found(answer: list[dict[str, Any]], text: str, asked: GuardParameters, settings: Settings) -> list[dict[str, Any]]:
+    """Return what of an answer, labels or spans, counts as found in a text."""
+    safe = {label.lower() for label in (asked.safe_labels if asked.safe_labels is not None else settings.safe_labels)}
+    blocked, found = asked.blocked_labels, []
+    for each in answer if text.strip() else []:
+        label = each.get("label") or each["entity_group"]
+        if label.lower() not in safe if blocked is None else label in blocked:
+            found.append({"start": 0, "end": len(text), "word": text} | each | {"label": label})
+    return found
+
+
+def _guard(heads: Heads, name: str | None) -> Head:
+    """Return a head that classifies or tags."""
+    if name is None:
+        return heads.find("classify" if "classify" in heads.defaults else "tag", None)
+    head = heads.get(name)
+    return head if head.spec.task == "tag" else heads.find("classify", name)
+
+
+# ---- FMS Guardrails -------------------------------------------------------------------------------------------------
+
+
+class DetectorRequest(Tolerant):
+    """Texts in which a detector looks for something."""
+
+    contents: list[str] = Field(min_length=1)
+    """The texts."""
+    detector_params: GuardParameters | None = None
+
+
+class Detection(BaseModel):
+    """What was found in a text: a label of all of it, or an entity."""
+
+    start: int = Field(description="Index of its first character in the text")
+    end: int = Field(description="Index after its last character")
+    text: str = Field(description="The characters between them")
+    detection: str = Field(description="The label, or the type of the entity")
+    detection_type: str = Field(description="The same")
+    score: float = Field(description="The score")
+
+
+async def _detect(
+    body: DetectorRequest,
+    detector_id: Annotated[str | None, Header(description="A head that classifies or tags")] = None,
+    x_deadline_ms: Deadline = None,
+) -> None: ...
+
+
+async def detect(request: Request) -> Response:
+    """Answer what a head finds in each of some texts."""
+    inference = start(request)
+    heads = await inference.service.loaded(inference.deadline)
+    head = _guard(heads, request.headers.get("detector-id"))
+    inference.trace.head = inference.trace.log["head"] = head.name
+    with renaming(lambda field: field.replace("inputs", "contents").replace("parameters", "detector_params")):
+        return await inference.respond(lambda body: _plan_detector(head, body, inference.service.settings))
+
+
+def _plan_detector(head: Head, body: bytes, settings: Settings) -> Plan:
+    request = parse_part(body, DetectorRequest)
+    texts, asked = request.contents, request.detector_params or GuardParameters()
+    if head.spec.task == "classify" and sum(map(len, texts)) * len(head.spec.labels) > MAX_ANSWERED:
+        raise InputError("contents", f"times {len(head.spec.labels)} labels make a huge answer; send fewer texts")
+    call = _call(head, texts, asked, settings)
+
+    def respond(answers: list[list[Any]]) -> Response:
+        pairs = zip(texts, answers[0], strict=True)
+        return json_response([[_detection(each) for each in _found(one, text, asked, settings)] for text, one in pairs])
+
+    return Plan([call], respond)
+
+
+def _detection(found: dict[str, Any]) -> dict[str, Any]:
+    same = {name: found[name] for name in ("start", "end", "score")}
+    return same | {"text": found["word"], "detection": found["label"], "detection_type": found["label"]}
+
+
+# ---- LiteLLM --------------------------------------------------------------------------------------------------------
+
+
+class LiteLLMParameters(GuardParameters):
+    """Which heads guard, and what counts as found: a head that classifies blocks, and one that tags hides entities."""
+
+    heads: list[str] | None = Field(None, min_length=1, max_length=MAX_HEADS)
+    """Names of the heads; the default head of /classify without them."""
+
+
+class GuardrailRequest(Tolerant):
+    """What goes to a language model, or comes from it. Only texts are read: no images, tools or tool calls."""
+
+    texts: list[str] | None = None
+    """The texts, such as the messages of a conversation."""
+    additional_provider_specific_params: LiteLLMParameters | None = None
+
+
+class GuardrailAnswer(BaseModel):
+    """What LiteLLM does with the texts."""
+
+    action: Literal["NONE", "BLOCKED", "GUARDRAIL_INTERVENED"] = Field(description="Pass, refuse, or replace the texts")
+    blocked_reason: str = Field("", description="With BLOCKED: the head, the label, its score, and the text")
+    texts: list[str] = Field([], description="With GUARDRAIL_INTERVENED: the texts with placeholders for entities")
+
+
+async def _guardrail(body: GuardrailRequest, x_deadline_ms: Deadline = None) -> None: ...
+
+
+async def guardrail(request: Request) -> Response:
+    """Answer whether texts may pass, and without which entities."""
+    inference = start(request)
+    heads = await inference.service.loaded(inference.deadline)
+    parameters = "additional_provider_specific_params"
+    with renaming(lambda field: field.replace("inputs", "texts").replace("parameters", parameters)):
+        return await inference.respond(lambda body: _plan_guardrail(heads, body, inference.service.settings))
+
+
+def _plan_guardrail(heads: Heads, body: bytes, settings: Settings) -> Plan:
+    request = parse_part(body, GuardrailRequest)
+    texts, asked = request.texts or [""], request.additional_provider_specific_params or LiteLLMParameters()
+    names = list(dict.fromkeys(asked.heads)) if asked.heads else [None]
+    calls = [_call(_guard(heads, name), texts, asked, settings) for name in names]
+
+    def respond(answers: list[list[Any]]) -> Response:
+        spans: list[list[Any]] = [[] for _ in texts]
+        for call, of_call in zip(calls, answers, strict=True):
+            for number, (text, answer) in enumerate(zip(texts, of_call, strict=True)):
+                found = _found(answer, text, asked, settings)
+                if found and call.head.spec.task == "classify":
+                    return json_response(_blocked(call.head, found[0], number))
+                spans[number] += found
+        return json_response(_redacted(texts, spans) if any(spans) else {"action": "NONE"})
+
+    return Plan(calls, respond)
+
+
+def _blocked(head: Head, found: dict[str, Any], number: int) -> dict[str, Any]:
+    reason = f"{head.name} finds {found['label']} in texts[{number}], with a score of {found['score']:.2f}"
+    return {"action": "BLOCKED", "blocked_reason": reason}
+
+
+def _redacted(texts: list[str], spans: list[list[Any]]) -> dict[str, Any]:
+    """Hide the entities of all texts; equal ones share a placeholder, in whichever text they stand."""
+    names = Placeholders("\n".join(texts))
+    ordered = [sorted(each, key=lambda span: int(span["start"])) for each in spans]
+    hidden = [redact(text, each, names)["text"] for text, each in zip(texts, ordered, strict=True)]
+    return {"action": "GUARDRAIL_INTERVENED", "texts": hidden}
+
+
+# ---- routes ---------------------------------------------------------------------------------------------------------
+
+
+def guard_routes() -> list[BareRoute]:
+    """Return the routes of guards, without vLLM's, which shares its path with the task."""
+    return [
+        _route(DETECTOR, _detect, detect, "Find harm in texts, as a detector of FMS Guardrails", list[list[Detection]]),
+        _route(LITELLM, _guardrail, guardrail, "Guard a language model behind LiteLLM", GuardrailAnswer),
+    ]
+
+
+def _route(path: str, endpoint: Any, handler: Handler, summary: str, answer: Any) -> BareRoute:
+    return BareRoute(
+        path,
+        endpoint,
+        handler,
+        methods=["POST"],
+        tags=["guards"],
+        summary=summary,
+        operation_id=handler.__name__,
+        response_model=answer,
+        responses=problems(*SPENT, path=path),
+    )
