@@ -75,7 +75,9 @@ def rate(bundle: Bundle, calls: Sequence[Call], lanes: int, speed: float, second
 @contextmanager
 def sleeping_server(bundle: Bundle, lanes: int, speed: float) -> Iterator[Address]:
     """Serve in a process of its own until the block ends."""
-    settings = Settings(bundles=(bundle.directory,), port=0, workers=1, lanes=lanes, log_level="error")
+    settings = Settings(
+        bundles=(bundle.directory,), port=0, workers=1, lanes=lanes, log_level="error", max_queue_seconds=60
+    )
     with listen(settings.host, settings.port) as listener:
         address = listener.getsockname()
         process = multiprocessing.get_context("spawn").Process(target=serve_asleep, args=(settings, listener, speed))
