@@ -1,13 +1,18 @@
 """The bytes of a request's body: how many may be under way, and how they are read, inflated and refused."""
 
+import asyncio
 import re
+import time
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Receive
 
-from service.errors import BadRequest, ClientGone, TooLarge, UnsupportedMedia, queue_full
+from service.errors import BadRequest, ClientGone, SlowRequest, TooLarge, UnsupportedMedia, queue_full
+from service.queue import Deadline
 
 LONG_BODY = 1 << 16
 """Bytes from which parsing leaves the event loop, and others may have to wait."""
@@ -17,8 +22,8 @@ MAX_VALUES = 1 << 15
 """Values in a long body. Each one is cheap, but millions of them would keep the interpreter busy for seconds."""
 JSON = ("", "application/x-www-form-urlencoded", "application/json")
 """Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
-INFLATE = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""`wbits` of zlib by Content-Encoding (RFC 9110, 8.4.1)."""
+ENCODINGS = ("gzip", "x-gzip", "deflate")
+"""What a body may be compressed with (RFC 9110, 8.4.1)."""
 STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -49,35 +54,36 @@ class Bodies:
 
 
 async def read_body(
-    headers: Mapping[str, str],
-    receive: Receive,
-    limit: int,
-    count: Callable[[int], None],
-    media: Container[str] = JSON,
+    request: Request, deadline: Deadline, limit: int, count: Callable[[int], None], media: Container[str] | None = JSON
 ) -> bytes:
-    """Return the body, inflated; `count` learns of each piece, and may refuse it.
+    """Return the body, inflated; `count` learns of each piece, and may refuse it. `media` None: of any type.
 
-    Raises TooLarge as soon as more than `limit` bytes are announced, received or inflated.
+    Raises TooLarge as soon as more than `limit` bytes are announced or received, and SlowRequest at the deadline.
     """
-    _check_media(headers.get("content-type", ""), media)
-    inflate = _inflater(headers.get("content-encoding", ""))
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(f"of {announced} bytes", limit)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    _check_declared(request.headers, encoding, limit, media)
+    try:
+        async with asyncio.timeout(deadline.at - time.monotonic()):
+            body = await _receive(request.receive, limit, count)
+    except TimeoutError:
+        sentence = f"the body did not arrive within the deadline of {deadline.seconds:g} s"
+        raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
+    return _inflated(body, limit) if encoding in ENCODINGS else body
+
+
+async def _receive(receive: Receive, limit: int, count: Callable[[int], None]) -> bytes:
     body = bytearray()
-    while True:
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("the client left before its request was complete")
-        piece = message.get("body", b"")
-        body += piece if inflate is None else _inflated(inflate, piece, limit + 1 - len(body))
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        body += piece
         if len(body) > limit:
-            raise _too_large("in chunks" if inflate is None else "in its inflated form", limit)
+            raise _too_large("in chunks", limit)
         count(len(piece))
-        if not message.get("more_body", False):
-            if inflate is not None and not inflate.eof:
-                raise malformed("ends before its compressed data does; send all of it")
-            return bytes(body)
+    return bytes(body)
 
 
 def check_values(body: bytes) -> None:
@@ -90,30 +96,30 @@ def malformed(sentence: str) -> BadRequest:
     return BadRequest(f"the body {sentence}", field="body")
 
 
-def _check_media(content_type: str, accepted: Container[str]) -> None:
-    media = content_type.partition(";")[0].strip().lower()
-    if media not in accepted and not media.endswith("+json"):
-        raise UnsupportedMedia(
-            f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json", field="Content-Type"
-        )
+def _check_declared(headers: Headers, encoding: str, limit: int, accepted: Container[str] | None) -> None:
+    """Raise what the headers alone tell is wrong with a body."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if accepted is not None and media not in accepted and not media.endswith("+json"):
+        sentence = f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json"
+        raise UnsupportedMedia(sentence, field="Content-Type")
+    if encoding not in ("", "identity", *ENCODINGS):
+        sentence = f"the body is encoded as {encoding[:80]}; send gzip, deflate or no Content-Encoding"
+        raise UnsupportedMedia(sentence, field="Content-Encoding")
+    announced = headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_large(f"of {announced} bytes", limit)
 
 
-def _inflater(encoding: str) -> "zlib._Decompress | None":
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return None
-    if name not in INFLATE:
-        raise UnsupportedMedia(
-            f"the body is encoded as {name[:80]}; send gzip, deflate or no Content-Encoding", field="Content-Encoding"
-        )
-    return zlib.decompressobj(INFLATE[name])
-
-
-def _inflated(inflate: "zlib._Decompress", piece: bytes, limit: int) -> bytes:
+def _inflated(body: bytes, limit: int) -> bytes:
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out whether it is gzip or zlib
     try:
-        inflated = inflate.decompress(piece, limit)
+        inflated = inflate.decompress(body, limit + 1)
     except zlib.error as error:
         raise malformed(f"is not what its Content-Encoding says ({error}); send it as it is, or compress it") from None
+    if len(inflated) > limit:
+        raise _too_large("in its inflated form", limit)
+    if not inflate.eof:
+        raise malformed("ends before its compressed data does; send all of it")
     if inflate.unused_data:
         raise malformed("goes on behind its compressed data; send one compressed document")
     return inflated

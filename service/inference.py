@@ -31,7 +31,6 @@ from service.errors import (
     DeadlinePassed,
     FieldError,
     InferenceFailed,
-    SlowRequest,
     Unprocessable,
 )
 from service.gate import Trace, trace_of
@@ -152,13 +151,7 @@ class Inference:
         return response
 
     async def _plan(self, plan: Callable[[bytes], Plan], media: Container[str], count: Callable[[int], None]) -> Plan:
-        request, limit = self.request, self.service.settings.max_body_bytes
-        try:
-            async with asyncio.timeout(self._left()):
-                body = await read_body(request.headers, request.receive, limit, count, media)
-        except TimeoutError:
-            sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
-            raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
+        body = await read_body(self.request, self.deadline, self.service.settings.max_body_bytes, count, media)
         self.small = len(body) <= LONG
         planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: plan(body))
         if len(body) > LONG_BODY:
@@ -344,14 +337,24 @@ def top_scores(answers: list[Any]) -> list[float]:
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service: Service = request.app.state.service
-    seconds = deadline_seconds(request, service.settings.deadline)
-    deadline = Deadline(trace_of(request.scope).started + seconds, seconds)
+    service, deadline = service_of(request), deadline_of(request)
     service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)
 
 
-def deadline_seconds(request: Request, limit: float) -> float:
+def service_of(request: Request) -> Service:
+    """Return the service of the app that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def deadline_of(request: Request) -> Deadline:
+    """Return when a request is given up."""
+    seconds = _seconds(request, service_of(request).settings.deadline)
+    return Deadline(trace_of(request.scope).started + seconds, seconds)
+
+
+def _seconds(request: Request, limit: float) -> float:
     """Return the seconds that a request gets: the client's X-Deadline-Ms, if it asks for less than the limit."""
     given = request.headers.get(DEADLINE_HEADER)
     if given is None:

@@ -1,26 +1,24 @@
 """The routes: tasks, heads, health, metrics."""
 
-from inspect import Parameter, Signature
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from models.task import TaskName
 from models.tasks import ROUTES, RouteName
-from service import pages, repository
+from service import pages
 from service.contract import TaskRequest, parse_request, request_model
-from service.errors import Unavailable
+from service.errors import require_none
 from service.heads import Head, describe
-from service.inference import NESTED, Plan, call_of, json_response, start
-from service.lifecycle import Service
-from service.openapi import SPENT, BareRoute, Deadline, Handler, answered, problems
+from service.inference import NESTED, Plan, call_of, json_response, service_of, start
+from service.openapi import BareRoute, inference_route
+from service.repository import repository_routes
 from service.settings import Settings
 from service.several import several_route
 from service.v1 import v1_routes
 from service.v2 import v2_routes
 
-router = APIRouter()
 SUMMARIES: dict[RouteName, str] = {
     "classify": "Label a text",
     "pair": "Label how two texts relate",
@@ -61,51 +59,10 @@ EXAMPLES: dict[RouteName, tuple[dict[str, Any], Any]] = {
 # ---- tasks ----------------------------------------------------------------------------------------------------------
 
 
-def task_routes(settings: Settings) -> list[BareRoute]:
-    """Return POST /{task} and /{task}/{head} of every task."""
-    return [_task_route(route, path, settings) for route in ROUTES for path in (f"/{route}", f"/{route}/{{head}}")]
-
-
-def _task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
+def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
+    """Return POST /{task} or /{task}/{head}."""
     model = request_model(route, settings.max_items, settings.max_characters)
-    named = path.endswith("}")
-    return BareRoute(
-        path,
-        _documented(model, route, named),
-        _task_handler(route, model, settings),
-        methods=["POST"],
-        tags=["tasks"],
-        summary=SUMMARIES[route] + (" with a head of your choice" if named else ""),
-        operation_id=route.replace("-", "_") + ("_with_head" if named else ""),
-        response_model=answer_type(route),
-        responses=answered(EXAMPLES[route][1]) | problems(*SPENT),
-        openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLES[route][0]}}}},
-    )
 
-
-def answer_type(route: RouteName) -> Any:
-    """Return what a route answers: to one input, or to several."""
-    one = ROUTES[route].answer_type()
-    several = list.__class_getitem__(one)
-    return several if route in NESTED else one | several
-
-
-def _documented(model: type[BaseModel], route: RouteName, named: bool) -> Any:
-    """Return a function whose signature tells FastAPI what the route takes."""
-
-    async def endpoint(**_: Any) -> None: ...
-
-    head = Annotated[str, Path(description=f"A head for {route}; GET /heads lists them")]
-    kinds = {"body": model, "x_deadline_ms": Deadline} | ({"head": head} if named else {})
-    parameters = [
-        Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=None if kind is Deadline else Parameter.empty)
-        for name, kind in kinds.items()
-    ]
-    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return endpoint
-
-
-def _task_handler(route: RouteName, model: type[TaskRequest], settings: Settings) -> Handler:
     async def handler(request: Request) -> Response:
         inference = start(request)
         heads = await inference.heads()
@@ -113,7 +70,16 @@ def _task_handler(route: RouteName, model: type[TaskRequest], settings: Settings
         inference.trace.head = inference.trace.log["head"] = head.name
         return await inference.respond(lambda body: plan_task(head, route, parse_request(body, route, model), settings))
 
-    return handler
+    summary = SUMMARIES[route] + (" with a head of your choice" if "{" in path else "")
+    answer = answer_type(route)
+    return inference_route(path, handler, EXAMPLES[route], body=model, summary=summary, response_model=answer)
+
+
+def answer_type(route: RouteName) -> Any:
+    """Return what a route answers: to one input, or to several."""
+    one = ROUTES[route].answer_type()
+    several = list.__class_getitem__(one)
+    return several if route in NESTED else one | several
 
 
 def plan_task(head: Head, route: RouteName, asked: TaskRequest, settings: Settings) -> Plan:
@@ -164,27 +130,6 @@ class HeadList(BaseModel):
     heads: list[HeadDescription] = Field(description="In load order; the first of a task is its default")
 
 
-class Status(BaseModel):
-    """The answer to a probe."""
-
-    status: str = Field(description="live or ready")
-
-
-class V2Live(BaseModel):
-    """The answer to a probe of the Open Inference Protocol."""
-
-    live: bool = Field(description="Always true; a process that is not live is an error")
-
-
-class V2Ready(BaseModel):
-    """The answer to a probe of the Open Inference Protocol."""
-
-    ready: bool = Field(description="Always true; a service that is not ready is an error")
-
-
-HeadName = Annotated[str, Path(description="The name of a head; GET /heads lists them")]
-
-
 class WorkerCount(BaseModel):
     """Workers of the service: one that is ready answers, whether the others are or not."""
 
@@ -192,72 +137,69 @@ class WorkerCount(BaseModel):
     of: int = Field(description="Workers that there should be")
 
 
-class Readiness(Status):
+class Live(BaseModel):
+    """The answer of a process that is alive."""
+
+    status: str = Field(description="live")
+
+
+class Ready(BaseModel):
     """The answer of a worker that is ready."""
 
+    status: str = Field(description="ready")
     workers: WorkerCount = Field(description="How many are ready")
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+async def list_heads(request: Request) -> Response:
+    """Answer with all heads."""
+    service = service_of(request)
+    heads = [describe(head, service.heads, service.settings) for head in service.heads.by_name.values()]
+    return json_response({"heads": heads})
 
 
-@router.get(
-    "/heads", summary="List what is served", tags=["heads"], response_model=HeadList, responses=problems(401, 503)
-)
-async def list_heads(request: Request) -> Any:
-    service = _service(request)
-    return {"heads": [describe(head, service.heads, service.settings) for head in service.heads.by_name.values()]}
+async def show_head(request: Request) -> Response:
+    """Answer with one head."""
+    service = service_of(request)
+    head = service.heads.get(request.path_params["head"])
+    return json_response(describe(head, service.heads, service.settings))
 
 
-@router.get(
-    "/heads/{head}",
-    summary="Describe a head",
-    tags=["heads"],
-    response_model=HeadDescription,
-    responses=problems(401, 404, 503),
-)
-async def show_head(request: Request, head: HeadName) -> Any:
-    service = _service(request)
-    return describe(service.heads.get(head), service.heads, service.settings)
+async def live(request: Request) -> Response:
+    """Answer whether the process is alive."""
+    require_none(service_of(request).engine.troubles())
+    return json_response({"status": "live"})
 
 
-@router.get("/health/live", summary="Is the process alive?", tags=["health"], responses=problems(503))
-async def live(request: Request) -> Status:
-    if troubles := _service(request).engine.troubles():
-        raise Unavailable("; ".join(troubles))
-    return Status(status="live")
+async def ready(request: Request) -> Response:
+    """Answer whether this worker should get requests."""
+    service = service_of(request)
+    require_none(service.obstacles())
+    workers = {"ready": await service.metrics.ready_workers(), "of": service.settings.worker_count}
+    return json_response({"status": "ready", "workers": workers})
 
 
-@router.get("/health/ready", summary="Should it get requests?", tags=["health"], responses=problems(503))
-async def ready(request: Request) -> Readiness:
-    service = _service(request)
-    if obstacles := service.obstacles():
-        raise Unavailable("; ".join(obstacles))
-    workers = WorkerCount(ready=await service.metrics.ready_workers(), of=service.settings.worker_count)
-    return Readiness(status="ready", workers=workers)
-
-
-@router.get("/v2/health/live", summary="Is the process alive?", tags=["v2"], responses=problems(503, path="/v2"))
-async def v2_live(request: Request) -> V2Live:
-    await live(request)
-    return V2Live(live=True)
-
-
-@router.get("/v2/health/ready", summary="Should it get requests?", tags=["v2"], responses=problems(503, path="/v2"))
-async def v2_ready(request: Request) -> V2Ready:
-    await ready(request)
-    return V2Ready(ready=True)
-
-
-@router.get("/metrics", summary="Figures for Prometheus", tags=["health"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    page, media_type = await _service(request).metrics.page(request.headers.get("accept", ""))
+    """Answer with the figures for Prometheus."""
+    page, media_type = await service_of(request).metrics.page(request.headers.get("accept", ""))
     return Response(page, media_type=media_type)
 
 
+def routes(settings: Settings) -> list[BareRoute]:
+    """Return all routes that are documented; those that every request takes come first."""
+    return [
+        *(task_route(route, f"/{route}{head}", settings) for route in ROUTES for head in ("", "/{head}")),
+        several_route(settings),
+        *v2_routes(),
+        *v1_routes(),
+        *repository_routes(),
+        BareRoute("/heads", list_heads, summary="List what is served", response_model=HeadList),
+        BareRoute("/heads/{head}", show_head, summary="Describe a head", response_model=HeadDescription),
+        BareRoute("/health/live", live, summary="Is the process alive?", response_model=Live, refused=(503,)),
+        BareRoute("/health/ready", ready, summary="Should it get requests?", response_model=Ready, refused=(503,)),
+        BareRoute("/metrics", metrics, summary="Figures for Prometheus", response_class=Response, refused=(401, 403)),
+    ]
+
+
 def add_routes(app: FastAPI, settings: Settings) -> None:
-    """Add all routes to an app that has its service in its state; those that every request takes come first."""
-    tasks = [*task_routes(settings), several_route(settings), *v2_routes(), *v1_routes()]
-    app.router.routes += [*tasks, *router.routes, *repository.router.routes, *pages.router.routes]
+    """Add all routes to an app that has its service in its state."""
+    app.router.routes += [*routes(settings), *pages.router.routes]

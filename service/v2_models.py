@@ -52,6 +52,20 @@ class ServerMetadata(View):
     """Parts of the protocol that it has beyond the required ones."""
 
 
+class ServerLive(View):
+    """The answer of a process that is alive."""
+
+    live: bool
+    """Always true; a process that is not live is an error."""
+
+
+class ServerReady(View):
+    """The answer of a worker that is ready."""
+
+    ready: bool
+    """Always true; a worker that is not ready is an error."""
+
+
 class TensorMetadata(View):
     """An input or an output."""
 
