@@ -24,6 +24,8 @@ JSON = ("", "application/x-www-form-urlencoded", "application/json")
 """Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 """What a body may be compressed with (RFC 9110, 8.4.1)."""
+CLOSE = {"Connection": "close"}
+"""Header of an answer to a body of which the rest is not read, so that the connection cannot be used again."""
 STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -43,9 +45,9 @@ class Bodies:
             mine += size
             self.size += size
             if mine > LONG_BODY and self.size > MAX_BODIES:
-                error = queue_full(f"bodies of {self.size} bytes are under way, and at most {MAX_BODIES} may be", 1)
-                error.headers["Connection"] = "close"  # the rest of it is not read
-                raise error
+                refused = queue_full(f"bodies of {self.size} bytes are under way, and at most {MAX_BODIES} may be", 1)
+                refused.headers |= CLOSE
+                raise refused
 
         try:
             yield add
@@ -67,7 +69,7 @@ async def read_body(
             body = await _receive(request.receive, limit, count)
     except TimeoutError:
         sentence = f"the body did not arrive within the deadline of {deadline.seconds:g} s"
-        raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
+        raise SlowRequest(sentence, field="body", headers=CLOSE) from None
     return _inflated(body, limit) if encoding in ENCODINGS else body
 
 
@@ -126,6 +128,5 @@ def _inflated(body: bytes, limit: int) -> bytes:
 
 
 def _too_large(what: str, limit: int) -> TooLarge:
-    # The rest of the body is not read, so the connection cannot be used again.
     sentence = f"the body {what} exceeds the limit of {limit} bytes; send fewer or shorter inputs"
-    return TooLarge(sentence, field="body", headers={"Connection": "close"})
+    return TooLarge(sentence, field="body", headers=CLOSE)

@@ -16,7 +16,7 @@ from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_ERRORS = 16
-"""Errors that one answer names."""
+"""Errors that one answer explains."""
 PARAMETERS = "What the task is asked to do; the head's defaults (GET /heads) hold otherwise"
 REASONS = {
     "recursion limit": "is nested too deeply",
@@ -61,9 +61,11 @@ def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> Ta
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        errors = [_explain(each, route, model) for each in _relevant(_found(error, body))]
-        by_field = {each.field: each for each in reversed(errors)}
-        raise Unprocessable([*reversed(by_field.values())][:MAX_ERRORS]) from None
+        errors: dict[str, FieldError] = {}
+        for each in _relevant(_found(error, body))[:MAX_ERRORS]:
+            explained = _explain(each, route, model)
+            errors.setdefault(explained.field, explained)
+        raise Unprocessable(list(errors.values())) from None
 
 
 def parse_json(body: bytes, model: type[Model]) -> Model:
@@ -96,10 +98,13 @@ def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
 
 def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
     """Drop what pydantic says of the form of `inputs`, one input or a list, that the client did not mean."""
-    of_inputs = [error for error in found if error["loc"][:1] == ("inputs",) and len(error["loc"]) > 1]
-    is_list = any(len(error["loc"]) == 2 and isinstance(error["input"], list) for error in of_inputs)
-    unwanted = [error for error in of_inputs if str(error["loc"][1]).startswith("list[") != is_list]
-    return [error for error in found if error not in unwanted]
+    is_list = any(error["loc"][:1] == ("inputs",) and isinstance(error["input"], list) for error in found)
+
+    def is_meant(error: ErrorDetails) -> bool:
+        first, *rest = error["loc"] or ("body",)
+        return first != "inputs" or not rest or str(rest[0]).startswith("list[") == is_list
+
+    return list(filter(is_meant, found))
 
 
 def _explain(error: ErrorDetails, route: RouteName, model: type[TaskRequest]) -> FieldError:

@@ -73,6 +73,10 @@ class SlowRequest(ServiceError, status=408, code="slow-request"):
     """The body did not arrive before the deadline."""
 
 
+class Conflict(ServiceError, status=409, code="conflict"):
+    """Another bundle is being loaded."""
+
+
 class TooLarge(ServiceError, status=413, code="body-too-large"):
     """The body is larger than the limit."""
 
@@ -185,6 +189,7 @@ EXAMPLES: list[ServiceError] = [
     Forbidden("https://other.example is not an allowed origin; add it to --cors-origins", field="Origin"),
     NotFound("there is no head 'sentimant' for /classify; there are sentiment; did you mean sentiment?", field="head"),
     SlowRequest("the body did not arrive within the deadline of 30 s", field="body"),
+    Conflict("starter/1.5.0 is being loaded; try again once it is"),
     TooLarge("the body of 5000000 bytes exceeds the limit of 4194304 bytes; send fewer inputs", field="body"),
     UnsupportedMedia("the body is declared as text/plain; send JSON", field="Content-Type"),
     Unprocessable([FieldError("parameters.top_k", "is 0, but input should be greater than or equal to 1")]),

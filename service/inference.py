@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from pydantic_core import to_json
@@ -306,9 +306,7 @@ class Size:
         self.tokens += tokens
         self.answered += answered
         if self.tokens > self.max_tokens:
-            message = (
-                f"makes more than {self.max_tokens} tokens, windows included; at most so many may wait, so send less"
-            )
+            message = f"makes more than {self.max_tokens} tokens, windows included; no more may wait, so send less"
         elif self.answered > MAX_ANSWERED:
             message = f"asks for more than {MAX_ANSWERED} tokens of text; send fewer texts, or lower top_k"
         else:
@@ -344,8 +342,7 @@ def start(request: Request) -> Inference:
 
 def service_of(request: Request) -> Service:
     """Return the service of the app that a request came to."""
-    service: Service = request.app.state.service
-    return service
+    return cast(Service, request.app.state.service)
 
 
 def deadline_of(request: Request) -> Deadline:

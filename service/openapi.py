@@ -43,8 +43,7 @@ DEADLINE = {
     "schema": {"type": "integer", "minimum": 1, "exclusiveMaximum": 10**12},
 }
 PLACES = {
-    "head": "The name of a head; GET /heads lists them",
-    "model": "The name of a head; GET /heads lists them",
+    **dict.fromkeys(("head", "model"), "The name of a head; GET /heads lists them"),
     "version": "The version of its bundle",
     "name": "The name of a bundle, or of one of its heads",
 }
@@ -100,10 +99,10 @@ class BareRoute(APIRoute):
 def _endpoint(body: Any) -> Callable[..., Any]:
     """Return a function whose signature tells FastAPI what body a route takes."""
 
-    async def endpoint(**_: Any) -> None: ...
+    async def endpoint() -> None: ...
 
-    parameters = [Parameter("body", Parameter.KEYWORD_ONLY, annotation=body)] if body else []
-    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    given = [Parameter("body", Parameter.KEYWORD_ONLY, annotation=body)] if body else []
+    endpoint.__signature__ = Signature(given)  # type: ignore[attr-defined]
     return endpoint
 
 

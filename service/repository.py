@@ -17,7 +17,7 @@ from models.manifest import MANIFEST, NAME
 from models.task import Strict
 from service.body import read_body
 from service.contract import Model, parse_json
-from service.errors import BadRequest, Forbidden, NotFound, ServiceError
+from service.errors import BadRequest, Conflict, Forbidden, NotFound
 from service.heads import Snapshot
 from service.inference import deadline_of, json_response, service_of
 from service.lifecycle import Service
@@ -25,14 +25,10 @@ from service.openapi import BareRoute
 from service.reload import Change, Outcome
 
 MAX_BODY_BYTES = 65_536
-
-
-REFUSED = (400, 401, 403, 404, 408, 413, 415, 503)
+REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 503)
 """Statuses of what these routes may refuse."""
-
-
-class Conflict(ServiceError, status=409, code="conflict"):
-    """Another bundle is being loaded."""
+LOAD = {"parameters": {"version": "1.5.0", "force": False}}
+UNLOAD = {"parameters": {"unload_dependents": False}}
 
 
 class BundleRefused(BadRequest, code="bundle-refused"):
@@ -60,19 +56,20 @@ def repository_routes() -> list[BareRoute]:
     """Return the control routes."""
     base = "/v2/repository"
     return [
-        _route(f"{base}/index", _index, "List heads with versions and states"),
-        _route(f"{base}/models/{{name}}/load", _load, "Load a bundle again, or another version of it", body=Load),
-        _route(f"{base}/models/{{name}}/unload", _unload, "Unload a bundle", body=Unload),
+        _route(f"{base}/index", _index, "List heads with versions and states", {}),
+        _route(f"{base}/models/{{name}}/load", _load, "Load a bundle again, or another version of it", LOAD),
+        _route(f"{base}/models/{{name}}/unload", _unload, "Unload a bundle", UNLOAD),
     ]
 
 
-def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, body: Any = None) -> BareRoute:
+def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, example: object) -> BareRoute:
     async def handler(request: Request) -> Response:
         if request.headers.get("origin") or request.headers.get("sec-fetch-site") == "cross-site":
             raise Forbidden("a page of another origin asks; send the request from a program, without Origin")
         return json_response(await work(request))
 
-    return BareRoute(path, handler, body=body, refused=REFUSED, methods=["POST"], summary=summary)
+    asked = {"requestBody": {"content": {"application/json": {"example": example}}}}
+    return BareRoute(path, handler, refused=REFUSED, methods=["POST"], summary=summary, openapi_extra=asked)
 
 
 async def _index(request: Request) -> list[dict[str, str]]:

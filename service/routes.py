@@ -1,6 +1,6 @@
 """The routes: tasks, heads, health, metrics."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
@@ -19,41 +19,26 @@ from service.several import several_route
 from service.v1 import v1_routes
 from service.v2 import v2_routes
 
-SUMMARIES: dict[RouteName, str] = {
-    "classify": "Label a text",
-    "pair": "Label how two texts relate",
-    "fill-mask": "Fill each [MASK] of a text",
-    "tag": "Find the entities of a text",
-    "qa": "Answer a question from a text",
-    "zero-shot": "Rate labels of your choice for a text",
+ASKED: dict[RouteName, Any] = {
+    "classify": {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},
+    "pair": {"inputs": {"text": "A man plays a guitar.", "text_pair": "Someone makes music."}},
+    "fill-mask": {"inputs": "Paris is the [MASK] of France.", "parameters": {"top_k": 1}},
+    "tag": {"inputs": "Clara lives in Berkeley.", "parameters": {"aggregation_strategy": "simple"}},
+    "qa": {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
+    "zero-shot": {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
 }
-EXAMPLES: dict[RouteName, tuple[dict[str, Any], Any]] = {
-    "classify": (
-        {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},
-        [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]],
-    ),
-    "pair": (
-        {"inputs": {"text": "A man plays a guitar.", "text_pair": "Someone makes music."}},
-        [[{"label": "entailment", "score": 0.95}, {"label": "neutral", "score": 0.05}]],
-    ),
-    "fill-mask": (
-        {"inputs": "Paris is the [MASK] of France.", "parameters": {"top_k": 1}},
-        [{"score": 0.99, "token": 3007, "token_str": "capital", "sequence": "paris is the capital of france."}],
-    ),
-    "tag": (
-        {"inputs": "Clara lives in Berkeley.", "parameters": {"aggregation_strategy": "simple"}},
-        [{"entity_group": "PER", "score": 0.99, "word": "Clara", "start": 0, "end": 5}],
-    ),
-    "qa": (
-        {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
-        {"score": 0.93, "start": 15, "end": 23, "answer": "Berkeley"},
-    ),
-    "zero-shot": (
-        {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
-        [{"label": "sport", "score": 0.97}, {"label": "politics", "score": 0.03}],
-    ),
+"""An example of a request of each task."""
+ANSWERED: dict[RouteName, Any] = {
+    "classify": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]],
+    "pair": [[{"label": "entailment", "score": 0.95}, {"label": "neutral", "score": 0.05}]],
+    "fill-mask": [
+        {"score": 0.99, "token": 3007, "token_str": "capital", "sequence": "paris is the capital of france."}
+    ],
+    "tag": [{"entity_group": "PER", "score": 0.99, "word": "Clara", "start": 0, "end": 5}],
+    "qa": {"score": 0.93, "start": 15, "end": 23, "answer": "Berkeley"},
+    "zero-shot": [{"label": "sport", "score": 0.97}, {"label": "politics", "score": 0.03}],
 }
-"""A request of each task, and its answer."""
+"""The answer to it."""
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
@@ -70,9 +55,9 @@ def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
         inference.trace.head = inference.trace.log["head"] = head.name
         return await inference.respond(lambda body: plan_task(head, route, parse_request(body, route, model), settings))
 
-    summary = SUMMARIES[route] + (" with a head of your choice" if "{" in path else "")
-    answer = answer_type(route)
-    return inference_route(path, handler, EXAMPLES[route], body=model, summary=summary, response_model=answer)
+    summary = str(ROUTES[route].__doc__).rstrip(".") + ("; the path names the head" if "{" in path else "")
+    examples = (ASKED[route], ANSWERED[route])
+    return inference_route(path, handler, examples, body=model, summary=summary, response_model=answer_type(route))
 
 
 def answer_type(route: RouteName) -> Any:
@@ -137,17 +122,11 @@ class WorkerCount(BaseModel):
     of: int = Field(description="Workers that there should be")
 
 
-class Live(BaseModel):
-    """The answer of a process that is alive."""
+class Health(BaseModel):
+    """The answer to a probe; what is wrong is an error."""
 
-    status: str = Field(description="live")
-
-
-class Ready(BaseModel):
-    """The answer of a worker that is ready."""
-
-    status: str = Field(description="ready")
-    workers: WorkerCount = Field(description="How many are ready")
+    status: Literal["live", "ready"] = Field(description="What the probe asks for")
+    workers: WorkerCount | None = Field(None, description="How many are ready, where the probe asks for that")
 
 
 async def list_heads(request: Request) -> Response:
@@ -194,8 +173,8 @@ def routes(settings: Settings) -> list[BareRoute]:
         *repository_routes(),
         BareRoute("/heads", list_heads, summary="List what is served", response_model=HeadList),
         BareRoute("/heads/{head}", show_head, summary="Describe a head", response_model=HeadDescription),
-        BareRoute("/health/live", live, summary="Is the process alive?", response_model=Live, refused=(503,)),
-        BareRoute("/health/ready", ready, summary="Should it get requests?", response_model=Ready, refused=(503,)),
+        BareRoute("/health/live", live, summary="Is the process alive?", response_model=Health, refused=(503,)),
+        BareRoute("/health/ready", ready, summary="Should it get requests?", response_model=Health, refused=(503,)),
         BareRoute("/metrics", metrics, summary="Figures for Prometheus", response_class=Response, refused=(401, 403)),
     ]
 

@@ -32,6 +32,12 @@ UNSUPPORTED = ("classification", "shared_memory_region")
 Parameters = Annotated[dict[str, Any] | None, Field(description="Parameters by name; those of Triton are accepted")]
 
 
+class View(BaseModel):
+    """Base of what an answer holds; the docstring of a field is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
 class InputTensor(Strict):
     """One input for all items of a request."""
 
@@ -70,10 +76,8 @@ class InferRequest(Strict):
     """The outputs to return, in this order; by default all but `scores`."""
 
 
-class OutputTensor(BaseModel):
+class OutputTensor(View):
     """One output for all items."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     """One of the outputs of the model's metadata."""
@@ -85,10 +89,8 @@ class OutputTensor(BaseModel):
     """Flat, in row-major order."""
 
 
-class InferResponse(BaseModel):
+class InferResponse(View):
     """What a head answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     model_name: str
     """As in the path."""

@@ -14,7 +14,7 @@ from service.heads import Head
 from service.inference import Plan, json_response, start
 from service.openapi import BareRoute, inference_route
 from service.settings import Settings
-from service.tensors import Parameters
+from service.tensors import Parameters, View
 from service.v2 import model_route, parse_call, renaming, tell_ready, wanted
 from service.v2_models import ModelReady
 
@@ -32,7 +32,7 @@ class PredictRequest(Strict):
     parameters: Parameters = None
 
 
-class PredictResponse(Strict):
+class PredictResponse(View):
     """Answers of a head."""
 
     predictions: list[Any]

@@ -209,7 +209,7 @@ def _infer_route(path: str) -> BareRoute:
 
 
 def _of_version(path: str) -> str:
-    return " of a version" if "{version}" in path else ""
+    return "; the path names the version" if "{version}" in path else ""
 
 
 def model_route(path: str, summary: str, told: Told, shape: Any) -> BareRoute:

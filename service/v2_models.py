@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
 from models.task import TaskName
@@ -11,7 +10,7 @@ from service.errors import NotFound
 from service.heads import Head, Heads
 from service.inference import NESTED
 from service.metrics import STAGES, Metrics
-from service.tensors import Column
+from service.tensors import Column, View
 
 PLATFORM = "bertheads"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters"]
@@ -33,12 +32,6 @@ NOTHING: dict[str, Any] = {"BYTES": "", "FP32": 0.0, "INT64": 0}
 KEYS = {"token": "token_str"}
 """Keys of an answer that are not named as their output."""
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
-
-
-class View(BaseModel):
-    """Base of what is told of a model."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class ServerMetadata(View):

@@ -326,6 +326,7 @@ def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Calla
         (gzip.compress(b'{"inputs": "a"}') + b"x", "gzip", 400, "goes on behind its compressed data"),
         (gzip.compress(b'{"inputs": "' + b" " * 5_000_000), "gzip", 413, "inflated form exceeds the limit of 100000"),
         (gzip.compress(b'{"inputs": 1}'), "", 400, "not UTF-8"),
+        (b" " * 100_001, "br", 415, "encoded as br"),
     ],
 )
 def test_a_wrongly_compressed_body_is_refused(
