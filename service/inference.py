@@ -24,7 +24,6 @@ from models.session import Session
 from models.task import Strict
 from models.tasks import AnyTask, RouteName
 from models.tokenizer import LONG
-from service.body import JSON, LONG_BODY, check_values, read_body
 from service.errors import (
     BadRequest,
     ClientGone,
@@ -38,6 +37,7 @@ from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
+from service.request_body import JSON, LONG_BODY, check_values, read_body
 from service.settings import Settings
 
 Result = TypeVar("Result")

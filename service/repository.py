@@ -15,14 +15,14 @@ from starlette.responses import Response
 
 from models.manifest import MANIFEST, NAME
 from models.task import Strict
-from service.body import read_body
-from service.contract import Model, parse_json
 from service.errors import BadRequest, Conflict, Forbidden, NotFound
 from service.heads import Snapshot
 from service.inference import deadline_of, json_response, service_of
 from service.lifecycle import Service
 from service.openapi import BareRoute
 from service.reload import Change, Outcome
+from service.request_body import read_body
+from service.request_models import Model, parse_json
 
 MAX_BODY_BYTES = 65_536
 REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 503)

@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 from models.task import TaskName
 from models.tasks import ROUTES, RouteName
 from service import pages
-from service.contract import TaskRequest, parse_request, request_model
 from service.errors import require_none
 from service.heads import Head, describe
 from service.inference import NESTED, Plan, call_of, json_response, service_of, start
 from service.openapi import BareRoute, inference_route
 from service.repository import repository_routes
+from service.request_models import TaskRequest, parse_request, request_model
 from service.settings import Settings
-from service.several import several_route
+from service.several_heads import several_route
 from service.v1 import v1_routes
 from service.v2 import v2_routes
 

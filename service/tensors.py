@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from models.task import Strict
-from service.contract import kind_of, refusal
 from service.errors import FieldError, Unprocessable
+from service.request_models import kind_of, refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that tells how many bytes of the body, after decompression, are JSON."""

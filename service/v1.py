@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.task import Strict
-from service.contract import parse_json
 from service.heads import Head
 from service.inference import Plan, json_response, start
 from service.openapi import BareRoute, inference_route
+from service.request_models import parse_json
 from service.settings import Settings
 from service.tensors import Parameters, View
 from service.v2 import model_route, parse_call, renaming, tell_ready, wanted

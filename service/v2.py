@@ -16,14 +16,14 @@ from starlette.responses import Response
 
 from models.errors import InputError
 from models.tasks import AnyTask
-from service.body import JSON, check_values
-from service.contract import kind_of, parse_json, parse_request, refusal, request_model
 from service.errors import FieldError, Unprocessable, require_none
 from service.heads import Head
 from service.inference import Call, Inference, Plan, call_of, json_response, service_of, start
 from service.lifecycle import Service
 from service.openapi import BareRoute, inference_route
 from service.queue import Deadline
+from service.request_body import JSON, check_values
+from service.request_models import kind_of, parse_json, parse_request, refusal, request_model
 from service.settings import Settings
 from service.tensors import (
     BINARY,

@@ -12,11 +12,11 @@ from models.classification import PairInput
 from models.errors import InputError
 from models.qa import QuestionInput
 from models.tasks import RouteName
-from service.contract import TaskRequest, parse_request, request_model
 from service.errors import FieldError, Unprocessable
 from service.heads import Head, Heads
 from service.inference import Call, Plan, call_of, json_response, start
 from service.openapi import BareRoute, inference_route
+from service.request_models import TaskRequest, parse_request, request_model
 from service.settings import Settings
 
 MAX_HEADS = 32

@@ -10,8 +10,8 @@ from pydantic_core import ErrorDetails
 
 from models.task import Strict, parameter_error
 from models.tasks import ROUTES, RouteName
-from service.body import malformed
 from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
+from service.request_body import malformed
 
 Model = TypeVar("Model", bound=BaseModel)
 
