@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic_core import to_json
@@ -335,30 +335,26 @@ def top_scores(answers: list[Any]) -> list[float]:
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service, deadline = service_of(request), deadline_of(request)
+    service = service_of(request)
+    deadline = deadline_of(request, service.settings)
     service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)
 
 
 def service_of(request: Request) -> Service:
     """Return the service of the app that a request came to."""
-    return cast(Service, request.app.state.service)
+    service: Service = request.app.state.service
+    return service
 
 
-def deadline_of(request: Request) -> Deadline:
-    """Return when a request is given up."""
-    seconds = _seconds(request, service_of(request).settings.deadline)
+def deadline_of(request: Request, settings: Settings) -> Deadline:
+    """Return when a request is given up: after the client's X-Deadline-Ms, or the limit if that is sooner."""
+    seconds, given = settings.deadline, request.headers.get(DEADLINE_HEADER)
+    if given is not None:
+        if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
+            raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
+        seconds = min(seconds, int(given) / 1000)
     return Deadline(trace_of(request.scope).started + seconds, seconds)
-
-
-def _seconds(request: Request, limit: float) -> float:
-    """Return the seconds that a request gets: the client's X-Deadline-Ms, if it asks for less than the limit."""
-    given = request.headers.get(DEADLINE_HEADER)
-    if given is None:
-        return limit
-    if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
-        raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
-    return min(limit, int(given) / 1000)
 
 
 def place(field: str, index: int) -> str:

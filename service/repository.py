@@ -139,7 +139,7 @@ async def _parsed(request: Request, service: Service, model: type[Model]) -> Mod
     if service.settings.model_control != "explicit":
         raise Forbidden("bundles cannot be changed here; start the service with --model-control explicit and a key")
     with service.bodies.one() as count:
-        body = await read_body(request, deadline_of(request), MAX_BODY_BYTES, count, media=None)
+        body = await read_body(request, deadline_of(request, service.settings), MAX_BODY_BYTES, count, media=None)
     return parse_json(body or b"{}", model)
 
 

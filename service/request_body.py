@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Receive
 
 from service.errors import BadRequest, ClientGone, SlowRequest, TooLarge, UnsupportedMedia, queue_full
 from service.queue import Deadline
@@ -22,8 +21,9 @@ MAX_VALUES = 1 << 15
 """Values in a long body. Each one is cheap, but millions of them would keep the interpreter busy for seconds."""
 JSON = ("", "application/x-www-form-urlencoded", "application/json")
 """Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
-ENCODINGS = ("gzip", "x-gzip", "deflate")
-"""What a body may be compressed with (RFC 9110, 8.4.1)."""
+PLAIN = ("", "identity")
+COMPRESSED = ("gzip", "x-gzip", "deflate")
+"""Values of Content-Encoding (RFC 9110, 8.4.1)."""
 CLOSE = {"Connection": "close"}
 """Header of an answer to a body of which the rest is not read, so that the connection cannot be used again."""
 STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -62,30 +62,24 @@ async def read_body(
 
     Raises TooLarge as soon as more than `limit` bytes are announced or received, and SlowRequest at the deadline.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = request.headers.get("content-encoding", "").strip().lower()
     _check_declared(request.headers, encoding, limit, media)
+    body, more = bytearray(), True
     try:
         async with asyncio.timeout(deadline.at - time.monotonic()):
-            body = await _receive(request.receive, limit, count)
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("the client left before its request was complete")
+                piece, more = message.get("body", b""), message.get("more_body", False)
+                body += piece
+                if len(body) > limit:
+                    raise _too_large("in chunks", limit)
+                count(len(piece))
     except TimeoutError:
         sentence = f"the body did not arrive within the deadline of {deadline.seconds:g} s"
         raise SlowRequest(sentence, field="body", headers=CLOSE) from None
-    return _inflated(body, limit) if encoding in ENCODINGS else body
-
-
-async def _receive(receive: Receive, limit: int, count: Callable[[int], None]) -> bytes:
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client left before its request was complete")
-        piece, more = message.get("body", b""), message.get("more_body", False)
-        body += piece
-        if len(body) > limit:
-            raise _too_large("in chunks", limit)
-        count(len(piece))
-    return bytes(body)
+    return bytes(body) if encoding in PLAIN else _inflated(body, limit)
 
 
 def check_values(body: bytes) -> None:
@@ -104,7 +98,7 @@ def _check_declared(headers: Headers, encoding: str, limit: int, accepted: Conta
     if accepted is not None and media not in accepted and not media.endswith("+json"):
         sentence = f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json"
         raise UnsupportedMedia(sentence, field="Content-Type")
-    if encoding not in ("", "identity", *ENCODINGS):
+    if encoding not in PLAIN and encoding not in COMPRESSED:
         sentence = f"the body is encoded as {encoding[:80]}; send gzip, deflate or no Content-Encoding"
         raise UnsupportedMedia(sentence, field="Content-Encoding")
     announced = headers.get("content-length", "")
@@ -112,7 +106,7 @@ def _check_declared(headers: Headers, encoding: str, limit: int, accepted: Conta
         raise _too_large(f"of {announced} bytes", limit)
 
 
-def _inflated(body: bytes, limit: int) -> bytes:
+def _inflated(body: bytearray, limit: int) -> bytes:
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out whether it is gzip or zlib
     try:
         inflated = inflate.decompress(body, limit + 1)

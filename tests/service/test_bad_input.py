@@ -308,7 +308,13 @@ def test_bodies_count_as_much_as_their_texts_take(served: Served, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("encoding", "compress"),
-    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress), ("GZip", gzip.compress)],
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("GZip", gzip.compress),
+        ("Identity", bytes),
+    ],
 )
 def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Callable[[bytes], bytes]) -> None:
     body = compress(b'{"inputs": "the cat sat"}')
