@@ -63,7 +63,7 @@ class ScoredLabel(TypedDict):
 
 
 class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
-    """text → labels."""
+    """Label a text."""
 
     inputs = str
     parameters = ClassificationParameters
@@ -85,7 +85,7 @@ class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
 
 
 class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
-    """Two texts → labels of their relation."""
+    """Label how two texts relate."""
 
     inputs = PairInput
     parameters = ClassificationParameters

@@ -70,7 +70,7 @@ class FillMaskSource:
 
 
 class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list[list[Choice]]]):
-    """text with [MASK] → tokens for it."""
+    """Fill each [MASK] of a text."""
 
     inputs = str
     parameters = FillMaskParameters

@@ -106,7 +106,7 @@ class Candidates:
 
 
 class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, Answer | list[Answer]]):
-    """question and context → a span of the context."""
+    """Answer a question from a text."""
 
     inputs = QuestionInput
     parameters = QuestionParameters

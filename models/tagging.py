@@ -115,7 +115,7 @@ class Tagged(NamedTuple):
 
 
 class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Span] | Redaction]):
-    """text → spans with a label; given words → a label each."""
+    """Find the entities of a text, or label each of its words."""
 
     inputs = str | list[str]
     parameters = TagParameters

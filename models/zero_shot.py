@@ -72,7 +72,7 @@ class ZeroShotParameters(Strict):
 
 
 class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
-    """text and candidate labels → scored labels: another way to ask a pair head."""
+    """Rate candidate labels for a text, with a pair head."""
 
     inputs = str
     parameters = ZeroShotParameters

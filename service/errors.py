@@ -1,30 +1,10 @@
-"""Errors of service/ and how they are answered: problem details (RFC 9457).
-
-ServiceError
-├── BadRequest          400
-├── Unauthorized        401
-├── Forbidden           403
-├── NotFound            404
-├── MethodNotAllowed    405
-├── SlowRequest         408
-├── TooLarge            413
-├── UnsupportedMedia    415
-├── Unprocessable       422
-├── QueueFull           429
-├── HeadTooLarge        431
-├── ClientGone          499
-├── InferenceFailed     500
-├── Unavailable         503
-└── DeadlinePassed      504
-
-SettingsError            a setting contradicts another, or a bundle; ends the start
-"""
+"""Errors of service/ by status, and how they are answered: problem details (RFC 9457)."""
 
 import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,10 +39,10 @@ class ServiceError(Exception):
     """Base of every error that has a status; `code` tells apart what shares a status."""
 
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Internal error"
     code: ClassVar[str] = "internal"
-    example: ClassVar[tuple[str, str]] = ("", "something is wrong here; the log has it under the request id")
-    """Field and sentence, for the documentation."""
+
+    def __init_subclass__(cls, code: str, status: int | None = None) -> None:
+        cls.status, cls.code = status or cls.status, code
 
     def __init__(self, detail: str, *, field: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -71,114 +51,81 @@ class ServiceError(Exception):
         self.headers = dict(headers or {})
 
 
-class BadRequest(ServiceError):
+class BadRequest(ServiceError, status=400, code="malformed"):
     """The body is not JSON, or a header makes no sense."""
 
-    status, title, code = 400, "Malformed request", "malformed"
-    example = ("body", "the body is not JSON: EOF while parsing a string at line 1 column 9")
 
-
-class Unauthorized(ServiceError):
+class Unauthorized(ServiceError, status=401, code="unauthorized"):
     """The key is missing or wrong."""
 
-    status, title, code = 401, "No or wrong key", "unauthorized"
-    example = ("Authorization", "there is no key; send the header Authorization: Bearer KEY")
 
-
-class Forbidden(ServiceError):
+class Forbidden(ServiceError, status=403, code="forbidden"):
     """The request comes from a page of another site, or names a host that the service does not know."""
 
-    status, title, code = 403, "Not allowed from there", "forbidden"
-    example = ("Origin", "https://other.example is not an allowed origin; add it to --cors-origins")
 
-
-class NotFound(ServiceError):
+class NotFound(ServiceError, status=404, code="not-found"):
     """There is no such head or path; the answer names those that exist."""
 
-    status, title, code = 404, "Not found", "not-found"
-    example = ("head", "there is no head 'sentimant' for /classify; there are sentiment; did you mean sentiment?")
 
-
-class MethodNotAllowed(ServiceError):
+class MethodNotAllowed(ServiceError, status=405, code="method-not-allowed"):
     """The path exists, for another method."""
 
-    status, title, code = 405, "Method not allowed", "method-not-allowed"
-    example = ("", "/classify does not take GET; send POST")
 
-
-class SlowRequest(ServiceError):
+class SlowRequest(ServiceError, status=408, code="slow-request"):
     """The body did not arrive before the deadline."""
 
-    status, title, code = 408, "Request too slow", "slow-request"
-    example = ("body", "the body did not arrive within the deadline of 30 s")
+
+class Conflict(ServiceError, status=409, code="conflict"):
+    """Another bundle is being loaded."""
 
 
-class TooLarge(ServiceError):
+class TooLarge(ServiceError, status=413, code="body-too-large"):
     """The body is larger than the limit."""
 
-    status, title, code = 413, "Body too large", "body-too-large"
-    example = ("body", "the body of 5000000 bytes exceeds the limit of 4194304 bytes; send fewer or shorter inputs")
 
-
-class UnsupportedMedia(ServiceError):
+class UnsupportedMedia(ServiceError, status=415, code="unsupported-media-type"):
     """The body is not declared as JSON, or is encoded in a way that is not supported."""
 
-    status, title, code = 415, "Unsupported media type", "unsupported-media-type"
-    example = ("Content-Type", "the body is declared as text/plain; send JSON with Content-Type: application/json")
 
-
-class Unprocessable(ServiceError):
+class Unprocessable(ServiceError, status=422, code="unacceptable-input"):
     """An input or a parameter is not acceptable; the answer names each field at fault."""
-
-    status, title, code = 422, "Unacceptable input", "unacceptable-input"
-    example = ("parameters.top_k", "is 0, but input should be greater than or equal to 1")
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = list(errors)
 
 
-class QueueFull(ServiceError):
+class QueueFull(ServiceError, status=429, code="queue-full"):
     """More work waits than could be answered in time; see Retry-After."""
 
-    status, title, code = 429, "Queue full", "queue-full"
-    example = ("", "131072 tokens wait, and 12 more would exceed 131072; come back after Retry-After seconds")
 
-
-class HeadTooLarge(ServiceError):
+class HeadTooLarge(ServiceError, status=431, code="head-too-large"):
     """The lines before the body are longer than the limit."""
 
-    status, title, code = 431, "Head too large", "head-too-large"
 
-
-class ClientGone(ServiceError):
+class ClientGone(ServiceError, status=499, code="client-gone"):
     """The status is nginx's; nobody receives it, but logs and metrics count it."""
 
-    status, title, code = 499, "Client gone", "client-gone"
 
-
-class InferenceFailed(ServiceError):
+class InferenceFailed(ServiceError, status=500, code="inference-failed"):
     """The encoder or the head failed on this input."""
 
-    status, title, code = 500, "Inference failed", "inference-failed"
-    example = ("", "the model failed on this input; the log has the reason")
 
-
-class Unavailable(ServiceError):
+class Unavailable(ServiceError, status=503, code="unavailable"):
     """The service is loading, draining, or out of lanes."""
 
-    status, title, code = 503, "Not available", "unavailable"
-    example = ("", "loading: warming bundle 1 of 1; ask /health/ready")
+
+def require_none(obstacles: Sequence[str]) -> None:
+    """Raise Unavailable, which names what is in the way of an answer."""
+    if obstacles:
+        raise Unavailable("; ".join(obstacles))
 
 
 SHUTTING_DOWN = "the service is shutting down; send the request to another replica"
 
 
-class DeadlinePassed(ServiceError):
+class DeadlinePassed(ServiceError, status=504, code="deadline-passed"):
     """The deadline passed; the answer says where: in parse, tokenize, queue, encode, or decode."""
-
-    status, title, code = 504, "Deadline passed", "deadline-passed"
-    example = ("", "the deadline of 30 s passed in queue; send fewer or shorter inputs, or come back later")
 
     def __init__(self, where: str, seconds: float) -> None:
         super().__init__(
@@ -206,14 +153,15 @@ def as_service_error(raised: Exception, scope: Scope) -> ServiceError:
         sentence = f"{path} does not take {scope['method']}; send {allowed}"
         return MethodNotAllowed(sentence, headers={"Allow": allowed})
     if isinstance(raised, HTTPException):
-        return NotFound(f"there is no {path}; {_nearest_route(scope, path)}")
+        known = [route.path for route in scope["app"].routes if "{" not in route.path]
+        return NotFound(f"there is no {path}; {did_you_mean(path, known, 'GET /docs lists what there is')}")
     return ServiceError("something is wrong here; the log has it under the request id of this answer")
 
 
-def _nearest_route(scope: Scope, path: str) -> str:
-    known = [route.path for route in scope["app"].routes if "{" not in route.path]
-    nearest = difflib.get_close_matches(path, known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else "GET /docs lists what there is"
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the question for a name that is almost one of those that are known, or `otherwise`."""
+    nearest = difflib.get_close_matches(name[:80], known, n=1)
+    return f"did you mean {nearest[0]}?" if nearest else otherwise
 
 
 def media_type(path: str) -> str:
@@ -222,29 +170,40 @@ def media_type(path: str) -> str:
 
 
 def problem(error: ServiceError, request_id: str, path: str = "") -> bytes:
-    """Return the body of the answer to `error`, for clients of `path`."""
-    errors = [{"field": e.field, "message": e.message} for e in error.errors] or [{"message": error.detail}]
-    return json.dumps(members(type(error), error.detail, errors, request_id, path)).encode()
-
-
-def members(
-    error: type[ServiceError], detail: str, errors: list[dict[str, str]], request_id: str, path: str = ""
-) -> dict[str, object]:
-    """Return the members of problem details, for clients of `path`.
+    """Return the body of the answer to `error`, for clients of `path`.
 
     `errors` has messages, with a field where there is one: clients of the Hugging Face Inference API show these.
     """
-    return _for_clients(error, detail, path) | {
+    members = {
         "type": f"urn:bertheads:error:{error.code}",
-        "title": error.title,
+        "title": error.code.replace("-", " ").capitalize(),
         "status": error.status,
-        "detail": detail,
+        "detail": error.detail,
         "request_id": request_id,
-        "errors": errors,
+        "errors": [{"field": e.field, "message": e.message} for e in error.errors] or [{"message": error.detail}],
     }
+    return json.dumps(_for_clients(error, path) | members).encode()
 
 
-def _for_clients(error: type[ServiceError], detail: str, path: str) -> dict[str, object]:
+def _for_clients(error: ServiceError, path: str) -> dict[str, object]:
     if path == DETECTOR:
-        return {"code": error.status, "message": detail}
-    return {"error": detail} if KSERVE.match(path) else {}
+        return {"code": error.status, "message": error.detail}
+    return {"error": error.detail} if KSERVE.match(path) else {}
+
+
+EXAMPLES: list[ServiceError] = [
+    BadRequest("the body is not JSON: EOF while parsing a string at line 1 column 9", field="body"),
+    Unauthorized("there is no key; send the header Authorization: Bearer KEY", field="Authorization"),
+    Forbidden("https://other.example is not an allowed origin; add it to --cors-origins", field="Origin"),
+    NotFound("there is no head 'sentimant' for /classify; there are sentiment; did you mean sentiment?", field="head"),
+    SlowRequest("the body did not arrive within the deadline of 30 s", field="body"),
+    Conflict("starter/1.5.0 is being loaded; try again once it is"),
+    TooLarge("the body of 5000000 bytes exceeds the limit of 4194304 bytes; send fewer inputs", field="body"),
+    UnsupportedMedia("the body is declared as text/plain; send JSON", field="Content-Type"),
+    Unprocessable([FieldError("parameters.top_k", "is 0, but input should be greater than or equal to 1")]),
+    QueueFull("131072 tokens wait, and 12 more would exceed 131072; come back after Retry-After seconds"),
+    InferenceFailed("the model failed on this input; the log has the reason"),
+    Unavailable("loading: warming bundle 1 of 1; ask /health/ready"),
+    DeadlinePassed("queue", 30),
+]
+"""An example of each error that the OpenAPI document has."""

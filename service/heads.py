@@ -3,10 +3,9 @@
 A snapshot never changes. What changes is which snapshot is served, so a request that holds a head keeps its session.
 """
 
-import difflib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from models.bundle import Bundle, read_bundle
 from models.session import Session
 from models.task import HeadSpec, Strict
 from models.tasks import ROUTES, AnyTask, RouteName, routes_of
-from service.errors import NotFound, SettingsError
+from service.errors import NotFound, SettingsError, did_you_mean
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -81,10 +80,7 @@ class Heads:
     def get(self, name: str) -> Head:
         """Return the head with a name; raise NotFound, which names those that exist."""
         if name not in self.by_name:
-            known = ", ".join(self.by_name)
-            raise NotFound(
-                f"there is no head {name[:80]!r}; there are {known}{_nearest(name, list(self.by_name))}", field="head"
-            )
+            raise NotFound(f"there is no head {name[:80]!r}; {_among(name, self.by_name)}", field="head")
         return self.by_name[name]
 
     def on(self, route: RouteName) -> list[Head]:
@@ -96,7 +92,7 @@ class Heads:
         if not known:
             return f"no head for /{route} is served; GET /heads lists those that are"
         assert name is not None, "a task with a head has a default"
-        return f"there is no head {name[:80]!r} for /{route}; there are {', '.join(known)}{_nearest(name, known)}"
+        return f"there is no head {name[:80]!r} for /{route}; {_among(name, known)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +244,6 @@ def _head(name: str, bundle: Bundle, session: Session) -> Head:
     return Head(name, spec, task, bundle, session, ways, task.parse_parameters({}), width)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name[:80], known, n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+def _among(name: str, known: Collection[str]) -> str:
+    """List the names that are known, and ask for the one that was meant."""
+    return "; ".join(filter(None, [f"there are {', '.join(known)}", did_you_mean(name, known)]))

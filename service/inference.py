@@ -24,14 +24,12 @@ from models.session import Session
 from models.task import Strict
 from models.tasks import AnyTask, RouteName
 from models.tokenizer import LONG
-from service.body import JSON, LONG_BODY, check_values, read_body
 from service.errors import (
     BadRequest,
     ClientGone,
     DeadlinePassed,
     FieldError,
     InferenceFailed,
-    SlowRequest,
     Unprocessable,
 )
 from service.gate import Trace, trace_of
@@ -39,6 +37,7 @@ from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
 from service.queue import Deadline, Job, Logits
+from service.request_body import JSON, LONG_BODY, check_values, read_body
 from service.settings import Settings
 
 Result = TypeVar("Result")
@@ -153,13 +152,7 @@ class Inference:
         return response
 
     async def _plan(self, plan: Callable[[bytes], Plan], media: Container[str], count: Callable[[int], None]) -> Plan:
-        request, limit = self.request, self.service.settings.max_body_bytes
-        try:
-            async with asyncio.timeout(self._left()):
-                body = await read_body(request.headers, request.receive, limit, count, media)
-        except TimeoutError:
-            sentence = f"the body did not arrive within the deadline of {self.deadline.seconds:g} s"
-            raise SlowRequest(sentence, field="body", headers={"Connection": "close"}) from None
+        body = await read_body(self.request, self.deadline, self.service.settings.max_body_bytes, count, media)
         self.small = len(body) <= LONG
         planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: plan(body))
         if len(body) > LONG_BODY:
@@ -315,9 +308,7 @@ class Size:
         self.tokens += tokens
         self.answered += answered
         if self.tokens > self.max_tokens:
-            message = (
-                f"makes more than {self.max_tokens} tokens, windows included; at most so many may wait, so send less"
-            )
+            message = f"makes more than {self.max_tokens} tokens, windows included; no more may wait, so send less"
         elif self.answered > MAX_ANSWERED:
             message = f"asks for more than {MAX_ANSWERED} tokens of text; send fewer texts, or lower top_k"
         else:
@@ -346,21 +337,26 @@ def top_scores(answers: list[Any]) -> list[float]:
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service: Service = request.app.state.service
-    seconds = deadline_seconds(request, service.settings.deadline)
-    deadline = Deadline(trace_of(request.scope).started + seconds, seconds)
+    service = service_of(request)
+    deadline = deadline_of(request, service.settings)
     service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)
 
 
-def deadline_seconds(request: Request, limit: float) -> float:
-    """Return the seconds that a request gets: the client's X-Deadline-Ms, if it asks for less than the limit."""
-    given = request.headers.get(DEADLINE_HEADER)
-    if given is None:
-        return limit
-    if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
-        raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
-    return min(limit, int(given) / 1000)
+def service_of(request: Request) -> Service:
+    """Return the service of the app that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def deadline_of(request: Request, settings: Settings) -> Deadline:
+    """Return when a request is given up: after the client's X-Deadline-Ms, or the limit if that is sooner."""
+    seconds, given = settings.deadline, request.headers.get(DEADLINE_HEADER)
+    if given is not None:
+        if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
+            raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
+        seconds = min(seconds, int(given) / 1000)
+    return Deadline(trace_of(request.scope).started + seconds, seconds)
 
 
 def place(field: str, index: int) -> str:

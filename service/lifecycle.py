@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from models.errors import BertheadsError
-from service.body import Bodies
 from service.engine import Engine, Limits
 from service.errors import Unavailable
 from service.heads import Heads, Snapshot, load_heads
 from service.metrics import Metrics
 from service.queue import Deadline
 from service.reload import Reload, give_back_after
+from service.request_body import Bodies
 from service.settings import Settings
 from service.shadow import Shadow
 

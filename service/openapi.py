@@ -1,41 +1,53 @@
-"""The OpenAPI document: FastAPI's, of routes whose models are also what validates, and what is only known once serving.
+"""The OpenAPI document, and the routes that it describes.
 
-FastAPI's own handling of a request costs more than answering a short text takes to prepare, so the routes that every
-request takes are documented by it and handled without it.
+FastAPI writes the document, from models that also validate. But its own handling of a request costs more than a short
+text takes to prepare, so each route answers by itself.
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+import json
+import re
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from inspect import Parameter, Signature
+from typing import Any
 
-from fastapi import FastAPI, Header
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from models.tasks import ROUTES
-from service.errors import ServiceError, media_type, members
+from service.errors import DETECTOR, EXAMPLES, MEDIA_TYPE, media_type, problem
 from service.heads import Heads
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 TEMPLATE = "#/components/schemas/{model}"
+READ = (401, 403, 503)
+"""Statuses of what a route that only tells something may refuse; 404 is added for those with a name in their path."""
 SPENT = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of what a task route may refuse."""
-Deadline = Annotated[
-    int | None,
-    Header(ge=1, lt=10**12, description="Milliseconds after which the client no longer needs the answer"),
-]
-UNUSED = ("HTTPValidationError", "ValidationError")
-"""FastAPI's own errors, which no route answers."""
+"""Statuses of what an inference route may refuse."""
 HEADERS = {
     "Server-Timing": "Milliseconds in tokenize, queue, encode, decode",
     "X-Bundle": "Name and version of the bundle that answered",
     "X-Truncated": "Tokens that were cut; absent if none were",
     "X-Request-Id": "The client's, or a new one",
 }
+DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "Milliseconds after which the client no longer needs the answer",
+    "schema": {"type": "integer", "minimum": 1, "exclusiveMaximum": 10**12},
+}
+PLACES = {
+    **dict.fromkeys(("head", "model"), "The name of a head; GET /heads lists them"),
+    "version": "The version of its bundle",
+    "name": "The name of a bundle, or of one of its heads",
+}
+"""Parameters in paths."""
 
 
 class ProblemError(BaseModel):
@@ -56,11 +68,25 @@ class Problem(BaseModel):
     errors: list[ProblemError] = Field(description="Each thing that is wrong")
 
 
-class BareRoute(APIRoute):
-    """A route that FastAPI documents by its endpoint's signature, and that `handler` answers by itself."""
+class Failure(Problem):
+    """Problem details, with the sentence where clients of KServe and Triton look for it."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], handler: Handler, **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+    error: str = Field(description="The same as `detail`")
+
+
+class BareRoute(APIRoute):
+    """A route that FastAPI documents, and that `handler` answers by itself.
+
+    `body` is the model of what goes in, and `refused` are the statuses of errors; the rest are FastAPI's options.
+    """
+
+    def __init__(
+        self, path: str, handler: Handler, *, body: Any = None, refused: tuple[int, ...] = READ, **options: Any
+    ) -> None:
+        words, methods = re.findall(r"\w+", path), options.setdefault("methods", ["GET"])
+        options["operation_id"] = "_".join(words if "POST" in methods else ["get", *words])
+        options["responses"] = options.get("responses", {}) | _problems(refused, path)
+        super().__init__(path, _endpoint(body), tags=words[:1], **options)
 
         async def plain(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive, send)
@@ -70,22 +96,34 @@ class BareRoute(APIRoute):
         self.app = plain
 
 
-def answered(example: Any) -> dict[int | str, dict[str, Any]]:
-    """Return the entry of an answer with the headers of inference in `responses`."""
+def _endpoint(body: Any) -> Callable[..., Any]:
+    """Return a function whose signature tells FastAPI what body a route takes."""
+
+    async def endpoint() -> None: ...
+
+    given = [Parameter("body", Parameter.KEYWORD_ONLY, annotation=body)] if body else []
+    endpoint.__signature__ = Signature(given)  # type: ignore[attr-defined]
+    return endpoint
+
+
+def inference_route(
+    path: str, handler: Handler, examples: tuple[Any, Any], other: Mapping[str, Any] | None = None, **options: Any
+) -> BareRoute:
+    """Return a route whose answers heads compute; `examples` are of a body and of its answer.
+
+    `other` are further media types of both.
+    """
+    asked, answered = ({"application/json": {"example": each}, **(other or {})} for each in examples)
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
-    return {
-        200: {
-            "description": "The answer, in the shape of the Hugging Face Inference API",
-            "headers": headers,
-            "content": {"application/json": {"example": example}},
-        }
-    }
-
-
-class Failure(Problem):
-    """Problem details, with the sentence where clients of KServe and Triton look for it."""
-
-    error: str = Field(description="The same as `detail`")
+    return BareRoute(
+        path,
+        handler,
+        methods=["POST"],
+        refused=SPENT,
+        responses={200: {"headers": headers, "content": answered}},
+        openapi_extra={"parameters": [DEADLINE], "requestBody": {"content": asked}},
+        **options,
+    )
 
 
 class DetectorFailure(Problem):
@@ -95,18 +133,17 @@ class DetectorFailure(Problem):
     message: str = Field(description="The same as `detail`")
 
 
-def problems(*statuses: int, path: str = "") -> dict[int | str, dict[str, Any]]:
-    """Return the entries of errors in `responses` of a path, each with an example of its own."""
-    errors = [error for error in ServiceError.__subclasses__() if error.status in statuses]
-    return {error.status: _problem_response(error, path) for error in errors}
-
-
-def _problem_response(error: type[ServiceError], path: str) -> dict[str, Any]:
-    field, message = error.example
-    example = members(error, message, [{"field": field, "message": message}], "7d41f0", path)
-    model = "Failure" if "error" in example else "DetectorFailure" if "code" in example else "Problem"
-    content = {"schema": {"$ref": TEMPLATE.format(model=model)}, "example": example}
-    return {"description": error.__doc__, "content": {media_type(path): content}}
+def _problems(statuses: Collection[int], path: str) -> dict[int | str, dict[str, Any]]:
+    """Return the entries of errors in `responses` of a path, each with an example."""
+    media = media_type(path)
+    model = "DetectorFailure" if path == DETECTOR else "Problem" if media == MEDIA_TYPE else "Failure"
+    schema = {"$ref": TEMPLATE.format(model=model)}
+    found: dict[int | str, dict[str, Any]] = {}
+    for error in EXAMPLES:
+        if error.status in statuses or (error.status == 404 and "{" in path):
+            content = {media: {"schema": schema, "example": json.loads(problem(error, "7d41f0", path))}}
+            found[error.status] = {"description": type(error).__doc__, "content": content}
+    return found
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -118,12 +155,10 @@ def document(app: FastAPI) -> dict[str, Any]:
     whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     for path, operations in whole["paths"].items():
         for operation in operations.values():
-            _finish(operation, path, heads)
-    schemas = whole["components"]["schemas"]
-    for model in (Problem, Failure, DetectorFailure):
-        schema = TypeAdapter(model).json_schema(ref_template=TEMPLATE)
-        schemas |= schema.pop("$defs") | {model.__name__: schema}
-    whole["components"]["schemas"] = {name: each for name, each in schemas.items() if name not in UNUSED}
+            operation["parameters"] = [*_in_path(path, heads), *operation.get("parameters", ())]
+    models: Any = [(model, "serialization") for model in (Problem, Failure, DetectorFailure)]
+    _, errors = models_json_schema(models, ref_template=TEMPLATE)
+    whole["components"]["schemas"] |= errors["$defs"]
     if service.settings.asks_for_key:
         whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         whole["security"] = [{"key": []}]
@@ -131,15 +166,13 @@ def document(app: FastAPI) -> dict[str, Any]:
     return whole
 
 
-def _finish(operation: dict[str, Any], path: Any, heads: Heads | None) -> None:
-    """Name the heads that are served, and leave out FastAPI's own error, which no route answers."""
-    if UNUSED[0] in str(operation["responses"].get("422", "")):
-        del operation["responses"]["422"]
-    for parameter in operation.get("parameters", []):
-        if parameter["name"] in ("head", "model") and heads is not None:
-            route = path.split("/")[1]
-            names = [head.name for head in (heads.on(route) if route in ROUTES else heads.by_name.values())]
-            parameter["schema"]["enum"] = names
-        if parameter["name"] == "version" and heads is not None:
-            versions = {head.bundle.manifest.version: None for head in heads.by_name.values()}
-            parameter["schema"]["enum"] = list(versions)
+def _in_path(path: str, heads: Heads | None) -> Iterator[dict[str, Any]]:
+    """Yield the parameters in a path, each a choice of what is served."""
+    served = list(heads.by_name.values()) if heads else []
+    route = path.split("/")[1]
+    names = [head.name for head in served if route not in ROUTES or route in head.ways]
+    versions = list(dict.fromkeys(head.bundle.manifest.version for head in served))
+    choices = {"head": names, "model": names, "version": versions}
+    for name in re.findall(r"{(\w+)}", path):
+        schema = {"type": "string"} | ({"enum": choices[name]} if choices.get(name) else {})
+        yield {"name": name, "in": "path", "required": True, "description": PLACES[name], "schema": schema}

@@ -4,39 +4,35 @@ A web page can send a POST without a type to any address, so these routes are of
 refuse what comes from another origin. A path never comes from a request.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
-from pydantic import Field, ValidationError
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
 
 from models.manifest import MANIFEST, NAME
 from models.task import Strict
-from service.errors import BadRequest, Forbidden, NotFound, ServiceError, SlowRequest, TooLarge
+from service.errors import BadRequest, Conflict, Forbidden, NotFound
 from service.heads import Snapshot
+from service.inference import deadline_of, json_response, service_of
 from service.lifecycle import Service
+from service.openapi import BareRoute
 from service.reload import Change, Outcome
-
-router = APIRouter(prefix="/v2/repository", tags=["repository"])
+from service.request_body import read_body
+from service.request_models import Model, parse_json
 
 MAX_BODY_BYTES = 65_536
+REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 503)
+"""Statuses of what these routes may refuse."""
+LOAD = {"parameters": {"version": "1.5.0", "force": False}}
+UNLOAD = {"parameters": {"unload_dependents": False}}
 
 
-class Conflict(ServiceError):
-    """Another bundle is being loaded."""
-
-    status, title, code = 409, "Under way", "conflict"
-    example = ("", "starter/1.5.0 is being loaded; try again once it is")
-
-
-class BundleRefused(BadRequest):
+class BundleRefused(BadRequest, code="bundle-refused"):
     """The bundle cannot be served; the one before still is."""
-
-    title, code = "Bundle refused", "bundle-refused"
 
 
 class LoadParameters(Strict):
@@ -56,46 +52,45 @@ class Unload(Strict):
     parameters: UnloadParameters = UnloadParameters()
 
 
-@router.post("/index", summary="List heads with versions and states")
-async def index(request: Request) -> JSONResponse:
-    return await _answered(request, _index)
+def repository_routes() -> list[BareRoute]:
+    """Return the control routes."""
+    base = "/v2/repository"
+    return [
+        _route(f"{base}/index", _index, "List heads with versions and states", {}),
+        _route(f"{base}/models/{{name}}/load", _load, "Load a bundle again, or another version of it", LOAD),
+        _route(f"{base}/models/{{name}}/unload", _unload, "Unload a bundle", UNLOAD),
+    ]
 
 
-@router.post("/models/{name}/load", summary="Load a bundle again, or another version of it")
-async def load(request: Request, name: str) -> JSONResponse:
-    return await _answered(request, lambda service: _load(request, service, name))
+def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, example: object) -> BareRoute:
+    async def handler(request: Request) -> Response:
+        if request.headers.get("origin") or request.headers.get("sec-fetch-site") == "cross-site":
+            raise Forbidden("a page of another origin asks; send the request from a program, without Origin")
+        return json_response(await work(request))
+
+    asked = {"requestBody": {"content": {"application/json": {"example": example}}}}
+    return BareRoute(path, handler, refused=REFUSED, methods=["POST"], summary=summary, openapi_extra=asked)
 
 
-@router.post("/models/{name}/unload", summary="Unload a bundle")
-async def unload(request: Request, name: str) -> JSONResponse:
-    return await _answered(request, lambda service: _unload(request, service, name))
-
-
-async def _answered(request: Request, work: Callable[[Service], Awaitable[Any]]) -> JSONResponse:
-    if request.headers.get("origin") or request.headers.get("sec-fetch-site") == "cross-site":
-        raise Forbidden("a page of another origin asks; send the request from a program, without Origin")
-    return JSONResponse(await work(request.app.state.service))
-
-
-async def _index(service: Service) -> list[dict[str, str]]:
+async def _index(request: Request) -> list[dict[str, str]]:
     """List what is loaded, which is all ready: the body, which may ask for that only, changes nothing."""
     return [
         {"name": head.name, "version": loaded.version, "state": "READY", "reason": ""}
-        for loaded in service.heads.bundles
+        for loaded in service_of(request).heads.bundles
         for head in loaded.heads
     ]
 
 
-async def _load(request: Request, service: Service, name: str) -> dict[str, object]:
-    _check_control(service)
+async def _load(request: Request) -> dict[str, object]:
+    service, name = service_of(request), request.path_params["name"]
     given = (await _parsed(request, service, Load)).parameters
     outcome = await service.reload.change(_change(service, name, given))
     _check(outcome)
     return {"name": name, "load": True, "version": outcome.version, "previous": outcome.previous or None}
 
 
-async def _unload(request: Request, service: Service, name: str) -> dict[str, object]:
-    _check_control(service)
+async def _unload(request: Request) -> dict[str, object]:
+    service, name = service_of(request), request.path_params["name"]
     await _parsed(request, service, Unload)
     heads = service.heads
     loaded = heads.bundle_of(name)
@@ -139,29 +134,13 @@ def _find(root: Path | None, name: str, version: str) -> Path:
     return directory
 
 
-async def _parsed(request: Request, service: Service, model: type[Any]) -> Any:
-    """Read a body of any declared type; an empty one holds nothing but defaults."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(service.settings.deadline):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise TooLarge(f"the body has more than {MAX_BODY_BYTES} bytes; send only parameters")
-    except TimeoutError:
-        raise SlowRequest(f"the body did not arrive within {service.settings.deadline:g} s", field="body") from None
-    try:
-        return model.model_validate_json(bytes(body) or b"{}")
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:80] or "body"
-        known = "version and force" if model is Load else ", ".join(UnloadParameters.model_fields)
-        raise BadRequest(f"{field}: {first['msg']}; parameters may hold {known}", field=field) from None
-
-
-def _check_control(service: Service) -> None:
+async def _parsed(request: Request, service: Service, model: type[Model]) -> Model:
+    """Read a body of any declared type; an empty one holds nothing but defaults. Raises Forbidden without control."""
     if service.settings.model_control != "explicit":
         raise Forbidden("bundles cannot be changed here; start the service with --model-control explicit and a key")
+    with service.bodies.one() as count:
+        body = await read_body(request, deadline_of(request, service.settings), MAX_BODY_BYTES, count, media=None)
+    return parse_json(body or b"{}", model)
 
 
 def _check(outcome: Outcome) -> None:

@@ -10,15 +10,15 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from service.contract import kind_of, not_json
-from service.errors import BadRequest, FieldError, Unprocessable
+from models.task import Strict
+from service.errors import FieldError, Unprocessable
+from service.request_models import kind_of, refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that tells how many bytes of the body, after decompression, are JSON."""
@@ -30,16 +30,15 @@ UNSUPPORTED = ("classification", "shared_memory_region")
 """Parameters of an output that would change where or what the output is."""
 
 Parameters = Annotated[dict[str, Any] | None, Field(description="Parameters by name; those of Triton are accepted")]
-Model = TypeVar("Model", bound=BaseModel)
 
 
-class Part(BaseModel):
-    """Base of what a request holds: nothing unknown, nothing converted."""
+class View(BaseModel):
+    """Base of what an answer holds; the docstring of a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class InputTensor(Part):
+class InputTensor(Strict):
     """One input for all items of a request."""
 
     name: str
@@ -53,7 +52,7 @@ class InputTensor(Part):
     """n texts, flat or nested as `shape` says; absent in the binary form."""
 
 
-class OutputChoice(Part):
+class OutputChoice(Strict):
     """An output that the client asks for."""
 
     name: str
@@ -61,7 +60,7 @@ class OutputChoice(Part):
     parameters: Parameters = None
 
 
-class InferRequest(Part):
+class InferRequest(Strict):
     """Texts for a head."""
 
     id: str | None = None
@@ -77,10 +76,8 @@ class InferRequest(Part):
     """The outputs to return, in this order; by default all but `scores`."""
 
 
-class OutputTensor(BaseModel):
+class OutputTensor(View):
     """One output for all items."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     """One of the outputs of the model's metadata."""
@@ -92,10 +89,8 @@ class OutputTensor(BaseModel):
     """Flat, in row-major order."""
 
 
-class InferResponse(BaseModel):
+class InferResponse(View):
     """What a head answered."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     model_name: str
     """As in the path."""
@@ -127,14 +122,6 @@ def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:
             f"is {header[:40]!r}, but the body has {len(body)} bytes; send how many of them are JSON, from 1",
         )
     return body[: int(header)], body[int(header) :]
-
-
-def parse_part(body: bytes, model: type[Model]) -> Model:
-    """Return the JSON object that a body holds; raise BadRequest, which names the first field at fault."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _explain(body, error.errors(include_url=False)[0], list(model.model_fields)) from None
 
 
 def read_columns(request: InferRequest, tail: bytes, names: Sequence[str], limit: int) -> dict[str, list[Any]]:
@@ -270,25 +257,6 @@ def _raw(column: Column) -> bytes:
         return np.array(column.values, NUMPY[column.datatype]).tobytes()
     items = [text.encode() for text in column.values]
     return b"".join(LENGTH.pack(len(item)) + item for item in items)
-
-
-def refusal(field: str, message: str) -> BadRequest:
-    """Return the error of a field that does not follow the protocol."""
-    return BadRequest(f"{field} {message}", field=field)
-
-
-def _explain(body: bytes, error: ErrorDetails, keys: Sequence[str]) -> BadRequest:
-    if error["type"] == "json_invalid":
-        return not_json(body, error["ctx"]["error"])
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in error["loc"])
-    field = path.removeprefix(".") or "body"
-    if error["type"] == "missing":
-        return refusal(field, "is missing; send it")
-    if error["type"] == "extra_forbidden":
-        return refusal(
-            field, f"is unknown; a request has {', '.join(keys)}" if len(error["loc"]) == 1 else "is unknown"
-        )
-    return refusal(field, f"is {kind_of(error['input'])}, but {error['msg'][:1].lower()}{error['msg'][1:]}")
 
 
 def _shown(value: object) -> str:

@@ -8,19 +8,23 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from models.task import Strict
 from service.heads import Head
 from service.inference import NESTED, Plan, json_response, start
-from service.openapi import BareRoute
+from service.openapi import BareRoute, inference_route
+from service.request_models import parse_json
 from service.settings import Settings
-from service.tensors import Parameters, Part, parse_part
-from service.v2 import REFUSED, Model, described, model_route, parse_call, renaming, tell_ready, wanted
+from service.tensors import Parameters, View
+from service.v2 import model_route, parse_call, renaming, tell_ready, wanted
 from service.v2_models import ModelReady
 
 PREDICT = "/v1/models/{model}:predict"
 MODEL = "/v1/models/{model}"
+REQUEST = {"instances": ["A gorgeous, witty film."]}
+RESPONSE = {"predictions": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]]}
 
 
-class PredictRequest(Part):
+class PredictRequest(Strict):
     """Inputs for a head."""
 
     instances: list[Any]
@@ -28,7 +32,7 @@ class PredictRequest(Part):
     parameters: Parameters = None
 
 
-class PredictResponse(Part):
+class PredictResponse(View):
     """Answers of a head."""
 
     predictions: list[Any]
@@ -44,7 +48,7 @@ async def predict(request: Request) -> Response:
 
 
 def _plan(head: Head, body: bytes, settings: Settings) -> Plan:
-    asked = parse_part(body, PredictRequest)
+    asked = parse_json(body, PredictRequest)
     call = parse_call(head, asked.instances, asked.parameters, settings)
     return Plan(
         [call], lambda answers: json_response({"predictions": [_prediction(head, each) for each in answers[0]]})
@@ -58,13 +62,12 @@ def _prediction(head: Head, answer: Any) -> Any:
     return answer
 
 
-async def _predict(model: Model, body: PredictRequest) -> None: ...
-
-
 def v1_routes() -> list[BareRoute]:
     """Return the routes below /v1."""
-    about: dict[str, Any] = described(PREDICT, "Predict, as KServe's first protocol has it", REFUSED)
+    summary = "Predict, as KServe's first protocol has it"
     return [
-        BareRoute(PREDICT, _predict, predict, methods=["POST"], **about, response_model=PredictResponse),
+        inference_route(
+            PREDICT, predict, (REQUEST, RESPONSE), body=PredictRequest, summary=summary, response_model=PredictResponse
+        ),
         model_route(MODEL, "Does a model answer?", tell_ready, ModelReady),
     ]

@@ -1,30 +1,29 @@
 """The Open Inference Protocol, version 2, which clients of KServe, Triton and MLServer speak.
 
-https://github.com/kserve/open-inference-protocol; the routes /config and /stats are extensions of Triton. Health is in
-service/routes.py. Texts and parameters are checked as the body of the task's own route, and refused with its sentences.
+https://github.com/kserve/open-inference-protocol; the routes /config and /stats are extensions of Triton.
+Texts and parameters are checked as the body of the task's own route, and refused with its sentences.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from fastapi import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InputError
 from models.tasks import AnyTask
-from service.body import JSON, check_values
-from service.contract import kind_of, parse_request, request_model
-from service.errors import FieldError, Unavailable, Unprocessable
+from service.errors import FieldError, Unprocessable, require_none
 from service.heads import Head
-from service.inference import Call, Inference, Plan, call_of, json_response, start
+from service.inference import Call, Inference, Plan, call_of, json_response, service_of, start
 from service.lifecycle import Service
-from service.openapi import BareRoute, problems
+from service.openapi import BareRoute, inference_route
 from service.queue import Deadline
+from service.request_body import JSON, check_values
+from service.request_models import kind_of, parse_json, parse_request, refusal, request_model
 from service.settings import Settings
 from service.tensors import (
     BINARY,
@@ -32,9 +31,7 @@ from service.tensors import (
     InferRequest,
     InferResponse,
     choose_outputs,
-    parse_part,
     read_columns,
-    refusal,
     respond,
     split_body,
 )
@@ -44,7 +41,9 @@ from service.v2_models import (
     PLATFORM,
     ModelMetadata,
     ModelReady,
+    ServerLive,
     ServerMetadata,
+    ServerReady,
     columns,
     config,
     find_model,
@@ -59,8 +58,6 @@ RESERVED = re.compile(r"sequence_(id|start|end)|priority|timeout|headers|binary_
 MAX_TIMEOUT = 10**12
 """Microseconds that are longer than every deadline."""
 PLACE = re.compile(r"inputs\[(\d+)\](?:\.(\w+))?")
-REFUSED = (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of what an infer route may refuse."""
 REQUEST = {
     "id": "1",
     "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["A gorgeous, witty film."]}],
@@ -139,7 +136,7 @@ def _in_tensor(field: str, head: Head) -> str:
 
 
 def _plan(inference: Inference, name: str, head: Head, body: bytes, tail: bytes) -> Plan:
-    asked = parse_part(body, InferRequest)
+    asked = parse_json(body, InferRequest)
     _shorten(inference, (asked.parameters or {}).get("timeout"))
     outputs = choose_outputs(asked, OUTPUTS[head.spec.task])
     call = _call(head, asked, tail, inference.service.settings, "scores" in outputs)
@@ -181,75 +178,57 @@ def _shorten(inference: Inference, timeout: object) -> None:
 
 # ---- routes ---------------------------------------------------------------------------------------------------------
 
-Model = Annotated[str, Path(description="The name of a head")]
-Version = Annotated[str, Path(description="The version of its bundle")]
 Told = Callable[[Service, str, Head], Any]
 """Makes the answer of a route that tells of a model."""
 
 
-async def _of_server() -> None: ...
-async def _of_model(model: Model) -> None: ...
-async def _of_version(model: Model, version: Version) -> None: ...
-async def _infer(model: Model, body: InferRequest) -> None: ...
-async def _infer_version(model: Model, version: Version, body: InferRequest) -> None: ...
-
-
 def v2_routes() -> list[BareRoute]:
-    """Return all routes below /v2, those of health left out."""
+    """Return all routes below /v2."""
     bases = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
     return [
         *(_infer_route(f"{base}/infer") for base in bases),
         _server_route("/v2", "The server", _tell_server, ServerMetadata),
         _server_route("/v2/models/stats", "Statistics of all models, of one worker", _tell_statistics, dict[str, Any]),
+        _server_route("/v2/health/live", "Is the process alive?", _tell_live, ServerLive, refused=(503,)),
+        _server_route("/v2/health/ready", "Should it get requests?", _tell_server_ready, ServerReady, refused=(503,)),
         *(model_route(base + suffix, *rest) for base in bases for suffix, *rest in TOLD),
     ]
 
 
 def _infer_route(path: str) -> BareRoute:
-    binary = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
-    about = described(path, "Infer, as the Open Inference Protocol has it", REFUSED)
-    content = {"application/json": {"example": RESPONSE}} | binary
-    about["responses"][200] = {"description": "The outputs", "content": content}
-    return BareRoute(
+    return inference_route(
         path,
-        _infer_version if "{version}" in path else _infer,
         infer,
-        methods=["POST"],
-        **about,
+        (REQUEST, RESPONSE),
+        {BINARY: {"schema": {"type": "string", "format": "binary"}}},
+        body=InferRequest,
+        summary="Infer, as the Open Inference Protocol has it" + _of_version(path),
         description=INFER,
         response_model=InferResponse,
-        openapi_extra={"requestBody": {"content": {"application/json": {"example": REQUEST}} | binary}},
     )
+
+
+def _of_version(path: str) -> str:
+    return "; the path names the version" if "{version}" in path else ""
 
 
 def model_route(path: str, summary: str, told: Told, shape: Any) -> BareRoute:
     """Return a route that tells of the model in its path."""
 
     async def handler(request: Request) -> Response:
-        service: Service = request.app.state.service
+        service = service_of(request)
         name, version = request.path_params["model"], request.path_params.get("version")
         head = find_model(service.heads, service.settings.model_name, name, version)
         return json_response(told(service, name, head))
 
-    endpoint = _of_version if "{version}" in path else _of_model
-    return BareRoute(path, endpoint, handler, **described(path, summary, (401, 404, 503)), response_model=shape)
+    return BareRoute(path, handler, summary=summary + _of_version(path), response_model=shape)
 
 
-def _server_route(path: str, summary: str, told: Callable[[Request], Any], shape: Any) -> BareRoute:
+def _server_route(path: str, summary: str, told: Callable[[Request], Any], shape: Any, **options: Any) -> BareRoute:
     async def handler(request: Request) -> Response:
         return json_response(told(request))
 
-    return BareRoute(path, _of_server, handler, **described(path, summary, (401, 503)), response_model=shape)
-
-
-def described(path: str, summary: str, refused: Sequence[int]) -> dict[str, Any]:
-    """Return what the document says of a route."""
-    return {
-        "tags": [path.split("/")[1]],
-        "summary": summary + (" of a version" if "{version}" in path else ""),
-        "operation_id": "_".join(re.findall(r"\w+", path)),
-        "responses": problems(*refused, path=path),
-    }
+    return BareRoute(path, handler, summary=summary, response_model=shape, **options)
 
 
 def _tell_server(request: Request) -> dict[str, Any]:
@@ -257,14 +236,23 @@ def _tell_server(request: Request) -> dict[str, Any]:
 
 
 def _tell_statistics(request: Request) -> dict[str, Any]:
-    service: Service = request.app.state.service
+    service = service_of(request)
     return {"model_stats": [statistics(name, head, service.metrics) for name, head in service.heads.by_name.items()]}
+
+
+def _tell_live(request: Request) -> dict[str, Any]:
+    require_none(service_of(request).engine.troubles())
+    return {"live": True}
+
+
+def _tell_server_ready(request: Request) -> dict[str, Any]:
+    require_none(service_of(request).obstacles())
+    return {"ready": True}
 
 
 def tell_ready(service: Service, name: str, _: Head) -> dict[str, Any]:
     """Return the ModelReady of a model; raise Unavailable."""
-    if obstacles := service.obstacles():
-        raise Unavailable("; ".join(obstacles))
+    require_none(service.obstacles())
     return {"name": name, "ready": True}
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
 from models.task import TaskName
@@ -11,7 +10,7 @@ from service.errors import NotFound
 from service.heads import Head, Heads
 from service.inference import NESTED
 from service.metrics import STAGES, Metrics
-from service.tensors import Column
+from service.tensors import Column, View
 
 PLATFORM = "bertheads"
 EXTENSIONS = ["binary_tensor_data", "model_repository", "parameters"]
@@ -35,12 +34,6 @@ KEYS = {"token": "token_str"}
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
 
 
-class View(BaseModel):
-    """Base of what is told of a model."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
 class ServerMetadata(View):
     """The server."""
 
@@ -50,6 +43,20 @@ class ServerMetadata(View):
     """Its version."""
     extensions: list[str]
     """Parts of the protocol that it has beyond the required ones."""
+
+
+class ServerLive(View):
+    """The answer of a process that is alive."""
+
+    live: bool
+    """Always true; a process that is not live is an error."""
+
+
+class ServerReady(View):
+    """The answer of a worker that is ready."""
+
+    ready: bool
+    """Always true; a worker that is not ready is an error."""
 
 
 class TensorMetadata(View):

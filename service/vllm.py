@@ -18,7 +18,7 @@ from models.tasks import AnyTask
 from service.guards import GUARDED, Tolerant
 from service.heads import Head, Heads
 from service.inference import Inference, Plan, call_of, json_response
-from service.tensors import parse_part
+from service.request_models import parse_json
 
 PATH = "/classify"
 
@@ -77,7 +77,7 @@ class LeastSafe:
 def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
     """Return the call of vLLM's /classify."""
     settings, trace = inference.service.settings, inference.trace
-    asked = parse_part(body, ClassificationRequest)
+    asked = parse_json(body, ClassificationRequest)
     head = heads.find("classify", asked.model)
     trace.head = trace.log["head"] = head.name
     cut: dict[str, Any] = {} if asked.truncate_prompt_tokens is None else {"truncation": "right"}

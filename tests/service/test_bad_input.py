@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.body import check_values
-from service.contract import parse_request, request_model
 from service.errors import BadRequest
+from service.request_body import check_values
+from service.request_models import parse_request, request_model
 from tests.service.serving import Served, until
 
 OK_QUESTION = {"question": "Who?", "context": "Clara."}
@@ -153,7 +153,7 @@ def test_what_the_model_cannot_take_is_422_and_names_the_field(
 def test_brackets_are_refused_before_they_become_values(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     """A million values would hold the interpreter, and with it the event loop, for a second."""
     made: list[object] = []
-    monkeypatch.setattr("service.contract._relevant", made.append)
+    monkeypatch.setattr("service.request_models._relevant", made.append)
     with pytest.raises(BadRequest):
         check_values(body)
         parse_request(body, "classify", request_model("classify", 8, 5000))
@@ -279,7 +279,7 @@ def test_an_endless_body_in_chunks_is_413(served: Served) -> None:
 
 
 def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.body.MAX_BODIES", 120_000)
+    monkeypatch.setattr("service.request_body.MAX_BODIES", 120_000)
     long = b'{"inputs": "the cat"' + b" " * 70_000 + b"}"
     host, port = served.client.base_url.host, served.client.base_url.port or 0
     with socket.create_connection((host, port), timeout=20) as slow:
@@ -296,7 +296,7 @@ def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, m
 
 def test_bodies_count_as_much_as_their_texts_take(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """One emoji makes Python keep its whole text in four bytes a character."""
-    monkeypatch.setattr("service.body.MAX_BODIES", 120_000)
+    monkeypatch.setattr("service.request_body.MAX_BODIES", 120_000)
 
     def body(first: str) -> bytes:
         return json.dumps({"inputs": [first + "x " * 2400] * 8}, ensure_ascii=False).ljust(70_000).encode()
@@ -308,7 +308,13 @@ def test_bodies_count_as_much_as_their_texts_take(served: Served, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("encoding", "compress"),
-    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress), ("GZip", gzip.compress)],
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("GZip", gzip.compress),
+        ("Identity", bytes),
+    ],
 )
 def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Callable[[bytes], bytes]) -> None:
     body = compress(b'{"inputs": "the cat sat"}')
@@ -326,6 +332,7 @@ def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Calla
         (gzip.compress(b'{"inputs": "a"}') + b"x", "gzip", 400, "goes on behind its compressed data"),
         (gzip.compress(b'{"inputs": "' + b" " * 5_000_000), "gzip", 413, "inflated form exceeds the limit of 100000"),
         (gzip.compress(b'{"inputs": 1}'), "", 400, "not UTF-8"),
+        (b" " * 100_001, "br", 415, "encoded as br"),
     ],
 )
 def test_a_wrongly_compressed_body_is_refused(

@@ -95,6 +95,36 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {*tasks, *heads, *GUARDS, *INFERENCE_PROTOCOL, *control}
 
 
+def test_everything_is_described(document: dict[str, Any]) -> None:
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    described = [parameter for operation in operations for parameter in operation["parameters"]]
+    described += [
+        each for schema in document["components"]["schemas"].values() for each in schema["properties"].values()
+    ]
+    assert described and all(each["description"] for each in described)
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+
+
+def test_each_error_has_its_example(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            refused = {status: each for status, each in operation["responses"].items() if status != "200"}
+            assert refused, path
+            for status, response in refused.items():
+                (content,) = response["content"].values()
+                assert str(content["example"]["status"]) == status and content["example"]["detail"], path
+
+
+def test_a_name_in_a_path_is_a_choice_of_what_is_served(document: dict[str, Any]) -> None:
+    def choice(path: str, name: str) -> Any:
+        (operation,) = document["paths"][path].values()
+        return next(each for each in operation["parameters"] if each["name"] == name)["schema"]["enum"]
+
+    assert choice("/pair/{head}", "head") == ["nli", "nsp"] and choice("/zero-shot/{head}", "head") == ["nli"]
+    assert choice("/v2/models/{model}/versions/{version}", "version") == ["1.2.3"]
+    assert len(choice("/heads/{head}", "head")) == len(choice("/v2/models/{model}/infer", "model")) == 7
+
+
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_pages_load_nothing_from_elsewhere(served: Served, path: str) -> None:
     page = served.client.get(path)

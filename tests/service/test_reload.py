@@ -238,6 +238,8 @@ def test_a_version_that_is_not_there(root: Path, served: Served, version: str, t
         (b'{"parameters": {"version": 5}}', 400, "parameters.version"),
         (b'{"other": 1}', 400, "other"),
         (b" " * 70_000, 413, "65536"),
+        (b'{"parameters": {"version": "\\ud800"}}', 400, "half of a character"),
+        (b"\xff", 400, "byte 0 is 0xff"),
     ],
 )
 def test_a_body_that_makes_no_sense(served: Served, body: bytes, status: int, part: str) -> None:

@@ -12,11 +12,11 @@ from models.classification import PairInput
 from models.errors import InputError
 from models.qa import QuestionInput
 from models.tasks import RouteName
-from service.contract import TaskRequest, parse_request, request_model
 from service.errors import FieldError, Unprocessable
 from service.heads import Head, Heads
 from service.inference import Call, Plan, call_of, json_response, start
-from service.openapi import SPENT, BareRoute, Deadline, answered, problems
+from service.openapi import BareRoute, inference_route
+from service.request_models import TaskRequest, parse_request, request_model
 from service.settings import Settings
 
 MAX_HEADS = 32
@@ -97,22 +97,12 @@ def _call(head: Head, body: bytes, given: Mapping[str, Any], settings: Settings)
 def several_route(settings: Settings) -> BareRoute:
     """Return POST /heads."""
 
-    async def endpoint(body: SeveralRequest, x_deadline_ms: Deadline = None) -> None: ...
-
     async def handler(request: Request) -> Response:
         inference = start(request)
         heads = await inference.heads()
         return await inference.respond(lambda body: plan_several(body, heads, settings))
 
-    return BareRoute(
-        "/heads",
-        endpoint,
-        handler,
-        methods=["POST"],
-        tags=["tasks"],
-        summary="Ask several heads about the same inputs in one pass",
-        operation_id="several_heads",
-        response_model=dict[str, Any],
-        responses=answered(ANSWER) | problems(*SPENT),
-        openapi_extra={"requestBody": {"content": {"application/json": {"example": EXAMPLE}}}},
+    summary = "Ask several heads about the same inputs in one pass"
+    return inference_route(
+        "/heads", handler, (EXAMPLE, ANSWER), body=SeveralRequest, summary=summary, response_model=dict[str, Any]
     )

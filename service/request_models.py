@@ -1,0 +1,163 @@
+"""What a request looks like: models that validate it and document it, and the sentences that refuse it."""
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from models.task import Strict, parameter_error
+from models.tasks import ROUTES, RouteName
+from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
+from service.request_body import malformed
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_ERRORS = 16
+"""Errors that one answer explains."""
+PARAMETERS = "What the task is asked to do; the head's defaults (GET /heads) hold otherwise"
+REASONS = {
+    "recursion limit": "is nested too deeply",
+    "out of range": "has a number of thousands of digits",
+    "hex escape": "is not JSON: it has half of a character; send both \\u escapes of it",
+}
+"""What the JSON parser says, and what we say."""
+
+
+class TaskRequest(Strict):
+    """Base of the requests of all tasks."""
+
+    inputs: Any
+    parameters: Any = None
+    options: dict[str, Any] | None = None
+    """Options of the Hugging Face Inference API (wait_for_model …): accepted, without effect"""
+
+
+@cache
+def request_model(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
+    """Return the model of a request body of a route."""
+    task, bounds = ROUTES[route], {"str_max_length": max_characters}
+    one = task.inputs
+    if hasattr(one, "model_fields"):
+        one = create_model(one.__name__, __base__=one, __doc__=one.__doc__, __cls_kwargs__=bounds)
+    # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
+    several: Any = Annotated[
+        list.__class_getitem__(one), Field(min_length=1, max_length=None if get_args(one) else max_items)
+    ]
+    needed = any(field.is_required() for field in task.parameters.model_fields.values())
+    parameters = task.parameters if needed else task.parameters | None
+    fields: dict[str, Any] = {
+        "inputs": (one | several, Field(description="One input, or a list of inputs, which is answered by a list")),
+        "parameters": (parameters, Field(... if needed else None, description=PARAMETERS)),
+    }
+    name = route.title().replace("-", "") + "Request"
+    return create_model(name, __base__=TaskRequest, __cls_kwargs__=bounds, **fields)
+
+
+def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> TaskRequest:
+    """Return the request that a body holds; raise BadRequest or Unprocessable, which names each field at fault."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        errors: dict[str, FieldError] = {}
+        for each in _relevant(_found(error, body))[:MAX_ERRORS]:
+            explained = _explain(each, route, model)
+            errors.setdefault(explained.field, explained)
+        raise Unprocessable(list(errors.values())) from None
+
+
+def parse_json(body: bytes, model: type[Model]) -> Model:
+    """Return the JSON object that a body holds; raise BadRequest, which names the first field at fault."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = _found(error, body)[0]
+        known = f"a request has {', '.join(model.model_fields)}" if len(first["loc"]) == 1 else "leave it out"
+        raise refusal(_place(first["loc"]) or "body", explain(first, known)) from None
+
+
+def refusal(field: str, message: str) -> BadRequest:
+    """Return the error of a field that does not follow the protocol."""
+    return BadRequest(f"{field} {message}", field=field)
+
+
+def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
+    """Return what pydantic found wrong with a body; raise BadRequest if that is no JSON."""
+    found = error.errors(include_url=False)
+    if found[0]["type"] != "json_invalid":
+        return found
+    reason = found[0]["ctx"]["error"]
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        raise malformed(f"is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}") from None
+    raise malformed(next((words for key, words in REASONS.items() if key in reason), f"is not JSON: {reason}"))
+
+
+def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
+    """Drop what pydantic says of the form of `inputs`, one input or a list, that the client did not mean."""
+    is_list = any(error["loc"][:1] == ("inputs",) and isinstance(error["input"], list) for error in found)
+
+    def is_meant(error: ErrorDetails) -> bool:
+        first, *rest = error["loc"] or ("body",)
+        return first != "inputs" or not rest or str(rest[0]).startswith("list[") == is_list
+
+    return list(filter(is_meant, found))
+
+
+def _explain(error: ErrorDetails, route: RouteName, model: type[TaskRequest]) -> FieldError:
+    first, *inner = error["loc"] or ("body",)
+    if first == "parameters" and inner:
+        refused = parameter_error({**error, "loc": tuple(inner)}, route, ROUTES[route].parameters)
+        return FieldError(refused.field, refused.message)
+    if first == "inputs":
+        return _explain_input(error, list(getattr(ROUTES[route].inputs, "model_fields", ())))
+    known = ", ".join(name for name in model.model_fields if name != "options")
+    wanted = {"body": f"an object of {known}", "parameters": f"what {route} takes; see GET /docs"}.get(str(first), "")
+    hint = did_you_mean(str(first), model.model_fields, f"a request has {known}")
+    return FieldError(".".join(map(str, error["loc"]))[:80] or "body", explain(error, hint, wanted))
+
+
+def _explain_input(error: ErrorDetails, names: list[str]) -> FieldError:
+    """Explain an error within `inputs`; `names` are the texts of one input, if it has several."""
+    # Behind the first part, pydantic names the alternatives that it tried.
+    field = _place(["inputs", *(part for part in error["loc"][2:] if names or isinstance(part, int))])
+    keys = ", ".join(f'"{name}": …' for name in names)
+    one = f"an object {{{keys}}}" if names else "a text"
+    part = "a text" if "." in field else one
+    wanted = f"{one} or a list of {'such' if names else 'texts'}" if field == "inputs" else part
+    return FieldError(field, explain(error, f"an input is {one}", wanted))
+
+
+def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
+    """Return what is wrong with a value: `known` says which keys there are, and `wanted` what belongs there."""
+    value, limits, kind = error["input"], error.get("ctx", {}), error["type"]
+    if kind == "missing":
+        return f"is missing; send {wanted or 'it'}"
+    if kind == "extra_forbidden":
+        return f"is unknown; {known}"
+    if kind == "string_too_long":
+        return f"has {len(value)} characters; at most {limits['max_length']} are allowed, so send it in parts"
+    if wanted and kind in ("too_long", "too_short"):
+        number = f"1 to {limits['max_length']}" if kind == "too_long" else "at least 1"
+        return f"has {len(value)} items; send {number}"
+    if wanted:
+        return f"is {kind_of(value)}, but must be {wanted}"
+    expected = error["msg"].replace("Input should be a valid ", "must be: ")
+    return f"is {kind_of(value)}, but {expected[:1].lower()}{expected[1:]}"
+
+
+def kind_of(value: object) -> str:
+    """Return what JSON calls a value, with the value where it is short."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return "a huge number" if abs(value) >= 10**15 else f"the number {value!r}"
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
+
+
+def _place(location: Iterable[int | str]) -> str:
+    """Write where a value is: inputs[3].question."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in location).removeprefix(".")
