@@ -111,6 +111,7 @@ class DetectorRequest(Tolerant):
     contents: list[str] = Field(min_length=1)
     """The texts."""
     detector_params: GuardParameters | None = None
+    """What counts as found."""
 
 
 class Detection(BaseModel):
@@ -169,6 +170,7 @@ class GuardrailRequest(Tolerant):
     texts: list[str] | None = None
     """The texts, such as the messages of a conversation."""
     additional_provider_specific_params: LiteLLMParameters | None = None
+    """Which heads guard, and what counts as found."""
 
 
 class GuardrailAnswer(BaseModel):
