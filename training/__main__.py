@@ -198,7 +198,8 @@ def vocab_command(namespace: argparse.Namespace) -> None:
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:
-    from training.pretrain import PretrainRecipe, pretrain
+    from training.pretrain import pretrain
+    from training.pretrain_recipe import PretrainRecipe
 
     keep_pages()
     pretrain(read_recipe(PretrainRecipe, namespace.recipe, namespace.set), namespace.out)

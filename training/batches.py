@@ -1,7 +1,7 @@
 """Pairs of a corpus, masked, as batches: rows depend on (seed, epoch, index) alone."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,22 +12,10 @@ from training.corpus import Corpus
 from training.errors import RecipeError
 from training.masking import Ids, Masked, Vocabulary, mask_tokens
 from training.pairs import Ranges, sample_pairs, sample_runs, truncate_pair
+from training.pretrain_recipe import PretrainRecipe
 
 Position = tuple[int, int]
 """The epoch, and the index in it of the next row."""
-
-
-class RowRecipe(Protocol):
-    """What rows depend on beside the corpus: these fields of a recipe."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def mask_rate(self) -> float: ...
-    @property
-    def whole_words(self) -> bool: ...
-    @property
-    def nsp(self) -> bool: ...
 
 
 class MaskedPair(NamedTuple):
@@ -60,7 +48,7 @@ class Batch(NamedTuple):
 class Rows:
     """The rows of a corpus for one length, epoch after epoch."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, recipe: RowRecipe, max_length: int) -> None:
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, recipe: PretrainRecipe, max_length: int) -> None:
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.recipe = recipe

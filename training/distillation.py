@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from models.checkpoint import Checkpoint
 from models.encoder import Encoder
 from training.base import read_base
-from training.batches import Batch
+from training.batches import Batch, Rows, collate
 from training.corpus import vocabulary_hash
 from training.errors import RecipeError
-from training.pruning import check_size, prune
+from training.pretrain_recipe import PretrainRecipe
+from training.processes import Processes
+from training.pruning import check_size, check_sizes, prune
+
+SAMPLED = 1 << 15
+"""Tokens on which a teacher's hidden states are looked at."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,19 @@ class Teacher:
     def hand_down(self, student: Encoder) -> None:
         """Begin a fresh student as the teacher, pruned to its size; raises RecipeError where it has another shape."""
         prune(self.encoder, student, self.components, self.sample)
+
+
+def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, processes: Processes) -> Teacher:
+    """The recipe's teacher, looked at on the first of the run's `rows`."""
+    count = min(rows.count(0), max(1, SAMPLED // rows.max_length))
+    sample = collate([rows.row(0, i) for i in range(count)]).to(processes.device)
+    teacher = Teacher.read(
+        Path(recipe.teacher or ""), student, recipe.longest, sample, distributions=recipe.teacher_share > 0
+    )
+    if not recipe.base:
+        check_sizes(teacher.encoder.config, student.config)  # in every process: only the first one prunes
+    processes.share([teacher.components])  # whose signs depend on the processor
+    return teacher
 
 
 def divergence(logs: Tensor, their_logits: Tensor) -> Tensor:

@@ -30,18 +30,19 @@ from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
 from training.files import alone
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.initial_weights import start
 from training.mixture import build_sources, choose, dropouts
 from training.no_answer import LEAST, fit_no_answer
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.precision import arithmetic
 from training.predictors import CheckpointPredictor
-from training.pretrain import SPECS, start
-from training.pretrain import evaluate as evaluate_pretraining
+from training.pretrain_recipe import SPECS
 from training.processes import Processes
 from training.progress import tell
 from training.run import Run, seed_step
 from training.targets import targets
 from training.unanswerable import unanswerable
+from training.validation import evaluate as evaluate_pretraining
 from training.window import check_finite
 
 SHORTEST = 8

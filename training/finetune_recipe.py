@@ -10,7 +10,7 @@ from models.manifest import NAME
 from models.task import TaskName
 from training.errors import RecipeError
 from training.precision import Precision
-from training.pretrain import SPECS, PretrainRecipe
+from training.pretrain_recipe import SPECS, PretrainRecipe
 from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 RESERVED = ("pretraining", *SPECS)

@@ -1,7 +1,7 @@
 """What pretraining minimises: masked tokens, next sentences, and what a teacher says of both."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +9,7 @@ from torch import Tensor
 
 from training.batches import Batch
 from training.distillation import Teacher
-
-
-class LossRecipe(Protocol):
-    """The fields of a recipe that weigh the losses."""
-
-    @property
-    def teacher(self) -> str | None: ...
-    @property
-    def teacher_share(self) -> float: ...
-    @property
-    def state_weight(self) -> float: ...
+from training.pretrain_recipe import PretrainRecipe
 
 
 class Losses(NamedTuple):
@@ -33,7 +23,7 @@ class Losses(NamedTuple):
     state: Tensor
 
 
-def total(parts: Losses, chosen: int, pairs: int, recipe: LossRecipe) -> Tensor:
+def total(parts: Losses, chosen: int, pairs: int, recipe: PretrainRecipe) -> Tensor:
     """The loss of a step with `chosen` selected tokens and `pairs` rows, or this batch's part of it."""
     labels = 1 - recipe.teacher_share if recipe.teacher else 1.0
     loss = labels * parts.masked / chosen + parts.following / pairs

@@ -21,7 +21,7 @@ from training.corpus import Corpus
 from training.data import Example
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.losses import score, total
-from training.pretrain import PretrainRecipe
+from training.pretrain_recipe import PretrainRecipe
 from training.progress import tell
 from training.targets import Target, consistency, joined, log_probabilities, loss, targets
 

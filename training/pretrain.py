@@ -8,167 +8,34 @@ The same command again resumes. Pairs and masks depend on (seed, epoch, index) a
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 from tqdm import tqdm
 
-from models.checkpoint import NSP_LABELS, Checkpoint, Head, read_checkpoint
-from models.config import EncoderConfig
-from models.encoder import Encoder
-from models.heads import MaskedTokenHead, build_head
-from models.task import HeadSpec
-from models.tokenizer import Tokenizer
-from training.base import note_length, read_base
-from training.base import set_dropout as set_dropout  # for who finetunes as well
+from models.checkpoint import Checkpoint, read_checkpoint
 from training.batches import MaskedPair, Rows, collate
-from training.corpus import TOKENIZER, Corpus
-from training.distillation import Teacher
+from training.corpus import Corpus
+from training.distillation import read_teacher
 from training.errors import RecipeError
 from training.files import alone
+from training.initial_weights import inform, start
 from training.losses import Losses, counted_by, score, total
 from training.optimizer import build_optimizer, schedule, set_rates
-from training.pairs import longest_row
-from training.precision import Precision, arithmetic
+from training.precision import arithmetic
+from training.pretrain_recipe import Phase, PretrainRecipe
 from training.processes import Processes
 from training.progress import tell
-from training.pruning import check_sizes
-from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 from training.run import Run, seed_step
-from training.window import Window, check_finite, describe, unigram_entropy
-from training.word_vectors import embed_words
+from training.validation import evaluate
+from training.window import Window, check_finite, unigram_entropy
 
-EVALUATION_SEED = 1 << 20
-"""Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
-SAMPLED = 1 << 15
-"""Tokens on which a teacher's hidden states are looked at."""
 PHASE_EPOCHS = 1 << 10
 """More than a phase has."""
 LOGGED_EVERY = 20
 """Steps."""
-SINGLE = ("steps", "max_length", "batch_size")
-"""Fields that phases stand in place of."""
-SPECS = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LABELS)}
-"""The heads of pretraining, by name."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a run with rows of its own length (BERT paper: 128 for 90 % of the steps, then 512)."""
-
-    steps: PositiveInt
-    max_length: PositiveInt
-    batch_size: PositiveInt
-
-
-@dataclass(frozen=True)
-class PretrainRecipe:
-    """What a pretraining run is."""
-
-    corpus: str
-    """Directory made by `python -m training corpus`."""
-    base: str | None = None
-    """Checkpoint or bundle to start from; without one, weights are random and the sizes below count."""
-    tokenizer: str | None = None
-    """Of random weights; by default the corpus' own."""
-    word_vectors: bool = False
-    """Begin random weights with the word embedding that counting in the corpus gives, some minutes, once."""
-    layers: PositiveInt = 4
-    width: PositiveInt = 256
-    attention_heads: PositiveInt = 4
-    steps: PositiveInt = 10_000
-    batch_size: PositiveInt = 32
-    """Pairs a step, of all processes together."""
-    accumulate: PositiveInt = 1
-    """Forward passes a step and process, each over an equal part of its pairs."""
-    max_length: PositiveInt = 128
-    """Tokens of a pair with its three specials."""
-    phases: list[Phase] = field(default_factory=list)
-    """In place of steps, batch_size and max_length: parts of the run, one after the other, under one schedule."""
-    nsp: bool = True
-    """Pairs and next sentences; without them each row is one run of text, and the only head is fill-mask."""
-    mask_rate: float = 0.15
-    whole_words: bool = False
-    """Select words with all their pieces."""
-    rate: Positive = 1e-4
-    """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
-    head_rate: Positive | None = None
-    """Peak rate of heads that the base lacks, which have further to go than its encoder; by default `rate`."""
-    freeze_embeddings: bool = False
-    """Keep the base's word embedding, which is the decoder too. Adam moves every row of it at every step, for each is
-    an answer that was not right: those of rare words, which are seldom read, go astray."""
-    warmup: Share = 0.01
-    """Share of the steps."""
-    final_rate: Share = 0.0
-    """Share of the peak rate at the last step; above zero where another run goes on from this one."""
-    weight_decay: NotNegative = 0.01
-    clip: Positive = 1.0
-    """Largest norm of the gradient (BERT paper)."""
-    dropout: Dropout = 0.1
-    precision: Precision = "fp32"
-    """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
-    seed: Seed = 0
-    compile: bool = False
-    threads: Threads = 0
-    """Threads of torch, 0 = its own choice."""
-    save_every: PositiveInt = 500
-    evaluate_every: PositiveInt = 500
-    evaluate_pairs: PositiveInt = 256
-    teacher: str | None = None
-    """Checkpoint or bundle of the same vocabulary, to learn from beside the text."""
-    teacher_share: float = 0.0
-    """Weight of the distributions of its fill-mask head, at twice its time; the labels have the rest."""
-    state_weight: NotNegative = 30.0
-    """Weight of the distance to its hidden states, which is 1 for a student that knows their mean alone."""
-    plateau_after: NonNegativeInt = 1000
-    """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mask_rate < 1:
-            raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
-        if self.freeze_embeddings and not self.base:
-            raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
-        if not 0 <= self.teacher_share <= 1:
-            raise RecipeError(f"teacher_share is {self.teacher_share}, expected a share from 0 to 1; 0.5 weighs alike")
-        for phase in self.parts:
-            if not 8 <= phase.max_length:
-                raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
-            if phase.batch_size % self.accumulate:
-                raise RecipeError(
-                    f"accumulate is {self.accumulate}, expected a divisor of batch_size {phase.batch_size}; change one"
-                )
-
-    @property
-    def unread(self) -> list[str]:
-        """Fields that were given beside phases, a base or a teacher, which stand in their place."""
-        replaced = [*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ())]
-        replaced += ["word_vectors"] if self.base or self.teacher else []
-        given = [field for field in fields(self) if field.name in replaced]
-        return [field.name for field in given if getattr(self, field.name) != field.default]
-
-    @property
-    def parts(self) -> list[Phase]:
-        """The phases, one where the recipe names none."""
-        return self.phases or [Phase(self.steps, self.max_length, self.batch_size)]
-
-    @property
-    def specs(self) -> dict[str, HeadSpec]:
-        """The heads that learn, by name."""
-        return {name: spec for name, spec in SPECS.items() if self.nsp or name != "nsp"}
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest rows."""
-        return max(phase.max_length for phase in self.parts)
-
-    @property
-    def all_steps(self) -> int:
-        return sum(phase.steps for phase in self.parts)
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
@@ -261,27 +128,6 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     return checkpoint
 
 
-def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, processes: Processes) -> Teacher:
-    """The recipe's teacher, looked at on the first of the run's `rows`."""
-    count = min(rows.count(0), max(1, SAMPLED // rows.max_length))
-    sample = collate([rows.row(0, i) for i in range(count)]).to(processes.device)
-    teacher = Teacher.read(
-        Path(recipe.teacher or ""), student, recipe.longest, sample, distributions=recipe.teacher_share > 0
-    )
-    if not recipe.base:
-        check_sizes(teacher.encoder.config, student.config)  # in every process: only the first one prunes
-    processes.share([teacher.components])  # whose signs depend on the processor
-    return teacher
-
-
-def inform(encoder: Encoder, recipe: PretrainRecipe, corpus: Corpus, teacher: Teacher | None) -> None:
-    """Begin random weights at what is known without learning."""
-    if teacher:
-        teacher.hand_down(encoder)
-    elif recipe.word_vectors:
-        embed_words(encoder, corpus)
-
-
 def stream(
     rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, int], processes: Processes
 ) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
@@ -317,79 +163,6 @@ def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
-def start(recipe: PretrainRecipe) -> Checkpoint:
-    """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
-    corpus = Corpus(Path(recipe.corpus))
-    if recipe.base:
-        checkpoint = read_base(Path(recipe.base))
-    else:
-        tokenizer = Tokenizer.read(Path(recipe.tokenizer or Path(recipe.corpus) / TOKENIZER))
-        config = EncoderConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=recipe.width,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.attention_heads,
-            intermediate_size=4 * recipe.width,
-            hidden_dropout_prob=recipe.dropout,
-            attention_probs_dropout_prob=recipe.dropout,
-            trained_length=longest_row(corpus, recipe.longest, recipe.nsp),
-        )
-        checkpoint = Checkpoint(config, Encoder(config), tokenizer)
-    corpus.check_vocabulary(checkpoint.tokenizer)
-    embedding = checkpoint.encoder.embeddings.word
-    for name, spec in recipe.specs.items():
-        if name not in checkpoint.heads:
-            module = build_head(spec.task, len(spec.labels), checkpoint.config, embedding)
-            if spec.task == "fill-mask":
-                set_unigram_bias(module, corpus)
-            checkpoint.heads[name] = Head(spec, module)
-            checkpoint.fresh.add(name)
-    set_dropout(checkpoint, recipe.dropout, recipe.dropout)
-    if recipe.longest > checkpoint.config.max_position_embeddings:
-        raise RecipeError(
-            f"max_length is {recipe.longest}, but the encoder has {checkpoint.config.max_position_embeddings} "
-            "positions; lower max_length"
-        )
-    note_length(checkpoint, longest_row(corpus, recipe.longest, recipe.nsp))
-    return checkpoint
-
-
-@torch.no_grad()
-def set_unigram_bias(head: nn.Module, corpus: Corpus) -> None:
-    """Start at the frequencies of the corpus: a bias of zero takes ten thousand steps to get there, and until then the
-    rare rows of the tied embedding are pushed aside, all in one direction."""
-    assert isinstance(head, MaskedTokenHead)
-    counts = corpus.token_counts(len(head.bias)) + 1.0  # a token that is not there may come still
-    log_shares = np.log(counts / counts.sum())
-    head.bias.copy_(torch.from_numpy(log_shares - log_shares.mean()))
-
-
 def share_at(recipe: PretrainRecipe, step: int) -> float:
     steps = recipe.all_steps
     return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)
-
-
-# ---- held-out text ---------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) -> dict[str, dict[str, float]]:
-    """Losses and accuracies on held-out rows of a phase's length, at 15 % masks whatever the recipe trains with."""
-    corpus = Corpus(Path(recipe.corpus), "validation")
-    if len(corpus) < 2 or (recipe.nsp and not corpus.has_pairs):
-        return {}
-    modules = [checkpoint.encoder, *(checkpoint.heads[name].module for name in SPECS if name in checkpoint.heads)]
-    for module in modules:
-        module.eval()
-    fixed = replace(recipe, mask_rate=0.15, whole_words=False, seed=EVALUATION_SEED, teacher=None)
-    rows = Rows(corpus, checkpoint.tokenizer, fixed, max_length)
-    count = min(rows.count(0), recipe.evaluate_pairs)
-    sums, counts = torch.zeros(len(Losses._fields)), torch.zeros(len(Losses._fields))
-    for i in range(0, count, 32):
-        batch = collate([rows.row(0, k) for k in range(i, min(i + 32, count))])
-        parts = score(modules[0], modules[1:], batch.to(next(modules[0].parameters()).device))
-        sums += torch.stack([part.float().cpu() for part in parts])
-        counts += counted_by(len(batch.labels), len(batch.following))
-    for module in modules:
-        module.train()
-    return describe(sums / counts, fixed)

@@ -3,7 +3,6 @@
 import math
 import time
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,31 +13,16 @@ from training.batches import MaskedPair
 from training.corpus import Corpus
 from training.errors import TrainingError
 from training.flops import matmul_peak, training_flops
-from training.precision import Precision
+from training.pretrain_recipe import PretrainRecipe
 
 BETTER = 0.05
 """Nats below the frequencies of tokens from which a loss has learnt something."""
 
 
-class WindowRecipe(Protocol):
-    """The fields of a recipe that are looked at here."""
-
-    @property
-    def nsp(self) -> bool: ...
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def teacher(self) -> str | None: ...
-    @property
-    def teacher_share(self) -> float: ...
-    @property
-    def plateau_after(self) -> int: ...
-
-
 class Window:
     """What the steps between two lines of metrics.jsonl were like; evaluating and saving do not count as their time."""
 
-    def __init__(self, recipe: WindowRecipe, config: EncoderConfig, unigram: float, device: torch.device) -> None:
+    def __init__(self, recipe: PretrainRecipe, config: EncoderConfig, unigram: float, device: torch.device) -> None:
         self.recipe = recipe
         self.config = config
         self.unigram = unigram
@@ -99,7 +83,7 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
     return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
 
 
-def describe(means: Tensor, recipe: WindowRecipe) -> dict[str, dict[str, float]]:
+def describe(means: Tensor, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
     """Name the means of training.losses.Losses that the recipe asks for, by head or teacher."""
     masked, following, masked_right, following_right, divergence, state = means.tolist()
     figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}

@@ -23,8 +23,10 @@ import torch
 from tests.benchmarks.gpu.pretraining import medians
 from training.batches import Rows, collate
 from training.corpus import Corpus
+from training.initial_weights import start
 from training.memory import keep_pages
-from training.pretrain import LOGGED_EVERY, PretrainRecipe, pretrain, start
+from training.pretrain import LOGGED_EVERY, pretrain
+from training.pretrain_recipe import PretrainRecipe
 
 WARM_UP = LOGGED_EVERY
 CONTENDERS = ("bertheads", "trainer")

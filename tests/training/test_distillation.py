@@ -14,10 +14,12 @@ from tests.training.corpora import small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
-from training.distillation import Teacher, divergence, hidden_states, principal_components
+from training.distillation import Teacher, divergence, hidden_states, principal_components, read_teacher
 from training.errors import RecipeError
+from training.initial_weights import start
 from training.losses import score
-from training.pretrain import PretrainRecipe, pretrain, read_teacher, start
+from training.pretrain import pretrain
+from training.pretrain_recipe import PretrainRecipe
 from training.processes import Processes
 from training.vocabulary import train_vocabulary
 

@@ -7,9 +7,10 @@ from models.encoder import Encoder
 from tests.training.corpora import FIXTURES, small_corpus
 from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
+from training.initial_weights import start
 from training.losses import score
 from training.precision import arithmetic
-from training.pretrain import PretrainRecipe, start
+from training.pretrain_recipe import PretrainRecipe
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,13 @@ from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 from training.errors import DataError, RecipeError, TrainingError
+from training.initial_weights import start
 from training.losses import score
 from training.optimizer import build_optimizer, schedule, set_rates
 from training.pairs import longest_row
 from training.predictors import CheckpointPredictor
-from training.pretrain import Phase, PretrainRecipe, pretrain, start, stream
+from training.pretrain import pretrain, stream
+from training.pretrain_recipe import Phase, PretrainRecipe
 from training.processes import Processes
 from training.run import Run
 
@@ -201,7 +203,8 @@ def test_phases_follow_each_other_and_resume_in_the_same_bytes(
         seen.append((len(rows), max(len(row.masked.ids) for row in rows)))
         return collate(rows, length)
 
-    monkeypatch.setattr("training.pretrain.collate", collate_and_look)
+    for module in ("pretrain", "validation"):
+        monkeypatch.setattr(f"training.{module}.collate", collate_and_look)
     whole = pretrain(chosen, tmp_path / "whole")
     in_training = [each for each in seen if each[0] in (4, 8)]
     assert [size for size, _ in in_training[:9]] == [8] * 5 + [4] * 4

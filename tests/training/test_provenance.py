@@ -13,7 +13,8 @@ import pytest
 from tests.training.corpora import small_corpus
 from training import provenance
 from training.files import hash_of
-from training.pretrain import PretrainRecipe, pretrain
+from training.pretrain import pretrain
+from training.pretrain_recipe import PretrainRecipe
 from training.provenance import code, commit, names_of, package_version, portable, trained
 from training.run import Run
 

@@ -15,7 +15,8 @@ from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
 from training.files import SUMS, alone, recover_directory, write_directory
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.pretrain import PretrainRecipe, pretrain
+from training.pretrain import pretrain
+from training.pretrain_recipe import PretrainRecipe
 from training.run import Run
 
 ROOT = Path(__file__).parents[2]

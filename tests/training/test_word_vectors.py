@@ -12,10 +12,11 @@ import torch
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
-from training import pretrain as pretraining
 from training.corpus import BLOCK, Corpus
 from training.errors import DataError
-from training.pretrain import PretrainRecipe, pretrain, start
+from training.initial_weights import start
+from training.pretrain import pretrain
+from training.pretrain_recipe import PretrainRecipe
 from training.word_vectors import (
     BLOCKS,
     DEVIATION,
@@ -135,7 +136,7 @@ def test_a_run_that_goes_on_does_not_begin_at_them_again(
     whole = pretrain(recipe(corpus), tmp_path / "whole")
     with stopped_after_saving():
         pretrain(recipe(corpus), tmp_path / "stopped")
-    monkeypatch.setattr(pretraining, "embed_words", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("training.initial_weights.embed_words", lambda *_: pytest.fail("counted again"))
     resumed = pretrain(recipe(corpus), tmp_path / "stopped")
     for mine, theirs in zip(resumed.encoder.parameters(), whole.encoder.parameters(), strict=True):
         assert torch.equal(mine, theirs)

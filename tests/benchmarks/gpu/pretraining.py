@@ -20,7 +20,8 @@ import torch
 from models.tokenizer import Tokenizer
 from service.settings import STARTER
 from training.corpus_builder import build_corpus
-from training.pretrain import LOGGED_EVERY, PretrainRecipe, pretrain
+from training.pretrain import LOGGED_EVERY, pretrain
+from training.pretrain_recipe import PretrainRecipe
 
 DOCUMENTS, SENTENCES, WORDS = 400, 60, 20
 
