@@ -11,8 +11,9 @@ from typing import Any
 
 from sentencex import segment
 
-from training.data import Document, iter_lines, parse_document, raw_lines
+from training.data import Document, parse_document
 from training.errors import DataError
+from training.json_lines import iter_lines, raw_lines
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""

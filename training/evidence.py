@@ -9,9 +9,10 @@ from models.classification import PairInput
 from models.qa import QuestionInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
-from training.data import Document, Example, PairExample, TextExample, iter_lines, read_examples
+from training.data import Document, Example, PairExample, TextExample, read_examples
 from training.errors import ExportError
 from training.files import hash_of
+from training.json_lines import iter_lines
 from training.made_texts import made_texts
 from training.passages import masked_passages
 from training.run_files import RunFiles

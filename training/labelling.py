@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from models.classification import PairInput
-from training.data import iter_lines, visible
 from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
 from training.evaluate import open_predictor, positive
 from training.files import new_file
+from training.json_lines import iter_lines, visible
 from training.predictors import Predictor
 from training.progress import progress
 from training.sources import Sources
