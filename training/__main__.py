@@ -17,9 +17,9 @@ from training.alphabet import removals
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 from training.errors import DataError
-from training.memory import keep_pages
 from training.pairs import random_share
-from training.recipe import read_recipe
+from training.run.allocator import keep_pages
+from training.run.recipe import read_recipe
 from training.vocabulary import train_vocabulary
 
 FILES_HELP = (

@@ -6,9 +6,9 @@ import numpy as np
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.errors import TrainingError
-from training.files import damage, recover_directory, write_directory
 from training.metrics import headline
-from training.run import copy_weights
+from training.run.atomic_files import damage, recover_directory, write_directory
+from training.run.run_directory import copy_weights
 
 NONE = float("-inf")
 """The value of no checkpoint."""

@@ -33,9 +33,9 @@ from training.corpus_writer import NAMES, Sentences, Writer, array_name, raw_nam
 from training.data import Document
 from training.documents import iter_documents, sentences
 from training.errors import DataError, TrainingError
-from training.files import LOCK, alone, hash_of, refuse_existing, write_whole
 from training.held_out import KEPT, is_held_out, without_repeated
-from training.progress import progress
+from training.run.atomic_files import LOCK, alone, hash_of, refuse_existing, write_whole
+from training.run.progress import progress
 from training.sources import Sources
 from training.unknown import UnknownCharacters
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from training.errors import DataError
-from training.json_lines import Line, iter_lines, kind_of, visible
+from training.run.json_lines import Line, iter_lines, kind_of, visible
 
 
 @dataclass(frozen=True, slots=True)

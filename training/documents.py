@@ -13,7 +13,7 @@ from sentencex import segment
 
 from training.data import Document, parse_document
 from training.errors import DataError
-from training.json_lines import iter_lines, raw_lines
+from training.run.json_lines import iter_lines, raw_lines
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""

@@ -42,8 +42,6 @@ from training.data import (
     read_examples,
 )
 from training.errors import DataError, EvaluationError
-from training.files import hash_of
-from training.hugging_face import read_any
 from training.metrics import (
     Scores,
     Span,
@@ -66,6 +64,8 @@ from training.predictors import (
     Predictor,
 )
 from training.remote import UrlPredictor
+from training.run.atomic_files import hash_of
+from training.run.hugging_face import read_any
 
 Cutter = Tokenizer | None  # that of the predictor
 Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]

@@ -11,10 +11,10 @@ from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.data import Document, Example, PairExample, TextExample, read_examples
 from training.errors import ExportError
-from training.files import hash_of
-from training.json_lines import iter_lines
 from training.made_texts import made_texts
 from training.passages import masked_passages
+from training.run.atomic_files import hash_of
+from training.run.json_lines import iter_lines
 from training.run_files import RunFiles
 from training.sampling import SEED, stratified
 

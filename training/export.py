@@ -31,12 +31,12 @@ from training.evaluate import positive
 from training.evidence import Data, check_heads
 from training.gate import check_parity, remarks
 from training.graph import place_constants, share_constants
-from training.hugging_face import read_any
 from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
 from training.parity import REFERENCE, measure_parity
-from training.progress import tell
-from training.provenance import code
+from training.run.hugging_face import read_any
+from training.run.progress import tell
+from training.run.provenance import code
 from training.run_files import RunFiles
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")

@@ -21,25 +21,25 @@ from tqdm import tqdm
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
-from training.base import note_length, read_base, set_dropout
 from training.best import Best
 from training.calibration import Calibration
 from training.data import Example, labels_of, read_examples
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
-from training.files import alone
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.initial_weights import start
 from training.mixture import build_sources, choose, dropouts
 from training.no_answer import LEAST, fit_no_answer
-from training.optimizer import build_optimizer, schedule, set_rates
-from training.precision import arithmetic
 from training.predictors import CheckpointPredictor
 from training.pretrain_recipe import SPECS
-from training.processes import Processes
-from training.progress import tell
-from training.run import Run, seed_step
+from training.run.atomic_files import alone
+from training.run.distributed import Processes
+from training.run.optimizer import build_optimizer, schedule, set_rates
+from training.run.precision import arithmetic
+from training.run.progress import tell
+from training.run.run_directory import Run, seed_step
+from training.run.start_from import note_length, read_base, set_dropout
 from training.targets import targets
 from training.unanswerable import unanswerable
 from training.validation import evaluate as evaluate_pretraining

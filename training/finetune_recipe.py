@@ -9,9 +9,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from models.manifest import NAME
 from models.task import TaskName
 from training.errors import RecipeError
-from training.precision import Precision
 from training.pretrain_recipe import SPECS, PretrainRecipe
-from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
+from training.run.precision import Precision
+from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 RESERVED = ("pretraining", *SPECS)
 """Names of the steps of a corpus, and of their heads."""

@@ -2,15 +2,15 @@
 
     python -m training import HF_DIRECTORY --out BUNDLE [--head NAME] [--task classify|pair] [--precision …]
 
-What is read, and what is refused, is in training/hugging_face.py.
+What is read, and what is refused, is in training/run/hugging_face.py.
 """
 
 import argparse
 from pathlib import Path
 
 from training.export import add_bundle_arguments, export, options_of, report
-from training.hugging_face import SEQUENCE_TASKS
-from training.hugging_face import read_hugging_face as read_hugging_face
+from training.run.hugging_face import SEQUENCE_TASKS
+from training.run.hugging_face import read_hugging_face as read_hugging_face
 
 
 def import_command(arguments: argparse.Namespace) -> None:

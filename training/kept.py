@@ -16,9 +16,9 @@ from models.checkpoint import Checkpoint, Head
 from models.encoder import Encoder
 from models.manifest import HEADS
 from models.runtime import Graph, Precision, metadata_json, read_signature
-from training.base import unpack
 from training.errors import ExportError
 from training.parity import REFERENCE
+from training.run.start_from import unpack
 
 CONSTANTS = "*.bin"
 

@@ -21,10 +21,10 @@ from models.classification import PairInput
 from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
 from training.evaluate import open_predictor, positive
-from training.files import new_file
-from training.json_lines import iter_lines, visible
 from training.predictors import Predictor
-from training.progress import progress
+from training.run.atomic_files import new_file
+from training.run.json_lines import iter_lines, visible
+from training.run.progress import progress
 from training.sources import Sources
 
 AT_A_TIME = 10_000

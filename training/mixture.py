@@ -22,7 +22,7 @@ from training.data import Example
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.losses import score, total
 from training.pretrain_recipe import PretrainRecipe
-from training.progress import tell
+from training.run.progress import tell
 from training.targets import Target, consistency, joined, log_probabilities, loss, targets
 
 CHUNK = 50

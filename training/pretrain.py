@@ -20,15 +20,15 @@ from training.batches import MaskedPair, Rows, collate
 from training.corpus import Corpus
 from training.distillation import read_teacher
 from training.errors import RecipeError
-from training.files import alone
 from training.initial_weights import inform, start
 from training.losses import Losses, counted_by, score, total
-from training.optimizer import build_optimizer, schedule, set_rates
-from training.precision import arithmetic
 from training.pretrain_recipe import Phase, PretrainRecipe
-from training.processes import Processes
-from training.progress import tell
-from training.run import Run, seed_step
+from training.run.atomic_files import alone
+from training.run.distributed import Processes
+from training.run.optimizer import build_optimizer, schedule, set_rates
+from training.run.precision import arithmetic
+from training.run.progress import tell
+from training.run.run_directory import Run, seed_step
 from training.validation import evaluate
 from training.window import Window, check_finite, unigram_entropy
 

@@ -7,8 +7,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from models.checkpoint import NSP_LABELS
 from models.task import HeadSpec
 from training.errors import RecipeError
-from training.precision import Precision
-from training.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
+from training.run.precision import Precision
+from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 SINGLE = ("steps", "max_length", "batch_size")
 """Fields that phases stand in place of."""

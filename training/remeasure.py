@@ -16,7 +16,6 @@ from pathlib import Path
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
-from training.base import unpack
 from training.card import model_card, text_of
 from training.errors import ExportError
 from training.evaluate import positive
@@ -24,7 +23,8 @@ from training.evidence import Data, check_heads
 from training.export import data_of, pair, with_metrics
 from training.gate import check_parity, remarks
 from training.parity import REFERENCE, measure_parity
-from training.progress import tell
+from training.run.progress import tell
+from training.run.start_from import unpack
 from training.run_files import RunFiles
 
 OWN_WEIGHTS = "with the weights of the bundle"

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.task import TaskName
-from training.files import hash_of
-from training.progress import tell
-from training.provenance import read_object, trained
+from training.run.atomic_files import hash_of
+from training.run.progress import tell
+from training.run.provenance import read_object, trained
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2

@@ -9,7 +9,7 @@ import onnxruntime
 
 from models.bundle import Bundle
 from models.runtime import find_kernels
-from training.files import hash_of
+from training.run.atomic_files import hash_of
 
 SOURCES = Path(__file__).parents[1] / "kernels"
 """Not there where a wheel was installed."""

@@ -24,7 +24,7 @@ from models.tokenizer import SPECIALS, Tokenizer
 from training.alphabet import counted
 from training.documents import iter_documents
 from training.errors import DataError
-from training.files import refuse_existing
+from training.run.atomic_files import refuse_existing
 from training.sources import Sources
 
 LEAST_SIZE, MOST_SIZE = 100, 10_000_000

@@ -18,7 +18,7 @@ from torch import Tensor
 from models.encoder import Encoder
 from training.corpus import BLOCK, Corpus
 from training.errors import DataError
-from training.progress import tell
+from training.run.progress import tell
 
 WINDOW = 5
 """Tokens on each side that are context."""

@@ -25,9 +25,9 @@ from training.corpus_builder import build_corpus, cut
 from training.corpus_writer import Writer
 from training.documents import bounded
 from training.errors import DataError, TrainingError
-from training.files import alone
 from training.held_out import is_held_out
 from training.pairs import sample_runs
+from training.run.atomic_files import alone
 from training.vocabulary import train_vocabulary
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from training.initial_weights import start
 from training.losses import score
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
-from training.processes import Processes
+from training.run.distributed import Processes
 from training.vocabulary import train_vocabulary
 
 

@@ -13,10 +13,10 @@ from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.data import QuestionExample, TextExample
 from training.evidence import Evidence, collect, made_inputs
-from training.files import hash_of
 from training.made_texts import made_texts
 from training.predictors import LocalPredictor
 from training.recorded import SMALL, Recorded
+from training.run.atomic_files import hash_of
 from training.run_files import RunFiles
 
 SPECS = {"mood": HeadSpec("classify", ["bad", "good"])}

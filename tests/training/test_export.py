@@ -26,13 +26,13 @@ from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training import export as exporting
 from training import fused
-from training.base import read_base
 from training.errors import ExportError
 from training.export import ExportOptions, export
 from training.fused import GELU, SYMMETRIC, Grid, quantize_rows
 from training.graph import ATTENTION_OPSET, MICROSOFT, OURS, Graph, Value
 from training.networks import encoder_model
 from training.quantize import Floats, Quantized, check_quantized, linear, quantize_columns, quantize_table
+from training.run.start_from import read_base
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.mixture import build_sources, choose, epoch_batches
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
-from training.run import Run
+from training.run.run_directory import Run
 from training.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]

@@ -16,20 +16,20 @@ from models.checkpoint import read_checkpoint, write_checkpoint
 from service.settings import STARTER
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from tests.training.interrupts import stopped_after_saving
-from training.base import read_base
 from training.batches import Rows, collate
 from training.corpus import Corpus
 from training.corpus_builder import build_corpus
 from training.errors import DataError, RecipeError, TrainingError
 from training.initial_weights import start
 from training.losses import score
-from training.optimizer import build_optimizer, schedule, set_rates
 from training.pairs import longest_row
 from training.predictors import CheckpointPredictor
 from training.pretrain import pretrain, stream
 from training.pretrain_recipe import Phase, PretrainRecipe
-from training.processes import Processes
-from training.run import Run
+from training.run.distributed import Processes
+from training.run.optimizer import build_optimizer, schedule, set_rates
+from training.run.run_directory import Run
+from training.run.start_from import read_base
 
 SMALL: dict[str, Any] = {
     "tokenizer": str(FIXTURES),

@@ -15,7 +15,7 @@ from models.checkpoint import ARCHITECTURES, Checkpoint, Head, read_checkpoint
 from models.config import read_json
 from models.errors import CheckpointError
 from models.tokenizer_files import SETTINGS, TokenizerFiles
-from training.progress import tell
+from training.run.progress import tell
 
 SEQUENCE_TASKS: tuple[Literal["classify", "pair"], ...] = ("classify", "pair")
 HEADS = "heads.json"

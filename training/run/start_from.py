@@ -22,7 +22,7 @@ from models.heads import build_head
 from models.manifest import MANIFEST
 from models.runtime import Precision
 from training.errors import TrainingError
-from training.progress import tell
+from training.run.progress import tell
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}

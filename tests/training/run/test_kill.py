@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.corpora import FIXTURES, small_corpus
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KILLS = 20
 
 # Forks, so that the imports are paid for once; each child trains until it is killed or has finished.

@@ -24,7 +24,7 @@ from models.tokenizer import Tokenizer
 from tests.models.directories import answer, change, entries, only_vocabulary, save
 from training import export as exporting
 from training import importing
-from training.hugging_face import read_hugging_face
+from training.run.hugging_face import read_hugging_face
 
 TEXT = "The cat sat on the mat, didn't it? Paris is the capital of France."
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.training.corpora import small_corpus
-from training import provenance
-from training.files import hash_of
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
-from training.provenance import code, commit, names_of, package_version, portable, trained
-from training.run import Run
+from training.run import provenance
+from training.run.atomic_files import hash_of
+from training.run.provenance import code, commit, names_of, package_version, portable, trained
+from training.run.run_directory import Run
 
 PROJECT = '[project]\nname = "bertheads"\nversion = "9.8.7"\n'
 

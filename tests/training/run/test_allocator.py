@@ -5,7 +5,7 @@ import sys
 
 FAULTS = """
 import resource, sys, torch
-from training.memory import keep_pages
+from training.run.allocator import keep_pages
 if sys.argv[1] == "kept":
     assert keep_pages()
 weight = torch.randn(30_000, 8, requires_grad=True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from training.errors import DataError
-from training.plots import PANELS, Name, plot_metrics, read_curves, smoothed
+from training.run.plots import PANELS, Name, plot_metrics, read_curves, smoothed
 
 
 def write(path: Path, *records: dict[str, object]) -> Path:

@@ -13,13 +13,13 @@ from models.errors import CheckpointError
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
-from training.files import SUMS, alone, recover_directory, write_directory
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
-from training.run import Run
+from training.run.atomic_files import SUMS, alone, recover_directory, write_directory
+from training.run.run_directory import Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +169,7 @@ def test_a_damaged_recipe_is_named(corpus: Path, stopped: Path) -> None:
 
 
 def test_a_second_process_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from training.files import alone\nwith alone(Path(sys.argv[1])): pass"
-    )
+    script = "import sys; from pathlib import Path; from training.run.atomic_files import alone\nwith alone(Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", script, str(tmp_path / "out")]
     with alone(tmp_path / "out"):
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -9,8 +9,8 @@ from training.batches import Batch, Rows, collate
 from training.corpus import Corpus
 from training.initial_weights import start
 from training.losses import score
-from training.precision import arithmetic
 from training.pretrain_recipe import PretrainRecipe
+from training.run.precision import arithmetic
 
 
 @pytest.fixture(scope="module")

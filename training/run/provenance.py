@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from models.manifest import MANIFEST
-from training.files import write_whole
+from training.run.atomic_files import write_whole
 
 PACKAGE = "bertheads"
 PROVENANCE = "provenance.json"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """Of the checkout, where there is one."""
 CODE = ("models/", "service/", "training/", "kernels/")
 """Where a file that git does not know may be a part of the program."""

@@ -7,9 +7,9 @@ import pytest
 from training.errors import RecipeError
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretrain_recipe import PretrainRecipe
-from training.recipe import read_recipe
+from training.run.recipe import read_recipe
 
-RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 BASE = ["corpus=c", "base=b"]
 
 

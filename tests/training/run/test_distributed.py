@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, read_checkpoint
 from tests.programs import free_port
 from tests.training.corpora import FIXTURES, small_corpus
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = """
 tokenizer = "{tokenizer}"
 corpus = "{corpus}"

@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
 from training.errors import DataError
-from training.json_lines import iter_lines
+from training.run.json_lines import iter_lines
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 Colour = str | tuple[float, float, float, float]

@@ -23,11 +23,11 @@ from torch.utils.tensorboard import SummaryWriter
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
 from models.manifest import MANIFEST
 from training.errors import TrainingError
-from training.files import damage, hash_of, sync, write_directory, write_whole
-from training.plots import plot_metrics
-from training.processes import Processes
-from training.progress import tell
-from training.provenance import PROVENANCE, write_provenance
+from training.run.atomic_files import damage, hash_of, sync, write_directory, write_whole
+from training.run.distributed import Processes
+from training.run.plots import plot_metrics
+from training.run.progress import tell
+from training.run.provenance import PROVENANCE, write_provenance
 
 FREE = ("save_every", "plateau_after")
 """Fields of a recipe that may change from one start to the next: no weight depends on them."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.config import EncoderConfig
-from training.precision import Precision
+from training.run.precision import Precision
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Of the square matrices whose product is the peak: large enough, and a fraction of a second."""
