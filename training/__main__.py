@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
-from training.alphabet import removals
-from training.corpus import Corpus
-from training.corpus_builder import build_corpus
 from training.errors import DataError
 from training.pairs import random_share
 from training.run.allocator import keep_pages
 from training.run.recipe import read_recipe
-from training.vocabulary import train_vocabulary
+from training.text.alphabet import removals
+from training.text.corpus import Corpus
+from training.text.corpus_builder import build_corpus
+from training.text.vocabulary import train_vocabulary
 
 FILES_HELP = (
     'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from models.tokenizer import Tokenizer
-from training.corpus import Corpus
 from training.errors import RecipeError
 from training.masking import Ids, Masked, Vocabulary, mask_tokens
 from training.pairs import Ranges, sample_pairs, sample_runs, truncate_pair
 from training.pretrain_recipe import PretrainRecipe
+from training.text.corpus import Corpus
 
 Position = tuple[int, int]
 """The epoch, and the index in it of the next row."""

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from models.checkpoint import Checkpoint
 from models.encoder import Encoder
 from training.batches import Batch, Rows, collate
-from training.corpus import vocabulary_hash
 from training.errors import RecipeError
 from training.pretrain_recipe import PretrainRecipe
 from training.pruning import check_size, check_sizes, prune
 from training.run.distributed import Processes
 from training.run.start_from import read_base
+from training.text.corpus import vocabulary_hash
 
 SAMPLED = 1 << 15
 """Tokens on which a teacher's hidden states are looked at."""

@@ -29,18 +29,6 @@ from models.qa import QuestionInput
 from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.data import (
-    Document,
-    Example,
-    PairExample,
-    QuestionExample,
-    SpannedText,
-    TaggedExample,
-    TextExample,
-    is_bio,
-    labels_in,
-    read_examples,
-)
 from training.errors import DataError, EvaluationError
 from training.metrics import (
     Scores,
@@ -66,6 +54,18 @@ from training.predictors import (
 from training.remote import UrlPredictor
 from training.run.atomic_files import hash_of
 from training.run.hugging_face import read_any
+from training.text.examples import (
+    Document,
+    Example,
+    PairExample,
+    QuestionExample,
+    SpannedText,
+    TaggedExample,
+    TextExample,
+    is_bio,
+    labels_in,
+    read_examples,
+)
 
 Cutter = Tokenizer | None  # that of the predictor
 Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]

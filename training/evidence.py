@@ -9,7 +9,6 @@ from models.classification import PairInput
 from models.qa import QuestionInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
-from training.data import Document, Example, PairExample, TextExample, read_examples
 from training.errors import ExportError
 from training.made_texts import made_texts
 from training.passages import masked_passages
@@ -17,6 +16,7 @@ from training.run.atomic_files import hash_of
 from training.run.json_lines import iter_lines
 from training.run_files import RunFiles
 from training.sampling import SEED, stratified
+from training.text.examples import Document, Example, PairExample, TextExample, read_examples
 
 Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]

@@ -23,7 +23,6 @@ from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
 from training.best import Best
 from training.calibration import Calibration
-from training.data import Example, labels_of, read_examples
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluate import check_labels
 from training.evaluate import score as evaluate_head
@@ -41,6 +40,7 @@ from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.run.start_from import note_length, read_base, set_dropout
 from training.targets import targets
+from training.text.examples import Example, labels_of, read_examples
 from training.unanswerable import unanswerable
 from training.validation import evaluate as evaluate_pretraining
 from training.window import check_finite

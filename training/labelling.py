@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from models.classification import PairInput
-from training.documents import iter_documents, sentences
 from training.errors import DataError, EvaluationError
 from training.evaluate import open_predictor, positive
 from training.predictors import Predictor
 from training.run.atomic_files import new_file
 from training.run.json_lines import iter_lines, visible
 from training.run.progress import progress
-from training.sources import Sources
+from training.text.documents import iter_documents, sentences
+from training.text.source_files import Sources
 
 AT_A_TIME = 10_000
 """Inputs that are in memory with their answers."""

@@ -17,13 +17,13 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.session import pad
 from training.batches import Rows, collate
-from training.corpus import Corpus
-from training.data import Example
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.losses import score, total
 from training.pretrain_recipe import PretrainRecipe
 from training.run.progress import tell
 from training.targets import Target, consistency, joined, log_probabilities, loss, targets
+from training.text.corpus import Corpus
+from training.text.examples import Example
 
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""

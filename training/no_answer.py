@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.qa import QuestionInput
-from training.data import QuestionExample
 from training.metrics import answer_f1
 from training.predictors import LocalPredictor
+from training.text.examples import QuestionExample
 
 LEAST = 20
 """Questions of each kind that a threshold is fitted on; a few would choose it by chance."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.corpus import Corpus
 from training.errors import DataError
+from training.text.corpus import Corpus
 
 SHORT_SHARE = 0.1
 """Share of chunks with a shorter target, so that the model meets short texts (BERT paper)."""

@@ -20,7 +20,6 @@ from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
 from training.calibration import cross_fitted_error
 from training.comparison import Figures, compare
-from training.data import PairExample, TextExample
 from training.evaluate import score
 from training.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
 from training.metrics import Scores, headline
@@ -28,6 +27,7 @@ from training.predictors import BundlePredictor, CheckpointPredictor
 from training.recorded import Recorded
 from training.run_files import RunFiles
 from training.served import graph_hashes, session_figures
+from training.text.examples import PairExample, TextExample
 
 REFERENCE = "PyTorch, fp32, each row alone"
 MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.tokenizer import MASK, Pieces, Tokenizer
-from training.data import Document
+from training.text.examples import Document
 
 LENGTH = 126  # pieces of a passage; 128 with [CLS] and [SEP]
 PER_DOCUMENT = 4

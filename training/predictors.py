@@ -23,8 +23,8 @@ from models.session import Session, pad
 from models.task import HeadSpec, Logits
 from models.tasks import TASKS, AnyTask
 from models.tokenizer import Tokenizer
-from training.corpus import vocabulary_hash
 from training.errors import EvaluationError
+from training.text.corpus import vocabulary_hash
 
 BATCH_TOKENS = 2048  # of a batch in process, padding included
 

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, read_checkpoint
 from training.batches import MaskedPair, Rows, collate
-from training.corpus import Corpus
 from training.distillation import read_teacher
 from training.errors import RecipeError
 from training.initial_weights import inform, start
@@ -29,6 +28,7 @@ from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.precision import arithmetic
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
+from training.text.corpus import Corpus
 from training.validation import evaluate
 from training.window import Window, check_finite, unigram_entropy
 

@@ -20,8 +20,8 @@ from models.row import Row
 from models.task import HeadSpec, TaskName
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from training.data import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
 from training.errors import DataError
+from training.text.examples import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
 
 UNLIKELY = -1e4
 """Logit of a position that a row does not have: its probability is 0, and its logarithm still a number."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 
-from training.data import QuestionExample
+from training.text.examples import QuestionExample
 
 WORDS = re.compile(r"\w+")
 NEAREST = 8

@@ -7,9 +7,9 @@ import torch
 
 from models.checkpoint import Checkpoint
 from training.batches import Rows, collate
-from training.corpus import Corpus
 from training.losses import Losses, counted_by, score
 from training.pretrain_recipe import SPECS, PretrainRecipe
+from training.text.corpus import Corpus
 from training.window import describe
 
 EVALUATION_SEED = 1 << 20

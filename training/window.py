@@ -10,10 +10,10 @@ from torch import Tensor
 
 from models.config import EncoderConfig
 from training.batches import MaskedPair
-from training.corpus import Corpus
 from training.errors import TrainingError
 from training.pretrain_recipe import PretrainRecipe
 from training.run.flops import matmul_peak, training_flops
+from training.text.corpus import Corpus
 
 BETTER = 0.05
 """Nats below the frequencies of tokens from which a loss has learnt something."""

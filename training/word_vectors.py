@@ -16,9 +16,9 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from models.encoder import Encoder
-from training.corpus import BLOCK, Corpus
 from training.errors import DataError
 from training.run.progress import tell
+from training.text.corpus import BLOCK, Corpus
 
 WINDOW = 5
 """Tokens on each side that are context."""

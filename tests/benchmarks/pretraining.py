@@ -22,11 +22,11 @@ import torch
 
 from tests.benchmarks.gpu.pretraining import medians
 from training.batches import Rows, collate
-from training.corpus import Corpus
 from training.initial_weights import start
 from training.pretrain import LOGGED_EVERY, pretrain
 from training.pretrain_recipe import PretrainRecipe
 from training.run.allocator import keep_pages
+from training.text.corpus import Corpus
 
 WARM_UP = LOGGED_EVERY
 CONTENDERS = ("bertheads", "trainer")

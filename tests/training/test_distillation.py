@@ -13,7 +13,6 @@ from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.training.corpora import small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.batches import Batch, Rows, collate
-from training.corpus import Corpus
 from training.distillation import Teacher, divergence, hidden_states, principal_components, read_teacher
 from training.errors import RecipeError
 from training.initial_weights import start
@@ -21,7 +20,8 @@ from training.losses import score
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
 from training.run.distributed import Processes
-from training.vocabulary import train_vocabulary
+from training.text.corpus import Corpus
+from training.text.vocabulary import train_vocabulary
 
 
 @pytest.fixture(scope="module")

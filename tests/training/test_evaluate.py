@@ -10,15 +10,6 @@ from rich.console import Console
 
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.data import (
-    Document,
-    Example,
-    PairExample,
-    QuestionExample,
-    SpannedText,
-    TaggedExample,
-    TextExample,
-)
 from training.errors import DataError, EvaluationError
 from training.evaluate import (
     character_spans,
@@ -30,6 +21,15 @@ from training.evaluate import (
 from training.metrics import Scores, headline
 from training.passages import masked_passages
 from training.predictors import Prediction
+from training.text.examples import (
+    Document,
+    Example,
+    PairExample,
+    QuestionExample,
+    SpannedText,
+    TaggedExample,
+    TextExample,
+)
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

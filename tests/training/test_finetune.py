@@ -23,7 +23,6 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
-from training.data import QuestionExample, SpannedText, TaggedExample
 from training.errors import DataError, RecipeError, TrainingError
 from training.finetune import finetune, prepare, read_files
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
@@ -32,6 +31,7 @@ from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
 from training.run.run_directory import Run
 from training.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
+from training.text.examples import QuestionExample, SpannedText, TaggedExample
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [

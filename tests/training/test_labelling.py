@@ -12,12 +12,12 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from training.__main__ import main
-from training.data import PairExample, TaggedExample, TextExample, read_examples
 from training.errors import EvaluationError
 from training.evaluate import evaluate
 from training.labelling import label, read_inputs
 from training.metrics import headline
 from training.predictors import BundlePredictor
+from training.text.examples import PairExample, TaggedExample, TextExample, read_examples
 
 SPECS = {
     "mood": HeadSpec("classify", ["bad", "good"]),

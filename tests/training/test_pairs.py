@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.corpora import small_corpus
-from training.corpus import Corpus
 from training.errors import DataError
 from training.pairs import NEXT, RANDOM, Pair, sample_pairs, sample_runs, truncate_pair
+from training.text.corpus import Corpus
 
 
 @pytest.fixture(scope="module")

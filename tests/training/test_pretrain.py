@@ -17,8 +17,6 @@ from service.settings import STARTER
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from tests.training.interrupts import stopped_after_saving
 from training.batches import Rows, collate
-from training.corpus import Corpus
-from training.corpus_builder import build_corpus
 from training.errors import DataError, RecipeError, TrainingError
 from training.initial_weights import start
 from training.losses import score
@@ -30,6 +28,8 @@ from training.run.distributed import Processes
 from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.run_directory import Run
 from training.run.start_from import read_base
+from training.text.corpus import Corpus
+from training.text.corpus_builder import build_corpus
 
 SMALL: dict[str, Any] = {
     "tokenizer": str(FIXTURES),

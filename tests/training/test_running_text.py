@@ -17,12 +17,12 @@ import torch
 from models.checkpoint import Checkpoint, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
-from training.data import SpannedText
 from training.evaluate import score
 from training.finetune import finetune
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.predictors import CheckpointPredictor
-from training.vocabulary import train_vocabulary
+from training.text.examples import SpannedText
+from training.text.vocabulary import train_vocabulary
 
 Words = list[tuple[str, str]]
 """Words as a treebank splits them, each with its tag."""

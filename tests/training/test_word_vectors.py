@@ -12,11 +12,11 @@ import torch
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
-from training.corpus import BLOCK, Corpus
 from training.errors import DataError
 from training.initial_weights import start
 from training.pretrain import pretrain
 from training.pretrain_recipe import PretrainRecipe
+from training.text.corpus import BLOCK, Corpus
 from training.word_vectors import (
     BLOCKS,
     DEVIATION,

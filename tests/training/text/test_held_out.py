@@ -9,11 +9,11 @@ import pytest
 
 from tests.training.corpora import FIXTURES, write_documents
 from training.__main__ import main
-from training.corpus import Corpus, Counts
-from training.corpus_builder import build_corpus
-from training.corpus_writer import Writer
+from training.text.corpus import Corpus, Counts
+from training.text.corpus_builder import build_corpus
+from training.text.corpus_writer import Writer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def with_repeated(path: Path, documents: int, *pairs: tuple[int, int]) -> Path:
@@ -74,7 +74,7 @@ def test_a_corpus_interrupted_at_its_end_ends_in_the_same_bytes(
     source = with_repeated(tmp_path / "documents.jsonl", 40, (8, 3), (21, 20))
     build = partial(build_corpus, [source], FIXTURES, held_out=0.25, limit=None, workers=1)
     build(out=tmp_path / "whole")
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 7)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 7)
     finish = Writer.finish
 
     def interrupted(self: Writer) -> Counts:

@@ -21,11 +21,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
 from models.tokenizer import SPECIALS, Tokenizer
-from training.alphabet import counted
-from training.documents import iter_documents
 from training.errors import DataError
 from training.run.atomic_files import refuse_existing
-from training.sources import Sources
+from training.text.alphabet import counted
+from training.text.documents import iter_documents
+from training.text.source_files import Sources
 
 LEAST_SIZE, MOST_SIZE = 100, 10_000_000
 
@@ -40,7 +40,7 @@ def train_vocabulary(
 ) -> Tokenizer:
     """Write a tokenizer of at most `size` entries to `out`; raise DataError for text that gives none.
 
-    `characters` counts those of the text as it stands; training/alphabet.py says what becomes of them. Half of the
+    `characters` counts those of the text as it stands; training/text/alphabet.py says what becomes of them. Half of the
     entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000 would make
     the rest unknown.
     """

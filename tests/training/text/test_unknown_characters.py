@@ -9,10 +9,10 @@ import pytest
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, WORDS
 from training.__main__ import main
-from training.corpus import Counts, read_manifest
-from training.corpus_builder import build_corpus
+from training.text.corpus import Counts, read_manifest
+from training.text.corpus_builder import build_corpus
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 STRANGE = ["Ωmega", "Γειάσου", "crème", "日本", "naïve-Übung", "x" * 120]

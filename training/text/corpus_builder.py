@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 
 from models.tokenizer import Tokenizer
 from models.words import Words
-from training.corpus import TOKENIZER, Counts, vocabulary_hash
-from training.corpus_writer import NAMES, Sentences, Writer, array_name, raw_name
-from training.data import Document
-from training.documents import iter_documents, sentences
 from training.errors import DataError, TrainingError
-from training.held_out import KEPT, is_held_out, without_repeated
 from training.run.atomic_files import LOCK, alone, hash_of, refuse_existing, write_whole
 from training.run.progress import progress
-from training.sources import Sources
-from training.unknown import UnknownCharacters
+from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
+from training.text.corpus_writer import NAMES, Sentences, Writer, array_name, raw_name
+from training.text.documents import iter_documents, sentences
+from training.text.examples import Document
+from training.text.held_out import KEPT, is_held_out, without_repeated
+from training.text.source_files import Sources
+from training.text.unknown_characters import UnknownCharacters
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 COMMITTED = 1000  # documents; what an interruption costs at most

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tokenizer import Tokenizer
-from training.corpus import Counts
-from training.corpus_writer import Writer
+from training.text.corpus import Counts
+from training.text.corpus_writer import Writer
 
 KEPT = "kept"
 """What the names of the files of those begin with that are held out in the end."""

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from training.data import (
+from training.errors import DataError
+from training.text.documents import iter_documents
+from training.text.examples import (
     Document,
     PairExample,
     QuestionExample,
@@ -20,8 +22,6 @@ from training.data import (
     labels_of,
     read_examples,
 )
-from training.documents import iter_documents
-from training.errors import DataError
 
 ROWS = [{"text": f"línea {number} 😀", "label": "good" if number % 2 else "bad"} for number in range(300)]
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

@@ -14,9 +14,9 @@ import transformers
 from models.tokenizer import Tokenizer
 from tests.training.corpora import write_documents
 from training.__main__ import main
-from training.alphabet import changes
 from training.errors import DataError
-from training.vocabulary import lines_of, train_vocabulary
+from training.text.alphabet import changes
+from training.text.vocabulary import lines_of, train_vocabulary
 
 TEXTS = {
     "Japanese": "これはペンです。ガラスのがくふをみた。カタナはナタのもの",
@@ -187,7 +187,7 @@ def test_text_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch
             file.write("The dog ran.\n")
         os.utime(source, ns=(0, 0))
 
-    monkeypatch.setattr("training.vocabulary.lines_of", growing)
+    monkeypatch.setattr("training.text.vocabulary.lines_of", growing)
     with pytest.raises(DataError, match=r"text\.txt changed while it was read \(260 bytes at first, 273 now\)"):
         train_vocabulary([source], tmp_path / "out", 200)
     assert not (tmp_path / "out").exists()

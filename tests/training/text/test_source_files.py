@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tests.training.corpora import build, write_documents
-from training.corpus_writer import Writer
 from training.errors import DataError, TrainingError
+from training.text.corpus_writer import Writer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def append(path: Path, text: str) -> None:
@@ -23,7 +23,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused_and_read_again(
 ) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 20, 5)
     before = source.read_bytes()
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 3)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 3)
     add, seen = Writer.add, []
 
     def add_and_append(self: Writer, sentences: Any) -> None:
@@ -60,7 +60,7 @@ def test_files_of_others_with_names_like_those_of_a_corpus_stay(name: str, tmp_p
 
 def test_work_that_lost_a_file_is_not_filled_up_with_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 20, 5)
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 3)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 3)
     with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
         patched.setattr(Writer, "finish", lambda _: 1 / 0)
         build(source, tmp_path / "corpus")

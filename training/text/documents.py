@@ -11,9 +11,9 @@ from typing import Any
 
 from sentencex import segment
 
-from training.data import Document, parse_document
 from training.errors import DataError
 from training.run.json_lines import iter_lines, raw_lines
+from training.text.examples import Document, parse_document
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""

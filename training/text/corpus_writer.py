@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from models.tokenizer import Tokenizer
-from training.corpus import Counts
 from training.errors import TrainingError
+from training.text.corpus import Counts
 
 BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
 RECORD = np.dtype([("digest", "<u8"), ("characters", "<u4"), ("unknown", "<u4")])

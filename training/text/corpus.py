@@ -4,7 +4,7 @@
 
 A directory of three memory-mapped arrays (token ids, the first token of each sentence, the first sentence of each
 document) for each of its two parts, train and validation, the tokenizer they were cut by, and a manifest.
-training/corpus_builder.py makes it.
+training/text/corpus_builder.py makes it.
 """
 
 import hashlib

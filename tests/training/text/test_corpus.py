@@ -20,17 +20,17 @@ import zstandard
 
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, build, small_corpus, write_documents
-from training.corpus import Corpus, read_manifest
-from training.corpus_builder import build_corpus, cut
-from training.corpus_writer import Writer
-from training.documents import bounded
 from training.errors import DataError, TrainingError
-from training.held_out import is_held_out
 from training.pairs import sample_runs
 from training.run.atomic_files import alone
-from training.vocabulary import train_vocabulary
+from training.text.corpus import Corpus, read_manifest
+from training.text.corpus_builder import build_corpus, cut
+from training.text.corpus_writer import Writer
+from training.text.documents import bounded
+from training.text.held_out import is_held_out
+from training.text.vocabulary import train_vocabulary
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_token_of_the_text_arrives_in_order(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -123,7 +123,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 20, 5)
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 3)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 3)
     arguments: dict[str, Any] = {"held_out": 0.2, "limit": None, "workers": 1}
     build_corpus([source], FIXTURES, tmp_path / "whole", **arguments)
     added: list[int] = []
@@ -147,7 +147,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_what_was_begun_for_other_text_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 1)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 1)
     source = write_documents(tmp_path / "documents.jsonl", 5, 5)
     source.write_text(source.read_text() + "broken\n")
     with pytest.raises(DataError, match=r"documents\.jsonl:6"):
@@ -160,7 +160,7 @@ def test_the_same_files_in_another_order_are_other_text(tmp_path: Path, monkeypa
     for year in ("2023", "2024"):
         (tmp_path / year).mkdir()
     files = [write_documents(tmp_path / year / "text.jsonl", 6, 3, int(year)) for year in ("2023", "2024")]
-    monkeypatch.setattr("training.corpus_builder.COMMITTED", 1)
+    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 1)
     build = partial(build_corpus, tokenizer=FIXTURES, held_out=0.0, limit=None, workers=1)
     with monkeypatch.context() as patched:
         patched.setattr(Writer, "finish", lambda _: 1 / 0)
@@ -224,7 +224,7 @@ def test_a_very_long_line_is_cut_at_blanks_and_all_of_it_arrives(tokenizer: Toke
 def test_text_without_blank_lines_is_named_before_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.documents.LONGEST_DOCUMENT", 50)
+    monkeypatch.setattr("training.text.documents.LONGEST_DOCUMENT", 50)
     source = tmp_path / "novel.txt"
     source.write_text("The cat runs.\n" * 10)
     with pytest.raises(DataError, match=r"novel\.txt:4: 52 characters without a blank line, expected one after each"):
