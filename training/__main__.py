@@ -112,14 +112,14 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from training import evaluate
+    from training.evaluation import evaluate
 
     evaluate.add_arguments(parser)
     parser.set_defaults(command=evaluate.evaluate_command)
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:
-    from training import labelling
+    from training.evaluation import labelling
 
     labelling.add_arguments(parser)
     parser.set_defaults(command=labelling.label_command)

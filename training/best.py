@@ -6,7 +6,7 @@ import numpy as np
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.errors import TrainingError
-from training.metrics import headline
+from training.evaluation.metrics import headline
 from training.run.atomic_files import damage, recover_directory, write_directory
 from training.run.run_directory import copy_weights
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metrics import expected_calibration_error, negative_log_likelihood
+from training.evaluation.metrics import expected_calibration_error, negative_log_likelihood
 
 Logits = NDArray[np.floating]
 Labels = NDArray[np.integer]

@@ -10,8 +10,8 @@ from models.qa import QuestionInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.errors import ExportError
+from training.evaluation.masked_passages import masked_passages
 from training.made_texts import made_texts
-from training.passages import masked_passages
 from training.run.atomic_files import hash_of
 from training.run.json_lines import iter_lines
 from training.run_files import RunFiles

@@ -27,7 +27,7 @@ from models.runtime import Precision
 from training.card import model_card
 from training.comparison import Figures
 from training.errors import ExportError
-from training.evaluate import positive
+from training.evaluation.evaluate import positive
 from training.evidence import Data, check_heads
 from training.gate import check_parity, remarks
 from training.graph import place_constants, share_constants

@@ -24,13 +24,13 @@ from models.task import HeadSpec, TaskName, Trained
 from training.best import Best
 from training.calibration import Calibration
 from training.errors import DataError, RecipeError, TrainingError
-from training.evaluate import check_labels
-from training.evaluate import score as evaluate_head
+from training.evaluation.evaluate import check_labels
+from training.evaluation.evaluate import score as evaluate_head
+from training.evaluation.predictors import CheckpointPredictor
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.initial_weights import start
 from training.mixture import build_sources, choose, dropouts
 from training.no_answer import LEAST, fit_no_answer
-from training.predictors import CheckpointPredictor
 from training.pretrain_recipe import SPECS
 from training.run.atomic_files import alone
 from training.run.distributed import Processes

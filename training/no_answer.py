@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.qa import QuestionInput
-from training.metrics import answer_f1
-from training.predictors import LocalPredictor
+from training.evaluation.metrics import answer_f1
+from training.evaluation.predictors import LocalPredictor
 from training.text.examples import QuestionExample
 
 LEAST = 20

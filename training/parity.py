@@ -20,10 +20,10 @@ from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
 from training.calibration import cross_fitted_error
 from training.comparison import Figures, compare
-from training.evaluate import score
+from training.evaluation.evaluate import score
+from training.evaluation.metrics import Scores, headline
+from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
 from training.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
-from training.metrics import Scores, headline
-from training.predictors import BundlePredictor, CheckpointPredictor
 from training.recorded import Recorded
 from training.run_files import RunFiles
 from training.served import graph_hashes, session_figures

@@ -7,7 +7,7 @@ from typing import Any
 
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
-from training.predictors import LocalPredictor, Prediction
+from training.evaluation.predictors import LocalPredictor, Prediction
 
 SMALL = 2000
 """Logits of an input that are kept; those over a vocabulary would fill the memory."""

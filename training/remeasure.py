@@ -18,7 +18,7 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
 from training.card import model_card, text_of
 from training.errors import ExportError
-from training.evaluate import positive
+from training.evaluation.evaluate import positive
 from training.evidence import Data, check_heads
 from training.export import data_of, pair, with_metrics
 from training.gate import check_parity, remarks

@@ -25,10 +25,10 @@ from training.calibration import (
     fit_temperature,
     smoothed_loss,
 )
+from training.evaluation.metrics import expected_calibration_error, negative_log_likelihood
+from training.evaluation.predictors import CheckpointPredictor
 from training.finetune import finetune
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.metrics import expected_calibration_error, negative_log_likelihood
-from training.predictors import CheckpointPredictor
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

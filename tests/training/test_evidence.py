@@ -11,9 +11,9 @@ import pytest
 from models.classification import PairInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
+from training.evaluation.predictors import LocalPredictor
 from training.evidence import Evidence, collect, made_inputs
 from training.made_texts import made_texts
-from training.predictors import LocalPredictor
 from training.recorded import SMALL, Recorded
 from training.run.atomic_files import hash_of
 from training.run_files import RunFiles

@@ -18,10 +18,10 @@ from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from tests.training.interrupts import stopped_after_saving
 from training.batches import Rows, collate
 from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.predictors import CheckpointPredictor
 from training.initial_weights import start
 from training.losses import score
 from training.pairs import longest_row
-from training.predictors import CheckpointPredictor
 from training.pretrain import pretrain, stream
 from training.pretrain_recipe import Phase, PretrainRecipe
 from training.run.distributed import Processes

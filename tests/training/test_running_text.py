@@ -17,10 +17,10 @@ import torch
 from models.checkpoint import Checkpoint, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
-from training.evaluate import score
+from training.evaluation.evaluate import score
+from training.evaluation.predictors import CheckpointPredictor
 from training.finetune import finetune
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.predictors import CheckpointPredictor
 from training.text.examples import SpannedText
 from training.text.vocabulary import train_vocabulary
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
-from training.predictors import Prediction
+from training.evaluation.predictors import Prediction
 
 CONNECTIONS = 4
 PER_REQUEST = 8  # inputs of one request

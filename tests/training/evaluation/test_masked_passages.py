@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.tokenizer import MASK, SPECIALS, Tokenizer
-from training.passages import LENGTH, PER_DOCUMENT, Passage, masked_passages
+from training.evaluation.masked_passages import LENGTH, PER_DOCUMENT, Passage, masked_passages
 from training.text.examples import Document
 
 WORDS = ["the", "cat", "sat", "play", "##ing", "##er", "un", "una", "##able", "##ble", ".", ",", "e", "##e", "x", "##x"]

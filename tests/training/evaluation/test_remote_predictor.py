@@ -29,16 +29,16 @@ from service.server import listen
 from service.settings import Settings
 from tests.service.bundles import write_bundle
 from training.errors import EvaluationError
-from training.evaluate import (
+from training.evaluation.evaluate import (
     add_arguments,
     evaluate,
     evaluate_command,
     open_predictor,
 )
-from training.labelling import label
-from training.metrics import headline
-from training.predictors import BundlePredictor, CheckpointPredictor, Predictor
-from training.remote import UrlPredictor, seconds
+from training.evaluation.labelling import label
+from training.evaluation.metrics import headline
+from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, Predictor
+from training.evaluation.remote_predictor import UrlPredictor, seconds
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 SPECS = {

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # type: ignore[import-untyped]
 
-from training.metrics import (
+from training.evaluation.metrics import (
     accuracy,
     answer_f1,
     answer_scores,

@@ -13,10 +13,10 @@ from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from training.__main__ import main
 from training.errors import EvaluationError
-from training.evaluate import evaluate
-from training.labelling import label, read_inputs
-from training.metrics import headline
-from training.predictors import BundlePredictor
+from training.evaluation.evaluate import evaluate
+from training.evaluation.labelling import label, read_inputs
+from training.evaluation.metrics import headline
+from training.evaluation.predictors import BundlePredictor
 from training.text.examples import PairExample, TaggedExample, TextExample, read_examples
 
 SPECS = {
@@ -55,7 +55,7 @@ def test_inputs_come_in_slices_and_invisible_ones_not_at_all(
     data = write(tmp_path / "in.jsonl", [{"text": "The cat sat.\n\u200b\nThe dog ran. A man."}, {"text": "The end."}])
     options = ("--sure", "0", "--sentences", "en")
     whole = run(bundle, data, tmp_path / "whole.jsonl", "mood", *options)
-    monkeypatch.setattr("training.labelling.AT_A_TIME", 3)
+    monkeypatch.setattr("training.evaluation.labelling.AT_A_TIME", 3)
     assert run(bundle, data, tmp_path / "sliced.jsonl", "mood", *options) == whole
     assert [one.text for one in whole] == ["The cat sat.", "The dog ran.", "A man.", "The end."]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "sliced.jsonl", "whole.jsonl"]
@@ -155,7 +155,7 @@ def test_texts_that_grow_while_they_are_read_are_refused(
         yield from read_inputs(*arguments)
         write(data, INPUTS["mood"] * 2)
 
-    monkeypatch.setattr("training.labelling.read_inputs", growing)
+    monkeypatch.setattr("training.evaluation.labelling.read_inputs", growing)
     with pytest.raises(SystemExit):
         main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(out), "--sure", "0"])
     assert "in.jsonl changed while it was read" in capsys.readouterr().err

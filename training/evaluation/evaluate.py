@@ -30,7 +30,8 @@ from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import DataError, EvaluationError
-from training.metrics import (
+from training.evaluation.masked_passages import Passage, masked_passages
+from training.evaluation.metrics import (
     Scores,
     Span,
     answer_scores,
@@ -42,8 +43,7 @@ from training.metrics import (
     span_scores,
     spans_of,
 )
-from training.passages import Passage, masked_passages
-from training.predictors import (
+from training.evaluation.predictors import (
     BundlePredictor,
     CheckpointPredictor,
     LocalPredictor,
@@ -51,7 +51,7 @@ from training.predictors import (
     Prediction,
     Predictor,
 )
-from training.remote import UrlPredictor
+from training.evaluation.remote_predictor import UrlPredictor
 from training.run.atomic_files import hash_of
 from training.run.hugging_face import read_any
 from training.text.examples import (
@@ -74,7 +74,7 @@ Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
 def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
     """Return the figures of a head on the first `limit` examples of each file, all files together.
 
-    The names are those of training.metrics, whose `headline` picks the chief one. Raise DataError for data that does
+    The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data that does
     not fit the head, EvaluationError for a head that does not exist or cannot be asked.
     """
     task = predictor.head(head).task

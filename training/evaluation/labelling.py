@@ -19,8 +19,8 @@ from rich.table import Table
 
 from models.classification import PairInput
 from training.errors import DataError, EvaluationError
-from training.evaluate import open_predictor, positive
-from training.predictors import Predictor
+from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.predictors import Predictor
 from training.run.atomic_files import new_file
 from training.run.json_lines import iter_lines, visible
 from training.run.progress import progress

@@ -11,16 +11,16 @@ from rich.console import Console
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import DataError, EvaluationError
-from training.evaluate import (
+from training.evaluation.evaluate import (
     character_spans,
     check_report,
     score,
     table,
     word_offsets,
 )
-from training.metrics import Scores, headline
-from training.passages import masked_passages
-from training.predictors import Prediction
+from training.evaluation.masked_passages import masked_passages
+from training.evaluation.metrics import Scores, headline
+from training.evaluation.predictors import Prediction
 from training.text.examples import (
     Document,
     Example,

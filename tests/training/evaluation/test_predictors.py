@@ -21,7 +21,7 @@ from models.row import Encoded, Row
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
-from training.predictors import BATCH_TOKENS, CheckpointPredictor, LocalPredictor, MeanPredictor, like_length
+from training.evaluation.predictors import BATCH_TOKENS, CheckpointPredictor, LocalPredictor, MeanPredictor, like_length
 
 SPECS = {
     "mood": HeadSpec("classify", ["bad", "good"]),
