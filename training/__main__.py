@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.errors import BertheadsError
 from training.errors import DataError
-from training.pairs import random_share
+from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
@@ -198,8 +198,8 @@ def vocab_command(namespace: argparse.Namespace) -> None:
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:
-    from training.pretrain import pretrain
-    from training.pretrain_recipe import PretrainRecipe
+    from training.pretraining.pretrain import pretrain
+    from training.pretraining.pretrain_recipe import PretrainRecipe
 
     keep_pages()
     pretrain(read_recipe(PretrainRecipe, namespace.recipe, namespace.set), namespace.out)

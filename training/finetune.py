@@ -28,10 +28,12 @@ from training.evaluation.evaluate import check_labels
 from training.evaluation.evaluate import score as evaluate_head
 from training.evaluation.predictors import CheckpointPredictor
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.initial_weights import start
 from training.mixture import build_sources, choose, dropouts
 from training.no_answer import LEAST, fit_no_answer
-from training.pretrain_recipe import SPECS
+from training.pretraining.initial_weights import start
+from training.pretraining.monitor import check_finite
+from training.pretraining.pretrain_recipe import SPECS
+from training.pretraining.validation import evaluate as evaluate_pretraining
 from training.run.atomic_files import alone
 from training.run.distributed import Processes
 from training.run.optimizer import build_optimizer, schedule, set_rates
@@ -42,8 +44,6 @@ from training.run.start_from import note_length, read_base, set_dropout
 from training.targets import targets
 from training.text.examples import Example, labels_of, read_examples
 from training.unanswerable import unanswerable
-from training.validation import evaluate as evaluate_pretraining
-from training.window import check_finite
 
 SHORTEST = 8
 """Tokens of a row that are worth training on."""

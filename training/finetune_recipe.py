@@ -9,7 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from models.manifest import NAME
 from models.task import TaskName
 from training.errors import RecipeError
-from training.pretrain_recipe import SPECS, PretrainRecipe
+from training.pretraining.pretrain_recipe import SPECS, PretrainRecipe
 from training.run.precision import Precision
 from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 

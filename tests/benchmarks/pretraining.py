@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from tests.benchmarks.gpu.pretraining import medians
-from training.batches import Rows, collate
-from training.initial_weights import start
-from training.pretrain import LOGGED_EVERY, pretrain
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.batches import Rows, collate
+from training.pretraining.initial_weights import start
+from training.pretraining.pretrain import LOGGED_EVERY, pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.allocator import keep_pages
 from training.text.corpus import Corpus
 

@@ -27,8 +27,8 @@ from training.errors import DataError, RecipeError, TrainingError
 from training.finetune import finetune, prepare, read_files
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.mixture import build_sources, choose, epoch_batches
-from training.pretrain import pretrain
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.run_directory import Run
 from training.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
 from training.text.examples import QuestionExample, SpannedText, TaggedExample

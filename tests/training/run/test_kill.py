@@ -15,8 +15,8 @@ KILLS = 20
 SCRIPT = """
 import os, random, signal, sys, time
 from pathlib import Path
-from training.pretrain_recipe import PretrainRecipe
-from training.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.pretraining.pretrain import pretrain
 
 corpus, tokenizer, out, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 recipe = PretrainRecipe(

@@ -5,10 +5,10 @@ import torch
 
 from models.encoder import Encoder
 from tests.training.corpora import FIXTURES, small_corpus
-from training.batches import Batch, Rows, collate
-from training.initial_weights import start
-from training.losses import score
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.batches import Batch, Rows, collate
+from training.pretraining.initial_weights import start
+from training.pretraining.losses import score
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.precision import arithmetic
 from training.text.corpus import Corpus
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.corpora import small_corpus
-from training.pretrain import pretrain
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run import provenance
 from training.run.atomic_files import hash_of
 from training.run.provenance import code, commit, names_of, package_version, portable, trained

@@ -6,7 +6,7 @@ import pytest
 
 from training.errors import RecipeError
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"

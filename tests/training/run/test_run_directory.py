@@ -14,8 +14,8 @@ from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
 from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.pretrain import pretrain
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.atomic_files import SUMS, alone, recover_directory, write_directory
 from training.run.run_directory import Run
 

@@ -21,7 +21,7 @@ import zstandard
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, build, small_corpus, write_documents
 from training.errors import DataError, TrainingError
-from training.pairs import sample_runs
+from training.pretraining.next_sentence import sample_runs
 from training.run.atomic_files import alone
 from training.text.corpus import Corpus, read_manifest
 from training.text.corpus_builder import build_corpus, cut

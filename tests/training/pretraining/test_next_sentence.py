@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.training.corpora import small_corpus
 from training.errors import DataError
-from training.pairs import NEXT, RANDOM, Pair, sample_pairs, sample_runs, truncate_pair
+from training.pretraining.next_sentence import NEXT, RANDOM, Pair, sample_pairs, sample_runs, truncate_pair
 from training.text.corpus import Corpus
 
 

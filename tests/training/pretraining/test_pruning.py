@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from models.config import EncoderConfig
 from models.encoder import Encoder
-from training.batches import Batch
 from training.errors import RecipeError
-from training.pruning import Pruner, prune
+from training.pretraining.batches import Batch
+from training.pretraining.pruning import Pruner, prune
 
 CONFIG = EncoderConfig(
     vocab_size=80, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,

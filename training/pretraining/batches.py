@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.tokenizer import Tokenizer
 from training.errors import RecipeError
-from training.masking import Ids, Masked, Vocabulary, mask_tokens
-from training.pairs import Ranges, sample_pairs, sample_runs, truncate_pair
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.masking import Ids, Masked, Vocabulary, mask_tokens
+from training.pretraining.next_sentence import Ranges, sample_pairs, sample_runs, truncate_pair
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.text.corpus import Corpus
 
 Position = tuple[int, int]

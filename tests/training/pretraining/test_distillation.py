@@ -12,13 +12,13 @@ from torch.distributions import Categorical, kl_divergence
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.training.corpora import small_corpus
 from tests.training.interrupts import stopped_after_saving
-from training.batches import Batch, Rows, collate
-from training.distillation import Teacher, divergence, hidden_states, principal_components, read_teacher
 from training.errors import RecipeError
-from training.initial_weights import start
-from training.losses import score
-from training.pretrain import pretrain
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.batches import Batch, Rows, collate
+from training.pretraining.distillation import Teacher, divergence, hidden_states, principal_components, read_teacher
+from training.pretraining.initial_weights import start
+from training.pretraining.losses import score
+from training.pretraining.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.distributed import Processes
 from training.text.corpus import Corpus
 from training.text.vocabulary import train_vocabulary

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from models.config import EncoderConfig
-from training.batches import MaskedPair
 from training.errors import TrainingError
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.batches import MaskedPair
+from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.flops import matmul_peak, training_flops
 from training.text.corpus import Corpus
 
@@ -84,7 +84,7 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
 
 
 def describe(means: Tensor, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
-    """Name the means of training.losses.Losses that the recipe asks for, by head or teacher."""
+    """Name the means of training.pretraining.losses.Losses that the recipe asks for, by head or teacher."""
     masked, following, masked_right, following_right, divergence, state = means.tolist()
     figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}
     if recipe.teacher:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.masking import Ids, Vocabulary, mask_tokens
+from training.pretraining.masking import Ids, Vocabulary, mask_tokens
 
 SPECIALS = np.array([0, 1, 2, 3, 4])
 VOCABULARY = Vocabulary(4, SPECIALS, np.arange(5, 2000), np.arange(2000) % 3 == 0)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.config import EncoderConfig
 from models.encoder import Embeddings, Encoder, Layer, padding_bias
-from training.batches import Batch
 from training.errors import RecipeError
+from training.pretraining.batches import Batch
 
 DAMPING = 1e-3
 """Of least squares, by the mean square of the inputs."""

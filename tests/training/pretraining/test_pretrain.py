@@ -16,14 +16,14 @@ from models.checkpoint import read_checkpoint, write_checkpoint
 from service.settings import STARTER
 from tests.training.corpora import FIXTURES, small_corpus, write_documents
 from tests.training.interrupts import stopped_after_saving
-from training.batches import Rows, collate
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.predictors import CheckpointPredictor
-from training.initial_weights import start
-from training.losses import score
-from training.pairs import longest_row
-from training.pretrain import pretrain, stream
-from training.pretrain_recipe import Phase, PretrainRecipe
+from training.pretraining.batches import Rows, collate
+from training.pretraining.initial_weights import start
+from training.pretraining.losses import score
+from training.pretraining.next_sentence import longest_row
+from training.pretraining.pretrain import pretrain, stream
+from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
 from training.run.distributed import Processes
 from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.run_directory import Run

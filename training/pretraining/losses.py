@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.batches import Batch
-from training.distillation import Teacher
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.batches import Batch
+from training.pretraining.distillation import Teacher
+from training.pretraining.pretrain_recipe import PretrainRecipe
 
 
 class Losses(NamedTuple):

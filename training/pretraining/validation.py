@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from models.checkpoint import Checkpoint
-from training.batches import Rows, collate
-from training.losses import Losses, counted_by, score
-from training.pretrain_recipe import SPECS, PretrainRecipe
+from training.pretraining.batches import Rows, collate
+from training.pretraining.losses import Losses, counted_by, score
+from training.pretraining.monitor import describe
+from training.pretraining.pretrain_recipe import SPECS, PretrainRecipe
 from training.text.corpus import Corpus
-from training.window import describe
 
 EVALUATION_SEED = 1 << 20
 """Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""

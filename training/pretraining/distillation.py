@@ -4,7 +4,7 @@ Hidden states as in TinyBERT (Jiao et al., 2020), the squared distance after the
 that is not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing
 to restore. The teacher reads the text that is masked for its student (data2vec, Baevski et al., 2022), whose state at a
 masked token thus has the token in it. Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the
-student's from the teacher's. A fresh student begins as the teacher, pruned to its size (training/pruning.py).
+student's from the teacher's. A fresh student begins as the teacher, pruned to its size (training/pretraining/pruning.py).
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from models.checkpoint import Checkpoint
 from models.encoder import Encoder
-from training.batches import Batch, Rows, collate
 from training.errors import RecipeError
-from training.pretrain_recipe import PretrainRecipe
-from training.pruning import check_size, check_sizes, prune
+from training.pretraining.batches import Batch, Rows, collate
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.pretraining.pruning import check_size, check_sizes, prune
 from training.run.distributed import Processes
 from training.run.start_from import read_base
 from training.text.corpus import vocabulary_hash

@@ -16,12 +16,14 @@ from torch import nn
 from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, read_checkpoint
-from training.batches import MaskedPair, Rows, collate
-from training.distillation import read_teacher
 from training.errors import RecipeError
-from training.initial_weights import inform, start
-from training.losses import Losses, counted_by, score, total
-from training.pretrain_recipe import Phase, PretrainRecipe
+from training.pretraining.batches import MaskedPair, Rows, collate
+from training.pretraining.distillation import read_teacher
+from training.pretraining.initial_weights import inform, start
+from training.pretraining.losses import Losses, counted_by, score, total
+from training.pretraining.monitor import Window, check_finite, unigram_entropy
+from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
+from training.pretraining.validation import evaluate
 from training.run.atomic_files import alone
 from training.run.distributed import Processes
 from training.run.optimizer import build_optimizer, schedule, set_rates
@@ -29,8 +31,6 @@ from training.run.precision import arithmetic
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.text.corpus import Corpus
-from training.validation import evaluate
-from training.window import Window, check_finite, unigram_entropy
 
 PHASE_EPOCHS = 1 << 10
 """More than a phase has."""

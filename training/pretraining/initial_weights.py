@@ -11,13 +11,13 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import MaskedTokenHead, build_head
 from models.tokenizer import Tokenizer
-from training.distillation import Teacher
 from training.errors import RecipeError
-from training.pairs import longest_row
-from training.pretrain_recipe import PretrainRecipe
+from training.pretraining.distillation import Teacher
+from training.pretraining.next_sentence import longest_row
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.pretraining.word_vectors import embed_words
 from training.run.start_from import note_length, read_base, set_dropout
 from training.text.corpus import TOKENIZER, Corpus
-from training.word_vectors import embed_words
 
 
 def start(recipe: PretrainRecipe) -> Checkpoint:

@@ -13,11 +13,10 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import DataError
-from training.initial_weights import start
-from training.pretrain import pretrain
-from training.pretrain_recipe import PretrainRecipe
-from training.text.corpus import BLOCK, Corpus
-from training.word_vectors import (
+from training.pretraining.initial_weights import start
+from training.pretraining.pretrain import pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.pretraining.word_vectors import (
     BLOCKS,
     DEVIATION,
     blocks_of,
@@ -26,6 +25,7 @@ from training.word_vectors import (
     positive_information,
     word_vectors,
 )
+from training.text.corpus import BLOCK, Corpus
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_run_that_goes_on_does_not_begin_at_them_again(
     whole = pretrain(recipe(corpus), tmp_path / "whole")
     with stopped_after_saving():
         pretrain(recipe(corpus), tmp_path / "stopped")
-    monkeypatch.setattr("training.initial_weights.embed_words", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("training.pretraining.initial_weights.embed_words", lambda *_: pytest.fail("counted again"))
     resumed = pretrain(recipe(corpus), tmp_path / "stopped")
     for mine, theirs in zip(resumed.encoder.parameters(), whole.encoder.parameters(), strict=True):
         assert torch.equal(mine, theirs)
