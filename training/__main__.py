@@ -206,8 +206,8 @@ def pretrain_command(namespace: argparse.Namespace) -> None:
 
 
 def finetune_command(namespace: argparse.Namespace) -> None:
-    from training.finetune import finetune
-    from training.finetune_recipe import FinetuneRecipe
+    from training.finetuning.finetune import finetune
+    from training.finetuning.finetune_recipe import FinetuneRecipe
 
     keep_pages()
     finetune(read_recipe(FinetuneRecipe, namespace.recipe, namespace.set), namespace.out)

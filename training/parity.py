@@ -18,12 +18,12 @@ from models.runtime import Precision
 from models.session import Session
 from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
-from training.calibration import cross_fitted_error
 from training.comparison import Figures, compare
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
 from training.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
+from training.finetuning.calibration import cross_fitted_error
 from training.recorded import Recorded
 from training.run_files import RunFiles
 from training.served import graph_hashes, session_figures

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import RecipeError
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.recipe import read_recipe
 

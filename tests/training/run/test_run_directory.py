@@ -13,7 +13,7 @@ from models.errors import CheckpointError
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import TrainingError
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretraining.pretrain import pretrain
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.atomic_files import SUMS, alone, recover_directory, write_directory

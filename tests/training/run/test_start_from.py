@@ -13,8 +13,8 @@ from models.runtime import Precision
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.finetune import finetune
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune import finetune
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.parity import probes, reference_logits
 from training.run.start_from import read_base, unpack
 

@@ -16,7 +16,9 @@ from models.checkpoint import write_checkpoint
 from models.config import EncoderConfig
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.calibration import (
+from training.evaluation.metrics import expected_calibration_error, negative_log_likelihood
+from training.evaluation.predictors import CheckpointPredictor
+from training.finetuning.calibration import (
     DOUBTFUL,
     MIN_GAIN,
     Calibration,
@@ -25,10 +27,8 @@ from training.calibration import (
     fit_temperature,
     smoothed_loss,
 )
-from training.evaluation.metrics import expected_calibration_error, negative_log_likelihood
-from training.evaluation.predictors import CheckpointPredictor
-from training.finetune import finetune
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune import finetune
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -21,15 +21,17 @@ from tqdm import tqdm
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
 from models.task import HeadSpec, TaskName, Trained
-from training.best import Best
-from training.calibration import Calibration
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.evaluate import check_labels
 from training.evaluation.evaluate import score as evaluate_head
 from training.evaluation.predictors import CheckpointPredictor
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.mixture import build_sources, choose, dropouts
-from training.no_answer import LEAST, fit_no_answer
+from training.finetuning.calibration import Calibration
+from training.finetuning.early_stopping import Best
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
+from training.finetuning.targets import targets
+from training.finetuning.task_mixture import build_sources, choose, dropouts
+from training.finetuning.unanswerable_questions import unanswerable
 from training.pretraining.initial_weights import start
 from training.pretraining.monitor import check_finite
 from training.pretraining.pretrain_recipe import SPECS
@@ -41,9 +43,7 @@ from training.run.precision import arithmetic
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.run.start_from import note_length, read_base, set_dropout
-from training.targets import targets
 from training.text.examples import Example, labels_of, read_examples
-from training.unanswerable import unanswerable
 
 SHORTEST = 8
 """Tokens of a row that are worth training on."""

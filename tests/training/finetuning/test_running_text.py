@@ -1,6 +1,6 @@
 """If these fail, a head that learned from split words loses the names of running text, where blanks are missing.
 
-    pytest tests/training/test_running_text.py
+    pytest tests/training/finetuning/test_running_text.py
 
 Each language has a vocabulary of its own text, an encoder of random weights, and 600 made-up sentences in split words.
 """
@@ -19,8 +19,8 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from training.evaluation.evaluate import score
 from training.evaluation.predictors import CheckpointPredictor
-from training.finetune import finetune
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune import finetune
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.text.examples import SpannedText
 from training.text.vocabulary import train_vocabulary
 

@@ -24,13 +24,13 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import DataError, RecipeError, TrainingError
-from training.finetune import finetune, prepare, read_files
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.mixture import build_sources, choose, epoch_batches
+from training.finetuning.finetune import finetune, prepare, read_files
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
+from training.finetuning.task_mixture import build_sources, choose, epoch_batches
 from training.pretraining.pretrain import pretrain
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.run_directory import Run
-from training.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
 from training.text.examples import QuestionExample, SpannedText, TaggedExample
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
@@ -156,7 +156,7 @@ def test_each_kind_of_step_has_its_dropout(
 
         return {name: partial(watch, name, source) for name, source in build_sources(recipe, checkpoint, *rest).items()}
 
-    monkeypatch.setattr("training.finetune.build_sources", watched)
+    monkeypatch.setattr("training.finetuning.finetune.build_sources", watched)
     heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}
     dropouts = {"dropout": 0.2, "attention_dropout": 0.0, "corpus_dropout": 0.1}
     finetune(recipe(base, heads, steps=8, corpus=str(corpus), corpus_batch_size=4, **dropouts), tmp_path)
@@ -205,7 +205,7 @@ def test_patience_weighs_the_end_of_a_run_too(
     head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=4, max_length=48)
     plain = finetune(recipe(base, {"mine": head}, steps=4, evaluate_every=2), tmp_path / "plain")
     rising = itertools.count()
-    monkeypatch.setattr("training.finetune.validate", lambda *_: {"mine": {"accuracy": next(rising) / 10}})
+    monkeypatch.setattr("training.finetuning.finetune.validate", lambda *_: {"mine": {"accuracy": next(rising) / 10}})
     patient = finetune(recipe(base, {"mine": head}, steps=4, evaluate_every=2, patience=1), tmp_path / "patient")
     torch.testing.assert_close(patient.encoder.state_dict(), plain.encoder.state_dict(), rtol=0, atol=0)
 

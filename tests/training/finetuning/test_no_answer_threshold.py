@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.no_answer import best_threshold, fit_no_answer
+from training.finetuning.no_answer_threshold import best_threshold, fit_no_answer
+from training.finetuning.unanswerable_questions import unanswerable
 from training.text.examples import QuestionExample
-from training.unanswerable import unanswerable
 
 question = st.tuples(st.integers(-5, 5).map(float), st.floats(0, 1), st.booleans())
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from models.checkpoint import Checkpoint
 from models.session import pad
-from training.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, targets
 from training.pretraining.batches import Rows, collate
 from training.pretraining.losses import score, total
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.progress import tell
-from training.targets import Target, consistency, joined, log_probabilities, loss, targets
 from training.text.corpus import Corpus
 from training.text.examples import Example
 
