@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from models.manifest import EncoderEntry, HeadEntry, Manifest
-from training.comparison import Figures
+from training.parity.logit_comparison import Figures
 
 MEASURED = "## Exported against PyTorch"
 COLUMNS = ("head", "task", "labels", "precision", "largest difference to PyTorch", "equal choices", "measured")

@@ -3,7 +3,7 @@
     python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
 
 int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
-(training/gate.py): on the data that --data names, else on the files of the run that made the checkpoint, else on texts
+(training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the checkpoint, else on texts
 made of the vocabulary. What fails leaves nothing behind.
 """
 
@@ -25,19 +25,19 @@ from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
 from training.card import model_card
-from training.comparison import Figures
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.evidence import Data, check_heads
-from training.gate import check_parity, remarks
 from training.graph import place_constants, share_constants
 from training.kept import Kept
 from training.networks import encoder_model, fingerprint, head_model
-from training.parity import REFERENCE, measure_parity
+from training.parity.accuracy_gate import check_parity, remarks
+from training.parity.evidence import Data, check_heads
+from training.parity.logit_comparison import Figures
+from training.parity.measure import REFERENCE, measure_parity
+from training.parity.run_files import RunFiles
 from training.run.hugging_face import read_any
 from training.run.progress import tell
 from training.run.provenance import code
-from training.run_files import RunFiles
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 

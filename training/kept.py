@@ -17,7 +17,7 @@ from models.encoder import Encoder
 from models.manifest import HEADS
 from models.runtime import Graph, Precision, metadata_json, read_signature
 from training.errors import ExportError
-from training.parity import REFERENCE
+from training.parity.measure import REFERENCE
 from training.run.start_from import unpack
 
 CONSTANTS = "*.bin"

@@ -19,13 +19,13 @@ from models.manifest import CARD, PARITY
 from training.card import model_card, text_of
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.evidence import Data, check_heads
 from training.export import data_of, pair, with_metrics
-from training.gate import check_parity, remarks
-from training.parity import REFERENCE, measure_parity
+from training.parity.accuracy_gate import check_parity, remarks
+from training.parity.evidence import Data, check_heads
+from training.parity.measure import REFERENCE, measure_parity
+from training.parity.run_files import RunFiles
 from training.run.progress import tell
 from training.run.start_from import unpack
-from training.run_files import RunFiles
 
 OWN_WEIGHTS = "with the weights of the bundle"
 

@@ -19,8 +19,8 @@ from training import remeasure as remeasuring
 from training.card import text_of
 from training.errors import ExportError
 from training.export import ExportOptions, export
+from training.parity.serving_session import SOURCES, graph_hashes, kernel_sources
 from training.remeasure import ParityOptions, remeasure
-from training.served import SOURCES, graph_hashes, kernel_sources
 
 ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "models" / "starter"

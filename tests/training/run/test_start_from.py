@@ -15,7 +15,7 @@ from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training.finetuning.finetune import finetune
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.parity import probes, reference_logits
+from training.parity.measure import probes, reference_logits
 from training.run.start_from import read_base, unpack
 
 

@@ -11,11 +11,11 @@ from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.errors import ExportError
 from training.evaluation.masked_passages import masked_passages
-from training.made_texts import made_texts
+from training.parity.made_texts import made_texts
+from training.parity.run_files import RunFiles
+from training.parity.stratified_sample import SEED, stratified
 from training.run.atomic_files import hash_of
 from training.run.json_lines import iter_lines
-from training.run_files import RunFiles
-from training.sampling import SEED, stratified
 from training.text.examples import Document, Example, PairExample, TextExample, read_examples
 
 Kind = Literal["validation", "training"]

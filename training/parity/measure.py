@@ -1,4 +1,4 @@
-"""What a bundle answers, beside what PyTorch answers: the figures of parity.json (training/gate.py judges them).
+"""What a bundle answers, beside what PyTorch answers: the figures of parity.json (training/parity/accuracy_gate.py judges them).
 
 Three measurements. Random rows, over lengths from the shortest to the longest, alone and padded in a batch, show an
 error of the export; PyTorch always gets such a row alone, so that an error of padding shows too. Texts show how often
@@ -18,15 +18,15 @@ from models.runtime import Precision
 from models.session import Session
 from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
-from training.comparison import Figures, compare
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
-from training.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
 from training.finetuning.calibration import cross_fitted_error
-from training.recorded import Recorded
-from training.run_files import RunFiles
-from training.served import graph_hashes, session_figures
+from training.parity.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
+from training.parity.logit_comparison import Figures, compare
+from training.parity.recorded_predictor import Recorded
+from training.parity.run_files import RunFiles
+from training.parity.serving_session import graph_hashes, session_figures
 from training.text.examples import PairExample, TextExample
 
 REFERENCE = "PyTorch, fp32, each row alone"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from models.task import HeadSpec, Logits
-from training.comparison import Figures, compare
 from training.errors import ExportError
-from training.gate import check_parity, remarks
+from training.parity.accuracy_gate import check_parity, remarks
+from training.parity.logit_comparison import Figures, compare
 
 CLASSIFIER = HeadSpec("classify", ["a", "b"])
 SEVERAL = HeadSpec("classify", ["a", "b", "c"], {"function_to_apply": "sigmoid"})

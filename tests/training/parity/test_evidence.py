@@ -12,11 +12,11 @@ from models.classification import PairInput
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
 from training.evaluation.predictors import LocalPredictor
-from training.evidence import Evidence, collect, made_inputs
-from training.made_texts import made_texts
-from training.recorded import SMALL, Recorded
+from training.parity.evidence import Evidence, collect, made_inputs
+from training.parity.made_texts import made_texts
+from training.parity.recorded_predictor import SMALL, Recorded
+from training.parity.run_files import RunFiles
 from training.run.atomic_files import hash_of
-from training.run_files import RunFiles
 from training.text.examples import QuestionExample, TextExample
 
 SPECS = {"mood": HeadSpec("classify", ["bad", "good"])}

@@ -11,7 +11,7 @@ from models.bundle import Bundle
 from models.runtime import find_kernels
 from training.run.atomic_files import hash_of
 
-SOURCES = Path(__file__).parents[1] / "kernels"
+SOURCES = Path(__file__).parents[2] / "kernels"
 """Not there where a wheel was installed."""
 EXTENSIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """Of processors, by which the kernels choose their way to a product or to attention."""

@@ -2,7 +2,7 @@
 
 Every figure here is a mean over some examples and has a standard error; a head is refused if the figure is above its
 limit by SURE errors, that is, with 95 % confidence. A figure on few examples therefore refuses little, and is no
-figure to judge by below MIN_EXAMPLES of training/evidence.py. Texts without labels judge every head as well: 96 good
+figure to judge by below MIN_EXAMPLES of training/parity/evidence.py. Texts without labels judge every head as well: 96 good
 heads (2 to 151 labels, on the starter's encoder in int8) had these figures at most, while by labels they lost 0.03 ±
 0.05 points. The factors leave them room.
 
@@ -15,9 +15,9 @@ half are refused, and of those that lose 5 points nine in ten.
 
 from collections.abc import Iterator
 
-from training.comparison import Figures
 from training.errors import ExportError
-from training.evidence import MIN_EXAMPLES
+from training.parity.evidence import MIN_EXAMPLES
+from training.parity.logit_comparison import Figures
 
 SURE = 1.73
 """Standard errors: Student's t for 95 % on one side, of 20 groups."""

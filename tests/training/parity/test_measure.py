@@ -9,10 +9,10 @@ from models.bundle import Bundle
 from models.checkpoint import Checkpoint
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.comparison import Figures
 from training.errors import ExportError
-from training.gate import check_parity
-from training.parity import measure_parity, probes
+from training.parity.accuracy_gate import check_parity
+from training.parity.logit_comparison import Figures
+from training.parity.measure import measure_parity, probes
 
 
 @pytest.fixture(scope="module")
