@@ -126,24 +126,24 @@ def add_label(parser: argparse.ArgumentParser) -> None:
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    from training import export
+    from training.exporting import export
 
     export.add_arguments(parser)
     parser.set_defaults(command=export.export_command)
 
 
 def add_parity(parser: argparse.ArgumentParser) -> None:
-    from training import remeasure
+    from training.exporting import remeasure
 
     remeasure.add_arguments(parser)
     parser.set_defaults(command=remeasure.parity_command)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    from training import importing
+    from training.exporting import hugging_face_import
 
-    importing.add_arguments(parser)
-    parser.set_defaults(command=importing.import_command)
+    hugging_face_import.add_arguments(parser)
+    parser.set_defaults(command=hugging_face_import.import_command)
 
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {

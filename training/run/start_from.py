@@ -92,7 +92,7 @@ def float_weights(model: onnx.ModelProto) -> Weights:
 
 
 def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weights) -> None:
-    """Give the rows of the next products back what was taken out of them (training/smoothing.py)."""
+    """Give the rows of the next products back what was taken out of them (training/exporting/smoothquant.py)."""
     integers = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == node.output[0]}
     for product in model.graph.node:
         if product.op_type == "MatMulIntegerToFloat" and product.input[0] in integers:
@@ -132,7 +132,7 @@ def encoder_weights(weights: Weights, layers: int) -> Weights:
 
 
 def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
-    """Give a bias back to its owner, where a norm carries it (training/networks.py); older bundles have none."""
+    """Give a bias back to its owner, where a norm carries it (training/exporting/encoder_graph.py); older bundles have none."""
     carried = weights.pop(f"{owner}.carried", None)
     if carried is not None:
         weights[f"{owner}.bias"] = carried

@@ -22,8 +22,8 @@ from models.checkpoint import read_checkpoint
 from models.errors import CheckpointError
 from models.tokenizer import Tokenizer
 from tests.models.directories import answer, change, entries, only_vocabulary, save
-from training import export as exporting
-from training import importing
+from training.exporting import export as exporting
+from training.exporting import hugging_face_import
 from training.run.hugging_face import read_hugging_face
 
 TEXT = "The cat sat on the mat, didn't it? Paris is the capital of France."
@@ -32,7 +32,9 @@ TEXT = "The cat sat on the mat, didn't it? Paris is the capital of France."
 def exported(directory: Path, out: Path, command: str = "export") -> Bundle:
     """Run a command on a directory."""
     module, run = (
-        (exporting, exporting.export_command) if command == "export" else (importing, importing.import_command)
+        (exporting, exporting.export_command)
+        if command == "export"
+        else (importing, hugging_face_import.import_command)
     )
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)

@@ -16,10 +16,10 @@ from pathlib import Path
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
-from training.card import model_card, text_of
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.export import data_of, pair, with_metrics
+from training.exporting.export import data_of, pair, with_metrics
+from training.exporting.model_card import model_card, text_of
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity

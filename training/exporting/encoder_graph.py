@@ -21,11 +21,11 @@ from models.encoder import Embeddings, Encoder, Layer
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
 from models.runtime import Precision
 from models.task import HeadSpec
-from training import fused
-from training.fused import GELU, SYMMETRIC, zero
-from training.graph import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
-from training.quantize import Quantized, check_quantized, linear, quantize_table
-from training.smoothing import smoothing_factors
+from training.exporting import int8_operators
+from training.exporting.graph_builder import ATTENTION_OPSET, MICROSOFT, OPSET, Graph, Value
+from training.exporting.int8_operators import GELU, SYMMETRIC, zero
+from training.exporting.quantize import Quantized, check_quantized, linear, quantize_table
+from training.exporting.smoothquant import smoothing_factors
 
 PRODUCTS_IN_LAYER = 6  # query, key, value, attention output, intermediate, output
 PARTS = ("query", "key", "value")
@@ -231,10 +231,10 @@ class IntegerEncoderBuilder(EncoderBuilder):
         """Add all nodes, from the inputs to `vectors`."""
         hidden = self.config.hidden_size
         self._smoothing = smoothing_factors(self.encoder, vocab_size)
-        self._quantize = fused.quantize(hidden)
-        self._linear = fused.linear(fused.rescale())
-        self._linear_add_norm = fused.linear(fused.add_norm_quantize(hidden))
-        self._linear_gelu = fused.linear(fused.gelu_quantize(self.config.intermediate_size))
+        self._quantize = int8_operators.quantize(hidden)
+        self._linear = int8_operators.linear(int8_operators.rescale())
+        self._linear_add_norm = int8_operators.linear(int8_operators.add_norm_quantize(hidden))
+        self._linear_gelu = int8_operators.linear(int8_operators.gelu_quantize(self.config.intermediate_size))
         self._integers: dict[str, Quantized] = {}
         """Of activations, by their names."""
         graph = self.graph
@@ -273,7 +273,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
                 PARTS, layer.query_key_value.weight.chunk(3), graph.split(bias, 3), strict=True
             )
         ]
-        return graph.call(fused.packed_attention(), *query_key_value, LENGTHS, heads=layer.heads)[0]
+        return graph.call(int8_operators.packed_attention(), *query_key_value, LENGTHS, heads=layer.heads)[0]
 
     def _add_norm(
         self, rows: str, weight: Tensor, name: str, residual: str, norm: nn.LayerNorm, out: str, carried: Tensor | None
@@ -320,10 +320,10 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     bias = graph.constant("bias", array(head.bias)[:vocab_size])
     if int8:
         integers, scales = quantize_table(table)
-        rows = graph.call(fused.quantize(table.shape[1]), normed)
+        rows = graph.call(int8_operators.quantize(table.shape[1]), normed)
         decoder = graph.constant("embeddings.word", integers), graph.constant("embeddings.word.scale", scales)
         inputs = *rows, *decoder, zero(graph, SYMMETRIC), bias
-        graph.call(fused.linear(fused.rescale(), transposed=True), *inputs, outs=["logits"])
+        graph.call(int8_operators.linear(int8_operators.rescale(), transposed=True), *inputs, outs=["logits"])
     else:
         graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)
     return len(table)

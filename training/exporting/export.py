@@ -24,12 +24,12 @@ from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
 from models.runtime import Precision
-from training.card import model_card
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.graph import place_constants, share_constants
-from training.kept import Kept
-from training.networks import encoder_model, fingerprint, head_model
+from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
+from training.exporting.graph_builder import place_constants, share_constants
+from training.exporting.model_card import model_card
+from training.exporting.unchanged_parts import Kept
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.logit_comparison import Figures

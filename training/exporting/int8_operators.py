@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import AttributeProto, TensorProto
 
-from training.graph import MICROSOFT, Function, Graph
+from training.exporting.graph_builder import MICROSOFT, Function, Graph
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoder import Encoder
-from training.quantize import Floats
+from training.exporting.quantize import Floats
 
 STRENGTH = 0.7  # 0 leaves channels as they are, 1 makes their peaks equal and burdens the weights with all of it
 ROWS, LENGTH = 8, 128  # of random tokens

@@ -24,14 +24,14 @@ from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training import export as exporting
-from training import fused
 from training.errors import ExportError
-from training.export import ExportOptions, export
-from training.fused import GELU, SYMMETRIC, Grid, quantize_rows
-from training.graph import ATTENTION_OPSET, MICROSOFT, OURS, Graph, Value
-from training.networks import encoder_model
-from training.quantize import Floats, Quantized, check_quantized, linear, quantize_columns, quantize_table
+from training.exporting import export as exporting
+from training.exporting import int8_operators
+from training.exporting.encoder_graph import encoder_model
+from training.exporting.export import ExportOptions, export
+from training.exporting.graph_builder import ATTENTION_OPSET, MICROSOFT, OURS, Graph, Value
+from training.exporting.int8_operators import GELU, SYMMETRIC, Grid, quantize_rows
+from training.exporting.quantize import Floats, Quantized, check_quantized, linear, quantize_columns, quantize_table
 from training.run.start_from import read_base
 
 
@@ -60,7 +60,7 @@ def product_session(weight: Floats, grid: Grid) -> onnxruntime.InferenceSession:
     rows, step = quantize_rows(graph, "x", len(weight), grid)
     quantized = Quantized(rows, step, graph.constant("zero", np.uint8(grid.zero)), None)
     zeros = graph.constant("zeros", np.zeros(weight.shape[1], np.float32))
-    linear(graph, quantized, weight, "weight", fused.linear(fused.rescale()), zeros)
+    linear(graph, quantized, weight, "weight", int8_operators.linear(int8_operators.rescale()), zeros)
     graph.add("Identity", graph.nodes[-1].output[0], out="y")
     values: list[Value] = [("x", TensorProto.FLOAT, ["m", len(weight)])]
     outputs: list[Value] = [
@@ -181,7 +181,7 @@ def test_the_embedding_that_the_decoder_is_tied_to_stands_once(
 ) -> None:
     options = ExportOptions("tiny", precisions=precisions, budget=bundles.ANY_LOSS)
     apart = export(checkpoint, tmp_path / "apart", options)
-    monkeypatch.setattr("training.graph.LARGE", 1000)
+    monkeypatch.setattr("training.exporting.graph_builder.LARGE", 1000)
     shared = export(checkpoint, tmp_path / "shared", options)
     table = shared.directory / "heads" / "embeddings.word.bin"
     width = 1 if precisions == ("int8",) else 4
@@ -256,7 +256,7 @@ def test_a_checkpoint_without_heads(tokenizer: Tokenizer, tmp_path: Path) -> Non
 
 
 def test_a_graph_that_one_file_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.graph.MOST_BYTES", 100)
+    monkeypatch.setattr("training.exporting.graph_builder.MOST_BYTES", 100)
     graph = Graph()
     graph.add("Add", "x", graph.constant("c", weights(0, 8, 8)), out="y")
     value = ("x", TensorProto.FLOAT, list[int | str]([8, 8]))
@@ -357,7 +357,7 @@ def with_a_head(bundle: Bundle) -> Checkpoint:
 def test_a_head_more_leaves_the_others_their_bytes(
     precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.graph.LARGE", 1000)
+    monkeypatch.setattr("training.exporting.graph_builder.LARGE", 1000)
     options = ExportOptions("base", precisions=precisions, budget=bundles.ANY_LOSS)
     before = export(checkpoint, tmp_path / "base", options)
     write_checkpoint(with_a_head(before), tmp_path / "grown")

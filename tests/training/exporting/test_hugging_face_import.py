@@ -31,9 +31,9 @@ from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 from tests.models.directories import answer
-from training import importing
-from training.export import ExportOptions, export
-from training.importing import read_hugging_face
+from training.exporting import hugging_face_import
+from training.exporting.export import ExportOptions, export
+from training.exporting.hugging_face_import import read_hugging_face
 
 LABELS = ["bad", "so-so", "good"]
 TAGS = ["O", "B-PER", "I-PER"]
@@ -319,8 +319,10 @@ def test_no_directory(tmp_path: Path) -> None:
 def test_the_command(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save(BertForSequenceClassification, tokenizer, tmp_path / "hf", LABELS)
     parser = argparse.ArgumentParser()
-    importing.add_arguments(parser)
+    hugging_face_import.add_arguments(parser)
     words = [str(tmp_path / "hf"), "--out", str(tmp_path / "made"), "--precision", "fp32", "--head", "mood"]
-    importing.import_command(parser.parse_args([*words, "--task", "pair", "--name", "moods", "--version", "3"]))
+    hugging_face_import.import_command(
+        parser.parse_args([*words, "--task", "pair", "--name", "moods", "--version", "3"])
+    )
     manifest = read_bundle(tmp_path / "made").manifest
     assert (manifest.name, manifest.version, manifest.heads["mood"].task) == ("moods", "3", "pair")

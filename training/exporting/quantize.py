@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from training.errors import ExportError
-from training.graph import OURS, Function, Graph
+from training.exporting.graph_builder import OURS, Function, Graph
 
 Floats = NDArray[np.float32]
 LARGEST = 127

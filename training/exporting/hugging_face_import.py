@@ -8,7 +8,7 @@ What is read, and what is refused, is in training/run/hugging_face.py.
 import argparse
 from pathlib import Path
 
-from training.export import add_bundle_arguments, export, options_of, report
+from training.exporting.export import add_bundle_arguments, export, options_of, report
 from training.run.hugging_face import SEQUENCE_TASKS
 from training.run.hugging_face import read_hugging_face as read_hugging_face
 

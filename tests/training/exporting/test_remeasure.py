@@ -14,15 +14,15 @@ from models.errors import BertheadsError
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training import export as exporting
-from training import remeasure as remeasuring
-from training.card import text_of
 from training.errors import ExportError
-from training.export import ExportOptions, export
+from training.exporting import export as exporting
+from training.exporting import remeasure as remeasuring
+from training.exporting.export import ExportOptions, export
+from training.exporting.model_card import text_of
+from training.exporting.remeasure import ParityOptions, remeasure
 from training.parity.serving_session import SOURCES, graph_hashes, kernel_sources
-from training.remeasure import ParityOptions, remeasure
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STARTER = ROOT / "models" / "starter"
 MOOD = {"mood": HeadSpec("classify", ["bad", "good"])}
 
