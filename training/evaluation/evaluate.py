@@ -74,8 +74,8 @@ Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
 def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
     """Return the figures of a head on the first `limit` examples of each file, all files together.
 
-    The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data that does
-    not fit the head, EvaluationError for a head that does not exist or cannot be asked.
+    The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data
+    that does not fit the head, EvaluationError for a head that does not exist or cannot be asked.
     """
     task = predictor.head(head).task
     examples: list[Example] = [example for path in files for example in read_examples(path, task, limit)]

@@ -3,8 +3,8 @@
     python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
 
 int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
-(training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the checkpoint, else on texts
-made of the vocabulary. What fails leaves nothing behind.
+(training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the
+checkpoint, else on texts made of the vocabulary. What fails leaves nothing behind.
 """
 
 import argparse

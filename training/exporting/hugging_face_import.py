@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 
 from training.exporting.export import add_bundle_arguments, export, options_of, report
-from training.run.hugging_face import SEQUENCE_TASKS
-from training.run.hugging_face import read_hugging_face as read_hugging_face
+from training.run.hugging_face import SEQUENCE_TASKS, read_hugging_face
 
 
 def import_command(arguments: argparse.Namespace) -> None:

@@ -2,9 +2,9 @@
 
 Every figure here is a mean over some examples and has a standard error; a head is refused if the figure is above its
 limit by SURE errors, that is, with 95 % confidence. A figure on few examples therefore refuses little, and is no
-figure to judge by below MIN_EXAMPLES of training/parity/evidence.py. Texts without labels judge every head as well: 96 good
-heads (2 to 151 labels, on the starter's encoder in int8) had these figures at most, while by labels they lost 0.03 ±
-0.05 points. The factors leave them room.
+figure to judge by below MIN_EXAMPLES of evidence.py. Texts without labels judge every head as well: 96 good heads (2
+to 151 labels, on the starter's encoder in int8) had these figures at most, while by labels they lost 0.03 ± 0.05
+points. The factors leave them room.
 
     expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, which is why those do not judge
     scores of a sigmoid 3.6 points · squares of scores without a function 5

@@ -2,7 +2,7 @@
 
 Where labels compete (softmax), the other network may choose another one. `expected_loss` needs no gold labels: it is
 what such a choice costs by PyTorch's own probabilities, in points. Of 96 heads it was 0.31 on their own texts where
-their accuracy fell by 0.03 ± 0.05 (training/parity/accuracy_gate.py). A label that stands for itself (sigmoid, or no function at all)
+their accuracy fell by 0.03 ± 0.05 (accuracy_gate.py). A label that stands for itself (sigmoid, or no function at all)
 has nothing to compete with, so its scores are compared.
 """
 

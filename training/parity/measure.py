@@ -1,4 +1,4 @@
-"""What a bundle answers, beside what PyTorch answers: the figures of parity.json (training/parity/accuracy_gate.py judges them).
+"""What a bundle answers, beside what PyTorch answers: the figures of parity.json, which accuracy_gate.py judges.
 
 Three measurements. Random rows, over lengths from the shortest to the longest, alone and padded in a batch, show an
 error of the export; PyTorch always gets such a row alone, so that an error of padding shows too. Texts show how often

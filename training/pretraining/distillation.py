@@ -4,7 +4,7 @@ Hidden states as in TinyBERT (Jiao et al., 2020), the squared distance after the
 that is not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing
 to restore. The teacher reads the text that is masked for its student (data2vec, Baevski et al., 2022), whose state at a
 masked token thus has the token in it. Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the
-student's from the teacher's. A fresh student begins as the teacher, pruned to its size (training/pretraining/pruning.py).
+student's from the teacher's. A fresh student begins as the teacher, pruned to its size (pruning.py).
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ BETTER = 0.05
 """Nats below the frequencies of tokens from which a loss has learnt something."""
 
 
-class Window:
+class Monitor:
     """What the steps between two lines of metrics.jsonl were like; evaluating and saving do not count as their time."""
 
     def __init__(self, recipe: PretrainRecipe, config: EncoderConfig, unigram: float, device: torch.device) -> None:
@@ -84,7 +84,7 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
 
 
 def describe(means: Tensor, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
-    """Name the means of training.pretraining.losses.Losses that the recipe asks for, by head or teacher."""
+    """Name the means of losses.Losses that the recipe asks for, by head or teacher."""
     masked, following, masked_right, following_right, divergence, state = means.tolist()
     figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}
     if recipe.teacher:

@@ -21,7 +21,7 @@ from training.pretraining.batches import MaskedPair, Rows, collate
 from training.pretraining.distillation import read_teacher
 from training.pretraining.initial_weights import inform, start
 from training.pretraining.losses import Losses, counted_by, score, total
-from training.pretraining.monitor import Window, check_finite, unigram_entropy
+from training.pretraining.monitor import Monitor, check_finite, unigram_entropy
 from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
 from training.pretraining.validation import evaluate
 from training.run.atomic_files import alone
@@ -79,7 +79,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     steps = stream(rows_of, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
     unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
-    window = Window(recipe, checkpoint.config, unigram, processes.device)
+    monitor = Monitor(recipe, checkpoint.config, unigram, processes.device)
 
     # ---- loop
     modules.train()
@@ -88,7 +88,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     )
     for step in range(state["step"], recipe.all_steps):
         rows, phase, state = next(steps)
-        window.rows_came()
+        monitor.rows_came()
         counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)], device=processes.device)
         processes.add([counts])
         chosen, pairs = counts.tolist()
@@ -108,21 +108,21 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         set_rates(optimizer, share * recipe.rate, share * (recipe.head_rate or recipe.rate))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        window.add(losses.cpu() / counted_by(chosen, pairs), rows)
+        monitor.add(losses.cpu() / counted_by(chosen, pairs), rows)
         done = step + 1
         bar.update()
 
         evaluating = done % recipe.evaluate_every == 0 or done == recipe.all_steps
         if done % LOGGED_EVERY == 0 or evaluating:
-            values = window.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
-            window.check(values, done)
+            values = monitor.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+            monitor.check(values, done)
             run.log(done, values)
             bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
         if evaluating and processes.first:
             run.log_figures(done, evaluate(checkpoint, recipe, phase.max_length))
         if done % recipe.save_every == 0 and done < recipe.all_steps:
             run.save(done, checkpoint, optimizer, state)
-        window.open()
+        monitor.open()
     bar.close()
     run.finish(checkpoint)
     return checkpoint

@@ -132,7 +132,7 @@ def encoder_weights(weights: Weights, layers: int) -> Weights:
 
 
 def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
-    """Give a bias back to its owner, where a norm carries it (training/exporting/encoder_graph.py); older bundles have none."""
+    """Give a bias back to its owner, where a norm carries it (exporting/encoder_graph.py); older bundles have none."""
     carried = weights.pop(f"{owner}.carried", None)
     if carried is not None:
         weights[f"{owner}.bias"] = carried

@@ -33,7 +33,7 @@ from tests.models import tiny
 from tests.models.directories import answer
 from training.exporting import hugging_face_import
 from training.exporting.export import ExportOptions, export
-from training.exporting.hugging_face_import import read_hugging_face
+from training.run.hugging_face import read_hugging_face
 
 LABELS = ["bad", "so-so", "good"]
 TAGS = ["O", "B-PER", "I-PER"]

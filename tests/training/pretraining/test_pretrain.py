@@ -204,7 +204,7 @@ def test_phases_follow_each_other_and_resume_in_the_same_bytes(
         return collate(rows, length)
 
     for module in ("pretrain", "validation"):
-        monkeypatch.setattr(f"training.{module}.collate", collate_and_look)
+        monkeypatch.setattr(f"training.pretraining.{module}.collate", collate_and_look)
     whole = pretrain(chosen, tmp_path / "whole")
     in_training = [each for each in seen if each[0] in (4, 8)]
     assert [size for size, _ in in_training[:9]] == [8] * 5 + [4] * 4

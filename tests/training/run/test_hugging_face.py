@@ -34,7 +34,7 @@ def exported(directory: Path, out: Path, command: str = "export") -> Bundle:
     module, run = (
         (exporting, exporting.export_command)
         if command == "export"
-        else (importing, hugging_face_import.import_command)
+        else (hugging_face_import, hugging_face_import.import_command)
     )
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)

@@ -169,7 +169,10 @@ def test_a_damaged_recipe_is_named(corpus: Path, stopped: Path) -> None:
 
 
 def test_a_second_process_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from training.run.atomic_files import alone\nwith alone(Path(sys.argv[1])): pass"
+    script = (
+        "import sys; from pathlib import Path; from training.run.atomic_files import alone\n"
+        "with alone(Path(sys.argv[1])): pass"
+    )
     command = [sys.executable, "-c", script, str(tmp_path / "out")]
     with alone(tmp_path / "out"):
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
