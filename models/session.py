@@ -3,7 +3,7 @@
 Rows of all heads share one encoder run, equal rows being computed once; each head then runs once, on the vectors that
 its rows read. On CPU the logits of a row are the same bits whatever shares its batch: the kernels reduce over
 one row at a time, padding adds exact zeros or is left out, and int8 scales its activations row by row
-(training/quantize.py). In int8 they are the same for any number of threads too.
+(training/exporting/quantize.py). In int8 they are the same for any number of threads too.
 """
 
 import math

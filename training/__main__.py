@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import BertheadsError
-from training.alphabet import removals
-from training.corpus import Corpus
-from training.corpus_builder import build_corpus
 from training.errors import DataError
-from training.memory import keep_pages
-from training.pairs import random_share
-from training.recipe import read_recipe
-from training.vocabulary import train_vocabulary
+from training.pretraining.next_sentence import random_share
+from training.run.allocator import keep_pages
+from training.run.recipe import read_recipe
+from training.text.alphabet import removals
+from training.text.corpus import Corpus
+from training.text.corpus_builder import build_corpus
+from training.text.vocabulary import train_vocabulary
 
 FILES_HELP = (
     'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '
@@ -112,38 +112,38 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from training import evaluate
+    from training.evaluation import evaluate
 
     evaluate.add_arguments(parser)
     parser.set_defaults(command=evaluate.evaluate_command)
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:
-    from training import labelling
+    from training.evaluation import labelling
 
     labelling.add_arguments(parser)
     parser.set_defaults(command=labelling.label_command)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    from training import export
+    from training.exporting import export
 
     export.add_arguments(parser)
     parser.set_defaults(command=export.export_command)
 
 
 def add_parity(parser: argparse.ArgumentParser) -> None:
-    from training import remeasure
+    from training.exporting import remeasure
 
     remeasure.add_arguments(parser)
     parser.set_defaults(command=remeasure.parity_command)
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    from training import importing
+    from training.exporting import hugging_face_import
 
-    importing.add_arguments(parser)
-    parser.set_defaults(command=importing.import_command)
+    hugging_face_import.add_arguments(parser)
+    parser.set_defaults(command=hugging_face_import.import_command)
 
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
@@ -198,15 +198,16 @@ def vocab_command(namespace: argparse.Namespace) -> None:
 
 
 def pretrain_command(namespace: argparse.Namespace) -> None:
-    from training.pretrain import PretrainRecipe, pretrain
+    from training.pretraining.pretrain import pretrain
+    from training.pretraining.pretrain_recipe import PretrainRecipe
 
     keep_pages()
     pretrain(read_recipe(PretrainRecipe, namespace.recipe, namespace.set), namespace.out)
 
 
 def finetune_command(namespace: argparse.Namespace) -> None:
-    from training.finetune import finetune
-    from training.finetune_recipe import FinetuneRecipe
+    from training.finetuning.finetune import finetune
+    from training.finetuning.finetune_recipe import FinetuneRecipe
 
     keep_pages()
     finetune(read_recipe(FinetuneRecipe, namespace.recipe, namespace.set), namespace.out)

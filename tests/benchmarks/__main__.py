@@ -148,7 +148,7 @@ def choose(
 def write_classifier(bundle: Bundle, directory: Path) -> None:
     """Write the classify head of a bundle and its encoder as transformers names them, in fp32."""
     from models.checkpoint import Checkpoint, write_checkpoint  # needs torch, as do those who read it
-    from training.base import unpack
+    from training.run.start_from import unpack
 
     whole = unpack(bundle)
     name = next(name for name, head in whole.heads.items() if head.spec.task == "classify")

@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 from tests.benchmarks.contenders import memory_bytes
-from training.documents import iter_documents
+from training.text.documents import iter_documents
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,10 +21,12 @@ from typing import Any
 import torch
 
 from tests.benchmarks.gpu.pretraining import medians
-from training.batches import Rows, collate
-from training.corpus import Corpus
-from training.memory import keep_pages
-from training.pretrain import LOGGED_EVERY, PretrainRecipe, pretrain, start
+from training.pretraining.batches import Rows, collate
+from training.pretraining.initial_weights import start
+from training.pretraining.pretrain import LOGGED_EVERY, pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.run.allocator import keep_pages
+from training.text.corpus import Corpus
 
 WARM_UP = LOGGED_EVERY
 CONTENDERS = ("bertheads", "trainer")

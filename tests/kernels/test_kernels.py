@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from tests.kernels.libraries import TILES, VNNI
-from training import fused
-from training.graph import ATTENTION_OPSET, Function, Graph, Value
+from training.exporting import int8_operators
+from training.exporting.graph_builder import ATTENTION_OPSET, Function, Graph, Value
 
 OTHER_TYPES = {"integers": TensorProto.UINT8, "rows": TensorProto.UINT8, "lengths": TensorProto.INT64}
 CONSTANT = {"weight", "weight_scale", "zero"}
@@ -80,10 +80,10 @@ def rows_of(function: Function, generator: np.random.Generator, rows: int, width
 
 
 ROW_FUNCTIONS: dict[str, Callable[[int], Function]] = {
-    "rescale": lambda width: fused.rescale(),
-    "quantize": fused.quantize,
-    "add_norm_quantize": fused.add_norm_quantize,
-    "gelu_quantize": fused.gelu_quantize,
+    "rescale": lambda width: int8_operators.rescale(),
+    "quantize": int8_operators.quantize,
+    "add_norm_quantize": int8_operators.add_norm_quantize,
+    "gelu_quantize": int8_operators.gelu_quantize,
 }
 
 
@@ -137,7 +137,9 @@ def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, 
 )
 def test_attention_is_that_of_onnx(library: Path, seed: int, lengths: list[int], heads: int, size: int) -> None:
     inputs = rows_to_attend(np.random.default_rng(seed), lengths, heads * size)
-    (found,), (expected,) = (run(fused.packed_attention(), inputs, each, heads=heads) for each in (library, None))
+    (found,), (expected,) = (
+        run(int8_operators.packed_attention(), inputs, each, heads=heads) for each in (library, None)
+    )
     assert found.shape == expected.shape == (sum(lengths), heads * size)
     for length, end in zip(lengths, accumulate(lengths), strict=True):
         if not length:
@@ -173,7 +175,9 @@ def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
         key = np.linspace(-1, 1, 5, dtype=np.float32)[:, None] * np.ones(16, np.float32) + np.float32(shift)
         inputs: Arrays = {"query": np.ones((5, 16), np.float32), "key": key, "lengths": np.array([4, 1])}
         inputs["value"] = np.arange(80, dtype=np.float32).reshape(5, 16)
-        (found,), (expected,) = (run(fused.packed_attention(), inputs, each, heads=1) for each in (library, None))
+        (found,), (expected,) = (
+            run(int8_operators.packed_attention(), inputs, each, heads=1) for each in (library, None)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -181,17 +185,17 @@ def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
 def test_attention_of_a_query_of_zeros_is_the_mean(library: Path, length: int) -> None:
     inputs = rows_to_attend(np.random.default_rng(8), [length], 32)
     inputs["query"][2] = 0
-    (found,) = run(fused.packed_attention(), inputs, library, heads=2)
+    (found,) = run(int8_operators.packed_attention(), inputs, library, heads=2)
     np.testing.assert_allclose(found[2], inputs["value"].mean(0), rtol=0, atol=tolerance(library, length))
 
 
 def test_gelu_is_that_of_the_paper(library: Path) -> None:
     x = np.linspace(-30, 30, 4801, dtype=np.float32)[None]
-    function = fused.gelu_quantize(x.shape[1])
+    function = int8_operators.gelu_quantize(x.shape[1])
     inputs: Arrays = {"product": x, "scale": np.ones((1, 1), np.float32), "bias": np.zeros(x.shape[1], np.float32)}
     integers, step = run(function, inputs, library)
     exact = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x.astype(np.float64) + 0.044715 * x.astype(np.float64) ** 3)))
-    assert np.abs((integers.astype(int) - fused.GELU.zero) * step - exact).max() <= step.max() * 0.5001
+    assert np.abs((integers.astype(int) - int8_operators.GELU.zero) * step - exact).max() <= step.max() * 0.5001
 
 
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI, which whoever has AMX has")
@@ -227,7 +231,7 @@ def product_of(
         "weight_scale": (np.abs(generator.standard_normal(width)) / depth / 1000).astype(np.float32),
         "zero": np.array(128, np.uint8),
     }
-    return fused.linear(after, transposed), inputs
+    return int8_operators.linear(after, transposed), inputs
 
 
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI")
@@ -265,7 +269,7 @@ def test_a_row_is_the_same_bits_alone(library: Path, name: str) -> None:
 
 
 def test_attention_of_a_row_is_the_same_bits_alone(library: Path) -> None:
-    function, lengths = fused.packed_attention(), [3, 63, 64, 150]
+    function, lengths = int8_operators.packed_attention(), [3, 63, 64, 150]
     inputs = rows_to_attend(np.random.default_rng(4), lengths, 64)
     (together,) = run(function, inputs, library, threads=3, heads=2)
     for length, end in zip(lengths, accumulate(lengths), strict=True):
@@ -275,15 +279,15 @@ def test_attention_of_a_row_is_the_same_bits_alone(library: Path) -> None:
 
 
 def test_a_row_of_zeros_has_no_step(library: Path) -> None:
-    integers, step = run(fused.quantize(20), {"values": np.zeros((2, 20), np.float32)}, library)
-    assert not step.any() and (integers == fused.SYMMETRIC.zero).all()
+    integers, step = run(int8_operators.quantize(20), {"values": np.zeros((2, 20), np.float32)}, library)
+    assert not step.any() and (integers == int8_operators.SYMMETRIC.zero).all()
 
 
 def test_no_rows_are_no_error(library: Path) -> None:
-    assert run(fused.quantize(20), {"values": np.zeros((0, 20), np.float32)}, library)[0].shape == (0, 20)
+    assert run(int8_operators.quantize(20), {"values": np.zeros((0, 20), np.float32)}, library)[0].shape == (0, 20)
     for lengths in list[int](), [0], [0, 0]:
         inputs = rows_to_attend(np.random.default_rng(11), lengths, 8)
-        assert run(fused.packed_attention(), inputs, library, heads=2)[0].shape == (0, 8)
+        assert run(int8_operators.packed_attention(), inputs, library, heads=2)[0].shape == (0, 8)
 
 
 # ---- what they refuse ----------------------------------------------------------------------------------------------
@@ -292,11 +296,11 @@ def test_no_rows_are_no_error(library: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "wrong", "message"),
     [
-        (fused.rescale(), {"bias": np.zeros(7, np.float32)}, "an input does not fit the rows"),
-        (fused.rescale(), {"scale": np.zeros((3, 1), np.float32)}, "an input does not fit the rows"),
-        (fused.rescale(), {"product": np.zeros((0, 0), np.float32)}, "a row has no places"),
-        (fused.gelu_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
-        (fused.add_norm_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
+        (int8_operators.rescale(), {"bias": np.zeros(7, np.float32)}, "an input does not fit the rows"),
+        (int8_operators.rescale(), {"scale": np.zeros((3, 1), np.float32)}, "an input does not fit the rows"),
+        (int8_operators.rescale(), {"product": np.zeros((0, 0), np.float32)}, "a row has no places"),
+        (int8_operators.gelu_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
+        (int8_operators.add_norm_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "more than 16384"),
     ],
 )
 def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arrays, message: str) -> None:
@@ -310,7 +314,7 @@ def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arr
 def test_a_row_that_there_is_no_room_for_is_refused(best: Path, length: int, hidden: int) -> None:
     inputs = rows_to_attend(np.random.default_rng(12), [1, length], hidden)
     with pytest.raises(Exception, match="more than 8192 tokens"):
-        run(fused.packed_attention(), inputs, best, heads=1)
+        run(int8_operators.packed_attention(), inputs, best, heads=1)
 
 
 @pytest.mark.parametrize(
@@ -328,4 +332,4 @@ def test_a_row_that_there_is_no_room_for_is_refused(best: Path, length: int, hid
 def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], heads: int, message: str) -> None:
     inputs = rows_to_attend(np.random.default_rng(9), [4], 8) | {"lengths": np.array(lengths, np.int64)}
     with pytest.raises(Exception, match=message):
-        run(fused.packed_attention(), inputs, best, heads=heads)
+        run(int8_operators.packed_attention(), inputs, best, heads=heads)

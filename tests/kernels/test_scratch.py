@@ -24,8 +24,8 @@ from tests.kernels.test_kernels import (
     run,
     session_of,
 )
-from training import fused
-from training.graph import Function
+from training.exporting import int8_operators
+from training.exporting.graph_builder import Function
 
 STACK = 256  # KiB: twice what musl gives a thread, and a little more than Python needs to start
 CHECKED = 32  # queries of a long row
@@ -81,7 +81,7 @@ def test_attention_of_the_longest_rows_and_widest_heads(library: Path, tmp_path:
     cases = {f"{length}x{size}": (length, size) for length, size in SIZES if not is_slow(library, length, size)}
     rows = {name: rows_to_attend(generator, [length], size) for name, (length, size) in cases.items()}
     for name, inputs in rows.items():
-        write(tmp_path, name, fused.packed_attention(), inputs, heads=1)
+        write(tmp_path, name, int8_operators.packed_attention(), inputs, heads=1)
     run_on_little_stack(library, tmp_path)
     for name, (length, size) in cases.items():
         queries = np.unique(np.linspace(0, length - 1, CHECKED).astype(np.intp))
@@ -95,15 +95,15 @@ def test_several_long_rows_and_heads_share_the_threads(library: Path, tmp_path: 
     """A block serves rows of other lengths after another."""
     lengths = [5, 700, 0, 64, 1300, 1]
     inputs = rows_to_attend(np.random.default_rng(21), lengths, 3 * 32)
-    write(tmp_path, "rows", fused.packed_attention(), inputs, heads=3)
+    write(tmp_path, "rows", int8_operators.packed_attention(), inputs, heads=3)
     run_on_little_stack(library, tmp_path)
     (found,) = written(tmp_path, "rows")
-    np.testing.assert_array_equal(found, run(fused.packed_attention(), inputs, library, heads=3)[0])
+    np.testing.assert_array_equal(found, run(int8_operators.packed_attention(), inputs, library, heads=3)[0])
 
 
 def test_rows_without_tokens_take_no_memory(library: Path, tmp_path: Path) -> None:
     inputs = rows_to_attend(np.random.default_rng(22), [0, 0], 1 << 30)
-    write(tmp_path, "empty", fused.packed_attention(), inputs, heads=1)
+    write(tmp_path, "empty", int8_operators.packed_attention(), inputs, heads=1)
     run_on_little_stack(library, tmp_path)
     assert written(tmp_path, "empty")[0].shape == (0, 1 << 30)
 
@@ -145,7 +145,7 @@ def test_attention_without_memory_is_an_error(poor: Path, length: int, size: int
     """And the session takes the next row."""
     generator = np.random.default_rng(25)
     long, short = rows_to_attend(generator, [length], size), rows_to_attend(generator, [2], 8)
-    session = session_of(model_of(fused.packed_attention(), long, {"heads": 1}), poor, threads=2)
+    session = session_of(model_of(int8_operators.packed_attention(), long, {"heads": 1}), poor, threads=2)
     with pytest.raises(Exception, match="no memory for the scratch block"):
         session.run(None, long)
     exact = attended(short, np.arange(2))

@@ -15,7 +15,7 @@ from models.row import Row
 from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.export import ExportOptions, export
+from training.exporting.export import ExportOptions, export
 
 HEADS = {
     "sentiment": HeadSpec("classify", ["negative", "positive"], {"top_k": 1}, 1.5),

@@ -16,7 +16,7 @@ from models.errors import BundleError
 from models.manifest import MOST_JSON_BYTES, read_manifest
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.export import ExportOptions, export
+from training.exporting.export import ExportOptions, export
 
 FILES = [
     "encoder.int8.onnx",

@@ -15,14 +15,14 @@ from models.runtime import open_graph
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles
-from training.export import ExportOptions, export
+from training.exporting.export import ExportOptions, export
 
 
 @pytest.fixture(scope="module")
 def original(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """In two precisions, which share constants, as large ones do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.graph.LARGE", 256)
+        patch.setattr("training.exporting.graph_builder.LARGE", 256)
         made = bundles.make(tokenizer, tmp_path_factory.mktemp("bundle") / "tiny", ("int8", "fp32"))
     assert list(made.directory.rglob("*.bin"))
     return made

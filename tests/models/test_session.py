@@ -33,7 +33,7 @@ from models.task import Logits
 from models.tokenizer import Tokenizer
 from models.vectors import DeviceVectors, HostVectors
 from tests.models import bundles
-from training.graph import Graph
+from training.exporting.graph_builder import Graph
 
 PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
 

@@ -16,7 +16,7 @@ from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Ma
 from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.networks import encoder_model, fingerprint, head_model
+from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
 
 HEADS = {
     "sentiment": HeadSpec("classify", ["negative", "positive"]),

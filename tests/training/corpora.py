@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.corpus import Corpus
-from training.corpus_builder import build_corpus
+from training.text.corpus import Corpus
+from training.text.corpus_builder import build_corpus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 WORDS = "the cat dog man woman house city river runs eats sees is was in on with big small red old".split()

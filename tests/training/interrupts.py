@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.run import Run
+from training.run.run_directory import Run
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data import SpannedText, read_examples
+from training.text.examples import SpannedText, read_examples
 
 COUNT = 1600
 BETWEEN = ["\n- ", "\n* ", "\n", ", ", ",", "; ", " | ", " / ", "/", ".", " - ", " & ", "\t"]

@@ -19,8 +19,9 @@ import torch
 
 from models.tokenizer import Tokenizer
 from service.settings import STARTER
-from training.corpus_builder import build_corpus
-from training.pretrain import LOGGED_EVERY, PretrainRecipe, pretrain
+from training.pretraining.pretrain import LOGGED_EVERY, pretrain
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.text.corpus_builder import build_corpus
 
 DOCUMENTS, SENTENCES, WORDS = 400, 60, 20
 

@@ -36,7 +36,7 @@ from tests.benchmarks.contenders import our_service, started
 from tests.benchmarks.peaks import needed_operations, product_peak
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts, variants
 from tests.models import bundles
-from training.export import ExportOptions, export
+from training.exporting.export import ExportOptions, export
 
 NETWORKS = {"tiny": (2, 64, 1), "base": (12, 768, 12), "large": (24, 1024, 16)}
 """Layers, width, attention heads."""

@@ -1,0 +1,164 @@
+"""If these fail, a directory of Hugging Face gives other answers here than in transformers' pipelines."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertTokenizer,
+    pipeline,
+)
+
+from models.bundle import Bundle, read_bundle
+from models.checkpoint import read_checkpoint
+from models.errors import CheckpointError
+from models.tokenizer import Tokenizer
+from tests.models.directories import answer, change, entries, only_vocabulary, save
+from training.exporting import export as exporting
+from training.exporting import hugging_face_import
+from training.run.hugging_face import read_hugging_face
+
+TEXT = "The cat sat on the mat, didn't it? Paris is the capital of France."
+
+
+def exported(directory: Path, out: Path, command: str = "export") -> Bundle:
+    """Run a command on a directory."""
+    module, run = (
+        (exporting, exporting.export_command)
+        if command == "export"
+        else (hugging_face_import, hugging_face_import.import_command)
+    )
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    run(parser.parse_args([str(directory), "--out", str(out), "--precision", "fp32", "--name", "made"]))
+    return read_bundle(out)
+
+
+def assert_answers(found: list[Any], expected: Any, key: str) -> None:
+    assert [one[key] for one in found] == [one[key] for one in expected]
+    np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expected], atol=1e-4)
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_both_commands_answer_as_the_pipelines(command: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    problem = "multi_label_classification"
+    save(BertForSequenceClassification, tokenizer, tmp_path / "moods", problem_type=problem)
+    found = answer(exported(tmp_path / "moods", tmp_path / "a", command), "classify", TEXT)
+    assert_answers(found, pipeline("text-classification", str(tmp_path / "moods"), top_k=None)(TEXT)[0], "label")
+    save(BertForTokenClassification, tokenizer, tmp_path / "names")
+    text = "Paris is the capital of France and the cat sat on the mat"
+    found = answer(exported(tmp_path / "names", tmp_path / "b", command), "tag", text)
+    theirs = pipeline("token-classification", str(tmp_path / "names"), aggregation_strategy="simple")(text)
+    assert_answers(found, theirs, "entity_group")
+    assert [(one["start"], one["end"]) for one in found] == [(one["start"], one["end"]) for one in theirs]
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id2label": {0: "score"}, "label2id": {"score": 0}}, "has 1 label, which is a regression"),
+        ({"problem_type": "regression"}, "has problem_type regression"),
+    ],
+)
+def test_both_commands_refuse_a_regression(
+    changes: dict[str, Any], words: str, command: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "hf", **changes)
+    with pytest.raises(CheckpointError, match=words):
+        exported(tmp_path / "hf", tmp_path / "out", command)
+
+
+def test_the_problem_of_a_classifier_is_none_of_a_tagger(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForTokenClassification, tokenizer, tmp_path, problem_type="multi_label_classification")
+    assert "function_to_apply" not in read_hugging_face(tmp_path).heads["tag"].spec.defaults
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_texts_are_cut_where_transformers_cuts(
+    side: str, tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path / "hf")
+    change(tmp_path / "hf/tokenizer_config.json", model_max_length=24, truncation_side=side)
+    bundle = exported(tmp_path / "hf", tmp_path / "out")
+    assert bundle.manifest.encoder.max_length == 24
+    assert "model_max_length = 24, so rows have 24 tokens at most" in capsys.readouterr().err
+    theirs = pipeline("text-classification", str(tmp_path / "hf"), top_k=None, truncation=True)
+    long = "a dog runs " + TEXT * 3 + " the cat is good"
+    assert_answers(answer(bundle, "classify", long), theirs(long)[0], "label")
+
+
+@pytest.mark.parametrize(("positions", "length"), [(4, 512), (128, 4)])
+def test_a_length_that_holds_no_text(positions: int, length: int, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path, max_position_embeddings=positions)
+    change(tmp_path / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(CheckpointError, match="has rows of 4 tokens by .* and model_max_length, expected 8 or more"):
+        read_hugging_face(tmp_path)
+
+
+def test_labels_that_no_file_names(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = save(BertForSequenceClassification, tokenizer, tmp_path) / "config.json"
+    values = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("id2label", "label2id")}
+    path.write_text(json.dumps(values | {"num_labels": 3}))
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert read_hugging_face(tmp_path).heads["classify"].spec.labels == list(theirs.config.id2label.values())
+    path.write_text(json.dumps(values | {"num_labels": "3"}))
+    with pytest.raises(CheckpointError, match="num_labels is '3', expected a whole number from 1 on"):
+        read_hugging_face(tmp_path)
+
+
+def test_a_tokenizer_of_no_class_goes_by_its_file(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}))
+    found, theirs = read_hugging_face(tmp_path).tokenizer, AutoTokenizer.from_pretrained(tmp_path)
+    assert [found.cls_id, *found.ids(TEXT), found.sep_id] == theirs(TEXT)["input_ids"]
+    with pytest.raises(CheckpointError, match="model_input_names has no token_type_ids, expected them for the head"):
+        read_hugging_face(tmp_path, task="pair")
+    change(path, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    read_hugging_face(tmp_path, task="pair")
+    change(tmp_path / "tokenizer.json", post_processor=None)
+    with pytest.raises(CheckpointError, match="post_processor makes rows of None"):
+        read_hugging_face(tmp_path)
+
+
+def test_repeated_lines_leave_the_ids_of_all_others(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The last of them counts; so in transformers, and through all that is made of the directory here."""
+    known = entries(tokenizer)
+    tokens = [*known[:30], "cat", *known[30:], "mat ", "dog", "the"]
+    save(BertForMaskedLM, tokenizer, tmp_path / "hf", vocab_size=len(tokens))
+    only_vocabulary(tmp_path / "hf", tokens)
+    theirs = BertTokenizer.from_pretrained(tmp_path / "hf")
+    bundle = exported(tmp_path / "hf", tmp_path / "bundle")
+    bundle.tokenizer.write(tmp_path / "written")
+    again = Tokenizer.read(
+        only_vocabulary(tmp_path / "written", (tmp_path / "written/vocab.txt").read_text().split("\n")[:-1])
+    )
+    text = "the cat sat on the mat and the dog"
+    for found in (read_checkpoint(tmp_path / "hf").tokenizer, bundle.tokenizer, again):
+        assert found.vocab_size == len(tokens)
+        assert [found.cls_id, *found.ids(text), found.sep_id] == theirs(text)["input_ids"]
+        assert [found.token_id(token) for token in set(known)] == theirs.convert_tokens_to_ids(list(set(known)))
+    answers = pipeline("fill-mask", str(tmp_path / "hf"), top_k=9)("the [MASK] sat on the mat")
+    assert_answers(answer(bundle, "fill-mask", "the [MASK] sat on the mat", top_k=9), answers, "token")
+
+
+def test_an_adapter_that_was_not_merged(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    change(save(BertForSequenceClassification, tokenizer, tmp_path) / "adapter_config.json", peft_type="LORA")
+    with pytest.raises(CheckpointError, match="has adapter_config.json, expected whole weights; merge"):
+        read_hugging_face(tmp_path)
+
+
+def test_what_was_decided_is_said(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = [*entries(tokenizer), "Paris"]
+    only_vocabulary(save(BertForMaskedLM, tokenizer, tmp_path / "hf", vocab_size=len(tokens)), tokens)
+    assert not exported(tmp_path / "hf", tmp_path / "bundle").manifest.encoder.lowercase
+    assert "vocab.txt is taken to be cased, since 1 of " in capsys.readouterr().err

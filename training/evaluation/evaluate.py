@@ -1,0 +1,365 @@
+"""Measure a head on labelled data: a checkpoint, a bundle, or a running service, by the same code.
+
+    python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N] [--json OUT]
+
+Every figure stands beside what chance gets on the same data. Texts go in as a user would send them.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from models.bundle import read_bundle
+from models.classification import PairInput
+from models.qa import QuestionInput
+from models.runtime import Precision
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from training.errors import DataError, EvaluationError
+from training.evaluation.masked_passages import Passage, masked_passages
+from training.evaluation.metrics import (
+    Scores,
+    Span,
+    answer_scores,
+    entropy,
+    expected_calibration_error,
+    label_scores,
+    negative_log_likelihood,
+    set_scores,
+    span_scores,
+    spans_of,
+)
+from training.evaluation.predictors import (
+    BundlePredictor,
+    CheckpointPredictor,
+    LocalPredictor,
+    MeanPredictor,
+    Prediction,
+    Predictor,
+)
+from training.evaluation.remote_predictor import UrlPredictor
+from training.run.atomic_files import hash_of
+from training.run.hugging_face import read_any
+from training.text.examples import (
+    Document,
+    Example,
+    PairExample,
+    QuestionExample,
+    SpannedText,
+    TaggedExample,
+    TextExample,
+    is_bio,
+    labels_in,
+    read_examples,
+)
+
+Cutter = Tokenizer | None  # that of the predictor
+Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
+
+
+def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
+    """Return the figures of a head on the first `limit` examples of each file, all files together.
+
+    The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data
+    that does not fit the head, EvaluationError for a head that does not exist or cannot be asked.
+    """
+    task = predictor.head(head).task
+    examples: list[Example] = [example for path in files for example in read_examples(path, task, limit)]
+    return score(predictor, head, examples)
+
+
+def score(predictor: Predictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
+    """Return the figures of a head on examples of its task; show a progress bar on standard error if asked to."""
+    spec = predictor.head(head)
+    check_labels(head, spec.labels, examples)
+
+    def ask(inputs: Sequence[Any], parameters: dict[str, Any]) -> Iterable[Prediction]:
+        predictions = predictor.predict(head, inputs, parameters)
+        bar = Console(stderr=True)
+        return track(predictions, head, total=len(inputs), console=bar, disable=not progress)
+
+    figures = SCORERS[spec.task](examples, ask, spec, predictor.tokenizer)
+    return {"examples": float(len(examples)), **figures}
+
+
+def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -> None:
+    """Raise DataError for an example with a label that the head does not know."""
+    for example in examples:
+        for label in labels_in(example):
+            if label not in known:
+                some = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+                raise DataError(
+                    f"the data has the label {label!r}, expected one of head {head!r}: {some}; pass data for this head"
+                )
+
+
+def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
+    inputs = [
+        example.text if isinstance(example, TextExample) else PairInput(text=example.text_a, text_pair=example.text_b)
+        for example in examples
+    ]
+    gold = [example.label for example in examples]
+    predicted = [""] * len(gold)
+    confidence, likelihood = np.zeros(len(gold)), np.zeros(len(gold))
+    for one in ask(inputs, {"top_k": len(spec.labels), "function_to_apply": "softmax"}):
+        index, ranked = one.index, one.answer
+        predicted[index], confidence[index] = ranked[0]["label"], ranked[0]["score"]
+        likelihood[index] = next(choice["score"] for choice in ranked if choice["label"] == gold[index])
+    correct = np.array([left == right for left, right in zip(gold, predicted, strict=True)])
+    return {
+        **label_scores(gold, predicted),
+        "loss": float(-np.log(np.maximum(likelihood, np.finfo(float).tiny)).mean()),
+        "loss_chance": entropy(Counter(gold)),
+        "calibration_error": expected_calibration_error(confidence, correct),
+    }
+
+
+def _score_tags(examples: Sequence[TaggedExample | SpannedText], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
+    """Score given words by their tags, and running text by its spans; both where the data has both."""
+    words = [example for example in examples if isinstance(example, TaggedExample)]
+    texts = [example for example in examples if isinstance(example, SpannedText)]
+    if not texts:
+        return _score_words(words, ask, spec)
+    return _score_text(texts, ask) | (_score_words(words, ask, spec) if words else {})
+
+
+def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
+    """Score spans of texts as they are written: right only with both characters and the type.
+
+    Chance takes every word between blanks for a span of the most frequent type.
+    """
+    found: list[set[Span]] = [set() for _ in examples]
+    for one in ask([example.text for example in examples], {"aggregation_strategy": "simple"}):
+        found[one.index] = {(span["entity_group"], span["start"], span["end"]) for span in one.answer}
+    wanted = [{(name, start, end) for start, end, name in example.spans} for example in examples]
+    types = Counter(name for example in examples for _, _, name in example.spans)  # the first met, of equals
+    common = types.most_common(1)[0][0] if types else ""
+    guessed = [{(common, *word.span()) for word in re.finditer(r"\S+", example.text)} for example in examples]
+    chance = set_scores(wanted, guessed)["f1"]
+    scores = set_scores(wanted, found)
+    same = {"text_f1": scores["f1"], "text_f1_chance": chance}
+    return {**scores, "f1_chance": chance, **same, "spans": float(types.total())}
+
+
+def _score_words(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec) -> Scores:
+    """Send the words joined by blanks, and read for each word the tag where it begins.
+
+    A word that the service cuts further ("Sep-11" is three to it) has the tag of its first part, whatever the rest got.
+    `text_f1` is stricter: the spans of the running text, as its reader sees them, must have the right characters.
+    """
+    tagged: list[list[str]] = [[] for _ in examples]
+    in_text: list[set[Span]] = [set() for _ in examples]
+    everything = {"aggregation_strategy": "none", "ignore_labels": []}
+    for one in ask([" ".join(example.tokens) for example in examples], everything):
+        offsets = [(unit["start"], unit["end"]) for unit in one.answer]
+        tags = [unit["entity"] for unit in one.answer]
+        begins = {start: tag for (start, _), tag in zip(offsets, tags, strict=True)}
+        tagged[one.index] = [begins.get(start, "O") for start, _ in word_offsets(examples[one.index].tokens)]
+        in_text[one.index] = character_spans(tags, offsets)
+    gold = [example.tags for example in examples]
+    if not is_bio(spec.labels):
+        return label_scores([tag for tags in gold for tag in tags], [tag for tags in tagged for tag in tags])
+    wanted = [character_spans(example.tags, word_offsets(example.tokens)) for example in examples]
+    scores = span_scores(gold, tagged)
+    return scores | {"text_f1": set_scores(wanted, in_text)["f1"], "text_f1_chance": scores["f1_chance"]}
+
+
+def word_offsets(words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return start and end of each word in the words joined by one blank."""
+    ends = np.cumsum([len(word) + 1 for word in words]) - 1
+    return [(int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)]
+
+
+def character_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> set[Span]:
+    return {(name, offsets[first][0], offsets[stop - 1][1]) for name, first, stop in spans_of(tags)}
+
+
+def _score_answers(examples: Sequence[QuestionExample], ask: Ask, _: HeadSpec, __: Cutter) -> Scores:
+    """Let the head say that there is no answer wherever the data has such questions; else its defaults hold."""
+    inputs = [QuestionInput(question=example.question, context=example.context) for example in examples]
+    gold = [example.answers for example in examples]
+    parameters = {"top_k": 1} | ({} if all(gold) else {"handle_impossible_answer": True})
+    predicted = [""] * len(gold)
+    for one in ask(inputs, parameters):
+        predicted[one.index] = one.answer["answer"]
+    return answer_scores(gold, predicted, [example.context for example in examples])
+
+
+def _score_masks(examples: Sequence[Document], ask: Ask, _: HeadSpec, tokenizer: Cutter) -> Scores:
+    if tokenizer is None:
+        raise EvaluationError("a URL does not say how it cuts texts, which masking must know; add --tokenizer BUNDLE")
+    passages = masked_passages(examples, tokenizer)
+    if not passages:
+        raise DataError("the documents have no word that could be masked, expected running text; pass other documents")
+    first, among_five, losses = [0] * len(passages), [0] * len(passages), []
+    for one in ask([passage.text for passage in passages], {"top_k": 5}):
+        gold = passages[one.index].gold
+        masks = one.answer if isinstance(one.answer[0], list) else [one.answer]  # one mask is answered by a flat list
+        found = [[choice["token"] for choice in choices] for choices in masks]
+        first[one.index] = sum(right == choices[0] for right, choices in zip(gold, found, strict=True))
+        among_five[one.index] = sum(right in choices for right, choices in zip(gold, found, strict=True))
+        if one.logits is not None:
+            losses.append(negative_log_likelihood(one.logits, np.array(gold)) * len(gold))
+    count = sum(len(passage.gold) for passage in passages)
+    return {
+        "passages": float(len(passages)),
+        "masked_tokens": float(count),
+        "accuracy": sum(first) / count,
+        "accuracy_top5": sum(among_five) / count,
+        **({"loss": sum(losses) / count} if losses else {}),
+        **_unigram_scores(passages),
+    }
+
+
+def _unigram_scores(passages: Sequence[Passage]) -> Scores:
+    """Score the answer that ignores the text: the most frequent tokens; for the loss, those of the whole passages."""
+    gold = [token for passage in passages for token in passage.gold]
+    common = [count for _, count in Counter(gold).most_common(5)]
+    unigram = Counter(token for passage in passages for token in passage.ids)
+    return {
+        "accuracy_chance": common[0] / len(gold),
+        "accuracy_top5_chance": sum(common) / len(gold),
+        "loss_chance": sum(math.log(unigram.total() / unigram[token]) for token in gold) / len(gold),
+    }
+
+
+# Any: which examples belong to a task is known only by its name.
+SCORERS: dict[str, Callable[[Any, Ask, HeadSpec, Cutter], Scores]] = {
+    "classify": _score_texts,
+    "pair": _score_texts,
+    "tag": _score_tags,
+    "qa": _score_answers,
+    "fill-mask": _score_masks,
+}
+
+
+def open_predictor(
+    sources: Sequence[str], precision: Precision | None = None, tokenizer: Path | None = None
+) -> Predictor:
+    """Open a URL, a bundle, or a checkpoint; or several of the last two as their mean.
+
+    Raise EvaluationError for what is none of them.
+    """
+    urls = [source for source in sources if source.startswith(("http://", "https://"))]
+    if not urls:
+        members = [_open_directory(Path(source), precision) for source in sources]
+        return members[0] if len(members) == 1 else MeanPredictor(members)
+    if len(sources) > 1:
+        raise EvaluationError(f"{urls[0]} is a URL, and only bundles and checkpoints can be averaged; measure it alone")
+    cutter = None if tokenizer is None else Tokenizer.read(tokenizer)
+    return UrlPredictor(urls[0], os.environ.get("BERTHEADS_API_KEY"), cutter)
+
+
+def _open_directory(directory: Path, precision: Precision | None) -> LocalPredictor:
+    if (directory / "bundle.json").exists():
+        return BundlePredictor(read_bundle(directory), precision)
+    if (directory / "config.json").exists():
+        return CheckpointPredictor.of(read_any(directory))
+    raise EvaluationError(
+        f"{directory} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
+        "http://HOST:PORT; correct the path"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `evaluate_command` reads."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="BUNDLE|CHECKPOINT|URL",
+        help="what to measure; http://HOST:PORT for a service; several bundles or checkpoints are averaged",
+    )
+    parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
+    parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
+
+
+DATA_HELP = "JSON lines of its task, .jsonl or .jsonl.xz, .gz, .zst; several count together"
+
+
+def positive(text: str) -> int:
+    """Read a number of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    """Evaluate as the command line says; print a table, and write JSON where asked to."""
+    if arguments.json:
+        check_report(arguments.json)
+    predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
+    spec = predictor.head(arguments.head)
+    read = {path: read_examples(path, spec.task, arguments.limit) for path in arguments.data}
+    source = " + ".join(arguments.sources)
+    started = time.perf_counter()
+    scores = score(predictor, arguments.head, [one for examples in read.values() for one in examples], progress=True)
+    seconds = time.perf_counter() - started
+    Console().print(table(f"{source} · {arguments.head} ({spec.task})", scores))
+    if arguments.json:
+        report = {
+            "source": source,
+            "head": arguments.head,
+            "task": spec.task,
+            "files": [_describe(path, len(examples)) for path, examples in read.items()],
+            "limit": arguments.limit,
+            "scores": scores,
+            "seconds": round(seconds, 3),
+            "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        }
+        arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def check_report(path: Path) -> None:
+    """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"source", "head", "scores"} <= found.keys():
+        raise EvaluationError(f"--json {path} exists and is not a report of evaluate; name another file")
+
+
+def _describe(path: Path, examples: int) -> dict[str, object]:
+    return {"file": str(path), "sha256": hash_of(path), "examples": examples}
+
+
+COUNTS = {"examples", "spans", "passages", "masked_tokens"}
+
+
+def table(title: str, scores: Scores) -> Table:
+    """Return the figures as a person reads them: shares in percent, beside chance."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("figure")
+    shown.add_column("value", justify="right")
+    shown.add_column("chance", justify="right")
+    for name, value in scores.items():
+        if not name.endswith("_chance"):
+            chance = scores.get(f"{name}_chance")
+            shown.add_row(name.replace("_", " "), _format(name, value), "" if chance is None else _format(name, chance))
+    return shown
+
+
+def _format(name: str, value: float) -> str:
+    if name in COUNTS or name.endswith("questions"):
+        return f"{value:,.0f}"
+    return f"{value:.4f} nats" if name == "loss" else f"{100 * value:.2f} %"

@@ -1,0 +1,142 @@
+"""Label text by heads that exist, to train others on it (self-training; several heads averaged: Bucilă et al., 2006).
+
+    python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
+
+What is written is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"}
+with the words as the service cuts them. An --out that exists is refused: it may be what people labelled.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from models.classification import PairInput
+from training.errors import DataError, EvaluationError
+from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.predictors import Predictor
+from training.run.atomic_files import new_file
+from training.run.json_lines import iter_lines, visible
+from training.run.progress import progress
+from training.text.documents import iter_documents, sentences
+from training.text.source_files import Sources
+
+AT_A_TIME = 10_000
+"""Inputs that are in memory with their answers."""
+
+
+class Labelled(NamedTuple):
+    """A record of training data, the labels in it, and the least score of any of them."""
+
+    record: dict[str, Any]
+    labels: list[str]
+    sure: float
+
+
+def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
+    """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
+    spec = predictor.head(head)
+    task = spec.task
+    if task not in LABELLERS:
+        raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
+    parameters, labelled = LABELLERS[task]
+    if task == "tag" and spec.defaults.get("pieces", "first") != "first":
+        parameters = parameters | {"pieces": "joint"}  # a head that learned every piece
+    answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
+    return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
+
+
+def _labelled_text(text: str, answer: Any) -> Labelled:
+    [best] = answer
+    return Labelled({"text": text, "label": best["label"]}, [best["label"]], best["score"])
+
+
+def _labelled_pair(pair: PairInput, answer: Any) -> Labelled:
+    [best] = answer
+    texts = {"text_a": pair.text, "text_b": pair.text_pair}
+    return Labelled({**texts, "label": best["label"]}, [best["label"]], best["score"])
+
+
+def _labelled_words(_: str, answer: Any) -> Labelled:
+    tags = [unit["entity"] for unit in answer]
+    record = {"tokens": [unit["word"] for unit in answer], "tags": tags}
+    return Labelled(record, tags, min((unit["score"] for unit in answer), default=0.0))
+
+
+LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
+    "classify": ({"top_k": 1}, _labelled_text),
+    "pair": ({"top_k": 1}, _labelled_pair),
+    "tag": ({"aggregation_strategy": "none", "ignore_labels": [], "pieces": "first"}, _labelled_words),
+}
+"""By task: the parameters to ask with, and what an input and its answer make."""
+
+
+def read_inputs(path: Path, task: str, language: str | None) -> Iterator[Any]:
+    """Yield what a head of `task` can be asked about; a text sentence by sentence if a language is named."""
+    if task == "pair":
+        if language is not None:
+            raise DataError(f"--sentences is {language}, but a pair is asked as it stands; leave the option out")
+        for line in iter_lines(path):
+            yield PairInput(text=line.string("text_a"), text_pair=line.string("text_b"))
+        return
+    for document in iter_documents(path):
+        if language is None:
+            yield document.text
+        else:
+            yield from (one for one in sentences(document.text, language) if any(map(visible, one)))
+
+
+# ---- command ---------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `label_command` reads."""
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="who labels; several directories are averaged")
+    add("--head", required=True, metavar="NAME", help="which of their heads")
+    add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
+    add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
+    add("--sentences", metavar="CODE", help="cut texts into sentences by the rules of a language, such as en")
+    add("--sure", type=float, default=0.5, metavar="SCORE", help="keep inputs whose every label has it; default 0.5")
+    add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
+
+
+DATA_HELP = 'texts, as for corpus; for a pair head JSON lines with {"text_a", "text_b"}'
+
+
+def label_command(arguments: argparse.Namespace) -> None:
+    """Label as the command line says, and print how often each label came."""
+    sources = Sources(arguments.data)
+    with new_file(arguments.out) as file:
+        predictor = open_predictor(arguments.sources)
+        task = predictor.head(arguments.head).task
+        files = (islice(read_inputs(path, task, arguments.sentences), arguments.limit) for path in arguments.data)
+        inputs = progress(chain.from_iterable(files), "inputs")
+        asked, kept, given = 0, 0, Counter[str]()
+        while some := list(islice(inputs, AT_A_TIME)):
+            sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
+            file.writelines(json.dumps(one.record, ensure_ascii=False) + "\n" for one in sure)
+            given.update(name for one in sure for name in one.labels)
+            asked, kept = asked + len(some), kept + len(sure)
+        sources.check()
+        if not kept:
+            raise DataError(
+                f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
+            )
+    Console().print(table(f"{arguments.out}: {kept:,} of {asked:,} inputs", given))
+
+
+def table(title: str, given: Counter[str]) -> Table:
+    """How often each label was given."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("label")
+    shown.add_column("count", justify="right")
+    for name, count in given.most_common():
+        shown.add_row(name, f"{count:,}")
+    return shown

@@ -1,0 +1,99 @@
+"""Passages with masked tokens, for measuring fill-mask on running text.
+
+Masks are written into the text, as a user would, so that a checkpoint, a bundle and a service over HTTP get the same
+input and are scored on the same tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.tokenizer import MASK, Pieces, Tokenizer
+from training.text.examples import Document
+
+LENGTH = 126  # pieces of a passage; 128 with [CLS] and [SEP]
+PER_DOCUMENT = 4
+MASKED = 0.15  # share of the pieces, as in pretraining; all of them become [MASK], none is kept or replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A text with [MASK]s, the ids they stand for, and the ids of the text without them."""
+
+    text: str
+    gold: list[int]
+    ids: list[int]
+
+
+def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: int = 0) -> list[Passage]:
+    """Mask up to PER_DOCUMENT passages of each document, spread evenly over it; the same ones for the same `seed`.
+
+    A passage is left out when its text with masks is not cut into the same pieces around them, which happens where the
+    document itself says [MASK].
+    """
+    passages = []
+    for number, document in enumerate(documents):
+        pieces = tokenizer.encode_batch([document.text])[0]
+        for start, end in _spread(_cut(pieces)):
+            generator = np.random.default_rng([seed, number, start])
+            passages.append(_mask(document.text, pieces, start, end, tokenizer, generator))
+    return [passage for passage in passages if passage is not None]
+
+
+def _cut(pieces: Pieces) -> list[tuple[int, int]]:
+    """Cut into runs of whole words, at most LENGTH pieces; a rest of less than half is left out unless it is all."""
+    firsts = [0, *(np.flatnonzero(np.diff(pieces.words)) + 1).tolist(), len(pieces)]
+    runs = []
+    start = 0
+    for first, following in zip(firsts, firsts[1:], strict=False):
+        if following - start > LENGTH:
+            runs.append((start, first))
+            start = first
+    if len(pieces) - start >= LENGTH // 2 or not runs:
+        runs.append((start, len(pieces)))
+    return runs if len(pieces) else []
+
+
+def _spread(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(runs) <= PER_DOCUMENT:
+        return runs
+    return [runs[place] for place in np.linspace(0, len(runs) - 1, PER_DOCUMENT).round().astype(int)]
+
+
+def _mask(
+    text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokenizer, generator: np.random.Generator
+) -> Passage | None:
+    writable = _writable(text, pieces, start, end, tokenizer)
+    count = min(max(1, round(MASKED * (end - start))), len(writable))
+    chosen = sorted(generator.choice(writable, count, replace=False).tolist()) if count else []
+    masked = set(chosen)
+    expected = [tokenizer.mask_id if index in masked else pieces.ids[index] for index in range(start, end)]
+    written = _write(text, pieces, start, end, chosen)
+    if not chosen or tokenizer.ids_with_masks(written) != expected:
+        return None
+    return Passage(written, [pieces.ids[index] for index in chosen], pieces.ids[start:end])
+
+
+def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokenizer) -> list[int]:
+    """Return the pieces that [MASK] can stand for in text: the last of a word.
+
+    "play[MASK]" is read as play + a mask, so "##ing" can be asked for; but "[MASK]ing" is read as a mask + the word
+    "ing", not "##ing". What is left of the word must be cut as it was.
+    """
+    numbers = np.asarray(pieces.words)
+    ends = np.flatnonzero(np.diff(numbers, append=-1)).tolist()
+    lasts = [index for index in ends if start <= index < end and pieces.ids[index] != tokenizer.unk_id]
+    words = list(zip(np.searchsorted(numbers, numbers[lasts]).tolist(), lasts, strict=True))
+    rests = tokenizer.encode_ids([text[pieces.offsets[first][0] : pieces.offsets[last][0]] for first, last in words])
+    return [last for (first, last), rest in zip(words, rests, strict=True) if rest == pieces.ids[first:last]]
+
+
+def _write(text: str, pieces: Pieces, start: int, end: int, chosen: Sequence[int]) -> str:
+    parts = []
+    position = pieces.offsets[start][0]
+    for index in chosen:
+        left, right = pieces.offsets[index]
+        parts += [text[position:left], MASK]
+        position = right
+    return "".join([*parts, text[position : pieces.offsets[end - 1][1]]])

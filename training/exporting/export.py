@@ -1,0 +1,285 @@
+"""A checkpoint becomes a bundle: ONNX graphs, tokenizer, model card, and the figures that it was let through by.
+
+    python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
+
+int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
+(training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the
+checkpoint, else on texts made of the vocabulary. What fails leaves nothing behind.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import get_args
+
+import onnx
+from pydantic import JsonValue, ValidationError
+
+from models.bundle import Bundle, read_bundle, seal, staged
+from models.checkpoint import Checkpoint, Head
+from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.runtime import Precision
+from training.errors import ExportError
+from training.evaluation.evaluate import positive
+from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
+from training.exporting.graph_builder import place_constants, share_constants
+from training.exporting.model_card import model_card
+from training.exporting.unchanged_parts import Kept
+from training.parity.accuracy_gate import check_parity, remarks
+from training.parity.evidence import Data, check_heads
+from training.parity.logit_comparison import Figures
+from training.parity.measure import REFERENCE, measure_parity
+from training.parity.run_files import RunFiles
+from training.run.hugging_face import read_any
+from training.run.progress import tell
+from training.run.provenance import code
+
+LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a bundle is made with, beside the checkpoint."""
+
+    name: str
+    version: str = "1.0.0"
+    precisions: tuple[Precision, ...] = ()
+    """By default int8, or those of the base."""
+    data: Data = field(default_factory=dict)
+    """Validation data by head, a file or several."""
+    run: RunFiles | None = None
+    """Where heads without `data` find some."""
+    limit: int | None = None
+    """Examples of each head to measure with, drawn by chance; by default all that `data` has, and 1,000 of a run."""
+    budget: float = 0.5
+    """Points that a head may lose by int8 or fp16."""
+    card: Path | None = None
+    """What a person says of the model; README.md of the bundle has it above the figures."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Provenance that only a person knows: data, licences."""
+    replace: bool = False
+    base: Path | None = None
+    """A bundle with the same encoder: what did not change keeps its bytes."""
+
+
+def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
+    """Write and verify a bundle; raise ExportError, and leave nothing behind, if a head is over the budget."""
+    _check(checkpoint, options)
+    kept = Kept.of(read_bundle(options.base), checkpoint, options.precisions) if options.base else None
+    with staged(out, options.replace) as directory:
+        manifest = _manifest(checkpoint, options, kept)
+        _write_graphs(checkpoint, manifest, directory, kept)
+        _write_tokenizer(checkpoint, directory)
+        (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
+        bundle = Bundle(directory, seal(directory, manifest), checkpoint.tokenizer)
+        reference = kept.reference if kept else REFERENCE
+        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference)
+        for remark in remarks(figures):
+            tell(remark)
+        check_parity(figures, options.budget)
+        manifest = with_metrics(manifest, figures)
+        (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+        text = options.card.read_text(encoding="utf8") if options.card else None
+        (directory / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
+        seal(directory, manifest)
+        read_bundle(directory)
+    return read_bundle(out)
+
+
+def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    if not checkpoint.heads:
+        raise ExportError("the checkpoint has an encoder but no head, expected one at least; finetune it first")
+    check_heads(options.data, checkpoint.heads)
+    if options.card and not options.card.is_file():
+        raise ExportError(f"{options.card} does not exist, expected the bundle's model card; correct --card")
+
+
+def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
+    """Return the manifest, its hashes still missing."""
+    encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions or ("int8",))
+    heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
+    files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
+    provenance: dict[str, JsonValue] = {
+        **options.notes,
+        **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
+        "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
+        "command": shlex.join(["python", "-m", "training", *map(_portable, sys.argv[1:])]),
+        **code(),
+        **({"training": options.run.provenance} if options.run and options.run.provenance else {}),
+        "libraries": {name: version_of(name) for name in LIBRARIES},
+    }
+    hashes = dict.fromkeys(files, "0" * 64)
+    try:
+        return Manifest(
+            name=options.name,
+            version=options.version,
+            encoder=encoder,
+            heads=heads,
+            sha256=hashes,
+            provenance=provenance,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ExportError(f"{place}: {first['input']!r} will not do ({first['msg']}); name it otherwise") from None
+
+
+def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> EncoderEntry:
+    config = checkpoint.config
+    return EncoderEntry(
+        files={precision: f"encoder.{precision}.onnx" for precision in precisions},
+        max_length=config.max_length,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocab_size=checkpoint.tokenizer.vocab_size,
+        lowercase=checkpoint.tokenizer.lowercase,
+    )
+
+
+def _head_entry(name: str, head: Head) -> HeadEntry:
+    spec = head.spec
+    return HeadEntry(
+        task=spec.task,
+        file=f"{HEADS}/{name}.onnx",
+        labels=spec.labels,
+        defaults=spec.defaults,
+        temperature=spec.temperature,
+        trained=spec.trained,
+        metrics=head.metrics,
+    )
+
+
+def _portable(word: str) -> str:
+    """Cut a path outside the working directory to its name: the rest says nothing to others."""
+    key, separator, value = word.rpartition("=")
+    path = Path(value)
+    return f"{key}{separator}{path.name if path.is_absolute() or '..' in path.parts else value}"
+
+
+def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path, kept: Kept | None) -> None:
+    encoder, vocab_size = checkpoint.encoder, manifest.encoder.vocab_size
+    files = manifest.encoder.files
+    (directory / HEADS).mkdir()
+    if kept:
+        kept.copy(directory)
+    graphs = {} if kept else {file: encoder_model(encoder, name, vocab_size) for name, file in files.items()}
+    mark, int8_only = str(manifest.provenance["weights"]), set(files) == {"int8"}
+    for name, entry in manifest.heads.items():
+        if not (kept and name in kept.heads):
+            module = checkpoint.heads[name].module
+            graphs[entry.file] = head_model(module, entry.spec, mark, encoder.config, vocab_size, int8_only)
+    if not kept:
+        share_constants(list(graphs.values()), directory / HEADS)
+    for file, graph in graphs.items():
+        # ONNX Runtime reads no data from outside the directory of a graph: what the encoder shares lies below it.
+        place_constants(graph, "" if file.startswith(HEADS) else f"{HEADS}/")
+        onnx.save(graph, directory / file)
+
+
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+    """Keep tokenizer.json only: the rest says the same again, for other readers."""
+    checkpoint.tokenizer.write(directory)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (directory / name).unlink()
+
+
+def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
+    """Put what was measured in the first precision, the one to be served, in place of figures on fewer examples."""
+    precision, measured = next(iter(figures["precisions"].items()))
+    heads = dict(manifest.heads)
+    for name, of_head in measured["heads"].items():
+        validation = of_head.get("validation")
+        if validation and validation["examples"] >= _examples(heads[name]):
+            metrics = {"graph": precision, "data": validation["file"], **validation["scores"]}
+            heads[name] = heads[name].model_copy(update={"metrics": metrics})
+    return manifest.model_copy(update={"heads": heads})
+
+
+def _examples(head: HeadEntry) -> float:
+    """Return on how many examples the figures of a head were measured."""
+    count = head.metrics.get("examples", 0)
+    return float(count) if isinstance(count, int | float) else 0.0
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `export_command` reads."""
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory with config.json")
+    add_bundle_arguments(parser)
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `options_of` reads: all but where the weights come from."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
+    add("--name", help="name of the bundle; by default that of its directory")
+    add("--version", default="1.0.0", help="version of the bundle")
+    add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
+    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
+    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
+    add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
+    add("--replace", action="store_true", help="overwrite a bundle that is there")
+    add("--base", type=Path, metavar="BUNDLE", help="what it began from: what did not change keeps its bytes")
+
+
+def options_of(arguments: argparse.Namespace) -> ExportOptions:
+    """Read what `add_bundle_arguments` added."""
+    return ExportOptions(
+        name=arguments.name or arguments.out.resolve().name,
+        version=arguments.version,
+        precisions=arguments.precision,
+        data=data_of(arguments.data),
+        run=RunFiles.find(arguments.checkpoint) if "checkpoint" in arguments else None,
+        limit=arguments.limit,
+        budget=arguments.budget,
+        card=arguments.card,
+        notes=dict(arguments.note),
+        replace=arguments.replace,
+        base=arguments.base,
+    )
+
+
+def data_of(pairs: Sequence[tuple[str, str]]) -> dict[str, list[Path]]:
+    """Group the files of --data by their head."""
+    data: dict[str, list[Path]] = {}
+    for head, path in pairs:
+        data.setdefault(head, []).append(Path(path))
+    return data
+
+
+def export_command(arguments: argparse.Namespace) -> None:
+    """Export as the command line says."""
+    bundle = export(read_any(arguments.checkpoint), arguments.out, options_of(arguments))
+    report(bundle)
+
+
+def report(bundle: Bundle) -> None:
+    """Tell what was written, and how large it is."""
+    size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
+    heads = ", ".join(f"{name} ({head.task})" for name, head in bundle.manifest.heads.items())
+    sys.stdout.write(f"{bundle.directory}: {size / 1e6:.1f} MB, {heads}\n")
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    known: tuple[Precision, ...] = get_args(Precision)
+    chosen = tuple(name for name in known if name in text.split(","))
+    if unknown := set(text.split(",")) - set(known):
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(known)}")
+    return chosen
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Read a KEY=VALUE of an option."""
+    key, separator, value = text.partition("=")
+    if not (key and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    return key, value

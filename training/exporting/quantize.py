@@ -1,0 +1,82 @@
+"""int8: weights once per column, activations per row as they come, and products in integers.
+
+A scale for each row of activations is what makes the answer of a row independent of its batch (a scale for the whole
+tensor, as in dynamic quantisation, is not), and it needs no calibration data. The products are 8-bit unsigned times
+8-bit signed, summed in 32 bits, and so exact; but CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with
+saturation (vpmaddubsw). Columns are scaled so that no pair can reach that: the same integers on every CPU, at almost
+the full eight bits (halving all weights, the usual `reduce_range`, loses one).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from training.errors import ExportError
+from training.exporting.graph_builder import OURS, Function, Graph
+
+Floats = NDArray[np.float32]
+LARGEST = 127
+"""Of a weight, and of the sum of two neighbours of one sign: 255 * 127 stays below the 32,767 of 16 bits."""
+
+
+def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return integers [K, N] and the scale [N] of each column; neighbours along K are the pairs."""
+    even = np.concatenate([weight, np.zeros_like(weight[: len(weight) % 2])])
+    largest = np.abs(weight).max(axis=0)
+    for half in (even.clip(min=0), -even.clip(max=0)):
+        largest = np.maximum(largest, (half[0::2] + half[1::2]).max(axis=0))
+    # Rounding may lift both of a pair by a half: one step of room keeps their sum at 128, and 255 * 128 fits too.
+    scale = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.round(weight / scale).astype(np.int8), scale
+
+
+def quantize_table(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Return integers [V, H] and the scale [V] of each row of an embedding: those of the decoder that is tied to it."""
+    integers, scale = quantize_columns(table.T)
+    return np.ascontiguousarray(integers.T), scale
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An activation as integers [..., K] with the scale [..., 1] of each row."""
+
+    integers: str
+    scale: str
+    zero: str
+    smoothing: Floats | None
+    """What the channels were multiplied with, [K]."""
+
+
+def linear(
+    graph: Graph, rows: Quantized, weight: Floats, name: str, function: Function, *inputs: str, **attributes: Any
+) -> list[str]:
+    """Call `function`, one of `fused.linear`, with quantised rows [..., K] and a constant [K, N], quantised here.
+
+    `inputs` are those behind the product's.
+    """
+    if rows.smoothing is not None:
+        weight = weight / rows.smoothing[:, None]
+    integers, scale = quantize_columns(weight)
+    constants = graph.constant(name, integers), graph.constant(f"{name}.scale", scale), rows.zero
+    return graph.call(function, rows.integers, rows.scale, *constants, *inputs, **attributes)
+
+
+def check_quantized(model: ModelProto, products: int) -> None:
+    """Raise ExportError unless there are `products` integer products and no float one with a constant is left."""
+    constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = sum(node.domain == OURS and node.op_type.startswith("Linear") for node in model.graph.node)
+    left = [
+        name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm")
+        for name in node.input
+        if name in constants and constants[name].data_type != TensorProto.INT8 and len(constants[name].dims) == 2
+    ]
+    if found != products or left:
+        raise ExportError(
+            f"{model.graph.name} has {found} integer products, expected {products}, and the float weights {left}, "
+            "expected none; report this as a defect of the export"
+        )

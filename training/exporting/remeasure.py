@@ -1,0 +1,106 @@
+"""Measure the parity of a bundle again, as it is served now: its graphs and its tokenizer keep their bytes.
+
+    python -m training parity BUNDLE [--reference CHECKPOINT] [--data HEAD=FILE]... [--limit N] [--card FILE]
+
+For whenever graphs, kernels or ONNX Runtime have changed. parity.json, the figures in bundle.json and the table in
+README.md are written together; the text above the table stays, unless --card gives another one.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.bundle import Bundle, read_bundle, seal, staged
+from models.checkpoint import Checkpoint, Head, read_checkpoint
+from models.manifest import CARD, PARITY
+from training.errors import ExportError
+from training.evaluation.evaluate import positive
+from training.exporting.export import data_of, pair, with_metrics
+from training.exporting.model_card import model_card, text_of
+from training.parity.accuracy_gate import check_parity, remarks
+from training.parity.evidence import Data, check_heads
+from training.parity.measure import REFERENCE, measure_parity
+from training.parity.run_files import RunFiles
+from training.run.progress import tell
+from training.run.start_from import unpack
+
+OWN_WEIGHTS = "with the weights of the bundle"
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """What a bundle is measured against, and on."""
+
+    reference: Path | None = None
+    """The checkpoint that it was made from; by default its own weights, which int8 has rounded."""
+    data: Data = field(default_factory=dict)
+    limit: int | None = None
+    budget: float = 0.5
+    card: Path | None = None
+
+
+def remeasure(directory: Path, options: ParityOptions) -> Bundle:
+    """Measure and write; raise ExportError, and leave the bundle as it was, if a head is over the budget."""
+    bundle = read_bundle(directory)
+    check_heads(options.data, bundle.manifest.heads)
+    checkpoint, reference = _reference(bundle, options.reference)
+    run = RunFiles.find(options.reference) if options.reference else None
+    figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference)
+    for remark in remarks(figures):
+        tell(remark)
+    check_parity(figures, options.budget)
+    manifest = with_metrics(bundle.manifest, figures)
+    source = options.card or directory / CARD
+    said = source.read_text(encoding="utf8") if source.is_file() else ""
+    text = said if options.card else text_of(said)
+    with staged(directory, replace=True) as staging:
+        shutil.copytree(directory, staging, dirs_exist_ok=True)
+        (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+        (staging / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
+        seal(staging, manifest)
+        read_bundle(staging)
+    return read_bundle(directory)
+
+
+def _reference(bundle: Bundle, directory: Path | None) -> tuple[Checkpoint, str]:
+    """Return a checkpoint with the heads of the bundle, as the bundle sets them, and what parity.json says of it."""
+    if directory is None:
+        rounded = "" if "fp32" in bundle.manifest.encoder.files else ", rounded as it has them"
+        return unpack(bundle), f"{REFERENCE}, {OWN_WEIGHTS}{rounded}"
+    checkpoint = read_checkpoint(directory)
+    for name, entry in bundle.manifest.heads.items():
+        found = checkpoint.heads.get(name)
+        if found is None or (found.spec.task, found.spec.labels) != (entry.task, entry.labels):
+            raise ExportError(
+                f"{directory} has no {entry.task} head {name!r} with the labels of {bundle.directory}, expected the "
+                "checkpoint that the bundle was made from; correct --reference, or leave it out"
+            )
+        checkpoint.heads[name] = Head(entry.spec, found.module, found.metrics)
+    checkpoint.heads = {name: checkpoint.heads[name] for name in bundle.manifest.heads}
+    return checkpoint, REFERENCE
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `parity_command` reads."""
+    add = parser.add_argument
+    add("bundle", type=Path, metavar="BUNDLE", help="directory with bundle.json")
+    add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; by default its own weights")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data")
+    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
+    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
+
+
+def parity_command(arguments: argparse.Namespace) -> None:
+    """Measure as the command line says, and name what was lost."""
+    options = ParityOptions(
+        arguments.reference, data_of(arguments.data), arguments.limit, arguments.budget, arguments.card
+    )
+    bundle = remeasure(arguments.bundle, options)
+    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json were written\n")

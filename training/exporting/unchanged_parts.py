@@ -1,0 +1,87 @@
+"""What an export takes over from the bundle that a checkpoint began from, byte for byte.
+
+int8 that is rounded once more answers a little otherwise: a head added on an encoder that stayed as it was
+(`freeze_encoder`) must not move the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+
+import torch
+
+from models.bundle import Bundle
+from models.checkpoint import Checkpoint, Head
+from models.encoder import Encoder
+from models.manifest import HEADS
+from models.runtime import Graph, Precision, metadata_json, read_signature
+from training.errors import ExportError
+from training.parity.measure import REFERENCE
+from training.run.start_from import unpack
+
+CONSTANTS = "*.bin"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The encoder of a bundle, and those of its heads that a checkpoint has with the same weights."""
+
+    bundle: Bundle
+    heads: list[str]
+
+    @classmethod
+    def of(cls, bundle: Bundle, checkpoint: Checkpoint, precisions: Sequence[Precision]) -> "Kept":
+        """Compare the two; raise ExportError if the checkpoint's encoder is another, or other precisions are wanted."""
+        found = bundle.manifest.encoder.files
+        if precisions and set(precisions) != set(found):
+            raise ExportError(
+                f"--precision is {','.join(precisions)}, but {bundle.directory} has {','.join(found)}, which is kept; "
+                "leave --precision out, or export without --base"
+            )
+        before = unpack(bundle)
+        if not _alike(before.encoder, checkpoint.encoder):
+            raise ExportError(
+                f"the checkpoint's encoder is not that of {bundle.directory}, expected the same weights; finetune with "
+                f'base = "{bundle.directory}" and freeze_encoder = true, or export without --base'
+            )
+        entries = bundle.manifest.heads
+        in_place = [name for name in entries if entries[name].file == f"{HEADS}/{name}.onnx"]
+        return cls(bundle, [name for name in in_place if _same(before.heads[name], checkpoint.heads.get(name))])
+
+    @property
+    def mark(self) -> str:
+        """The fingerprint in the bundle's graphs, by which heads know their encoder."""
+        path = self.bundle.directory / next(iter(self.bundle.manifest.encoder.files.values()))
+        return str(metadata_json(read_signature(Graph.read(path)).metadata, "encoder", path))
+
+    @property
+    def reference(self) -> str:
+        """What parity.json says of PyTorch: its encoder has the weights of the bundle, which may be rounded."""
+        rounded = "" if "fp32" in self.bundle.manifest.encoder.files else ", rounded as it has them"
+        return f"{REFERENCE}, with the encoder's weights of {self.bundle.manifest.name}{rounded}"
+
+    def copy(self, directory: Path) -> None:
+        """Copy the graphs, and the constants that they share, to where they stand in the bundle."""
+        source, manifest = self.bundle.directory, self.bundle.manifest
+        graphs = [*manifest.encoder.files.values(), *(manifest.heads[name].file for name in self.heads)]
+        constants = [path.relative_to(source).as_posix() for path in source.rglob(CONSTANTS)]
+        for file in (*graphs, *constants):
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+            copyfile(source / file, directory / file)
+
+
+def _alike(before: Encoder, after: Encoder) -> bool:
+    """Whether weights are equal, but for what unpacking a bundle rounds otherwise on another machine."""
+    mine, theirs = before.state_dict(), after.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        values.shape == theirs[name].shape and torch.allclose(values, theirs[name], rtol=1e-6, atol=1e-6)
+        for name, values in mine.items()
+    )
+
+
+def _same(before: Head, after: Head | None) -> bool:
+    if after is None or (before.spec.task, before.spec.labels) != (after.spec.task, after.spec.labels):
+        return False
+    weights = before.module.state_dict()
+    return all(torch.equal(weights[name], values) for name, values in after.module.state_dict().items())

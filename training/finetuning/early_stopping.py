@@ -1,0 +1,51 @@
+"""Early stopping: the best checkpoint of a run so far, and how long nothing was better."""
+
+from pathlib import Path
+
+import numpy as np
+
+from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from training.errors import TrainingError
+from training.evaluation.metrics import headline
+from training.run.atomic_files import damage, recover_directory, write_directory
+from training.run.run_directory import copy_weights
+
+NONE = float("-inf")
+"""The value of no checkpoint."""
+
+
+class Best:
+    """The best checkpoint so far by the mean of the headline figures, for early stopping."""
+
+    def __init__(self, directory: Path, patience: int) -> None:
+        self.directory = directory
+        self.patience = patience
+        self.value = NONE
+        self.since = 0
+
+    @property
+    def stale(self) -> bool:
+        return bool(self.patience) and self.since >= self.patience
+
+    def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint) -> None:
+        value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
+        self.since += 1
+        if self.patience and value > self.value:
+            self.value, self.since = value, 0
+            write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        if self.patience and self.value > NONE:
+            copy_weights(read_checkpoint(self.directory), checkpoint)
+
+    def state(self) -> list[float]:
+        return [self.value, self.since]
+
+    def load(self, state: list[float]) -> None:
+        """Go on from `state`; raise TrainingError where the checkpoint that it is of is not what was written."""
+        self.value, self.since = state[0], int(state[1])
+        recover_directory(self.directory)
+        if self.patience and self.value > NONE and (found := damage(self.directory)):
+            raise TrainingError(
+                f"{self.directory}: {found}, expected the best checkpoint so far; restore it, or name another --out"
+            )

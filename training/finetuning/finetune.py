@@ -1,0 +1,318 @@
+"""Finetuning: one head alone, or several heads on one encoder.
+
+    python -m training finetune training/recipes/starter.toml --out RUN --set base=CHECKPOINT --set data=DIR
+
+Several heads are sampled in proportion to their `share`, a batch of one head a step, under one optimizer. A `corpus`
+keeps the pretraining heads alive in the mixture, for an encoder that learns other tasks forgets them. The same command
+again resumes.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models.checkpoint import Checkpoint, Head, read_checkpoint
+from models.heads import build_head
+from models.task import HeadSpec, TaskName, Trained
+from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.evaluate import check_labels
+from training.evaluation.evaluate import score as evaluate_head
+from training.evaluation.predictors import CheckpointPredictor
+from training.finetuning.calibration import Calibration
+from training.finetuning.early_stopping import Best
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
+from training.finetuning.targets import targets
+from training.finetuning.task_mixture import build_sources, choose, dropouts
+from training.finetuning.unanswerable_questions import unanswerable
+from training.pretraining.initial_weights import start
+from training.pretraining.monitor import check_finite
+from training.pretraining.pretrain_recipe import SPECS
+from training.pretraining.validation import evaluate as evaluate_pretraining
+from training.run.atomic_files import alone
+from training.run.distributed import Processes
+from training.run.optimizer import build_optimizer, schedule, set_rates
+from training.run.precision import arithmetic
+from training.run.progress import tell
+from training.run.run_directory import Run, seed_step
+from training.run.start_from import note_length, read_base, set_dropout
+from training.text.examples import Example, labels_of, read_examples
+
+SHORTEST = 8
+"""Tokens of a row that are worth training on."""
+
+
+def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
+    """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
+    processes = Processes()
+    if processes.count > 1:
+        raise TrainingError("finetune runs in one process; start it without torchrun")
+    with alone(out):
+        return train(recipe, out, processes)
+
+
+def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint:
+    """The run, from the reading of its data to the measured heads."""
+    run = Run(out, recipe, processes, inputs(recipe))
+    if run.finished:
+        return read_checkpoint(out)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+
+    # ---- model and data
+    tell_turns(recipe)
+    sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
+    checkpoint = prepare(recipe, sets)
+    validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
+    for name, examples in validation.items():
+        check_labels(name, checkpoint.heads[name].spec.labels, examples)
+    run.check_inputs()
+    if not recipe.freeze_encoder:
+        note_length(checkpoint, max(head.max_length for head in recipe.heads.values()))
+    predictor = CheckpointPredictor.of(checkpoint)
+    device = processes.device
+    modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
+    checkpoint.encoder.requires_grad_(not recipe.freeze_encoder)
+    if recipe.freeze_embeddings:
+        checkpoint.encoder.embeddings.word.requires_grad_(False)
+    optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
+    best = Best(run.out / "best", recipe.patience)
+    state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
+    best.load(state["best"])
+    sources = build_sources(recipe, checkpoint, sets, state["step"])
+
+    # ---- loop
+    modules.train()
+    bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
+    window: dict[str, list[float]] = {}
+    began, tokens, done = time.monotonic(), 0, state["step"]
+    for step in range(done, recipe.steps):
+        name = choose(recipe, step)
+        seed_step(recipe.seed, step)
+        set_dropout(checkpoint, *dropouts(recipe, name))
+        with arithmetic(recipe.precision, device.type):
+            value, count = sources[name]()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
+        share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
+        set_rates(optimizer, share * recipe.rate, share * recipe.head_rate)
+        check_finite({f"loss/{name}": value.item(), "grad_norm": float(norm)}, step)  # before it reaches the weights
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += count
+        window.setdefault(name, []).append(value.item())
+        done = step + 1
+        bar.update()
+
+        if done % 20 == 0 or done == recipe.steps:
+            values = {f"loss/{name}": float(np.mean(losses)) for name, losses in window.items()}
+            values |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+            values |= {"tokens_per_s": tokens / (time.monotonic() - began)}
+            run.log(done, values)
+            bar.set_postfix({k.removeprefix("loss/"): f"{v:.3g}" for k, v in values.items()})
+            window, began, tokens = {}, time.monotonic(), 0
+        if done % recipe.evaluate_every == 0 and done < recipe.steps:
+            figures = validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples)
+            run.log_figures(done, figures)
+            best.offer(figures, checkpoint)
+            began = time.monotonic()
+            if best.stale:
+                break
+        if done % recipe.save_every == 0 and done < recipe.steps:
+            run.save(done, checkpoint, optimizer, {"best": best.state()})
+            began = time.monotonic()
+    bar.close()
+
+    # ---- the finished heads, calibrated and measured
+    if recipe.patience and not best.stale:
+        best.offer(validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples), checkpoint)
+    best.restore(checkpoint)
+    calibrations: dict[str, Calibration] = {}
+    for name in recipe.heads:
+        head = checkpoint.heads[name]
+        if head.spec.task in ("classify", "pair"):
+            calibrations[name] = calibrated(predictor, name, validation[name])
+            spec = replace(head.spec, temperature=calibrations[name].temperature)
+        else:
+            spec = fitted(predictor, name, head.spec, recipe, validation[name])
+        checkpoint.heads[name] = Head(spec, head.module)
+    figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
+    for name, calibration in calibrations.items():
+        if name in figures and calibration.error is not None:
+            figures[name]["calibration_error"] = calibration.error  # on examples that the temperature was not fitted on
+    run.log_figures(done, figures)
+    for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
+        head = checkpoint.heads[name]
+        checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}))
+    run.finish(checkpoint)
+    return checkpoint
+
+
+def tell_turns(recipe: FinetuneRecipe) -> None:
+    """Say which heads get no step, before hours are spent: they would be served as they began."""
+    drawn = {choose(recipe, step) for step in range(recipe.steps)}
+    for name in recipe.heads.keys() - drawn:
+        tell(
+            f"heads.{name} gets none of the {recipe.steps} steps by its share and stays as it began; raise steps, or "
+            f"heads.{name}.share"
+        )
+
+
+# ---- heads and data ------------------------------------------------------------------------------------------------
+
+
+def inputs(recipe: FinetuneRecipe) -> Iterator[Path]:
+    """What a run reads: base, corpus, and the files of its heads."""
+    yield from map(Path, filter(None, (recipe.base, recipe.corpus)))
+    for head in recipe.heads.values():
+        yield from (Path(recipe.data) / file for file in (*head.train, *head.validation))
+
+
+def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> list[Example]:
+    read: Any = read_examples  # overloaded a literal each; here the task is a value
+    return [example for file in files for example in read(Path(recipe.data) / file, task)]
+
+
+def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
+    """The examples that a head learns from, with those that are made of them."""
+    found: Any = read_files(recipe, head.task, head.train)
+    if head.task == "qa" and head.unanswerable:
+        found += unanswerable(found, head.unanswerable, np.random.default_rng(recipe.seed))
+    return list(found)
+
+
+def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
+    """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay."""
+    checkpoint = start(recipe.pretraining) if recipe.corpus else read_base(Path(recipe.base))
+    longest = checkpoint.config.max_position_embeddings
+    known, heads = checkpoint.heads, dict[str, Head]()
+    for name, head in recipe.heads.items():
+        if not SHORTEST <= head.max_length <= longest:
+            raise RecipeError(
+                f"heads.{name}.max_length is {head.max_length}, expected {SHORTEST} to {longest} as the base has "
+                "positions; change it"
+            )
+        if not sets[name]:
+            raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
+        found = head.labels or labels_of(sets[name])
+        goes_on = name in known and goes_on_from(known[name].spec, head, found)
+        if head.task != "qa" and not goes_on and len(found) < 2:
+            raise DataError(
+                f"heads.{name}: {'labels' if head.labels else ', '.join(head.train)} has the label {', '.join(found)} "
+                "alone, expected two or more; add another"
+            )
+        heads[name] = grown(known[name], head) if goes_on else fresh_head(head, found, checkpoint)
+        if not goes_on:
+            checkpoint.fresh.add(name)
+        if name in known and not goes_on:
+            before = known[name].spec
+            tell(f"heads.{name} starts anew: that of the base is of {before.task} with {', '.join(before.labels)}")
+    kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
+    checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
+    return checkpoint
+
+
+def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str]) -> bool:
+    """Whether a head of the base can learn this on: in the order of its labels, some of which may not be met."""
+    if known.task != recipe.task:
+        return False
+    return known.labels == labels if recipe.labels else set(labels) <= set(known.labels)
+
+
+def grown(known: Head, recipe: HeadRecipe) -> Head:
+    return Head(spec_of(recipe, known.spec.labels, known.spec.defaults), known.module)
+
+
+def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint) -> Head:
+    spec = spec_of(recipe, labels, {})
+    return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
+
+
+DEFAULTS: dict[TaskName, dict[str, Any]] = {
+    "classify": {"truncation": "windows", "window_scores": "mean"},
+    "tag": {"pieces": "joint"},
+}
+"""Of heads that learn here. A text longer than the rows of training is read in windows: on texts of some 200 tokens the
+starter's sentiment, which learned from sentences, was right for 0.83 of them by windows, for 0.64 by one row."""
+
+
+def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any]) -> HeadSpec:
+    """What a head is that learns by `recipe`, whose own defaults come last."""
+    defaults = DEFAULTS.get(recipe.task, {}) | defaults | recipe.defaults
+    if recipe.task == "tag" and "pieces" not in recipe.defaults:
+        defaults |= DEFAULTS["tag"]  # also a head that read first pieces learns all of them from now on
+    sentences: Literal["one", "several"] = "several" if recipe.joined else "one"
+    trained = Trained(max_length=recipe.max_length, sentences=sentences if recipe.task == "tag" else None)
+    return HeadSpec(recipe.task, labels, defaults, trained=trained)
+
+
+# ---- validation ----------------------------------------------------------------------------------------------------
+
+
+def validate(
+    recipe: FinetuneRecipe,
+    checkpoint: Checkpoint,
+    predictor: CheckpointPredictor,
+    validation: dict[str, list[Example]],
+    limit: int | None,
+) -> dict[str, dict[str, float]]:
+    """Figures of every head; limited to an even spread of `limit` examples a head where that is given."""
+    figures = {}
+    for name, examples in validation.items():
+        every = max(1, len(examples) // limit) if limit else 1
+        if examples:
+            figures[name] = evaluate_head(predictor, name, examples[::every])
+    if recipe.corpus:
+        pretraining = recipe.pretraining
+        figures |= evaluate_pretraining(checkpoint, pretraining, pretraining.max_length)
+    return figures
+
+
+def fitted(
+    predictor: CheckpointPredictor, name: str, spec: HeadSpec, recipe: FinetuneRecipe, examples: Sequence[Example]
+) -> HeadSpec:
+    """What a head is once its threshold of no answer is found on its validation data, if it has one."""
+    head = recipe.heads[name]
+    if spec.task != "qa" or "no_answer_threshold" in head.defaults:
+        return spec
+    return replace(spec, defaults=spec.defaults | no_answer(predictor, name, head, examples, recipe.seed))
+
+
+def no_answer(
+    predictor: CheckpointPredictor, name: str, head: HeadRecipe, examples: Sequence[Any], seed: int
+) -> dict[str, float]:
+    """The default that says when there is no answer; where validation data has only answers, questions are made."""
+    asked = list(examples)
+    if head.unanswerable and all(example.answers for example in asked):
+        asked += unanswerable(asked, head.unanswerable, np.random.default_rng(seed))
+    threshold = fit_no_answer(predictor, name, asked)
+    if threshold is None:
+        tell(
+            f"heads.{name}: no_answer_threshold was not fitted, because validation has fewer than {LEAST} questions "
+            "with an answer, or without one; add some, or set unanswerable"
+        )
+        return {}
+    return {"no_answer_threshold": round(threshold, 4)}
+
+
+def calibrated(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> Calibration:
+    """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked."""
+    spec = predictor.head(name)
+    encoded = targets(examples, spec, predictor.tokenizer, spec.trained.max_length or predictor.max_length)
+    logits = [
+        row for i in range(0, len(encoded), 32) for row in predictor.run(name, [t.row for t in encoded[i : i + 32]])
+    ]
+    found = Calibration.of(
+        np.array(logits).reshape(len(encoded), len(spec.labels)), np.array([t.labels[0] for t in encoded], np.int64)
+    )
+    if found.remark:
+        tell(f"heads.{name}: {found.remark}")
+    return found

@@ -1,0 +1,177 @@
+"""Labelled examples as a head learns from them: rows of the encoder, targets of its logits, and the loss.
+
+Rows come from the task code of models/, so that a head is trained on exactly what it is served.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.bio import continuations
+from models.classification import PairInput
+from models.errors import InputError
+from models.qa import QuestionInput
+from models.row import Row
+from models.task import HeadSpec, TaskName
+from models.tasks import TASKS
+from models.tokenizer import Tokenizer
+from training.errors import DataError
+from training.text.examples import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
+
+UNLIKELY = -1e4
+"""Logit of a position that a row does not have: its probability is 0, and its logarithm still a number."""
+
+
+class Target(NamedTuple):
+    """A row, and what its positions should answer.
+
+    classify, pair: one label · tag: a label a position · qa: the indices of start and end into the row's positions.
+    """
+
+    row: Row
+    labels: list[int]
+    cut: int = 0
+    """Tokens that the row has no room for."""
+
+
+def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, max_length: int) -> list[Target]:
+    """Encode examples for a head; raise DataError for a label that the head lacks."""
+    task: Any = TASKS[spec.task](tokenizer, spec, max_length)
+    numbers = {label: number for number, label in enumerate(spec.labels)}
+    found: list[Target] = []
+    for number, example in enumerate(examples, start=1):
+        try:
+            found += ENCODERS[spec.task](task, example, numbers)
+        except KeyError as error:
+            raise DataError(
+                f"example {number} has the label {error}, expected one of {', '.join(spec.labels)}"
+            ) from None
+        except InputError as error:
+            raise DataError(f"example {number} cannot be encoded: {error}; correct or remove it") from None
+    return found
+
+
+def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> list[Target]:
+    encoded = task.encode(example.text, one_row(task))
+    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
+
+
+def one_row(task: Any) -> Any:
+    """Parameters by which an example is one row: it has one label, and which of its windows shows why is not known."""
+    parameters = task.parse_parameters({})
+    return task.parse_parameters({"truncation": "right"}) if parameters.truncation == "windows" else parameters
+
+
+def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> list[Target]:
+    inputs = PairInput(text=example.text_a, text_pair=example.text_b)
+    encoded = task.encode(inputs, one_row(task))
+    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
+
+
+def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
+    """The rows of a text, whose words have the tags given, and further pieces of a word the tag that continues it."""
+    parameters = task.parse_parameters({})
+    if isinstance(example, SpannedText):
+        encoded = task.encode(example.text, parameters)
+        tags = tags_of(encoded.source.spans, example.spans)
+    else:
+        encoded, tags = task.encode_words(example.tokens, parameters), example.tags
+    go_on = continuations(task.head.labels)
+    labels = [0] * sum(len(row.positions) for row in encoded.rows)
+    firsts = encoded.source.firsts
+    for tag, first, stop in zip(tags, firsts, [*firsts[1:], len(labels)], strict=True):
+        labels[first] = numbers[tag]
+        labels[first + 1 : stop] = [go_on[numbers[tag]]] * (stop - first - 1)
+    each = iter(labels)
+    return [Target(row, [next(each) for _ in row.positions]) for row in encoded.rows]
+
+
+def tags_of(units: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> list[str]:
+    """Return the BIO tag of each unit: B- for the first that shares a character with a span, I- for the others."""
+    tags = ["O"] * len(units)
+    starts, ends = [start for start, _ in units], [end for _, end in units]
+    for start, end, name in spans:
+        first, stop = bisect_right(ends, start), bisect_left(starts, end)
+        tags[first:stop] = [f"{'I' if unit > first else 'B'}-{name}" for unit in range(first, stop)]
+    return tags
+
+
+def joined(found: Sequence[Target], max_length: int, rng: np.random.Generator) -> list[Target]:
+    """Join rows in a random order to rows of up to `max_length` tokens, each up to a length drawn from it.
+
+    A tagger is asked about documents, where it meets several sentences in one row.
+    """
+    rows: list[Target] = []
+    group: list[Target] = []
+    room = 0
+    for number in rng.permutation(len(found)).tolist():
+        size = len(found[number].row.input_ids) - 2
+        if group and size > room:
+            rows.append(join(group))
+            group = []
+        if not group:
+            room = int(rng.integers(max_length // 4, max_length + 1)) - 2
+        group.append(found[number])
+        room -= size
+    return [*rows, join(group)] if group else rows
+
+
+def join(group: Sequence[Target]) -> Target:
+    """One row [CLS] a b … [SEP] of several [CLS] a [SEP], with their labels."""
+    cls, sep = group[0].row.input_ids[0], group[0].row.input_ids[-1]
+    ids: list[int] = [cls]
+    positions: list[int] = []
+    for target in group:
+        positions += [len(ids) - 1 + position for position in target.row.positions]
+        ids += target.row.input_ids[1:-1]
+    row = Row([*ids, sep], [0] * (len(ids) + 1), positions)
+    return Target(row, [label for target in group for label in target.labels])
+
+
+def question_targets(task: Any, example: QuestionExample, numbers: dict[str, int]) -> list[Target]:
+    answer = None
+    if example.answers:
+        answer = (example.starts[0], example.starts[0] + len(example.answers[0]))
+    inputs = QuestionInput(question=example.question, context=example.context)
+    parameters = task.parse_parameters({"max_seq_len": task.max_length})
+    return [Target(row, [start, end]) for row, start, end in task.encode_training(inputs, answer, parameters)]
+
+
+ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
+    "classify": text_targets,
+    "pair": pair_targets,
+    "tag": tag_targets,
+    "qa": question_targets,
+}
+
+
+def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
+    """Lines [labels of the batch, choices] of logits [positions of all rows, C].
+
+    A choice is a class, or for qa a position of the row, of whose two labels, start and end, each has a line.
+    """
+    if task != "qa":
+        return logits.log_softmax(-1)
+    rows = torch.split(logits, [len(target.row.positions) for target in batch])
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=UNLIKELY)  # (B, L, 2)
+    return padded.transpose(1, 2).reshape(-1, padded.shape[1]).log_softmax(-1)
+
+
+def loss(lines: Tensor, batch: Sequence[Target]) -> Tensor:
+    """Mean loss of the log probabilities of a batch; of qa it is (start + end) / 2 (run_squad.py:660)."""
+    labels = torch.tensor([label for target in batch for label in target.labels], device=lines.device)
+    return F.nll_loss(lines, labels)
+
+
+def consistency(lines: Tensor) -> Tensor:
+    """Distance of two passes over the same rows, each a half of the lines: the mean KL divergence, both ways.
+
+    Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
+    """
+    one, other = lines.chunk(2)
+    return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2

@@ -1,0 +1,134 @@
+"""The mixture that a finetuning run learns from: whose turn a step is, and the loss of its next batch.
+
+Turns and the order of the examples depend on (seed, step) and (seed, epoch) alone, so a resume passes over what was
+seen.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.session import pad
+from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, targets
+from training.pretraining.batches import Rows, collate
+from training.pretraining.losses import score, total
+from training.pretraining.pretrain_recipe import PretrainRecipe
+from training.run.progress import tell
+from training.text.corpus import Corpus
+from training.text.examples import Example
+
+CHUNK = 50
+"""Batches that are sorted by length together: little padding, and still a random order."""
+
+
+def choose(recipe: FinetuneRecipe, step: int) -> str:
+    """Draw the head of a step in proportion to the shares; depends on (seed, step) alone."""
+    shares = {name: head.share for name, head in recipe.heads.items()}
+    if recipe.corpus:
+        shares["pretraining"] = recipe.corpus_share
+    weights = np.array(list(shares.values()))
+    index = np.random.default_rng([recipe.seed, step]).choice(len(weights), p=weights / weights.sum())
+    return list(shares)[int(index)]
+
+
+def dropouts(recipe: FinetuneRecipe, name: str) -> tuple[float, float]:
+    """Of the hidden vectors and of attention, in a step of this head."""
+    if name == "pretraining":
+        return recipe.corpus_dropout, recipe.corpus_dropout
+    return recipe.dropout, recipe.attention_dropout
+
+
+def build_sources(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]], step: int
+) -> dict[str, Any]:
+    """For each head a function that gives the loss of its next batch and the tokens in it.
+
+    After a resume the batches of the steps before `step` are passed over, so that the order is the same.
+    """
+    drawn = [choose(recipe, before) for before in range(step)]
+    sources: dict[str, Any] = {}
+    for name, head in recipe.heads.items():
+        encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
+        if cut := [target.cut for target in encoded if target.cut]:
+            tell(
+                f"heads.{name}: {len(cut)} of {len(encoded)} training examples are longer than max_length "
+                f"{head.max_length} and lose up to {max(cut)} tokens"
+            )
+        if head.task == "tag" and head.joined:
+            encoded += joined(encoded, head.max_length, np.random.default_rng(recipe.seed))
+        batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
+        sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
+    if recipe.corpus:
+        pretraining = recipe.pretraining
+        corpus = Corpus(Path(recipe.corpus))
+        corpus.check_vocabulary(checkpoint.tokenizer)
+        rows = Rows(corpus, checkpoint.tokenizer, pretraining, pretraining.max_length)
+        steps = rows.steps(pretraining.batch_size, (recipe.corpus_rotate, 0))
+        sources["pretraining"] = pretraining_source(
+            checkpoint, itertools.islice(steps, drawn.count("pretraining"), None), pretraining
+        )
+    return sources
+
+
+def stream(encoded: list[Target], head: HeadRecipe, seed: int) -> Iterator[list[Target]]:
+    """Yield batches of like length, epoch after epoch, each in an order drawn from (seed, epoch)."""
+    lengths = np.array([len(target.row.input_ids) for target in encoded])
+    for epoch in itertools.count():
+        for batch in epoch_batches(lengths, head.batch_size, np.random.default_rng([seed, epoch])):
+            yield [encoded[i] for i in batch]
+
+
+def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Cut one epoch into batches: shuffle, sort by length within chunks, shuffle the batches."""
+    order = rng.permutation(len(lengths))
+    chunks = [order[i : i + CHUNK * size] for i in range(0, len(order), CHUNK * size)]
+    ordered = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks]
+    batches = [chunk[i : i + size] for chunk in ordered for i in range(0, len(chunk), size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]], weight: float) -> Any:
+    head = checkpoint.heads[name]
+
+    def source() -> tuple[Tensor, int]:
+        batch = next(batches) * (2 if weight else 1)
+        logits = head.module(run_encoder(checkpoint, batch)).float()
+        lines = log_probabilities(head.spec.task, logits, batch)
+        value = loss(lines, batch)
+        if weight:
+            value = value + weight * consistency(lines)
+        return value, sum(len(target.row.input_ids) for target in batch)
+
+    return source
+
+
+def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
+    """Vectors [positions of all rows, H]."""
+    rows = [target.row for target in batch]
+    device = next(checkpoint.encoder.parameters()).device
+    arrays = pad(rows, checkpoint.tokenizer.pad_id)
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    length = tensors["input_ids"].shape[1]
+    flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
+    vectors: Tensor = checkpoint.encoder(**tensors, positions=torch.tensor(flat, device=device))
+    return vectors
+
+
+def pretraining_source(checkpoint: Checkpoint, rows: Iterator[Any], recipe: PretrainRecipe) -> Any:
+    heads = [checkpoint.heads[name].module for name in ("fill-mask", "nsp")]
+
+    def source() -> tuple[Tensor, int]:
+        chosen, _ = next(rows)
+        batch = collate(chosen).to(next(checkpoint.encoder.parameters()).device)
+        parts = score(checkpoint.encoder, heads, batch)
+        return total(parts, len(batch.labels), len(chosen), recipe), int(batch.attention_mask.sum())
+
+    return source

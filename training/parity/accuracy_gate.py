@@ -1,0 +1,102 @@
+"""Whether int8 or fp16 may be exported: what a head loses must not be above the budget by more than chance explains.
+
+Every figure here is a mean over some examples and has a standard error; a head is refused if the figure is above its
+limit by SURE errors, that is, with 95 % confidence. A figure on few examples therefore refuses little, and is no
+figure to judge by below MIN_EXAMPLES of evidence.py. Texts without labels judge every head as well: 96 good heads (2
+to 151 labels, on the starter's encoder in int8) had these figures at most, while by labels they lost 0.03 ± 0.05
+points. The factors leave them room.
+
+    expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, which is why those do not judge
+    scores of a sigmoid 3.6 points · squares of scores without a function 5
+
+None of them is refused by texts, and one by labels. With int8's errors blown up until heads lose 2 points by labels,
+half are refused, and of those that lose 5 points nine in ten.
+"""
+
+from collections.abc import Iterator
+
+from training.errors import ExportError
+from training.parity.evidence import MIN_EXAMPLES
+from training.parity.logit_comparison import Figures
+
+SURE = 1.73
+"""Standard errors: Student's t for 95 % on one side, of 20 groups."""
+EXPECTED = 2.0
+"""Budgets that an expected loss may have, which overstates the loss by labels."""
+SCORES = 10.0
+"""Budgets that scores may differ by, which costs nothing unless a threshold lies in between."""
+FP32_TOLERANCE = 1e-4  # relative to the largest logit, or absolute where that is below 1
+
+
+def check_parity(figures: Figures, budget: float) -> None:
+    """Raise ExportError if a head differs more than its precision may: fp32 by rounding, others by `budget` points."""
+    for precision, of_precision in figures["precisions"].items():
+        for name, head in of_precision["heads"].items():
+            if precision == "fp32":
+                _check_exact(name, head)
+            else:
+                _check_budget(name, precision, head, budget)
+
+
+def remarks(figures: Figures) -> Iterator[str]:
+    """Yield a sentence for each head that no validation data could judge; fp32 needs none."""
+    rounded = [measured["heads"] for precision, measured in figures["precisions"].items() if precision != "fp32"]
+    for name, head in (rounded or [{}])[0].items():
+        judges = " and ".join(_judges(head))
+        if "score_difference" in head["texts"]:
+            yield f"{name}: its labels do not compete, so no accuracy can judge it; it is judged by {judges}"
+        elif found := head.get("validation"):
+            if found["examples"] < MIN_EXAMPLES:
+                few = f"{found['examples']:,} examples of {found['file']}"
+                yield f"{name}: {few} are too few to judge by, expected {MIN_EXAMPLES}; it is judged by {judges}"
+        else:
+            yield f"{name}: there is no validation data; it is judged by {judges}"
+
+
+def can_judge(head: Figures, kind: str) -> bool:
+    """Whether a head has labelled examples of a kind, and enough of them, with labels that compete."""
+    return kind in head and head[kind]["examples"] >= MIN_EXAMPLES and "score_difference" not in head["texts"]
+
+
+def _judges(head: Figures) -> Iterator[str]:
+    for kind in ("validation", "training"):
+        if can_judge(head, kind):
+            yield f"{head[kind]['metric']} on {head[kind]['examples']:,} {kind} examples of {head[kind]['file']}"
+    texts = head["texts"]
+    yield f"{_figure(texts)[0]} on {texts['texts']:,} texts ({texts['source']})"
+
+
+def _figure(texts: Figures) -> tuple[str, float, float]:
+    """Return what judges texts: its name, value, and budgets."""
+    if "score_difference" in texts:
+        return "the difference of its scores", texts["score_difference"], SCORES
+    return "its expected loss", texts["expected_loss"], EXPECTED
+
+
+def _check_exact(name: str, head: Figures) -> None:
+    tolerance = FP32_TOLERANCE * max(1.0, head["largest_logit"])
+    if not head["max_difference"] <= tolerance:
+        raise ExportError(
+            f"head {name!r} in fp32 differs from PyTorch by {head['max_difference']:.2g}, expected at most "
+            f"{tolerance:.2g}; report this as a defect of the export"
+        )
+
+
+def _check_budget(name: str, precision: str, head: Figures, budget: float) -> None:
+    for kind in ("validation", "training"):
+        if can_judge(head, kind):
+            found = head[kind]
+            by = f"{found['metric']} on {found['examples']:,} {kind} examples of {found['file']}"
+            _check_limit(name, precision, by, found["loss"], found["error"], budget)
+    figure, value, factor = _figure(head["texts"])
+    by = f"{figure} on {head['texts']['texts']:,} texts ({head['texts']['source']})"
+    data = "" if "validation" in head else f"measure it on data with --data {name}=FILE, "
+    _check_limit(name, precision, by, value, head["texts"]["error"], factor * budget, data)
+
+
+def _check_limit(name: str, precision: str, by: str, loss: float, error: float, limit: float, remedy: str = "") -> None:
+    if not loss - SURE * error <= limit:
+        raise ExportError(
+            f"head {name!r} loses {loss:.2f} ± {error:.2f} points in {precision} by {by}, expected at most {limit:g}; "
+            f"{remedy}raise --budget, or export with --precision fp32"
+        )

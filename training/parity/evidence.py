@@ -1,0 +1,134 @@
+"""What the heads of a checkpoint are measured on: data that a person names, files of their run, or made texts."""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models.classification import PairInput
+from models.qa import QuestionInput
+from models.task import HeadSpec, TaskName
+from models.tokenizer import Tokenizer
+from training.errors import ExportError
+from training.evaluation.masked_passages import masked_passages
+from training.parity.made_texts import made_texts
+from training.parity.run_files import RunFiles
+from training.parity.stratified_sample import SEED, stratified
+from training.run.atomic_files import hash_of
+from training.run.json_lines import iter_lines
+from training.text.examples import Document, Example, PairExample, TextExample, read_examples
+
+Kind = Literal["validation", "training"]
+Data = Mapping[str, Path | Sequence[Path]]
+
+MIN_EXAMPLES = 100
+"""Labelled examples from which a figure can judge a head: with fewer, a single one is more than a point."""
+SAMPLE = 1000
+"""Examples of a run's files, which nobody asked to be measured in full."""
+TEXTS: dict[TaskName, int] = {"classify": 200, "pair": 200, "tag": 200, "qa": 100, "fill-mask": 50}
+"""Texts on which logits are compared; those of fill-mask have the most choices and the largest logits."""
+
+
+def check_heads(data: Data, known: Collection[str]) -> None:
+    """Raise ExportError for data of a head that is not among the `known` ones."""
+    for name in data:
+        if name not in known:
+            found = ", ".join(known)
+            raise ExportError(f"there is no head {name!r}, expected one of {found}; correct --data HEAD=FILE")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Labelled examples of a head, drawn from all that some files hold."""
+
+    kind: Kind
+    files: tuple[Path, ...]
+    examples: list[Example]
+    total: int
+    fitted: bool = False
+    """Whether the head's temperature was fitted on these files."""
+
+    @classmethod
+    def read(
+        cls, kind: Kind, files: Sequence[Path], task: TaskName, limit: int | None, fitted: bool = False
+    ) -> "Evidence":
+        """Read files and draw `limit` examples, in proportion to file, source and label or answerability."""
+        read: Any = read_examples  # overloaded for each literal; here the task is a value
+        examples: list[Example] = []
+        strata: list[Hashable] = []
+        for number, path in enumerate(files):
+            found = read(path, task)
+            sources = _sources(path, len(found)) if limit and task not in ("tag", "fill-mask") else [None] * len(found)
+            examples += found
+            strata += [(number, source, _answer(one)) for source, one in zip(sources, found, strict=True)]
+        places = range(len(examples)) if limit is None else stratified(strata, limit)
+        return cls(kind, tuple(files), [examples[place] for place in places], len(examples), fitted)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(path.name for path in self.files)
+
+    @property
+    def is_enough(self) -> bool:
+        return len(self.examples) >= MIN_EXAMPLES
+
+    def describe(self) -> dict[str, Any]:
+        """Return what parity.json says of the examples."""
+        files = [{"file": path.name, "sha256": hash_of(path)} for path in self.files]
+        drawn = "all" if len(self.examples) == self.total else f"stratified, seed {SEED}"
+        return {"file": self.name, "files": files, "examples": len(self.examples), "of": self.total, "sample": drawn}
+
+
+def collect(
+    heads: Mapping[str, HeadSpec], data: Data, limit: int | None, run: RunFiles | None
+) -> dict[str, list[Evidence]]:
+    """Return the evidence of each head, the best first: named data or the run's validation files, else training files.
+
+    Training files come in where there is no validation data, or too little to judge by.
+    """
+    return {name: _evidence(name, spec.task, data.get(name), limit, run) for name, spec in heads.items()}
+
+
+def _evidence(
+    name: str, task: TaskName, named: Path | Sequence[Path] | None, limit: int | None, run: RunFiles | None
+) -> list[Evidence]:
+    found = []
+    if named:
+        found.append(Evidence.read("validation", [named] if isinstance(named, Path) else named, task, limit))
+    elif run and (files := run.files(name, task, "validation")):
+        found.append(Evidence.read("validation", files, task, limit or SAMPLE, fitted=True))
+    if run and not any(one.is_enough for one in found) and (files := run.files(name, task, "train")):
+        found.append(Evidence.read("training", files, task, limit or SAMPLE))
+    return found
+
+
+def input_of(example: TextExample | PairExample) -> str | PairInput:
+    """Return what a classifier is asked."""
+    if isinstance(example, TextExample):
+        return example.text
+    return PairInput(text=example.text_a, text_pair=example.text_b)
+
+
+def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
+    """Return inputs of a task from made texts."""
+    texts = made_texts(tokenizer, TEXTS[task] + 1)
+    pairs = zip(texts, texts[1:], strict=False)
+    if task == "pair":
+        return [PairInput(text=first, text_pair=second) for first, second in pairs]
+    if task == "qa":
+        return [QuestionInput(question=first, context=second) for first, second in pairs]
+    if task == "fill-mask":
+        return [passage.text for passage in masked_passages([Document("", "", text) for text in texts], tokenizer)]
+    return list(texts[1:])
+
+
+def _sources(path: Path, count: int) -> list[Hashable]:
+    """Return the `source` of each record; None for all, where records are not examples one by one."""
+    sources = [str(line.record.get("source")) for line in iter_lines(path)]
+    return list(sources) if len(sources) == count else [None] * count
+
+
+def _answer(example: Example) -> Hashable:
+    """Return the label of an example, or whether there is an answer."""
+    answers = getattr(example, "answers", None)
+    return getattr(example, "label", None) if answers is None else bool(answers)

@@ -1,0 +1,213 @@
+"""What a bundle answers, beside what PyTorch answers: the figures of parity.json, which accuracy_gate.py judges.
+
+Three measurements. Random rows, over lengths from the shortest to the longest, alone and padded in a batch, show an
+error of the export; PyTorch always gets such a row alone, so that an error of padding shows too. Texts show how often
+choices or scores differ, without labels. Labelled examples show what that costs, with the error of that figure.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.bundle import Bundle
+from models.checkpoint import Checkpoint
+from models.row import Row
+from models.runtime import Precision
+from models.session import Session
+from models.task import HeadSpec, Logits, TaskName
+from models.tokenizer import Tokenizer
+from training.evaluation.evaluate import score
+from training.evaluation.metrics import Scores, headline
+from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
+from training.finetuning.calibration import cross_fitted_error
+from training.parity.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
+from training.parity.logit_comparison import Figures, compare
+from training.parity.recorded_predictor import Recorded
+from training.parity.run_files import RunFiles
+from training.parity.serving_session import graph_hashes, session_figures
+from training.text.examples import PairExample, TextExample
+
+REFERENCE = "PyTorch, fp32, each row alone"
+MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read
+MOST_READ = 8  # masks of a probe
+GROUPS = 20
+"""Parts of the examples that are left out in turn, for the error of a figure (jackknife)."""
+
+
+def measure_parity(
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    data: Data,
+    limit: int | None = None,
+    run: RunFiles | None = None,
+    reference: str = REFERENCE,
+) -> Figures:
+    """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
+
+    Heads are measured on `data`, else on the files of `run`, else on made texts; `limit` examples of each head.
+    """
+    batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
+    rows = [row for batch in batches for row in batch]
+    expected = reference_logits(checkpoint, rows)
+    specs = {name: head.spec for name, head in checkpoint.heads.items()}
+    evidence = collect(specs, data, limit, run)
+    theirs = Recorded(CheckpointPredictor.of(checkpoint))
+    precisions = {}
+    for precision in bundle.manifest.encoder.files:
+        probed = _probe_heads(bundle, precision, specs, batches, expected)
+        ours = Recorded(BundlePredictor(bundle, precision))
+        heads = {
+            name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
+        }
+        precisions[precision] = {"heads": heads}
+    described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
+    return {
+        "reference": reference,
+        "session": session_figures(),
+        "graphs": graph_hashes(bundle),
+        "probes": described,
+        "precisions": precisions,
+    }
+
+
+def measure_head(
+    name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence], on_texts: bool = True
+) -> Figures:
+    """Return figures of a head on its evidence (`validation`, `training`), and on the texts of it or on made ones.
+
+    Without `on_texts` the last are left out: fp32 is judged by random rows, to the last digits.
+    """
+    figures: Figures = {one.kind: _on_examples(name, theirs, ours, one) for one in evidence}
+    if not on_texts:
+        return figures
+    figures["texts"] = _on_texts(name, theirs, ours, evidence)
+    for one in evidence:
+        if theirs.head(name).task == "fill-mask":  # its masks depend on the place of a document, so no part is left out
+            figures[one.kind]["error"] = _error_by_choices(figures["texts"], figures[one.kind]["scores"])
+    return figures
+
+
+# ---- random rows ---------------------------------------------------------------------------------------------------
+
+
+def probes(tokenizer: Tokenizer, max_length: int, seed: int = 0) -> Iterator[list[Row]]:
+    """Yield batches of random rows: of each length one alone, and one padded beside shorter ones."""
+    generator = np.random.default_rng(seed)
+    ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), list(tokenizer.special_ids))
+    for length in sorted({length for length in (3, 4, 17, 64, 128) if length < max_length} | {max_length}):
+        for lengths in ([length], [max(3, length // 2), length, 3]):
+            yield [_probe(generator, ordinary, tokenizer, each) for each in lengths]
+
+
+@torch.inference_mode()
+def reference_logits(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, list[Logits]]:
+    """Return what PyTorch's heads give for the positions of each row, each row run alone."""
+    checkpoint.encoder.eval()
+    logits: dict[str, list[Logits]] = {name: [] for name in checkpoint.heads}
+    for row in rows:
+        vectors = checkpoint.encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[0]
+        for name, head in checkpoint.heads.items():
+            answers = head.module.eval()(vectors[_positions(head.spec.task, row)])
+            logits[name].append(answers[:, : head.spec.width(checkpoint.tokenizer.vocab_size)].numpy())
+    return logits
+
+
+def _probe_heads(
+    bundle: Bundle,
+    precision: Precision,
+    specs: Mapping[str, HeadSpec],
+    batches: Sequence[Sequence[Row]],
+    expected: Mapping[str, Sequence[Logits]],
+) -> dict[str, Figures]:
+    session = Session(bundle, precision=precision)
+    figures = {}
+    for name, spec in specs.items():
+        found = [logits for batch in batches for logits in session.run(_items(name, spec.task, batch))]
+        figures[name] = compare(spec, expected[name], found)
+    return figures
+
+
+def _probe(generator: np.random.Generator, ordinary: Any, tokenizer: Tokenizer, length: int) -> Row:
+    """Draw a row whose positions are its masks; the second half is segment 1, as in a pair."""
+    ids = generator.choice(ordinary, length)
+    ids[0], ids[-1] = tokenizer.cls_id, tokenizer.sep_id
+    masks = 1 + generator.permutation(length - 2)[: min(MOST_READ, max(1, round(MASKED * length)))]
+    ids[masks] = tokenizer.mask_id
+    segments = (np.arange(length) > length // 2).astype(int)
+    return Row(ids.tolist(), segments.tolist(), sorted(masks.tolist()))
+
+
+def _items(name: str, task: TaskName, rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    return [(name, Row(row.input_ids, row.token_type_ids, _positions(task, row))) for row in rows]
+
+
+def _positions(task: TaskName, row: Row) -> list[int]:
+    if task == "fill-mask":
+        return row.positions
+    return [0] if task in ("classify", "pair") else list(range(len(row.input_ids)))
+
+
+# ---- texts ---------------------------------------------------------------------------------------------------------
+
+
+def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence]) -> Figures:
+    """Compare logits on some of the inputs that the head was asked, or on made texts if there are too few."""
+    spec = theirs.head(name)
+    asked = theirs.inputs(name) if any(one.is_enough for one in evidence) else []
+    inputs = asked or made_inputs(spec.task, theirs.tokenizer)
+    spread = np.linspace(0, len(inputs) - 1, min(len(inputs), TEXTS[spec.task])).round().astype(int)
+    chosen = [inputs[place] for place in spread]
+    source = " + ".join(one.name for one in evidence) if asked else "made of the vocabulary"
+    width = spec.width(theirs.tokenizer.vocab_size)  # an encoder may have ids that its tokenizer never makes
+    expected = [logits[:, :width] for logits in theirs.logits(name, chosen)]
+    found = ours.logits(name, chosen)
+    return {"source": source, "texts": len(chosen), **compare(spec, expected, found)}
+
+
+# ---- labelled examples ---------------------------------------------------------------------------------------------
+
+
+def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence) -> Figures:
+    expected, found = (score(each, name, evidence.examples) for each in (theirs, ours))
+    if evidence.fitted and theirs.head(name).task in ("classify", "pair"):
+        found = _cross_fitted(name, ours, evidence, found)
+    metric = headline(expected)
+    return {
+        **evidence.describe(),
+        "metric": metric,
+        "reference": expected[metric],
+        "value": found[metric],
+        "loss": 100 * (expected[metric] - found[metric]),
+        "error": _jackknife(name, theirs, ours, evidence, metric),
+        "scores": found,
+    }
+
+
+def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
+    """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale."""
+    numbers = {label: number for number, label in enumerate(predictor.head(name).labels)}
+    examples = [one for one in evidence.examples if isinstance(one, TextExample | PairExample)]
+    logits = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
+    error = cross_fitted_error(logits, np.array([numbers[example.label] for example in examples]))
+    return scores if error is None else scores | {"calibration_error": error}
+
+
+def _jackknife(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence, metric: str) -> float | None:
+    """Return the standard error of a loss in points, by leaving out each of GROUPS random parts of the examples."""
+    count = len(evidence.examples)
+    if count < 2 or theirs.head(name).task == "fill-mask":
+        return None
+    groups = np.random.default_rng(0).permutation(np.arange(count) % min(GROUPS, count))
+    losses = []
+    for number in range(groups.max() + 1):
+        rest = [one for one, group in zip(evidence.examples, groups, strict=True) if group != number]
+        expected, found = (score(each, name, rest) for each in (theirs, ours))
+        losses.append(100 * (expected[metric] - found[metric]))
+    return float(np.sqrt((len(losses) - 1) * np.var(losses)))
+
+
+def _error_by_choices(texts: Figures, scores: Scores) -> float:
+    """Return a bound of the standard error in points: each unequal choice costs one answer, or gains one."""
+    return float(100 * np.sqrt((1 - texts["equal_argmax"]) / scores["masked_tokens"]))

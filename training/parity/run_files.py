@@ -1,0 +1,58 @@
+"""The data files of a finetuning run, as they were when it began: what an export measures its heads on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from models.task import TaskName
+from training.run.atomic_files import hash_of
+from training.run.progress import tell
+from training.run.provenance import read_object, trained
+
+RECIPE, INPUTS = "recipe.json", "inputs.json"
+LEVELS = 2
+"""Directories above a checkpoint in which its run may stand: RUN/checkpoints/step-…, RUN/best."""
+
+Part = Literal["validation", "train"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the recipe of a run names, and the hash that each file had."""
+
+    directory: Path
+    recipe: dict[str, Any]
+    hashes: dict[str, str]
+
+    @classmethod
+    def find(cls, checkpoint: Path) -> "RunFiles | None":
+        """Return those of the run that made a checkpoint; None where no run of finetuning did."""
+        path = checkpoint.resolve()
+        for directory in (path, *path.parents[:LEVELS]):
+            recipe = read_object(directory / RECIPE)
+            if isinstance(recipe.get("heads"), dict):
+                return cls(directory, recipe, read_object(directory / INPUTS))
+        return None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return what the run noted of its code, recipe and inputs; {} where it noted nothing."""
+        return trained(self.directory)
+
+    def files(self, head: str, task: TaskName, part: Part) -> list[Path]:
+        """Return the files of a head that are still what the run read; tell of those that are not."""
+        entry = self.recipe["heads"].get(head)
+        if not isinstance(entry, dict) or entry.get("task") != task:
+            return []
+        paths = [Path(self.recipe.get("data") or "") / name for name in entry.get(part) or []]
+        return [path for path in paths if self._is_the_same(path, head)]
+
+    def _is_the_same(self, path: Path, head: str) -> bool:
+        if not path.is_file():
+            tell(f"{path} of the run is not there: {head} is measured without it")
+            return False
+        before = self.hashes.get(str(path))
+        if before and before != hash_of(path):
+            tell(f"{path} is not what the run read (by its SHA-256): {head} is measured without it")
+            return False
+        return True

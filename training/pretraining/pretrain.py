@@ -1,0 +1,168 @@
+"""Pretraining with masked tokens and next sentences (Devlin et al., 2018), from random weights or from an encoder.
+
+    python -m training pretrain training/recipes/continue.toml --out RUN --set corpus=CORPUS --set base=DIR
+    torchrun --nproc-per-node 2 -m training pretrain …        the same in several processes
+
+The same command again resumes. Pairs and masks depend on (seed, epoch, index) alone, dropout on (seed, step, process).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models.checkpoint import Checkpoint, read_checkpoint
+from training.errors import RecipeError
+from training.pretraining.batches import MaskedPair, Rows, collate
+from training.pretraining.distillation import read_teacher
+from training.pretraining.initial_weights import inform, start
+from training.pretraining.losses import Losses, counted_by, score, total
+from training.pretraining.monitor import Monitor, check_finite, unigram_entropy
+from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
+from training.pretraining.validation import evaluate
+from training.run.atomic_files import alone
+from training.run.distributed import Processes
+from training.run.optimizer import build_optimizer, schedule, set_rates
+from training.run.precision import arithmetic
+from training.run.progress import tell
+from training.run.run_directory import Run, seed_step
+from training.text.corpus import Corpus
+
+PHASE_EPOCHS = 1 << 10
+"""More than a phase has."""
+LOGGED_EVERY = 20
+"""Steps."""
+
+
+def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
+    """Run, or go on with, the recipe; the finished model stands in `out`."""
+    processes = Processes()
+    with processes.joined(), alone(out) if processes.first else nullcontext():
+        return train(recipe, out, processes)
+
+
+def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint:
+    """The run, as each of its processes sees it."""
+    run = Run(out, recipe, processes, map(Path, filter(None, (recipe.corpus, recipe.base, recipe.teacher))))
+    if run.finished:
+        return read_checkpoint(out)
+    torch.manual_seed(recipe.seed)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+
+    if recipe.unread and processes.first:
+        tell(f"{', '.join(recipe.unread)}: not read, for phases, base or teacher of the recipe say it")
+
+    # ---- model and data
+    checkpoint = start(recipe)
+    if checkpoint.config.max_length < recipe.longest and processes.first:
+        longest = checkpoint.config.max_length
+        tell(f"max_length is {recipe.longest}, but no row of {recipe.corpus} has more than {longest} tokens")
+    checkpoint.heads = {name: checkpoint.heads[name] for name in recipe.specs}
+    encoder, heads = checkpoint.encoder, [head.module for head in checkpoint.heads.values()]
+    modules = nn.ModuleList([encoder, *heads]).to(processes.device)
+    encoder.embeddings.word.requires_grad_(not recipe.freeze_embeddings)
+    optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
+    corpus = Corpus(Path(recipe.corpus))
+    rows_of = [Rows(corpus, checkpoint.tokenizer, recipe, phase.max_length) for phase in recipe.parts]
+    teacher = read_teacher(recipe, checkpoint, rows_of[0], processes) if recipe.teacher else None
+    state = run.resume(checkpoint, optimizer)
+    if not state and not recipe.base:
+        if processes.first:
+            inform(encoder, recipe, corpus, teacher)
+        processes.share(encoder.parameters())
+    state = state or {"step": 0}
+    steps = stream(rows_of, recipe, state, processes)
+    forward = torch.compile(encoder) if recipe.compile else encoder
+    unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
+    monitor = Monitor(recipe, checkpoint.config, unigram, processes.device)
+
+    # ---- loop
+    modules.train()
+    bar = tqdm(
+        total=recipe.all_steps, initial=state["step"], unit=" steps", dynamic_ncols=True, disable=not processes.first
+    )
+    for step in range(state["step"], recipe.all_steps):
+        rows, phase, state = next(steps)
+        monitor.rows_came()
+        counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)], device=processes.device)
+        processes.add([counts])
+        chosen, pairs = counts.tolist()
+        seed_step(recipe.seed, step, processes.rank)
+        losses = torch.zeros(len(Losses._fields), device=processes.device)
+        for micro in split(rows, recipe.accumulate):
+            batch = collate(micro, phase.max_length if recipe.compile else 0).to(processes.device)
+            with arithmetic(recipe.precision, processes.device.type):
+                parts = score(forward, heads, batch, teacher)
+            # sums divided by the whole step's counts: a micro-batch with fewer masks weighs less
+            torch.autograd.backward(total(parts, chosen, pairs, recipe))
+            losses += torch.stack([part.detach().float() for part in parts])
+        processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
+        norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
+        check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
+        share = share_at(recipe, step)
+        set_rates(optimizer, share * recipe.rate, share * (recipe.head_rate or recipe.rate))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        monitor.add(losses.cpu() / counted_by(chosen, pairs), rows)
+        done = step + 1
+        bar.update()
+
+        evaluating = done % recipe.evaluate_every == 0 or done == recipe.all_steps
+        if done % LOGGED_EVERY == 0 or evaluating:
+            values = monitor.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
+            monitor.check(values, done)
+            run.log(done, values)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
+        if evaluating and processes.first:
+            run.log_figures(done, evaluate(checkpoint, recipe, phase.max_length))
+        if done % recipe.save_every == 0 and done < recipe.all_steps:
+            run.save(done, checkpoint, optimizer, state)
+        monitor.open()
+    bar.close()
+    run.finish(checkpoint)
+    return checkpoint
+
+
+def stream(
+    rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, int], processes: Processes
+) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
+    """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from.
+
+    `rows_of`: those that each phase draws from.
+    """
+    before = 0
+    for phase in recipe.parts:
+        if phase.batch_size % (processes.count * recipe.accumulate):
+            raise RecipeError(
+                f"batch_size is {phase.batch_size}, which {processes.count} processes with accumulate = "
+                f"{recipe.accumulate} do not divide; choose a multiple of {processes.count * recipe.accumulate}"
+            )
+    for number, phase in enumerate(recipe.parts):
+        left = before + phase.steps - max(before, state["step"])
+        resumed = state.get("phase") == number
+        begun = (state["epoch"], state["position"]) if resumed else (first_epoch(recipe, number), 0)
+        steps = rows_of[number].steps(phase.batch_size, begun, processes.part)
+        for rows, (epoch, position) in islice(steps, max(0, left)):
+            yield rows, phase, {"phase": number, "epoch": epoch, "position": position}
+        before += phase.steps
+
+
+def first_epoch(recipe: PretrainRecipe, number: int) -> int:
+    """0, but for a phase of the length of an earlier one, whose rows would come again: an epoch that none reaches."""
+    lengths = [phase.max_length for phase in recipe.parts[: number + 1]]
+    return PHASE_EPOCHS * (lengths.count(lengths[-1]) - 1)
+
+
+def split(rows: list[MaskedPair], parts: int) -> Iterator[list[MaskedPair]]:
+    size = len(rows) // parts
+    return (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def share_at(recipe: PretrainRecipe, step: int) -> float:
+    steps = recipe.all_steps
+    return schedule(step, steps, round(recipe.warmup * steps), recipe.final_rate)

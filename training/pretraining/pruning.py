@@ -1,0 +1,166 @@
+"""A smaller encoder out of a larger one, before any learning: what matters most is kept and fitted by least squares.
+
+Kept are the first layer, the last and those evenly between; of each layer the attention heads and the neurons whose
+contributions vary most, as in structured pruning (Muralidharan et al., 2024); of the hidden states given directions.
+Layer after layer, every product is then fitted on a sample of text to what the larger encoder has there, from what the
+smaller one has, and so makes up for what was lost before it (ThiNet, Luo et al., 2017), layers that were left out too.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import EncoderConfig
+from models.encoder import Embeddings, Encoder, Layer, padding_bias
+from training.errors import RecipeError
+from training.pretraining.batches import Batch
+
+DAMPING = 1e-3
+"""Of least squares, by the mean square of the inputs."""
+
+
+class Activations(NamedTuple):
+    """What a layer computes: [B, S, H], but heads' outputs [B, S, heads × head width] and neurons [B, S, I]."""
+
+    mixed: Tensor
+    attended_sum: Tensor
+    attended: Tensor
+    before: Tensor
+    """Of the neurons, without GELU."""
+    neurons: Tensor
+    output_sum: Tensor
+    hidden: Tensor
+
+
+@torch.no_grad()
+def prune(teacher: Encoder, student: Encoder, directions: Tensor, batch: Batch) -> None:
+    """Give a fresh `student` the weights of a smaller `teacher`, fitted on the tokens of `batch`, some thousands.
+
+    `directions` [H, width of the student]: orthonormal, what a student's hidden states are to be of a teacher's. Raises
+    RecipeError for a student that has more of anything than its teacher, or heads of another width.
+    """
+    check_sizes(teacher.config, student.config)
+    bias = padding_bias(batch.attention_mask, directions.dtype)
+    Pruner(directions, batch.attention_mask.bool(), bias).fit(teacher, student.eval(), batch)
+    student.train()
+
+
+def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
+    check_size("layers", teacher.num_hidden_layers, student.num_hidden_layers)
+    check_size("width", teacher.hidden_size, student.hidden_size)
+    check_size("feed-forward width", teacher.intermediate_size, student.intermediate_size)
+    size = teacher.hidden_size // teacher.num_attention_heads
+    heads = max(1, student.hidden_size // size)
+    if student.hidden_size != size * student.num_attention_heads:
+        raise RecipeError(
+            f"attention_heads is {student.num_attention_heads} at a width of {student.hidden_size}, expected heads of "
+            f"{size} as the teacher's; set attention_heads = {heads}, and width = {heads * size}"
+        )
+
+
+def check_size(name: str, theirs: int, mine: int) -> None:
+    """Raise RecipeError for a student that has more of something than its teacher."""
+    if mine > theirs:
+        raise RecipeError(
+            f"{name} of the student: {mine}, expected no more than the {theirs} of its teacher; lower it, or name "
+            "a larger teacher"
+        )
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """What is kept of hidden states, and the text that products are fitted on."""
+
+    directions: Tensor
+    tokens: Tensor
+    """Which of [B, S] are no padding."""
+    bias: Tensor
+    """Of attention, for the same."""
+
+    def fit(self, teacher: Encoder, student: Encoder, batch: Batch) -> None:
+        theirs = teacher.embeddings(batch.input_ids, batch.token_type_ids)
+        mine = self.fit_embeddings(student.embeddings, teacher.embeddings, theirs, batch)
+        layers = [cast(Layer, layer) for layer in teacher.layers]
+        kept = np.linspace(0, len(layers) - 1, len(student.layers)).astype(int).tolist()
+        for layer, first, following in zip(student.layers, kept, [*kept[1:], len(layers)], strict=True):
+            source, *left_out = layers[first:following]
+            found = last = activations(source, theirs, self.bias)
+            for each in left_out:
+                last = activations(each, last.hidden, self.bias)
+            attended = self.fit_attention(cast(Layer, layer), source, mine, theirs, found)
+            mine = self.fit_feed_forward(cast(Layer, layer), source, attended, found, last)
+            theirs = last.hidden
+
+    def fit_embeddings(self, mine: Embeddings, source: Embeddings, theirs: Tensor, batch: Batch) -> Tensor:
+        """Fit the tables and their LayerNorm to a `source` that gives `theirs`; return what they make of the batch."""
+        pairs = [(source.word, mine.word), (source.position, mine.position), (source.segment, mine.segment)]
+        for large, small in pairs:
+            rows = min(large.num_embeddings, small.num_embeddings)
+            small.weight[:rows] = large.weight[:rows] @ self.directions
+        normed = mine(batch.input_ids, batch.token_type_ids)  # by a LayerNorm that is the identity still
+        return self.fit_norm(mine.norm, normed, theirs)
+
+    def fit_attention(self, layer: Layer, source: Layer, mine: Tensor, theirs: Tensor, found: Activations) -> Tensor:
+        """Fit attention to that of its `source`; return the student's hidden states after it."""
+        width = found.mixed.shape[-1]
+        columns = self.foremost(found.mixed, source.attention_output, source.heads, layer.heads)
+        chosen = torch.cat([columns + offset for offset in (0, width, 2 * width)])  # of queries, keys and values
+        self.fit_product(layer.query_key_value, mine, source.query_key_value(theirs)[..., chosen])
+        mixed = layer.attend(mine, self.bias)
+        added = self.fit_product(layer.attention_output, mixed, found.attended_sum @ self.directions - mine)
+        return self.fit_norm(layer.attention_norm, mine + added, found.attended)
+
+    def fit_feed_forward(
+        self, layer: Layer, source: Layer, attended: Tensor, found: Activations, last: Activations
+    ) -> Tensor:
+        """Fit neurons to those of the `source`, and their product to the `last` layer that this one stands for."""
+        all_of_them = source.intermediate.out_features
+        chosen = self.foremost(found.neurons, source.output, all_of_them, layer.intermediate.out_features)
+        neurons = F.gelu(self.fit_product(layer.intermediate, attended, found.before[..., chosen]))
+        added = self.fit_product(layer.output, neurons, last.output_sum @ self.directions - attended)
+        return self.fit_norm(layer.output_norm, attended + added, last.hidden)
+
+    def foremost(self, values: Tensor, reader: nn.Linear, groups: int, count: int) -> Tensor:
+        """Return the columns of the `count` groups of columns whose contributions by `reader` vary most, in order."""
+        centred = values[self.tokens] - values[self.tokens].mean(0)
+        size = centred.shape[1] // groups
+        covariance = (centred.T @ centred).view(groups, size, groups, size)
+        products = (reader.weight.T @ reader.weight).view(groups, size, groups, size)
+        variances = torch.einsum("gigj,gigj->g", covariance, products)
+        chosen = variances.topk(count).indices.sort().values
+        return torch.arange(groups * size, device=values.device).view(groups, size)[chosen].flatten()
+
+    def fit_product(self, linear: nn.Linear, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Fit weight and bias by damped least squares; return what they make of `inputs`."""
+        x, y = inputs[self.tokens].double(), targets[self.tokens].double()
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        products = (x - x_mean).T @ (x - x_mean)
+        products.diagonal().add_(DAMPING * products.diagonal().mean())
+        weight = torch.linalg.solve(products, (x - x_mean).T @ (y - y_mean))
+        linear.weight.copy_(weight.T)
+        linear.bias.copy_(y_mean - x_mean @ weight)
+        fitted: Tensor = linear(inputs)
+        return fitted
+
+    def fit_norm(self, norm: nn.LayerNorm, values: Tensor, theirs: Tensor) -> Tensor:
+        """Fit gain and bias of a LayerNorm to hidden states of the teacher; return what it makes of `values`."""
+        normed = F.layer_norm(values, norm.normalized_shape, eps=norm.eps)
+        x, y = normed[self.tokens], theirs[self.tokens] @ self.directions
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        norm.weight.copy_(((x - x_mean) * (y - y_mean)).sum(0) / (x - x_mean).square().sum(0))
+        norm.bias.copy_(y_mean - norm.weight * x_mean)
+        return normed * norm.weight + norm.bias
+
+
+def activations(layer: Layer, hidden: Tensor, bias: Tensor) -> Activations:
+    mixed = layer.attend(hidden, bias)
+    attended_sum = hidden + layer.attention_output(mixed)
+    attended = layer.attention_norm(attended_sum)
+    before = layer.intermediate(attended)
+    neurons = F.gelu(before)
+    output_sum = attended + layer.output(neurons)
+    return Activations(mixed, attended_sum, attended, before, neurons, output_sum, layer.output_norm(output_sum))

@@ -1,0 +1,93 @@
+"""Word vectors by counting, for the embedding of random weights to begin with: they come from the corpus alone, and a
+network that begins there need not find out first which words are alike.
+
+The positive pointwise mutual information of the tokens that stand near each other, in its largest singular directions,
+as Levy, Goldberg and Dagan (2015) recommend: contexts on both sides, weighed by 1 / distance, their frequencies raised
+to the power of 3/4, singular values to that of 1/2.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from models.encoder import Encoder
+from training.errors import DataError
+from training.run.progress import tell
+from training.text.corpus import BLOCK, Corpus
+
+WINDOW = 5
+"""Tokens on each side that are context."""
+SMOOTHING = 0.75
+LEAST = 1.0
+"""Count of a pair that tells something: once side by side, or twice with a token between."""
+BLOCKS = 16
+"""Of the corpus that are counted at most, which bounds memory, to two gigabytes, and time."""
+DEVIATION = 0.04
+"""Of the embedding; at 0.02, where random weights begin, and at 0.08 the loss falls later (training/README.md)."""
+
+
+@torch.no_grad()
+def embed_words(encoder: Encoder, corpus: Corpus) -> None:
+    """Begin an encoder's word embedding at word vectors; tokens that the corpus lacks stay as they were drawn."""
+    tell(f"counting which words of {corpus.directory} stand together: two minutes for 70 million tokens or more")
+    table = encoder.embeddings.word.weight
+    vectors = word_vectors(corpus, *table.shape).to(table)
+    seen = vectors.any(1)
+    table[seen] = DEVIATION * vectors[seen]
+
+
+def word_vectors(corpus: Corpus, vocab_size: int, width: int) -> Tensor:
+    """Return a vector [V, width] for each token, of mean square 1 over those that the corpus holds; others get zeros.
+
+    V tokens have V - 1 directions; where that is less than `width`, the rest are zeros. Raises DataError for a corpus
+    that tells nothing.
+    """
+    information = positive_information(cooccurrences(blocks_of(corpus), vocab_size))
+    if not information.nnz:
+        raise DataError(
+            f"{corpus.directory} has no two tokens that meet more often than by chance, expected thousands; build a "
+            "corpus of more text, or set word_vectors = false"
+        )
+    count = min(width, vocab_size - 1)
+    directions, values, _ = svds(information, count, rng=0)
+    vectors = np.zeros((vocab_size, width), np.float32)
+    vectors[:, :count] = directions * np.sqrt(values)
+    seen = information.sum(1) > 0
+    vectors[~seen] = 0
+    vectors[seen] -= vectors[seen].mean(0)
+    return torch.from_numpy(vectors / np.sqrt((vectors[seen] ** 2).mean()))
+
+
+def blocks_of(corpus: Corpus) -> Iterator[NDArray[np.integer]]:
+    """Yield the tokens of a corpus in blocks, or as many blocks of it as are counted, evenly spread."""
+    starts = range(0, len(corpus.tokens), BLOCK)
+    for number in np.unique(np.linspace(0, len(starts) - 1, BLOCKS).astype(int)):
+        yield corpus.tokens[starts[number] : starts[number] + BLOCK]
+
+
+def cooccurrences(blocks: Iterable[NDArray[np.integer]], vocab_size: int) -> csr_array:
+    """Return how often [V, V] tokens stand within WINDOW of each other, each time weighed by 1 / distance."""
+    counts = csr_array((vocab_size, vocab_size), dtype=np.float32)
+    for block in blocks:
+        for distance in range(1, WINDOW + 1):
+            pairs = (block[:-distance].astype(np.int32), block[distance:].astype(np.int32))
+            weights = np.full(len(pairs[0]), 1 / distance, np.float32)
+            counts += csr_array((weights, pairs), shape=counts.shape)
+    return counts + counts.T
+
+
+def positive_information(counts: csr_array) -> csr_array:
+    """Return by how many nats [V, V] tokens meet contexts more often than by chance, where it is more often."""
+    pairs = counts.tocoo()
+    tokens = counts.sum(1)
+    contexts = tokens**SMOOTHING
+    expected = tokens[pairs.row] * contexts[pairs.col] / contexts.sum()
+    information = np.log(pairs.data / expected)
+    told = (pairs.data >= LEAST) & (information > 0)
+    kept = (information[told], (pairs.row[told], pairs.col[told]))
+    return csr_array(kept, shape=counts.shape, dtype=np.float32)

@@ -1,0 +1,160 @@
+"""Reading a finetuned directory of Hugging Face, so that its heads answer as transformers' pipelines do, or not at all.
+
+Which heads there are follows from `architectures` in config.json: BertForSequenceClassification, BertForMaskedLM,
+BertForPreTraining (fill-mask and nsp), BertForNextSentencePrediction, BertForQuestionAnswering and
+BertForTokenClassification. Weights are read from safetensors only: a .bin file is a pickle, which may run code.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from models.checkpoint import ARCHITECTURES, Checkpoint, Head, read_checkpoint
+from models.config import read_json
+from models.errors import CheckpointError
+from models.tokenizer_files import SETTINGS, TokenizerFiles
+from training.run.progress import tell
+
+SEQUENCE_TASKS: tuple[Literal["classify", "pair"], ...] = ("classify", "pair")
+HEADS = "heads.json"
+"""Only directories that were written here have it."""
+SHORTEST = 8  # tokens of a bundle's rows
+
+Values = dict[str, Any]
+
+
+def read_any(directory: Path) -> Checkpoint:
+    """Read one of our own checkpoints, or a finetuned directory of Hugging Face."""
+    return read_checkpoint(directory) if (directory / HEADS).exists() else read_hugging_face(directory)
+
+
+def read_hugging_face(
+    directory: Path, head: str | None = None, task: Literal["classify", "pair"] | None = None
+) -> Checkpoint:
+    """Read a finetuned directory; `head` renames its only head, `task` says that its classifier reads pairs.
+
+    What had to be decided is told. Raise CheckpointError for what is not one of the supported classes, lacks
+    safetensors, or would answer otherwise than transformers does.
+    """
+    values = read_json(directory / "config.json")
+    _check_architecture(directory, values.get("architectures") or [])
+    _check_weights(directory)
+    checkpoint = read_checkpoint(directory)
+    for note in checkpoint.tokenizer.notes:
+        tell(note)
+    _check_classifiers(checkpoint, directory, values.get("problem_type"))
+    if not (directory / HEADS).exists():
+        _as_transformers(checkpoint, directory, values)
+    checkpoint.heads = {name: _as_asked(directory, found, task) for name, found in checkpoint.heads.items()}
+    _check_segments(checkpoint, directory)
+    if head:
+        checkpoint.heads = {head: _only(checkpoint, directory)}
+    return checkpoint
+
+
+def _check_architecture(directory: Path, found: list[str]) -> None:
+    supported = [name for name, layouts in ARCHITECTURES.items() if layouts]
+    if not found or found[0] not in supported:
+        raise CheckpointError(
+            f"{directory / 'config.json'}: architectures is {found}, expected one of {', '.join(supported)}; "
+            "finetune a head first, or convert the checkpoint to one of these"
+        )
+
+
+def _check_weights(directory: Path) -> None:
+    names = [path.name for path in directory.iterdir()]
+    if "adapter_config.json" in names:
+        raise CheckpointError(
+            f"{directory} has adapter_config.json, expected whole weights; merge the adapter with merge_and_unload of "
+            "peft, and save the model"
+        )
+    if any(name.startswith("model") and name.endswith(".safetensors") for name in names):
+        return
+    if any(name.endswith(".bin") for name in names):
+        raise CheckpointError(
+            f"{directory} has its weights as a pickle (.bin), which may run code, expected model.safetensors; load it "
+            "where you trust it, and save it with transformers' save_pretrained"
+        )
+    raise CheckpointError(f"{directory} has no model.safetensors; pass a directory written by save_pretrained")
+
+
+def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) -> None:
+    """Give heads the defaults of transformers' pipelines, and rows the length at which its tokenizer cuts."""
+    files = TokenizerFiles(directory)
+    for name, head in checkpoint.heads.items():
+        defaults = _defaults(name, values, files)
+        checkpoint.heads[name] = head._replace(spec=replace(head.spec, defaults=head.spec.defaults | defaults))
+    positions = checkpoint.config.max_position_embeddings
+    length = min(files.max_length or positions, positions)
+    if length < SHORTEST:
+        raise CheckpointError(
+            f"{directory} has rows of {length} tokens by max_position_embeddings and model_max_length, expected "
+            f"{SHORTEST} or more; correct them, as when the checkpoint was trained"
+        )
+    if length < positions:
+        _shorten(checkpoint, length, directory)
+
+
+def _check_classifiers(checkpoint: Checkpoint, directory: Path, problem: object) -> None:
+    path = directory / "config.json"
+    counts = [len(head.spec.labels) for head in checkpoint.heads.values() if head.spec.task in SEQUENCE_TASKS]
+    if counts and min(counts) < 2:
+        raise CheckpointError(
+            f"{path} has {min(counts)} label, which is a regression, expected at least two; finetune it as a classifier"
+        )
+    if counts and problem == "regression":
+        raise CheckpointError(f"{path} has problem_type regression, expected a classification; finetune a classifier")
+
+
+def _defaults(name: str, values: Values, files: TokenizerFiles) -> Values:
+    """Return parameters of a head, by the name of its layout."""
+    if name == "tag":
+        return {"pieces": "all"}  # transformers' pipeline reads every piece of a word
+    defaults: Values = {}
+    if name == "classify" and values.get("problem_type") == "multi_label_classification":
+        defaults["function_to_apply"] = "sigmoid"
+    if name in ("classify", "nsp") and files.settings.get("truncation_side") == "left":
+        defaults["truncation"] = "left"
+    return defaults
+
+
+def _shorten(checkpoint: Checkpoint, length: int, directory: Path) -> None:
+    """Drop the positions from `length` on, which no row of transformers has."""
+    tell(
+        f"{directory / SETTINGS} has model_max_length = {length}, so rows have {length} tokens at most; "
+        f"there are {checkpoint.config.max_position_embeddings} positions"
+    )
+    checkpoint.config = replace(checkpoint.config, max_position_embeddings=length)
+    encoder = checkpoint.encoder
+    encoder.config = checkpoint.config
+    kept = encoder.embeddings.position.weight[:length]
+    encoder.embeddings.position = nn.Embedding(length, encoder.config.hidden_size)
+    encoder.embeddings.position.load_state_dict({"weight": kept})
+
+
+def _check_segments(checkpoint: Checkpoint, directory: Path) -> None:
+    pairs = [name for name, head in checkpoint.heads.items() if head.spec.task == "pair"]
+    if pairs and not TokenizerFiles(directory).has_segments:
+        raise CheckpointError(
+            f"{directory / SETTINGS}: model_input_names has no token_type_ids, expected them for the head {pairs[0]}, "
+            "which reads pairs; add them if it was trained with them"
+        )
+
+
+def _as_asked(directory: Path, head: Head, task: Literal["classify", "pair"] | None) -> Head:
+    spec = head.spec
+    if task and spec.task not in SEQUENCE_TASKS:
+        raise CheckpointError(
+            f"{directory} holds a {spec.task} head, expected a sequence classifier for --task; leave --task out"
+        )
+    return head._replace(spec=replace(spec, task=task or spec.task))
+
+
+def _only(checkpoint: Checkpoint, directory: Path) -> Head:
+    if len(checkpoint.heads) > 1:
+        raise CheckpointError(
+            f"{directory} has the heads {', '.join(checkpoint.heads)}, expected one to rename; leave --head out"
+        )
+    return next(iter(checkpoint.heads.values()))

@@ -1,0 +1,266 @@
+"""A run on disk: checkpoints that appear whole or not at all, metrics, and what the command was.
+
+OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json,
+                                 SHA256SUMS
+OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
+OUT/provenance.json               the code, the recipe, and the hashes of what was read
+OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
+OUT/                             the finished model, in the layout of a checkpoint
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.utils.tensorboard import SummaryWriter
+
+from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
+from models.manifest import MANIFEST
+from training.errors import TrainingError
+from training.run.atomic_files import damage, hash_of, sync, write_directory, write_whole
+from training.run.distributed import Processes
+from training.run.plots import plot_metrics
+from training.run.progress import tell
+from training.run.provenance import PROVENANCE, write_provenance
+
+FREE = ("save_every", "plateau_after")
+"""Fields of a recipe that may change from one start to the next: no weight depends on them."""
+IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
+"""The file that tells a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint (weights)."""
+WRITTEN = (
+    *("config.json", "heads.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"),
+    *("recipe.json", "inputs.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best", "final.partial"),
+)
+"""What a run writes to OUT, beside its checkpoints."""
+KEPT = 2
+"""Checkpoints that stay; older ones go once a newer one is whole."""
+
+
+class Run:
+    """The directory of a run, its recipe fixed at the first start; of several processes the first one writes."""
+
+    def __init__(
+        self, out: Path, recipe: object, processes: Processes | None = None, inputs: Iterable[Path] = ()
+    ) -> None:
+        """`inputs`: files and directories that the run reads, which may not change either."""
+        assert is_dataclass(recipe) and not isinstance(recipe, type)
+        self.out = out
+        self.checkpoints = out / "checkpoints"
+        self.metrics = out / "metrics.jsonl"
+        self.processes = processes or Processes()
+        self._board: SummaryWriter | None = None
+        self._inputs: dict[str, str] = {}
+        if self.processes.first:
+            self._refuse_foreign()
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            values = json.loads(json.dumps(asdict(recipe), default=str))
+            self._fix_recipe(values, {field.name for field in fields(recipe) if has_default(field)})
+            self._inputs = {str(path): fingerprint(path) for path in inputs}
+            self._fix_inputs(self._inputs)
+            if not self.finished:
+                write_provenance(out, values, self._inputs)
+        self.processes.wait()
+
+    def check_inputs(self) -> None:
+        """Raise TrainingError for an input that changed since the start: call it when all was read."""
+        for name, before in self._inputs.items():
+            if fingerprint(Path(name)) != before:
+                raise TrainingError(
+                    f"{name} changed while it was read, expected one that nothing writes to; start the same command "
+                    "again when it is whole"
+                )
+
+    def _refuse_foreign(self) -> None:
+        """Raise TrainingError where OUT holds files of names that a run writes, and no run has written there."""
+        recipe, inputs = self.out / "recipe.json", self.out / "inputs.json"
+        if self.finished and not recipe.exists():
+            raise TrainingError(f"{self.out} holds a model that no run has made there; name another --out")
+        if self.checkpoints.is_dir() and (recipe.exists() or inputs.exists()):
+            return
+        found = [path for path in (*(self.out / name for name in WRITTEN), *self.saved()) if path.exists()]
+        if found:
+            raise TrainingError(f"{found[0]} exists, and no run has written it there; move it, or name another --out")
+
+    def _fix_recipe(self, recipe: dict[str, Any], optional: set[str]) -> None:
+        """`optional`: fields that a recipe of an older version may lack, which then had no say."""
+        path = self.out / "recipe.json"
+        before = self._noted(path, recipe)
+        for key in sorted(before.keys() | recipe.keys()):
+            same = before.get(key) == recipe.get(key) or (key in optional and key not in before)
+            if not same and key not in FREE:
+                raise TrainingError(
+                    f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe.get(key)!r}; pass the same "
+                    "recipe to resume, or another --out"
+                )
+        write_whole(path, json.dumps(recipe, indent=2) + "\n")
+
+    def _fix_inputs(self, hashes: dict[str, str]) -> None:
+        path = self.out / "inputs.json"
+        before = self._noted(path, hashes)
+        for name, found in hashes.items():
+            if found and before.get(name) and found != before[name]:
+                raise TrainingError(
+                    f"{name} is not what {self.out} began with (SHA-256 {found[:12]}…, expected "
+                    f"{before[name][:12]}…); restore it to resume, or pass another --out"
+                )
+        known = {name: found for name, found in hashes.items() if found or name not in before}
+        write_whole(path, json.dumps(before | known, indent=2) + "\n")
+
+    def _noted(self, path: Path, now: dict[str, Any]) -> dict[str, Any]:
+        """What the first start wrote to `path`; `now`, where no step of it was taken."""
+        begun = self.finished or self.saved() or self.metrics.exists()
+        if not begun or not path.exists():
+            return now
+        try:
+            noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        except ValueError as error:
+            raise TrainingError(
+                f"{path} is damaged ({error}); remove it, if the recipe and its data are the same"
+            ) from None
+        return noted
+
+    @property
+    def finished(self) -> bool:
+        return (self.out / "model.safetensors").exists()
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl, and to what TensorBoard reads."""
+        if not self.processes.first:
+            return
+        if self._board is None:
+            self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=step)
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+        self._board.flush()
+        with self.metrics.open("a", encoding="utf8") as file:
+            file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+
+    def log_figures(self, step: int, figures: dict[str, dict[str, float]]) -> None:
+        """Append the validation figures of each head, and draw all curves anew."""
+        values = {f"validation/{head}/{key}": value for head, entry in figures.items() for key, value in entry.items()}
+        if values:
+            self.log(step, values)
+        plot_metrics(self.metrics, self.out / "metrics.png")
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget lines of work that a resumed run will do again."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf8").splitlines(True)
+            write_whole(self.metrics, "".join(line for line in lines if step_of(line) <= step))
+
+    def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Write everything that the rest of the run depends on."""
+        if not self.processes.first:
+            return
+
+        def write(directory: Path) -> None:
+            write_checkpoint(checkpoint, directory)
+            write_weights(optimizer_tensors(optimizer), directory / "run.safetensors")
+            (directory / "run.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
+
+        write_directory(self.checkpoints / f"step-{step:08d}", write)
+        for old in self.saved()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def saved(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(self.checkpoints.glob(f"step-{'[0-9]' * 8}"))
+
+    def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Load the newest checkpoint that is as it was written into the given objects; None where there is none.
+
+        Those after it are removed; raises TrainingError where there are some and none is good.
+        """
+        newest = self._newest()
+        if not newest:
+            if self.processes.first:
+                self.drop_metrics_after(0)
+            return None
+        copy_weights(read_checkpoint(newest), checkpoint)
+        load_optimizer(optimizer, load_file(newest / "run.safetensors"))
+        state: dict[str, Any] = json.loads((newest / "run.json").read_text(encoding="utf8"))
+        self.processes.wait()  # until all have read it
+        if self.processes.first:
+            self.drop_metrics_after(state["step"])
+            for damaged in self.saved()[self.saved().index(newest) + 1 :]:
+                shutil.rmtree(damaged)
+        return state
+
+    def _newest(self) -> Path | None:
+        for path in reversed(self.saved()):
+            found = damage(path)
+            if not found:
+                return path
+            if self.processes.first:
+                tell(f"{path}: {found}; it is removed where the one before is whole, and the run goes on from there")
+        if not self.saved():
+            return None
+        raise TrainingError(
+            f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
+            "the directory to begin anew"
+        )
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Write the finished model to OUT, weights last, for `finished` looks for them."""
+        if self._board:
+            self._board.close()
+        if self.processes.first:
+            self._write_final(checkpoint)
+        self.processes.wait()
+
+    def _write_final(self, checkpoint: Checkpoint) -> None:
+        temporary = self.out / "final.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_checkpoint(checkpoint, temporary)
+        sync(temporary)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "model.safetensors"):
+            path.replace(self.out / path.name)
+        temporary.rmdir()
+
+
+def has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def fingerprint(path: Path) -> str:
+    """A hash that tells a data file, a corpus, a bundle or a checkpoint from another one; "" for what is none."""
+    found = [path] if path.is_file() else [path / name for name in IDENTIFYING if (path / name).is_file()]
+    return hash_of(found[0]) if found else ""
+
+
+def step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for one that a full disk has cut."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed dropout for one step of one process, so that it depends on nothing that a resume would have to restore."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def copy_weights(source: Checkpoint, target: Checkpoint) -> None:
+    target.encoder.load_state_dict(source.encoder.state_dict())
+    for name, head in target.heads.items():
+        head.module.load_state_dict(head_weights(source.heads[name].module), strict=False)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.clone() for index, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,158 @@
+"""What a run starts from: a checkpoint, or a bundle, whose graphs give their weights back.
+
+A team that has a bundle and no checkpoint goes on from it: heads of its own on the starter's encoder, more pretraining.
+int8 comes back as the numbers that are served, so that training begins where the service stands.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, inliner, numpy_helper
+from torch import nn
+
+from models.bundle import Bundle, read_bundle
+from models.checkpoint import Checkpoint, Head, read_checkpoint
+from models.config import EncoderConfig
+from models.encoder import Encoder
+from models.heads import build_head
+from models.manifest import MANIFEST
+from models.runtime import Precision
+from training.errors import TrainingError
+from training.run.progress import tell
+
+BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
+"""The attribute that says how many heads an operator for attention has; in int8, older bundles have the second."""
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def note_length(checkpoint: Checkpoint, longest: int) -> None:
+    """Note that an encoder is trained on rows of up to `longest` tokens, where it has not met any as long."""
+    if longest > checkpoint.config.max_length:
+        checkpoint.config = checkpoint.encoder.config = replace(checkpoint.config, trained_length=longest)
+
+
+def read_base(directory: Path) -> Checkpoint:
+    """Read a checkpoint, or the most precise weights of a bundle; raises what either reader raises."""
+    if (directory / MANIFEST).exists():
+        return unpack(read_bundle(directory))
+    checkpoint = read_checkpoint(directory)
+    for note in checkpoint.tokenizer.notes:
+        tell(note)
+    return checkpoint
+
+
+def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None:
+    """Train encoder and heads with other dropouts than the base's config.json says."""
+    for part in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = hidden
+    for layer in checkpoint.encoder.layers:
+        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
+
+
+def unpack(bundle: Bundle) -> Checkpoint:
+    """Return encoder, heads and tokenizer of a bundle as a checkpoint."""
+    files = bundle.manifest.encoder.files
+    graph = onnx.load(bundle.directory / next(files[precision] for precision in BEST_FIRST if precision in files))
+    if graph.functions:
+        graph = inliner.inline_local_functions(graph)  # as bundles were before there were any
+    weights = float_weights(graph)
+    config = config_of(bundle, graph, weights)
+    checkpoint = Checkpoint(config, Encoder(config), bundle.tokenizer)
+    fill(checkpoint.encoder, encoder_weights(weights, config.num_hidden_layers), bundle)
+    for name, entry in bundle.manifest.heads.items():
+        module = build_head(entry.task, len(entry.labels), config, checkpoint.encoder.embeddings.word)
+        found = float_weights(onnx.load(bundle.directory / entry.file))
+        fill(module, {key: transposed(key, values) for key, values in found.items()}, bundle)
+        checkpoint.heads[name] = Head(entry.spec, module, dict(entry.metrics))
+    return checkpoint
+
+
+def float_weights(model: onnx.ModelProto) -> Weights:
+    """Return the constants of a graph under their names; integers times their scale, and without smoothing."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    weights: Weights = {}
+    for name, values in constants.items():
+        if values.dtype == np.int8:
+            # of a table [V, H] the scale is one a row, elsewhere [in, out] one a column
+            scale = constants[f"{name}.scale"]
+            values = values * (scale.reshape(-1, 1) if name == "embeddings.word" else scale)
+        weights[name] = values.astype(np.float32)
+    for node in model.graph.node:
+        if node.op_type == "Mul" and node.input[1].endswith(".smoothing"):
+            undo_smoothing(model, node, weights)
+    return weights
+
+
+def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weights) -> None:
+    """Give the rows of the next products back what was taken out of them (training/exporting/smoothquant.py)."""
+    integers = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == node.output[0]}
+    for product in model.graph.node:
+        if product.op_type == "MatMulIntegerToFloat" and product.input[0] in integers:
+            weights[product.input[1]] = weights[product.input[1]] * weights[node.input[1]][:, None]
+
+
+def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> EncoderConfig:
+    """The shape of an encoder, by its graph."""
+    attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
+    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    positions, longest = len(weights["embeddings.position"]), bundle.manifest.encoder.max_length
+    return EncoderConfig(
+        vocab_size=len(weights["embeddings.word"]),
+        hidden_size=bundle.manifest.encoder.hidden_size,
+        num_hidden_layers=bundle.manifest.encoder.layers,
+        num_attention_heads=helper.get_node_attr_value(attention, HEAD_COUNT[attention.op_type]),
+        intermediate_size=weights["layers.0.intermediate.weight"].shape[1],
+        max_position_embeddings=positions,
+        trained_length=longest if longest < positions else None,
+        type_vocab_size=len(weights["embeddings.segment"]),
+        layer_norm_eps=helper.get_node_attr_value(norm, "epsilon"),
+        pad_token_id=bundle.tokenizer.pad_id,
+    )
+
+
+def encoder_weights(weights: Weights, layers: int) -> Weights:
+    """Rename the constants of an encoder's graph as its module names them; query, key and value become one matrix."""
+    ours = {f"embeddings.{table}.weight": weights[f"embeddings.{table}"] for table in ("word", "position", "segment")}
+    ours |= {key: transposed(key, values) for key, values in weights.items()}
+    for layer in range(layers):
+        three = [weights[f"layers.{layer}.{part}.weight"].T for part in ("query", "key", "value")]
+        name, before = f"layers.{layer}", f"layers.{layer - 1}.output_norm" if layer else "embeddings.norm"
+        ours[f"{name}.query_key_value.weight"] = np.concatenate(three)
+        put_back(ours, f"{name}.attention_output", before, f"{name}.query_key_value")
+        put_back(ours, f"{name}.output", f"{name}.attention_norm", f"{name}.intermediate")
+    return ours
+
+
+def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
+    """Give a bias back to its owner, where a norm carries it (exporting/encoder_graph.py); older bundles have none."""
+    carried = weights.pop(f"{owner}.carried", None)
+    if carried is not None:
+        weights[f"{owner}.bias"] = carried
+        weights[f"{norm}.bias"] = weights[f"{norm}.bias"] - carried
+        weights[f"{reader}.bias"] = weights[f"{reader}.bias"] + weights[f"{reader}.weight"] @ carried
+
+
+def transposed(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A graph multiplies from the right, a linear module from the left."""
+    return values.T if values.ndim == 2 and name.endswith(".weight") else values
+
+
+def fill(module: nn.Module, weights: Weights, bundle: Bundle) -> None:
+    """Copy `weights` into a module by name; the tied decoder of a head is the encoder's, and stays."""
+    for name, parameter in module.named_parameters():
+        if name.startswith("decoder."):
+            continue
+        if name not in weights or weights[name].shape != tuple(parameter.shape):
+            raise TrainingError(
+                f"{bundle.directory} holds no weight {name} of {tuple(parameter.shape)}; export it again"
+            )
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))

@@ -1,0 +1,1 @@
+"""Text and labels: examples, documents, vocabularies, and the corpus that pretraining reads."""

@@ -1,0 +1,310 @@
+"""Documents → sentences → the arrays of a corpus, in parallel, in bounded memory, and interrupted at no loss.
+
+Documents are appended to plain files; every COMMITTED documents the files are flushed and their lengths noted, and the
+same command after an interruption cuts the files to what was noted and goes on there. Sentences are cut by `sentencex`.
+A file that is written to meanwhile is refused, for its hash would be that of another text.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from itertools import chain, islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tokenizer import Tokenizer
+from models.words import Words
+from training.errors import DataError, TrainingError
+from training.run.atomic_files import LOCK, alone, hash_of, refuse_existing, write_whole
+from training.run.progress import progress
+from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
+from training.text.corpus_writer import NAMES, Sentences, Writer, array_name, raw_name
+from training.text.documents import iter_documents, sentences
+from training.text.examples import Document
+from training.text.held_out import KEPT, is_held_out, without_repeated
+from training.text.source_files import Sources
+from training.text.unknown_characters import UnknownCharacters
+
+LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
+COMMITTED = 1000  # documents; what an interruption costs at most
+WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
+MOST_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
+PARTS = ("train", "validation")
+LAYOUT = 2  # of OUT.partial; what another version has left is not gone on from
+BLANKS = " \n\t\u3000"
+TOGETHER = 1000  # sentences of a document that are cut into words at a time
+SENT = 8  # documents that a process gets at a time
+AHEAD = 8  # such lots a process that are sent or come back before the first of them is asked for
+
+
+def build_corpus(
+    files: Sequence[Path],
+    tokenizer: Path,
+    out: Path,
+    *,
+    held_out: float,
+    limit: int | None,
+    workers: int,
+    language: str = "en",
+    nsp: bool = True,
+) -> dict[str, Counts]:
+    """Write the corpus of `files` to `out` by way of OUT.partial; raise DataError for text that cannot serve.
+
+    Of the documents the share `held_out`, evenly spread, goes to the validation part; `limit` ends after so many of a
+    file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
+    one sentence. A held-out document that the training part has too, blanks apart, is counted and left out.
+    """
+    refuse_existing(out)
+    if not 0 <= held_out <= 0.5:
+        raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit is {limit}, expected 1 or more documents a file; leave it out to take all")
+    if workers < 1:
+        raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one a core")
+    pieces, sources = Tokenizer.read(tokenizer), Sources(files)
+    asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
+    partial_out = out.with_name(out.name + ".partial")
+    with alone(partial_out):
+        refuse_existing(out)  # by now: another command has ended while this one waited for hashes
+        work = Work(partial_out, asked | {"held_out": held_out, "limit": limit, "layout": LAYOUT}, pieces)
+        rest = islice(documents(files, limit, sources), work.documents, None)
+        cuts = tokenise(rest, tokenizer, language, workers)
+        bar = progress(cuts, "documents", initial=work.documents)
+        with work, closing(cuts):
+            for number, sentences in enumerate(bar, start=work.documents + 1):
+                work.writers["validation" if is_held_out(number, held_out) else "train"].add(sentences)
+                if number % COMMITTED == 0:
+                    sources.check()
+                    work.commit(number)
+            sources.check()
+            counts = work.finish()
+        refuse_useless(counts["train"], files, nsp)
+        pieces.write(work.directory / TOKENIZER)
+        parts = {part: asdict(count) for part, count in counts.items()}
+        manifest = {"format": "bertheads-corpus/1", **asked, "parts": parts}
+        write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        work.leave()
+        work.directory.rename(out)
+        (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
+    return counts
+
+
+def hashes(files: Sequence[Path]) -> dict[str, str]:
+    """The hash of each file by its name, in order; by its path where two have one name."""
+    names = [path.name for path in files]
+    found: dict[str, str] = {}
+    for path in files:
+        try:
+            digest = hash_of(path)
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+        if digest in found.values():
+            raise DataError(f"{path} is named twice, or holds what another file does, expected each once; leave it out")
+        found[path.name if names.count(path.name) == 1 else str(path)] = digest
+    return found
+
+
+def documents(files: Sequence[Path], limit: int | None, sources: Sources) -> Iterator[Document]:
+    for path in files:
+        try:
+            yield from islice(iter_documents(path), limit)
+        except DataError:
+            sources.check()  # a line may be half written because its file is still growing
+            raise
+
+
+# ---- text to ids ---------------------------------------------------------------------------------------------------
+
+
+def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Generator[Sentences]:
+    """Cut documents into sentences of ids, in order, in `workers` processes."""
+    texts = (document.text for document in found)
+    if workers <= 1:
+        yield from map(cutter(tokenizer, language), texts)
+        return
+    # spawn: a forked process would inherit the locks of the tokenizer's threads
+    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (tokenizer, language)) as pool:
+        pending: deque[Future[list[Sentences]]] = deque()
+        try:
+            while lot := list(islice(texts, SENT)):
+                pending.append(pool.submit(cut_prepared, lot))
+                if len(pending) > AHEAD * workers:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        except BrokenProcessPool:
+            raise TrainingError(
+                f"one of {workers} processes was ended from outside, by a lack of memory perhaps; start the same "
+                "command again, which goes on, with fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_prepared: list[Any] = []
+
+
+def prepare(tokenizer: Path, language: str) -> None:
+    """Make a process ready; it ends with the one that started it, and only that one is interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _prepared[:] = [cutter(tokenizer, language)]
+
+
+def end_with_parent() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
+
+
+def cutter(tokenizer: Path, language: str) -> Callable[[str], Sentences]:
+    pieces = Tokenizer.read(tokenizer)
+    return partial(cut, pieces.words(WORDS), language=language, unknown=UnknownCharacters(pieces))
+
+
+def cut_prepared(texts: Sequence[str]) -> list[Sentences]:
+    return [_prepared[0](text) for text in texts]
+
+
+def cut(words: Words, text: str, language: str = "en", unknown: UnknownCharacters | None = None) -> Sentences:
+    """Return the sentences of a text as token ids; a line break always ends one."""
+    found = sentences(text, language)
+    ids, lengths, lost = [np.zeros(0, np.uint32)], list[int](), 0
+    for start in range(0, len(found), TOGETHER):
+        some = found[start : start + TOGETHER]
+        cuts = words.encode(some)
+        ids.append(np.fromiter(chain.from_iterable(cuts), np.uint32))
+        lengths += [min(LONGEST_SENTENCE, len(one) - at) for one in cuts for at in range(0, len(one), LONGEST_SENTENCE)]
+        lost += unknown.count(some, cuts, ids[-1]) if unknown else 0
+    together = np.concatenate(ids)
+    return Sentences(
+        together, np.array(lengths, np.uint32), digest(together, text if lost else ""), visible_characters(text), lost
+    )
+
+
+def digest(ids: NDArray[np.uint32], text: str) -> int:
+    """64 bits of a hash of a document as the network sees it; with [UNK] in it of its text as well, blanks apart."""
+    known = hashlib.blake2b(ids.tobytes(), digest_size=8)
+    known.update(" ".join(text.split()).encode())
+    return int.from_bytes(known.digest(), "little")
+
+
+def visible_characters(text: str) -> int:
+    """The length of a text without blanks: those that are frequent, of which a search takes next to no time."""
+    return len(text) - sum(map(text.count, BLANKS))
+
+
+# ---- ids to disk ---------------------------------------------------------------------------------------------------
+
+
+RAW = [raw_name(part, name) for part in (*PARTS, KEPT) for name in NAMES]
+WRITTEN = {
+    *RAW,
+    *(array_name(part, name) for part in PARTS for name in NAMES if name != "records"),
+    *(name + end for name in ("progress.json", "manifest.json") for end in ("", ".partial")),
+    TOKENIZER,
+}
+"""All that is ever in OUT.partial."""
+OF_TOKENIZER = {"tokenizer.json", "vocab.txt", "tokenizer_config.json"}
+
+
+class Work:
+    """OUT.partial: what is there already, and what is added to it."""
+
+    def __init__(self, directory: Path, asked: dict[str, Any], tokenizer: Tokenizer) -> None:
+        self.directory = directory
+        self.tokenizer = tokenizer
+        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
+        self.noted = directory / "progress.json"
+        done = self._resume()
+        self.documents: int = done["documents"]
+        """Documents that need not be read again."""
+        self.writers = {part: Writer(directory, part, tokenizer, Counts(**done["parts"][part])) for part in PARTS}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def commit(self, documents: int) -> None:
+        """Note how far the files go, once they are on disk."""
+        counts = {part: asdict(writer.flush()) for part, writer in self.writers.items()}
+        write_whole(self.noted, json.dumps({"asked": self.asked, "documents": documents, "parts": counts}))
+
+    def finish(self) -> dict[str, Counts]:
+        """Write the arrays of both parts, once nothing of one stands in the other."""
+        train, validation = self.writers["train"], self.writers["validation"]
+        with closing(without_repeated(train, validation, self.tokenizer)) as kept:
+            return {"train": train.finish(), "validation": kept.finish()}
+
+    def leave(self) -> None:
+        """Remove what a finished corpus does not need."""
+        for name in ("progress.json", *RAW):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _resume(self) -> dict[str, Any]:
+        """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
+        done = self._noted()
+        if json.dumps(done.get("asked")) == json.dumps(self.asked):  # the order of the files counts too
+            return done
+        self._clear()
+        return {"documents": 0, "parts": {part: {} for part in PARTS}}
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            noted: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return noted
+
+    def _clear(self) -> None:
+        """Remove what another command has left; raise DataError for what none can have written."""
+        found = [path for path in self.directory.iterdir() if path.name != LOCK]
+        for path in found:
+            inside = {one.name for one in path.iterdir()} if path.is_dir() else set()
+            if path.name not in WRITTEN or path.is_dir() != (path.name == TOKENIZER) or inside - OF_TOKENIZER:
+                raise DataError(f"{path} is not of a corpus, but would be removed; move it, or name another --out")
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
+    """Refuse text that pretraining cannot learn from, with next sentences or without."""
+    names = ", ".join(str(path) for path in files)
+    usable = counts.documents - counts.single
+    if nsp and counts.documents < 2:
+        raise DataError(
+            f"{names}: {counts.documents} document(s) for training, expected 2 or more, for a random sentence "
+            "comes from another document; pass one JSON object a document"
+        )
+    if nsp and usable < 2:
+        raise DataError(
+            f"{names}: {counts.single} of {counts.documents} documents have one sentence, which next-sentence "
+            "pairs cannot use; pass whole documents, one a line, or --no-nsp, for pretraining with nsp = false"
+        )
+    if not counts.tokens:
+        raise DataError(f"{names}: no token for training, expected running text; pass other files")
+    for share, kind in ((counts.unknown_share, "tokens"), (counts.unknown_character_share, "characters")):
+        if share > MOST_UNKNOWN:
+            raise DataError(
+                f"{names}: {share:.0%} of the {kind} are unknown to the vocabulary, expected at most "
+                f"{MOST_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
+            )

@@ -1,0 +1,78 @@
+"""A WordPiece vocabulary of one's own text: for a language or a domain that BERT's does not know.
+
+    python -m training vocab FILE... --out DIR [--size 30000] [--lowercase] [--strip-accents]
+
+Lower case and accents are separate choices, and by default neither is removed: both tell words apart in most languages,
+and what Unicode calls an accent is part of the letter in Japanese (です), Hindi (शुक्रवार) or Ukrainian (їжа).
+Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
+order of its letters, for the trainer's own is another one every time. So may be, of equally frequent pieces, the last
+that find room: a corpus belongs to the vocabulary that it was built with.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+
+from models.tokenizer import SPECIALS, Tokenizer
+from training.errors import DataError
+from training.run.atomic_files import refuse_existing
+from training.text.alphabet import counted
+from training.text.documents import iter_documents
+from training.text.source_files import Sources
+
+LEAST_SIZE, MOST_SIZE = 100, 10_000_000
+
+
+def train_vocabulary(
+    files: Sequence[Path],
+    out: Path,
+    size: int,
+    lowercase: bool = False,
+    strip_accents: bool = False,
+    characters: Counter[str] | None = None,
+) -> Tokenizer:
+    """Write a tokenizer of at most `size` entries to `out`; raise DataError for text that gives none.
+
+    `characters` counts those of the text as it stands; training/text/alphabet.py says what becomes of them. Half of the
+    entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000 would make
+    the rest unknown.
+    """
+    refuse_existing(out)
+    if not LEAST_SIZE <= size <= MOST_SIZE:
+        raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more, up to {MOST_SIZE:,}; BERT has 30,522")
+    backend = tokenizers.Tokenizer(model_of({}))
+    # never None, which strips accents wherever lower case is asked for
+    backend.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    backend.pre_tokenizer = BertPreTokenizer()
+    specials = list(SPECIALS.values())
+    trainer = WordPieceTrainer(
+        vocab_size=size, limit_alphabet=size // 2, special_tokens=specials, continuing_subword_prefix="##"
+    )
+    sources, characters = Sources(files), Counter() if characters is None else characters
+    backend.train_from_iterator(counted(lines_of(files), characters), trainer)
+    sources.check()
+    if backend.get_vocab_size() == len(SPECIALS):
+        raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
+    words = sorted(backend.get_vocab().keys() - set(specials))
+    backend.model = model_of({token: number for number, token in enumerate([*specials, *words])})
+    tokenizer = Tokenizer(backend, str(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent) as temporary:
+        tokenizer.write(Path(temporary) / out.name)
+        (Path(temporary) / out.name).rename(out)
+    return tokenizer
+
+
+def model_of(vocabulary: dict[str, int]) -> WordPiece:
+    return WordPiece(vocabulary, unk_token=SPECIALS["unk_token"], max_input_chars_per_word=100)
+
+
+def lines_of(files: Iterable[Path]) -> Iterator[str]:
+    return (line for path in files for document in iter_documents(path) for line in document.text.split("\n"))
