@@ -1,10 +1,10 @@
 """The bytes of a request's body: how many may be under way, and how they are read, inflated and refused."""
 
-import re
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from starlette.types import Receive
 
 from service.errors import BadRequest, ClientGone, TooLarge, UnsupportedMedia, queue_full
@@ -19,7 +19,6 @@ JSON = ("", "application/x-www-form-urlencoded", "application/json")
 """Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
 INFLATE = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """`wbits` of zlib by Content-Encoding (RFC 9110, 8.4.1)."""
-STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class Bodies:
@@ -64,14 +63,15 @@ async def read_body(
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise _too_large(f"of {announced} bytes", limit)
-    body = bytearray()
+    body, received = bytearray(), 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("the client left before its request was complete")
         piece = message.get("body", b"")
+        received += len(piece)
         body += piece if inflate is None else _inflated(inflate, piece, limit + 1 - len(body))
-        if len(body) > limit:
+        if max(len(body), received) > limit:  # compressed data may be endless and hold nothing
             raise _too_large("in chunks" if inflate is None else "in its inflated form", limit)
         count(len(piece))
         if not message.get("more_body", False):
@@ -82,8 +82,15 @@ async def read_body(
 
 def check_values(body: bytes) -> None:
     """Raise BadRequest for a long body of more values than any request needs."""
-    if body.count(b",") > MAX_VALUES and STRINGS.sub(b"", body).count(b",") > MAX_VALUES:
+    if body.count(b",") > MAX_VALUES and _commas_outside_strings(body) > MAX_VALUES:
         raise malformed(f"has more than {MAX_VALUES} values; send fewer inputs")
+
+
+def _commas_outside_strings(body: bytes) -> int:
+    """Count them in steps of a few milliseconds, in which other threads can run."""
+    plain = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0
+    return int(np.count_nonzero((plain == ord(",")) & outside))
 
 
 def malformed(sentence: str) -> BadRequest:
