@@ -5,12 +5,12 @@ refuse what comes from another origin. A path never comes from a request.
 """
 
 import asyncio
+import pathlib
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field, ValidationError
 
@@ -19,11 +19,15 @@ from models.task import Strict
 from service.errors import BadRequest, Forbidden, NotFound, ServiceError, SlowRequest, TooLarge
 from service.heads import Snapshot
 from service.lifecycle import Service
+from service.openapi import problems
 from service.reload import Change, Outcome
 
 router = APIRouter(prefix="/v2/repository", tags=["repository"])
 
 MAX_BODY_BYTES = 65_536
+REFUSED = (400, 401, 403, 404, 408, 409, 413, 503)
+"""Statuses of a change that is refused."""
+Name = Annotated[str, Path(description="The name of a bundle, or of one of its heads")]
 
 
 class Conflict(ServiceError):
@@ -56,18 +60,22 @@ class Unload(Strict):
     parameters: UnloadParameters = UnloadParameters()
 
 
-@router.post("/index", summary="List heads with versions and states")
+@router.post("/index", summary="List heads with versions and states", responses=problems(401, 403, 503, path="/v2"))
 async def index(request: Request) -> JSONResponse:
     return await _answered(request, _index)
 
 
-@router.post("/models/{name}/load", summary="Load a bundle again, or another version of it")
-async def load(request: Request, name: str) -> JSONResponse:
+@router.post(
+    "/models/{name}/load",
+    summary="Load a bundle again, or another version of it",
+    responses=problems(*REFUSED, path="/v2"),
+)
+async def load(request: Request, name: Name) -> JSONResponse:
     return await _answered(request, lambda service: _load(request, service, name))
 
 
-@router.post("/models/{name}/unload", summary="Unload a bundle")
-async def unload(request: Request, name: str) -> JSONResponse:
+@router.post("/models/{name}/unload", summary="Unload a bundle", responses=problems(*REFUSED, path="/v2"))
+async def unload(request: Request, name: Name) -> JSONResponse:
     return await _answered(request, lambda service: _unload(request, service, name))
 
 
@@ -123,7 +131,7 @@ def _change(service: Service, name: str, given: LoadParameters) -> Change:
     return Change(old, source, "", given.force)
 
 
-def _find(root: Path | None, name: str, version: str) -> Path:
+def _find(root: pathlib.Path | None, name: str, version: str) -> pathlib.Path:
     """Return ROOT/NAME/VERSION; raise NotFound for what is no name, lies elsewhere, or is no bundle."""
     if root is None:
         raise NotFound("versions lie below bundle_root, which is not set; set BERTHEADS_BUNDLE_ROOT", field="version")
