@@ -37,6 +37,7 @@ def _split(value: object) -> object:
 
 Candidates = Annotated[
     list[Candidate],
+    Field(fail_fast=True),
     BeforeValidator(_split, json_schema_input_type=list[Candidate] | str),
     Field(min_length=1, max_length=MAX_CANDIDATES),
 ]

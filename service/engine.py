@@ -354,6 +354,7 @@ class Engine:
                 job.finished_at = finished
                 if len(job.logits) == len(job.calls):
                     job.future.set_result([job.logits[index] for index in range(len(job.calls))])
+                    job.items.clear()  # they refer to it: a cycle would keep its session until garbage is collected
 
     def _bury(self, lane: Lane, batch: Iterable[Item]) -> None:
         lane.join(1.0)

@@ -146,7 +146,7 @@ class Inference:
                 watch.cancel()
         self._measure(calls, encoded, answers)
         for call, of_call in zip(calls, answers, strict=True):
-            self.service.shadow.compare(call.head, call.route, call.inputs, call.parameters, of_call)
+            self.service.shadow.compare(call, of_call)
         response = respond(answers)
         response.headers.update(self._headers(calls, encoded))
         return response
@@ -256,6 +256,7 @@ class Inference:
         """Run light work here, and heavy work on a thread until the deadline."""
         if not heavy:
             return work()
+        self.service.trim_soon()
         try:
             async with asyncio.timeout(self._left()):
                 return await asyncio.get_running_loop().run_in_executor(self.service.texts, work)

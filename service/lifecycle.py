@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from models.errors import BertheadsError
 from service.engine import Engine, Limits
@@ -17,7 +16,7 @@ from service.errors import Unavailable
 from service.heads import Heads, Snapshot, load_heads
 from service.metrics import Metrics
 from service.queue import Deadline
-from service.reload import Reload, give_back_after
+from service.reload import TRIM_AFTER, Reload, give_back_after, trim
 from service.request_body import Bodies
 from service.settings import Settings
 from service.shadow import Shadow
@@ -66,6 +65,7 @@ class Service:
         self.shadow = Shadow(self)
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._trimming: asyncio.TimerHandle | None = None
 
     @property
     def heads(self) -> Snapshot:
@@ -78,10 +78,13 @@ class Service:
         """Return what is served, and wait for it while it loads; raise Unavailable at the deadline, or if many wait."""
         if self.served is None and self._held < MAX_HELD:
             self._held += 1
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(deadline.at - time.monotonic()):
                     await asyncio.shield(self.loading())
-            self._held -= 1
+            except TimeoutError:
+                pass
+            finally:
+                self._held -= 1
         return self.heads
 
     def heads_for(self, headers: Mapping[str, str], request_id: str) -> Heads:
@@ -140,6 +143,18 @@ class Service:
             for head in loaded.heads:
                 self.metrics.declare(head.name)
         self.served = heads
+
+    def trim_soon(self) -> None:
+        """Give memory back once no request is under way: after long texts the allocator keeps hundreds of megabytes."""
+        if self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(TRIM_AFTER, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = None
+        if self.bodies.size:
+            self.trim_soon()
+        elif not self.draining:
+            self.texts.submit(trim)
 
     def note_ready(self) -> None:
         """Let the metrics say what /health/ready says."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.errors import MEDIA_TYPE, BadRequest, HeadTooLarge, ServiceError, SlowRequest, Unavailable, problem
+from service.errors import BadRequest, HeadTooLarge, ServiceError, SlowRequest, Unavailable, media_type, problem
 
 TLS = b"\x16"
 """The first byte of a TLS handshake, and of no HTTP request."""
@@ -56,12 +56,12 @@ def too_many_connections(limit: int) -> Refusal:
     return Refusal("limit", Unavailable(sentence, headers={"Retry-After": "1"}))
 
 
-def answer(error: ServiceError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a whole answer with problem details, after which the connection closes."""
+def answer(error: ServiceError, headers: list[tuple[bytes, bytes]], path: str = "") -> bytes:
+    """Return a whole answer with problem details, for clients of `path`; the connection closes after it."""
     request_id = f"{random.getrandbits(128):032x}"
-    body = problem(error, request_id)
+    body = problem(error, request_id, path)
     own = {
-        "content-type": MEDIA_TYPE,
+        "content-type": media_type(path),
         "content-length": str(len(body)),
         "x-request-id": request_id,
         "connection": "close",

@@ -40,7 +40,7 @@ MAX_POLL_SECONDS = 1.0
 """Between two looks at whether a half-closed client has gone."""
 BLANK_LINE = b"\r\n\r\n"
 FRAMING = (b"content-length", b"transfer-encoding")
-HEALTH = (b"/health/live", b"/health/ready")
+HEALTH = (b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready")
 
 
 class Protocol(UnreadLimit):
@@ -307,7 +307,7 @@ class Protocol(UnreadLimit):
             cycle.disconnected = True
             cycle.message_event.set()
         if not begun:
-            self._corked.write(malformed.answer(refusal.error, self.server_state.default_headers))
+            self._corked.write(malformed.answer(refusal.error, self.server_state.default_headers, self._path()))
         self.transport.close()
 
     def _note(self, refusal: Refusal) -> None:
@@ -315,6 +315,10 @@ class Protocol(UnreadLimit):
         record(self._client(), refusal.reason, refusal.error.detail)
         if not self._in_body:  # else the app counts the request
             self._front.count(refusal.error.status)
+
+    def _path(self) -> str:
+        """Return the path of the newest request, as far as it was read."""
+        return (getattr(self, "url", b"") or b"").decode("latin-1")
 
     def _client(self) -> str:
         return self.client[0] if self.client else ""

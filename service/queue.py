@@ -159,6 +159,7 @@ class Queue:
         self._count(job, -1)
         self._rest.pop(job, None)
         job.rest.clear()
+        job.items.clear()
         job.waiting = job.first_tokens = job.rest_tokens = 0
         return True
 

@@ -71,7 +71,8 @@ class Reload:
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._candidate: Snapshot | None = None
-        self._busy = False
+        self._turn = asyncio.Lock()
+        """Held while a change is made."""
         self._all: asyncio.Task[None] | None = None
         self._looker, self._opener = _niced(LOOKING), _niced(OPENING)
         self.control: Control | None = None
@@ -83,16 +84,10 @@ class Reload:
         """Make a change; on return all workers serve it, or none does."""
         if self.control:
             return await self.control.ask(change)
-        if self._busy:
+        if self._turn.locked():
             return BUSY
-        self._busy = True
-        try:
-            outcome = await self.prepare(change)
-            if outcome.result == "ok":
-                self.commit()
-            return outcome
-        finally:
-            self._busy = False
+        async with self._turn:
+            return await self._change(change)
 
     def start_all(self) -> None:
         """Begin to load every bundle again from where it came."""
@@ -110,12 +105,21 @@ class Reload:
             await asyncio.sleep(self._service.settings.watch)
             sources = [loaded.source for loaded in self._service.heads.loaded]
             for source in await asyncio.to_thread(look.changed, sources):
-                await self.change(Change(source, source))
+                async with self._turn:  # a look is not repeated, so it waits for a change that is under way
+                    await self._change(Change(source, source))
 
     async def _change_all(self) -> None:
         await self._service.loading()
-        for loaded in self._service.heads.loaded:
-            await self.change(Change(loaded.source, loaded.source))
+        async with self._turn:
+            for loaded in self._service.heads.loaded:
+                await self._change(Change(loaded.source, loaded.source))
+
+    async def _change(self, change: Change) -> Outcome:
+        """Make a change in this process."""
+        outcome = await self.prepare(change)
+        if outcome.result == "ok":
+            self.commit()
+        return outcome
 
     # ---- the steps, of one process ----
 
@@ -176,7 +180,10 @@ class Reload:
 
 
 class Watch:
-    """Finds bundles that were replaced on disk; bundle.json is written last, and a link may lead elsewhere."""
+    """Finds bundles that were replaced on disk: by other files, or by a link that leads elsewhere.
+
+    All files count: of a copy that is under way, bundle.json may be there before the rest.
+    """
 
     def __init__(self, sources: list[Path]) -> None:
         self._served = {source: _mark(source) for source in sources}
@@ -200,22 +207,24 @@ def give_back_after(session: Session) -> None:
 
     def ended() -> None:
         with suppress(RuntimeError):  # the loop may have ended too
-            loop.call_soon_threadsafe(loop.call_later, TRIM_AFTER, _trim)
+            loop.call_soon_threadsafe(loop.call_later, TRIM_AFTER, trim)
 
     weakref.finalize(session, ended).atexit = False
 
 
-def _trim() -> None:
+def trim() -> None:
+    """Return to the system what the allocator keeps of memory that is free."""
     with suppress(AttributeError):  # not a GNU system
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _mark(source: Path) -> tuple[object, ...] | None:
+    """Return what changes with a bundle; None while there is none."""
     try:
-        status = (source / MANIFEST).stat()
+        files = {file: file.stat() for file in (source / MANIFEST, *sorted(source.rglob("*")))}
     except OSError:
         return None
-    return source.resolve(), status.st_ino, status.st_mtime_ns, status.st_size
+    return source.resolve(), *((file, at.st_ino, at.st_mtime_ns, at.st_size) for file, at in files.items())
 
 
 def _niced(niceness: int) -> ThreadPoolExecutor:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -39,13 +39,15 @@ class TaskRequest(Strict):
 def request_model(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
     """Return the model of a request body of a route."""
     task, bounds = ROUTES[route], {"str_max_length": max_characters}
-    one = task.inputs
+    one: Any = task.inputs
     if hasattr(one, "model_fields"):
         one = create_model(one.__name__, __base__=one, __doc__=one.__doc__, __cls_kwargs__=bounds)
-    # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
-    several: Any = Annotated[
-        list.__class_getitem__(one), Field(min_length=1, max_length=None if get_args(one) else max_items)
-    ]
+    bound: Any = Field(min_length=1, max_length=max_items)
+    if get_args(one):
+        # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
+        one = Union[str, Annotated[list[str], Field(fail_fast=True)]]  # noqa: UP007
+        bound = Field(min_length=1, fail_fast=True)  # errors of each of 30,000 items would take a second
+    several: Any = Annotated[list.__class_getitem__(one), bound]
     needed = any(field.is_required() for field in task.parameters.model_fields.values())
     parameters = task.parameters if needed else task.parameters | None
     fields: dict[str, Any] = {

@@ -66,7 +66,9 @@ class Roll:
 
     def _roll_all(self, sources: list[Path]) -> None:
         for source in sources:
-            self.roll(Change(source, source))
+            outcome = self.roll(Change(source, source))
+            if outcome.result != "ok":
+                logger.error("%s was not loaded again, what was served goes on: %s", source, outcome.sentence)
 
     def _step(self, worker: SpawnProcess, pipe: "Connection[Any, Any]", step: str, argument: object) -> Outcome:
         """Have a worker take a step, and wait for its word; who asks meanwhile is told to wait."""

@@ -100,7 +100,13 @@ def several_route(settings: Settings) -> BareRoute:
     async def handler(request: Request) -> Response:
         inference = start(request)
         heads = await inference.heads()
-        return await inference.respond(lambda body: plan_several(body, heads, settings))
+
+        def plan(body: bytes) -> Plan:
+            planned = plan_several(body, heads, settings)
+            inference.trace.log["head"] = ",".join(call.head.name for call in planned.calls)
+            return planned
+
+        return await inference.respond(plan)
 
     summary = "Ask several heads about the same inputs in one pass"
     return inference_route(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.task import Strict
-from models.tasks import AnyTask, RouteName
+from models.tasks import AnyTask
 from service.heads import Head
 from service.queue import Deadline
 
 if TYPE_CHECKING:
+    from service.inference import Call
     from service.lifecycle import Service
 
 logger = logging.getLogger(__name__)
@@ -26,23 +27,21 @@ class Shadow:
         self._service = service
         self._running: asyncio.Task[None] | None = None
 
-    def compare(
-        self, head: Head, route: RouteName, inputs: Sequence[Any], parameters: Strict, answers: Sequence[Any]
-    ) -> None:
+    def compare(self, call: "Call", answers: Sequence[Any]) -> None:
         """Ask the shadow the same, after the answer has left; nothing happens where it has no such head."""
         loaded = self._service.heads.shadow
         others = loaded.heads if loaded else ()
-        other = next((each for each in others if each.name == head.name and route in each.ways), None)
+        other = next((each for each in others if each.name == call.head.name and call.route in each.ways), None)
         busy = self._service.engine.waiting or (self._running and not self._running.done())
         if other and not busy:
-            self._running = asyncio.create_task(self._compare(other, route, inputs, parameters, answers))
+            self._running = asyncio.create_task(self._compare(other, call, answers))
 
-    async def _compare(
-        self, head: Head, route: RouteName, inputs: Sequence[Any], parameters: Strict, answers: Sequence[Any]
-    ) -> None:
-        metrics = self._service.metrics
+    async def _compare(self, head: Head, call: "Call", answers: Sequence[Any]) -> None:
+        metrics, task = self._service.metrics, head.ways[call.route]
+        if call.task is not call.head.ways[call.route]:  # it is wrapped, to answer more
+            task = type(call.task)(task)  # type: ignore[arg-type,call-arg]
         try:
-            found = await self._answer(head, head.ways[route], inputs, parameters)
+            found = await self._answer(head, task, call.inputs, call.parameters)
         except Exception as error:  # whatever it is, it is the shadow's
             logger.warning("the shadow of head %s failed: %s", head.name, error)
             return
@@ -69,7 +68,7 @@ class Shadow:
 def gist(answer: Any) -> Any:
     """Return what an answer says, without its scores: all of it for spans, of ranked answers the best."""
     if isinstance(answer, dict):
-        return {key: value for key, value in answer.items() if key != "score"}
+        return {key: gist(value) for key, value in answer.items() if key != "score"}
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "start" not in answer[0]:
         return gist(answer[0])
     return [gist(part) for part in answer] if isinstance(answer, list) else answer
@@ -77,6 +76,8 @@ def gist(answer: Any) -> Any:
 
 def best_score(answer: Any) -> float:
     """Return the score of the first answer; 0 where there is none."""
+    if isinstance(answer, dict) and "spans" in answer:  # a redacted text
+        answer = answer["spans"]
     while isinstance(answer, list) and answer:
         answer = answer[0]
     return float(answer["score"]) if isinstance(answer, dict) else 0.0

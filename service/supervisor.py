@@ -5,6 +5,7 @@ that keep ending are started less and less often. Metrics of all workers meet in
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,8 @@ MIN_PAUSE = 1.0
 MAX_PAUSE = 60.0
 HEALTHY_SECONDS = 60.0
 LOOK_SECONDS = 1.0
+END_SECONDS = 5.0
+"""Beyond its time for draining, in which a worker must end."""
 REASONS = {1: "could not load", 2: "lost a lane"}
 """By the exit status of service.server.serve."""
 
@@ -66,6 +69,8 @@ class Supervisor:
         self.roll = Roll(settings, lambda: self._stopping)
         self.status = 0
         self._stopping = False
+        self._kill_at = math.inf
+        """When workers that were told to end are killed."""
         self._woken, self._wake = os.pipe()
         """Ends a wait for workers."""
         self._been_ready = False
@@ -78,6 +83,7 @@ class Supervisor:
             while self._started() or not self._stopping:
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
+                    self._kill_late()
                 ready = ready_workers(collected(directory, GAUGES))
                 self._been_ready = self._been_ready or ready > 0
                 self._replace_ended(directory)
@@ -135,19 +141,24 @@ class Supervisor:
                 self.status = 1
                 self._stop(signal.SIGTERM, None)
             elif not self._stopping:
-                lived = time.monotonic() - worker.start_at
-                worker.pause = (
-                    MIN_PAUSE if lived >= HEALTHY_SECONDS else min(MAX_PAUSE, max(MIN_PAUSE, 2 * worker.pause))
-                )
-                worker.start_at = time.monotonic() + worker.pause
+                worker.back_off()
                 sentence = "worker %s %s; starting another in %g s"
                 logger.error(sentence, process.pid, reason(status), worker.pause)
 
     def _reload(self, sig: int, frame: FrameType | None) -> None:
         self.roll.wanted = True
 
+    def _kill_late(self) -> None:
+        """Kill workers that do not end, as one that was stopped by SIGSTOP does not."""
+        if time.monotonic() >= self._kill_at:
+            for process in self._started():
+                logger.error("worker %s does not end; killing it", process.pid)
+                process.kill()
+
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
+        patience = self.settings.drain_delay + 2 * self.settings.drain_timeout + END_SECONDS  # for requests, then lanes
+        self._kill_at = min(self._kill_at, time.monotonic() + patience)
         os.write(self._wake, b".")
         for process in self._started():
             process.terminate()

@@ -12,7 +12,9 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic_core import ErrorDetails
 
+from service import request_models
 from service.errors import BadRequest
 from service.request_body import check_values
 from service.request_models import parse_request, request_model
@@ -179,6 +181,31 @@ def test_of_many_unknown_keys_some_are_named(served: Served, path: str) -> None:
     assert len(problem(send(served, json.dumps(document), path), 422)["errors"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("path", "inputs", "parameters"),
+    [
+        ("tag", [1] * 30_000, {}),
+        ("tag", [[1] * 30_000], {"is_split_into_words": True}),
+        ("zero-shot", "a", {"candidate_labels": [1] * 30_000}),
+    ],
+)
+def test_of_many_bad_items_few_become_errors(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, inputs: object, parameters: object
+) -> None:
+    """An error for each of them would hold the event loop for a second."""
+    found: list[object] = []
+    relevant = request_models._relevant
+
+    def noted(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+        found.extend(errors)
+        return relevant(errors)
+
+    monkeypatch.setattr("service.request_models._relevant", noted)
+    document = json.dumps({"inputs": inputs, "parameters": parameters}, separators=(",", ":"))
+    answer = problem(send(served, document, f"/{path}"), 422)
+    assert re.search(r"\[0\]|\.0", answer["errors"][0]["field"]) and len(found) < 100
+
+
 def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.inference.MAX_ANSWERED", 2000)
     answer = problem(served.post("/fill-mask", ["a b c d e f [MASK]"] * 8, top_k=100), 422)
@@ -331,6 +358,7 @@ def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Calla
         (gzip.compress(b'{"inputs": "a"}')[:-4], "gzip", 400, "ends before its compressed data does"),
         (gzip.compress(b'{"inputs": "a"}') + b"x", "gzip", 400, "goes on behind its compressed data"),
         (gzip.compress(b'{"inputs": "' + b" " * 5_000_000), "gzip", 413, "inflated form exceeds the limit of 100000"),
+        (gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 30_000, "gzip", 413, "exceeds the limit of 100000"),
         (gzip.compress(b'{"inputs": 1}'), "", 400, "not UTF-8"),
         (b" " * 100_001, "br", 415, "encoded as br"),
     ],
@@ -339,7 +367,8 @@ def test_a_wrongly_compressed_body_is_refused(
     served: Served, body: bytes, encoding: str, status: int, says: str
 ) -> None:
     headers = {"Content-Encoding": encoding} if encoding else {}
-    assert says in problem(served.client.post("/classify", content=body, headers=headers), status)["detail"]
+    for content in (body, iter([body])):  # with its length, and in chunks
+        assert says in problem(served.client.post("/classify", content=content, headers=headers), status)["detail"]
 
 
 def test_a_million_characters_are_refused(served: Served) -> None:

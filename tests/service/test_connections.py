@@ -185,17 +185,20 @@ def test_above_the_limit_only_health_is_answered(
         until(lambda: not served.service.obstacles())
         kept = [stack.enter_context(connected(served)) for _ in range(3)]
         assert [ask(each, LIVE + b"\r\n").status_code for each in kept] == [200] * 3
-        for path in (b"live", b"ready"):
+        for path in (b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready"):
             with connected(served) as connection:
-                answer = ask(connection, b"GET /health/%b?a=b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+                answer = ask(connection, b"GET %b?a=b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
                 assert answer.status_code == 200 and answer.headers["Connection"] == "close"
         for _ in range(2):
             with connected(served) as connection:
                 answer = ask(connection, HEAD + LENGTH + BODY)
                 check_problem(answer, 503, "all 3 connections are in use")
                 assert answer.headers["Retry-After"] == "1"
-        assert served.sample("refused_connections_total", reason="limit") == 2
-        assert served.sample("requests_total", route="other", head="", status="503") == 2
+        with connected(served) as connection:
+            answer = ask(connection, b"GET /v2/models/a HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.headers["Content-Type"] == "application/json" and answer.json()["error"].startswith("all 3")
+        assert served.sample("refused_connections_total", reason="limit") == 3
+        assert served.sample("requests_total", route="other", head="", status="503") == 3
         assert [record.getMessage() for record in caplog.records].count("refused connections") == 1
         time.sleep(0.1)  # until those above have closed
         above = [stack.enter_context(connected(served)) for _ in range(3)]

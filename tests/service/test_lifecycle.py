@@ -21,7 +21,10 @@ import pytest
 from models.errors import BundleError
 from models.session import Session
 from service.heads import load_heads
+from service.lifecycle import Service
 from service.metric_files import PREFIX
+from service.metrics import Metrics
+from service.queue import Deadline
 from service.server import create_server
 from service.settings import Settings
 from tests.service.serving import Served, serving, until
@@ -104,6 +107,38 @@ def test_a_server_that_cannot_load_ends(bundle: Path, monkeypatch: pytest.Monkey
         until(lambda: served.service.failure)
         until(lambda: not answers(served.url))
     assert str(error) in str(served.service.failure)
+
+
+def test_memory_goes_back_after_long_texts_once_nothing_is_under_way(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("service.lifecycle.TRIM_AFTER", 0.01)
+    monkeypatch.setattr("service.lifecycle.trim", trimmed.set)
+    with serving(bundle, lanes=1) as served:
+        served.answer("/classify", "a short text")
+        time.sleep(0.1)
+        assert not trimmed.is_set()
+        served.service.bodies.size += 1  # another request
+        served.answer("/classify", ["a long text " * 500] * 4)
+        time.sleep(0.1)
+        assert not trimmed.is_set()
+        served.service.bodies.size -= 1
+        assert trimmed.wait(20)
+
+
+def test_a_request_that_is_cut_off_while_it_is_held_makes_room(bundle: Path) -> None:
+    async def cut_off() -> int:
+        service = Service(Settings(bundles=(bundle,)), Metrics())
+        service._loading = asyncio.create_task(asyncio.sleep(60))
+        held = asyncio.create_task(service.loaded(Deadline(time.monotonic() + 60, 60.0)))
+        await asyncio.sleep(0)
+        held.cancel()
+        await asyncio.wait([held])
+        service._loading.cancel()
+        return service._held
+
+    assert asyncio.run(cut_off()) == 0
 
 
 def answers(url: str) -> bool:

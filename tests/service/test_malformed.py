@@ -1,5 +1,6 @@
 """If this breaks, what is not HTTP gets no answer, one that is none, or the answer of another request."""
 
+import json
 from pathlib import Path
 
 import httpx
@@ -53,6 +54,15 @@ def test_a_body_that_is_malformed_is_400_once(served: Served, coding: bytes) -> 
     check_problem(httpx.Response(code, headers=headers, content=body), 400, "not valid HTTP")
     assert served.sample("malformed_requests_total", reason="not-http") == before + 1
     until(lambda: served.sample("requests_in_flight") == 0)
+
+
+@pytest.mark.parametrize("headers", [b"X: " + b"a" * 70_000, b"Content-Length: -1"])
+def test_clients_of_the_inference_protocol_can_read_what_is_malformed(served: Served, headers: bytes) -> None:
+    with connected(served) as connection:
+        connection.sendall(b"POST /v2/models/sentiment/infer HTTP/1.1\r\n" + headers + b"\r\n\r\n")
+        ((_, found, body),) = answers(connection)
+    problem = json.loads(body)
+    assert found["content-type"] == "application/json" and problem["error"] == problem["detail"]
 
 
 def test_what_is_malformed_behind_a_request_does_not_take_its_answer(served: Served) -> None:

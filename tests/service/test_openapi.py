@@ -88,6 +88,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert names and names <= document["components"]["schemas"].keys()
 
 
+def test_every_parameter_is_described_and_every_refusal_has_an_example(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert all(parameter["description"] for parameter in operation.get("parameters", [])), path
+            refused = {status: each for status, each in operation["responses"].items() if status != "200"}
+            assert refused or path == "/metrics", path
+            for status, response in refused.items():
+                assert all(each["example"] for each in response["content"].values()), (path, status)
+
+
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
     tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot"] for head in ("", "/{head}")]
     heads = ["/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"]

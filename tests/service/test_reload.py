@@ -1,10 +1,12 @@
 """If this breaks, a swap loses or mixes answers, a bad bundle replaces a good one, or memory grows with each swap."""
 
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import weakref
 from collections import Counter
@@ -17,13 +19,14 @@ from typing import Any
 import httpx
 import pytest
 
-from models.bundle import read_bundle
+from models.bundle import Bundle, read_bundle
 from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.errors import SettingsError
 from service.heads import load_heads
 from service.reload import Watch
+from service.roll import Roll
 from service.settings import Settings
 from tests.service.bundles import write_bundle
 from tests.service.serving import Served, serving, until
@@ -352,6 +355,21 @@ def test_a_shadow_is_compared_and_never_noticed(root: Path) -> None:
         assert served.post("/classify", inputs).status_code == 200
 
 
+def test_a_shadow_compares_what_was_asked_for(root: Path) -> None:
+    scores = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}]}
+    scores["outputs"] = [{"name": "scores"}]
+    with controlled(root, root / "tiny" / "1.0.0", shadow=root / "tiny" / "1.0.0") as served:
+        served.answer("/tag", TEXT, redact=True)
+        until(lambda: served.sample("shadow_score_difference_count", head="ner") == 1)
+        assert served.client.post("/v2/models/sentiment/infer", json=scores).status_code == 200
+        until(lambda: served.sample("shadow_score_difference_count", head="sentiment") == 1)
+        assert served.sample("shadow_disagreements_total", head="ner") == 0
+        assert served.sample("shadow_disagreements_total", head="sentiment") == 0
+    with controlled(root, root / "tiny" / "1.0.0", shadow=root / "tiny" / "2.0.0") as served:
+        served.answer("/tag", [TEXT] * 4, redact=True)
+        until(lambda: served.sample("shadow_score_difference_count", head="ner") == 4)
+
+
 # ---- other triggers ------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +384,44 @@ def test_a_change_on_disk_is_seen_once_it_stands_still(root: Path, tmp_path: Pat
     assert [look.changed([current]) for _ in range(3)] == [[], [current], []]
     shutil.copytree(root / "tiny" / "1.0.0", tmp_path / "copy")
     assert look.changed([current]) == []
+
+
+def test_a_bundle_whose_files_come_after_its_manifest_is_loaded_once_they_are_there(root: Path, tmp_path: Path) -> None:
+    current, new = tmp_path / "current", root / "tiny" / "2.0.0"
+    shutil.copytree(root / "tiny" / "1.0.0", current)
+    with serving(current, lanes=1, watch=0.1) as served:
+        shutil.copy(new / "bundle.json", current)
+        until(lambda: served.sample("reloads_total", bundle="tiny", result="refused") == 1)
+        shutil.copytree(new, current, dirs_exist_ok=True)
+        until(lambda: served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/2.0.0")
+
+
+def test_a_signal_during_a_load_is_not_lost(
+    root: Path, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "service.reload")
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Bundle:
+        under_way.set()
+        go_on.wait(60)
+        return read_bundle(path)
+
+    monkeypatch.setattr("service.reload.read_bundle", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(load, served.client, "tiny", "1.1.0")
+        assert under_way.wait(60)
+        served.service.engine._loop.call_soon_threadsafe(served.service.reload.start_all)
+        go_on.set()
+        assert first.result().status_code == 200
+    until(lambda: caplog.text.count("tiny/1.1.0 is served in place of") == 2)
+
+
+def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    roll = Roll(Settings(workers=2), lambda: False)  # no worker runs
+    roll.wanted = True
+    roll.serve()
+    assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
 
 
 def test_a_bundle_that_is_replaced_on_disk_is_loaded(root: Path, tmp_path: Path) -> None:

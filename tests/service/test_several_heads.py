@@ -1,10 +1,12 @@
 """If this breaks, several heads of a request answer otherwise than each alone, or the encoder runs for each of them."""
 
+import logging
 from typing import Any
 
 import pytest
 
 from models.session import Session
+from service.logs import FIELDS
 from tests.service.serving import Served
 from tests.service.test_bad_input import problem
 from tests.service.test_routes import PAIR, QUESTION, TEXT, same
@@ -32,6 +34,13 @@ def test_heads_of_pairs_and_questions_take_theirs(served: Served, inputs: Any, h
     tasks = {"nli": "pair", "nsp": "pair", "qa": "qa"}
     answer = ask(served, inputs, heads).json()
     assert all(same(answer[head], served.answer(f"/{tasks[head]}/{head}", inputs)) for head in heads)
+
+
+def test_the_access_log_names_the_heads(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "service.access")
+    assert ask(served, TEXT, ["ner", "sentiment"]).status_code == 200
+    (record,) = [record for record in caplog.records if record.name == "service.access"]
+    assert getattr(record, FIELDS)["head"] == "ner,sentiment"
 
 
 def test_the_encoder_reads_an_input_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
