@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, TypeVar, Union, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
@@ -45,7 +45,8 @@ def request_model(route: RouteName, max_items: int, max_characters: int) -> type
     bound: Any = Field(min_length=1, max_length=max_items)
     if get_args(one):
         # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
-        one = Union[str, Annotated[list[str], Field(fail_fast=True)]]  # noqa: UP007
+        words: Any = Annotated[list[str], Field(fail_fast=True)]
+        one = str | words
         bound = Field(min_length=1, fail_fast=True)  # errors of each of 30,000 items would take a second
     several: Any = Annotated[list.__class_getitem__(one), bound]
     needed = any(field.is_required() for field in task.parameters.model_fields.values())
