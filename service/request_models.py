@@ -35,19 +35,18 @@ class TaskRequest(Strict):
     """Options of the Hugging Face Inference API (wait_for_model …): accepted, without effect"""
 
 
+FAIL_FAST = Field(fail_fast=True)
+"""Of a list without a maximum: an error for each of 30,000 items would take a second."""
+
+
 @cache
 def request_model(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
     """Return the model of a request body of a route."""
     task, bounds = ROUTES[route], {"str_max_length": max_characters}
-    one: Any = task.inputs
-    if hasattr(one, "model_fields"):
-        one = create_model(one.__name__, __base__=one, __doc__=one.__doc__, __cls_kwargs__=bounds)
-    bound: Any = Field(min_length=1, max_length=max_items)
-    if get_args(one):
-        # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
-        words: Any = Annotated[list[str], Field(fail_fast=True)]
-        one = str | words
-        bound = Field(min_length=1, fail_fast=True)  # errors of each of 30,000 items would take a second
+    # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
+    has_words = bool(get_args(task.inputs))
+    one = _one_input(task.inputs, bounds)
+    bound = FAIL_FAST if has_words else Field(min_length=1, max_length=max_items)
     several: Any = Annotated[list.__class_getitem__(one), bound]
     needed = any(field.is_required() for field in task.parameters.model_fields.values())
     parameters = task.parameters if needed else task.parameters | None
@@ -57,6 +56,13 @@ def request_model(route: RouteName, max_items: int, max_characters: int) -> type
     }
     name = route.title().replace("-", "") + "Request"
     return create_model(name, __base__=TaskRequest, __cls_kwargs__=bounds, **fields)
+
+
+def _one_input(kind: Any, bounds: dict[str, Any]) -> Any:
+    if hasattr(kind, "model_fields"):
+        return create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, __cls_kwargs__=bounds)
+    words: Any = Annotated[list[str], FAIL_FAST]
+    return str | words if get_args(kind) else kind
 
 
 def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> TaskRequest:
