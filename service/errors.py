@@ -1,13 +1,13 @@
 """Errors of service/ by status, and how they are answered: problem details (RFC 9457)."""
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
@@ -182,7 +182,7 @@ def problem(error: ServiceError, request_id: str, path: str = "") -> bytes:
         "request_id": request_id,
         "errors": [{"field": e.field, "message": e.message} for e in error.errors] or [{"message": error.detail}],
     }
-    return json.dumps(_for_clients(error, path) | members).encode()
+    return to_json(_for_clients(error, path) | members)
 
 
 def _for_clients(error: ServiceError, path: str) -> dict[str, object]:

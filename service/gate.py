@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.tasks import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,
@@ -28,6 +29,7 @@ from service.keys import Guesses, Keys
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.origins import Origins, RawHeaders
+from service.queue import Deadline
 from service.settings import Settings
 
 logger = logging.getLogger("service.access")
@@ -36,6 +38,7 @@ TRACE = "bertheads.trace"
 """Where a request's scope keeps its Trace."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
+DEADLINE_HEADER = b"x-deadline-ms"
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -174,6 +177,7 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
         try:
             app = await self._admit(scope, headers)
+            self._check_room(scope, headers)
             await app(scope, receive, send)
         except asyncio.CancelledError:  # the time for draining is over
             if trace_of(scope).status:
@@ -190,7 +194,7 @@ class Gate:
         if trace.status:
             raise raised  # the answer has begun: all that is left is to break the connection off
         if error.status in REJECTIONS:
-            self.metrics.rejected.labels(error.code).inc()
+            self.metrics.series(self.metrics.rejected, error.code).inc()
         trace.log["error"] = error.code
         await send_problem(scope, send, error)
 
@@ -207,6 +211,16 @@ class Gate:
         elif not open_to_all and path not in self._open:
             await self._check_key(scope, headers.get(b"authorization", b""))
         return self.app
+
+    def _check_room(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """Raise QueueFull for a task under overload: the way to its route costs more than the refusal."""
+        task, _, head = scope["path"][1:].partition("/")
+        if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER in headers:
+            return
+        service, trace = self.whole.state.service, trace_of(scope)
+        trace.route = f"/{task}/{{head}}" if head else f"/{task}"
+        seconds = service.settings.deadline
+        service.engine.check_room(0, Deadline(trace.started + seconds, seconds))
 
     async def _check_key(self, scope: Scope, authorization: bytes) -> None:
         scheme, _, secret = authorization.partition(b" ")

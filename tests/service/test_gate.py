@@ -201,7 +201,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
     """Return the answer of an app behind the gate that always gives one status."""
-    whole: Any = SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(draining=draining)))
+    engine = SimpleNamespace(check_room=lambda tokens, deadline: None)
+    service = SimpleNamespace(draining=draining, engine=engine, settings=Settings())
+    whole: Any = SimpleNamespace(state=SimpleNamespace(service=service))
     gate = Gate(Response("", status), whole, Settings(), Metrics())
 
     async def ask() -> httpx.Response:
