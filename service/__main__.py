@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
 
 def _default(value: object) -> str:
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    return "" if shown is None else f"; default {shown}"
+    return "" if shown in (None, "") else f"; default {shown}"
 
 
 def settings(given: dict[str, object]) -> Settings:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_NAME = "default"
 """The name of the key that has none: of the setting api_key, or of a file that holds only a key."""
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100
+"""Of a key: one that is less would wait for ever."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 """What no header can carry."""
 MAX_FILE_BYTES = 1 << 20
@@ -170,8 +172,8 @@ def _parse(path: Path, number: int, line: str) -> tuple[str, Key]:
     if not NAME.fullmatch(words[0]):
         raise _wrong(path, number, "begins with a name that is not 1 to 64 of A-Z a-z 0-9 . _ @ -; choose another")
     weight = _number(words[2]) if len(words) == 3 else 1.0
-    if not (weight > 0 and math.isfinite(weight)):
-        raise _wrong(path, number, "has a weight that is not a number above 0; write one such as 2.5, or none")
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise _wrong(path, number, f"has a weight that is not from {MIN_WEIGHT} to {MAX_WEIGHT}; write 2.5, or none")
     return _checked(path, number, words[1]), Key(words[0], weight)
 
 
