@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     max_queued_tokens: int = Field(131_072, ge=512, description="maximum tokens that wait in a worker; more get 429")
     max_queue_seconds: float = Field(
-        1.0,
+        1.5,
         gt=0,
         le=3600,
         description="maximum seconds that a short request is expected to wait for others; more get 429",
