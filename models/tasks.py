@@ -9,7 +9,7 @@ from models.tagging import Tag
 from models.task import HeadSpec, Task, TaskName
 from models.zero_shot import ZeroShot, obstacle
 
-__all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "routes_of"]
+__all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "best_answer", "routes_of"]
 
 # Any: which input, parameters and answer belong together is known only inside a task.
 AnyTask = Task[Any, Any, Any, Any]
@@ -32,3 +32,11 @@ TASKS: dict[TaskName, type[AnyTask]] = {task: ROUTES[task] for task in get_args(
 def routes_of(head: HeadSpec) -> list[RouteName]:
     """Return the routes on which a head answers, that of its task first."""
     return [head.task] if obstacle(head) else [head.task, "zero-shot"]
+
+
+def best_answer(answer: Any) -> dict[str, Any] | None:
+    """Return the first label, token, span or text of the answer to one input; None where nothing was found."""
+    best = answer["spans"] if isinstance(answer, dict) and "spans" in answer else answer  # of a redacted text
+    while isinstance(best, list) and best:
+        best = best[0]
+    return best if isinstance(best, dict) else None

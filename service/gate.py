@@ -38,7 +38,7 @@ TRACE = "bertheads.trace"
 """Where a request's scope keeps its Trace."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
-DEADLINE_HEADER = b"x-deadline-ms"
+DEADLINE_HEADER = "x-deadline-ms"
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -47,7 +47,7 @@ TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
-"""Logged at debug level too: a line for each of thousands a second would take the time that others need."""
+"""Logged at debug level too: under overload, logging each 429 would starve other requests."""
 
 DEFAULT_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 """Headers of every answer that does not set its own."""
@@ -69,6 +69,8 @@ class Trace:
     """The template of its route; "other" for a path that has none."""
     head: str = ""
     status: int = 0
+    deadline: Deadline | None = None
+    """When it is given up, if there was room for it by then."""
     key: str = ""
     """The name of its key; empty where none was asked for."""
     weight: float = 1.0
@@ -152,8 +154,7 @@ class Gate:
             with self.metrics.in_flight.track_inprogress():
                 await self._answer(asked, receive, send_traced, headers)
         finally:
-            route = asked.get("route")  # FastAPI's; the task routes, which are not, name themselves
-            trace.route = getattr(route, "path", trace.route)
+            trace.route = getattr(asked.get("route"), "path", trace.route)
             self._record(scope, trace)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,7 +200,7 @@ class Gate:
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
-        """Return what answers a request; raise Forbidden or Unauthorized."""
+        """Return the app that answers this request; raise Forbidden or Unauthorized."""
         path, method = scope["path"], scope["method"]
         open_to_all = path.startswith(HEALTH)
         if not open_to_all:
@@ -215,12 +216,13 @@ class Gate:
     def _check_room(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Raise QueueFull for a task under overload: the way to its route costs more than the refusal."""
         task, _, head = scope["path"][1:].partition("/")
-        if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER in headers:
+        if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER.encode() in headers:
             return
         service, trace = self.whole.state.service, trace_of(scope)
         trace.route = f"/{task}/{{head}}" if head else f"/{task}"
         seconds = service.settings.deadline
-        service.engine.check_room(0, Deadline(trace.started + seconds, seconds))
+        trace.deadline = Deadline(trace.started + seconds, seconds)
+        service.engine.check_room(0, trace.deadline)
 
     async def _check_key(self, scope: Scope, authorization: bytes) -> None:
         scheme, _, secret = authorization.partition(b" ")

@@ -130,7 +130,7 @@ async def detect(request: Request) -> Response:
     inference = start(request)
     heads = await inference.heads()
     head = _guard(heads, request.headers.get("detector-id"))
-    inference.trace.head = inference.trace.log["head"] = head.name
+    inference.name(head)
     with renaming(lambda field: field.replace("inputs", "contents").replace("parameters", "detector_params")):
         return await inference.respond(lambda body: _plan_detector(head, body, inference.service.settings))
 

@@ -22,7 +22,7 @@ from models.errors import InputError
 from models.row import Encoded, Row
 from models.session import Session
 from models.task import Strict
-from models.tasks import AnyTask, RouteName
+from models.tasks import AnyTask, RouteName, best_answer
 from models.tokenizer import LONG
 from service.errors import (
     BadRequest,
@@ -32,7 +32,7 @@ from service.errors import (
     InferenceFailed,
     Unprocessable,
 )
-from service.gate import Trace, trace_of
+from service.gate import DEADLINE_HEADER, trace_of
 from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
@@ -50,7 +50,6 @@ MAX_ANSWERED = 4_000_000
 """Tokens of text that an answer may repeat: some 20 MB."""
 NESTED = ("classify", "pair")
 """Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
-DEADLINE_HEADER = "x-deadline-ms"
 SEVERAL = "several"
 """Label of the time of a request that several heads answer."""
 
@@ -67,12 +66,10 @@ class Call:
     parameters: Strict
     is_list: bool
     """Whether the client sent a list: errors then name the item."""
-    nested: bool = False
-    """Whether the answer to a single input is in a list too."""
 
     def shaped(self, answers: list[Any]) -> Any:
         """Return the answers, one per input, as clients read them."""
-        return answers if self.is_list or self.nested else answers[0]
+        return answers if self.is_list or self.route in NESTED else answers[0]
 
 
 def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, settings: Settings) -> Call:
@@ -87,7 +84,7 @@ def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, setti
         if isinstance(text, str) and (count := len(text)) > settings.max_characters:
             sentence = f"has {count} characters; at most {settings.max_characters} are allowed, so send it in parts"
             raise InputError(place("inputs", index) if is_list else "inputs", sentence)
-    return Call(head, route, task, items, parameters, is_list, route in NESTED)
+    return Call(head, route, task, items, parameters, is_list)
 
 
 class Plan(NamedTuple):
@@ -118,7 +115,7 @@ class Inference:
     def __init__(self, service: Service, request: Request, deadline: Deadline) -> None:
         self.service = service
         self.request = request
-        self.trace: Trace = trace_of(request.scope)
+        self.trace = trace_of(request.scope)
         self.deadline = deadline
         self.timing = Timing()
         self.small = True
@@ -128,6 +125,10 @@ class Inference:
         """Return the heads for this request, and wait for them while they load."""
         await self.service.loaded(self.deadline)
         return self.service.heads_for(self.request.headers, self.trace.request_id)
+
+    def name(self, head: Head) -> None:
+        """Let the log and the metrics of this request name the head that answers it."""
+        self.trace.head = self.trace.log["head"] = head.name
 
     async def respond(
         self,
@@ -216,7 +217,6 @@ class Inference:
         self.trace.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
-        assert rows, "a job without rows would never end"
         engine = self.service.engine
         job = engine.submit(session, rows, self.deadline, self.trace.weight)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
@@ -326,21 +326,18 @@ def top_scores(answers: list[Any]) -> list[float]:
     """Return the score of the first answer to each input that has one, without raw scores."""
     scores: list[float] = []
     for answer in answers:
-        best = answer
-        while isinstance(best, list) and best:
-            best = best[0]
-        if isinstance(best, dict) and "spans" in best:  # of a redacted text
-            best = next(iter(best["spans"]), None)
-        if isinstance(best, dict) and 0.0 <= best.get("score", -1.0) <= 1.0:
+        best = best_answer(answer)
+        if best and 0.0 <= best.get("score", -1.0) <= 1.0:
             scores.append(best["score"])
     return scores
 
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service = service_of(request)
-    deadline = deadline_of(request, service.settings)
-    service.engine.check_room(0, deadline)
+    service, deadline = service_of(request), trace_of(request.scope).deadline
+    if deadline is None:  # the gate has not looked whether there is room
+        deadline = deadline_of(request, service.settings)
+        service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)
 
 

@@ -74,8 +74,8 @@ class Service:
             raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
         return self.served
 
-    async def loaded(self, deadline: Deadline) -> Heads:
-        """Return what is served, and wait for it while it loads; raise Unavailable at the deadline, or if many wait."""
+    async def loaded(self, deadline: Deadline) -> None:
+        """Wait while bundles load, until the deadline; return at once if many wait already."""
         if self.served is None and self._held < MAX_HELD:
             self._held += 1
             try:
@@ -85,12 +85,11 @@ class Service:
                 pass
             finally:
                 self._held -= 1
-        return self.heads
 
     def heads_for(self, headers: Mapping[str, str], request_id: str) -> Heads:
         """Return the heads for a request: of the bundle that X-Bundle names, or the canary's for its part of requests.
 
-        Raises NotFound for a bundle that is not loaded.
+        Raises Unavailable while bundles load, and NotFound for a bundle that is not loaded.
         """
         pin = headers.get(PIN)
         if pin is not None:

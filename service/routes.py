@@ -53,7 +53,7 @@ def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
         inference = start(request)
         heads = await inference.heads()
         head = heads.find(route, request.path_params.get("head"))
-        inference.trace.head = inference.trace.log["head"] = head.name
+        inference.name(head)
 
         def plan(body: bytes) -> Plan:
             try:

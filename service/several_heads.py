@@ -71,7 +71,11 @@ def plan_several(body: bytes, heads: Heads, settings: Settings) -> Plan:
     if strangers := given.keys() - chosen.keys():
         names = ", ".join(chosen)
         raise InputError(f"parameters.{min(strangers)[:80]}", f"is none of the heads of this request, {names}")
-    calls = [_call(head, body, given.get(name, {}), settings) for name, head in chosen.items()]
+    inputs: dict[RouteName, Any] = {}
+    for head in chosen.values():
+        if head.spec.task not in inputs:
+            inputs[head.spec.task] = _inputs(head, body, settings)
+    calls = [_call(head, inputs[head.spec.task], given.get(name, {}), settings) for name, head in chosen.items()]
     return Plan(
         calls,
         lambda answers: json_response(
@@ -80,18 +84,21 @@ def plan_several(body: bytes, heads: Heads, settings: Settings) -> Plan:
     )
 
 
-def _call(head: Head, body: bytes, given: Mapping[str, Any], settings: Settings) -> Call:
-    route = head.spec.task
-    model = model_for(route, settings.max_items, settings.max_characters)
+def _inputs(head: Head, body: bytes, settings: Settings) -> Any:
+    """Return the inputs as all heads of the same task read them."""
+    model = model_for(head.spec.task, settings.max_items, settings.max_characters)
     try:
-        inputs = parse_request(body, route, model).inputs
+        return parse_request(body, head.spec.task, model).inputs
     except Unprocessable as error:
         raise Unprocessable([FieldError(e.field, f"{e.message} (head {head.name!r})") for e in error.errors]) from None
+
+
+def _call(head: Head, inputs: Any, given: Mapping[str, Any], settings: Settings) -> Call:
     try:
         parameters = head.task.parse_parameters(given)
     except InputError as error:
         raise InputError(error.field.replace("parameters", f"parameters.{head.name}", 1), error.message) from None
-    return call_of(head, route, inputs, parameters, settings)
+    return call_of(head, head.spec.task, inputs, parameters, settings)
 
 
 def several_route(settings: Settings) -> BareRoute:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.task import Strict
-from models.tasks import AnyTask
+from models.tasks import AnyTask, best_answer
 from service.heads import Head
 from service.queue import Deadline
 
@@ -48,7 +48,7 @@ class Shadow:
         for ours, theirs in zip(answers, found, strict=True):
             metrics.shadow_inputs.labels(head.name).inc()
             metrics.shadow_disagreements.labels(head.name).inc(gist(ours) != gist(theirs))
-            metrics.shadow_difference.labels(head.name).observe(abs(best_score(ours) - best_score(theirs)))
+            metrics.shadow_difference.labels(head.name).observe(abs(_score(ours) - _score(theirs)))
 
     async def _answer(self, head: Head, task: AnyTask, inputs: Sequence[Any], parameters: Strict) -> list[Any]:
         loop, service = asyncio.get_running_loop(), self._service
@@ -74,10 +74,7 @@ def gist(answer: Any) -> Any:
     return [gist(part) for part in answer] if isinstance(answer, list) else answer
 
 
-def best_score(answer: Any) -> float:
-    """Return the score of the first answer; 0 where there is none."""
-    if isinstance(answer, dict) and "spans" in answer:  # a redacted text
-        answer = answer["spans"]
-    while isinstance(answer, list) and answer:
-        answer = answer[0]
-    return float(answer["score"]) if isinstance(answer, dict) else 0.0
+def _score(answer: Any) -> float:
+    """Return the score of the best answer; 0 where there is none."""
+    best = best_answer(answer)
+    return float(best["score"]) if best else 0.0

@@ -114,7 +114,7 @@ async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
     heads = await inference.heads()
     name, version = request.path_params["model"], request.path_params.get("version")
     head = find_model(heads, inference.service.settings.model_name, name, version)
-    inference.trace.head = inference.trace.log["head"] = head.name
+    inference.name(head)
     return name, head
 
 

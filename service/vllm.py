@@ -79,7 +79,7 @@ def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
     settings, trace = inference.service.settings, inference.trace
     asked = parse_json(body, ClassificationRequest)
     head = heads.find("classify", asked.model)
-    trace.head = trace.log["head"] = head.name
+    inference.name(head)
     cut: dict[str, Any] = {} if asked.truncate_prompt_tokens is None else {"truncation": "right"}
     if (asked.truncate_prompt_tokens or -1) > 0:
         cut["max_length"] = asked.truncate_prompt_tokens
