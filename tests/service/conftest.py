@@ -9,6 +9,7 @@ import pytest
 
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
+from tests.service.reloading import write_versions
 from tests.service.serving import Served, serving
 
 SWITCHES = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
@@ -43,3 +44,8 @@ def served(bundle: Path) -> Iterator[Served]:
         bundle, lanes=2, max_items=8, max_characters=5000, max_body_bytes=100_000, max_queued_tokens=20_000
     ) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def root(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_versions(tmp_path_factory.mktemp("root"), tokenizer)

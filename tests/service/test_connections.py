@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from service.connections import MIN_CONNECTIONS, connection_limit
+from tests.service.processes import process, ready
 from tests.service.serving import Served, serving, until
 from tests.service.sockets import BODY, HEAD, LENGTH, LIVE, answers, ask, check_problem, chunked, connected, rest
-from tests.service.test_lifecycle import process, ready
 
 MAX_GROWTH = 32 << 20
 

@@ -18,8 +18,8 @@ from service.errors import NotFound, SettingsError
 from service.heads import load_heads
 from service.settings import STARTER, Settings
 from tests.service.bundles import write_bundle
+from tests.service.processes import process
 from tests.service.serving import serving, until
-from tests.service.test_lifecycle import process
 
 
 @pytest.fixture(scope="module")

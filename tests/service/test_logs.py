@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from service import logs
+from tests.service.processes import process, ready, total
 from tests.service.serving import until
-from tests.service.test_lifecycle import process, ready, total
 
 
 def exc_info() -> tuple[type[BaseException], BaseException, TracebackType | None]:

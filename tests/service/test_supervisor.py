@@ -1,13 +1,22 @@
 """If this breaks, workers that keep ending keep a core busy, or nobody learns why they end."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import httpx
 import pytest
 
 from service import server
+from service.metric_files import PREFIX
 from service.settings import Settings
 from service.supervisor import END_SECONDS, HEALTHY_SECONDS, MAX_PAUSE, MIN_PAUSE, Supervisor, Worker, reason
+from tests.service.processes import children, half_sent, process, ready, total
+from tests.service.serving import until
 
 
 def test_a_worker_that_keeps_ending_waits_longer_until_it_was_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +75,103 @@ def test_a_worker_that_does_not_end_is_killed_after_its_time(monkeypatch: pytest
 )
 def test_the_log_says_why_a_worker_ended(status: int, says: str) -> None:
     assert reason(status) == says
+
+
+# ---- real workers ----
+
+
+def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path) -> None:
+    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
+        until(lambda: ready(url))
+        first = children(running.pid)
+        until(lambda: total(url, "ready") == total(url, "lanes_alive") == 2)
+        assert len(first) == 2
+        for _ in range(30):
+            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
+        until(lambda: total(url, 'requests_total{head="sentiment"') == 30)
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: first[0] not in children(running.pid))
+        asked = 30
+        while total(url, "worker_restarts") == 0 or total(url, "ready") == 1:  # nobody meets one that cannot answer yet
+            assert httpx.get(f"{url}/health/ready").status_code == 200
+            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
+            asked += 1
+        assert set(children(running.pid)) != set(first)
+        until(lambda: total(url, 'requests_total{head="sentiment"') == asked)
+
+        # While the bundle is replaced, one more dies: the other goes on, and the dead one comes back with the bundle.
+        away = bundle.rename(bundle.with_name("away"))
+        os.kill(children(running.pid)[0], signal.SIGKILL)
+        until(lambda: total(url, "ready") == 1)
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
+        assert running.poll() is None
+        away.rename(bundle)
+        until(lambda: total(url, "ready") == 2 and total(url, "worker_restarts") >= 2)
+        assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "workers": {"ready": 2, "of": 2}}
+        (directory,) = metric_directories(running.pid)
+        assert len(list(directory.iterdir())) == 2 * 4 + 3  # of two workers, of all dead ones, and the lock
+        running.terminate()
+        assert running.wait(30) == 0
+        assert not directory.exists()
+
+
+def metric_directories(pid: int) -> set[Path]:
+    """Return what a supervisor holds."""
+    held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    return {Path(path) for path in held if PREFIX in path}
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_the_next(bundle: Path) -> None:
+    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2")
+    with process(*flags) as (killed, url):
+        until(lambda: ready(url))
+        (left,) = metric_directories(killed.pid)
+        workers = children(killed.pid)
+        killed.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert left.exists()
+    with process(*flags) as (running, url):
+        until(lambda: ready(url))
+        assert not left.exists()
+
+
+def test_a_signal_while_a_worker_is_replaced_ends_that_too(bundle: Path) -> None:
+    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
+        until(lambda: ready(url))
+        first = children(running.pid)
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: first[0] not in children(running.pid))
+        running.terminate()  # in the pause before another is started
+        assert running.wait(30) == 0
+
+
+def test_while_workers_drain_the_port_refuses(bundle: Path) -> None:
+    """Else the kernel goes on to take connections, which nobody will answer."""
+    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2", "--drain-timeout", "20")
+    with process(*flags) as (running, url):
+        until(lambda: ready(url))
+        address = httpx.URL(url)
+        with half_sent(url) as slow:
+            until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
+            running.terminate()
+            until(lambda: refused(address.host, address.port or 0))
+            assert running.poll() is None
+            slow.sendall(b' "the cat"}')
+            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert running.wait(30) == 0
+
+
+def refused(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_workers_that_cannot_load_end_the_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service", "--port", "0", "--workers", "2", "--bundle", str(tmp_path / "nowhere")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 1 and "nowhere is not a directory" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,66 @@
+"""The service in a process of its own, as a user runs it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.service.serving import until
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/live", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def process(*flags: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run the service as a user does; yield it with its address."""
+    command = [sys.executable, *program, "--port", "0", *flags]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert running.stderr
+    try:
+        first = running.stderr.readline()
+        assert "listening on " in first, first + running.stderr.read()
+        yield running, first.split("listening on ")[1].strip()
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@contextmanager
+def half_sent(url: str) -> Iterator[socket.socket]:
+    """A request that is in flight until the rest of its body is sent: ' "the cat"}'."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
+        until(lambda: ready(url))
+        slow.sendall(b'POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n{"inputs":')
+        yield slow
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=10).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """Workers of a supervisor; multiprocessing's resource tracker is a child too, but takes no signal of ours."""
+    found = []
+    for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
+            found.append(int(number))
+    return found
+
+
+def total(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics", timeout=20).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"bertheads_{name}"))

@@ -1,0 +1,157 @@
+"""If this breaks, a change on disk or a signal loads nothing, or workers serve different versions."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.bundle import Bundle, read_bundle
+from service.reload import Watch
+from service.roll import Roll
+from service.settings import Settings
+from tests.service.processes import children, process
+from tests.service.reloading import KEY, TEXT, controlled, load, refused
+from tests.service.serving import Served, serving, until
+
+
+@pytest.fixture
+def served(root: Path) -> Iterator[Served]:
+    with controlled(root, root / "tiny" / "1.0.0") as served:
+        yield served
+
+
+def test_a_change_on_disk_is_seen_once_it_stands_still(root: Path, tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    current.symlink_to(root / "tiny" / "1.0.0")
+    look = Watch([current])
+    assert look.changed([current]) == []
+    current.unlink()
+    assert look.changed([current]) == [], "nothing is there"
+    current.symlink_to(root / "tiny" / "2.0.0")
+    assert [look.changed([current]) for _ in range(3)] == [[], [current], []]
+    shutil.copytree(root / "tiny" / "1.0.0", tmp_path / "copy")
+    assert look.changed([current]) == []
+
+
+def test_a_bundle_whose_files_come_after_its_manifest_is_loaded_once_they_are_there(root: Path, tmp_path: Path) -> None:
+    current, new = tmp_path / "current", root / "tiny" / "2.0.0"
+    shutil.copytree(root / "tiny" / "1.0.0", current)
+    with serving(current, lanes=1, watch=0.1) as served:
+        shutil.copy(new / "bundle.json", current)
+        until(lambda: served.sample("reloads_total", bundle="tiny", result="refused") == 1)
+        shutil.copytree(new, current, dirs_exist_ok=True)
+        until(lambda: served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/2.0.0")
+
+
+def test_a_signal_during_a_load_is_not_lost(
+    root: Path, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "service.reload")
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Bundle:
+        under_way.set()
+        go_on.wait(60)
+        return read_bundle(path)
+
+    monkeypatch.setattr("service.reload.read_bundle", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(load, served.client, "tiny", "1.1.0")
+        assert under_way.wait(60)
+        served.service.engine._loop.call_soon_threadsafe(served.service.reload.start_all)
+        go_on.set()
+        assert first.result().status_code == 200
+    until(lambda: caplog.text.count("tiny/1.1.0 is served in place of") == 2)
+
+
+def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    roll = Roll(Settings(workers=2), lambda: False)  # no worker runs
+    roll.wanted = True
+    roll.serve()
+    assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
+
+
+def test_a_bundle_that_is_replaced_on_disk_is_loaded(root: Path, tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    current.symlink_to(root / "tiny" / "1.0.0")
+    with serving(current, lanes=1, watch=0.1) as served:
+        assert served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/1.0.0"
+        (tmp_path / "next").symlink_to(root / "tiny" / "2.0.0")
+        (tmp_path / "next").rename(current)
+        until(lambda: served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/2.0.0")
+        (tmp_path / "next").symlink_to(root / "tiny" / "flipped")
+        (tmp_path / "next").rename(current)
+        until(lambda: served.sample("reloads_total", bundle="tiny", result="refused") == 1)
+        assert served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/2.0.0"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_loads_all_again(root: Path, tmp_path: Path, workers: int) -> None:
+    current = tmp_path / "current"
+    current.symlink_to(root / "tiny" / "1.0.0")
+    with running("--bundle", str(current), "--workers", str(workers)) as (server, client):
+        (tmp_path / "next").symlink_to(root / "tiny" / "2.0.0")
+        (tmp_path / "next").rename(current)
+        server.send_signal(signal.SIGUSR1)
+        until(lambda: all(name == "tiny/2.0.0" for name in bundles(client)))
+        assert server.poll() is None
+
+
+# ---- several workers -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client]]:
+    """A server of its own, which is ready; each request makes a connection, so that any worker may get it."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with (
+        process("--lanes", "1", *flags) as (server, url),
+        httpx.Client(base_url=url, headers=headers, limits=limits, timeout=60) as client,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        assert server.stderr
+        reader.submit(server.stderr.read)
+        until(lambda: client.get("/health/ready").status_code == 200)
+        yield server, client
+        server.terminate()
+        server.wait(60)
+
+
+def bundles(client: httpx.Client) -> list[str]:
+    return [client.post("/classify", json={"inputs": TEXT}).headers["X-Bundle"] for _ in range(12)]
+
+
+def test_all_workers_swap_or_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTHEADS_API_KEY", KEY)
+    flags = ["--bundle", str(root / "tiny" / "1.0.0"), "--bundle-root", str(root), "--model-control", "explicit"]
+    with running(*flags, "--workers", "2") as (server, client):
+        for version in ("1.1.0", "2.0.0", "1.0.0", "2.0.0"):
+            assert load(client, "tiny", version).json()["version"] == version
+            assert set(bundles(client)) == {f"tiny/{version}"}, "a worker still serves the old one"
+            assert client.get("/health/ready").status_code == 200
+        refused(load(client, "tiny", "flipped"), 400, "has SHA-256")
+        refused(load(client, "tiny", "poorer"), 400, "'ner' is missing")
+        assert set(bundles(client)) == {"tiny/2.0.0"}
+        shown = client.get("/metrics").text
+        assert 'bertheads_reloads_total{bundle="tiny",result="ok"} 4.0' in shown, "a change counts once"
+        assert 'bertheads_reloads_total{bundle="tiny",result="refused"} 2.0' in shown
+        info = [line for line in shown.splitlines() if line.startswith("bertheads_bundle_info")]
+        (one,) = [line for line in info if line.endswith(" 1.0")]
+        assert "2.0.0" in one
+        victims = children(server.pid)
+        os.kill(victims[0], signal.SIGKILL)
+        until(lambda: len(alive := children(server.pid)) == 2 and victims[0] not in alive)
+        until(lambda: client.get("/health/ready").status_code == 200)
+        assert set(bundles(client)) == {"tiny/2.0.0"}, "a worker that replaces another serves what is served now"
+        assert load(client, "tiny", "1.1.0").status_code == 200
+        assert set(bundles(client)) == {"tiny/1.1.0"}
