@@ -111,7 +111,7 @@ class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
         return [self.tokenizer.pair_row(first, second, [0])], total - len(first) - len(second)
 
     def room(self, parameters: ClassificationParameters) -> int:
-        """Return how many tokens of the two texts a row holds."""
+        """Return the maximum number of tokens of both texts in one row."""
         return _fit(self, parameters).length - 3
 
     def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:

@@ -153,7 +153,11 @@ def stream(
 
 
 def first_epoch(recipe: PretrainRecipe, number: int) -> int:
-    """0, but for a phase of the length of an earlier one, whose rows would come again: an epoch that none reaches."""
+    """Return the epoch with which a phase begins.
+
+    It is 0, unless an earlier phase had rows of the same length. Then it is one that the earlier phase cannot reach, so
+    that its rows do not come again.
+    """
     lengths = [phase.max_length for phase in recipe.parts[: number + 1]]
     return PHASE_EPOCHS * (lengths.count(lengths[-1]) - 1)
 
