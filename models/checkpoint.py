@@ -21,7 +21,7 @@ from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
 from models.errors import CheckpointError
 from models.heads import build_head
-from models.task import HeadSpec, TaskName, Trained
+from models.task import HeadSpec, ProblemType, TaskName, Trained
 from models.tokenizer import Tokenizer
 from models.weights import Weights, read_weights, tied
 
@@ -127,6 +127,8 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     write_weights({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     labels = next((head.spec.labels for head in checkpoint.heads.values() if head.spec.labels), []) if layouts else []
     config = {"architectures": [architecture]} | checkpoint.config.to_dict() | label_entries(labels)
+    if layouts and len(checkpoint.heads) == 1:
+        config |= problem_entry(*checkpoint.heads.values())
     write_json(directory / "config.json", config)
     shutil.copymode(directory / "config.json", path)  # the library's 0600 would keep others out
     write_json(directory / "heads.json", {name: head_entry(head) for name, head in checkpoint.heads.items()})
@@ -279,7 +281,19 @@ def spec_of(entry: Any, directory: Path) -> HeadSpec:
     if not isinstance(temperature, float | int) or not 1e-6 < temperature < 1e6:
         raise CheckpointError(f"{directory}/heads.json has temperature {temperature!r}, expected one about 1; mend it")
     trained = trained_of(entry.get("trained", {}), directory)
-    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature, trained)
+    problem = problem_of(entry, directory)
+    return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature, trained, problem)
+
+
+def problem_of(entry: dict[str, Any], directory: Path) -> ProblemType:
+    """What an entry of heads.json says that the logits mean."""
+    found = entry.get("problem_type", "single_label_classification")
+    known: tuple[ProblemType, ...] = get_args(ProblemType)
+    if found not in known:
+        raise CheckpointError(
+            f"{directory}/heads.json has problem_type {found!r}, expected one of {', '.join(known)}; correct it"
+        )
+    return known[known.index(found)]
 
 
 def trained_of(entry: Any, directory: Path) -> Trained:
@@ -328,8 +342,14 @@ def head_entry(head: Head) -> dict[str, Any]:
         "defaults": spec.defaults,
         "temperature": spec.temperature,
         "trained": spec.trained.model_dump(),
+        "problem_type": spec.problem_type,
         "metrics": head.metrics,
     }
+
+
+def problem_entry(head: Head) -> dict[str, Any]:
+    """What transformers reads in config.json of a classifier, from which its pipeline chooses the function."""
+    return {"problem_type": head.spec.problem_type} if head.spec.task in ("classify", "pair") else {}
 
 
 def label_entries(labels: list[str]) -> dict[str, Any]:

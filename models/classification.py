@@ -5,22 +5,27 @@ long is cut, refused, or read in overlapping windows as long as the rows that th
 put together label by label; of a pair, both texts slide, so that every part of one meets every part of the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import Field, with_config
+from pydantic import Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
-from models.errors import InputError
+from models.errors import BundleError, InputError
 from models.row import Encoded, Row
-from models.task import ANSWER, HeadSpec, Logits, Scores, Strict, Task, softmax
+from models.task import ANSWER, Function, HeadSpec, Logits, Scores, Strict, Task, sigmoid, softmax
 from models.windows import MOST_WINDOWS, slide, usual_overlap
 
 Truncation = Literal["right", "left", "windows", "error"]
 LEAST_ROW = 8
 """Tokens of a row that a client may ask for, special ones included."""
+Threshold = Annotated[
+    Annotated[float, Tag("number")] | Annotated[dict[str, float], Tag("labels")],
+    Discriminator(lambda value: "labels" if isinstance(value, Mapping) else "number"),
+]
+"""A number for all labels, or an object of a number for each label; so errors name one of the two only."""
 
 
 class ClassificationParameters(Strict):
@@ -28,8 +33,10 @@ class ClassificationParameters(Strict):
 
     top_k: int | None = Field(default=None, ge=1)
     """Number of labels to return, best first; all by default."""
-    function_to_apply: Literal["softmax", "sigmoid", "none"] = "softmax"
-    """How logits become scores: "softmax" over all labels, "sigmoid" for each label, or "none" for raw logits."""
+    function_to_apply: Function | None = None
+    """How logits become scores: "softmax" over all labels, "sigmoid" for each label, or "none" for raw logits. By
+    default "softmax" where labels compete, "sigmoid" for a single label or where several may be true, and "none" for a
+    regression."""
     truncation: Truncation | bool = "right"
     """What to do with an input that is too long: cut it on the "right" or "left", read it in overlapping "windows", or
     answer 422 ("error"). As in transformers, true means the head's default, and false means "error"."""
@@ -39,8 +46,9 @@ class ClassificationParameters(Strict):
     window_scores: Literal["maximum", "mean"] = "maximum"
     """How the scores of windows are combined for each label: "maximum" finds what a single part says, "mean" rates the
     whole text."""
-    threshold: float | None = None
-    """Labels with a lower score are left out; by default all are kept."""
+    threshold: Threshold | None = None
+    """Labels with a lower score are left out; by default all are kept. A number holds for all labels. An object, such
+    as {"sport": 0.3}, holds for the labels that it names, and the others are kept."""
 
 
 class PairInput(Strict):
@@ -59,17 +67,39 @@ class ScoredLabel(TypedDict):
     label: str
     """The name of the label."""
     score: float
-    """The score of the label: a probability, or the raw logit if `function_to_apply` is "none"."""
+    """The score of the label: a probability, or the raw logit if `function_to_apply` is "none"; of a regression, the
+    number itself."""
 
 
-class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
+Labelled = TypeVar("Labelled")
+
+
+class Labels(Task[Labelled, ClassificationParameters, None, list[ScoredLabel]]):
+    """What classify and pair share: their parameters, and how logits become labels."""
+
+    parameters = ClassificationParameters
+
+    def parse_parameters(self, given: Mapping[str, Any]) -> ClassificationParameters:
+        return super().parse_parameters({"function_to_apply": self.head.function, **given})
+
+    def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
+        return rank_labels(self.head, logits, parameters)
+
+    def _check_head(self) -> None:
+        super()._check_head()
+        try:
+            _check_labels(self.head, self.parse_parameters({}))
+        except InputError as error:
+            raise BundleError(f"the defaults of this {self.route} head are wrong: {error}") from None
+
+
+class Classify(Labels[str]):
     """Label a text."""
 
     inputs = str
-    parameters = ClassificationParameters
 
     def encode(self, inputs: str, parameters: ClassificationParameters) -> Encoded[None]:
-        _check_top_k(self.head, parameters)
+        _check_labels(self.head, parameters)
         ids = self.tokenizer.ids(inputs)
         truncation, length = _fit(self, parameters)
         room = length - 2
@@ -80,18 +110,14 @@ class Classify(Task[str, ClassificationParameters, None, list[ScoredLabel]]):
         kept = _cut(ids, room, truncation)
         return Encoded([self.tokenizer.single_row(kept, [0])], None, len(ids) - len(kept))
 
-    def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
-        return rank_labels(self.head, logits, parameters)
 
-
-class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
+class Pair(Labels[PairInput]):
     """Label how two texts relate."""
 
     inputs = PairInput
-    parameters = ClassificationParameters
 
     def encode(self, inputs: PairInput, parameters: ClassificationParameters) -> Encoded[None]:
-        _check_top_k(self.head, parameters)
+        _check_labels(self.head, parameters)
         first = self.tokenizer.ids(inputs.text, "inputs.text")
         second = self.tokenizer.ids(inputs.text_pair, "inputs.text_pair")
         rows, truncated = self.rows(first, second, parameters)
@@ -114,26 +140,31 @@ class Pair(Task[PairInput, ClassificationParameters, None, list[ScoredLabel]]):
         """Return the maximum number of tokens of both texts in one row."""
         return _fit(self, parameters).length - 3
 
-    def decode(self, encoded: Encoded[None], logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
-        return rank_labels(self.head, logits, parameters)
-
 
 def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
     """Score each label from its logits [windows, labels], and return the best `top_k`, best first."""
-    by_window = _scores(head, logits, parameters)
+    by_window = scores_of(head, logits, parameters.function_to_apply or head.function)
     scores = by_window.max(axis=0) if parameters.window_scores == "maximum" else by_window.mean(axis=0)
     best = np.argsort(-scores, kind="stable")[: parameters.top_k]
-    least = -np.inf if parameters.threshold is None else parameters.threshold
-    return [{"label": head.labels[i], "score": float(scores[i])} for i in best if scores[i] >= least]
+    least = thresholds(head.labels, parameters.threshold)
+    return [{"label": head.labels[i], "score": float(scores[i])} for i in best if scores[i] >= least[i]]
 
 
-def _scores(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> Scores:
-    if parameters.function_to_apply == "softmax":
+def scores_of(head: HeadSpec, logits: Logits, function: Function) -> Scores:
+    """Return the score of each logit [windows, labels], once they are divided by the head's temperature."""
+    if function == "softmax":
         return softmax(logits, head.temperature)
+    if function == "sigmoid":
+        return sigmoid(logits, head.temperature)
     scaled: Scores = logits.astype(np.float64) / head.temperature
-    if parameters.function_to_apply == "sigmoid":
-        scaled = 0.5 * (1 + np.tanh(0.5 * scaled))  # the logistic function, in the form that cannot overflow
     return scaled
+
+
+def thresholds(labels: Sequence[str], given: float | Mapping[str, float] | None) -> list[float]:
+    """Return the least score of each label: minus infinity where none is given."""
+    if isinstance(given, Mapping):
+        return [given.get(label, -np.inf) for label in labels]
+    return [-np.inf if given is None else given] * len(labels)
 
 
 class Fit(NamedTuple):
@@ -203,8 +234,13 @@ def _check_length(length: int, room: int, lowered: bool) -> None:
         )
 
 
-def _check_top_k(head: HeadSpec, parameters: ClassificationParameters) -> None:
+def _check_labels(head: HeadSpec, parameters: ClassificationParameters) -> None:
+    """Raise InputError for more labels than the head has, or for others."""
     count = len(head.labels)
+    if isinstance(parameters.threshold, Mapping):
+        for label in parameters.threshold.keys() - set(head.labels):
+            known = ", ".join(head.labels)[:500]
+            raise InputError("parameters.threshold", f"has {label[:80]!r}, but this head has the labels {known}")
     if parameters.top_k is not None and parameters.top_k > count:
         raise InputError(
             "parameters.top_k", f"is {parameters.top_k}, but this head has {count} labels; pass 1 to {count}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 from models.contents import AGAIN
 from models.errors import BundleError
 from models.runtime import Precision
-from models.task import HeadSpec, TaskName, Trained
+from models.task import HeadSpec, ProblemType, TaskName, Trained
 
 FORMAT: Literal["bertheads-bundle/1"] = "bertheads-bundle/1"
 MANIFEST = "bundle.json"
@@ -54,18 +54,21 @@ class HeadEntry(Entry):
     defaults: dict[str, JsonValue] = {}
     temperature: float = Field(1.0, gt=0)
     trained: Trained = Trained()
+    problem_type: ProblemType = "single_label_classification"
     metrics: dict[str, JsonValue] = {}
 
     @property
     def spec(self) -> HeadSpec:
         """What the task code needs of it."""
-        return HeadSpec(self.task, self.labels, self.defaults, self.temperature, self.trained)
+        return HeadSpec(self.task, self.labels, self.defaults, self.temperature, self.trained, self.problem_type)
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
         if (self.task in ("fill-mask", "qa")) == bool(self.labels):
             expected = "none, its logits have fixed meanings" if self.labels else "one for each logit"
             raise ValueError(f"{len(self.labels)} labels for task {self.task}, expected {expected}")
+        if self.task not in ("classify", "pair") and self.problem_type != "single_label_classification":
+            raise ValueError(f"problem_type {self.problem_type} for task {self.task}, expected it for classify or pair")
         repeated = {label for label in self.labels if self.labels.count(label) > 1}
         if repeated:
             raise ValueError(f"label {min(repeated)!r} stands more than once, expected each once")

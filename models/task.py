@@ -20,6 +20,12 @@ from models.tokenizer import Tokenizer
 TaskName = Literal["classify", "pair", "fill-mask", "tag", "qa"]
 """The tasks by their route, which is also the `task` of a head in bundle.json."""
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What the logits of a classifier mean, in the names of transformers: labels that compete, labels that are each true or
+not, or numbers."""
+Function = Literal["softmax", "sigmoid", "none"]
+"""How logits become scores."""
+
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 
@@ -47,6 +53,22 @@ class HeadSpec:
     temperature: float = 1.0
     """Divides the logits before they become scores (Guo et al., 2017); found on validation data."""
     trained: Trained = Trained()
+    problem_type: ProblemType = "single_label_classification"
+    """Of classify and pair."""
+
+    @property
+    def function(self) -> Function:
+        """Return how logits become scores unless a request says otherwise."""
+        chosen: Function | None = self.defaults.get("function_to_apply")
+        return chosen or self.usual_function
+
+    @property
+    def usual_function(self) -> Function:
+        """Return the function that the logits were trained for (transformers' TextClassificationPipeline)."""
+        if self.problem_type == "regression":
+            return "none"
+        alone = self.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if alone else "softmax"
 
     def width(self, vocab_size: int) -> int:
         """Return the logits of a position."""
@@ -141,6 +163,12 @@ def softmax(logits: Logits | Scores, temperature: float) -> Scores:
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     scores: Scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def sigmoid(logits: Logits | Scores, temperature: float = 1.0) -> Scores:
+    """Return the logistic function of each logit, in the form that cannot overflow."""
+    scores: Scores = 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64) / temperature))
     return scores
 
 

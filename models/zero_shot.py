@@ -155,10 +155,10 @@ def obstacle(head: HeadSpec) -> str:
     """Say why a head cannot rate candidate labels; nothing if it can."""
     if head.task != "pair":
         return f"the head is for /{head.task}, but zero-shot needs one for /pair; choose another head"
-    if _find_labels(head.labels)[0] < 0:
+    if head.usual_function != "softmax" or _find_labels(head.labels)[0] < 0:
         return (
-            f"the head has the labels {', '.join(head.labels)[:200]}, but zero-shot needs one that begins with "
-            '"entail"; choose a head for natural language inference'
+            f"the head has the labels {', '.join(head.labels)[:200]}, but zero-shot needs labels that compete, one of "
+            'which begins with "entail"; choose a head for natural language inference'
         )
     return ""
 
