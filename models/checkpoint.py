@@ -127,8 +127,8 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     write_weights({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     labels = next((head.spec.labels for head in checkpoint.heads.values() if head.spec.labels), []) if layouts else []
     config = {"architectures": [architecture]} | checkpoint.config.to_dict() | label_entries(labels)
-    if layouts and len(checkpoint.heads) == 1:
-        config |= problem_entry(*checkpoint.heads.values())
+    for head in checkpoint.heads.values() if len(layouts) == 1 else ():
+        config |= problem_entry(head.spec)
     write_json(directory / "config.json", config)
     shutil.copymode(directory / "config.json", path)  # the library's 0600 would keep others out
     write_json(directory / "heads.json", {name: head_entry(head) for name, head in checkpoint.heads.items()})
@@ -347,9 +347,9 @@ def head_entry(head: Head) -> dict[str, Any]:
     }
 
 
-def problem_entry(head: Head) -> dict[str, Any]:
-    """What transformers reads in config.json of a classifier, from which its pipeline chooses the function."""
-    return {"problem_type": head.spec.problem_type} if head.spec.task in ("classify", "pair") else {}
+def problem_entry(spec: HeadSpec) -> dict[str, Any]:
+    """What transformers reads in config.json; without it, labels compete, or there is one."""
+    return {} if spec.problem_type == "single_label_classification" else {"problem_type": spec.problem_type}
 
 
 def label_entries(labels: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ put together label by label; of a pair, both texts slide, so that every part of 
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag, with_config
@@ -78,6 +78,8 @@ class Labels(Task[Labelled, ClassificationParameters, None, list[ScoredLabel]]):
     """What classify and pair share: their parameters, and how logits become labels."""
 
     parameters = ClassificationParameters
+    to_cut: ClassVar[str] = 'set truncation to "windows", "right" or "left"'
+    """What a client does where an input is too long."""
 
     def parse_parameters(self, given: Mapping[str, Any]) -> ClassificationParameters:
         return super().parse_parameters({"function_to_apply": self.head.function, **given})
@@ -106,7 +108,7 @@ class Classify(Labels[str]):
         if truncation == "windows":
             return Encoded([self.tokenizer.single_row(part, [0]) for part in _parts(ids, room)], None, 0)
         if truncation == "error":
-            _check_length(len(ids), room, length < self.max_length)
+            _check_length(len(ids), room, length < self.max_length, self.to_cut)
         kept = _cut(ids, room, truncation)
         return Encoded([self.tokenizer.single_row(kept, [0])], None, len(ids) - len(kept))
 
@@ -131,7 +133,7 @@ class Pair(Labels[PairInput]):
             return [self.tokenizer.pair_row(one, other, [0]) for one, other in _meetings(first, second, room)], 0
         total = len(first) + len(second)
         if truncation == "error":
-            _check_length(total, room, length < self.max_length)
+            _check_length(total, room, length < self.max_length, self.to_cut)
         first_room, second_room = share_room(len(first), len(second), room)
         first, second = _cut(first, first_room, truncation), _cut(second, second_room, truncation)
         return [self.tokenizer.pair_row(first, second, [0])], total - len(first) - len(second)
@@ -224,13 +226,12 @@ def _cut(ids: list[int], room: int, truncation: Truncation) -> list[int]:
     return ids[max(0, len(ids) - room) :] if truncation == "left" else ids[:room]
 
 
-def _check_length(length: int, room: int, lowered: bool) -> None:
+def _check_length(length: int, room: int, lowered: bool, to_cut: str) -> None:
     if length > room:
         limit, remedy = ("max_length leaves", "raise it") if lowered else ("this model takes", "shorten it")
         raise InputError(
             "inputs",
-            f"has {length} tokens, but {limit} {room} beside the special ones; "
-            f'{remedy}, or set truncation to "windows", "right" or "left"',
+            f"has {length} tokens, but {limit} {room} beside the special ones; {remedy}, or {to_cut}",
         )
 
 

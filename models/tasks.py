@@ -5,17 +5,20 @@ from typing import Any, Literal, get_args
 from models.classification import Classify, Pair
 from models.fill_mask import FillMask
 from models.qa import QuestionAnswering
+from models.rerank import Rerank
+from models.rerank import obstacle as rerank_obstacle
 from models.tagging import Tag
 from models.task import HeadSpec, Task, TaskName
-from models.zero_shot import ZeroShot, obstacle
+from models.zero_shot import ZeroShot
+from models.zero_shot import obstacle as zero_shot_obstacle
 
 __all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "best_answer", "routes_of"]
 
 # Any: which input, parameters and answer belong together is known only inside a task.
 AnyTask = Task[Any, Any, Any, Any]
 
-RouteName = TaskName | Literal["zero-shot"]
-"""Routes of POST: the tasks that a bundle may declare, and zero-shot, which asks a pair head."""
+RouteName = TaskName | Literal["zero-shot", "rerank"]
+"""Routes of POST: the tasks that a bundle may declare, and zero-shot and rerank, which ask a pair head."""
 
 ROUTES: dict[RouteName, type[AnyTask]] = {
     "classify": Classify,
@@ -24,6 +27,7 @@ ROUTES: dict[RouteName, type[AnyTask]] = {
     "tag": Tag,
     "qa": QuestionAnswering,
     "zero-shot": ZeroShot,
+    "rerank": Rerank,
 }
 
 TASKS: dict[TaskName, type[AnyTask]] = {task: ROUTES[task] for task in get_args(TaskName)}
@@ -31,7 +35,8 @@ TASKS: dict[TaskName, type[AnyTask]] = {task: ROUTES[task] for task in get_args(
 
 def routes_of(head: HeadSpec) -> list[RouteName]:
     """Return the routes on which a head answers, that of its task first."""
-    return [head.task] if obstacle(head) else [head.task, "zero-shot"]
+    obstacles: dict[RouteName, str] = {"zero-shot": zero_shot_obstacle(head), "rerank": rerank_obstacle(head)}
+    return [head.task, *(route for route, reason in obstacles.items() if not reason)]
 
 
 def best_answer(answer: Any) -> dict[str, Any] | None:

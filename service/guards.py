@@ -18,7 +18,7 @@ from models.classification import LEAST_ROW, Truncation
 from models.errors import InputError
 from models.redaction import Placeholders, redact
 from models.task import Strict
-from service.errors import DETECTOR
+from service.errors import DETECTOR, NotFound
 from service.heads import Head, Heads
 from service.inference import MAX_ANSWERED, Call, Plan, call_of, json_response, start
 from service.openapi import BareRoute, inference_route
@@ -68,12 +68,18 @@ class GuardParameters(Strict):
 def _call(head: Head, texts: Sequence[str], asked: GuardParameters, settings: Settings) -> Call:
     given = asked.model_dump(exclude_none=True, exclude={"safe_labels", "blocked_labels", "heads"})
     if head.spec.task == "classify":
-        given = GUARDED | {"threshold": head.spec.defaults.get("threshold", DEFAULT_THRESHOLD)} | given
+        given = GUARDED | {"threshold": _threshold(head)} | given
     else:  # a tagger always slides windows
         given = {name: given[name] for name in given.keys() & {"threshold"}} | {"aggregation_strategy": "simple"}
     _check_labels(head, asked)
     readable = [text if text.strip() else STAND_IN for text in texts]
     return call_of(head, head.spec.task, readable, head.task.parse_parameters(given), settings)
+
+
+def _threshold(head: Head) -> Any:
+    """Return the head's own threshold; labels that it does not name have the usual one."""
+    own = head.spec.defaults.get("threshold", DEFAULT_THRESHOLD)
+    return dict.fromkeys(head.spec.labels, DEFAULT_THRESHOLD) | own if isinstance(own, dict) else own
 
 
 def _check_labels(head: Head, asked: GuardParameters) -> None:
@@ -95,11 +101,16 @@ def _found(answer: list[dict[str, Any]], text: str, asked: GuardParameters, sett
 
 
 def _guard(heads: Heads, name: str | None) -> Head:
-    """Return a head that classifies or tags."""
+    """Return a head that tags, or that classifies by probabilities."""
     if name is None:
-        return heads.find("classify" if "classify" in heads.defaults else "tag", None)
-    head = heads.get(name)
-    return head if head.spec.task == "tag" else heads.find("classify", name)
+        head = heads.find("classify" if "classify" in heads.defaults else "tag", None)
+    else:
+        head = heads.get(name)
+    if head.spec.task == "tag":
+        return head
+    if head.spec.function == "none":
+        raise NotFound(f"head {head.name!r} gives numbers, not probabilities, so it is no guard", field="head")
+    return heads.find("classify", head.name)
 
 
 # ---- FMS Guardrails -------------------------------------------------------------------------------------------------

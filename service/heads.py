@@ -222,6 +222,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "routes": [f"/{route}/{head.name}" for route in head.ways],
         "default": heads.defaults[task] is head,
         "labels": head.spec.labels,
+        "problem_type": head.spec.problem_type,
         "parameters": head.defaults.model_dump(mode="json"),
         "limits": {
             "max_length": manifest.encoder.max_length,

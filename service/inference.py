@@ -290,7 +290,7 @@ class Inference:
                 if item.truncated:
                     self._series(metrics.truncated_inputs, call).inc()
                     self._series(metrics.truncated_tokens, call).inc(item.truncated)
-            for score in top_scores(answered):
+            for score in top_scores(call.parameters, answered):
                 self._series(metrics.confidence, call).observe(score)
 
     def _series(self, metric: Metric, call: Call) -> Metric:
@@ -322,14 +322,12 @@ def json_response(answer: Any) -> Response:
     return Response(to_json(answer), media_type="application/json")
 
 
-def top_scores(answers: list[Any]) -> list[float]:
-    """Return the score of the first answer to each input that has one, without raw scores."""
-    scores: list[float] = []
-    for answer in answers:
-        best = best_answer(answer)
-        if best and 0.0 <= best.get("score", -1.0) <= 1.0:
-            scores.append(best["score"])
-    return scores
+def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
+    """Return the score of the first answer to each input that has one; a raw score or a number is no confidence."""
+    if getattr(parameters, "function_to_apply", None) == "none":
+        return []
+    found = [best["score"] for answer in answers if (best := best_answer(answer)) and "score" in best]
+    return [score for score in found if 0.0 <= score <= 1.0]
 
 
 def start(request: Request) -> Inference:

@@ -1,7 +1,7 @@
 """What a request looks like: models that validate it and document it, and the sentences that refuse it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -85,6 +85,22 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
         first = _found(error, body)[0]
         known = f"a request has {', '.join(model.model_fields)}" if len(first["loc"]) == 1 else "leave it out"
         raise refusal(_place(first["loc"]) or "body", explain(first, known)) from None
+
+
+def parse_fields(body: bytes, model: type[Model], wanted: Mapping[str, str]) -> Model:
+    """Return the JSON object that a body holds; raise Unprocessable, which names each field at fault.
+
+    `wanted` says what belongs in a field.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        errors: dict[str, FieldError] = {}
+        for each in _found(error, body)[:MAX_ERRORS]:
+            field, first = _place(each["loc"]) or "body", str((each["loc"] or ("",))[0])
+            hint = did_you_mean(first, model.model_fields, f"a request has {', '.join(model.model_fields)}")
+            errors.setdefault(field, FieldError(field, explain(each, hint, wanted.get(field, ""))))
+        raise Unprocessable(list(errors.values())) from None
 
 
 def refusal(field: str, message: str) -> BadRequest:

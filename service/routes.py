@@ -5,7 +5,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
-from models.task import TaskName
+from models.task import ProblemType, TaskName
 from models.tasks import ROUTES, RouteName
 from service import pages, vllm
 from service.errors import Unprocessable, require_none
@@ -15,6 +15,7 @@ from service.inference import NESTED, Plan, call_of, json_response, service_of, 
 from service.openapi import BareRoute, inference_route
 from service.repository import repository_routes
 from service.request_models import TaskRequest, parse_request, request_model
+from service.rerank import rerank_routes
 from service.settings import Settings
 from service.several_heads import several_route
 from service.v1 import v1_routes
@@ -113,6 +114,7 @@ class HeadDescription(BaseModel):
     routes: list[str] = Field(description="All routes on which it answers, that of its task first")
     default: bool = Field(description="Whether the route without a name answers with this head")
     labels: list[str] = Field(description="The labels of its answers, in the order of its logits")
+    problem_type: ProblemType = Field(description="Of classify and pair: what its logits mean, as in transformers")
     parameters: dict[str, Any] = Field(description="What holds where a request does not say otherwise")
     limits: Limits = Field(description="What one request may hold")
     metrics: dict[str, Any] = Field(description="What was measured when it was trained or exported")
@@ -179,7 +181,8 @@ async def metrics(request: Request) -> Response:
 def routes(settings: Settings) -> list[BareRoute]:
     """Return all routes that are documented; those that every request takes come first."""
     return [
-        *(task_route(route, f"/{route}{head}", settings) for route in ROUTES for head in ("", "/{head}")),
+        *(task_route(route, f"/{route}{head}", settings) for route in ASKED for head in ("", "/{head}")),
+        *rerank_routes(settings),
         several_route(settings),
         *guard_routes(),
         *v2_routes(),

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from models.task import softmax
+from models.classification import scores_of
 from models.tasks import AnyTask
 from service.guards import GUARDED, Tolerant
 from service.heads import Head, Heads
@@ -69,7 +69,9 @@ class LeastSafe:
     def decode(self, encoded: Any, logits: Any, parameters: Any) -> Any:
         """Without safe labels, each label has its highest score in any window."""
         if self._safe and len(logits) > 1:
-            worst = softmax(logits, 1.0)[:, self._safe].sum(axis=1).argmin()
+            competes = self._task.head.usual_function == "softmax"
+            worst = scores_of(self._task.head, logits, "softmax" if competes else "sigmoid")[:, self._safe]
+            worst = worst.sum(axis=1).argmin()
             logits = logits[worst : worst + 1]
         return self._task.decode(encoded, logits, parameters)
 

@@ -43,7 +43,14 @@ def write_bundle(
     config = EncoderConfig(tokenizer.vocab_size, 32, 2, 2, 64, max_length, initializer_range=0.5)
     encoder = Encoder(config).eval()
     entries = {
-        head: HeadEntry(task=spec.task, file=f"heads/{head}.onnx", labels=spec.labels) for head, spec in heads.items()
+        head: HeadEntry(
+            task=spec.task,
+            file=f"heads/{head}.onnx",
+            labels=spec.labels,
+            defaults=spec.defaults,
+            problem_type=spec.problem_type,
+        )
+        for head, spec in heads.items()
     }
     with staged(out) as directory:
         (directory / "heads").mkdir()

@@ -150,6 +150,7 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
         defaults=spec.defaults,
         temperature=spec.temperature,
         trained=spec.trained,
+        problem_type=spec.problem_type,
         metrics=head.metrics,
     )
 

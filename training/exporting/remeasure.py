@@ -73,7 +73,8 @@ def _reference(bundle: Bundle, directory: Path | None) -> tuple[Checkpoint, str]
     checkpoint = read_checkpoint(directory)
     for name, entry in bundle.manifest.heads.items():
         found = checkpoint.heads.get(name)
-        if found is None or (found.spec.task, found.spec.labels) != (entry.task, entry.labels):
+        mine = entry.task, entry.labels, entry.problem_type
+        if found is None or (found.spec.task, found.spec.labels, found.spec.problem_type) != mine:
             raise ExportError(
                 f"{directory} has no {entry.task} head {name!r} with the labels of {bundle.directory}, expected the "
                 "checkpoint that the bundle was made from; correct --reference, or leave it out"

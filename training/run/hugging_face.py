@@ -15,6 +15,7 @@ from models.checkpoint import ARCHITECTURES, Checkpoint, Head, read_checkpoint
 from models.config import read_json
 from models.errors import CheckpointError
 from models.tokenizer_files import SETTINGS, TokenizerFiles
+from training.run.classifier_config import classifier_spec, is_cross_encoder
 from training.run.progress import tell
 
 SEQUENCE_TASKS: tuple[Literal["classify", "pair"], ...] = ("classify", "pair")
@@ -35,6 +36,8 @@ def read_hugging_face(
 ) -> Checkpoint:
     """Read a finetuned directory; `head` renames its only head, `task` says that its classifier reads pairs.
 
+    A CrossEncoder of sentence-transformers reads pairs unless `task` says otherwise.
+
     What had to be decided is told. Raise CheckpointError for what is not one of the supported classes, lacks
     safetensors, or would answer otherwise than transformers does.
     """
@@ -44,9 +47,11 @@ def read_hugging_face(
     checkpoint = read_checkpoint(directory)
     for note in checkpoint.tokenizer.notes:
         tell(note)
-    _check_classifiers(checkpoint, directory, values.get("problem_type"))
     if not (directory / HEADS).exists():
         _as_transformers(checkpoint, directory, values)
+        if task is None and "classify" in checkpoint.heads and is_cross_encoder(values):
+            tell(f"{directory} is a CrossEncoder, so its head reads pairs; --task classify overrides that")
+            task = "pair"
     checkpoint.heads = {name: _as_asked(directory, found, task) for name, found in checkpoint.heads.items()}
     _check_segments(checkpoint, directory)
     if head:
@@ -84,8 +89,9 @@ def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) ->
     """Give heads the defaults of transformers' pipelines, and rows the length at which its tokenizer cuts."""
     files = TokenizerFiles(directory)
     for name, head in checkpoint.heads.items():
-        defaults = _defaults(name, values, files)
-        checkpoint.heads[name] = head._replace(spec=replace(head.spec, defaults=head.spec.defaults | defaults))
+        defaults = _defaults(name, files)
+        spec = replace(head.spec, defaults=head.spec.defaults | defaults)
+        checkpoint.heads[name] = head._replace(spec=classifier_spec(spec, values, directory / "config.json"))
     positions = checkpoint.config.max_position_embeddings
     length = min(files.max_length or positions, positions)
     if length < SHORTEST:
@@ -97,27 +103,12 @@ def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) ->
         _shorten(checkpoint, length, directory)
 
 
-def _check_classifiers(checkpoint: Checkpoint, directory: Path, problem: object) -> None:
-    path = directory / "config.json"
-    counts = [len(head.spec.labels) for head in checkpoint.heads.values() if head.spec.task in SEQUENCE_TASKS]
-    if counts and min(counts) < 2:
-        raise CheckpointError(
-            f"{path} has {min(counts)} label, which is a regression, expected at least two; finetune it as a classifier"
-        )
-    if counts and problem == "regression":
-        raise CheckpointError(f"{path} has problem_type regression, expected a classification; finetune a classifier")
-
-
-def _defaults(name: str, values: Values, files: TokenizerFiles) -> Values:
+def _defaults(name: str, files: TokenizerFiles) -> Values:
     """Return parameters of a head, by the name of its layout."""
     if name == "tag":
         return {"pieces": "all"}  # transformers' pipeline reads every piece of a word
-    defaults: Values = {}
-    if name == "classify" and values.get("problem_type") == "multi_label_classification":
-        defaults["function_to_apply"] = "sigmoid"
-    if name in ("classify", "nsp") and files.settings.get("truncation_side") == "left":
-        defaults["truncation"] = "left"
-    return defaults
+    left = name in ("classify", "nsp") and files.settings.get("truncation_side") == "left"
+    return {"truncation": "left"} if left else {}
 
 
 def _shorten(checkpoint: Checkpoint, length: int, directory: Path) -> None:

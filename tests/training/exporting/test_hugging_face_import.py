@@ -202,18 +202,6 @@ def test_a_pickle(tokenizer: Tokenizer, tmp_path: Path) -> None:
         read_hugging_face(tmp_path / "hf")
 
 
-def test_a_regression(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    save(BertForSequenceClassification, tokenizer, tmp_path / "hf", ["score"])
-    with pytest.raises(CheckpointError, match="has 1 label, which is a regression, expected at least two"):
-        read_hugging_face(tmp_path / "hf")
-
-
-def test_a_regression_of_several_values(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    save(BertForSequenceClassification, tokenizer, tmp_path / "model", LABELS, problem_type="regression")
-    with pytest.raises(CheckpointError, match="has problem_type regression, expected a classification"):
-        read_hugging_face(tmp_path / "model")
-
-
 def test_a_decoder_of_its_own(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = save(BertForMaskedLM, tokenizer, tmp_path / "model", tie_word_embeddings=False)
     assert not torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)

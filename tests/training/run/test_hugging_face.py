@@ -61,25 +61,9 @@ def test_both_commands_answer_as_the_pipelines(command: str, tokenizer: Tokenize
     assert [(one["start"], one["end"]) for one in found] == [(one["start"], one["end"]) for one in theirs]
 
 
-@pytest.mark.parametrize("command", ["export", "import"])
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"id2label": {0: "score"}, "label2id": {"score": 0}}, "has 1 label, which is a regression"),
-        ({"problem_type": "regression"}, "has problem_type regression"),
-    ],
-)
-def test_both_commands_refuse_a_regression(
-    changes: dict[str, Any], words: str, command: str, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    save(BertForSequenceClassification, tokenizer, tmp_path / "hf", **changes)
-    with pytest.raises(CheckpointError, match=words):
-        exported(tmp_path / "hf", tmp_path / "out", command)
-
-
 def test_the_problem_of_a_classifier_is_none_of_a_tagger(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save(BertForTokenClassification, tokenizer, tmp_path, problem_type="multi_label_classification")
-    assert "function_to_apply" not in read_hugging_face(tmp_path).heads["tag"].spec.defaults
+    assert read_hugging_face(tmp_path).heads["tag"].spec.problem_type == "single_label_classification"
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
