@@ -43,6 +43,7 @@ from training.evaluation.metrics import (
     span_scores,
     spans_of,
 )
+from training.evaluation.multi_label import score_label_sets
 from training.evaluation.predictors import (
     BundlePredictor,
     CheckpointPredictor,
@@ -51,6 +52,7 @@ from training.evaluation.predictors import (
     Prediction,
     Predictor,
 )
+from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
 from training.run.atomic_files import hash_of
 from training.run.hugging_face import read_any
@@ -66,6 +68,7 @@ from training.text.examples import (
     labels_in,
     read_examples,
 )
+from training.text.problem_types import as_problem, problem_for
 
 Cutter = Tokenizer | None  # that of the predictor
 Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
@@ -85,6 +88,7 @@ def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int 
 def score(predictor: Predictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
     """Return the figures of a head on examples of its task; show a progress bar on standard error if asked to."""
     spec = predictor.head(head)
+    examples = as_problem(examples, problem_for(spec, examples))
     check_labels(head, spec.labels, examples)
 
     def ask(inputs: Sequence[Any], parameters: dict[str, Any]) -> Iterable[Prediction]:
@@ -108,14 +112,21 @@ def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -
 
 
 def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
+    """Score what the labels are: a number, a set, or one class for each example."""
     inputs = [
         example.text if isinstance(example, TextExample) else PairInput(text=example.text_a, text_pair=example.text_b)
         for example in examples
     ]
-    gold = [example.label for example in examples]
+    everything = {"top_k": len(spec.labels), "threshold": None}
+    labels: list[Any] = [example.label for example in examples]  # all of one kind
+    if isinstance(labels[0], float):
+        return score_numbers(labels, ask(inputs, {"threshold": None}))
+    if isinstance(labels[0], tuple):
+        return score_label_sets(labels, ask(inputs, everything | {"function_to_apply": "sigmoid"}), spec)
+    gold: list[str] = labels
     predicted = [""] * len(gold)
     confidence, likelihood = np.zeros(len(gold)), np.zeros(len(gold))
-    for one in ask(inputs, {"top_k": len(spec.labels), "function_to_apply": "softmax"}):
+    for one in ask(inputs, everything | {"function_to_apply": "softmax"}):
         index, ranked = one.index, one.answer
         predicted[index], confidence[index] = ranked[0]["label"], ranked[0]["score"]
         likelihood[index] = next(choice["score"] for choice in ranked if choice["label"] == gold[index])
@@ -344,6 +355,8 @@ def _describe(path: Path, examples: int) -> dict[str, object]:
 
 
 COUNTS = {"examples", "spans", "passages", "masked_tokens"}
+NUMBERS = {"pearson", "spearman", "mean_absolute_error"}
+"""Figures that are no shares."""
 
 
 def table(title: str, scores: Scores) -> Table:
@@ -362,4 +375,6 @@ def table(title: str, scores: Scores) -> Table:
 def _format(name: str, value: float) -> str:
     if name in COUNTS or name.endswith("questions"):
         return f"{value:,.0f}"
+    if name.removesuffix("_chance") in NUMBERS:
+        return f"{value:.4f}"
     return f"{value:.4f} nats" if name == "loss" else f"{100 * value:.2f} %"

@@ -167,10 +167,11 @@ class MeanPredictor(LocalPredictor):
 
 
 def _check_same(name: str, first: HeadSpec, other: HeadSpec) -> None:
-    if (first.task, first.labels) != (other.task, other.labels):
+    if (first.task, first.labels, first.problem_type) != (other.task, other.labels, other.problem_type):
+        kinds = [f"{spec.task} ({spec.problem_type}) with {spec.labels}" for spec in (first, other)]
         raise EvaluationError(
-            f"head {name!r} is {first.task} with {first.labels} in one source and {other.task} with {other.labels} in "
-            "another, expected the same labels in the same order; average those that agree"
+            f"head {name!r} is {kinds[0]} in one source and {kinds[1]} in another, expected the same labels in the "
+            "same order; average those that agree"
         )
 
 

@@ -36,7 +36,9 @@ class UrlPredictor:
             described = self._ask(client, "GET", f"/heads/{quote(name, safe='')}")
         try:
             defaults = described.get("parameters", {})
-            return HeadSpec(task=described["task"], labels=described["labels"], defaults=defaults)
+            known = {name: described[name] for name in ("task", "labels")}
+            problem = described.get("problem_type", "single_label_classification")  # which older services do not tell
+            return HeadSpec(**known, defaults=defaults, problem_type=problem)
         except (KeyError, TypeError):
             raise EvaluationError(f"{self._url} does not describe its heads; pass the URL of this service") from None
 

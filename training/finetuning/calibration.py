@@ -47,6 +47,15 @@ class Calibration:
         return cls(temperature, len(labels), cross_fitted_error(logits, labels), _remark(temperature, logits, labels))
 
 
+def decisions(logits: Logits, gold: NDArray[np.bool_]) -> tuple[Logits, NDArray[np.int64]]:
+    """Return the N·L choices between "no" and "yes" of labels that hold each by itself, as two classes.
+
+    `logits` and `gold` are [N, L]. A softmax over 0 and a logit is the logit's sigmoid, at any temperature.
+    """
+    flat = logits.reshape(-1)
+    return np.stack([np.zeros_like(flat), flat], axis=1), gold.reshape(-1).astype(np.int64)
+
+
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """Return the T in 0.05..100 whose softmax(logits / T) is likeliest, given the DOUBTFUL examples.
 

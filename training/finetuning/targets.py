@@ -21,7 +21,8 @@ from models.task import HeadSpec, TaskName
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from training.errors import DataError
-from training.text.examples import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
+from training.text.examples import Example, Label, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
+from training.text.problem_types import as_problem
 
 UNLIKELY = -1e4
 """Logit of a position that a row does not have: its probability is 0, and its logarithm still a number."""
@@ -30,11 +31,13 @@ UNLIKELY = -1e4
 class Target(NamedTuple):
     """A row, and what its positions should answer.
 
-    classify, pair: one label · tag: a label a position · qa: the indices of start and end into the row's positions.
+    classify, pair: one label; of a multi-label head 1 or 0 for each of its labels; of a regression the number · tag: a
+    label for each position · qa: the indices of start and end into the row's positions.
     """
 
     row: Row
-    labels: list[int]
+    labels: list[Any]
+    """Integers, of a regression a float."""
     cut: int = 0
     """Tokens that the row has no room for."""
 
@@ -42,6 +45,7 @@ class Target(NamedTuple):
 def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, max_length: int) -> list[Target]:
     """Encode examples for a head; raise DataError for a label that the head lacks."""
     task: Any = TASKS[spec.task](tokenizer, spec, max_length)
+    examples = as_problem(examples, spec.problem_type)
     numbers = {label: number for number, label in enumerate(spec.labels)}
     found: list[Target] = []
     for number, example in enumerate(examples, start=1):
@@ -58,7 +62,17 @@ def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, m
 
 def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> list[Target]:
     encoded = task.encode(example.text, one_row(task))
-    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
+    return [Target(encoded.rows[0], expected(task.head, example.label, numbers), encoded.truncated)]
+
+
+def expected(head: HeadSpec, label: Label, numbers: dict[str, int]) -> list[Any]:
+    """Return what a classifier should answer, as Target has it; raise KeyError for a label that it lacks."""
+    if head.problem_type == "regression":
+        return [float(label)]  # type: ignore[arg-type]
+    if head.problem_type == "multi_label_classification":
+        true = {numbers[each] for each in label}  # type: ignore[union-attr]
+        return [int(number in true) for number in range(len(numbers))]
+    return [numbers[str(label)]]
 
 
 def one_row(task: Any) -> Any:
@@ -70,7 +84,7 @@ def one_row(task: Any) -> Any:
 def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> list[Target]:
     inputs = PairInput(text=example.text_a, text_pair=example.text_b)
     encoded = task.encode(inputs, one_row(task))
-    return [Target(encoded.rows[0], [numbers[example.label]], encoded.truncated)]
+    return [Target(encoded.rows[0], expected(task.head, example.label, numbers), encoded.truncated)]
 
 
 def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
@@ -148,6 +162,29 @@ ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
     "tag": tag_targets,
     "qa": question_targets,
 }
+
+
+def batch_loss(spec: HeadSpec, logits: Tensor, batch: Sequence[Target], weight: float = 0.0) -> Tensor:
+    """Mean loss of a head's logits [positions of all rows, C] on a batch: cross-entropy, or the squared error.
+
+    With a `weight`, the batch stands in it twice, and the distance of the two passes is added (see `consistency`).
+    """
+    if spec.problem_type == "regression":
+        value = F.mse_loss(logits, torch.tensor([target.labels for target in batch], device=logits.device))
+        one, other = logits.chunk(2) if weight else (logits, logits)
+        return value + weight * F.mse_loss(one, other)
+    single = spec.problem_type == "single_label_classification"
+    lines = log_probabilities(spec.task, logits, batch) if single else sides(logits)
+    value = loss(lines, batch)
+    return value + weight * consistency(lines) if weight else value
+
+
+def sides(logits: Tensor) -> Tensor:
+    """Log probabilities [N·L, 2] of "no" and "yes" for labels that hold each by itself, of logits [N, L].
+
+    The loss of these lines is the binary cross-entropy with logits.
+    """
+    return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1).flatten(0, 1)
 
 
 def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:

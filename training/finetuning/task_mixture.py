@@ -17,7 +17,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.session import pad
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, targets
+from training.finetuning.targets import Target, batch_loss, joined, targets
 from training.pretraining.batches import Rows, collate
 from training.pretraining.losses import score, total
 from training.pretraining.pretrain_recipe import PretrainRecipe
@@ -101,10 +101,7 @@ def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Ta
     def source() -> tuple[Tensor, int]:
         batch = next(batches) * (2 if weight else 1)
         logits = head.module(run_encoder(checkpoint, batch)).float()
-        lines = log_probabilities(head.spec.task, logits, batch)
-        value = loss(lines, batch)
-        if weight:
-            value = value + weight * consistency(lines)
+        value = batch_loss(head.spec, logits, batch, weight)
         return value, sum(len(target.row.input_ids) for target in batch)
 
     return source

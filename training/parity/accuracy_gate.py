@@ -43,9 +43,10 @@ def remarks(figures: Figures) -> Iterator[str]:
     rounded = [measured["heads"] for precision, measured in figures["precisions"].items() if precision != "fp32"]
     for name, head in (rounded or [{}])[0].items():
         judges = " and ".join(_judges(head))
-        if "score_difference" in head["texts"]:
+        found = head.get("validation")
+        if found and not _fits(head, found):
             yield f"{name}: its labels do not compete, so no accuracy can judge it; it is judged by {judges}"
-        elif found := head.get("validation"):
+        elif found:
             if found["examples"] < MIN_EXAMPLES:
                 few = f"{found['examples']:,} examples of {found['file']}"
                 yield f"{name}: {few} are too few to judge by, expected {MIN_EXAMPLES}; it is judged by {judges}"
@@ -54,8 +55,13 @@ def remarks(figures: Figures) -> Iterator[str]:
 
 
 def can_judge(head: Figures, kind: str) -> bool:
-    """Whether a head has labelled examples of a kind, and enough of them, with labels that compete."""
-    return kind in head and head[kind]["examples"] >= MIN_EXAMPLES and "score_difference" not in head["texts"]
+    """Whether a head has labelled examples of a kind, and enough of them, with a figure that fits its scores."""
+    return kind in head and head[kind]["examples"] >= MIN_EXAMPLES and _fits(head, head[kind])
+
+
+def _fits(head: Figures, found: Figures) -> bool:
+    """Accuracy asks which label is the best, which says nothing of labels that do not compete."""
+    return not ("score_difference" in head["texts"] and found["metric"] == "accuracy")
 
 
 def _judges(head: Figures) -> Iterator[str]:

@@ -16,7 +16,7 @@ from training.parity.run_files import RunFiles
 from training.parity.stratified_sample import SEED, stratified
 from training.run.atomic_files import hash_of
 from training.run.json_lines import iter_lines
-from training.text.examples import Document, Example, PairExample, TextExample, read_examples
+from training.text.examples import Document, Example, PairExample, TextExample, labels_in, read_examples
 
 Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]
@@ -129,6 +129,6 @@ def _sources(path: Path, count: int) -> list[Hashable]:
 
 
 def _answer(example: Example) -> Hashable:
-    """Return the label of an example, or whether there is an answer."""
+    """Return the label of an example (of several the first; of a number none), or whether there is an answer."""
     answers = getattr(example, "answers", None)
-    return getattr(example, "label", None) if answers is None else bool(answers)
+    return next(iter(labels_in(example)), None) if answers is None else bool(answers)

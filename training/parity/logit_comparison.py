@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.task import HeadSpec, Logits, TaskName, softmax
+from models.task import HeadSpec, Logits, TaskName, sigmoid, softmax
 
 Figures = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -31,13 +31,7 @@ def compare(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits])
 
 def compares_scores(spec: HeadSpec) -> bool:
     """Whether the labels of a head stand each for itself, or are one alone."""
-    if spec.task not in ("classify", "pair"):
-        return False
-    return len(spec.labels) == 1 or _function(spec) != "softmax"
-
-
-def _function(spec: HeadSpec) -> str:
-    return str(spec.defaults.get("function_to_apply", "softmax"))
+    return spec.task in ("classify", "pair") and (len(spec.labels) == 1 or spec.function != "softmax")
 
 
 # ---- choices -------------------------------------------------------------------------------------------------------
@@ -88,15 +82,18 @@ def _compare_scores(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[
     """Return by how much scores differ, in points, of the label that differs most, with its standard error.
 
     Scores of a sigmoid differ by what lies between them. Scores without a function have no scale of their own, so the
-    square of their difference is in points of their mean square.
+    square of their difference is in points of their mean square, and of a regression, whose numbers may lie far from 0,
+    in points of their variance.
     """
     theirs, mine = (np.concatenate(list(each)).astype(np.float64) / spec.temperature for each in (expected, found))
     sides = {"same_side": float(np.mean((theirs > 0) == (mine > 0)))}
-    if _function(spec) == "none":
-        differences = np.square(mine - theirs) / np.maximum(np.square(theirs).mean(axis=0), np.finfo(float).tiny)
+    if spec.function == "none":
+        middle = theirs.mean(axis=0) if spec.problem_type == "regression" else 0.0
+        scale = np.square(theirs - middle).mean(axis=0)
+        differences = np.square(mine - theirs) / np.maximum(scale, np.finfo(float).tiny)
         sides = {}
     else:
-        differences = np.abs(_logistic(mine) - _logistic(theirs))
+        differences = np.abs(sigmoid(mine) - sigmoid(theirs))
     worst = differences[:, differences.mean(axis=0).argmax()]
     error = worst.std(ddof=1) / np.sqrt(len(worst)) if len(worst) > 1 else 0.0
     return {
@@ -105,8 +102,3 @@ def _compare_scores(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[
         "error": 100 * float(error),
         "choices": len(worst),
     }
-
-
-def _logistic(values: Floats) -> Floats:
-    scores: Floats = 0.5 * (1 + np.tanh(0.5 * values))
-    return scores

@@ -20,14 +20,15 @@ from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
+from training.evaluation.multi_label import truth_of
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
-from training.finetuning.calibration import cross_fitted_error
+from training.finetuning.calibration import cross_fitted_error, decisions
 from training.parity.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
 from training.parity.logit_comparison import Figures, compare
 from training.parity.recorded_predictor import Recorded
 from training.parity.run_files import RunFiles
 from training.parity.serving_session import graph_hashes, session_figures
-from training.text.examples import PairExample, TextExample
+from training.text.problem_types import as_problem, problem_for
 
 REFERENCE = "PyTorch, fp32, each row alone"
 MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read
@@ -171,7 +172,7 @@ def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Ev
 
 def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence) -> Figures:
     expected, found = (score(each, name, evidence.examples) for each in (theirs, ours))
-    if evidence.fitted and theirs.head(name).task in ("classify", "pair"):
+    if evidence.fitted and "calibration_error" in found:
         found = _cross_fitted(name, ours, evidence, found)
     metric = headline(expected)
     return {
@@ -187,10 +188,14 @@ def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence
 
 def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
     """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale."""
-    numbers = {label: number for number, label in enumerate(predictor.head(name).labels)}
-    examples = [one for one in evidence.examples if isinstance(one, TextExample | PairExample)]
-    logits = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
-    error = cross_fitted_error(logits, np.array([numbers[example.label] for example in examples]))
+    spec = predictor.head(name)
+    examples: list[Any] = as_problem(evidence.examples, problem_for(spec, evidence.examples))
+    logits: Any = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
+    if isinstance(examples[0].label, tuple):
+        logits, gold = decisions(logits, truth_of([example.label for example in examples], spec.labels))
+    else:
+        gold = np.array([spec.labels.index(example.label) for example in examples])
+    error = cross_fitted_error(logits, gold)
     return scores if error is None else scores | {"calibration_error": error}
 
 

@@ -4,6 +4,7 @@ Data is checked where it is read: a broken line is a DataError that names file a
 later on a label that is a number or an answer that is not where its offset says.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -13,22 +14,25 @@ from typing import Any, Literal, overload
 from training.errors import DataError
 from training.run.json_lines import Line, iter_lines, kind_of, visible
 
+Label = str | tuple[str, ...] | float
+"""A class, the labels that are true (none of them may be), or a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
-    """A text and its class."""
+    """A text and its label."""
 
     text: str
-    label: str
+    label: Label
 
 
 @dataclass(frozen=True, slots=True)
 class PairExample:
-    """Two texts and the class of the pair."""
+    """Two texts and the label of the pair."""
 
     text_a: str
     text_b: str
-    label: str
+    label: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,33 @@ Example = TextExample | PairExample | TaggedExample | SpannedText | QuestionExam
 
 
 def _text_example(line: Line) -> TextExample:
-    return TextExample(line.string("text"), line.string("label"))
+    return TextExample(line.string("text"), _label(line))
 
 
 def _pair_example(line: Line) -> PairExample:
-    return PairExample(line.string("text_a"), line.string("text_b"), line.string("label"))
+    return PairExample(line.string("text_a"), line.string("text_b"), _label(line))
+
+
+def _label(line: Line) -> Label:
+    """Return a class, a tuple for a list, or a number for one that is written with a fraction."""
+    value = line.value("label")
+    if isinstance(value, list):
+        return tuple(dict.fromkeys(_class(line, each, f'"label"[{index}]') for index, each in enumerate(value)))
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            line.fail(f'"label" is {value}, expected a finite number; correct the line')
+        return value
+    return _class(line, value, '"label"')
+
+
+def _class(line: Line, value: Any, name: str) -> str:
+    """Return the name of a class, which an integer and a boolean have too."""
+    if isinstance(value, int):  # True and False among them
+        return str(value).lower()
+    if not isinstance(value, str):
+        inner = "a string" if name != '"label"' else "a string, a number, or a list of strings"
+        line.fail(f"{name} is {kind_of(value)}, expected {inner}; correct the line")
+    return line.check_string(value, name)
 
 
 def _tagged_example(line: Line) -> TaggedExample | SpannedText:
@@ -193,12 +219,14 @@ def read_examples(path: Path, task: str, limit: int | None = None) -> Any:
 
 
 def labels_in(example: Example) -> list[str]:
-    """Return every label that an example names, a span as its B- and I-; none for a question or a document."""
+    """Return every label that an example names, a span as its B- and I-; none for a number, question or document."""
     if isinstance(example, SpannedText):
         return ["O", *(f"{prefix}-{name}" for _, _, name in example.spans for prefix in "BI")]
     if isinstance(example, TaggedExample):
         return example.tags
-    return [example.label] if isinstance(example, TextExample | PairExample) else []
+    if not isinstance(example, TextExample | PairExample) or isinstance(example.label, float):
+        return []
+    return [example.label] if isinstance(example.label, str) else list(example.label)
 
 
 def labels_of(examples: Iterable[Example]) -> list[str]:
