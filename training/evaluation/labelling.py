@@ -3,13 +3,15 @@
     python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
 
 What is written is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"}
-with the words as the service cuts them. An --out that exists is refused: it may be what people labelled.
+with the words as the service cuts them. The label is a list where several may hold, and for a regression a number. An
+--out that exists is refused: it may be what people labelled.
 """
 
 import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from models.classification import PairInput
+from models.task import HeadSpec
 from training.errors import DataError, EvaluationError
 from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.multi_label import least_scores
 from training.evaluation.predictors import Predictor
 from training.run.atomic_files import new_file
 from training.run.json_lines import iter_lines, visible
@@ -45,22 +49,46 @@ def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labell
     task = spec.task
     if task not in LABELLERS:
         raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
-    parameters, labelled = LABELLERS[task]
+    parameters, labelled = _labeller(spec)
     if task == "tag" and spec.defaults.get("pieces", "first") != "first":
         parameters = parameters | {"pieces": "joint"}  # a head that learned every piece
     answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
     return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
 
 
-def _labelled_text(text: str, answer: Any) -> Labelled:
-    [best] = answer
-    return Labelled({"text": text, "label": best["label"]}, [best["label"]], best["score"])
+def _labeller(spec: HeadSpec) -> tuple[dict[str, Any], Callable[[Any, Any], Labelled]]:
+    """Return the parameters to ask a head with, and what makes its answer a record."""
+    every = {"top_k": len(spec.labels) or None, "threshold": None}
+    if spec.task not in ("classify", "pair"):
+        return LABELLERS[spec.task]
+    if spec.problem_type == "regression":
+        return every, _with_number
+    if spec.usual_function == "sigmoid":
+        return every | {"function_to_apply": "sigmoid"}, partial(_with_labels, spec)
+    return every | {"top_k": 1}, _with_class
 
 
-def _labelled_pair(pair: PairInput, answer: Any) -> Labelled:
+def _with_class(given: str | PairInput, answer: Any) -> Labelled:
     [best] = answer
-    texts = {"text_a": pair.text, "text_b": pair.text_pair}
-    return Labelled({**texts, "label": best["label"]}, [best["label"]], best["score"])
+    return Labelled(_texts(given) | {"label": best["label"]}, [best["label"]], best["score"])
+
+
+def _with_labels(spec: HeadSpec, given: str | PairInput, answer: Any) -> Labelled:
+    """Say yes or no to each label; the least sure of these decisions counts."""
+    scores = {each["label"]: each["score"] for each in answer}
+    least = least_scores(spec).tolist()
+    labels = [label for label, limit in zip(spec.labels, least, strict=True) if scores[label] >= limit]
+    return Labelled(_texts(given) | {"label": labels}, labels, min(max(p, 1 - p) for p in scores.values()))
+
+
+def _with_number(given: str | PairInput, answer: Any) -> Labelled:
+    """A number comes without a probability, so it is always sure."""
+    [one] = answer
+    return Labelled(_texts(given) | {"label": one["score"]}, [one["label"]], 1.0)
+
+
+def _texts(given: str | PairInput) -> dict[str, Any]:
+    return {"text": given} if isinstance(given, str) else {"text_a": given.text, "text_b": given.text_pair}
 
 
 def _labelled_words(_: str, answer: Any) -> Labelled:
@@ -70,11 +98,11 @@ def _labelled_words(_: str, answer: Any) -> Labelled:
 
 
 LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
-    "classify": ({"top_k": 1}, _labelled_text),
-    "pair": ({"top_k": 1}, _labelled_pair),
+    "classify": ({}, _with_class),
+    "pair": ({}, _with_class),
     "tag": ({"aggregation_strategy": "none", "ignore_labels": [], "pieces": "first"}, _labelled_words),
 }
-"""By task: the parameters to ask with, and what an input and its answer make."""
+"""By task: the parameters to ask with, and what an input and its answer make; of classifiers see `_labeller`."""
 
 
 def read_inputs(path: Path, task: str, language: str | None) -> Iterator[Any]:

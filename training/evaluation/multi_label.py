@@ -1,6 +1,7 @@
 """Figures of labels of which several may hold, each beside what the best answer without reading the text gets.
 
-The definitions are those of scikit-learn; a label counts in `macro_f1` if it occurs in the data or in the answers.
+The definitions are those of scikit-learn; a label counts in `macro_f1` if it occurs in the data or in the answers. For
+`ranking_precision`, the answer without reading ranks labels by their frequency.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ def multi_label_scores(gold: Truth, scores: Floats, predicted: Truth) -> Scores:
         "subset_accuracy": float((gold == predicted).all(axis=1).mean()),
         "subset_accuracy_chance": max(Counter(row.tobytes() for row in gold).values()) / len(gold),
         "ranking_precision": ranking_precision(gold, scores),
-        "ranking_precision_chance": ranking_precision(gold, np.broadcast_to(counts, gold.shape)),
+        "ranking_precision_chance": ranking_precision(gold, np.broadcast_to(rankdata(counts, "ordinal"), gold.shape)),
         "loss": binary_loss(gold, scores),
         "loss_chance": binary_loss(gold, np.broadcast_to(gold.mean(axis=0), gold.shape)),
         "calibration_error": expected_calibration_error(sure, ((scores >= 0.5) == gold).ravel()),
@@ -98,6 +99,10 @@ def score_label_sets(gold: Sequence[tuple[str, ...]], answers: Iterable[Predicti
     for one in answers:
         found = {each["label"]: each["score"] for each in one.answer}
         scores[one.index] = [found[label] for label in spec.labels]
-    own = spec.defaults.get("threshold")
-    least = np.array(thresholds(spec.labels, own))
-    return multi_label_scores(truth_of(gold, spec.labels), scores, scores >= np.where(np.isinf(least), 0.5, least))
+    return multi_label_scores(truth_of(gold, spec.labels), scores, scores >= least_scores(spec))
+
+
+def least_scores(spec: HeadSpec) -> NDArray[np.float64]:
+    """Return the probability from which each label is predicted, [L]."""
+    least = np.array(thresholds(spec.labels, spec.defaults.get("threshold")))
+    return np.where(np.isinf(least), 0.5, least)

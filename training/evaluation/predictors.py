@@ -168,7 +168,9 @@ class MeanPredictor(LocalPredictor):
 
 def _check_same(name: str, first: HeadSpec, other: HeadSpec) -> None:
     if (first.task, first.labels, first.problem_type) != (other.task, other.labels, other.problem_type):
-        kinds = [f"{spec.task} ({spec.problem_type}) with {spec.labels}" for spec in (first, other)]
+        kinds = [f"{spec.task} with {spec.labels}" for spec in (first, other)]
+        if first.problem_type != other.problem_type:
+            kinds = [f"{spec.task} ({spec.problem_type}) with {spec.labels}" for spec in (first, other)]
         raise EvaluationError(
             f"head {name!r} is {kinds[0]} in one source and {kinds[1]} in another, expected the same labels in the "
             "same order; average those that agree"

@@ -20,14 +20,15 @@ from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
-from models.task import HeadSpec, TaskName, Trained
+from models.task import HeadSpec, ProblemType, TaskName, Trained
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.evaluate import check_labels
 from training.evaluation.evaluate import score as evaluate_head
 from training.evaluation.predictors import CheckpointPredictor
-from training.finetuning.calibration import Calibration
+from training.finetuning.calibration import Calibration, decisions
 from training.finetuning.early_stopping import Best
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.first_bias import start_at_frequencies
 from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
 from training.finetuning.targets import targets
 from training.finetuning.task_mixture import build_sources, choose, dropouts
@@ -44,6 +45,7 @@ from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.run.start_from import note_length, read_base, set_dropout
 from training.text.examples import Example, labels_of, read_examples
+from training.text.problem_types import as_problem, problem_of
 
 SHORTEST = 8
 """Tokens of a row that are worth training on."""
@@ -71,7 +73,10 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     tell_turns(recipe)
     sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
-    validation = {name: read_files(recipe, head.task, head.validation) for name, head in recipe.heads.items()}
+    validation = {
+        name: as_problem(read_files(recipe, head.task, head.validation), checkpoint.heads[name].spec.problem_type)
+        for name, head in recipe.heads.items()
+    }
     for name, examples in validation.items():
         check_labels(name, checkpoint.heads[name].spec.labels, examples)
     run.check_inputs()
@@ -190,7 +195,10 @@ def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
 
 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
-    """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay."""
+    """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay.
+
+    `sets` gets the labels in the form that each head learns.
+    """
     checkpoint = start(recipe.pretraining) if recipe.corpus else read_base(Path(recipe.base))
     longest = checkpoint.config.max_position_embeddings
     known, heads = checkpoint.heads, dict[str, Head]()
@@ -202,16 +210,21 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             )
         if not sets[name]:
             raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
-        found = head.labels or labels_of(sets[name])
-        goes_on = name in known and goes_on_from(known[name].spec, head, found)
-        if head.task != "qa" and not goes_on and len(found) < 2:
+        problem = head.problem_type or problem_of(sets[name])
+        sets[name] = as_problem(sets[name], problem)
+        found = head.labels or (["score"] if problem == "regression" else labels_of(sets[name]))
+        goes_on = name in known and goes_on_from(known[name].spec, head, found, problem)
+        fewest = 2 if problem == "single_label_classification" else 1
+        if head.task != "qa" and len(known[name].spec.labels if goes_on else found) < fewest:
             raise DataError(
                 f"heads.{name}: {'labels' if head.labels else ', '.join(head.train)} has the label {', '.join(found)} "
                 "alone, expected two or more; add another"
             )
-        heads[name] = grown(known[name], head) if goes_on else fresh_head(head, found, checkpoint)
+        heads[name] = grown(known[name], head, problem) if goes_on else fresh_head(head, found, checkpoint, problem)
         if not goes_on:
             checkpoint.fresh.add(name)
+            labels: list[Any] = [getattr(example, "label", None) for example in sets[name]]
+            start_at_frequencies(name, heads[name].module, heads[name].spec, labels)
         if name in known and not goes_on:
             before = known[name].spec
             tell(f"heads.{name} starts anew: that of the base is of {before.task} with {', '.join(before.labels)}")
@@ -220,19 +233,24 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
     return checkpoint
 
 
-def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str]) -> bool:
-    """Whether a head of the base can learn this on: in the order of its labels, some of which may not be met."""
-    if known.task != recipe.task:
+def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str], problem: ProblemType) -> bool:
+    """Whether a head of the base can learn this on: in the order of its labels, some of which may not be met.
+
+    One label of a cross-encoder can go on as a label that is true or not, for that is what its sigmoid means.
+    """
+    if known.task != recipe.task or known.usual_function != replace(known, problem_type=problem).usual_function:
         return False
+    if problem == "regression" and not recipe.labels:
+        return len(known.labels) == 1
     return known.labels == labels if recipe.labels else set(labels) <= set(known.labels)
 
 
-def grown(known: Head, recipe: HeadRecipe) -> Head:
-    return Head(spec_of(recipe, known.spec.labels, known.spec.defaults), known.module)
+def grown(known: Head, recipe: HeadRecipe, problem: ProblemType) -> Head:
+    return Head(spec_of(recipe, known.spec.labels, known.spec.defaults, problem), known.module)
 
 
-def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint) -> Head:
-    spec = spec_of(recipe, labels, {})
+def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint, problem: ProblemType) -> Head:
+    spec = spec_of(recipe, labels, {}, problem)
     return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
 
 
@@ -244,14 +262,18 @@ DEFAULTS: dict[TaskName, dict[str, Any]] = {
 starter's sentiment, which learned from sentences, was right for 0.83 of them by windows, for 0.64 by one row."""
 
 
-def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any]) -> HeadSpec:
-    """What a head is that learns by `recipe`, whose own defaults come last."""
-    defaults = DEFAULTS.get(recipe.task, {}) | defaults | recipe.defaults
+def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any], problem: ProblemType) -> HeadSpec:
+    """What a head is that learns by `recipe`, whose own defaults come last.
+
+    A label of which several may hold is that of a text if it is that of one of its windows.
+    """
+    windows = {"window_scores": "maximum"} if problem == "multi_label_classification" else {}
+    defaults = DEFAULTS.get(recipe.task, {}) | windows | defaults | recipe.defaults
     if recipe.task == "tag" and "pieces" not in recipe.defaults:
         defaults |= DEFAULTS["tag"]  # also a head that read first pieces learns all of them from now on
     sentences: Literal["one", "several"] = "several" if recipe.joined else "one"
     trained = Trained(max_length=recipe.max_length, sentences=sentences if recipe.task == "tag" else None)
-    return HeadSpec(recipe.task, labels, defaults, trained=trained)
+    return HeadSpec(recipe.task, labels, defaults, trained=trained, problem_type=problem)
 
 
 # ---- validation ----------------------------------------------------------------------------------------------------
@@ -304,15 +326,24 @@ def no_answer(
 
 
 def calibrated(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> Calibration:
-    """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked."""
+    """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked.
+
+    A number has no certainty, so a regression keeps the temperature 1. Labels of which several may hold share one
+    temperature, fitted on their decisions between yes and no.
+    """
     spec = predictor.head(name)
+    if spec.problem_type == "regression":
+        return Calibration(1.0, len(examples), None)
     encoded = targets(examples, spec, predictor.tokenizer, spec.trained.max_length or predictor.max_length)
     logits = [
         row for i in range(0, len(encoded), 32) for row in predictor.run(name, [t.row for t in encoded[i : i + 32]])
     ]
-    found = Calibration.of(
-        np.array(logits).reshape(len(encoded), len(spec.labels)), np.array([t.labels[0] for t in encoded], np.int64)
-    )
+    shaped = np.array(logits).reshape(len(encoded), len(spec.labels))
+    if spec.problem_type == "multi_label_classification":
+        truth = np.array([target.labels for target in encoded], bool).reshape(shaped.shape)
+        found = Calibration.of(*decisions(shaped, truth))
+    else:
+        found = Calibration.of(shaped, np.array([target.labels[0] for target in encoded], np.int64))
     if found.remark:
         tell(f"heads.{name}: {found.remark}")
     return found

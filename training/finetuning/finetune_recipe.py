@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 
 from models.manifest import NAME
-from models.task import TaskName
+from models.task import ProblemType, TaskName
 from training.errors import RecipeError
 from training.pretraining.pretrain_recipe import SPECS, PretrainRecipe
 from training.run.precision import Precision
@@ -27,6 +27,8 @@ class HeadRecipe:
     validation: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     """In the order of the logits; found in the training data if empty."""
+    problem_type: ProblemType | None = None
+    """Of classify and pair: what the labels are; by their form if it is not set (training/text/problem_types.py)."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Parameters whose default this head changes."""
     share: Positive = 1.0
@@ -97,6 +99,16 @@ class FinetuneRecipe:
                 raise RecipeError(f"heads.{name} is what a corpus trains, expected another name beside one; rename it")
             if head.labels and head.task == "qa":
                 raise RecipeError(f"heads.{name}.labels are given, but qa has none; leave them out")
+            if head.problem_type and head.task not in ("classify", "pair"):
+                raise RecipeError(
+                    f"heads.{name}.problem_type is {head.problem_type}, but only classify and pair heads have one, and "
+                    f"this is {head.task}; leave it out"
+                )
+            if head.problem_type == "regression" and len(head.labels) > 1:
+                raise RecipeError(
+                    f"heads.{name}.labels are {head.labels[:8]}, but a regression has one, the name of its number; "
+                    "leave them out"
+                )
             if head.labels and not (all(map(str.strip, head.labels)) and len(set(head.labels)) == len(head.labels)):
                 raise RecipeError(f"heads.{name}.labels are {head.labels[:8]}, expected each to be a text of its own")
             if head.consistency and not (self.dropout or self.attention_dropout):

@@ -3,6 +3,7 @@
 The names are those of transformers (`problem_type`).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -60,7 +61,9 @@ def _as_labels(label: Label) -> tuple[str, ...]:
 def _as_number(label: Label) -> float:
     if isinstance(label, tuple):
         raise ValueError
-    return float(label)
+    if not math.isfinite(number := float(label)):
+        raise ValueError
+    return number
 
 
 CONVERTERS: dict[ProblemType, Callable[[Label], Label]] = {

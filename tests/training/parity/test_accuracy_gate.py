@@ -91,12 +91,17 @@ def test_scores_without_a_function_have_no_scale_of_their_own() -> None:
 
 
 def measured(
-    loss: float | None = None, error: float = 0.0, examples: int = 1000, kind: str = "validation", **texts: float
+    loss: float | None = None,
+    error: float = 0.0,
+    examples: int = 1000,
+    kind: str = "validation",
+    metric: str = "f1",
+    **texts: float,
 ) -> Figures:
     judged = {"texts": 300, "source": "made of the vocabulary", "expected_loss": 0.0, "error": error} | texts
     head: Figures = {"max_difference": 0.1, "largest_logit": 5.0, "texts": judged}
     if loss is not None:
-        found = {"metric": "f1", "file": "validation.jsonl", "loss": loss, "error": error, "examples": examples}
+        found = {"metric": metric, "file": "validation.jsonl", "loss": loss, "error": error, "examples": examples}
         head[kind] = found
     return {"precisions": {"int8": {"heads": {"ner": head}}}}
 
@@ -145,7 +150,10 @@ def test_few_examples_do_not_judge() -> None:
 
 
 def test_scores_judge_labels_that_do_not_compete() -> None:
-    check_parity(measured(9.0, score_difference=4.9), 0.5)
+    check_parity(measured(9.0, score_difference=4.9, metric="accuracy"), 0.5)
+    for metric in ("micro_f1", "pearson"):
+        with pytest.raises(ExportError, match=f"loses 9.00 ± 0.00 points in int8 by {metric} on 1,000 validation"):
+            check_parity(measured(9.0, score_difference=4.9, metric=metric), 0.5)
     with pytest.raises(ExportError, match="loses 5.10 ± 0.00 points in int8 by the difference of its scores"):
         check_parity(measured(0.0, score_difference=5.1), 0.5)
 
@@ -158,7 +166,9 @@ def test_what_could_not_judge_is_said() -> None:
     ]
     assert "no validation data; it is judged by its expected loss" in next(remarks(measured()))
     assert "f1 on 1,000 training examples" in next(remarks(measured(0.1, kind="training")))
-    assert "its labels do not compete" in next(remarks(measured(score_difference=1.0)))
+    assert "its labels do not compete" in next(remarks(measured(0.1, metric="accuracy", score_difference=1.0)))
+    assert "the difference of its scores on 300 texts" in next(remarks(measured(score_difference=1.0)))
+    assert list(remarks(measured(0.1, metric="micro_f1", score_difference=1.0))) == []
 
 
 def simulated(loss: float, count: int, seed: int) -> Figures:
