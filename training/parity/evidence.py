@@ -13,10 +13,10 @@ from training.errors import ExportError
 from training.evaluation.masked_passages import masked_passages
 from training.parity.made_texts import made_texts
 from training.parity.run_files import RunFiles
-from training.parity.stratified_sample import SEED, stratified
 from training.run.atomic_files import hash_of
 from training.run.json_lines import iter_lines
 from training.text.examples import Document, Example, PairExample, TextExample, read_examples
+from training.text.stratified_sample import SEED, stratified
 
 Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]
