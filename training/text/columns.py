@@ -185,7 +185,8 @@ def _looks_like_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> boo
 def _label_column(rows: Sequence[Sequence[str]]) -> int | None:
     """The column of the fewest and shortest values; None where no column is both, or the values do not repeat."""
     columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
-    fewest = min(range(len(columns)), key=lambda number: len(set(columns[number])))
-    shortest = min(range(len(columns)), key=lambda number: sum(map(len, columns[number])))
+    lengths = [sum(map(len, column)) for column in columns]
+    shortest = min(range(len(columns)), key=lengths.__getitem__)
+    fewest = min(range(len(columns)), key=lambda number: (len(set(columns[number])), lengths[number]))
     distinct = len(set(columns[fewest]))
     return fewest if fewest == shortest and (distinct < len(columns[fewest]) or len(rows) < 3) else None

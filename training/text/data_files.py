@@ -67,7 +67,7 @@ def read_files(
         found[path] = examples
     count_repeated(chain.from_iterable(found.values()), notes)
     broken.tell()
-    notes.tell(str(files[0]) if len(files) == 1 else f"{len(files)} files")
+    notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found
 
 
@@ -143,10 +143,10 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
         if asked not in seen:
             seen[asked] = answer
         elif seen[asked] == answer:
-            notes["rows are equal to an earlier one"] += 1
+            notes["rows equal to an earlier one"] += 1
         else:
             different.add(asked)
-    notes["texts have different labels in different rows; correct them, or expect errors there"] += len(different)
+    notes["texts with different labels in different rows, of which some must be wrong"] += len(different)
 
 
 def _sides(example: Example) -> tuple[object, object]:

@@ -124,7 +124,7 @@ def _in_bio(rows: list[Row], notes: Notes) -> Iterator[Row]:
     for line, tags in zip(tagged, found, strict=True):
         line.record["tags"] = tags
     if changed:
-        notes[f"tags were converted to BIO from {scheme}"] += changed
+        notes[f"tags converted to BIO from {scheme}"] += changed
     yield from rows
 
 

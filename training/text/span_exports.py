@@ -20,11 +20,11 @@ SPANS = ("spans", "entities", "label", "labels")
 STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
 TYPES = ("label", "labels", "type", "entity_group")
 WORD = re.compile(r"[^\W_]")
-TRIMMED = "spans had blanks at their edges, which were cut off"
-WIDENED = "spans ended inside a word and now hold all of it"
-UTF16 = "spans counted UTF-16 units, as JavaScript does, and were converted to characters"
-UNLABELLED = "tasks have no annotation and were left out"
-SEVERAL = "tasks have several annotations, of which the first (or the ground truth) was taken"
+TRIMMED = "spans whose blanks at the edges were cut off"
+WIDENED = "spans that cut a word, and now hold all of it"
+UTF16 = "spans converted from UTF-16 units, which JavaScript counts, to characters"
+UNLABELLED = "tasks left out, because they have no annotation"
+SEVERAL = "tasks with several annotations, of which the ground truth or else the first was taken"
 
 
 # ---- Label Studio ----------------------------------------------------------------------------------------------------

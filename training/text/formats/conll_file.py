@@ -14,6 +14,7 @@ from pathlib import Path
 from training.errors import DataError
 from training.run.json_lines import Line, Row
 from training.run.text_lines import checked, text_lines
+from training.text.tag_schemes import SPAN_TAG
 
 DOCUMENT = "-DOCSTART-"
 """The only word of the line where a document of CoNLL-2003 begins."""
@@ -101,7 +102,8 @@ def _without_comments(sentences: list[list[Word]]) -> Iterator[list[Word]]:
 
 
 def _is_comment(cells: Sequence[str], width: int, ends: set[str]) -> bool:
-    return cells[0].startswith("#") and not (len(cells) == width and cells[-1] in ends)
+    is_tagged = len(cells) == width and (cells[-1] in ends or SPAN_TAG.fullmatch(cells[-1]))
+    return cells[0].startswith("#") and not is_tagged
 
 
 def _width(sentences: Sequence[Sequence[Word]]) -> int:

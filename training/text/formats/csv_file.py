@@ -18,6 +18,8 @@ from training.run.text_lines import checked, text_lines, unpacked_suffix
 SAMPLE = 200
 """Lines from which the delimiter is told, and whether the first one holds names."""
 DELIMITERS = ",;\t|"
+RETURN = "\udc0d"
+"""Stands for a carriage return inside a line: no decoded text holds it."""
 MAX_CELL = 1 << 26
 """Characters of a cell: some hundred novels."""
 
@@ -83,7 +85,7 @@ def _cells(path: Path, lines: Iterable[str], dialect: Dialect, skipped: int = 0)
             yield DataError(f"{path}:{begin}: {REASONS.get(str(error), str(error))}; correct the line")
             continue
         if any(cell.strip() for cell in cells):
-            yield Cells(begin, cells)
+            yield Cells(begin, [cell.replace(RETURN, "\r") for cell in cells])
 
 
 REASONS = {
@@ -96,19 +98,18 @@ REASONS = {
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield lines as csv wants them: a lone carriage return ends one too."""
-    for line in checked(text_lines(path)):
-        if "\r" in line[:-2]:
-            yield from _at_returns(line)
-        else:
+    """Yield lines as csv wants them.
+
+    A carriage return inside a line is a character of a cell (csv and pandas write it without quotes), and would end the
+    row; only a file without any line feed has its lines divided by carriage returns.
+    """
+    for number, line in enumerate(checked(text_lines(path))):
+        if "\r" not in line[:-2]:
             yield line
-
-
-def _at_returns(line: str) -> Iterator[str]:
-    body = line.removesuffix("\n").removesuffix("\r")
-    parts = body.split("\r")
-    yield from (part + "\r" for part in parts[:-1])
-    yield parts[-1] + line[len(body) :]
+        elif number == 0 and not line.endswith("\n"):
+            yield from (part + "\n" for part in line.split("\r"))
+        else:
+            yield line[:-2].replace("\r", RETURN) + line[-2:]
 
 
 # ---- dialect ---------------------------------------------------------------------------------------------------------
