@@ -56,6 +56,7 @@ from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
 from training.run.atomic_files import hash_of
 from training.run.hugging_face import read_any
+from training.text.data_files import DATA_HELP, add_data_options, read_data, read_files
 from training.text.examples import (
     Document,
     Example,
@@ -66,7 +67,6 @@ from training.text.examples import (
     TextExample,
     is_bio,
     labels_in,
-    read_examples,
 )
 from training.text.problem_types import as_problem, problem_for
 
@@ -81,8 +81,7 @@ def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int 
     that does not fit the head, EvaluationError for a head that does not exist or cannot be asked.
     """
     task = predictor.head(head).task
-    examples: list[Example] = [example for path in files for example in read_examples(path, task, limit)]
-    return score(predictor, head, examples)
+    return score(predictor, head, read_data(files, task, limit=limit))
 
 
 def score(predictor: Predictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
@@ -296,13 +295,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
     parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
+    add_data_options(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
     parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
-
-
-DATA_HELP = "JSON lines of its task, .jsonl or .jsonl.xz, .gz, .zst; several count together"
 
 
 def positive(text: str) -> int:
@@ -318,7 +315,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         check_report(arguments.json)
     predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
     spec = predictor.head(arguments.head)
-    read = {path: read_examples(path, spec.task, arguments.limit) for path in arguments.data}
+    read = read_files(arguments.data, spec.task, arguments.columns, arguments.skip_broken, arguments.limit)
     source = " + ".join(arguments.sources)
     started = time.perf_counter()
     scores = score(predictor, arguments.head, [one for examples in read.values() for one in examples], progress=True)

@@ -10,6 +10,7 @@ again resumes.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,8 @@ from training.run.precision import arithmetic
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.run.start_from import note_length, read_base, set_dropout
-from training.text.examples import Example, labels_of, read_examples
+from training.text.data_files import files_in, read_data
+from training.text.examples import Example, labels_of
 from training.text.problem_types import as_problem, problem_of
 
 SHORTEST = 8
@@ -74,7 +76,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
     validation = {
-        name: as_problem(read_files(recipe, head.task, head.validation), checkpoint.heads[name].spec.problem_type)
+        name: as_problem(read_files(recipe, head, head.validation), checkpoint.heads[name].spec.problem_type)
         for name, head in recipe.heads.items()
     }
     for name, examples in validation.items():
@@ -178,17 +180,16 @@ def inputs(recipe: FinetuneRecipe) -> Iterator[Path]:
     """What a run reads: base, corpus, and the files of its heads."""
     yield from map(Path, filter(None, (recipe.base, recipe.corpus)))
     for head in recipe.heads.values():
-        yield from (Path(recipe.data) / file for file in (*head.train, *head.validation))
+        yield from chain.from_iterable(files_in(Path(recipe.data) / file) for file in (*head.train, *head.validation))
 
 
-def read_files(recipe: FinetuneRecipe, task: TaskName, files: Sequence[str]) -> list[Example]:
-    read: Any = read_examples  # overloaded a literal each; here the task is a value
-    return [example for file in files for example in read(Path(recipe.data) / file, task)]
+def read_files(recipe: FinetuneRecipe, head: HeadRecipe, files: Sequence[str]) -> list[Example]:
+    return read_data([Path(recipe.data) / file for file in files], head.task, head.columns, head.skip_broken)
 
 
 def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
     """The examples that a head learns from, with those that are made of them."""
-    found: Any = read_files(recipe, head.task, head.train)
+    found: Any = read_files(recipe, head, head.train)
     if head.task == "qa" and head.unanswerable:
         found += unanswerable(found, head.unanswerable, np.random.default_rng(recipe.seed))
     return list(found)

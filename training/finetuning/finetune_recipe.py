@@ -23,8 +23,12 @@ class HeadRecipe:
 
     task: TaskName
     train: list[str]
-    """Files of examples, below `data` where that is set."""
+    """Files of examples, or folders of them, below `data` where that is set."""
     validation: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    """Which column of the files is which field, such as {text = "sentence"}; usual names are known."""
+    skip_broken: NonNegativeInt = 0
+    """Broken rows that are skipped, of training and of validation each."""
     labels: list[str] = field(default_factory=list)
     """In the order of the logits; found in the training data if empty."""
     problem_type: ProblemType | None = None

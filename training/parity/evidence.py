@@ -3,6 +3,7 @@
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from models.classification import PairInput
@@ -13,10 +14,12 @@ from training.errors import ExportError
 from training.evaluation.masked_passages import masked_passages
 from training.parity.made_texts import made_texts
 from training.parity.run_files import RunFiles
-from training.parity.stratified_sample import SEED, stratified
 from training.run.atomic_files import hash_of
-from training.run.json_lines import iter_lines
-from training.text.examples import Document, Example, PairExample, TextExample, labels_in, read_examples
+from training.run.json_lines import JSON_LINES, iter_lines
+from training.run.text_lines import unpacked_suffix
+from training.text.data_files import read_files
+from training.text.examples import Document, Example, PairExample, TextExample, labels_in
+from training.text.stratified_sample import SEED, stratified
 
 Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]
@@ -50,19 +53,27 @@ class Evidence:
 
     @classmethod
     def read(
-        cls, kind: Kind, files: Sequence[Path], task: TaskName, limit: int | None, fitted: bool = False
+        cls,
+        kind: Kind,
+        files: Sequence[Path],
+        task: TaskName,
+        limit: int | None,
+        fitted: bool = False,
+        reading: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Evidence":
-        """Read files and draw `limit` examples, in proportion to file, source and label or answerability."""
-        read: Any = read_examples  # overloaded for each literal; here the task is a value
+        """Read files and draw `limit` examples, in proportion to file, source and label or answerability.
+
+        `reading`: `columns` and `skip_broken` of read_files, where they are not its defaults.
+        """
         examples: list[Example] = []
         strata: list[Hashable] = []
-        for number, path in enumerate(files):
-            found = read(path, task)
+        read = read_files(files, task, **reading)
+        for number, (path, found) in enumerate(read.items()):
             sources = _sources(path, len(found)) if limit and task not in ("tag", "fill-mask") else [None] * len(found)
             examples += found
             strata += [(number, source, _answer(one)) for source, one in zip(sources, found, strict=True)]
         places = range(len(examples)) if limit is None else stratified(strata, limit)
-        return cls(kind, tuple(files), [examples[place] for place in places], len(examples), fitted)
+        return cls(kind, tuple(read), [examples[place] for place in places], len(examples), fitted)
 
     @property
     def name(self) -> str:
@@ -96,9 +107,9 @@ def _evidence(
     if named:
         found.append(Evidence.read("validation", [named] if isinstance(named, Path) else named, task, limit))
     elif run and (files := run.files(name, task, "validation")):
-        found.append(Evidence.read("validation", files, task, limit or SAMPLE, fitted=True))
+        found.append(Evidence.read("validation", files, task, limit or SAMPLE, True, run.reading(name)))
     if run and not any(one.is_enough for one in found) and (files := run.files(name, task, "train")):
-        found.append(Evidence.read("training", files, task, limit or SAMPLE))
+        found.append(Evidence.read("training", files, task, limit or SAMPLE, reading=run.reading(name)))
     return found
 
 
@@ -124,6 +135,8 @@ def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
 
 def _sources(path: Path, count: int) -> list[Hashable]:
     """Return the `source` of each record; None for all, where records are not examples one by one."""
+    if unpacked_suffix(path) not in JSON_LINES:
+        return [None] * count
     sources = [str(line.record.get("source")) for line in iter_lines(path)]
     return list(sources) if len(sources) == count else [None] * count
 

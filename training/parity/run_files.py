@@ -8,6 +8,7 @@ from models.task import TaskName
 from training.run.atomic_files import hash_of
 from training.run.progress import tell
 from training.run.provenance import read_object, trained
+from training.text.data_files import files_in
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2
@@ -44,8 +45,14 @@ class RunFiles:
         entry = self.recipe["heads"].get(head)
         if not isinstance(entry, dict) or entry.get("task") != task:
             return []
-        paths = [Path(self.recipe.get("data") or "") / name for name in entry.get(part) or []]
+        named = [Path(self.recipe.get("data") or "") / name for name in entry.get(part) or []]
+        paths = [file for path in named for file in (files_in(path) if path.is_dir() else [path])]
         return [path for path in paths if self._is_the_same(path, head)]
+
+    def reading(self, head: str) -> dict[str, Any]:
+        """Return how the run read the files of a head, as the arguments `columns` and `skip_broken` of read_files."""
+        entry = self.recipe["heads"][head]
+        return {"columns": entry.get("columns") or {}, "skip_broken": entry.get("skip_broken") or 0}
 
     def _is_the_same(self, path: Path, head: str) -> bool:
         if not path.is_file():

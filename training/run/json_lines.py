@@ -1,40 +1,50 @@
-"""JSON lines, plain or compressed (.xz, .gz, .zst).
+"""JSON lines, plain or compressed (.xz .gz .zst .bz2); blank lines are skipped.
 
 A broken line is a DataError that names file and line.
 """
 
-import codecs
-import gzip
 import json
-import lzma
 import unicodedata
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import zstandard
-
 from models.tokenizer import UNUSABLE
 from training.errors import DataError
+from training.run.text_lines import OPENERS, checked, text_lines, unpacked_suffix
+from training.run.text_lines import raw_lines as raw_lines
+
+JSON_LINES = (".jsonl", ".ndjson", ".txt")
+"""Suffixes of files that hold one JSON object per line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One JSON object of a file, and where it stands, for its error messages."""
+    """One record of a file, and where it stands, for its error messages."""
 
     path: Path
     number: int
+    """Of its first line, counted from 1; 0 in a file without lines."""
     record: dict[str, Any]
+    part: str = ""
+    """Where it stands in the line or in the file, such as "element 3"."""
+
+    @property
+    def place(self) -> str:
+        number = f":{self.number}" if self.number else ""
+        return f"{self.path}{number}" + (f": {self.part}" if self.part else "")
 
     def fail(self, message: str) -> NoReturn:
-        raise DataError(f"{self.path}:{self.number}: {message}")
+        raise DataError(f"{self.place}: {message}")
 
     def value(self, key: str) -> Any:
         if key not in self.record:
-            found = ", ".join(sorted(self.record)) or "no key"
-            self.fail(f'key "{key}" is missing among {found}, expected a record with it; add it, or name another task')
+            found = ", ".join(sorted(map(str, self.record))) or "no key"
+            self.fail(
+                f'key "{key}" is missing among {found}, expected a record with it; add it, name the column that holds '
+                f"it (--columns {key}=NAME), or name another task"
+            )
         return self.record[key]
 
     def string(self, key: str) -> str:
@@ -62,92 +72,55 @@ class Line:
         return value
 
 
+Row = Line | DataError
+"""A record of a file, or what is wrong with it."""
+
+
 def visible(character: str) -> bool:
     """Tell what a tokenizer keeps: no blank, no control or format character, no U+FFFD."""
     return unicodedata.category(character)[0] not in "ZC" and character != "\ufffd"
 
 
 def kind_of(value: Any) -> str:
-    """Name a JSON value as its writer knows it: 'the number 3', 'null', 'a list'."""
+    """Name a value as its writer knows it: 'the number 3', 'null', 'a list'."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
         return f"the number {value}"
     names: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-    return names[type(value)]
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def iter_lines(path: Path) -> Iterator[Line]:
     """Yield the JSON objects of a file; raise DataError for what is not UTF-8, not JSON, or not an object."""
-    for number, raw in enumerate(raw_lines(path), start=1):
-        try:
-            record = json.loads(raw.decode("utf8"))
-        except UnicodeDecodeError as error:
-            found = f"byte {error.start} is 0x{raw[error.start]:02x}, which is not UTF-8"
-            raise DataError(f"{path}:{number}: {found}, expected UTF-8 text; convert the file") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not JSON ({error}), expected an object; correct the line") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}:{number}: {kind_of(record)}, expected a JSON object; correct the line")
-        yield Line(path, number, record)
+    if unpacked_suffix(path) not in (*JSON_LINES, ".json") and path.suffix.casefold() not in OPENERS:
+        known = ", ".join((*JSON_LINES, *OPENERS))
+        raise DataError(f"{path} ends in {path.suffix!r}, expected {known}; rename or convert it")
+    return checked(json_lines(path))
 
 
-def raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, unpacked; raise DataError for an unknown suffix or a file that is cut off."""
-    opened = OPENERS.get(path.suffix)
-    if opened is None:
-        raise DataError(f"{path} ends in {path.suffix!r}, expected {', '.join(OPENERS)}; rename or convert it")
+def json_lines(path: Path) -> Iterator[Row]:
+    """Yield the JSON object of each line, or the DataError that names what is wrong with the line."""
+    for number, text in enumerate(text_lines(path), start=1):
+        if isinstance(text, DataError):
+            yield text
+        elif text.strip():
+            yield _parsed(path, number, text)
+
+
+def _parsed(path: Path, number: int, text: str) -> Row:
     try:
-        for number, line in enumerate(opened(path)):
-            yield line if number else line.removeprefix(codecs.BOM_UTF8)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
-    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
-        raise DataError(f"{path} cannot be read to its end ({error}), expected a whole file; copy it again") from None
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return DataError(f"{path}:{number}: not JSON ({error}), expected an object; correct the line")
+    return row_of(path, number, record)
 
 
-def _plain_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from file
-
-
-def _xz_lines(path: Path) -> Iterator[bytes]:
-    with lzma.open(path, "rb") as file:
-        yield from file
-
-
-def _gzip_lines(path: Path) -> Iterator[bytes]:
-    with gzip.open(path, "rb") as file:
-        yield from file
-
-
-def _zstd_lines(path: Path) -> Iterator[bytes]:
-    """Yield lines; the library's own reader ends quietly at a cut file, so frame ends are looked at here."""
-    with path.open("rb") as file:
-        rest = b""
-        for block in _zstd_blocks(iter(lambda: file.read(1 << 16), b"")):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from (line + b"\n" for line in lines)
-        if rest:
-            yield rest
-
-
-def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    for chunk in chunks:
-        while chunk:
-            if frame.eof:  # zstd -T and pzstd write several frames one after the other
-                frame = zstandard.ZstdDecompressor().decompressobj()
-            yield frame.decompress(chunk)
-            chunk = frame.unused_data if frame.eof else b""
-    if not frame.eof:
-        raise EOFError("the last zstd frame is cut off")
-
-
-OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
-    ".jsonl": _plain_lines,
-    ".txt": _plain_lines,
-    ".xz": _xz_lines,
-    ".gz": _gzip_lines,
-    ".zst": _zstd_lines,
-}
+def row_of(path: Path, number: int, value: Any, part: str = "") -> Row:
+    """Return a JSON value as a record: an object, or spaCy's pair of a text and an object with its entities."""
+    line = Line(path, number, {}, part)
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and "entities" in value[1]:
+        value = value[1] | {"text": value[0]}
+    if not isinstance(value, dict):
+        return DataError(f"{line.place}: {kind_of(value)}, expected a JSON object; correct the line")
+    return Line(path, number, value, part)

@@ -1,4 +1,4 @@
-"""Labelled examples and documents, one JSON object a line.
+"""Labelled examples and documents, from records of any file.
 
 Data is checked where it is read: a broken line is a DataError that names file and line, so that no run dies an hour
 later on a label that is a number or an answer that is not where its offset says.
@@ -7,12 +7,16 @@ later on a label that is a number or an answer that is not where its offset says
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from training.errors import DataError
-from training.run.json_lines import Line, iter_lines, kind_of, visible
+from training.run.json_lines import Line, kind_of, visible
+from training.run.text_lines import checked
+from training.text.columns import Columns
+from training.text.notes import Notes
+from training.text.rows import rows_of
 
 Label = str | tuple[str, ...] | float
 """A class, the labels that are true (none of them may be), or a number."""
@@ -210,11 +214,15 @@ def read_examples(path: Path, task: Literal["qa"], limit: int | None = None) -> 
 @overload
 def read_examples(path: Path, task: Literal["fill-mask"], limit: int | None = None) -> list[Document]: ...
 def read_examples(path: Path, task: str, limit: int | None = None) -> Any:
-    """Read the examples of a task (the first `limit`); raise DataError for a broken line or an empty file."""
-    parse = PARSERS[task]
-    examples = [parse(line) for line in islice(iter_lines(path), limit)]
+    """Read the examples of a task (the first `limit`) from one file, whatever its format.
+
+    Raise DataError for a broken line or an empty file. `training.text.data_files` reads several files, and tells more.
+    """
+    notes = Notes()
+    examples = [PARSERS[task](line) for line in checked(rows_of(path, Columns(task), notes, limit))]
+    notes.tell(str(path))
     if not examples:
-        raise DataError(f"{path} holds no examples, expected one JSON object a line; pass another file")
+        raise DataError(f"{path} holds no examples, expected one or more; pass another file")
     return examples
 
 

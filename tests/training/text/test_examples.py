@@ -134,12 +134,9 @@ TAGGED = {"tokens": ["a", "b"], "tags": ["O", "O"]}
         ("tag", changed(TAGGED, tokens=["a", ""]), r'"tokens"\[1\] is \'\', expected visible'),
         ("tag", changed(TAGGED, tokens="a b"), r'"tokens" is a string, expected a list of strings'),
         ("tag", changed(TAGGED, tags=["O", 1]), r'"tags"\[1\] is the number 1'),
-        ("tag", changed(TAGGED, tags=["O", "I-PER"]), r"'I-PER' after 'O', expected it after B-PER .* make it B-PER"),
-        ("tag", changed(TAGGED, tags=["B-LOC", "I-PER"]), r"'I-PER' after 'B-LOC'"),
-        ("tag", changed(TAGGED, tags=["I-PER", "O"]), r'"tags"\[0\] is \'I-PER\''),
         ("tag", changed(TAGGED, tags=["B-PER", "NOUN"]), r"'NOUN', expected O, B-TYPE or I-TYPE"),
         ("tag", changed(TAGGED, tags=["B-", "O"]), r"'B-', expected O, B-TYPE"),
-        ("qa", changed(QUESTION, answers=[]), r'"answers" is a list, expected'),
+        ("qa", changed(QUESTION, answers="Köln"), r'"answers" is a string, expected'),
         ("qa", changed(QUESTION, answers={"text": ["Köln"]}), r'key "answer_start" is missing among text'),
         ("qa", changed(QUESTION, answers={"text": ["Köln"], "answer_start": []}), r"1 answer texts but 0 offsets"),
         ("qa", changed(QUESTION, answers={"text": ["Köln"], "answer_start": ["15"]}), r"not a list of whole numbers"),
@@ -165,7 +162,6 @@ def test_a_broken_line_is_named(tmp_path: Path, task: Any, record: object, messa
     ("line", "message"),
     [
         (b"{'text': 1}", r"not JSON"),
-        (b"", r"not JSON"),
         (b'{"text": "a", "label": "x"', r"not JSON"),
         (b"[" * 100_000, r"not JSON"),
         (b'{"text": "caf\xe9", "label": "x"}', r"byte 13 is 0xe9, which is not UTF-8"),
@@ -188,10 +184,10 @@ def test_a_file_that_is_missing_empty_or_of_another_kind_is_an_error(tmp_path: P
         read_examples(tmp_path / "none.jsonl", "classify")
     with pytest.raises(DataError, match=r"empty\.jsonl holds no examples"):
         read_examples(write(tmp_path / "empty.jsonl"), "classify")
-    with pytest.raises(DataError, match=r"rows\.csv ends in '\.csv', expected \.jsonl, \.txt, \.xz, \.gz, \.zst"):
-        read_examples(write(tmp_path / "rows.csv", GOOD), "classify")
+    with pytest.raises(DataError, match=r"rows\.xlsx ends in '\.xlsx', expected \.csv, .* \.jsonl, .*convert it"):
+        read_examples(write(tmp_path / "rows.xlsx", GOOD), "classify")
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"folder\.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"folder\.jsonl cannot be read"):  # only read_data takes folders
         read_examples(tmp_path / "folder.jsonl", "classify")
 
 

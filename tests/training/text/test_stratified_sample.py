@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.parity.stratified_sample import stratified
+from training.text.stratified_sample import stratified
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=200), st.integers(1, 200), st.integers(0, 100))

@@ -1,0 +1,91 @@
+"""Would break: a tagger learns spans that its annotators did not mark, and nobody is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.errors import DataError
+from training.text.data_files import read_data
+from training.text.examples import SpannedText, TextExample
+
+TEXT = "Ann met Bob in Köln."
+
+
+def read(tmp_path: Path, *records: object, task: Any = "tag", **options: Any) -> list[Any]:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf8")
+    return list(read_data([path], task, **options))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "told"),
+    [
+        ([9, 11], [8, 11], "spans that cut a word, and now hold all of it: 1"),
+        ([7, 12], [8, 11], "spans whose blanks at the edges were cut off: 1"),
+        ([8, 10], [8, 11], "spans that cut a word, and now hold all of it: 1"),
+        ([16, 18], [15, 19], "spans that cut a word, and now hold all of it: 1"),
+        ([0, 3], [0, 3], ""),
+        ([15, 20], [15, 20], ""),
+    ],
+)
+def test_a_span_holds_whole_words_without_blanks_around_them(
+    tmp_path: Path, given: list[int], expected: list[int], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(tmp_path, {"text": TEXT, "label": [[*given, "X"]]}) == [SpannedText(TEXT, [(*expected, "X")])]  # type: ignore[list-item]
+    assert told in (found := capsys.readouterr().err) and bool(told) == bool(found)
+
+
+def test_scripts_without_blanks_are_cut_anywhere(tmp_path: Path) -> None:
+    text = "今年上海苹果公司"
+    assert read(tmp_path, {"text": text, "label": [[2, 4, "LOC"], [4, 8, "ORG"]]}) == [
+        SpannedText(text, [(2, 4, "LOC"), (4, 8, "ORG")])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ([[0, 7, "X"], [4, 11, "Y"]], '"spans" has Y at 4 to 11 inside another span'),
+        ([[0, 2, "X"], [2, 3, "Y"]], '"spans" has Y at 0 to 3 inside another span'),
+        ([[3, 4, "X"]], '"spans"\\[0\\] is characters 3 to 4 .*visible characters'),
+        ([[5, 5, "X"]], '"spans"\\[0\\] is characters 5 to 5'),
+        ([{"start": 0, "end": 3, "labels": ["X", "Y"]}], '"spans"\\[0\\] is .*expected \\[start, end, type\\]'),
+        ([{"start": 0, "end": 3, "labels": ["X"], "text": "Bob"}], "is 'Ann' by its offsets, expected its text 'Bob'"),
+    ],
+)
+def test_spans_that_are_no_spans_are_refused_or_skipped(tmp_path: Path, label: object, message: str) -> None:
+    record = {"text": TEXT, "label": label}
+    with pytest.raises(DataError, match=r"a\.jsonl:1: .*" + message):
+        read(tmp_path, record)
+    assert read(tmp_path, record, {"text": TEXT, "label": []}, skip_broken=1) == [SpannedText(TEXT, [])]
+
+
+def task(text: str, *annotations: dict[str, Any]) -> dict[str, Any]:
+    return {"data": {"text": text}, "annotations": list(annotations)}
+
+
+def choice(*choices: str, **rest: object) -> dict[str, Any]:
+    return {"result": [{"type": "choices", "value": {"choices": list(choices)}}], **rest}
+
+
+def test_of_several_annotations_one_is_taken_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [
+        task("a", choice("x")),
+        task("b"),
+        task("c", choice("x", was_cancelled=True), choice("y")),
+        task("d", choice("x"), choice("y", ground_truth=True)),
+    ]
+    found = read(tmp_path, *records, task="classify")
+    assert found == [TextExample("a", "x"), TextExample("c", "y"), TextExample("d", "y")]
+    told = capsys.readouterr().err
+    assert "tasks left out, because they have no annotation: 1" in told
+    assert "tasks with several annotations, of which the ground truth or else the first was taken: 1" in told
+
+
+def test_offsets_of_javascript_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "😀😀 Bob"
+    span = {"start": 5, "end": 8, "text": "Bob", "labels": ["PER"]}
+    assert read(tmp_path, {"text": text, "label": [span]}) == [SpannedText(text, [(3, 6, "PER")])]
+    assert "spans converted from UTF-16 units, which JavaScript counts, to characters: 1" in capsys.readouterr().err

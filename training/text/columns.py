@@ -1,0 +1,192 @@
+"""Which column of a file is which field of an example.
+
+`chosen` names them (`--columns text=sentence,label=intent`); otherwise the usual names are recognised, as long as only
+one of them is there. In a file without names, columns are numbers, counted from 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import NoReturn
+
+from training.errors import DataError
+from training.run.json_lines import Line
+from training.run.progress import tell
+
+TEXT = ("text", "sentence", "utterance", "content", "body")
+LABEL = ("label", "intent", "category", "class", "target", "sentiment", "labels", "gold_label", "score", "is_duplicate")
+PAIRS = (
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("question", "sentence"),
+)
+"""Columns of two texts, which go together."""
+FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "classify": {"text": TEXT, "label": LABEL},
+    "pair": {"text_a": (), "text_b": (), "label": LABEL},
+    "tag": {
+        "tokens": ("tokens", "words"),
+        "tags": ("tags", "ner_tags"),
+        "text": TEXT,
+        "spans": ("spans",),
+    },
+    "qa": {"context": ("context",), "question": ("question",), "answers": ("answers",), "id": ("id",)},
+    "fill-mask": {"text": TEXT, "title": ("title",), "source": ("source",)},
+}
+"""By task: the fields of an example, and the usual names of their columns, the field's own first."""
+NEEDED = {"classify": ("text", "label"), "pair": ("text_a", "text_b", "label"), "fill-mask": ("text",)}
+MIN_WORDS = 4
+"""Of a cell in the first line that is no name of a column."""
+
+
+@dataclass
+class Columns:
+    """The columns of the fields of a task, found once per set of names."""
+
+    task: str
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.chosen:
+            if name not in FIELDS[self.task]:
+                known = ", ".join(FIELDS[self.task])
+                raise DataError(f"--columns {name}={self.chosen[name]}: expected a field of {self.task}: {known}")
+
+    def rename(self, line: Line) -> Line:
+        """Return a record with its fields under their own names; raise DataError where two columns could be one."""
+        keys = tuple(line.record)
+        if keys not in self._found:
+            self._found[keys] = self._columns(line.place, keys)
+        found = self._found[keys]
+        if all(name == key for name, key in found.items()):
+            return line
+        return replace(line, record=line.record | {name: line.record[key] for name, key in found.items()})
+
+    def name(self, path: Path, rows: list[list[str]]) -> tuple[list[str], bool]:
+        """Return the names of the columns of a table, and whether its first row is data already."""
+        first, rest = [cell.strip() for cell in rows[0]], rows[1:]
+        numbers = [str(number) for number in range(len(first))]
+        if not self._knows(first):
+            if self.chosen and set(self.chosen.values()) <= set(numbers):
+                return numbers, self._is_data(first, rest)
+            if _looks_like_data(first, rest):
+                return self._guess(path, rows), True
+        for name in set(first) - {""}:
+            if first.count(name) > 1:
+                raise DataError(f"{path}:1: two columns are named {name!r}, expected different names; rename one")
+        if self.chosen and set(self.chosen.values()) <= set(numbers):
+            return numbers, False
+        self._check(path, first)
+        return first, False
+
+    # ---- names -------------------------------------------------------------------------------------------------------
+
+    def _knows(self, names: Sequence[str]) -> bool:
+        """Whether one of these is a usual name, or a chosen one."""
+        usual = {*chain.from_iterable(FIELDS[self.task].values()), *self.chosen.values()}
+        if self.task == "pair":
+            usual |= set(chain.from_iterable(PAIRS))
+        return any(_plain(name) in usual or name in usual for name in names)
+
+    def _columns(self, place: str, keys: Sequence[str]) -> dict[str, str]:
+        """The column of each field that is there."""
+        found = {} if self.task != "pair" else self._pair(place, keys)
+        for name, usual in FIELDS[self.task].items():
+            if name in self.chosen:
+                if self.chosen[name] not in keys:
+                    raise DataError(
+                        f"{place}: there is no column {self.chosen[name]!r} for {name}, expected one of "
+                        f"{', '.join(keys)}; correct --columns {name}={self.chosen[name]}"
+                    )
+                found[name] = self.chosen[name]
+            elif column := self._usual(place, name, usual, keys):
+                found[name] = column
+        return found
+
+    def _usual(self, place: str, name: str, usual: Sequence[str], keys: Sequence[str]) -> str | None:
+        if name in keys:
+            return name
+        free = [key for key in keys if key not in self.chosen.values()]
+        found = [key for key in free if _plain(key) == name] or [key for key in free if _plain(key) in usual]
+        if len(found) > 1:
+            self._ambiguous(place, name, found)
+        return found[0] if found else None
+
+    def _pair(self, place: str, keys: Sequence[str]) -> dict[str, str]:
+        """The columns of two texts, where neither is chosen."""
+        plain = {_plain(key): key for key in keys}
+        found = [pair for pair in PAIRS if set(pair) <= plain.keys()]
+        if {"text_a", "text_b"} & self.chosen.keys() or not found:
+            return {}
+        if len(found) > 1 and found[0] != PAIRS[0]:
+            self._ambiguous(place, "text_a", [plain[first] for first, _ in found])
+        return dict(zip(("text_a", "text_b"), (plain[part] for part in found[0]), strict=True))
+
+    def _ambiguous(self, place: str, name: str, found: Sequence[str]) -> NoReturn:
+        raise DataError(
+            f"{place}: {name} could be the column {' or '.join(found)}, expected one; choose it with --columns "
+            f"{name}={found[0]}"
+        )
+
+    def _check(self, path: Path, names: Sequence[str]) -> None:
+        """Raise DataError for a table without a column that the task needs: its rows would all be broken."""
+        found = self._columns(f"{path}:1", names)
+        for name in NEEDED.get(self.task, ()):
+            if name not in found:
+                numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(NEEDED[self.task]))
+                raise DataError(
+                    f"{path}:1: no column is known as {name} among {', '.join(names)}; name it with --columns "
+                    f"{name}=COLUMN, or, if the first line is no header, number the columns: --columns {numbers}"
+                )
+
+    # ---- files without names -----------------------------------------------------------------------------------------
+
+    def _is_data(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+        """Whether the first row is no header, where the columns are chosen by number."""
+        label = int(self.chosen.get("label", 0))
+        return _looks_like_data(first, rest) or first[label] in {row[label] for row in rest if len(row) > label}
+
+    def _guess(self, path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
+        """Names for the columns of a file that has none; raise DataError where they cannot be told."""
+        needed = NEEDED.get(self.task, ())
+        label = _label_column(rows) if len(rows[0]) == len(needed) and "label" in needed else None
+        if label is None:
+            taken = ",".join(f"{name}={number}" for number, name in enumerate(needed or FIELDS[self.task]))
+            raise DataError(
+                f"{path}:1: the first line ({', '.join(rows[0])[:60]}) holds no names of columns; add a header, or "
+                f"number the columns from 0, such as --columns {taken}"
+            )
+        names = [name for name in needed if name != "label"]
+        names.insert(label, "label")
+        taken = ",".join(f"{name}={names.index(name)}" for name in needed)
+        tell(f"{path} has no header: its columns are taken as {', '.join(names)}; otherwise say so: --columns {taken}")
+        return names
+
+
+def _plain(name: str) -> str:
+    """A name without what differs between tools: capitals, blanks, hyphens."""
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _looks_like_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell of the first row is a number or a sentence, or stands in its column again."""
+    below = [{row[number] for row in rest if len(row) > number} for number in range(len(first))]
+    return any(
+        cell.lstrip("-").replace(".", "", 1).isdecimal() or len(cell.split()) >= MIN_WORDS or (cell and cell in known)
+        for cell, known in zip(first, below, strict=True)
+    )
+
+
+def _label_column(rows: Sequence[Sequence[str]]) -> int | None:
+    """The column of the fewest and shortest values; None where no column is both, or the values do not repeat."""
+    columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
+    lengths = [sum(map(len, column)) for column in columns]
+    shortest = min(range(len(columns)), key=lengths.__getitem__)
+    fewest = min(range(len(columns)), key=lambda number: (len(set(columns[number])), lengths[number]))
+    distinct = len(set(columns[fewest]))
+    return fewest if fewest == shortest and (distinct < len(columns[fewest]) or len(rows) < 3) else None

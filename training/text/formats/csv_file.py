@@ -1,0 +1,152 @@
+"""CSV and TSV files, read by Python's csv: it counts the lines of the file, also where a cell holds line breaks.
+
+The delimiter is the one of , ; tab | by which the first lines have the same number of cells. Quoted cells may hold
+delimiters, line breaks, and quotes written twice (RFC 4180). A file divided by tabs, whose quotes are often plain
+characters, is read as the one or the other kind, whichever leaves fewer broken rows.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from training.errors import DataError
+from training.run.json_lines import Line, Row
+from training.run.text_lines import checked, text_lines, unpacked_suffix
+
+SAMPLE = 200
+"""Lines from which the delimiter is told, and whether the first one holds names."""
+DELIMITERS = ",;\t|"
+RETURN = "\udc0d"
+"""Stands for a carriage return inside a line: no decoded text holds it."""
+MAX_CELL = 1 << 26
+"""Characters of a cell: some hundred novels."""
+
+Namer = Callable[[Path, list[list[str]]], tuple[list[str], bool]]
+"""Given a path and its first rows: the names of the columns, and whether the first row already is data."""
+
+
+class Dialect(NamedTuple):
+    delimiter: str
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+
+
+def csv_rows(path: Path, name: Namer) -> Iterator[Row]:
+    """Yield a record of strings per row; rows without any character are blank lines and are skipped."""
+    lines = _lines(path)
+    first = list(islice(lines, SAMPLE))
+    if first and "\0" in first[0]:
+        raise DataError(f"{path}:1: the line holds U+0000, expected text; if it is UTF-16, save it as UTF-8")
+    dialect = _dialect(path, first)
+    skipped = 1 if first and _declared(first[0]) else 0
+    rows = _cells(path, chain(first[skipped:], lines), dialect, skipped)
+    beginning = list(islice(rows, SAMPLE // 2))
+    sample = [row.cells for row in beginning if isinstance(row, Cells)]
+    if not sample:
+        yield from (row for row in beginning if isinstance(row, DataError))
+        return
+    names, is_data = name(path, sample)
+    header = None if is_data else sample[0]
+    for row in chain(beginning, rows):
+        if isinstance(row, DataError):
+            yield row
+        elif row.cells is not header:
+            yield _record(path, row, names)
+
+
+class Cells(NamedTuple):
+    """A row, and the line where it begins."""
+
+    number: int
+    cells: list[str]
+
+
+def _record(path: Path, row: Cells, names: list[str]) -> Row:
+    if len(row.cells) != len(names):
+        found = f"{len(row.cells)} cells ({row.cells[0][:30]!r}, …)"
+        return DataError(
+            f"{path}:{row.number}: {found}, expected {len(names)} as in the first line ({', '.join(names)}); quote a "
+            "cell that holds the delimiter, or correct the line"
+        )
+    return Line(path, row.number, dict(zip(names, row.cells, strict=True)))
+
+
+def _cells(path: Path, lines: Iterable[str], dialect: Dialect, skipped: int = 0) -> Iterator[Cells | DataError]:
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)
+    while True:
+        begin = reader.line_num + skipped + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield DataError(f"{path}:{begin}: {REASONS.get(str(error), str(error))}; correct the line")
+            continue
+        if any(cell.strip() for cell in cells):
+            yield Cells(begin, [cell.replace(RETURN, "\r") for cell in cells])
+
+
+REASONS = {
+    "unexpected end of data": "a quote that opens here is not closed, expected another before the file ends",
+}
+"""What csv says, in our own words."""
+
+
+# ---- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield lines as csv wants them.
+
+    A carriage return inside a line is a character of a cell (csv and pandas write it without quotes), and would end the
+    row; only a file without any line feed has its lines divided by carriage returns.
+    """
+    for number, line in enumerate(checked(text_lines(path))):
+        if "\r" not in line[:-2]:
+            yield line
+        elif number == 0 and not line.endswith("\n"):
+            yield from (part + "\n" for part in line.split("\r"))
+        else:
+            yield line[:-2].replace("\r", RETURN) + line[-2:]
+
+
+# ---- dialect ---------------------------------------------------------------------------------------------------------
+
+
+def _declared(line: str) -> str | None:
+    """The delimiter that Excel names in a first line such as sep=; if there is one."""
+    text = line.strip("\r\n ")
+    return text[4] if len(text) == 5 and text.startswith("sep=") else None
+
+
+def _dialect(path: Path, first: Sequence[str]) -> Dialect:
+    delimiter = (_declared(first[0]) if first else None) or _delimiter(path, first)
+    if delimiter != "\t" or not any(line.startswith('"') or '\t"' in line for line in _lines(path)):
+        return Dialect(delimiter)
+    quoted, plain = Dialect(delimiter), Dialect(delimiter, csv.QUOTE_NONE)
+    return plain if _broken(path, plain) < _broken(path, quoted) else quoted
+
+
+def _delimiter(path: Path, first: Sequence[str]) -> str:
+    """The delimiter by which most of the first rows have as many cells as the first one, and more than one."""
+    preferred = "\t,;|" if unpacked_suffix(path) in (".tsv", ".tab") else DELIMITERS
+
+    def agreement(delimiter: str) -> tuple[float, int]:
+        widths = [len(row.cells) if isinstance(row, Cells) else 0 for row in _cells(path, first, Dialect(delimiter))]
+        return (widths.count(widths[0]) / len(widths), widths[0]) if widths and widths[0] > 1 else (0.0, 0)
+
+    return max(preferred, key=agreement)
+
+
+def _broken(path: Path, dialect: Dialect) -> int:
+    """How many rows of the whole file have an error, or other than the most frequent number of cells."""
+    widths: dict[int, int] = {}
+    errors = 0
+    for row in _cells(path, _lines(path), dialect):
+        if isinstance(row, DataError):
+            errors += 1
+        else:
+            widths[len(row.cells)] = widths.get(len(row.cells), 0) + 1
+    return errors + sum(widths.values()) - max(widths.values(), default=0)

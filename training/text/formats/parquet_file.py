@@ -1,0 +1,78 @@
+"""Parquet files, some rows at a time; numbers that the file has names for (`ClassLabel` of `datasets`) become those."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.errors import DataError
+from training.run.json_lines import Line, Row
+
+ROWS = 256
+"""Rows that are in memory at a time."""
+PAGES = 1 << 20
+"""Bytes that are read at a time."""
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file; raise DataError for one that is not whole."""
+    import pyarrow.parquet  # heavy, and other formats do not need it
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=PAGES, pre_buffer=False) as file:
+            names = class_names(file.schema_arrow.metadata or {})
+            number = 0
+            for batch in file.iter_batches(ROWS):
+                for row in range(batch.num_rows):
+                    number += 1
+                    yield _row(path, number, batch.slice(row, 1), names)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is no whole Parquet file ({error}), expected one; copy it again") from None
+
+
+def _row(path: Path, number: int, row: Any, names: dict[str, list[str]]) -> Row:
+    part = f"row {number}"
+    try:
+        [record] = row.to_pylist()
+    except UnicodeDecodeError as error:
+        return DataError(f"{path}: {part} is not UTF-8 ({error}), expected UTF-8 text; write it again")
+    for key in names.keys() & record.keys():
+        try:
+            record[key] = named(record[key], names[key])
+        except IndexError:
+            known = f"names for 0 to {len(names[key]) - 1}"
+            return DataError(f'{path}: {part}: "{key}" is {record[key]}, but the file has {known}; remove the row')
+    return Line(path, 0, record, part)
+
+
+def named(value: Any, names: list[str]) -> Any:
+    """Replace numbers by their names, in lists too; raise IndexError for a number without one."""
+    if isinstance(value, list):
+        return [named(one, names) for one in value]
+    if not isinstance(value, int):
+        return value
+    if value < 0:
+        raise IndexError(value)
+    return names[value]
+
+
+def class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Return the names of the classes of each column, as `datasets` writes them into the schema of a file."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        found = {key: _names(feature) for key, feature in features.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {key: names for key, names in found.items() if names}
+
+
+def _names(feature: Any) -> list[str]:
+    """The names of a feature, or of the elements of a list: {"feature": …} or […]."""
+    if isinstance(feature, list):
+        feature = feature[0] if feature else {}
+    if "feature" in feature:
+        return _names(feature["feature"])
+    names: list[str] = feature.get("names", []) if feature.get("_type") == "ClassLabel" else []
+    return names

@@ -1,0 +1,183 @@
+"""The records of a labelled file of any format, in the one form that examples are parsed from.
+
+A format yields records; their columns become the fields of the task; and what tools write differently becomes one form.
+A broken row is a DataError among the rows, so that whoever reads them decides whether to skip it.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from training.errors import DataError
+from training.run.json_lines import Line, Row, json_lines
+from training.run.text_lines import OPENERS, checked, text_lines, unpacked_suffix
+from training.text.columns import Columns
+from training.text.formats.conll_file import conll_rows
+from training.text.formats.csv_file import csv_rows
+from training.text.formats.json_file import json_rows
+from training.text.formats.parquet_file import parquet_rows
+from training.text.notes import Notes
+from training.text.question_forms import with_answers
+from training.text.span_exports import unwrap, with_spans
+from training.text.tag_schemes import to_bio
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "csv": (".csv", ".tsv", ".tab"),
+    "json lines": (".jsonl", ".ndjson"),
+    "json": (".json",),
+    "parquet": (".parquet",),
+    "conll": (".conll", ".conllu", ".conll03", ".bio", ".iob", ".iob2", ".bioes"),
+    "told by its text": (".txt", ""),
+}
+"""Formats, by the suffix of their files without that of the compression."""
+SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes if suffix)
+KNOWN = f"{', '.join(SUFFIXES)}, plain or with {', '.join(OPENERS)}"
+INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+FRACTION = re.compile(r"-?\d+\.\d+([eE][-+]?\d+)?")
+LISTS = ("tokens", "tags", "spans", "answers")
+"""Fields that are lists or objects, which a cell of a table holds as JSON."""
+
+
+def rows_of(path: Path, columns: Columns, notes: Notes, limit: int | None = None) -> Iterator[Row]:
+    """Yield the (first `limit`) records of a file, with the fields of the task of `columns`.
+
+    What was changed in them is counted in `notes`. Raise DataError for a file that cannot be read.
+    """
+    kind = _kind(path, columns.task)
+    found = islice(_read(path, kind, columns), limit)
+    formed = (_formed(row, columns, notes, in_cells=kind == "csv") for row in found)
+    rows = (row for row in formed if row is not None)
+    yield from _in_bio(list(rows), notes) if columns.task == "tag" else rows
+
+
+def _kind(path: Path, task: str) -> str:
+    suffix = unpacked_suffix(path)
+    kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
+    packed = path.suffix.casefold() in OPENERS
+    if kind is None or (kind == "parquet" and packed) or not (suffix or packed):
+        raise DataError(f"{path} ends in {path.suffix!r}, expected {KNOWN}; rename or convert it")
+    return _kind_by_text(path, task) if kind == "told by its text" else kind
+
+
+def _kind_by_text(path: Path, task: str) -> str:
+    begin = next((line.strip() for line in checked(text_lines(path)) if line.strip()), "")
+    if begin.startswith("{") or not begin:
+        return "json lines"
+    if task == "tag":
+        return "conll"
+    if task != "fill-mask":
+        return "csv"
+    raise DataError(f"{path} begins with {begin[:20]!r}, expected a JSON object per line; convert it to one of {KNOWN}")
+
+
+def _read(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
+    if kind == "csv":
+        return csv_rows(path, columns.name)
+    if kind == "conll":
+        if columns.task != "tag":
+            raise DataError(f"{path} holds words and tags, which {columns.task} does not learn from; pass another file")
+        return conll_rows(path, columns.chosen)
+    return {"json lines": json_lines, "json": json_rows, "parquet": parquet_rows}[kind](path)
+
+
+# ---- one form --------------------------------------------------------------------------------------------------------
+
+
+def _formed(row: Row, columns: Columns, notes: Notes, in_cells: bool) -> Row | None:
+    """A record in the form of its task; None for one without labels, which is counted."""
+    if isinstance(row, DataError):
+        return row
+    try:
+        line = unwrap(row, notes)
+        if line is None:
+            return None
+        if not (columns.task == "tag" and "tokens" in line.record and "tags" in line.record):
+            line = columns.rename(line)
+        if in_cells:
+            line = _typed(line)
+        if columns.task == "tag":
+            return with_spans(_named_tags(line), notes)
+        return with_answers(line) if columns.task == "qa" else line
+    except DataError as error:
+        return error
+
+
+def _named_tags(line: Line) -> Line:
+    tags = line.record.get("tags")
+    if isinstance(tags, list) and tags and all(type(tag) is int for tag in tags):
+        line.fail(
+            f'"tags"[0] is the number {tags[0]}, expected a tag such as B-PER: the file does not say what its numbers '
+            "mean; write their names"
+        )
+    return line
+
+
+def _in_bio(rows: list[Row], notes: Notes) -> Iterator[Row]:
+    """Yield the rows of a file with their tags in BIO; which scheme they are in shows in all of them together."""
+    tagged = [row for row in rows if isinstance(row, Line) and _is_tags(row.record.get("tags"))]
+    found, changed, scheme = to_bio([line.record["tags"] for line in tagged])
+    for line, tags in zip(tagged, found, strict=True):
+        line.record["tags"] = tags
+    if changed:
+        notes[f"tags converted to BIO from {scheme}"] += changed
+    yield from rows
+
+
+def _is_tags(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
+
+
+# ---- cells of tables -------------------------------------------------------------------------------------------------
+
+
+def _typed(line: Line) -> Line:
+    """Give the cells of labels, lists and answers their types; texts stay text, also if they look like a number."""
+    record = line.record
+    changes: dict[str, Any] = {name: _listed(line, name) for name in LISTS if name in record}
+    if "label" in record:
+        changes["label"] = _value(line, record["label"])
+    if record.get("answer_start"):
+        changes["answer_start"] = _value(line, record["answer_start"])
+    if "is_impossible" in record:
+        changes["is_impossible"] = record["is_impossible"].strip().casefold() in ("true", "1")
+    return replace(line, record=record | changes) if changes else line
+
+
+def _value(line: Line, cell: str) -> Any:
+    """A number, a list (of several labels), or the text itself."""
+    text = cell.strip()
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if FRACTION.fullmatch(text):
+        return float(text)
+    if text.startswith(("['", '["', "[]")):
+        return _nested(line, "label", text)
+    return text
+
+
+def _listed(line: Line, name: str) -> Any:
+    """The list or object in a cell; words or tags without brackets are divided at blanks."""
+    text = line.record[name].strip()
+    if name in ("tokens", "tags") and not text.startswith("["):
+        return text.split()
+    return _nested(line, name, text) if text.startswith(("[", "{")) else text
+
+
+def _nested(line: Line, name: str, text: str) -> Any:
+    """JSON, or what Python writes for a list or a dictionary (pandas does so in CSV)."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        value = None
+    if repr(value) != text:  # 'a' 'b' would be one string to Python, but numpy writes two so
+        line.fail(f'"{name}" is {text[:60]!r}, expected JSON such as ["a", "b"]; write it with json.dumps')
+    return value

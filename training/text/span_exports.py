@@ -1,0 +1,133 @@
+"""Spans of characters as annotation tools export them, brought into one form: {"text", "spans": [[start, end, type]]}.
+
+doccano       {"text", "label": [[start, end, type]]}, {"text", "entities": [{"start_offset", "end_offset", "label"}]}
+spaCy         {"text", "entities": [[start, end, type]]}
+Prodigy       {"text", "spans": [{"start", "end", "label"}]}
+Label Studio  {"data": {"text"}, "annotations": [{"result": [{"value": {"start", "end", "labels": [type]}}]}]}, and
+              JSON-MIN, {"text", "label": [{"start", "end", "labels": [type]}]}
+"""
+
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from models.scripts import UNSPACED
+from training.run.json_lines import Line
+from training.text.notes import Notes
+
+SPANS = ("spans", "entities", "label", "labels")
+"""Keys that may hold spans, the first one that is there counts."""
+STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
+TYPES = ("label", "labels", "type", "entity_group")
+WORD = re.compile(r"[^\W_]")
+TRIMMED = "spans whose blanks at the edges were cut off"
+WIDENED = "spans that cut a word, and now hold all of it"
+UTF16 = "spans converted from UTF-16 units, which JavaScript counts, to characters"
+UNLABELLED = "tasks left out, because they have no annotation"
+SEVERAL = "tasks with several annotations, of which the ground truth or else the first was taken"
+
+
+# ---- Label Studio ----------------------------------------------------------------------------------------------------
+
+
+def unwrap(line: Line, notes: Notes) -> Line | None:
+    """Return a task of Label Studio as a flat record, None if nobody annotated it; any other record as it is."""
+    data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        return line
+    done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
+    if not done:
+        notes[UNLABELLED] += 1
+        return None
+    if len(done) > 1:
+        notes[SEVERAL] += 1
+    chosen = next((one for one in done if one.get("ground_truth")), done[0])
+    results = [one.get("value") for one in chosen.get("result") or [] if isinstance(one, dict)]
+    return replace(line, record=data | _answers([value for value in results if isinstance(value, dict)]))
+
+
+def _answers(values: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an annotation says: spans, or the class that was chosen, or several."""
+    choices = [value["choices"] for value in values if isinstance(value.get("choices"), list)]
+    label = choices[0] if choices else []
+    spans = [value for value in values if "start" in value]
+    return {"label": label[0] if len(label) == 1 else label} if choices else {"spans": spans}
+
+
+# ---- spans -----------------------------------------------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    start: int
+    end: int
+    type: str
+
+
+def with_spans(line: Line, notes: Notes) -> Line:
+    """Return a record whose spans are [[start, end, type]]; one of words and tags as it is.
+
+    A span loses blanks at its edges, and holds all of a word that it cuts: a tagger labels whole words.
+    """
+    record = line.record
+    if "tags" in record or not isinstance(record.get("text"), str):
+        return line
+    key = next((key for key in SPANS if isinstance(record.get(key), list)), None)
+    if key is None:
+        return line
+    text: str = record["text"]
+    spans = [_fitted(text, _span(line, key, index, span, notes), notes) for index, span in enumerate(record[key])]
+    rest = {name: value for name, value in record.items() if name not in ("tokens", *SPANS)}
+    return replace(line, record=rest | {"spans": spans})
+
+
+def _span(line: Line, key: str, index: int, given: Any, notes: Notes) -> Any:
+    """A span as [start, end, type]; what is not one is returned as it is, for its reader to refuse."""
+    if not isinstance(given, dict):
+        return given
+    text = line.record["text"]
+    start, end, name = (next((given[key] for key in keys if key in given), None) for keys in (STARTS, ENDS, TYPES))
+    if isinstance(name, list) and len(name) == 1:
+        name = name[0]
+    if not (type(start) is type(end) is int and isinstance(name, str)):
+        return given
+    written = given.get("text")
+    if not isinstance(written, str) or text[start:end].strip() == written.strip():
+        return [start, end, name]
+    first, stop = _characters(text, start), _characters(text, end)
+    if text[first:stop].strip() != written.strip():
+        found = text[start:end][:40]
+        line.fail(
+            f'"{key}"[{index}] is {found!r} by its offsets, expected its text {written[:40]!r}; correct one of them'
+        )
+    notes[UTF16] += 1
+    return [first, stop, name]
+
+
+def _characters(text: str, units: int) -> int:
+    """Where the character stands that begins after so many UTF-16 units."""
+    return len(text.encode("utf-16-le", "surrogatepass")[: 2 * max(0, units)].decode("utf-16-le", "replace"))
+
+
+def _fitted(text: str, span: Any, notes: Notes) -> Any:
+    """A span without blanks at its edges, whole words only; what is no span of the text as it is."""
+    if not isinstance(span, list) or [type(part) for part in span] != [int, int, str]:
+        return span
+    start, end, name = span
+    if not (0 <= start < end <= len(text) and text[start:end].strip()):
+        return span
+    inner = text[start:end]
+    first, stop = start + len(inner) - len(inner.lstrip()), end - len(inner) + len(inner.rstrip())
+    notes[TRIMMED] += (first, stop) != (start, end)
+    start, end = first, stop
+    while _inside_word(text, start):
+        start -= 1
+    while _inside_word(text, end):
+        end += 1
+    notes[WIDENED] += (first, stop) != (start, end)
+    return [start, end, name]
+
+
+def _inside_word(text: str, place: int) -> bool:
+    """Whether the characters before and after a place belong to one word, in a script that has blanks."""
+    beside = text[place - 1 : place + 1] if 0 < place < len(text) else ""
+    return len(beside) == 2 and all(map(WORD.match, beside)) and not UNSPACED.search(beside)
