@@ -1,7 +1,7 @@
 """The command `evaluate`: the figures of a head beside chance, its report, and files of both.
 
-    python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N]
-                                [--json OUT] [--report DIR]
+python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N]
+                            [--json OUT] [--report DIR]
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """What a head is worth in detail: by class, by score, by length, and where it is wrong.
 
-    report_of(predictor, name, examples) → Report       every answer is asked for once
-    write_report(report, directory)                     report.json, wrong.jsonl, and the pictures
+report_of(predictor, name, examples) → Report       every answer is asked for once
+write_report(report, directory)                     report.json, wrong.jsonl, and the pictures
 
-    report.json       what the model card shows: classes, confused pairs, reliability, thresholds, slices
-    wrong.jsonl       the wrong answers, the most confident first; {"text" …, "expected", "found", "score"}
-    confusion.png     reliability.png     residuals.png (regression)
+report.json       what the model card shows: classes, confused pairs, reliability, thresholds, slices
+wrong.jsonl       the wrong answers, the most confident first; {"text" …, "expected", "found", "score"}
+confusion.png     reliability.png     residuals.png (regression)
 """
 
 import json

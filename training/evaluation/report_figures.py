@@ -158,7 +158,9 @@ class Report:
             yield "The most confident wrong answers"
         for one in shown:
             asked = str(one.get("question", one.get("text", "")))
-            yield cut(f"{one['score']:.2f}  {shown_of(one['found'])}, expected {shown_of(one['expected'])}", WIDTH)
+            word = f" for {one['word']!r}" if "word" in one else ""
+            found, expected = shown_of(one["found"]), shown_of(one["expected"])
+            yield cut(f"{one['score']:.2f}  {found}, expected {expected}{word}", WIDTH)
             yield cut(f"      {' '.join(asked.split())}", WIDTH)
 
 
@@ -191,5 +193,5 @@ def shown_of(answer: Any) -> str:
     if isinstance(answer, dict):
         return f"{answer['type']} {answer['word']!r}"
     if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return " | ".join(map(str, answer)) or NONE
+        return " | ".join(dict.fromkeys(map(str, answer))) or NONE
     return NONE if answer in (None, "") else str(answer)
