@@ -17,7 +17,9 @@ def slices(lengths: Sequence[int], figure: Callable[[list[int]], float]) -> list
     `figure` takes the places of examples in `lengths`.
     """
     values = np.array(lengths, dtype=np.int64)
-    ends = np.unique(np.quantile(values, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf")) if len(values) else []
+    if not len(values):
+        return []
+    ends = np.unique(np.quantile(values, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf"))
     quarter = np.searchsorted(ends, values)
     return [_slice(values, np.flatnonzero(quarter == number), figure) for number in range(len(ends))]
 

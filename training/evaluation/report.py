@@ -28,6 +28,8 @@ from training.evaluation.span_report import tag_parts
 from training.run.atomic_files import write_whole
 from training.text.examples import Example
 
+REPORTS = "reports"
+"""The directory of a run or a bundle that has one for each head."""
 REPORT, WRONG = "report.json", "wrong.jsonl"
 PICTURES = ("confusion.png", "reliability.png", "residuals.png")
 _JSON = TypeAdapter(Report)

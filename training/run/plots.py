@@ -1,7 +1,7 @@
 """Learning curves of a run as one PNG: a panel for each kind of figure, all over the same steps.
 
 Input is the run's metrics.jsonl: an object a line with "step" and any of the scalars that PANELS names: `loss/mlm`,
-`lr`, `validation/nli/accuracy`. Training is solid; validation is dashed, with markers; chance on the same data is dotted
+`lr`, `validation/nli/accuracy`. Training is solid, validation dashed with markers, and chance on the same data dotted
 (`*_chance`). A head keeps its shade and its marker in all panels; shades differ in grey too.
 """
 
@@ -138,13 +138,17 @@ def _draw_panel(axis: Axes, panel: Panel, curves: dict[Name, Curve]) -> None:
 def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colour, marker: str) -> None:
     steps, values = curve
     if name.validation:
-        fill: Any = FILLS[panel.figures.index(name.figure) % len(FILLS)]
-        every = max(1, len(steps) // FEW)
-        axis.plot(
-            *(steps, values, marker),
-            **{"color": colour, "linestyle": (0, (4, 2)), "linewidth": 1.3, "label": name.label(panel)},
-            **{"markersize": 4.5, "markevery": every, "fillstyle": fill, "markerfacecoloralt": "white"},
-        )
+        style: dict[str, Any] = {
+            "color": colour,
+            "linestyle": (0, (4, 2)),
+            "linewidth": 1.3,
+            "marker": marker,
+            "markersize": 4.5,
+            "markevery": max(1, len(steps) // FEW),
+            "fillstyle": FILLS[panel.figures.index(name.figure) % len(FILLS)],
+            "markerfacecoloralt": "white",
+        }
+        axis.plot(steps, values, label=name.label(panel), **style)
         return
     if panel.noisy and len(steps) > FEW:
         axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)

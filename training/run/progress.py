@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ class StepBar:
     """The progress bar of a training loop: steps, time left, and as many figures as fit beside them."""
 
     def __init__(self, total: int, initial: int = 0, disable: bool = False) -> None:
-        self._bar: tqdm[None] = tqdm(
+        self._bar: tqdm[NoReturn] = tqdm(
             total=total, initial=initial, unit=" steps", ncols=columns(), bar_format=STEPS, disable=disable
         )
 

@@ -29,12 +29,8 @@ from service.server import listen
 from service.settings import Settings
 from tests.service.bundles import write_bundle
 from training.errors import EvaluationError
-from training.evaluation.evaluate import (
-    add_arguments,
-    evaluate,
-    evaluate_command,
-    open_predictor,
-)
+from training.evaluation.evaluate import evaluate, open_predictor
+from training.evaluation.evaluate_command import add_arguments, evaluate_command
 from training.evaluation.labelling import label
 from training.evaluation.metrics import headline
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, Predictor
