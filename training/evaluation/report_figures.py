@@ -153,14 +153,15 @@ class Report:
             yield from columns([self.length_unit, "examples", self.slice_figure], shown)
 
     def _wrong(self) -> Iterator[str]:
-        shown = [one for one in self.wrong if one.get("score") is not None][:SHOWN_WRONG]
+        shown = [one for one in self.wrong if self.numbers or one["score"] is not None][:SHOWN_WRONG]
         if shown:
-            yield "The most confident wrong answers"
+            yield "The largest errors" if self.numbers else "The most confident wrong answers"
         for one in shown:
             asked = str(one.get("question", one.get("text", "")))
             word = f" for {one['word']!r}" if "word" in one else ""
             found, expected = shown_of(one["found"]), shown_of(one["expected"])
-            yield cut(f"{one['score']:.2f}  {found}, expected {expected}{word}", WIDTH)
+            how = f"{one['error']:.4g} off:" if self.numbers else f"{one['score']:.2f} "
+            yield cut(f"{how} {found}, expected {expected}{word}", WIDTH)
             yield cut(f"      {' '.join(asked.split())}", WIDTH)
 
 
@@ -185,7 +186,7 @@ def lengths(one: Slice) -> str:
 
 def slice_value(report: Report, one: Slice) -> str:
     """Return the figure of a slice as text: an error has the unit of the data, all others are shares."""
-    return f"{one.figure:.4g}" if report.numbers or "error" in report.slice_figure else percent(one.figure)
+    return f"{one.figure:.4g}" if "error" in report.slice_figure else percent(one.figure)
 
 
 def shown_of(answer: Any) -> str:
@@ -194,4 +195,6 @@ def shown_of(answer: Any) -> str:
         return f"{answer['type']} {answer['word']!r}"
     if isinstance(answer, Sequence) and not isinstance(answer, str):
         return " | ".join(dict.fromkeys(map(str, answer))) or NONE
+    if isinstance(answer, float):
+        return f"{answer:.4g}"
     return NONE if answer in (None, "") else str(answer)
