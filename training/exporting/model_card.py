@@ -61,7 +61,7 @@ def text_of(card: str) -> str | None:
 def kept_of(card: str) -> str:
     """Return the front matter and the text of a card, for the next one; figures are measured again."""
     block = re.match(r"---\n.*?^---\n", card, re.DOTALL | re.MULTILINE)
-    kept = re.sub(r"^model-index:\n(?:[ -].*\n)*", "", block.group(), flags=re.MULTILINE) if block else ""
+    kept = re.sub(r"^model-index:\n(?:(?:- | ).*\n)*", "", block.group(), flags=re.MULTILINE) if block else ""
     return f"{kept}{text_of(card) or ''}\n"
 
 

@@ -268,6 +268,23 @@ def test_the_command_prints_a_table_and_writes_json(
     assert report["command"].startswith("python -m training")
 
 
+def test_the_command_prints_and_writes_a_report(
+    directory: Path, data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(directory), "--head", "mood", "--data", str(data["mood"]), "--report"]
+    for _ in range(2):  # a report may be written again
+        evaluate_command(parse(*words, str(tmp_path / "report")))
+    printed = capsys.readouterr().out
+    assert "precision" in printed and f"report: {tmp_path / 'report'}" in printed
+    wrong = (tmp_path / "report" / "wrong.jsonl").read_text(encoding="utf8").splitlines()
+    assert {"text", "expected", "found", "score"} == json.loads(wrong[0]).keys()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "wrong.jsonl").write_text("by hand")
+    for name, found in (("mine", "holds files but no report.json"), ("mine/wrong.jsonl", "is a file")):
+        with pytest.raises(EvaluationError, match=f"{name} {found}"):
+            evaluate_command(parse(*words, str(tmp_path / name)))
+
+
 def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for limit in ("0", "-1", "many"):
         with pytest.raises(SystemExit):

@@ -48,8 +48,10 @@ def test_types_are_those_of_seqeval() -> None:
         assert (one.precision, one.recall, one.f1, one.support) == pytest.approx(
             (expected["precision"], expected["recall"], expected["f1-score"], expected["support"])
         )
-    errors, support, seen = report.errors, sum(one.support for one in report.classes), sum(
-        one.found for one in report.classes
+    errors, support, seen = (
+        report.errors,
+        sum(one.support for one in report.classes),
+        sum(one.found for one in report.classes),
     )
     both = sum(count for kind, count in errors.items() if kind not in ("missed", "spurious"))
     assert both + errors["missed"] == support and both + errors["spurious"] == seen
