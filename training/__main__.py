@@ -112,10 +112,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from training.evaluation import evaluate
+    from training.evaluation import evaluate_command
 
-    evaluate.add_arguments(parser)
-    parser.set_defaults(command=evaluate.evaluate_command)
+    evaluate_command.add_arguments(parser)
+    parser.set_defaults(command=evaluate_command.evaluate_command)
 
 
 def add_label(parser: argparse.ArgumentParser) -> None:

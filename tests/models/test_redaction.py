@@ -125,6 +125,24 @@ def answer_of(task: Tag, inputs: Any, labels: list[str], **chosen: Any) -> Any:
     return task.decode(encoded, pieces_of(encoded, labels), parameters)
 
 
+def test_a_span_below_the_threshold_stays_in_the_text() -> None:
+    task = tag(pieces="joint")
+    encoded = task.encode("Anna left Paris.", task.parse_parameters({}))
+    logits = pieces_of(encoded, ["B-PER", "O", "B-LOC", "O"])
+    logits[-2:] /= 2
+    spans: Any = task.decode(encoded, logits, task.parse_parameters({}))
+    low, high = sorted(span["score"] for span in spans)
+    for threshold, expected in (
+        (low, "[PER_1] left [LOC_1]."),
+        (float(np.nextafter(low, 1)), "[PER_1] left Paris."),
+        (float(np.nextafter(high, 1)), "Anna left Paris."),
+    ):
+        parameters = task.parse_parameters({"redact": True, "threshold": threshold})
+        answer: Any = task.decode(encoded, logits, parameters)
+        assert answer["text"] == expected
+        assert [span["placeholder"] in expected for span in answer["spans"]] == [True] * expected.count("[")
+
+
 def test_tag_answers_with_the_redacted_text() -> None:
     task = tag(pieces="joint")
     labels = ["B-PER", "I-PER", "O", "B-LOC", "O", "B-PER", "I-PER"]

@@ -1,27 +1,18 @@
 """Measure a head on labelled data: a checkpoint, a bundle, or a running service, by the same code.
 
-    python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N] [--json OUT]
-
 Every figure stands beside what chance gets on the same data. Texts go in as a user would send them.
 """
 
 import argparse
-import json
 import math
 import os
 import re
-import shlex
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from models.bundle import read_bundle
 from models.classification import PairInput
@@ -54,9 +45,9 @@ from training.evaluation.predictors import (
 )
 from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
-from training.run.atomic_files import hash_of
 from training.run.hugging_face import read_any
-from training.text.data_files import DATA_HELP, add_data_options, read_data, read_files
+from training.run.progress import progress as bar_over
+from training.text.data_files import read_data
 from training.text.examples import (
     Document,
     Example,
@@ -92,8 +83,7 @@ def score(predictor: Predictor, head: str, examples: Sequence[Example], progress
 
     def ask(inputs: Sequence[Any], parameters: dict[str, Any]) -> Iterable[Prediction]:
         predictions = predictor.predict(head, inputs, parameters)
-        bar = Console(stderr=True)
-        return track(predictions, head, total=len(inputs), console=bar, disable=not progress)
+        return bar_over(predictions, "inputs", len(inputs)) if progress else predictions
 
     figures = SCORERS[spec.task](examples, ask, spec, predictor.tokenizer)
     return {"examples": float(len(examples)), **figures}
@@ -285,93 +275,8 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `evaluate_command` reads."""
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="BUNDLE|CHECKPOINT|URL",
-        help="what to measure; http://HOST:PORT for a service; several bundles or checkpoints are averaged",
-    )
-    parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
-    parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
-    add_data_options(parser)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
-
-
 def positive(text: str) -> int:
     """Read a number of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
-
-
-def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Evaluate as the command line says; print a table, and write JSON where asked to."""
-    if arguments.json:
-        check_report(arguments.json)
-    predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
-    spec = predictor.head(arguments.head)
-    read = read_files(arguments.data, spec.task, arguments.columns, arguments.skip_broken, arguments.limit)
-    source = " + ".join(arguments.sources)
-    started = time.perf_counter()
-    scores = score(predictor, arguments.head, [one for examples in read.values() for one in examples], progress=True)
-    seconds = time.perf_counter() - started
-    Console().print(table(f"{source} · {arguments.head} ({spec.task})", scores))
-    if arguments.json:
-        report = {
-            "source": source,
-            "head": arguments.head,
-            "task": spec.task,
-            "files": [_describe(path, len(examples)) for path, examples in read.items()],
-            "limit": arguments.limit,
-            "scores": scores,
-            "seconds": round(seconds, 3),
-            "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
-        }
-        arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
-
-
-def check_report(path: Path) -> None:
-    """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not {"source", "head", "scores"} <= found.keys():
-        raise EvaluationError(f"--json {path} exists and is not a report of evaluate; name another file")
-
-
-def _describe(path: Path, examples: int) -> dict[str, object]:
-    return {"file": str(path), "sha256": hash_of(path), "examples": examples}
-
-
-COUNTS = {"examples", "spans", "passages", "masked_tokens"}
-NUMBERS = {"pearson", "spearman", "mean_absolute_error"}
-"""Figures that are no shares."""
-
-
-def table(title: str, scores: Scores) -> Table:
-    """Return the figures as a person reads them: shares in percent, beside chance."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("figure")
-    shown.add_column("value", justify="right")
-    shown.add_column("chance", justify="right")
-    for name, value in scores.items():
-        if not name.endswith("_chance"):
-            chance = scores.get(f"{name}_chance")
-            shown.add_row(name.replace("_", " "), _format(name, value), "" if chance is None else _format(name, chance))
-    return shown
-
-
-def _format(name: str, value: float) -> str:
-    if name in COUNTS or name.endswith("questions"):
-        return f"{value:,.0f}"
-    if name.removesuffix("_chance") in NUMBERS:
-        return f"{value:.4f}"
-    return f"{value:.4f} nats" if name == "loss" else f"{100 * value:.2f} %"

@@ -26,6 +26,9 @@ from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEn
 from models.runtime import Precision
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
+from training.evaluation.report import REPORTS, write_report
+from training.evaluation.report_figures import Report
+from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
 from training.exporting.graph_builder import place_constants, share_constants
 from training.exporting.model_card import model_card
@@ -78,14 +81,16 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
         bundle = Bundle(directory, seal(directory, manifest), checkpoint.tokenizer)
         reference = kept.reference if kept else REFERENCE
-        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference)
+        reports: dict[str, Report] = {}
+        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference, reports)
         for remark in remarks(figures):
             tell(remark)
         check_parity(figures, options.budget)
+        write_reports(manifest, reports, directory)
         manifest = with_metrics(manifest, figures)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         text = options.card.read_text(encoding="utf8") if options.card else None
-        (directory / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
+        (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
     return read_bundle(out)
@@ -105,6 +110,7 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None)
     heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
     provenance: dict[str, JsonValue] = {
+        **base_licence(options.base, options.run),
         **options.notes,
         **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
         "weights": kept.mark if kept else fingerprint(checkpoint.encoder),
@@ -196,9 +202,17 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     for name, of_head in measured["heads"].items():
         validation = of_head.get("validation")
         if validation and validation["examples"] >= _examples(heads[name]):
-            metrics = {"graph": precision, "data": validation["file"], **validation["scores"]}
+            rows = {key: value for key, value in heads[name].metrics.items() if key == TRAINING_EXAMPLES}
+            metrics = {"graph": precision, "data": validation["file"], **rows, **validation["scores"]}
             heads[name] = heads[name].model_copy(update={"metrics": metrics})
     return manifest.model_copy(update={"heads": heads})
+
+
+def write_reports(manifest: Manifest, reports: Mapping[str, Report], directory: Path) -> None:
+    """Write the reports that replace figures on fewer examples, without the texts that were answered wrongly."""
+    for name, found in reports.items():
+        if found.scores["examples"] >= _examples(manifest.heads[name]):
+            write_report(found, directory / REPORTS / name, wrong=False)
 
 
 def _examples(head: HeadEntry) -> float:

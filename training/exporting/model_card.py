@@ -1,33 +1,51 @@
-"""The model card, README.md of a bundle: sizes, what a person says, and the figures of parity.json."""
+"""The model card, README.md of a bundle: what a person says, what its heads are worth, where they come from, parity."""
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from models.manifest import EncoderEntry, HeadEntry, Manifest
+from training.evaluation.report import REPORTS, read_report
+from training.exporting.card_history import history_lines
+from training.exporting.card_report import report_lines, row
+from training.exporting.front_matter import front_matter, split_card
 from training.parity.logit_comparison import Figures
 
+GENERATED = "<!-- What follows is written by the export. -->"
+"""Ends what a person says."""
 MEASURED = "## Exported against PyTorch"
+"""Ends it too, in cards of older versions."""
 COLUMNS = ("head", "task", "labels", "precision", "largest difference to PyTorch", "equal choices", "measured")
 SHOWN = 5
 """Labels of a head that are listed."""
 
 
-def model_card(manifest: Manifest, figures: Figures, text: str | None = None) -> str:
-    """Return a README.md: sizes, what a person says in `text`, and the figures of parity.json."""
-    limits = [] if text else ["", "Its limits are not known: it was measured on nothing but what the table names."]
+def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str | None = None) -> str:
+    """Return a README.md.
+
+    `text`: what a person says, whose front matter wins; `directory`: that of the bundle, with its reports; `figures`:
+    those of parity.json.
+    """
+    known, said = split_card(text or "")
     lines = [
+        "---",
+        front_matter(manifest, known),
+        "---",
         f"# {manifest.name} {manifest.version}",
         "",
         _sizes(manifest.encoder),
         "",
-        *([text.strip(), ""] if text else []),
+        *([said.strip(), ""] if said.strip() else []),
+        GENERATED,
+        "",
+        *_worth(manifest, directory),
+        *history_lines(manifest, figures),
         MEASURED,
         "",
         *_how(figures),
-        _line(COLUMNS),
+        row(COLUMNS),
         "|" + "---|" * len(COLUMNS),
         *_rows(manifest, figures),
-        *limits,
         "",
     ]
     return "\n".join(lines)
@@ -35,9 +53,25 @@ def model_card(manifest: Manifest, figures: Figures, text: str | None = None) ->
 
 def text_of(card: str) -> str | None:
     """Return what a person said in a card that `model_card` wrote; None for nothing."""
-    before = card.partition(MEASURED)[0]
+    before = split_card(card)[1].partition(GENERATED)[0].partition(MEASURED)[0].lstrip()
     generated = re.match(r"# .*\n+(A BERT encoder of .*\n)?", before)
     return before[generated.end() if generated else 0 :].strip() or None
+
+
+def kept_of(card: str) -> str:
+    """Return the front matter and the text of a card, for the next one; figures are measured again."""
+    block = re.match(r"---\n.*?^---\n", card, re.DOTALL | re.MULTILINE)
+    kept = re.sub(r"^model-index:\n(?:(?:- | ).*\n)*", "", block.group(), flags=re.MULTILINE) if block else ""
+    return f"{kept}{text_of(card) or ''}\n"
+
+
+def _worth(manifest: Manifest, directory: Path) -> Iterator[str]:
+    """Yield the section of the reports that the bundle has."""
+    found = [report for name in manifest.heads if (report := read_report(directory / REPORTS / name))]
+    if found:
+        yield from ("## What the heads are worth", "")
+    for report in found:
+        yield from report_lines(report, directory)
 
 
 def _sizes(encoder: EncoderEntry) -> str:
@@ -64,11 +98,7 @@ def _rows(manifest: Manifest, figures: Figures) -> Iterator[str]:
             entry = manifest.heads[name]
             difference = f"{head['max_difference']:.2g}"
             cells = name, entry.task, _labels(entry), precision, difference, _equal(head), _measured(head)
-            yield _line(cells)
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+            yield row(cells)
 
 
 def _labels(entry: HeadEntry) -> str:

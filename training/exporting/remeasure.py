@@ -18,8 +18,9 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.exporting.export import data_of, pair, with_metrics
-from training.exporting.model_card import model_card, text_of
+from training.evaluation.report_figures import Report
+from training.exporting.export import data_of, pair, with_metrics, write_reports
+from training.exporting.model_card import kept_of, model_card
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity
@@ -48,18 +49,20 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
     check_heads(options.data, bundle.manifest.heads)
     checkpoint, reference = _reference(bundle, options.reference)
     run = RunFiles.find(options.reference) if options.reference else None
-    figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference)
+    reports: dict[str, Report] = {}
+    figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference, reports)
     for remark in remarks(figures):
         tell(remark)
     check_parity(figures, options.budget)
     manifest = with_metrics(bundle.manifest, figures)
     source = options.card or directory / CARD
     said = source.read_text(encoding="utf8") if source.is_file() else ""
-    text = said if options.card else text_of(said)
+    text = said if options.card else kept_of(said)
     with staged(directory, replace=True) as staging:
         shutil.copytree(directory, staging, dirs_exist_ok=True)
         (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
-        (staging / CARD).write_text(model_card(manifest, figures, text), encoding="utf8")
+        write_reports(bundle.manifest, reports, staging)
+        (staging / CARD).write_text(model_card(manifest, figures, staging, text), encoding="utf8")
         seal(staging, manifest)
         read_bundle(staging)
     return read_bundle(directory)

@@ -26,6 +26,7 @@ from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.evaluate import check_labels
 from training.evaluation.evaluate import score as evaluate_head
 from training.evaluation.predictors import CheckpointPredictor
+from training.evaluation.report import REPORTS, report_of, write_report
 from training.finetuning.calibration import Calibration, decisions
 from training.finetuning.early_stopping import Best
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
@@ -151,14 +152,17 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         else:
             spec = fitted(predictor, name, head.spec, recipe, validation[name])
         checkpoint.heads[name] = Head(spec, head.module)
-    figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
+    figures = reported(CheckpointPredictor.of(checkpoint), validation, run.out / REPORTS)
+    if recipe.corpus:
+        figures |= evaluate_pretraining(checkpoint, recipe.pretraining, recipe.pretraining.max_length)
     for name, calibration in calibrations.items():
         if name in figures and calibration.error is not None:
             figures[name]["calibration_error"] = calibration.error  # on examples that the temperature was not fitted on
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
-        checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}))
+        rows = {"training_examples": float(len(sets[name]))} if name in sets else {}
+        checkpoint.heads[name] = Head(head.spec, head.module, rows | figures.get(name, {}))
     run.finish(checkpoint)
     return checkpoint
 
@@ -285,17 +289,31 @@ def validate(
     checkpoint: Checkpoint,
     predictor: CheckpointPredictor,
     validation: dict[str, list[Example]],
-    limit: int | None,
+    limit: int,
 ) -> dict[str, dict[str, float]]:
-    """Figures of every head; limited to an even spread of `limit` examples a head where that is given."""
+    """Figures of every head, each on an even spread of `limit` examples."""
     figures = {}
     for name, examples in validation.items():
-        every = max(1, len(examples) // limit) if limit else 1
+        every = max(1, len(examples) // limit)
         if examples:
             figures[name] = evaluate_head(predictor, name, examples[::every])
     if recipe.corpus:
         pretraining = recipe.pretraining
         figures |= evaluate_pretraining(checkpoint, pretraining, pretraining.max_length)
+    return figures
+
+
+def reported(
+    predictor: CheckpointPredictor, validation: dict[str, list[Example]], directory: Path
+) -> dict[str, dict[str, float]]:
+    """Figures of the finished heads; the report of each is written below `directory`, and told."""
+    figures = {}
+    for name, examples in validation.items():
+        if examples:
+            report = report_of(predictor, name, examples)
+            write_report(report, directory / name)
+            tell("\n".join(["", *report.lines(), "", f"report: {directory / name}"]))
+            figures[name] = report.scores
     return figures
 
 

@@ -44,6 +44,8 @@ class HeadRecipe:
     """Of tag: learn from rows of several sentences too, joined at random; without it /tag cuts where sentences end."""
     unanswerable: NotNegative = 0.0
     """Of qa: questions to add that a like context does not answer, in proportion to those with an answer."""
+    licence: str = ""
+    """Of its data, for the model card, such as "CC BY 4.0"."""
     consistency: NotNegative = 0.0
     """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
 

@@ -6,6 +6,7 @@ choices or scores differ, without labels. Labelled examples show what that costs
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.multi_label import truth_of
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
+from training.evaluation.report import report_of
+from training.evaluation.report_figures import Report
 from training.finetuning.calibration import cross_fitted_error, decisions
 from training.parity.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
 from training.parity.logit_comparison import Figures, compare
@@ -44,10 +47,12 @@ def measure_parity(
     limit: int | None = None,
     run: RunFiles | None = None,
     reference: str = REFERENCE,
+    reports: dict[str, Report] | None = None,
 ) -> Figures:
     """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
 
     Heads are measured on `data`, else on the files of `run`, else on made texts; `limit` examples of each head.
+    `reports` gets the report of each head that has validation data, in the first precision, which is served.
     """
     batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
     rows = [row for batch in batches for row in batch]
@@ -63,6 +68,8 @@ def measure_parity(
             name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
         }
         precisions[precision] = {"heads": heads}
+        if reports is not None and not reports:
+            reports |= _reports(ours, evidence, heads)
     described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
     return {
         "reference": reference,
@@ -88,6 +95,16 @@ def measure_head(
         if theirs.head(name).task == "fill-mask":  # its masks depend on the place of a document, so no part is left out
             figures[one.kind]["error"] = _error_by_choices(figures["texts"], figures[one.kind]["scores"])
     return figures
+
+
+def _reports(ours: Recorded, evidence: Mapping[str, Sequence[Evidence]], figures: Figures) -> dict[str, Report]:
+    """Return the report of each head on its validation data, from answers that were given already."""
+    return {
+        name: replace(report_of(ours, name, one.examples), scores=figures[name]["validation"]["scores"])
+        for name, found in evidence.items()
+        for one in found
+        if one.kind == "validation"
+    }
 
 
 # ---- random rows ---------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """Learning curves of a run as one PNG: a panel for each kind of figure, all over the same steps.
 
 Input is the run's metrics.jsonl: an object a line with "step" and any of the scalars that PANELS names: `loss/mlm`,
-`lr`, `validation/nli/accuracy`. A head keeps its colour in all panels; dotted is chance on the same data (`*_chance`).
+`lr`, `validation/nli/accuracy`. Training is solid, validation dashed with markers, and chance on the same data dotted
+(`*_chance`). A head keeps its shade and its marker in all panels; shades differ in grey too.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from training.errors import DataError
@@ -35,7 +37,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss", "nats (log scale)", ("loss",), logarithmic=True),
+    Panel("Loss", "loss (nats, log scale)", ("loss",), logarithmic=True),
     Panel("Accuracy", "accuracy (%)", ("accuracy", "accuracy_top5"), percent=True),
     Panel("F1 and exact match", "score (%)", ("f1", "macro_f1", "exact_match", "answerable_f1"), percent=True),
     Panel("Distance to the teacher", "nats, share of variance (log scale)", ("divergence", "state"), logarithmic=True),
@@ -43,7 +45,14 @@ PANELS = (
     Panel("Gradient norm", "norm before clipping", ("grad_norm",)),
     Panel("Throughput", "tokens / s", ("tokens_per_s",)),
 )
-DASHES = ("-", "--", "-.", (0, (1, 1)))
+MARKERS = "os^Dv<>Ph*"
+"""One for each head."""
+FEW = 60
+"""Points of a curve up to which each is shown by itself."""
+FILLS = ("full", "none", "left", "bottom")
+"""One for each figure of a panel."""
+DARKEST, LIGHTEST = 0.0, 0.8
+"""Of the colour map, whose luminance only rises."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Name:
 
     def label(self, panel: Panel) -> str:
         figure = "" if self.figure == panel.figures[0] and self.subject else self.figure.replace("_", " ")
-        return " ".join(filter(None, (self.subject, figure, "(validation)" if self.validation else "")))
+        where = "(validation)" if self.validation else "(training)"
+        return " ".join(filter(None, (self.subject, figure, where)))
 
 
 def plot_metrics(metrics_jsonl: Path, out: Path) -> None:
@@ -109,30 +119,42 @@ def _draw_panel(axis: Axes, panel: Panel, curves: dict[Name, Curve]) -> None:
     axis.grid(alpha=0.3, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     subjects = list(dict.fromkeys(name.subject for name in curves if name.subject))
-    palette = colormaps["tab10" if len(subjects) <= 10 else "tab20"]
+    shades = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, max(2, len(subjects))))
     chance = False
     for name in [name for name in curves if name.figure in panel.figures]:
-        colour = palette(subjects.index(name.subject) % palette.N) if name.subject else "black"
-        _draw_curve(axis, panel, name, curves[name], colour)
+        place = subjects.index(name.subject) if name.subject else 0
+        colour = shades[place] if name.subject else "black"
+        _draw_curve(axis, panel, name, curves[name], colour, MARKERS[place % len(MARKERS)])
         if line := curves.get(Name(f"{name.figure}_chance", name.subject, name.validation)):
             axis.axhline(line[1][-1], color=colour, linestyle=":", linewidth=1.1)
             chance = True
     if chance:
-        axis.plot([], [], color="grey", linestyle=":", linewidth=1.1, label="chance, in the same colour")
+        axis.plot([], [], color="grey", linestyle=":", linewidth=1.1, label="chance, in the same shade")
     _scale(axis, panel)
     if any(name.subject for name in curves if name.figure in panel.figures):
         axis.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), fontsize=8, frameon=False, borderaxespad=0)
 
 
-def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colour) -> None:
+def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colour, marker: str) -> None:
     steps, values = curve
-    few = len(steps) <= 60
-    if panel.noisy and not few:
+    if name.validation:
+        style: dict[str, Any] = {
+            "color": colour,
+            "linestyle": (0, (4, 2)),
+            "linewidth": 1.3,
+            "marker": marker,
+            "markersize": 4.5,
+            "markevery": max(1, len(steps) // FEW),
+            "fillstyle": FILLS[panel.figures.index(name.figure) % len(FILLS)],
+            "markerfacecoloralt": "white",
+        }
+        axis.plot(steps, values, label=name.label(panel), **style)
+        return
+    if panel.noisy and len(steps) > FEW:
         axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
         values = smoothed(values)
-    dash = DASHES[panel.figures.index(name.figure) % len(DASHES)]
-    marker = "o" if few else ""
-    axis.plot(steps, values, color=colour, linestyle=dash, marker=marker, markersize=3.5, label=name.label(panel))
+    alone = marker if len(steps) == 1 else ""
+    axis.plot(steps, values, color=colour, linewidth=1.5, marker=alone, label=name.label(panel))
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,6 +173,7 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _scale(axis: Axes, panel: Panel) -> None:
     if panel.logarithmic:
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
     elif panel.percent:

@@ -5,6 +5,7 @@ OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tok
 OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
 OUT/provenance.json               the code, the recipe, and the hashes of what was read
 OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
+OUT/reports/HEAD/                 what a finished head is worth (finetuning): report.json, wrong.jsonl, pictures
 OUT/                             the finished model, in the layout of a checkpoint
 """
 
@@ -36,6 +37,7 @@ IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensor
 WRITTEN = (
     *("config.json", "heads.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"),
     *("recipe.json", "inputs.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best", "final.partial"),
+    "reports",
 )
 """What a run writes to OUT, beside its checkpoints."""
 KEPT = 2

@@ -11,13 +11,8 @@ from rich.console import Console
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import DataError, EvaluationError
-from training.evaluation.evaluate import (
-    character_spans,
-    check_report,
-    score,
-    table,
-    word_offsets,
-)
+from training.evaluation.evaluate import character_spans, score, word_offsets
+from training.evaluation.evaluate_command import check_report, table
 from training.evaluation.masked_passages import masked_passages
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.predictors import Prediction

@@ -29,12 +29,8 @@ from service.server import listen
 from service.settings import Settings
 from tests.service.bundles import write_bundle
 from training.errors import EvaluationError
-from training.evaluation.evaluate import (
-    add_arguments,
-    evaluate,
-    evaluate_command,
-    open_predictor,
-)
+from training.evaluation.evaluate import evaluate, open_predictor
+from training.evaluation.evaluate_command import add_arguments, evaluate_command
 from training.evaluation.labelling import label
 from training.evaluation.metrics import headline
 from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, Predictor
@@ -270,6 +266,23 @@ def test_the_command_prints_a_table_and_writes_json(
     assert report["files"][0]["file"] == file
     assert len(report["files"][0]["sha256"]) == 64
     assert report["command"].startswith("python -m training")
+
+
+def test_the_command_prints_and_writes_a_report(
+    directory: Path, data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(directory), "--head", "mood", "--data", str(data["mood"]), "--report"]
+    for _ in range(2):  # a report may be written again
+        evaluate_command(parse(*words, str(tmp_path / "report")))
+    printed = capsys.readouterr().out
+    assert "precision" in printed and f"report: {tmp_path / 'report'}" in printed
+    wrong = (tmp_path / "report" / "wrong.jsonl").read_text(encoding="utf8").splitlines()
+    assert {"text", "expected", "found", "score"} == json.loads(wrong[0]).keys()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "wrong.jsonl").write_text("by hand")
+    for name, found in (("mine", "holds files but no report.json"), ("mine/wrong.jsonl", "is a file")):
+        with pytest.raises(EvaluationError, match=f"{name} {found}"):
+            evaluate_command(parse(*words, str(tmp_path / name)))
 
 
 def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

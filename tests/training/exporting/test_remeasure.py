@@ -140,8 +140,9 @@ def test_measuring_again_leaves_graphs_and_text(bundle: Bundle, tmp_path: Path) 
     before, files = made_card(bundle), bundle.manifest.sha256
     options = ParityOptions(data={"mood": write(tmp_path / "data.jsonl", 200)}, budget=bundles.ANY_LOSS)
     after = remeasure(bundle.directory, options)
-    changed = {name for name, digest in after.manifest.sha256.items() if files[name] != digest}
-    assert changed == {"parity.json", "README.md"}
+    changed = {name for name, digest in after.manifest.sha256.items() if files.get(name) != digest}
+    report = {f"reports/mood/{name}" for name in ("report.json", "confusion.png", "reliability.png")}
+    assert changed == {"parity.json", "README.md", *report}
     assert after.manifest.heads["mood"].metrics["examples"] == 200
     assert after.manifest.model_copy(update={"heads": bundle.manifest.heads, "sha256": files}) == bundle.manifest
     assert text_of(made_card(after)) == text_of(before) == "Trained on nothing.\n\n## Limits\n\nMany."

@@ -24,6 +24,7 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.report import read_report
 from training.finetuning.finetune import finetune, prepare, read_files
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
@@ -124,6 +125,12 @@ def test_several_heads_and_the_corpus_share_an_encoder(
         assert metrics["f1" if name in ("tag", "qa") else "accuracy"] > 0.9, name
     assert checkpoint.heads["classify"].spec.temperature != 1.0
     assert (tmp_path / "metrics.png").exists()
+    for name in heads:
+        report = read_report(tmp_path / "reports" / name)
+        assert report and report.scores.items() <= checkpoint.heads[name].metrics.items() | {
+            ("calibration_error", report.scores.get("calibration_error"))
+        }
+        assert (tmp_path / "reports" / name / "wrong.jsonl").exists()
 
 
 def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(

@@ -57,7 +57,7 @@ def test_a_step_written_again_after_a_resume_counts_once(tmp_path: Path) -> None
 def test_names_say_head_figure_and_where_it_was_measured() -> None:
     loss, f1_panel = PANELS[0], PANELS[2]
     assert Name.parse("loss/mlm") == Name("loss", "mlm", False)
-    assert Name.parse("loss/mlm").label(loss) == "mlm"
+    assert Name.parse("loss/mlm").label(loss) == "mlm (training)"
     assert Name.parse("validation/nli/macro_f1").label(f1_panel) == "nli macro f1 (validation)"
     assert Name.parse("lr") == Name("lr", "", False)
 

@@ -1,0 +1,131 @@
+"""Would break: a bundle is published with a card that Hugging Face cannot read, or that hides what a head is worth."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from models.bundle import Bundle, read_bundle
+from models.checkpoint import Head, write_checkpoint
+from models.task import HeadSpec, Trained
+from models.tokenizer import Tokenizer
+from tests.models import bundles
+from training.errors import ExportError
+from training.evaluation.report import read_report
+from training.exporting.card_report import table
+from training.exporting.export import ExportOptions, export
+from training.exporting.front_matter import identifier, split_card
+from training.exporting.model_card import kept_of, text_of
+from training.exporting.remeasure import ParityOptions, remeasure
+from training.parity.run_files import RunFiles
+from training.run.atomic_files import hash_of
+from training.run.hugging_face import read_any
+from training.run.provenance import write_provenance
+from training.run.run_directory import fingerprint
+
+LABELS = [f"label|{number}" for number in range(7)]
+SAID = "---\ntags:\n- films\nlicense: cc-by-4.0\n---\n# Mine\n\n## Limits\n\nOnly films.\n"
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of finetuning on a base whose card states a licence."""
+    root = tmp_path_factory.mktemp("runs")
+    (root / "base").mkdir()
+    (root / "base" / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+    for name, count in (("train", 140), ("validation", 105)):
+        rows = [{"text": ["cat", "dog sees the man"][n % 2], "label": LABELS[n % 7]} for n in range(count)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = HeadSpec("classify", LABELS, {"truncation": "windows"}, trained=Trained(max_length=48))
+    checkpoint = bundles.checkpoint(tokenizer, {"mood": spec, "nsp": bundles.HEADS["nsp"]})
+    checkpoint.heads["mood"] = Head(spec, checkpoint.heads["mood"].module, {"training_examples": 140.0})
+    write_checkpoint(checkpoint, root / "run")
+    head = {"task": "classify", "train": ["train.jsonl"], "validation": ["validation.jsonl"], "licence": "CC0"}
+    recipe = {"base": str(root / "base"), "data": str(root), "heads": {"mood": head}, "seed": 0}
+    (root / "run" / "recipe.json").write_text(json.dumps(recipe))
+    hashes = {str(root / file): fingerprint(root / file) for file in ("train.jsonl", "validation.jsonl")}
+    write_provenance(root / "run", recipe, hashes)
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp("made")
+    (directory / "card.md").write_text(SAID, encoding="utf8")
+    options = ExportOptions(
+        "films", run=RunFiles.find(run), budget=bundles.ANY_LOSS, card=directory / "card.md", notes={"language": "en"}
+    )
+    return export(read_any(run), directory / "films", options)
+
+
+def card_of(bundle: Bundle) -> str:
+    return (bundle.directory / "README.md").read_text(encoding="utf8")
+
+
+def test_hugging_face_reads_the_front_matter(bundle: Bundle) -> None:
+    data = ModelCard(card_of(bundle)).data
+    assert (data.library_name, data.pipeline_tag, data.language) == ("bertheads", "text-classification", "en")
+    assert (data.license, data.tags, data.base_model) == ("cc-by-4.0", ["films"], "base")
+    assert data.model_name == "films" and data.eval_results
+    results = {(one.task_name, one.metric_name): one.metric_value for one in data.eval_results}
+    metrics = bundle.manifest.heads["mood"].metrics
+    assert results["mood", "accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-4)
+    assert results["mood", "macro f1"] == pytest.approx(metrics["macro_f1"], abs=1e-4)
+
+
+def test_the_card_says_what_the_heads_are_worth_and_where_they_come_from(bundle: Bundle, run: Path) -> None:
+    card = card_of(bundle)
+    report = read_report(bundle.directory / "reports" / "mood")
+    assert report and report.scores["accuracy"] == bundle.manifest.heads["mood"].metrics["accuracy"]
+    assert "<details><summary>7 classes; the worst is " in card
+    for one in report.classes:
+        assert f"| {one.label.replace('|', chr(92) + '|')} | {100 * one.precision:.1f} |" in card
+    train, validation = (hash_of(run.parent / f"{name}.jsonl")[:16] for name in ("train", "validation"))
+    assert f"| mood | training | train.jsonl | `{train}…` | CC0 | 140 |" in card
+    assert f"| mood | validation | validation.jsonl | `{validation}…` | CC0 | 105 |" in card
+    for expected in (
+        "`base`. Its licence: mit.", "- Language: en.", "rows of at most 48 tokens; longer texts are read in windows",
+        "Not measured on labelled data here: `nsp`", "![mood: share of right answers by score](reports/mood/rel",
+        "The recipe of the run", "| `threshold` | answers kept | right |", "| expected | found instead | count |",
+    ):  # fmt: skip
+        assert expected in card, expected
+    assert bundle.manifest.heads["mood"].metrics["training_examples"] == 140
+
+
+def test_reports_are_files_of_the_bundle_without_texts_of_the_data(bundle: Bundle) -> None:
+    found = {name for name in bundle.manifest.sha256 if name.startswith("reports/")}
+    assert found == {f"reports/mood/{name}" for name in ("report.json", "confusion.png", "reliability.png")}
+    assert "dog sees" not in (bundle.directory / "reports" / "mood" / "report.json").read_text()
+    assert read_bundle(bundle.directory).manifest == bundle.manifest
+
+
+def test_measuring_again_keeps_what_a_person_said(bundle: Bundle, run: Path) -> None:
+    before = card_of(bundle)
+    assert text_of(before) == "# Mine\n\n## Limits\n\nOnly films."
+    again = remeasure(bundle.directory, ParityOptions(run, budget=bundles.ANY_LOSS))
+    assert card_of(again) == before
+
+
+def test_what_is_kept_of_a_card_has_no_figures() -> None:
+    old = "# starter 0.4.0\n\nA BERT encoder of 6 layers.\n\nMine.\n\n## Exported against PyTorch\n\n| head |\n"
+    assert kept_of(old) == "Mine.\n" and text_of("# films 1.0.0\n") is None
+    new = "---\nlicense: mit\nmodel-index:\n- name: films\n  results: []\ntags:\n- a\n---\n# films 1.0.0\n\nMine.\n"
+    assert split_card(kept_of(new)) == ({"license": "mit", "tags": ["a"]}, "Mine.\n")
+
+
+def test_front_matter_that_is_not_yaml_is_refused() -> None:
+    with pytest.raises(ExportError, match="the front matter of the model card is not YAML"):
+        split_card("---\nlicense: [\n---\n# Mine\n")
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [("CC BY 4.0", "cc-by-4.0"), ("apache-2.0", "apache-2.0"), ("see LICENSE (ours)", None), (None, None), (" ", None)],
+)
+def test_licences_are_identifiers(licence: str | None, expected: str | None) -> None:
+    assert identifier(licence) == expected
+
+
+def test_cells_of_a_table_stay_cells() -> None:
+    assert list(table(["a", "b"], [["x|y\nz", "1"]])) == ["| a | b |", "|---|---:|", "| x\\|y z | 1 |", ""]

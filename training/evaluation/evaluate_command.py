@@ -1,0 +1,123 @@
+"""The command `evaluate`: the figures of a head beside chance, its report, and files of both.
+
+python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N]
+                            [--json OUT] [--report DIR]
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from training.errors import EvaluationError
+from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.metrics import Scores
+from training.evaluation.report import REPORT, read_report, report_of, write_report
+from training.run.atomic_files import hash_of
+from training.text.data_files import DATA_HELP, add_data_options, read_files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `evaluate_command` reads."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="BUNDLE|CHECKPOINT|URL",
+        help="what to measure; http://HOST:PORT for a service; several bundles or checkpoints are averaged",
+    )
+    parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
+    parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
+    add_data_options(parser)
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write the report here: pictures, wrong answers")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
+
+
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    """Evaluate as the command line says; print figures and report, and write files where asked to."""
+    if arguments.json:
+        check_report(arguments.json)
+    if arguments.report:
+        check_directory(arguments.report)
+    predictor = open_predictor(arguments.sources, arguments.precision, arguments.tokenizer)
+    spec = predictor.head(arguments.head)
+    read = read_files(arguments.data, spec.task, arguments.columns, arguments.skip_broken, arguments.limit)
+    source = " + ".join(arguments.sources)
+    started = time.perf_counter()
+    every = [one for examples in read.values() for one in examples]
+    report = report_of(predictor, arguments.head, every, progress=True)
+    seconds = time.perf_counter() - started
+    Console().print(table(f"{source} · {arguments.head} ({spec.task})", report.scores))
+    sys.stdout.write("".join(f"{line}\n" for line in ["", *report.lines()]))
+    if arguments.report:
+        write_report(report, arguments.report)
+        sys.stdout.write(f"\nreport: {arguments.report}\n")
+    if arguments.json:
+        values = {
+            "source": source,
+            "head": arguments.head,
+            "task": spec.task,
+            "files": [_describe(path, len(examples)) for path, examples in read.items()],
+            "limit": arguments.limit,
+            "scores": report.scores,
+            "seconds": round(seconds, 3),
+            "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        }
+        arguments.json.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def check_report(path: Path) -> None:
+    """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"source", "head", "scores"} <= found.keys():
+        raise EvaluationError(f"--json {path} exists and is not a report of evaluate; name another file")
+
+
+def check_directory(path: Path) -> None:
+    """Raise EvaluationError for a directory with files, unless a report was written there before."""
+    if path.exists() and not path.is_dir():
+        raise EvaluationError(f"--report {path} is a file, expected a directory; name another one")
+    if path.is_dir() and any(path.iterdir()) and read_report(path) is None:
+        raise EvaluationError(f"--report {path} holds files but no {REPORT}; name another directory")
+
+
+def _describe(path: Path, examples: int) -> dict[str, object]:
+    return {"file": str(path), "sha256": hash_of(path), "examples": examples}
+
+
+COUNTS = {"examples", "spans", "passages", "masked_tokens"}
+NUMBERS = {"pearson", "spearman", "mean_absolute_error"}
+"""Figures that are no shares."""
+
+
+def table(title: str, scores: Scores) -> Table:
+    """Return the figures as a person reads them: shares in percent, beside chance."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("figure")
+    shown.add_column("value", justify="right")
+    shown.add_column("chance", justify="right")
+    for name, value in scores.items():
+        if not name.endswith("_chance"):
+            chance = scores.get(f"{name}_chance")
+            shown.add_row(name.replace("_", " "), _format(name, value), "" if chance is None else _format(name, chance))
+    return shown
+
+
+def _format(name: str, value: float) -> str:
+    if name in COUNTS or name.endswith("questions"):
+        return f"{value:,.0f}"
+    if name.removesuffix("_chance") in NUMBERS:
+        return f"{value:.4f}"
+    return f"{value:.4f} nats" if name == "loss" else f"{100 * value:.2f} %"

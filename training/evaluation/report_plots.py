@@ -1,0 +1,195 @@
+"""Pictures of a report: which class is taken for which, whether scores mean what they say, errors of numbers.
+
+Shades are of one colour, from light to dark, so that they are read in grey too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from training.evaluation.report_figures import NONE, Report
+from training.evaluation.report_text import cut, percent
+
+MAX_CLASSES = 20
+"""In a picture; of more, those that are confused most."""
+MAX_NAME = 28
+"""Characters of a label in a picture."""
+DPI = 110
+OTHERS = "(others)"
+BLUE, GREY = "#1f5a96", "#9a9a9a"
+
+Counts = NDArray[np.int64]
+
+
+def plot_report(report: Report, directory: Path) -> None:
+    """Draw what the report has into PNG files of `directory`."""
+    if report.classes:
+        _save(_confusion(report), directory / "confusion.png")
+    if report.bins:
+        _save(_reliability(report), directory / "reliability.png")
+    if report.numbers:
+        _save(_residuals(report), directory / "residuals.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DPI)
+
+
+# ---- confusion -------------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(report: Report) -> tuple[list[str], Counts]:
+    """Return labels, and counts of expected (rows) against found (columns); NONE comes last where it occurs."""
+    names = [one.label for one in report.classes]
+    if any(NONE in (one.expected, one.found) for one in report.confused):
+        names.append(NONE)
+    place = {name: number for number, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    for figures in report.classes:
+        counts[place[figures.label], place[figures.label]] = figures.right
+    for one in report.confused:
+        if one.expected in place and one.found in place:
+            counts[place[one.expected], place[one.found]] += one.count
+    return names, counts
+
+
+def most_confused(report: Report, most: int = MAX_CLASSES) -> list[str]:
+    """Return the labels of the most confused pairs, pair by pair, until there are `most`.
+
+    Pairs are ranked by count times share of the expected class: a class of very many examples would fill the picture
+    by count alone, and classes of one example by share alone.
+    """
+    support = {one.label: max(1, one.support) for one in report.classes}
+    pairs = [one for one in report.pairs if NONE not in (one.expected, one.found)]
+    chosen: list[str] = []
+    for one in sorted(pairs, key=lambda one: -(one.count**2) / support[one.expected]):
+        fresh = [name for name in (one.expected, one.found) if name not in chosen]
+        if len(chosen) + len(fresh) <= most:
+            chosen += fresh
+    return chosen
+
+
+def _confusion(report: Report) -> Figure:
+    names, counts = confusion_matrix(report)
+    title, found = f"{report.head}: expected against found", names
+    shares = counts / np.maximum(1, counts.sum(axis=1))[:, None]
+    if NONE in names:
+        shares[-1] = 0  # what is found where nothing is has no class to be a share of
+    if report.errors:
+        title += "\nspans that overlap, whatever their boundaries"
+    if len(report.classes) > MAX_CLASSES:
+        worst = most_confused(report)
+        chosen = [number for number, name in enumerate(names) if name in worst]
+        title += f"\nthe {len(chosen)} most confused of {len(report.classes)} classes"
+        counts, shares = _with_others(counts, chosen), _with_others(shares, chosen)
+        names = [names[number] for number in chosen]
+        found = [*names, OTHERS]
+    figure = _canvas(len(names), max((len(cut(name, MAX_NAME)) for name in found), default=1))
+    _draw_matrix(figure, (names, found), shares, counts)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _with_others(table: NDArray[Any], chosen: list[int]) -> NDArray[Any]:
+    """Keep the chosen rows and columns, and sum up the other columns in a last one."""
+    kept = table[np.ix_(chosen, chosen)]
+    others = table[chosen].sum(axis=1) - kept.sum(axis=1)
+    return np.concatenate([kept, others[:, None]], axis=1)
+
+
+def _canvas(classes: int, longest: int) -> Figure:
+    size = 1.9 + max(2.4, 0.36 * classes)
+    return Figure(figsize=(size + 0.075 * longest + 0.9, size + 0.05 * longest), layout="constrained")
+
+
+def _draw_matrix(
+    figure: Figure, names: tuple[list[str], list[str]], shares: NDArray[np.float64], counts: Counts
+) -> None:
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap=colormaps["Blues"], vmin=0, vmax=1)
+    rows, found = ([cut(name, MAX_NAME) for name in each] for each in names)
+    axis.set_xticks(range(len(found)), found, rotation=90 if len(found) > 6 else 0, fontsize=8)
+    axis.set_yticks(range(len(rows)), rows, fontsize=8)
+    axis.set_xticks(np.arange(len(found) - 1) + 0.5, minor=True)
+    axis.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
+    axis.grid(which="minor", color="#dddddd", linewidth=0.6)
+    axis.tick_params(which="both", length=0)
+    axis.set(xlabel="found", ylabel="expected")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        size = 9 if len(rows) <= 6 else 7
+        axis.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
+    bar = figure.colorbar(image, ax=axis, format=PercentFormatter(xmax=1), fraction=0.04, pad=0.02)
+    bar.set_label("share of the expected class", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+# ---- reliability -----------------------------------------------------------------------------------------------------
+
+
+def _reliability(report: Report) -> Figure:
+    figure = Figure(figsize=(5.2, 5.4), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_bins(top, report)
+    counts = [one.count for one in report.bins]
+    lows, widths = [one.low for one in report.bins], [one.high - one.low for one in report.bins]
+    bottom.bar(lows, counts, widths, align="edge", color=GREY, edgecolor="white", linewidth=0.8)
+    bottom.set_ylabel("answers")
+    bottom.set_xlabel("score")
+    bottom.set_xlim(0, 1)
+    for axis in (top, bottom):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3, linewidth=0.6)
+        axis.set_axisbelow(True)
+    error = report.scores.get("calibration_error")
+    beside = "" if error is None else f" · calibration error {percent(error)} points"
+    figure.suptitle(f"{report.head}: reliability of scores{beside}", fontsize=11)
+    return figure
+
+
+def _draw_bins(axis: Axes, report: Report) -> None:
+    scores, right = [one.score for one in report.bins], [one.right for one in report.bins]
+    axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    axis.plot(scores, right, color=BLUE, marker="o", markersize=5, linewidth=1.6, label="this head, 95 % intervals")
+    low, high = zip(*(interval(one.right, one.count) for one in report.bins), strict=True)
+    axis.vlines(scores, low, high, color=BLUE, alpha=0.5, linewidth=1.2)
+    axis.set_ylabel("share that is right")
+    axis.set_ylim(0, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axis.legend(loc="upper left", fontsize=8, frameon=False)
+
+
+def interval(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `count` answers (Wilson, 1927)."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return middle - reach, middle + reach
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _residuals(report: Report) -> Figure:
+    gold, found = np.array(report.numbers).T
+    low, high = min(gold.min(), found.min()), max(gold.max(), found.max())
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1.2)
+    left.scatter(gold, found, s=10, color=BLUE, alpha=0.4, linewidths=0)
+    left.set(xlabel="expected", ylabel="found", title="found against expected")
+    right.axvline(0, color=GREY, linestyle="--", linewidth=1.2)
+    right.hist(found - gold, bins=40, color=BLUE, edgecolor="white", linewidth=0.4)
+    right.set(xlabel="found − expected", ylabel="examples", title="errors")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3, linewidth=0.6)
+        axis.set_axisbelow(True)
+    figure.suptitle(report.head, fontsize=11)
+    return figure

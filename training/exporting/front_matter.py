@@ -1,0 +1,114 @@
+"""The front matter of a model card: what Hugging Face reads of a bundle.
+
+huggingface_hub writes and reads it: https://huggingface.co/docs/hub/model-cards#model-card-metadata
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
+
+from models.manifest import HeadEntry, Manifest
+from models.task import TaskName
+from training.errors import ExportError
+from training.evaluation.metrics import headline
+
+LIBRARY = "bertheads"
+PIPELINES: dict[TaskName, str] = {
+    "classify": "text-classification",
+    "pair": "text-classification",
+    "fill-mask": "fill-mask",
+    "tag": "token-classification",
+    "qa": "question-answering",
+}
+"""Hugging Face's names of the tasks."""
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+"""An identifier such as apache-2.0 or cc-by-sa-4.0."""
+FIGURES = ("accuracy", "macro_f1", "precision", "recall", "f1", "exact_match")
+"""The figures of model-index, by the names of our scores."""
+
+Values = dict[str, Any]
+
+
+def front_matter(manifest: Manifest, known: Mapping[str, Any]) -> str:
+    """Return the block between two lines of `---`; `known` entries, which a person wrote, win."""
+    tasks = list(dict.fromkeys(map(pipeline, manifest.heads.values())))
+    results = [result for name, head in manifest.heads.items() for result in _results(name, head)]
+    data: Values = ModelCardData(  # type: ignore[no-untyped-call]
+        library_name=LIBRARY,
+        pipeline_tag=tasks[0],
+        tags=[LIBRARY, "onnx", *tasks],
+        language=noted(manifest, "language"),
+        license=identifier(noted(manifest, "license") or noted(manifest, "licence")),
+        base_model=noted(manifest, "base_model") or base_of(manifest),
+        model_name=manifest.name,
+        eval_results=results or None,
+    ).to_dict()
+    return str(ModelCardData(ignore_metadata_errors=True, **(data | dict(known))))
+
+
+def base_of(manifest: Manifest) -> str | None:
+    """Return the name of what the encoder began from: the bundle of --base, or the base of the run's recipe."""
+    if base := noted(manifest, "base"):
+        return base.rpartition(" ")[0] or base  # without its version
+    training = manifest.provenance.get("training")
+    recipe = training.get("recipe") if isinstance(training, dict) else None
+    named = recipe.get("base") if isinstance(recipe, dict) else None
+    return Path(named).name if isinstance(named, str) and named else None
+
+
+def pipeline(head: HeadEntry) -> str:
+    """Return Hugging Face's name of what a head does; a pair head of one label ranks."""
+    return "text-ranking" if head.task == "pair" and len(head.labels) == 1 else PIPELINES[head.task]
+
+
+def noted(manifest: Manifest, key: str) -> str | None:
+    """Return what --note said of `key`."""
+    found = manifest.provenance.get(key)
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def identifier(licence: str | None) -> str | None:
+    """Return the licence as an identifier, such as apache-2.0; None for what cannot be one."""
+    name = "-".join(licence.lower().split()) if licence else ""
+    return name if LICENCE.fullmatch(name) else None
+
+
+def _results(name: str, head: HeadEntry) -> Iterator[EvalResult]:
+    scores = {key: value for key, value in head.metrics.items() if isinstance(value, int | float)}
+    file = str(head.metrics.get("data") or "validation data of the run")
+    chief = headline({key: float(value) for key, value in scores.items()})
+    for key in sorted((key for key in FIGURES if key in scores), key=lambda key: key != chief):
+        yield EvalResult(
+            task_type=pipeline(head),
+            task_name=name,
+            dataset_type=_slug(file),
+            dataset_name=file,
+            dataset_config=name,  # heads of one task may have files of one name
+            metric_type="f1" if key == "macro_f1" else key,
+            metric_name=key.replace("_", " "),
+            metric_value=round(float(scores[key]), 4),
+        )
+
+
+def _slug(name: str) -> str:
+    """Return a name of a data set that Hugging Face takes."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+
+
+def split_card(card: str) -> tuple[Values, str]:
+    """Return the front matter of a card, {} for none, and the text behind it."""
+    if not card.startswith("---\n"):
+        return {}, card
+    try:
+        parsed = ModelCard(card, ignore_metadata_errors=True)
+    except (ValueError, YAMLError) as error:
+        where = " ".join(str(error).split())[:120]
+        raise ExportError(
+            f"the front matter of the model card is not YAML ({where}); correct its first lines"
+        ) from None
+    values: Values = parsed.data.to_dict()  # type: ignore[no-untyped-call]
+    return values, parsed.text
