@@ -7,6 +7,7 @@ label for text without labels
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from models.errors import BertheadsError
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
+from training.run.interruption import handled, left_behind, raise_interrupted, status_of
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
@@ -37,10 +39,12 @@ REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exit with status 1 and one sentence where it cannot."""
     words = sys.argv[1:] if arguments is None else arguments
-    namespace = build_parser(words[0] if words else "").parse_args(words)
-    command: Callable[[argparse.Namespace], None] = namespace.command
+    namespace = argparse.Namespace(out=None)
     try:
-        command(namespace)
+        with handled(raise_interrupted, [signal.SIGTERM]):
+            build_parser(words[0] if words else "").parse_args(words, namespace)
+            command: Callable[[argparse.Namespace], None] = namespace.command
+            command(namespace)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
@@ -51,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            sys.stderr.write(f"\n{sentence}\n")
+        sys.exit(status_of(interrupt))
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
