@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from models.cgroup import usable_cores
 from models.errors import BertheadsError
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
@@ -22,11 +23,12 @@ from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
 from training.text.corpus_builder import build_corpus
+from training.text.documents import Reading
 from training.text.vocabulary import train_vocabulary
 
 FILES_HELP = (
     'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '
-    '.parquet with a column "text"'
+    '.parquet with a column "text"; folders of them; - for standard input'
 )
 
 
@@ -80,9 +82,10 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="CORPUS", help="directory to write")
     add("--held-out", type=float, default=0.01, metavar="SHARE", help="of the documents, for evaluation; default 0.01")
     add("--limit", type=int, metavar="N", help="only the first N documents of each file")
+    add_reading(parser)
     add("--language", default="en", metavar="CODE", help="whose rules end sentences, ISO 639-1; default en")
     add("--no-nsp", action="store_true", help="take documents of one sentence, for pretraining with nsp = false")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; by default one a core")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="processes; by default one per core")
     parser.set_defaults(command=corpus_command)
 
 
@@ -90,6 +93,7 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    add_reading(parser)
     add("--size", type=int, default=30_000, metavar="N", help="entries at most; default 30000")
     add("--lowercase", action="store_true", help="make capitals small; by default they stay")
     add(
@@ -99,6 +103,13 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     )
     add("--cased", action="store_true", help="keep capitals and accents, which is the default")
     parser.set_defaults(command=vocab_command)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--column", "--text-column", default="text", metavar="NAME", help="key or column that holds the text")
+    add("--one-per-line", action="store_true", help="of .txt: each line is a document")
+    add("--skip-broken", type=int, default=0, metavar="N", help="skip up to N broken rows, and list them")
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +186,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         workers=namespace.workers,
         language=namespace.language,
         nsp=not namespace.no_nsp,
+        reading=reading_of(namespace),
     )
     for part, count in counts.items():
         single = count.single / max(1, count.documents)
@@ -183,6 +195,9 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             f"{count.unknown_share:.2%} of the tokens and {count.unknown_character_share:.2%} of the characters "
             f"unknown, {single:.1%} of the documents have one sentence\n"
         )
+        if count.duplicates:
+            share = count.duplicates / count.documents
+            sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one, and stay\n")
     if repeated := counts["validation"].repeated:
         sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
     if namespace.no_nsp:
@@ -191,13 +206,19 @@ def corpus_command(namespace: argparse.Namespace) -> None:
     sys.stdout.write(f"next sentences: {share:.1%} random, {1 - share:.1%} true\n")
 
 
+def reading_of(namespace: argparse.Namespace) -> Reading:
+    if namespace.skip_broken < 0:
+        raise DataError(f"--skip-broken is {namespace.skip_broken}, expected 0 or more rows; leave it out for none")
+    return Reading(namespace.column, namespace.one_per_line, skip_broken=namespace.skip_broken)
+
+
 def vocab_command(namespace: argparse.Namespace) -> None:
     lowercase, strip_accents = namespace.lowercase, namespace.strip_accents
     if namespace.cased and (lowercase or strip_accents):
         raise DataError("--cased keeps capitals and accents, expected no --lowercase or --strip-accents; leave it out")
     characters = Counter[str]()
     files, out, size = namespace.files, namespace.out, namespace.size
-    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters)
+    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters, reading_of(namespace))
     sys.stdout.write(f"{out}: {tokenizer.vocab_size:,} entries\n")
     for sentence in removals(characters, tokenizer, lowercase, strip_accents):
         sys.stdout.write(f"{sentence}\n")

@@ -53,9 +53,7 @@ class Interruption:
     def end(self, step: int) -> NoReturn:
         """End a run whose state after `step` steps is saved."""
         number = self.number or signal.SIGTERM  # another process has had the signal
-        raise Interrupted(
-            number, f"interrupted at step {step}; checkpoint saved; the same command goes on from there"
-        )
+        raise Interrupted(number, f"interrupted at step {step}; checkpoint saved; the same command goes on from there")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number

@@ -68,9 +68,7 @@ def test_an_interrupted_pretraining_goes_on_where_it_was_and_ends_in_the_same_by
         interrupted(pretraining, number, stop, command, capsys)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     main(command)
-    whole, parts = (
-        (out / "model.safetensors").read_bytes() for out in (corpus.with_name("whole"), tmp_path / "parts")
-    )
+    whole, parts = ((out / "model.safetensors").read_bytes() for out in (corpus.with_name("whole"), tmp_path / "parts"))
     assert whole == parts
 
 
