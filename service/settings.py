@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import models
-from service.cgroup import usable_cores
+from models.cgroup import usable_cores
 from service.errors import SettingsError
 from service.keys import CONTROL, read_keys
 

@@ -7,24 +7,28 @@ label for text without labels
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from models.cgroup import usable_cores
 from models.errors import BertheadsError
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
+from training.run.interruption import handled, left_behind, raise_interrupted, status_of
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
 from training.text.corpus_builder import build_corpus
+from training.text.documents import Reading
 from training.text.vocabulary import train_vocabulary
 
 FILES_HELP = (
     'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '
-    '.parquet with a column "text"'
+    '.parquet with a column "text"; folders of them; - for standard input'
 )
 
 
@@ -37,10 +41,12 @@ REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exit with status 1 and one sentence where it cannot."""
     words = sys.argv[1:] if arguments is None else arguments
-    namespace = build_parser(words[0] if words else "").parse_args(words)
-    command: Callable[[argparse.Namespace], None] = namespace.command
+    namespace = argparse.Namespace(out=None)
     try:
-        command(namespace)
+        with handled(raise_interrupted, [signal.SIGTERM]):
+            build_parser(words[0] if words else "").parse_args(words, namespace)
+            command: Callable[[argparse.Namespace], None] = namespace.command
+            command(namespace)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
@@ -51,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            sys.stderr.write(f"\n{sentence}\n")
+        sys.exit(status_of(interrupt))
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -74,9 +82,10 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="CORPUS", help="directory to write")
     add("--held-out", type=float, default=0.01, metavar="SHARE", help="of the documents, for evaluation; default 0.01")
     add("--limit", type=int, metavar="N", help="only the first N documents of each file")
+    add_reading(parser)
     add("--language", default="en", metavar="CODE", help="whose rules end sentences, ISO 639-1; default en")
     add("--no-nsp", action="store_true", help="take documents of one sentence, for pretraining with nsp = false")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; by default one a core")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="processes; by default one per core")
     parser.set_defaults(command=corpus_command)
 
 
@@ -84,6 +93,7 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help=FILES_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
+    add_reading(parser)
     add("--size", type=int, default=30_000, metavar="N", help="entries at most; default 30000")
     add("--lowercase", action="store_true", help="make capitals small; by default they stay")
     add(
@@ -93,6 +103,13 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     )
     add("--cased", action="store_true", help="keep capitals and accents, which is the default")
     parser.set_defaults(command=vocab_command)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--column", "--text-column", default="text", metavar="NAME", help="key or column that holds the text")
+    add("--one-per-line", action="store_true", help="of .txt: each line is a document")
+    add("--skip-broken", type=int, default=0, metavar="N", help="skip up to N broken rows, and list them")
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +186,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         workers=namespace.workers,
         language=namespace.language,
         nsp=not namespace.no_nsp,
+        reading=reading_of(namespace),
     )
     for part, count in counts.items():
         single = count.single / max(1, count.documents)
@@ -177,6 +195,9 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             f"{count.unknown_share:.2%} of the tokens and {count.unknown_character_share:.2%} of the characters "
             f"unknown, {single:.1%} of the documents have one sentence\n"
         )
+        if count.duplicates:
+            share = count.duplicates / count.documents
+            sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one, and stay\n")
     if repeated := counts["validation"].repeated:
         sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
     if namespace.no_nsp:
@@ -185,13 +206,19 @@ def corpus_command(namespace: argparse.Namespace) -> None:
     sys.stdout.write(f"next sentences: {share:.1%} random, {1 - share:.1%} true\n")
 
 
+def reading_of(namespace: argparse.Namespace) -> Reading:
+    if namespace.skip_broken < 0:
+        raise DataError(f"--skip-broken is {namespace.skip_broken}, expected 0 or more rows; leave it out for none")
+    return Reading(namespace.column, namespace.one_per_line, skip_broken=namespace.skip_broken)
+
+
 def vocab_command(namespace: argparse.Namespace) -> None:
     lowercase, strip_accents = namespace.lowercase, namespace.strip_accents
     if namespace.cased and (lowercase or strip_accents):
         raise DataError("--cased keeps capitals and accents, expected no --lowercase or --strip-accents; leave it out")
     characters = Counter[str]()
     files, out, size = namespace.files, namespace.out, namespace.size
-    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters)
+    tokenizer = train_vocabulary(files, out, size, lowercase, strip_accents, characters, reading_of(namespace))
     sys.stdout.write(f"{out}: {tokenizer.vocab_size:,} entries\n")
     for sentence in removals(characters, tokenizer, lowercase, strip_accents):
         sys.stdout.write(f"{sentence}\n")

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from models import runtime
 from models.bundle import Bundle, read_bundle
+from models.cgroup import usable_cores
 from models.errors import BertheadsError
 from models.session import Session
-from service.cgroup import usable_cores
 from service.settings import STARTER
 from tests.benchmarks.contenders import OURS, Raw, Server, Service, paused, services, started
 from tests.benchmarks.load import BenchmarkError

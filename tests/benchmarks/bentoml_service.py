@@ -6,7 +6,7 @@ from typing import Any
 
 import bentoml  # type: ignore[import-not-found]  # of an environment of its own
 
-from service.cgroup import usable_cores
+from models.cgroup import usable_cores
 from tests.benchmarks.classifier import Classifier
 
 

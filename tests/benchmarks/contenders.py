@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 import numpy as np
 
+from models.cgroup import usable_cores
 from models.session import Session
-from service.cgroup import usable_cores
 from service.metrics import MAX_AGE_SECONDS
 from tests.benchmarks.load import Address, BenchmarkError, Call, Load, drive
 from tests.benchmarks.workloads import Question, variants

@@ -7,8 +7,8 @@ from typing import Any
 import litserve  # type: ignore[import-not-found]  # of an environment of its own
 
 from models import runtime
+from models.cgroup import usable_cores
 from models.classification import ScoredLabel
-from service.cgroup import usable_cores
 from tests.benchmarks.classifier import Classifier
 from tests.kernels.sessions import LEFT_OUT, opening_with
 

@@ -7,9 +7,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
+from models.cgroup import usable_cores
 from models.row import Row
 from models.runtime import NAMES, Precision, Provider, prepare
-from service.cgroup import usable_cores
 
 SIDE: dict[Provider, int] = {"cpu": 2048, "cuda": 8192}
 REPEATS = 7

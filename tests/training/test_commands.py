@@ -61,7 +61,7 @@ def test_what_needs_no_torch_does_not_load_it() -> None:
         (["export", "nowhere", "--out", "x"], "nowhere/config.json does not exist"),
         (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
         (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
-        (["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"], ".: Is a directory; name a path that is there"),
+        (["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"], ". holds no file of .jsonl, .txt, .parquet"),
         (["vocab", __file__, "--out", "/proc/x"], "expected .jsonl"),
         (["pretrain", str(RECIPES / "tiny.toml"), "--out", "/proc/x", "--set", "corpus=x"], "/proc/x: "),
     ],

@@ -41,6 +41,7 @@ from training.pretraining.pretrain_recipe import SPECS
 from training.pretraining.validation import evaluate as evaluate_pretraining
 from training.run.atomic_files import alone
 from training.run.distributed import Processes
+from training.run.interruption import Interruption
 from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.precision import arithmetic
 from training.run.progress import tell
@@ -69,8 +70,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    run.set_threads(recipe.threads)
 
     # ---- model and data
     tell_turns(recipe)
@@ -102,7 +102,8 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
     window: dict[str, list[float]] = {}
     began, tokens, done = time.monotonic(), 0, state["step"]
-    for step in range(done, recipe.steps):
+    interruption = Interruption()
+    for step in interruption.watch(range(done, recipe.steps)):
         name = choose(recipe, step)
         seed_step(recipe.seed, step)
         set_dropout(checkpoint, *dropouts(recipe, name))
@@ -134,9 +135,12 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
             began = time.monotonic()
             if best.stale:
                 break
-        if done % recipe.save_every == 0 and done < recipe.steps:
+        stopping = interruption.asked
+        if stopping or (done % recipe.save_every == 0 and done < recipe.steps):
             run.save(done, checkpoint, optimizer, {"best": best.state()})
             began = time.monotonic()
+        if stopping:
+            interruption.end(done)
     bar.close()
 
     # ---- the finished heads, calibrated and measured

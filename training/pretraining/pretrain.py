@@ -26,6 +26,7 @@ from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
 from training.pretraining.validation import evaluate
 from training.run.atomic_files import alone
 from training.run.distributed import Processes
+from training.run.interruption import Interruption
 from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.precision import arithmetic
 from training.run.progress import tell
@@ -51,9 +52,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if run.finished:
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-
+    run.set_threads(recipe.threads)
     if recipe.unread and processes.first:
         tell(f"{', '.join(recipe.unread)}: not read, for phases, base or teacher of the recipe say it")
 
@@ -86,7 +85,8 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     bar = tqdm(
         total=recipe.all_steps, initial=state["step"], unit=" steps", dynamic_ncols=True, disable=not processes.first
     )
-    for step in range(state["step"], recipe.all_steps):
+    interruption = Interruption(processes.count)
+    for step in interruption.watch(range(state["step"], recipe.all_steps)):
         rows, phase, state = next(steps)
         monitor.rows_came()
         counts = torch.tensor([sum(len(row.masked.labels) for row in rows), len(rows)], device=processes.device)
@@ -101,7 +101,10 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             # sums divided by the whole step's counts: a micro-batch with fewer masks weighs less
             torch.autograd.backward(total(parts, chosen, pairs, recipe))
             losses += torch.stack([part.detach().float() for part in parts])
-        processes.add([losses, *(parameter.grad for parameter in modules.parameters() if parameter.grad is not None)])
+        # a signal reaches one process or all, each in another step: together they stop after the same one
+        asked = torch.tensor(int(interruption.asked), device=processes.device)
+        gradients = (parameter.grad for parameter in modules.parameters() if parameter.grad is not None)
+        processes.add([asked, losses, *gradients])
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
         check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
         share = share_at(recipe, step)
@@ -109,7 +112,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         monitor.add(losses.cpu() / counted_by(chosen, pairs), rows)
-        done = step + 1
+        done, stopping = step + 1, bool(asked)
         bar.update()
 
         evaluating = done % recipe.evaluate_every == 0 or done == recipe.all_steps
@@ -120,8 +123,11 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
         if evaluating and processes.first:
             run.log_figures(done, evaluate(checkpoint, recipe, phase.max_length))
-        if done % recipe.save_every == 0 and done < recipe.all_steps:
+        if stopping or (done % recipe.save_every == 0 and done < recipe.all_steps):
             run.save(done, checkpoint, optimizer, state)
+        if stopping:
+            processes.wait()  # torchrun ends all as soon as one has ended
+            interruption.end(done)
         monitor.open()
     bar.close()
     run.finish(checkpoint)

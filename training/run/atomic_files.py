@@ -37,6 +37,16 @@ def refuse_existing(out: Path) -> None:
     """Raise DataError where something stands already: it may be what nobody can make again."""
     if out.exists():
         raise DataError(f"{out} exists; remove it, or name another place with --out")
+    check_room(out)
+
+
+def check_room(out: Path) -> None:
+    """Raise DataError for a path that cannot be made, before the work whose result it is to hold."""
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise DataError(f"{parent} is a file, expected a folder for {out.name}; name another place with --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise DataError(f"{parent} cannot be written to, expected room for {out.name}; name another place with --out")
 
 
 @contextmanager

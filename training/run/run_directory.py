@@ -3,6 +3,7 @@
 OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json,
                                  SHA256SUMS
 OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
+OUT/threads.json                  how many threads compute, which a later start keeps
 OUT/provenance.json               the code, the recipe, and the hashes of what was read
 OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
 OUT/reports/HEAD/                 what a finished head is worth (finetuning): report.json, wrong.jsonl, pictures
@@ -29,15 +30,16 @@ from training.run.distributed import Processes
 from training.run.plots import plot_metrics
 from training.run.progress import tell
 from training.run.provenance import PROVENANCE, write_provenance
+from training.run.threads import settled_threads
 
-FREE = ("save_every", "plateau_after")
-"""Fields of a recipe that may change from one start to the next: no weight depends on them."""
+FREE = ("save_every", "plateau_after", "threads")
+"""Fields of a recipe that may change from one start to the next: no weight depends on them, except for last bits."""
 IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
 """The file that tells a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint (weights)."""
 WRITTEN = (
     *("config.json", "heads.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"),
-    *("recipe.json", "inputs.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best", "final.partial"),
-    "reports",
+    *("recipe.json", "inputs.json", "threads.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best"),
+    *("final.partial", "reports"),
 )
 """What a run writes to OUT, beside its checkpoints."""
 KEPT = 2
@@ -77,6 +79,17 @@ class Run:
                     f"{name} changed while it was read, expected one that nothing writes to; start the same command "
                     "again when it is whole"
                 )
+
+    def set_threads(self, given: int) -> None:
+        """Compute with `given` threads; by default (0) with as many as the run began with, or as are free now."""
+        path = self.out / "threads.json"
+        if self.processes.first:
+            count, why = settled_threads(given, self._noted(path, {}).get("threads", 0))
+            if why:
+                tell(f"threads: {count} ({why})")
+            write_whole(path, json.dumps({"threads": count}) + "\n")
+        self.processes.wait()
+        torch.set_num_threads(json.loads(path.read_text(encoding="utf8"))["threads"])
 
     def _refuse_foreign(self) -> None:
         """Raise TrainingError where OUT holds files of names that a run writes, and no run has written there."""

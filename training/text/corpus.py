@@ -39,6 +39,8 @@ class Counts:
     """Documents of one sentence, which next-sentence pairs cannot use."""
     repeated: int = 0
     """Documents that were held out, and removed because the training part has them too."""
+    duplicates: int = 0
+    """Documents that equal an earlier one of the part, blanks apart."""
 
     @property
     def unknown_share(self) -> float:

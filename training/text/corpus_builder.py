@@ -1,8 +1,7 @@
 """Documents → sentences → the arrays of a corpus, in parallel, in bounded memory, and interrupted at no loss.
 
-Documents are appended to plain files; every COMMITTED documents the files are flushed and their lengths noted, and the
-same command after an interruption cuts the files to what was noted and goes on there. Sentences are cut by `sentencex`.
-A file that is written to meanwhile is refused, for its hash would be that of another text.
+Documents are appended to plain files, which training/text/corpus_work.py commits now and then. Sentences are cut by
+`sentencex`. A file that is written to meanwhile is refused, because its hash would be that of another text.
 """
 
 import hashlib
@@ -10,12 +9,12 @@ import json
 import os
 import shutil
 import signal
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
@@ -29,22 +28,24 @@ from numpy.typing import NDArray
 from models.tokenizer import Tokenizer
 from models.words import Words
 from training.errors import DataError, TrainingError
-from training.run.atomic_files import LOCK, alone, hash_of, refuse_existing, write_whole
-from training.run.progress import progress
+from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
+from training.run.interruption import SIGNALS
+from training.run.progress import progress, tell
 from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
-from training.text.corpus_writer import NAMES, Sentences, Writer, array_name, raw_name
-from training.text.documents import iter_documents, sentences
+from training.text.corpus_work import Work
+from training.text.corpus_writer import Sentences
+from training.text.documents import Documents, Reading, sentences
 from training.text.examples import Document
-from training.text.held_out import KEPT, is_held_out, without_repeated
-from training.text.source_files import Sources
+from training.text.held_out import is_held_out
+from training.text.languages import rules_of
+from training.text.source_files import FORMATS, Sources, hashes, readable_files
 from training.text.unknown_characters import UnknownCharacters
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
-COMMITTED = 1000  # documents; what an interruption costs at most
 WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
 MOST_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
-PARTS = ("train", "validation")
-LAYOUT = 2  # of OUT.partial; what another version has left is not gone on from
+LAYOUT = 3  # of OUT.partial; what another version has left is not gone on from
+UNPACKED = 3  # bytes of text in a compressed byte, at least
 BLANKS = " \n\t\u3000"
 TOGETHER = 1000  # sentences of a document that are cut into words at a time
 SENT = 8  # documents that a process gets at a time
@@ -61,70 +62,75 @@ def build_corpus(
     workers: int,
     language: str = "en",
     nsp: bool = True,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> dict[str, Counts]:
     """Write the corpus of `files` to `out` by way of OUT.partial; raise DataError for text that cannot serve.
 
     Of the documents the share `held_out`, evenly spread, goes to the validation part; `limit` ends after so many of a
     file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
-    one sentence. A held-out document that the training part has too, blanks apart, is counted and left out.
+    one sentence. A held-out document that the training part has too, blanks apart, is counted and left out; other
+    duplicates are counted and stay.
     """
-    refuse_existing(out)
+    check_options(held_out, limit, workers)
+    rules_of(language)
+    reading = replace(reading, limit=limit)
+    with readable_files(files, out) as given:
+        refuse_existing(out)
+        pieces, sources = Tokenizer.read(tokenizer), Sources(given)
+        hashed = hashes(given)
+        found = Documents(hashed, reading, sources)
+        asked = {"vocabulary_sha256": vocabulary_hash(pieces), "language": language}
+        partial_out = out.with_name(out.name + ".partial")
+        with alone(partial_out):
+            refuse_existing(out)  # by now: another command has ended while this one waited for hashes
+            tell_space(partial_out, found.files)
+            work = Work(partial_out, asked | {"held_out": held_out, "layout": LAYOUT}, pieces)
+            rest = work.go_on(found)
+            cuts = tokenise(rest, tokenizer, language, workers)
+            bar = progress(cuts, "documents", initial=work.documents)
+            with work, closing(cuts):
+                for sentences in bar:
+                    work.add(sentences, "validation" if is_held_out(work.documents + 1, held_out) else "train")
+                    if work.is_due:
+                        sources.check()
+                        work.commit()
+                sources.check()
+                work.commit()
+                counts = work.finish()
+            refuse_useless(counts["train"], found.files, nsp)
+            pieces.write(work.directory / TOKENIZER)
+            parts = {part: asdict(count) for part, count in counts.items()}
+            manifest = {"format": "bertheads-corpus/1", "sources": named(hashed), **asked, "parts": parts}
+            write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+            work.leave()
+            work.directory.rename(out)
+            (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
+    for remark in found.remarks():
+        tell(remark)
+    return counts
+
+
+def check_options(held_out: float, limit: int | None, workers: int) -> None:
     if not 0 <= held_out <= 0.5:
         raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}, expected 1 or more documents a file; leave it out to take all")
     if workers < 1:
         raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one a core")
-    pieces, sources = Tokenizer.read(tokenizer), Sources(files)
-    asked = {"sources": hashes(files), "vocabulary_sha256": vocabulary_hash(pieces), "language": language}
-    partial_out = out.with_name(out.name + ".partial")
-    with alone(partial_out):
-        refuse_existing(out)  # by now: another command has ended while this one waited for hashes
-        work = Work(partial_out, asked | {"held_out": held_out, "limit": limit, "layout": LAYOUT}, pieces)
-        rest = islice(documents(files, limit, sources), work.documents, None)
-        cuts = tokenise(rest, tokenizer, language, workers)
-        bar = progress(cuts, "documents", initial=work.documents)
-        with work, closing(cuts):
-            for number, sentences in enumerate(bar, start=work.documents + 1):
-                work.writers["validation" if is_held_out(number, held_out) else "train"].add(sentences)
-                if number % COMMITTED == 0:
-                    sources.check()
-                    work.commit(number)
-            sources.check()
-            counts = work.finish()
-        refuse_useless(counts["train"], files, nsp)
-        pieces.write(work.directory / TOKENIZER)
-        parts = {part: asdict(count) for part, count in counts.items()}
-        manifest = {"format": "bertheads-corpus/1", **asked, "parts": parts}
-        write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        work.leave()
-        work.directory.rename(out)
-        (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
-    return counts
 
 
-def hashes(files: Sequence[Path]) -> dict[str, str]:
+def named(hashed: dict[Path, str]) -> dict[str, str]:
     """The hash of each file by its name, in order; by its path where two have one name."""
-    names = [path.name for path in files]
-    found: dict[str, str] = {}
-    for path in files:
-        try:
-            digest = hash_of(path)
-        except FileNotFoundError:
-            raise DataError(f"{path} does not exist, expected a data file; check the path") from None
-        if digest in found.values():
-            raise DataError(f"{path} is named twice, or holds what another file does, expected each once; leave it out")
-        found[path.name if names.count(path.name) == 1 else str(path)] = digest
-    return found
+    names = Counter(path.name for path in hashed)
+    return {path.name if names[path.name] == 1 else str(path): digest for path, digest in hashed.items()}
 
 
-def documents(files: Sequence[Path], limit: int | None, sources: Sources) -> Iterator[Document]:
-    for path in files:
-        try:
-            yield from islice(iter_documents(path), limit)
-        except DataError:
-            sources.check()  # a line may be half written because its file is still growing
-            raise
+def tell_space(directory: Path, files: Sequence[Path]) -> None:
+    """Say that a corpus may not fit its disk: it has some bytes per byte of text, twice while arrays are written."""
+    sizes = sum(path.stat().st_size * (1 if path.suffix in FORMATS else UNPACKED) for path in files)
+    free = shutil.disk_usage(directory).free
+    if free < sizes:
+        tell(f"{directory} has {free / 1e9:,.1f} GB of free space, and this corpus may take {sizes / 1e9:,.1f} GB")
 
 
 # ---- text to ids ---------------------------------------------------------------------------------------------------
@@ -160,7 +166,8 @@ _prepared: list[Any] = []
 
 def prepare(tokenizer: Path, language: str) -> None:
     """Make a process ready; it ends with the one that started it, and only that one is interrupted."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     Thread(target=end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _prepared[:] = [cutter(tokenizer, language)]
@@ -208,82 +215,6 @@ def digest(ids: NDArray[np.uint32], text: str) -> int:
 def visible_characters(text: str) -> int:
     """The length of a text without blanks: those that are frequent, of which a search takes next to no time."""
     return len(text) - sum(map(text.count, BLANKS))
-
-
-# ---- ids to disk ---------------------------------------------------------------------------------------------------
-
-
-RAW = [raw_name(part, name) for part in (*PARTS, KEPT) for name in NAMES]
-WRITTEN = {
-    *RAW,
-    *(array_name(part, name) for part in PARTS for name in NAMES if name != "records"),
-    *(name + end for name in ("progress.json", "manifest.json") for end in ("", ".partial")),
-    TOKENIZER,
-}
-"""All that is ever in OUT.partial."""
-OF_TOKENIZER = {"tokenizer.json", "vocab.txt", "tokenizer_config.json"}
-
-
-class Work:
-    """OUT.partial: what is there already, and what is added to it."""
-
-    def __init__(self, directory: Path, asked: dict[str, Any], tokenizer: Tokenizer) -> None:
-        self.directory = directory
-        self.tokenizer = tokenizer
-        self.asked: dict[str, Any] = json.loads(json.dumps(asked))
-        self.noted = directory / "progress.json"
-        done = self._resume()
-        self.documents: int = done["documents"]
-        """Documents that need not be read again."""
-        self.writers = {part: Writer(directory, part, tokenizer, Counts(**done["parts"][part])) for part in PARTS}
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        for writer in self.writers.values():
-            writer.close()
-
-    def commit(self, documents: int) -> None:
-        """Note how far the files go, once they are on disk."""
-        counts = {part: asdict(writer.flush()) for part, writer in self.writers.items()}
-        write_whole(self.noted, json.dumps({"asked": self.asked, "documents": documents, "parts": counts}))
-
-    def finish(self) -> dict[str, Counts]:
-        """Write the arrays of both parts, once nothing of one stands in the other."""
-        train, validation = self.writers["train"], self.writers["validation"]
-        with closing(without_repeated(train, validation, self.tokenizer)) as kept:
-            return {"train": train.finish(), "validation": kept.finish()}
-
-    def leave(self) -> None:
-        """Remove what a finished corpus does not need."""
-        for name in ("progress.json", *RAW):
-            (self.directory / name).unlink(missing_ok=True)
-
-    def _resume(self) -> dict[str, Any]:
-        """Return what was noted; nothing, in an empty directory, if that was for other text or another vocabulary."""
-        done = self._noted()
-        if json.dumps(done.get("asked")) == json.dumps(self.asked):  # the order of the files counts too
-            return done
-        self._clear()
-        return {"documents": 0, "parts": {part: {} for part in PARTS}}
-
-    def _noted(self) -> dict[str, Any]:
-        try:
-            noted: dict[str, Any] = json.loads(self.noted.read_text(encoding="utf8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return noted
-
-    def _clear(self) -> None:
-        """Remove what another command has left; raise DataError for what none can have written."""
-        found = [path for path in self.directory.iterdir() if path.name != LOCK]
-        for path in found:
-            inside = {one.name for one in path.iterdir()} if path.is_dir() else set()
-            if path.name not in WRITTEN or path.is_dir() != (path.name == TOKENIZER) or inside - OF_TOKENIZER:
-                raise DataError(f"{path} is not of a corpus, but would be removed; move it, or name another --out")
-        for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:

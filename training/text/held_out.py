@@ -41,6 +41,14 @@ def without_repeated(train: Writer, validation: Writer, tokenizer: Tokenizer) ->
     return kept
 
 
+def with_duplicates(part: Writer) -> Writer:
+    """Count the documents that an earlier one of the part equals, blanks apart; 8 bytes per document in memory."""
+    part.flush()
+    digests = np.concatenate([np.zeros(0, np.uint64), *(block["digest"] for block in part.blocks("records"))])
+    part.counts = replace(part.counts, duplicates=len(digests) - len(np.unique(digests)))
+    return part
+
+
 def found_in(values: NDArray[Any], blocks: Iterable[NDArray[Any]]) -> NDArray[np.bool_]:
     """Whether each of `values` [N] is in one of the blocks, which are looked at one after the other."""
     found = np.zeros(len(values), np.bool_)

@@ -23,9 +23,11 @@ from tokenizers.trainers import WordPieceTrainer
 from models.tokenizer import SPECIALS, Tokenizer
 from training.errors import DataError
 from training.run.atomic_files import refuse_existing
+from training.run.progress import tell
 from training.text.alphabet import counted
-from training.text.documents import iter_documents
-from training.text.source_files import Sources
+from training.text.documents import Documents, Reading
+from training.text.examples import Document
+from training.text.source_files import Sources, hashes, readable_files
 
 LEAST_SIZE, MOST_SIZE = 100, 10_000_000
 
@@ -37,6 +39,7 @@ def train_vocabulary(
     lowercase: bool = False,
     strip_accents: bool = False,
     characters: Counter[str] | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> Tokenizer:
     """Write a tokenizer of at most `size` entries to `out`; raise DataError for text that gives none.
 
@@ -44,24 +47,12 @@ def train_vocabulary(
     entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000 would make
     the rest unknown.
     """
-    refuse_existing(out)
     if not LEAST_SIZE <= size <= MOST_SIZE:
         raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more, up to {MOST_SIZE:,}; BERT has 30,522")
-    backend = tokenizers.Tokenizer(model_of({}))
-    # never None, which strips accents wherever lower case is asked for
-    backend.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
-    backend.pre_tokenizer = BertPreTokenizer()
-    specials = list(SPECIALS.values())
-    trainer = WordPieceTrainer(
-        vocab_size=size, limit_alphabet=size // 2, special_tokens=specials, continuing_subword_prefix="##"
-    )
-    sources, characters = Sources(files), Counter() if characters is None else characters
-    backend.train_from_iterator(counted(lines_of(files), characters), trainer)
-    sources.check()
-    if backend.get_vocab_size() == len(SPECIALS):
-        raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
-    words = sorted(backend.get_vocab().keys() - set(specials))
-    backend.model = model_of({token: number for number, token in enumerate([*specials, *words])})
+    with readable_files(files, out) as given:
+        refuse_existing(out)
+        characters = Counter() if characters is None else characters
+        backend = trained(given, size, lowercase, strip_accents, characters, reading)
     tokenizer = Tokenizer(backend, str(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as temporary:
@@ -70,9 +61,34 @@ def train_vocabulary(
     return tokenizer
 
 
+def trained(
+    files: Sequence[Path], size: int, lowercase: bool, strip_accents: bool, characters: Counter[str], reading: Reading
+) -> tokenizers.Tokenizer:
+    """Learn the entries, and put them in order."""
+    backend = tokenizers.Tokenizer(model_of({}))
+    # never None, which strips accents wherever lower case is asked for
+    backend.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    backend.pre_tokenizer = BertPreTokenizer()
+    specials = list(SPECIALS.values())
+    trainer = WordPieceTrainer(
+        vocab_size=size, limit_alphabet=size // 2, special_tokens=specials, continuing_subword_prefix="##"
+    )
+    sources = Sources(files)
+    found = Documents(hashes(files), reading, sources)
+    backend.train_from_iterator(counted(lines_of(found), characters), trainer)
+    sources.check()
+    for remark in found.remarks():
+        tell(remark)
+    if backend.get_vocab_size() == len(SPECIALS):
+        raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
+    words = sorted(backend.get_vocab().keys() - set(specials))
+    backend.model = model_of({token: number for number, token in enumerate([*specials, *words])})
+    return backend
+
+
 def model_of(vocabulary: dict[str, int]) -> WordPiece:
     return WordPiece(vocabulary, unk_token=SPECIALS["unk_token"], max_input_chars_per_word=100)
 
 
-def lines_of(files: Iterable[Path]) -> Iterator[str]:
-    return (line for path in files for document in iter_documents(path) for line in document.text.split("\n"))
+def lines_of(documents: Iterable[Document]) -> Iterator[str]:
+    return (line for document in documents for line in document.text.split("\n"))

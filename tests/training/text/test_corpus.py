@@ -22,7 +22,7 @@ from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, build, small_corpus, write_documents
 from training.errors import DataError, TrainingError
 from training.pretraining.next_sentence import sample_runs
-from training.run.atomic_files import alone
+from training.run.atomic_files import alone, hash_of
 from training.text.corpus import Corpus, read_manifest
 from training.text.corpus_builder import build_corpus, cut
 from training.text.corpus_writer import Writer
@@ -123,7 +123,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 20, 5)
-    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 3)
+    monkeypatch.setattr("training.text.corpus_work.COMMITTED", 3)
     arguments: dict[str, Any] = {"held_out": 0.2, "limit": None, "workers": 1}
     build_corpus([source], FIXTURES, tmp_path / "whole", **arguments)
     added: list[int] = []
@@ -147,7 +147,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_what_was_begun_for_other_text_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 1)
+    monkeypatch.setattr("training.text.corpus_work.COMMITTED", 1)
     source = write_documents(tmp_path / "documents.jsonl", 5, 5)
     source.write_text(source.read_text() + "broken\n")
     with pytest.raises(DataError, match=r"documents\.jsonl:6"):
@@ -160,7 +160,7 @@ def test_the_same_files_in_another_order_are_other_text(tmp_path: Path, monkeypa
     for year in ("2023", "2024"):
         (tmp_path / year).mkdir()
     files = [write_documents(tmp_path / year / "text.jsonl", 6, 3, int(year)) for year in ("2023", "2024")]
-    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 1)
+    monkeypatch.setattr("training.text.corpus_work.COMMITTED", 1)
     build = partial(build_corpus, tokenizer=FIXTURES, held_out=0.0, limit=None, workers=1)
     with monkeypatch.context() as patched:
         patched.setattr(Writer, "finish", lambda _: 1 / 0)
@@ -172,19 +172,20 @@ def test_the_same_files_in_another_order_are_other_text(tmp_path: Path, monkeypa
         assert (tmp_path / "corpus" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
     sources = read_manifest(tmp_path / "anew")["sources"]
     assert isinstance(sources, dict) and list(sources) == [str(file) for file in files[::-1]]
-    with pytest.raises(DataError, match="is named twice"):
-        build([files[0], files[0]], out=tmp_path / "twice")
     with pytest.raises(DataError, match="held_out is 5, expected a share from 0 to 0.5"):
         build(files, out=tmp_path / "percent", held_out=5)
 
 
-def test_the_same_text_under_two_names_is_refused(tmp_path: Path) -> None:
-    """Its sentences would be those of another document to themselves."""
+def test_the_same_text_under_two_names_is_read_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise its sentences would be those of another document to themselves."""
     source = write_documents(tmp_path / "documents.jsonl", 6, 3)
     (tmp_path / "link.jsonl").symlink_to(source)
-    with pytest.raises(DataError, match=r"link\.jsonl is named twice, or holds what another file does"):
-        files = [source, tmp_path / "link.jsonl"]
-        build_corpus(files, FIXTURES, tmp_path / "corpus", held_out=0.0, limit=None, workers=1)
+    files = [source, tmp_path / "link.jsonl", source]
+    counts = build_corpus(files, FIXTURES, tmp_path / "corpus", held_out=0.0, limit=None, workers=1)
+    assert counts["train"].documents == 6 and counts["train"].duplicates == 0
+    assert read_manifest(tmp_path / "corpus")["sources"] == {"documents.jsonl": hash_of(source)}
+    told = capsys.readouterr().err
+    assert f"2 of the files hold what another one does, and are read once: {files[1]} as {source}; {source} as" in told
 
 
 @pytest.mark.parametrize(("changes", "words"), [({"limit": 0}, "limit is 0"), ({"workers": 0}, "workers is 0")])
@@ -253,7 +254,7 @@ def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: 
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        wait_for(lambda: (tmp_path / "corpus.partial" / "progress.json").exists())
+        wait_for(lambda: (tmp_path / "corpus.partial" / "progress.jsonl").exists())
         workers = subprocess.check_output(["pgrep", "-P", str(running.pid), "-f", "spawn_main"], text=True).split()
         os.kill(int(workers[0]), signal.SIGKILL)
         _, said = running.communicate(timeout=60)

@@ -74,7 +74,7 @@ def test_a_corpus_interrupted_at_its_end_ends_in_the_same_bytes(
     source = with_repeated(tmp_path / "documents.jsonl", 40, (8, 3), (21, 20))
     build = partial(build_corpus, [source], FIXTURES, held_out=0.25, limit=None, workers=1)
     build(out=tmp_path / "whole")
-    monkeypatch.setattr("training.text.corpus_builder.COMMITTED", 7)
+    monkeypatch.setattr("training.text.corpus_work.COMMITTED", 7)
     finish = Writer.finish
 
     def interrupted(self: Writer) -> Counts:

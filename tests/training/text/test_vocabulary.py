@@ -5,7 +5,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.training.corpora import write_documents
 from training.__main__ import main
 from training.errors import DataError
 from training.text.alphabet import changes
+from training.text.examples import Document
 from training.text.vocabulary import lines_of, train_vocabulary
 
 TEXTS = {
@@ -181,8 +182,8 @@ def test_text_that_grows_while_it_is_read_is_refused(tmp_path: Path, monkeypatch
     source = tmp_path / "text.txt"
     source.write_text("The cat sat.\n" * 20)
 
-    def growing(files: list[Path]) -> Iterator[str]:
-        yield from lines_of(files)
+    def growing(documents: Iterable[Document]) -> Iterator[str]:
+        yield from lines_of(documents)
         with source.open("a") as file:
             file.write("The dog ran.\n")
         os.utime(source, ns=(0, 0))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cgroup import memory_limit, usable_cores
+from models.cgroup import memory_limit, usable_cores
 
 GIB = 1 << 30
 UNLIMITED = "9223372036854771712"

@@ -18,7 +18,7 @@ MIN_UNLIMITED = 1 << 60
 
 def usable_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return at least 1; a fraction of a core counts as one."""
-    return max(1, min([_affinity(), *map(round, _quotas(root, membership))]))
+    return max(1, min([len(affinity()), *map(round, _quotas(root, membership))]))
 
 
 def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
@@ -29,10 +29,11 @@ def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | No
     return min((int(text) for text in given if text != "max" and int(text) < MIN_UNLIMITED), default=None)
 
 
-def _affinity() -> int:
+def affinity() -> set[int]:
+    """Return the numbers of the cores that this process may run on."""
     with suppress(AttributeError):  # macOS knows no affinity
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _quotas(root: Path, membership: Path) -> Iterator[float]:
