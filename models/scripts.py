@@ -8,7 +8,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tokenizer import Pieces
+from models.pieces import NO_WORD, Pieces
 
 # Unicode blocks of scripts that separate words by nothing (Unicode Standard, chapters 13, 16 to 18). Hangul has blanks.
 UNSPACED = re.compile(
@@ -19,11 +19,19 @@ UNSPACED = re.compile(
 
 
 def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
-    """Return the word [pieces] of each piece, counted from 0; beside a letter of an unspaced script a word begins."""
-    begins = np.diff(np.asarray(pieces.words), prepend=-1) != 0
+    """Return the word [pieces] of each piece, counted from 0; NO_WORD for blanks alone.
+
+    Beside a letter of an unspaced script a word begins, but not at a second piece of one character.
+    """
+    words = np.asarray(pieces.words)
+    visible = np.flatnonzero(words != NO_WORD)
+    begins = np.diff(words[visible], prepend=NO_WORD) != 0
     if not text.isascii() and UNSPACED.search(text):
-        begins |= np.array([_divides(text, start) for start, _ in pieces.offsets])
-    numbers: NDArray[np.int64] = np.cumsum(begins) - 1
+        spans = [pieces.offsets[piece] for piece in visible.tolist()]
+        ends = [0, *(end for _, end in spans[:-1])]
+        begins |= np.array([start >= end and _divides(text, start) for (start, _), end in zip(spans, ends, strict=True)])
+    numbers = np.full(len(words), NO_WORD)
+    numbers[visible] = np.cumsum(begins) - 1
     return numbers
 
 
