@@ -59,6 +59,11 @@ def _without_blanks(text: str, start: int, end: int) -> Span:
     return first, first + len(part)
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text holds nothing but blanks."""
+    return not text.strip(BLANKS)
+
+
 def _words(text: str, offsets: list[Span]) -> list[int]:
     """Number the words as BERT divides them: at blanks, and before and after each punctuation mark."""
     words = []

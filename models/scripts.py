@@ -35,5 +35,20 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
     return numbers
 
 
+def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first piece of each word by the words [pieces] of the pieces."""
+    visible = np.flatnonzero(numbers != NO_WORD)
+    return visible[np.diff(numbers[visible], prepend=NO_WORD) != 0]
+
+
+def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
+    """Return whether each piece [pieces] stands at a space, or begins the text.
+
+    There begin the words of transformers' TokenClassificationPipeline where a vocabulary does not mark them with "##".
+    """
+    starts = [start for start, _ in pieces.offsets]
+    return np.array([start == 0 or " " in text[start - 1 : start + 1] for start in starts])
+
+
 def _divides(text: str, start: int) -> bool:
     return UNSPACED.search(text, max(0, start - 1), start + 1) is not None
