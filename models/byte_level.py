@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing
 
 from models.errors import CheckpointError
-from models.special_tokens import ANGLED, Parts
+from models.special_tokens import ANGLED, Parts, token_id
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -59,11 +59,10 @@ def as_roberta(backend: tokenizers.Tokenizer, origin: str, add_prefix_space: boo
     """Give a tokenizer the rules of `RobertaTokenizer`, which reads only entries and added tokens from its file."""
     backend.model.unk_token = None
     backend.pre_tokenizer = ByteLevel(add_prefix_space=add_prefix_space)
-    ends = [(token, backend.token_to_id(token)) for token in (ANGLED["sep_token"], ANGLED["cls_token"])]
-    for token, number in ends:
-        if number is None:
-            raise CheckpointError(f"{origin} has no token {token}, expected it in a vocabulary of RoBERTa; add it")
-    backend.post_processor = RobertaProcessing(*ends, add_prefix_space=add_prefix_space)
+    cls, sep = (token_id(backend, token, origin) for token in (ANGLED["cls_token"], ANGLED["sep_token"]))
+    backend.post_processor = RobertaProcessing(
+        (ANGLED["sep_token"], sep), (ANGLED["cls_token"], cls), trim_offsets=True, add_prefix_space=add_prefix_space
+    )
 
 
 def decoder() -> ByteLevelDecoder:

@@ -11,7 +11,7 @@ import tokenizers
 
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 BLANKS += "\u2028\u2029\u202f\u205f\u3000"
-"""White_Space of Unicode, at which the `tokenizers` library divides; Python's `isspace` adds four control characters."""
+"""White_Space of Unicode, as in the `tokenizers` library; Python's `isspace` adds four control characters."""
 NO_WORD = -1
 
 Span = tuple[int, int]

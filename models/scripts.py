@@ -27,9 +27,8 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
     visible = np.flatnonzero(words != NO_WORD)
     begins = np.diff(words[visible], prepend=NO_WORD) != 0
     if not text.isascii() and UNSPACED.search(text):
-        spans = [pieces.offsets[piece] for piece in visible.tolist()]
-        ends = [0, *(end for _, end in spans[:-1])]
-        begins |= np.array([start >= end and _divides(text, start) for (start, _), end in zip(spans, ends, strict=True)])
+        starts, ends = zip(*(pieces.offsets[piece] for piece in visible.tolist()), strict=True)
+        begins |= np.array([a >= b and _divides(text, a) for a, b in zip(starts, (0, *ends[:-1]), strict=True)])
     numbers = np.full(len(words), NO_WORD)
     numbers[visible] = np.cumsum(begins) - 1
     return numbers
@@ -38,7 +37,8 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
 def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first piece of each word by the words [pieces] of the pieces."""
     visible = np.flatnonzero(numbers != NO_WORD)
-    return visible[np.diff(numbers[visible], prepend=NO_WORD) != 0]
+    firsts: NDArray[np.int64] = visible[np.diff(numbers[visible], prepend=NO_WORD) != 0]
+    return firsts
 
 
 def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:

@@ -6,6 +6,8 @@ Text never makes one of them. Which they are is read from the files; two sets of
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import tokenizers
+
 from models.errors import CheckpointError
 
 MASK = "[MASK]"
@@ -85,6 +87,15 @@ def read_rows(processor: Parts | None, origin: str) -> tuple[Layout, dict[str, s
         f"{origin}: post_processor makes rows of {rows.get('pair')}, expected <s> A </s> </s> B </s>, or those of "
         "BERT; pass a tokenizer whose class makes them"
     )
+
+
+def token_id(backend: tokenizers.Tokenizer, token: str, origin: str) -> int:
+    """Return the id of a token; raise CheckpointError if there is none."""
+    found: int | None = backend.token_to_id(token)
+    if found is None:
+        expected = ", ".join((ANGLED if token in ANGLED.values() else BRACKETED).values())
+        raise CheckpointError(f"{origin} has no token {token}, expected all of {expected}; pass a whole vocabulary")
+    return found
 
 
 def content(token: Any) -> Any:

@@ -20,14 +20,15 @@ from models.errors import CheckpointError, InputError
 from models.pieces import BLANKS, NO_WORD, is_blank, of_blanks, of_words, trim
 from models.pieces import Pieces as Pieces
 from models.row import Row
-from models.special_tokens import BRACKETED as SPECIALS
+from models.special_tokens import BRACKETED, OF_BERT, Parts, read_rows, token_id
 from models.special_tokens import MASK as MASK
-from models.special_tokens import OF_BERT, Parts, read_rows
 from models.tokenizer_files import TokenizerFiles, parse_file
 from models.words import Words, split_words
 
 # Another normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
 WORD_PIECE = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
+SPECIALS = BRACKETED
+"""Of BERT."""
 KINDS = ("WordPiece", "BPE", "Unigram")
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
@@ -51,7 +52,7 @@ class Tokenizer:
         """How two texts stand in a row, and the names of the special tokens by the keys of tokenizer_config.json."""
         if self.kind != "WordPiece":
             self.layout, self.specials = read_rows(parts["post_processor"], origin)
-        ids = {token: _special_id(backend, token, self.specials, origin) for token in self.specials.values()}
+        ids = {token: token_id(backend, token, origin) for token in self.specials.values()}
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids.values()
         self.special_ids = set(ids.values())
         self._added = _mark_special(parts["added_tokens"], ids)
@@ -197,8 +198,8 @@ class Tokenizer:
     def words(self, most: int) -> Words:
         """Return what gives the ids of running text by its words, of which a size of `most` is remembered.
 
-        Tokens that were added to the vocabulary are found across blanks and punctuation, and other models than WordPiece
-        do not divide texts there: then a "word" is a whole text.
+        Tokens that were added to the vocabulary are found across blanks and punctuation, and models other than
+        WordPiece do not divide texts there: then a "word" is a whole text.
         """
         added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
         whole = added or self.kind != "WordPiece"
@@ -336,11 +337,3 @@ def _mask_pattern(mask: str, added: Sequence[dict[str, Any]]) -> re.Pattern[str]
 
 def _lowercases(backend: tokenizers.Tokenizer) -> bool:
     return backend.normalizer is not None and bool(backend.normalizer.normalize_str("A") == "a")
-
-
-def _special_id(backend: tokenizers.Tokenizer, token: str, specials: dict[str, str], origin: str) -> int:
-    found: int | None = backend.token_to_id(token)
-    if found is None:
-        expected = ", ".join(specials.values())
-        raise CheckpointError(f"{origin} has no token {token}, expected all of {expected}; pass a whole vocabulary")
-    return found

@@ -147,7 +147,8 @@ class TokenizerFiles:
     def _follow(self, backend: tokenizers.Tokenizer, path: Path) -> None:
         """Give a tokenizer the rules that transformers would follow, or refuse those that it has."""
         parts = json.loads(backend.to_str())
-        expected = "BPE" if self.tokenizer_class in ROBERTA else "Unigram" if self.tokenizer_class in FAIRSEQ else None
+        kinds = {"WordPiece": BERT, "BPE": ROBERTA, "Unigram": FAIRSEQ}
+        expected = next((kind for kind, classes in kinds.items() if self.tokenizer_class in classes), None)
         if expected and parts["model"]["type"] != expected:
             raise CheckpointError(
                 f"{path}: model is {parts['model']['type']}, expected {expected} by the class {self.tokenizer_class}; "
@@ -171,9 +172,13 @@ class TokenizerFiles:
         self._check_vocabulary_is_all()
         backend = byte_level.read(self.directory)
         byte_level.as_roberta(backend, str(self.directory / byte_level.VOCABULARY), self._adds_space(False))
-        mask = self.settings.get("mask_token")
-        # The mask takes the blank before it in RoBERTa's own code, and in that of transformers up to version 4.
+        mask = self.settings.get("mask_token") or self._json(SPECIAL_TOKENS).get("mask_token")
         lstrip = mask.get("lstrip", False) if isinstance(mask, dict) else True
+        if not isinstance(mask, dict):
+            self.notes.append(
+                f"{ANGLED['mask_token']} of {self.directory} takes the blank before it, as in RoBERTa's own code and "
+                "in transformers up to version 4, since no file says it"
+            )
         backend.add_special_tokens([AddedToken(ANGLED["mask_token"], lstrip=lstrip, normalized=False)])
         return backend
 
@@ -363,12 +368,14 @@ def parse_file(contents: bytes, path: Path) -> tokenizers.Tokenizer:
 def _parse(contents: bytes, path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_buffer(contents)
-    except Exception as error:  # the library raises bare Exception for everything
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception for everything, or panics
         raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
 
 
 def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Let text make the special tokens that are not the tokenizer's own: those with which a head was finetuned ("[E1]")."""
+    """Let text make special tokens that are not a tokenizer's own: those with which a head was finetuned ("[E1]")."""
     if all(token.content in OWN for token in backend.get_added_tokens_decoder().values() if token.special):
         return backend
     parts = json.loads(backend.to_str())

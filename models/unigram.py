@@ -13,17 +13,23 @@ from typing import Any
 import tokenizers
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.normalizers import Normalizer, Precompiled
-from tokenizers.pre_tokenizers import Metaspace, PreTokenizer, Sequence, WhitespaceSplit
+from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from models.errors import CheckpointError
-from models.special_tokens import ANGLED, UNUSED, Parts
+from models.special_tokens import ANGLED, UNUSED, Parts, token_id
 
 HIDDEN = "\0"
 """Begins the names of special tokens; no text holds it."""
 CANNOT = "transformers versions 4 and 5 cut text differently by it; write the tokenizer again with save_pretrained"
 SPLITS = (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
-BEFORE = (["Precompiled"], ["Precompiled", "Strip", "Replace"], ["Precompiled", "Replace"], ["Strip", "Replace"], [])
+BEFORE: tuple[list[str], ...] = (
+    ["Precompiled"],
+    ["Precompiled", "Strip", "Replace"],
+    ["Precompiled", "Replace"],
+    ["Strip", "Replace"],
+    [],
+)
 """Steps of normalizers that remove nothing but repeated blanks beside what SentencePiece's own table does."""
 
 
@@ -54,13 +60,10 @@ def as_fairseq(backend: tokenizers.Tokenizer, parts: Parts, origin: str, add_pre
         )
     backend.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace(prepend_scheme=said)])
     cls, sep = ANGLED["cls_token"], ANGLED["sep_token"]
-    for token in (cls, sep):
-        if backend.token_to_id(token) is None:
-            raise CheckpointError(f"{origin} has no token {token}, expected it in a vocabulary of XLM-RoBERTa; add it")
     backend.post_processor = TemplateProcessing(
         single=[cls, "$A", sep],
         pair=[cls, "$A", sep, sep, "$B", sep],
-        special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+        special_tokens=[(token, token_id(backend, token, origin)) for token in (cls, sep)],
     )
 
 
@@ -69,9 +72,7 @@ def _table(parts: Parts, origin: str) -> Normalizer | None:
     steps = _steps(parts["normalizer"], "normalizers")
     kinds = [step["type"] for step in steps]
     if kinds not in BEFORE:
-        raise CheckpointError(
-            f"{origin}: normalizer is {', '.join(kinds)}, expected Precompiled alone, since {CANNOT}"
-        )
+        raise CheckpointError(f"{origin}: normalizer is {', '.join(kinds)}, expected Precompiled alone, since {CANNOT}")
     if "Precompiled" not in kinds:
         return None
     return Precompiled(base64.b64decode(steps[0]["precompiled_charsmap"]))
@@ -109,12 +110,13 @@ def hide(parts: Parts, specials: Iterable[str], origin: str) -> tuple[tokenizers
     model = {**parts["model"], "vocab": vocabulary}
     backend = tokenizers.Tokenizer.from_str(json.dumps({**parts, "model": model, "added_tokens": added}))
     for token in added:
-        if backend.token_to_id(token["content"]) != token["id"]:
+        found = backend.token_to_id(token["content"])
+        if found != token["id"]:
             raise CheckpointError(
-                f"{origin}: the added token {token['content']!r} has the id {token['id']}, expected "
-                f"{backend.token_to_id(token['content'])}, the next one; write the tokenizer again with save_pretrained"
+                f"{origin}: the added token {token['content']!r} has the id {token['id']}, expected {found}, the next "
+                "one; write the tokenizer again with save_pretrained"
             )
-    return backend, {backend.token_to_id(HIDDEN + token) for token in hidden}
+    return backend, {token_id(backend, HIDDEN + token, origin) for token in hidden}
 
 
 def show(backend: tokenizers.Tokenizer, added: list[dict[str, Any]]) -> str:

@@ -54,7 +54,8 @@ def _cut(pieces: Pieces) -> list[tuple[int, int]]:
             start = first
     if len(pieces) - start >= LENGTH // 2 or not runs:
         runs.append((start, len(pieces)))
-    return runs if len(pieces) else []
+    visible = np.flatnonzero(np.asarray(pieces.words) != NO_WORD)
+    return [(a, int(visible[np.searchsorted(visible, b) - 1]) + 1) for a, b in runs] if visible.size else []
 
 
 def _spread(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -95,8 +96,8 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
 def _begin(text: str, pieces: Pieces, index: int, tokenizer: Tokenizer) -> int:
     """Return the character at which a piece begins, with the blank that is part of a piece of RoBERTa's."""
     start = pieces.offsets[index][0]
-    has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index]) and text[start - 1 : start] == " "
-    return start - has_blank
+    has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index])
+    return start - (has_blank and text[start - 1 : start] == " ")
 
 
 def _write(text: str, pieces: Pieces, position: int, end: int, chosen: Sequence[int]) -> str:
