@@ -128,7 +128,7 @@ class Pair(Labels[PairInput]):
     def rows(self, first: list[int], second: list[int], parameters: ClassificationParameters) -> tuple[list[Row], int]:
         """Lay out the ids of two texts as rows; return them and the number of tokens that were cut."""
         truncation, length = _fit(self, parameters)
-        room = length - 3
+        room = length - self.tokenizer.layout.specials
         if truncation == "windows":
             return [self.tokenizer.pair_row(one, other, [0]) for one, other in _meetings(first, second, room)], 0
         total = len(first) + len(second)
@@ -140,7 +140,7 @@ class Pair(Labels[PairInput]):
 
     def room(self, parameters: ClassificationParameters) -> int:
         """Return the maximum number of tokens of both texts in one row."""
-        return _fit(self, parameters).length - 3
+        return _fit(self, parameters).length - self.tokenizer.layout.specials
 
 
 def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:

@@ -1,4 +1,4 @@
-"""The word behind each [MASK]: the head reads the masked tokens, so the vocabulary is scored there only.
+"""The word behind each mask: the head reads the masked tokens, so the vocabulary is scored there only.
 
 Answers are those of Hugging Face's fill-mask: a list for one mask, a list of lists for several (each mask scored
 alone, the others still masked in `sequence`). Two things are stricter: a target must be one token of the vocabulary,
@@ -53,7 +53,8 @@ class Choice(TypedDict):
     token: int
     """The number of the token in the vocabulary."""
     token_str: str
-    """The token as text; a piece that continues a word begins with "##"."""
+    """The token as text, as transformers writes it: a piece that continues a word begins with "##" in a vocabulary of
+    BERT; one that begins a word begins with a blank in one of RoBERTa."""
     sequence: str
     """The text with the token in place of the mask, as the tokenizer writes it."""
 
@@ -70,7 +71,7 @@ class FillMaskSource:
 
 
 class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list[list[Choice]]]):
-    """Fill each [MASK] of a text."""
+    """Fill each mask of a text: [MASK] for every model, or what its vocabulary calls it."""
 
     inputs = str
     parameters = FillMaskParameters
@@ -120,7 +121,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
             raise InputError("inputs", f"holds no {MASK}; write {MASK} where a word is to be filled in")
         if len(ids) > room:
             raise InputError(
-                "inputs", f"has {len(ids)} tokens, but this model takes {room} beside [CLS] and [SEP]; shorten it"
+                "inputs", f"has {len(ids)} tokens, but this model takes {room} beside the two special ones; shorten it"
             )
         most = min(self.tokenizer.vocab_size, MOST_SEQUENCES // len(columns))
         if parameters.top_k > most:
@@ -138,7 +139,10 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         return parameters._target_ids
 
     def _target_id(self, target: str) -> int:
-        """Find a target as the vocabulary has it ("##ing" too), or as the rules write it ("Paris" → "paris")."""
+        """Find a target as the vocabulary has it ("##ing" too), or as the rules write it.
+
+        "Paris" may be "paris" in a vocabulary without capitals; " Paris" and "Paris" are two tokens of RoBERTa's.
+        """
         pieces = self.tokenizer.ids(target, "parameters.targets")
         exact = self.tokenizer.token_id(target)
         if exact is not None and exact not in self.tokenizer.special_ids:

@@ -17,10 +17,10 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.errors import InputError
+from models.pieces import NO_WORD, Pieces
 from models.row import Encoded, Row
 from models.scripts import word_numbers
 from models.task import ANSWER, Logits, Scores, Strict, Task
-from models.tokenizer import Pieces
 from models.windows import owners, slide
 
 MOST_SPANS = 4_000_000
@@ -116,7 +116,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         context = self.tokenizer.encode(inputs.context, "inputs.context")
         kept = question[: parameters.max_question_len]
         starts, room = self._windows(len(kept), len(context), parameters)
-        first = len(kept) + 2  # the column of the first context token
+        first = self.tokenizer.second_column(len(kept))
         rows = []
         for start in starts.tolist():
             ids = context.ids[start : start + room]
@@ -163,7 +163,8 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
 
     def _windows(self, question: int, context: int, parameters: QuestionParameters) -> tuple[NDArray[np.int64], int]:
         length = parameters.max_seq_len or min(self.max_length, self.head.trained.max_length or USUAL_LENGTH)
-        room = length - question - 3
+        specials = self.tokenizer.layout.specials
+        room = length - question - specials
         if length > self.max_length:
             raise InputError(
                 "parameters.max_seq_len", f"is {length}, but this model takes {self.max_length}; pass less"
@@ -172,7 +173,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
             raise InputError(
                 "parameters.max_seq_len",
                 f"is {length}, which leaves no room for the context beside {question} tokens of the question and "
-                "3 special ones; shorten the question, lower max_question_len, or raise max_seq_len",
+                f"{specials} special ones; shorten the question, lower max_question_len, or raise max_seq_len",
             )
         if parameters.max_answer_len > length:
             raise InputError(
@@ -200,13 +201,17 @@ def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
 
 
 def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, align: bool) -> QuestionSource:
-    words = word_numbers(text, context) if align else np.arange(len(context))
+    numbers = word_numbers(text, context)
+    tokens, visible = np.arange(len(context)), np.flatnonzero(numbers != NO_WORD)
+    words = numbers[visible] if align else visible
+    spans = np.asarray(context.offsets)[visible]
+    begins = spans[np.searchsorted(words, words, side="left"), 0]
+    ends = spans[np.searchsorted(words, words, side="right") - 1, 1]
+    # A token of blanks begins with the word behind it, and ends with the one before it.
+    begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
+    ends = np.insert(ends, 0, 0)[np.searchsorted(visible, tokens, side="right")]
     offsets = np.asarray(context.offsets)
-    firsts = np.searchsorted(words, words, side="left")
-    lasts = np.searchsorted(words, words, side="right") - 1
-    return QuestionSource(
-        text, offsets, offsets[firsts, 0], offsets[lasts, 1], starts, owners(starts, room, len(context))
-    )
+    return QuestionSource(text, offsets, begins, ends, starts, owners(starts, room, len(context)))
 
 
 def _answer_tokens(source: QuestionSource, answer: tuple[int, int]) -> tuple[int, int]:
@@ -268,7 +273,8 @@ def _distinct(source: QuestionSource, candidates: Candidates, indices: NDArray[n
     answers: dict[tuple[int, int], Answer] = {}
     for (start, end), score in zip(spans, scores, strict=True):
         answer: Answer = {"score": score, "start": start, "end": end, "answer": source.context[start:end]}
-        answers.setdefault((start, end), answer)
+        if start < end:  # else blanks alone
+            answers.setdefault((start, end), answer)
     return list(answers.values())
 
 

@@ -18,7 +18,7 @@ class RowKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of an encoder batch: [CLS] a [SEP] or [CLS] a [SEP] b [SEP], never padded."""
+    """One row of an encoder batch: [CLS] a [SEP] or [CLS] a [SEP] b [SEP], or RoBERTa's `<s> a </s></s> b </s>`."""
 
     input_ids: list[int]
     token_type_ids: list[int]

@@ -8,7 +8,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from models.tokenizer import Pieces
+from models.pieces import NO_WORD, Pieces
 
 # Unicode blocks of scripts that separate words by nothing (Unicode Standard, chapters 13, 16 to 18). Hangul has blanks.
 UNSPACED = re.compile(
@@ -19,12 +19,35 @@ UNSPACED = re.compile(
 
 
 def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
-    """Return the word [pieces] of each piece, counted from 0; beside a letter of an unspaced script a word begins."""
-    begins = np.diff(np.asarray(pieces.words), prepend=-1) != 0
+    """Return the word [pieces] of each piece, counted from 0; NO_WORD for blanks alone.
+
+    Beside a letter of an unspaced script a word begins, but not at a second piece of one character.
+    """
+    words = np.asarray(pieces.words)
+    visible = np.flatnonzero(words != NO_WORD)
+    begins = np.diff(words[visible], prepend=NO_WORD) != 0
     if not text.isascii() and UNSPACED.search(text):
-        begins |= np.array([_divides(text, start) for start, _ in pieces.offsets])
-    numbers: NDArray[np.int64] = np.cumsum(begins) - 1
+        starts, ends = zip(*(pieces.offsets[piece] for piece in visible.tolist()), strict=True)
+        begins |= np.array([a >= b and _divides(text, a) for a, b in zip(starts, (0, *ends[:-1]), strict=True)])
+    numbers = np.full(len(words), NO_WORD)
+    numbers[visible] = np.cumsum(begins) - 1
     return numbers
+
+
+def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first piece of each word by the words [pieces] of the pieces."""
+    visible = np.flatnonzero(numbers != NO_WORD)
+    firsts: NDArray[np.int64] = visible[np.diff(numbers[visible], prepend=NO_WORD) != 0]
+    return firsts
+
+
+def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
+    """Return whether each piece [pieces] stands at a space, or begins the text.
+
+    There begin the words of transformers' TokenClassificationPipeline where a vocabulary does not mark them with "##".
+    """
+    starts = [start for start, _ in pieces.offsets]
+    return np.array([start == 0 or " " in text[start - 1 : start + 1] for start in starts])
 
 
 def _divides(text: str, start: int) -> bool:

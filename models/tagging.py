@@ -6,7 +6,8 @@
     first    the first piece of each word
     all      every piece by itself, aggregated exactly as by transformers' TokenClassificationPipeline (imported heads)
 
-A word is what the pre-tokenizer splits ("U.N." is four), and in scripts without blanks each token (models/scripts.py).
+A word is what BERT's pre-tokenizer splits ("U.N." is four), whatever the vocabulary is, and in scripts without blanks
+each token (models/scripts.py); with "all" it is what transformers takes for one. Blanks belong to no word.
 With "joint" and "first", BIO tags are the likeliest sequence that makes spans (models/bio.py): the tags alone say which
 words belong together, so no rule about abbreviations of any language is needed, and all aggregation strategies except
 "none" agree. Offsets are characters of the text as given, and `word` is that slice of it.
@@ -25,13 +26,14 @@ from typing_extensions import TypedDict
 
 from models.bio import Sequences, split_label
 from models.errors import InputError
+from models.pieces import NO_WORD, Pieces, is_blank
 from models.redaction import Redaction, redact
 from models.redaction import Span as Span
 from models.row import Encoded, Row
-from models.scripts import word_numbers
+from models.scripts import after_spaces, first_pieces, word_numbers
 from models.sentences import sentence_starts
 from models.task import ANSWER, HeadSpec, Logits, Scores, Strict, Task, softmax
-from models.tokenizer import Pieces, Tokenizer
+from models.tokenizer import Tokenizer
 from models.windows import MOST_WINDOWS, owners, slide, usual_overlap
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
@@ -139,10 +141,18 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
                 "inputs", "is a list of words, but expected a text; set parameters.is_split_into_words to true"
             )
         pieces = self.tokenizer.encode(inputs)
-        numbers = np.asarray(pieces.words) if parameters.pieces == "all" else word_numbers(inputs, pieces)
-        firsts = np.flatnonzero(np.diff(numbers, prepend=-1))  # the first piece of each word
+        firsts = first_pieces(self._word_numbers(inputs, pieces, parameters))
         sentences = self._sentences(inputs, pieces, firsts)
         return self._encode(inputs, pieces, sentences, firsts, parameters)
+
+    def _word_numbers(self, text: str, pieces: Pieces, parameters: TagParameters) -> NDArray[np.int64]:
+        """Number the words as a head learned them, for "all" as transformers does."""
+        if parameters.pieces != "all":
+            return word_numbers(text, pieces)
+        if self.tokenizer.kind == "WordPiece":
+            return np.asarray(pieces.words)
+        unknown = np.asarray(pieces.ids) == self.tokenizer.unk_id
+        return np.cumsum(unknown | after_spaces(text, pieces)) - 1
 
     def encode_words(self, words: Sequence[str], parameters: TagParameters) -> Encoded[TagSource]:
         """Encode words as a data set has them; one without a visible character is read as [UNK]."""
@@ -156,9 +166,11 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         source, strategy = encoded.source, parameters.aggregation_strategy
         words = self._tag(source, softmax(logits, self.head.temperature), parameters)
         if strategy == "none":
-            return [_token(source.text, word) for word in words if _is_wanted(word.label, word.score, parameters)]
+            tokens = [_token(source.text, word) for word in words if _is_wanted(word.label, word.score, parameters)]
+            return [token for token in tokens if not is_blank(token["word"])]
         spans = [_span(source.text, group, parameters.is_split_into_words) for group in _groups(words)]
         wanted = [span for span in spans if _is_wanted(span["entity_group"], span["score"], parameters)]
+        wanted = [span for span in wanted if not is_blank(span["word"])]
         return redact(source.text, wanted) if parameters.redact else wanted
 
     def _tag(self, source: TagSource, scores: Scores, parameters: TagParameters) -> list[Tagged]:
@@ -194,17 +206,18 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return self._encode_words(words, pieces, parameters)
 
     def _check_visible(self, words: Sequence[str], pieces: Pieces) -> None:
-        """Raise InputError for a word that has no piece, which stands as [UNK]."""
-        unknown = [n for n, i in zip(pieces.words, pieces.ids, strict=True) if i == self.tokenizer.unk_id]
-        for number, ids in zip(unknown, self.tokenizer.encode_ids([words[n] for n in unknown]), strict=True):
-            if not ids:
+        """Raise InputError for a word of blanks, or one that has no piece, which stands as [UNK]."""
+        unknown = {n for n, i in zip(pieces.words, pieces.ids, strict=True) if i == self.tokenizer.unk_id}
+        doubtful = [n for n, word in enumerate(words) if n in unknown or is_blank(word)]
+        for number, ids in zip(doubtful, self.tokenizer.encode_ids([words[n] for n in doubtful]), strict=True):
+            if not ids or is_blank(words[number]):
                 raise InputError(
                     f"inputs[{number}]", f"{words[number][:40]!r} has no visible character; leave the word out"
                 )
 
     def _encode_words(self, words: Sequence[str], pieces: Pieces, parameters: TagParameters) -> Encoded[TagSource]:
         parameters = parameters.model_copy(update={"is_split_into_words": True})
-        firsts = np.flatnonzero(np.diff(pieces.words, prepend=-1))
+        firsts = first_pieces(np.asarray(pieces.words))
         encoded = self._encode(" ".join(words), pieces, np.zeros(1, np.int64), firsts, parameters)
         return replace(encoded, source=replace(encoded.source, numbers=list(range(len(words)))))
 
@@ -217,13 +230,15 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         parameters: TagParameters,
     ) -> Encoded[TagSource]:
         every, reading = np.arange(len(pieces)), _reading(parameters)
-        rows = self._rows(pieces, sentences, firsts, firsts if reading == "first" else every, parameters)
+        visible = np.flatnonzero(np.asarray(pieces.words) != NO_WORD)
+        read = {"first": firsts, "joint": visible, "all": every}[reading]
+        rows = self._rows(pieces, sentences, firsts, read, parameters)
         if reading == "all":
             continues = np.isin(every, firsts, invert=True).tolist()
             return Encoded(rows, TagSource(text, pieces.offsets, continues, (every + 1).tolist(), every.tolist()), 0)
-        lasts = [*(firsts[1:] - 1).tolist(), len(pieces) - 1]
+        begins = np.searchsorted(read, firsts)
+        lasts = visible[[*(np.searchsorted(visible, firsts[1:]) - 1).tolist(), -1]].tolist()
         spans = [(pieces.offsets[a][0], pieces.offsets[b][1]) for a, b in zip(firsts.tolist(), lasts, strict=True)]
-        begins = firsts if reading == "joint" else every[: len(firsts)]
         return Encoded(rows, TagSource(text, spans, [False] * len(spans), (firsts + 1).tolist(), begins.tolist()), 0)
 
     def _rows(

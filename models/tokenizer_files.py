@@ -10,21 +10,45 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from models import byte_level, unigram
 from models.config import read_json
 from models.errors import CheckpointError
 from models.letter_case import letter_case
+from models.special_tokens import ANGLED, BRACKETED, OF_BERT, OWN, content, make_rows, rows_of
 
-MASK = "[MASK]"
-SPECIALS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
 SETTINGS, MODEL_SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "config.json", "special_tokens_map.json"
-BERT = ("BertTokenizer", "BertTokenizerFast")
-"""Classes that go by the settings, whatever the rules in tokenizer.json are."""
-GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+"""Classes that go by the settings, whatever the rules in tokenizer.json are; with "Fast" behind their names too."""
+ROBERTA = ("RobertaTokenizer",)
+FAIRSEQ = ("XLMRobertaTokenizer", "CamembertTokenizer")
+GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that go by tokenizer.json alone."""
+OF_MODELS = {
+    "bert": "BertTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "electra": "ElectraTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+}
+"""What transformers takes where no file names a class, by model_type."""
+ONE_SEGMENT = ("distilbert", "roberta", "xlm-roberta", "camembert")
+"""Encoders that tell two texts apart by separators alone, by model_type."""
+REASONS = {
+    "Albert": "its SentencePiece rules rewrite quotes, case and accents",
+    "MPNet": "its rows mix the special tokens of RoBERTa with the pieces of BERT",
+    "DebertaV2": "its encoder is not BERT's either",
+    "Deberta": "its encoder is not BERT's either",
+    "BertJapanese": "it needs MeCab to find words",
+    "Bertweet": "it exists in Python only",
+    "Phobert": "it exists in Python only",
+}
+"""Why a class is not supported, by its beginning."""
 NEUTRAL: dict[str, object] = {
     "word_tokenizer_type": "basic",
     "subword_tokenizer_type": "wordpiece",
@@ -43,9 +67,7 @@ RULES = {
 """Settings, and their names in the normalizer of tokenizer.json."""
 MODEL = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
 """What transformers makes of the model, whatever tokenizer.json says."""
-ROW = [("[CLS]", 0), ("A", 0), ("[SEP]", 0)]
-ROWS = {"single": ROW, "pair": [*ROW, ("B", 1), ("[SEP]", 1)]}
-"""The parts of a row and their segments."""
+ROWS = make_rows("[CLS]", "[SEP]", OF_BERT)
 AGREE = "make the two agree, as when the checkpoint was trained"
 
 Values = dict[str, Any]
@@ -63,16 +85,24 @@ class TokenizerFiles:
             _check_class(directory / name, values)
         _check_kinds(directory / SETTINGS, self.settings)
         for name in (SETTINGS, SPECIAL_TOKENS):
-            _check_specials(directory / name, self._json(name))
+            self._check_specials(directory / name, self._json(name))
+
+    @property
+    def tokenizer_class(self) -> str | None:
+        """The class that transformers takes, without "Fast"; None where no file says it."""
+        named = self.settings.get("tokenizer_class") or self.model.get("tokenizer_class")
+        return named.removesuffix("Fast") if named else OF_MODELS.get(str(self.model.get("model_type")))
 
     @property
     def is_generic(self) -> bool:
         """Whether transformers goes by tokenizer.json alone."""
-        return (self.settings.get("tokenizer_class") or self.model.get("tokenizer_class")) in GENERIC
+        return self.tokenizer_class in GENERIC
 
     @property
     def has_segments(self) -> bool:
-        """Whether every version of transformers tells the texts of a pair apart by segments."""
+        """Whether every version of transformers gives an encoder of segments those of a pair."""
+        if self.model.get("model_type") in ONE_SEGMENT:
+            return True
         names = self.settings.get("model_input_names")
         return not self.is_generic if names is None else "token_type_ids" in names
 
@@ -82,9 +112,19 @@ class TokenizerFiles:
         found = self.settings.get("model_max_length")
         return found if isinstance(found, int) and found > 0 else None
 
+    @property
+    def vocabulary(self) -> str:
+        """The file of entries, where there is no tokenizer.json."""
+        named = self.tokenizer_class in ROBERTA or (self.directory / byte_level.VOCABULARY).exists()
+        return byte_level.VOCABULARY if named else "vocab.txt"
+
     def from_vocabulary(self) -> tokenizers.Tokenizer:
-        """Build a tokenizer from vocab.txt and the settings."""
-        path = self.directory / "vocab.txt"
+        """Build a tokenizer from vocab.txt, or from vocab.json and merges.txt, and the settings."""
+        path = self.directory / self.vocabulary
+        if self.vocabulary == byte_level.VOCABULARY:
+            return self._from_merges()
+        for model in self.directory.glob("*.model"):
+            raise unigram.explain_sentencepiece(model)
         if not path.exists():
             raise CheckpointError(
                 f"{self.directory} has neither tokenizer.json nor vocab.txt; pass a directory that has"
@@ -101,8 +141,68 @@ class TokenizerFiles:
         backend = _parse(path.read_bytes(), path)
         if self.settings or self.model:
             self._check_added(path, backend)
-            self._check_file(path, json.loads(backend.to_str()))
+            self._follow(backend, path)
         return _with_markers(backend)
+
+    def _follow(self, backend: tokenizers.Tokenizer, path: Path) -> None:
+        """Give a tokenizer the rules that transformers would follow, or refuse those that it has."""
+        parts = json.loads(backend.to_str())
+        kinds = {"WordPiece": BERT, "BPE": ROBERTA, "Unigram": FAIRSEQ}
+        expected = next((kind for kind, classes in kinds.items() if self.tokenizer_class in classes), None)
+        if expected and parts["model"]["type"] != expected:
+            raise CheckpointError(
+                f"{path}: model is {parts['model']['type']}, expected {expected} by the class {self.tokenizer_class}; "
+                "correct tokenizer_class as when the checkpoint was trained"
+            )
+        if expected == "BPE":
+            byte_level.check(parts, str(path))
+            byte_level.as_roberta(backend, str(path), self._adds_space(False))
+        elif expected == "Unigram":
+            unigram.check(parts, str(path))
+            unigram.as_fairseq(backend, parts, str(path), self._adds_space(True))
+        else:
+            self._check_file(path, parts)
+
+    def _from_merges(self) -> tokenizers.Tokenizer:
+        for name in (byte_level.VOCABULARY, byte_level.MERGES):
+            if not (self.directory / name).exists():
+                raise CheckpointError(
+                    f"{self.directory} has neither tokenizer.json nor {name}; pass a directory that has"
+                )
+        self._check_vocabulary_is_all()
+        backend = byte_level.read(self.directory)
+        byte_level.as_roberta(backend, str(self.directory / byte_level.VOCABULARY), self._adds_space(False))
+        mask = self.settings.get("mask_token") or self._json(SPECIAL_TOKENS).get("mask_token")
+        lstrip = mask.get("lstrip", False) if isinstance(mask, dict) else True
+        if not isinstance(mask, dict):
+            self.notes.append(
+                f"{ANGLED['mask_token']} of {self.directory} takes the blank before it, as in RoBERTa's own code and "
+                "in transformers up to version 4, since no file says it"
+            )
+        backend.add_special_tokens([AddedToken(ANGLED["mask_token"], lstrip=lstrip, normalized=False)])
+        return backend
+
+    def _adds_space(self, default: bool) -> bool:
+        found = self._flag("add_prefix_space")
+        return default if found is None else found
+
+    def _check_specials(self, path: Path, values: Values) -> None:
+        for key, names in self._specials().items():
+            found = content(values.get(key))
+            if found not in (None, *names):
+                raise CheckpointError(
+                    f"{path}: {key} is {found!r}, expected {' or '.join(map(repr, names))}; rename the token in all "
+                    "files of the tokenizer"
+                )
+
+    def _specials(self) -> dict[str, tuple[str, ...]]:
+        """Return the names that each special token may have."""
+        if self.tokenizer_class in (*GENERIC, None):
+            return {key: (BRACKETED[key], ANGLED[key]) for key in BRACKETED}
+        if self.tokenizer_class in ROBERTA + FAIRSEQ:
+            ends = {"bos_token": ANGLED["cls_token"], "eos_token": ANGLED["sep_token"]}
+            return {key: (name,) for key, name in (ANGLED | ends).items()}
+        return {key: (name,) for key, name in BRACKETED.items()}
 
     def _json(self, name: str) -> Values:
         path = self.directory / name
@@ -181,18 +281,18 @@ class TokenizerFiles:
     def _added(self) -> Iterator[tuple[str, int | None]]:
         """Tokens that transformers adds by the settings, with their ids where those are given."""
         for number, token in (self.settings.get("added_tokens_decoder") or {}).items():
-            yield _content(token), int(number) if number.isdecimal() else None
+            yield content(token), int(number) if number.isdecimal() else None
         yield from self._json("added_tokens.json").items()
         for values in (self.settings, self._json(SPECIAL_TOKENS)):
             for key in ("additional_special_tokens", "extra_special_tokens"):
                 extra = values.get(key) or []
                 for token in extra.values() if isinstance(extra, dict) else extra:
-                    yield _content(token), None
+                    yield content(token), None
 
     def _check_vocabulary_is_all(self) -> None:
         if (self.directory / "added_tokens.json").exists():
             found = "has added_tokens.json"
-        elif added := [token for token, _ in self._added() if token not in SPECIALS.values()]:
+        elif added := [token for token, _ in self._added() if token not in OWN]:
             found = f"has the added token {added[0]!r}"
         else:
             return
@@ -203,10 +303,10 @@ class TokenizerFiles:
 
     def _check_added(self, path: Path, backend: tokenizers.Tokenizer) -> None:
         ids = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
-        said = [(token, number) for token, number in self._added() if token not in SPECIALS.values()]
+        said = [(token, number) for token, number in self._added() if token not in OWN]
         wrong = [token for token, number in said if ids.get(token) is None or number not in (None, ids[token])]
         if "added_tokens_decoder" in self.settings:
-            wrong += sorted(ids.keys() - {token for token, _ in said} - set(SPECIALS.values()))
+            wrong += sorted(ids.keys() - {token for token, _ in said} - OWN)
         if wrong:
             raise CheckpointError(
                 f"{path} has {ids.get(wrong[0], 'no id')} for the added token {wrong[0]!r}, and {SETTINGS} beside it "
@@ -225,10 +325,12 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def _check_class(path: Path, values: Values) -> None:
     name = values.get("tokenizer_class")
-    if name is not None and name not in BERT + GENERIC:
+    supported = (*BERT, *ROBERTA, *FAIRSEQ)
+    if name is not None and str(name).removesuffix("Fast") not in supported + GENERIC:
+        reason = next((f"{why}, so " for start, why in REASONS.items() if str(name).startswith(start)), "")
         raise CheckpointError(
-            f"{path}: tokenizer_class is {name!r}, expected 'BertTokenizer', the only one supported; serve this model "
-            "with transformers"
+            f"{path}: tokenizer_class is {name!r}, expected {', '.join(map(repr, supported[:-1]))} or "
+            f"{supported[-1]!r}; {reason}serve this model with transformers"
         )
     for key, expected in NEUTRAL.items():
         found = values.get(key)
@@ -246,18 +348,9 @@ def _check_kinds(path: Path, values: Values) -> None:
             )
 
 
-def _check_specials(path: Path, values: Values) -> None:
-    for key, expected in SPECIALS.items():
-        found = _content(values.get(key))
-        if found not in (None, expected):
-            raise CheckpointError(
-                f"{path}: {key} is {found!r}, expected {expected!r}; rename the token in all files of the tokenizer"
-            )
-
-
 def _check_rows(path: Path, processor: Values | None, is_generic: bool) -> None:
     """Refuse other rows than [CLS] a [SEP] b [SEP]."""
-    found = _rows(processor or {})
+    found = rows_of(processor)
     if processor is None and not is_generic:
         return  # transformers makes the rows of BERT
     if found != ROWS:
@@ -265,21 +358,6 @@ def _check_rows(path: Path, processor: Values | None, is_generic: bool) -> None:
             f"{path}: post_processor makes rows of {found.get('pair')}, expected {ROWS['pair']}; pass a tokenizer of "
             "BERT"
         )
-
-
-def _rows(processor: Values) -> dict[str, list[tuple[str, int]]]:
-    if processor.get("type") == "BertProcessing" and (processor["cls"][0], processor["sep"][0]) == ("[CLS]", "[SEP]"):
-        return ROWS
-    if processor.get("type") != "TemplateProcessing":
-        return {}
-    return {
-        name: [(part["id"], part["type_id"]) for step in processor[name] for part in step.values()] for name in ROWS
-    }
-
-
-def _content(token: Any) -> Any:
-    """Return the text of a token, which files give as such, or with its properties."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def parse_file(contents: bytes, path: Path) -> tokenizers.Tokenizer:
@@ -290,16 +368,17 @@ def parse_file(contents: bytes, path: Path) -> tokenizers.Tokenizer:
 def _parse(contents: bytes, path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_buffer(contents)
-    except Exception as error:  # the library raises bare Exception for everything
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception for everything, or panics
         raise CheckpointError(f"{path} is not a tokenizers file ({error}); restore the file") from None
 
 
 def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Let text make the special tokens that are not BERT's own: those with which a head was finetuned ("[E1]")."""
-    own = SPECIALS.values()
-    if all(token.content in own for token in backend.get_added_tokens_decoder().values() if token.special):
+    """Let text make special tokens that are not a tokenizer's own: those with which a head was finetuned ("[E1]")."""
+    if all(token.content in OWN for token in backend.get_added_tokens_decoder().values() if token.special):
         return backend
     parts = json.loads(backend.to_str())
     for token in parts["added_tokens"]:
-        token["special"] = token["special"] and token["content"] in own
+        token["special"] = token["special"] and token["content"] in OWN
     return tokenizers.Tokenizer.from_str(json.dumps(parts))

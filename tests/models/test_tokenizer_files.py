@@ -18,7 +18,10 @@ from tests.models.directories import change, entries, only_vocabulary, save
     ("changes", "words"),
     [
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is 'BertJapaneseTokenizer', expected 'BertTo"),
-        ({"tokenizer_class": "DistilBertTokenizer"}, "tokenizer_class is 'DistilBertTokenizer'"),
+        ({"tokenizer_class": "AlbertTokenizerFast"}, "tokenizer_class is 'AlbertTokenizerFast', .* rewrite quotes"),
+        ({"tokenizer_class": "MPNetTokenizer"}, "tokenizer_class is 'MPNetTokenizer', expected .* its rows mix"),
+        ({"tokenizer_class": "DebertaV2Tokenizer"}, "tokenizer_class is 'DebertaV2Tokenizer', .* is not BERT's either"),
+        ({"tokenizer_class": "BertweetTokenizer"}, "tokenizer_class is 'BertweetTokenizer', .* in Python only"),
         ({"word_tokenizer_type": "mecab"}, "word_tokenizer_type is 'mecab', expected 'basic'"),
         ({"subword_tokenizer_type": "character"}, "subword_tokenizer_type is 'character', expected 'wordpiece'"),
         ({"do_word_tokenize": False}, "do_word_tokenize is False, expected True"),

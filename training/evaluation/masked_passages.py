@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.tokenizer import MASK, Pieces, Tokenizer
+from models.pieces import NO_WORD, Pieces
+from models.scripts import first_pieces
+from models.tokenizer import MASK, Tokenizer
 from training.text.examples import Document
 
 LENGTH = 126  # pieces of a passage; 128 with [CLS] and [SEP]
@@ -43,16 +45,17 @@ def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: i
 
 def _cut(pieces: Pieces) -> list[tuple[int, int]]:
     """Cut into runs of whole words, at most LENGTH pieces; a rest of less than half is left out unless it is all."""
-    firsts = [0, *(np.flatnonzero(np.diff(pieces.words)) + 1).tolist(), len(pieces)]
+    firsts = [*first_pieces(np.asarray(pieces.words)).tolist(), len(pieces)]
     runs = []
-    start = 0
+    start = firsts[0]
     for first, following in zip(firsts, firsts[1:], strict=False):
         if following - start > LENGTH:
             runs.append((start, first))
             start = first
     if len(pieces) - start >= LENGTH // 2 or not runs:
         runs.append((start, len(pieces)))
-    return runs if len(pieces) else []
+    visible = np.flatnonzero(np.asarray(pieces.words) != NO_WORD)
+    return [(a, int(visible[np.searchsorted(visible, b) - 1]) + 1) for a, b in runs] if visible.size else []
 
 
 def _spread(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -69,7 +72,7 @@ def _mask(
     chosen = sorted(generator.choice(writable, count, replace=False).tolist()) if count else []
     masked = set(chosen)
     expected = [tokenizer.mask_id if index in masked else pieces.ids[index] for index in range(start, end)]
-    written = _write(text, pieces, start, end, chosen)
+    written = _write(text, pieces, _begin(text, pieces, start, tokenizer), end, chosen)
     if not chosen or tokenizer.ids_with_masks(written) != expected:
         return None
     return Passage(written, [pieces.ids[index] for index in chosen], pieces.ids[start:end])
@@ -82,16 +85,23 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
     "ing", not "##ing". What is left of the word must be cut as it was.
     """
     numbers = np.asarray(pieces.words)
-    ends = np.flatnonzero(np.diff(numbers, append=-1)).tolist()
+    ends = np.flatnonzero(np.diff(numbers, append=NO_WORD) * (numbers != NO_WORD)).tolist()
     lasts = [index for index in ends if start <= index < end and pieces.ids[index] != tokenizer.unk_id]
-    words = list(zip(np.searchsorted(numbers, numbers[lasts]).tolist(), lasts, strict=True))
-    rests = tokenizer.encode_ids([text[pieces.offsets[first][0] : pieces.offsets[last][0]] for first, last in words])
+    firsts = first_pieces(numbers)
+    words = list(zip(firsts[np.searchsorted(firsts, lasts, side="right") - 1].tolist(), lasts, strict=True))
+    rests = tokenizer.encode_ids([text[_begin(text, pieces, a, tokenizer) : pieces.offsets[b][0]] for a, b in words])
     return [last for (first, last), rest in zip(words, rests, strict=True) if rest == pieces.ids[first:last]]
 
 
-def _write(text: str, pieces: Pieces, start: int, end: int, chosen: Sequence[int]) -> str:
+def _begin(text: str, pieces: Pieces, index: int, tokenizer: Tokenizer) -> int:
+    """Return the character at which a piece begins, with the blank that is part of a piece of RoBERTa's."""
+    start = pieces.offsets[index][0]
+    has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index])
+    return start - (has_blank and text[start - 1 : start] == " ")
+
+
+def _write(text: str, pieces: Pieces, position: int, end: int, chosen: Sequence[int]) -> str:
     parts = []
-    position = pieces.offsets[start][0]
     for index in chosen:
         left, right = pieces.offsets[index]
         parts += [text[position:left], MASK]

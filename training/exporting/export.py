@@ -192,7 +192,7 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
     """Keep tokenizer.json only: the rest says the same again, for other readers."""
     checkpoint.tokenizer.write(directory)
     for name in ("vocab.txt", "tokenizer_config.json"):
-        (directory / name).unlink()
+        (directory / name).unlink(missing_ok=True)
 
 
 def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:

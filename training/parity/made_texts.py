@@ -27,7 +27,8 @@ def made_texts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[str]:
 
 
 def _words(tokenizer: Tokenizer) -> Iterator[str]:
-    tokens = [tokenizer.token(number) for number in range(tokenizer.vocab_size)]
+    tokens = tokenizer.decode_batch([[number] for number in range(tokenizer.vocab_size)])
     for number, (token, ids) in enumerate(zip(tokens, tokenizer.encode_ids(tokens), strict=True)):
-        if token.isalpha() and ids == [number]:
-            yield token
+        word = token.strip()  # of the blank before it, which is part of a token of RoBERTa's
+        if word.isalpha() and ids == [number] and not tokenizer.continues(number):
+            yield word

@@ -148,12 +148,12 @@ def _probe_heads(
 
 
 def _probe(generator: np.random.Generator, ordinary: Any, tokenizer: Tokenizer, length: int) -> Row:
-    """Draw a row whose positions are its masks; the second half is segment 1, as in a pair."""
+    """Draw a row whose positions are its masks; the second half is the second segment, as in a pair."""
     ids = generator.choice(ordinary, length)
     ids[0], ids[-1] = tokenizer.cls_id, tokenizer.sep_id
     masks = 1 + generator.permutation(length - 2)[: min(MOST_READ, max(1, round(MASKED * length)))]
     ids[masks] = tokenizer.mask_id
-    segments = (np.arange(length) > length // 2).astype(int)
+    segments = (np.arange(length) > length // 2) * tokenizer.layout.segment
     return Row(ids.tolist(), segments.tolist(), sorted(masks.tolist()))
 
 

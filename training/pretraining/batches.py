@@ -94,14 +94,12 @@ class Rows:
         rng = np.random.default_rng((recipe.seed, epoch, index))
         a_start, a_end, b_start, b_end, following = (int(value) for value in self.pairs(epoch)[index])
         a, b = self.corpus.tokens[a_start:a_end], self.corpus.tokens[b_start:b_end]
-        cls, sep = [tokenizer.cls_id], [tokenizer.sep_id]
         if recipe.nsp:
-            a, b = truncate_pair(a, b, self.max_length - 3, rng)
-            ids = np.concatenate([cls, a, sep, b, sep]).astype(np.int64)
-            segments = np.repeat([0, 1], [len(a) + 2, len(b) + 1])
+            a, b = truncate_pair(a, b, self.max_length - tokenizer.layout.specials, rng)
+            laid = tokenizer.pair_row(a.tolist(), b.tolist(), [0])
         else:
-            ids = np.concatenate([cls, a[: self.max_length - 2], sep]).astype(np.int64)
-            segments = np.zeros_like(ids)
+            laid = tokenizer.single_row(a[: self.max_length - 2].tolist(), [0])
+        ids, segments = np.asarray(laid.input_ids), np.asarray(laid.token_type_ids)
         return MaskedPair(
             mask_tokens(ids, self.vocabulary, recipe.mask_rate, rng, recipe.whole_words), segments, following
         )
@@ -110,7 +108,7 @@ class Rows:
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     special = np.array(sorted(tokenizer.special_ids), dtype=np.int64)
     ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), special)
-    continues = np.array([tokenizer.token(i).startswith("##") for i in range(tokenizer.vocab_size)])
+    continues = np.array([tokenizer.continues(i) for i in range(tokenizer.vocab_size)])
     return Vocabulary(tokenizer.mask_id, special, ordinary, continues)
 
 

@@ -1,0 +1,135 @@
+"""Unigram as SentencePiece has it (Kudo, 2018): pieces of normalised text, in which "▁" stands for the blank before.
+
+The vocabulary of such a model holds its special tokens as ordinary pieces, with the best score of all: text that says
+"</s>" would make one. They get names here that no text can have, and their own ones again where a file is written.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.normalizers import Normalizer, Precompiled
+from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+
+from models.errors import CheckpointError
+from models.special_tokens import ANGLED, UNUSED, Parts, token_id
+
+HIDDEN = "\0"
+"""Begins the names of special tokens; no text holds it."""
+CANNOT = "transformers versions 4 and 5 cut text differently by it; write the tokenizer again with save_pretrained"
+SPLITS = (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
+BEFORE: tuple[list[str], ...] = (
+    ["Precompiled"],
+    ["Precompiled", "Strip", "Replace"],
+    ["Precompiled", "Replace"],
+    ["Strip", "Replace"],
+    [],
+)
+"""Steps of normalizers that remove nothing but repeated blanks beside what SentencePiece's own table does."""
+
+
+def check(parts: Parts, origin: str) -> None:
+    """Raise CheckpointError for rules that are not those of XLM-RoBERTa and CamemBERT."""
+    if parts["model"].get("byte_fallback"):
+        raise CheckpointError(f"{origin}: byte_fallback is True, expected False as in XLM-RoBERTa's tokenizer")
+    steps = _steps(parts["pre_tokenizer"], "pretokenizers")
+    kinds = [step["type"] for step in steps]
+    if kinds not in SPLITS:
+        raise CheckpointError(
+            f"{origin}: pre_tokenizer is {', '.join(kinds) or None}, expected Metaspace as in XLM-RoBERTa's tokenizer; "
+            "serve this model with transformers"
+        )
+    for key, expected in {"replacement": ("▁",), "prepend_scheme": ("always", "never"), "split": (True,)}.items():
+        if steps[-1][key] not in expected:
+            raise CheckpointError(f"{origin}: {key} of Metaspace is {steps[-1][key]!r}, expected {expected[0]!r}")
+
+
+def as_fairseq(backend: tokenizers.Tokenizer, parts: Parts, origin: str, add_prefix_space: bool) -> None:
+    """Give a tokenizer the rules of `XLMRobertaTokenizer` and `CamembertTokenizer`, which read few of their file."""
+    backend.normalizer = _table(parts, origin)
+    written, said = _prepends(parts), "always" if add_prefix_space else "never"
+    if written != said:
+        raise CheckpointError(
+            f"{origin}: prepend_scheme is {written!r}, expected {said!r} by add_prefix_space in tokenizer_config.json; "
+            "make the two agree, as when the checkpoint was trained"
+        )
+    backend.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace(prepend_scheme=said)])
+    cls, sep = ANGLED["cls_token"], ANGLED["sep_token"]
+    backend.post_processor = TemplateProcessing(
+        single=[cls, "$A", sep],
+        pair=[cls, "$A", sep, sep, "$B", sep],
+        special_tokens=[(token, token_id(backend, token, origin)) for token in (cls, sep)],
+    )
+
+
+def _table(parts: Parts, origin: str) -> Normalizer | None:
+    """Return the one step that those classes keep."""
+    steps = _steps(parts["normalizer"], "normalizers")
+    kinds = [step["type"] for step in steps]
+    if kinds not in BEFORE:
+        raise CheckpointError(f"{origin}: normalizer is {', '.join(kinds)}, expected Precompiled alone, since {CANNOT}")
+    if "Precompiled" not in kinds:
+        return None
+    return Precompiled(base64.b64decode(steps[0]["precompiled_charsmap"]))
+
+
+def _steps(part: Any, name: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return part[name] if part["type"] == "Sequence" else [part]
+
+
+def _prepends(parts: Parts) -> str:
+    found: str = _steps(parts["pre_tokenizer"], "pretokenizers")[-1]["prepend_scheme"]
+    return found
+
+
+def decoder(parts: Parts) -> MetaspaceDecoder:
+    """Return what joins pieces to text."""
+    return MetaspaceDecoder(prepend_scheme=_prepends(parts))
+
+
+def continues(token: str) -> bool:
+    """Whether a piece goes on with the word before it."""
+    return not token.startswith("▁")
+
+
+# ---- special tokens that text cannot make --------------------------------------------------------------------------
+
+
+def hide(parts: Parts, specials: Iterable[str], origin: str) -> tuple[tokenizers.Tokenizer, set[int]]:
+    """Return the tokenizer of `parts` with other names for those special tokens that are pieces too, and their ids."""
+    hidden = {*specials, *UNUSED} & {entry for entry, _ in parts["model"]["vocab"]}
+    vocabulary = [[HIDDEN + entry if entry in hidden else entry, score] for entry, score in parts["model"]["vocab"]]
+    added = [token for token in parts["added_tokens"] if token["content"] not in hidden]
+    model = {**parts["model"], "vocab": vocabulary}
+    backend = tokenizers.Tokenizer.from_str(json.dumps({**parts, "model": model, "added_tokens": added}))
+    for token in added:
+        found = backend.token_to_id(token["content"])
+        if found != token["id"]:
+            raise CheckpointError(
+                f"{origin}: the added token {token['content']!r} has the id {token['id']}, expected {found}, the next "
+                "one; write the tokenizer again with save_pretrained"
+            )
+    return backend, {token_id(backend, HIDDEN + token, origin) for token in hidden}
+
+
+def show(backend: tokenizers.Tokenizer, added: list[dict[str, Any]]) -> str:
+    """Return tokenizer.json of what `hide` made, with the added tokens that it had."""
+    parts = json.loads(backend.to_str())
+    parts["model"]["vocab"] = [[entry.removeprefix(HIDDEN), score] for entry, score in parts["model"]["vocab"]]
+    return json.dumps({**parts, "added_tokens": added}, ensure_ascii=False, indent=2)
+
+
+def explain_sentencepiece(path: Path) -> CheckpointError:
+    """Say how to get from a SentencePiece model to a tokenizer.json."""
+    command = "from transformers import AutoTokenizer as A; A.from_pretrained(D).save_pretrained(D)"
+    return CheckpointError(
+        f"{path.parent} has {path.name} but no tokenizer.json; write it with transformers and sentencepiece installed: "
+        f'python -c "D={str(path.parent)!r}; {command}"'
+    )
