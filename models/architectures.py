@@ -235,26 +235,25 @@ DISTILBERT = Family(
 )
 FAMILIES = (BERT, ROBERTA, ELECTRA, DISTILBERT)
 
-RELATIVE = "its attention depends on the distance of tokens, which ours does not"
-DISENTANGLED = "its attention has terms of its own for the distance of tokens (disentangled attention), ours has not"
+RELATIVE = "its attention adds a learned bias for the distance of tokens, which ours does not"
+DISENTANGLED = "its attention adds terms for the distance of tokens (disentangled attention), which ours does not"
 DECODER = "it is a decoder, in which a token sees only those before it"
 BOTH = "it generates text with an encoder and a decoder"
-BEFORE = "it normalises before each part of a layer, ours after it"
-SPARSE = "its tokens attend to some others only, ours to all"
+BEFORE = "it normalises before each part of a layer, and ours after it"
+SPARSE = "its tokens attend to some of the others only, and ours to all"
 REFUSED = {
-    "albert": "all its layers share one set of weights, and most of them use another GELU (gelu_new)",
+    "albert": "its layers share one set of weights, and its usual GELU is another one (gelu_new)",
     "mpnet": RELATIVE,
     "deberta": DISENTANGLED,
     "deberta-v2": DISENTANGLED,
     "modernbert": "it has rotary positions, gated feed-forward layers without biases, and local attention",
     "nomic_bert": "it has rotary positions and gated feed-forward layers without biases",
     "eurobert": "it has rotary positions and gated feed-forward layers without biases",
-    "roformer": "it has rotary positions, ours are learned",
+    "roformer": "it has rotary positions, and ours are learned",
     "esm": "it has rotary positions and normalises before each part of a layer",
     "xlnet": "it has relative positions and a memory of earlier segments",
     "funnel": "its layers shorten the row, and its attention depends on the distance of tokens",
-    "xlm": "its positions and languages are added in another order, and it has no segments",
-    "flaubert": "its positions and languages are added in another order, and it has no segments",
+    "xlm": "it adds an embedding of the language to each token",
     "mobilebert": "its layers have bottlenecks, and no LayerNorm",
     "squeezebert": "its products are grouped convolutions",
     "convbert": "a part of its attention is a convolution",
@@ -271,7 +270,7 @@ REFUSED = {
     **dict.fromkeys(("gpt2", "gpt_neo", "gpt_neox", "openai-gpt", "gptj", "opt", "bloom", "ctrl"), DECODER),
     **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "qwen2", "qwen3"), DECODER),
 }
-"""Why a `model_type` is none of ours."""
+"""Why a `model_type` is not supported."""
 
 
 def family_of(values: Mapping[str, Any], origin: str) -> Family:

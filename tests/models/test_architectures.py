@@ -194,9 +194,9 @@ def test_an_encoder_alone_is_inferred(tokenizer: Tokenizer, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [
-        ("albert", "since all its layers share one set of weights"),
-        ("mpnet", "since its attention depends on the distance of tokens"),
-        ("deberta-v2", r"since its attention has terms of its own .* \(disentangled attention\)"),
+        ("albert", "since its layers share one set of weights"),
+        ("mpnet", "since its attention adds a learned bias"),
+        ("deberta-v2", r"since its attention adds terms .* \(disentangled attention\)"),
         ("modernbert", "since it has rotary positions"),
         ("xlnet", "since it has relative positions"),
         ("t5", "since it generates text with an encoder and a decoder"),

@@ -62,14 +62,14 @@ def _check_architecture(directory: Path, values: Values) -> None:
     """Refuse another class before its weights are read."""
     origin, named = str(directory / "config.json"), architecture_in(values)
     family = family_of(values, origin)
-    if named and not layouts_of(named, family, origin):
+    if named and not layouts_of(named, family, origin) and not (directory / HEADS).exists():
         raise _no_head(directory, f"architecture is {named}, an encoder alone")
 
 
 def _no_head(directory: Path, found: str) -> CheckpointError:
     return CheckpointError(
         f"{directory / 'config.json'}: {found}, expected a class with a head; finetune one first, with "
-        f"`python -m training finetune` and base = {str(directory)!r}"
+        f"base = {str(directory)!r}"
     )
 
 
