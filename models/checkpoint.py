@@ -1,12 +1,14 @@
 """Reading and writing checkpoints: directories in the layout of Hugging Face, `config.json` + `model.safetensors`.
 
-One head (or the two of pretraining) is written exactly as the BertFor… class of transformers writes it, so that
-`from_pretrained` reads ours and we read theirs. Several heads on one encoder stand under `heads.NAME.` beside the
-encoder, which `BertModel.from_pretrained` still reads. `heads.json` holds what config.json has no place for.
+Every family of models/architectures.py is read. One head (or the two of pretraining) is written exactly as the
+BertFor… class of transformers writes it, so that `from_pretrained` reads ours. Several heads on one encoder, and a
+classifier with another activation, stand under `heads.NAME.` beside the encoder, which `BertModel.from_pretrained`
+still reads. An encoder with a projection is written as ELECTRA. `heads.json` holds what config.json has no place for.
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,18 +17,28 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from models.architectures import (
+    BERT,
+    ELECTRA,
+    EMBEDDINGS,
+    QUERY_KEY_VALUE,
+    Activation,
+    Family,
+    Layout,
+    architecture_in,
+    family_of,
+    layouts_of,
+)
+from models.architectures import NSP_LABELS as NSP_LABELS
 from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
 from models.errors import CheckpointError
-from models.heads import build_head
+from models.heads import ACTIVATIONS, activation_of, build_head
 from models.task import HeadSpec, ProblemType, TaskName, Trained
 from models.tokenizer import Tokenizer
 from models.weights import Weights, read_weights, tied
-
-NSP_LABELS = ["isNext", "notNext"]
-"""0 = the true next sentence, as in create_pretraining_data.py:130."""
 
 
 class Head(NamedTuple):
@@ -49,84 +61,49 @@ class Checkpoint:
     """Heads that were made with random weights; only known to those who made them."""
 
 
-class Layout(NamedTuple):
-    """How a class of transformers names one head: the head's task, and the name of each of its parts."""
+def read_checkpoint(directory: Path, task: TaskName | None = None) -> Checkpoint:
+    """Read ours or a directory of transformers; raise CheckpointError naming the file and what is wrong with it.
 
-    head: str
-    task: TaskName
-    names: dict[str, str]
-
-
-POOLER = {"pooler.": "bert.pooler.dense."}
-CLASSIFIER = {"classifier.": "classifier."}
-NEXT_SENTENCE = Layout("nsp", "pair", POOLER | {"classifier.": "cls.seq_relationship."})
-MASKED_TOKEN = Layout(
-    "fill-mask",
-    "fill-mask",
-    {
-        "transform.": "cls.predictions.transform.dense.",
-        "norm.": "cls.predictions.transform.LayerNorm.",
-        "bias": "cls.predictions.bias",
-    },
-)
-ARCHITECTURES: dict[str, list[Layout]] = {
-    "BertModel": [],
-    "BertForPreTraining": [MASKED_TOKEN, NEXT_SENTENCE],
-    "BertForMaskedLM": [MASKED_TOKEN],
-    "BertForNextSentencePrediction": [NEXT_SENTENCE],
-    "BertForSequenceClassification": [Layout("classify", "classify", POOLER | CLASSIFIER)],
-    "BertForTokenClassification": [Layout("tag", "tag", CLASSIFIER)],
-    "BertForQuestionAnswering": [Layout("qa", "qa", {"classifier.": "qa_outputs."})],
-}
-
-LAYER_NAMES = {
-    "attention_output.": "attention.output.dense.",
-    "attention_norm.": "attention.output.LayerNorm.",
-    "intermediate.": "intermediate.dense.",
-    "output_norm.": "output.LayerNorm.",
-    "output.": "output.dense.",
-}
-EMBEDDING_NAMES = {
-    "word.": "word_embeddings.",
-    "position.": "position_embeddings.",
-    "segment.": "token_type_embeddings.",
-    "norm.": "LayerNorm.",
-}
-
-
-def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read ours or a directory of transformers; raise CheckpointError naming the file and what is wrong with it."""
-    values = read_json(directory / "config.json")
-    config = EncoderConfig.from_dict(values, str(directory / "config.json"))
-    weights = read_weights(directory)
+    `task` says what the head is for, where config.json names no class and the weights fit several.
+    """
+    values, origin = read_json(directory / "config.json"), str(directory / "config.json")
+    family = family_of(values, origin)
+    config = EncoderConfig.from_dict(family.encoder_values(values), origin)
+    weights = read_weights(directory, family.prefix)
     tokenizer = Tokenizer.read(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"the tokenizer of {directory} has {tokenizer.vocab_size} entries but the checkpoint has "
             f"{config.vocab_size}; pass the vocabulary it was trained with"
         )
-    if MASKED_TOKEN in ARCHITECTURES.get(architecture_in(values), []):
-        weights = tied(weights, values.get("tie_word_embeddings") is not False, directory)
+    layouts = layouts_of(architecture_in(values) or family.infer(weights, task, origin), family, origin)
+    for layout in layouts:
+        if layout.task == "fill-mask":
+            is_tied = values.get("tie_word_embeddings") is not False
+            weights = tied(weights, family, layout.names["bias"], is_tied, directory)
     encoder = Encoder(config)
-    load(encoder, encoder_weights(weights, config.num_hidden_layers, directory), directory)
+    ours = encoder_weights(weights, config.num_hidden_layers, family, directory)
+    load(encoder, rows_read(ours, family, family.first_position(values)), directory)
     checkpoint = Checkpoint(config, encoder, tokenizer)
-    checkpoint.heads = read_heads(directory, values, checkpoint, weights)
+    checkpoint.heads = read_heads(directory, values, layouts, checkpoint, weights)
     return checkpoint
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     """Write `directory` (made if needed), in the layout of transformers where a class of it has these heads."""
     directory.mkdir(parents=True, exist_ok=True)
-    architecture = architecture_of(checkpoint.heads)
-    layouts = ARCHITECTURES.get(architecture, [])
-    weights = transformers_names(checkpoint.encoder)
+    family = BERT if checkpoint.config.embedding_width == checkpoint.config.hidden_size else ELECTRA
+    architecture = architecture_of(checkpoint.heads, family)
+    layouts = family.architectures[architecture]
+    weights = transformers_names(checkpoint.encoder, family)
     for number, (name, head) in enumerate(checkpoint.heads.items()):
         names = layouts[number].names if layouts else {"": f"heads.{name}."}
         weights |= rename(head_weights(head.module), names)
     path = directory / "model.safetensors"
     write_weights({name: tensor.contiguous() for name, tensor in weights.items()}, path)
     labels = next((head.spec.labels for head in checkpoint.heads.values() if head.spec.labels), []) if layouts else []
-    config = {"architectures": [architecture]} | checkpoint.config.to_dict() | label_entries(labels)
+    named = {"architectures": [architecture], "model_type": next(iter(family.models))}
+    config = named | checkpoint.config.to_dict() | label_entries(labels)
     for head in checkpoint.heads.values() if len(layouts) == 1 else ():
         config |= problem_entry(head.spec)
     write_json(directory / "config.json", config)
@@ -135,23 +112,19 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     checkpoint.tokenizer.write(directory, checkpoint.config.max_length)
 
 
-def architecture_of(heads: dict[str, Head]) -> str:
-    """The class of transformers that has exactly these heads in this order, else BertModel (the encoder alone)."""
-    tasks = [head.spec.task for head in heads.values()]
-    following = [head.spec.labels == NSP_LABELS for head in heads.values()]
-    if tasks == ["fill-mask", "pair"] and following[1]:
-        return "BertForPreTraining"
-    if len(tasks) != 1:
-        return "BertModel"
-    if following[0]:
-        return "BertForNextSentencePrediction"
-    return {
-        "classify": "BertForSequenceClassification",
-        "pair": "BertForSequenceClassification",
-        "fill-mask": "BertForMaskedLM",
-        "tag": "BertForTokenClassification",
-        "qa": "BertForQuestionAnswering",
-    }[tasks[0]]
+def architecture_of(heads: dict[str, Head], family: Family) -> str:
+    """The class of transformers that has exactly these heads in this order, else that of the encoder alone."""
+    for name, layouts in family.architectures.items():
+        if len(layouts) == len(heads) and all(map(is_laid_out, heads.values(), layouts)):
+            return name
+    return next(name for name, layouts in family.architectures.items() if not layouts)
+
+
+def is_laid_out(head: Head, layout: Layout) -> bool:
+    """Whether a class of transformers with this layout computes what the head does."""
+    is_nsp = head.spec.task == "pair" and head.spec.labels == NSP_LABELS
+    same = activation_of(head.module) in (None, layout.activation)
+    return layout.reads(head.spec.task) and (layout.head == "nsp") == is_nsp and same
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -165,41 +138,60 @@ def write_weights(weights: Weights, path: Path) -> None:
         raise CheckpointError(f"{path} cannot be written ({error}); free some space, or write elsewhere") from None
 
 
-def encoder_weights(weights: Weights, layers: int, directory: Path) -> Weights:
+def encoder_weights(weights: Weights, layers: int, family: Family, directory: Path) -> Weights:
     """Take the encoder's weights under our names; query, key and value become one matrix."""
     ours: Weights = {}
     try:
-        for name, theirs in EMBEDDING_NAMES.items():
-            found = {key: value for key, value in weights.items() if key.startswith(f"bert.embeddings.{theirs}")}
-            ours |= {f"embeddings.{name}{key.rsplit('.', 1)[1]}": value for key, value in found.items()}
+        for name, theirs in EMBEDDINGS.items():
+            start = f"{family.prefix}{theirs}"
+            found = {key: value for key, value in weights.items() if key.startswith(start)}
+            ours |= {f"embeddings.{name}{key.removeprefix(start)}": value for key, value in found.items()}
         for layer in range(layers):
-            theirs = f"bert.encoder.layer.{layer}."
+            start = f"{family.prefix}{family.layers}{layer}."
             for part in ("weight", "bias"):
-                three = [weights[f"{theirs}attention.self.{which}.{part}"] for which in ("query", "key", "value")]
+                of_layer = {name: weights[f"{start}{theirs}{part}"] for name, theirs in family.layer.items()}
+                three = [of_layer.pop(name) for name in QUERY_KEY_VALUE]
                 ours[f"layers.{layer}.query_key_value.{part}"] = torch.cat(three)
-                ours |= {f"layers.{layer}.{a}{part}": weights[f"{theirs}{b}{part}"] for a, b in LAYER_NAMES.items()}
+                ours |= {f"layers.{layer}.{name}{part}": tensor for name, tensor in of_layer.items()}
     except KeyError as error:
         raise CheckpointError(
-            f"{directory} has no weight {error}, expected {layers} layers of BERT; pass a BERT checkpoint"
+            f"{directory} has no weight {error}, expected {layers} layers of {family.name}; pass a complete checkpoint"
         ) from None
     return ours
 
 
-def transformers_names(encoder: Encoder) -> Weights:
-    """The encoder's weights as transformers names them, with the prefix of its BertFor… classes."""
+def rows_read(weights: Weights, family: Family, first: int) -> Weights:
+    """Keep the positions from row `first` on, and the segments that the family reads, as a table of two rows."""
+    position = weights.get("embeddings.position.weight")
+    if position is None:
+        return weights  # whose reader says what is lacking
+    read = weights | {"embeddings.position.weight": position[first:]}
+    if family.segments == "none":
+        read["embeddings.segment.weight"] = torch.zeros(2, position.shape[1])
+    elif family.segments == "first" and "embeddings.segment.weight" in read:
+        read["embeddings.segment.weight"] = read["embeddings.segment.weight"][:1].repeat(2, 1)
+    return read
+
+
+def transformers_names(encoder: Encoder, family: Family) -> Weights:
+    """The encoder's weights as a family names them, with the prefix of its classes."""
     theirs: Weights = {}
     for name, tensor in encoder.state_dict().items():
         if name.startswith("embeddings."):
-            theirs |= {f"bert.embeddings.{k}": v for k, v in rename({name[11:]: tensor}, EMBEDDING_NAMES).items()}
-            continue
-        _, layer, rest = name.split(".", 2)
-        base = f"bert.encoder.layer.{layer}."
-        if rest.startswith("query_key_value."):
-            three = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            theirs |= {f"{base}attention.self.{which}.{rest[16:]}": part.clone() for which, part in three}
+            found, start = rename({name.removeprefix("embeddings."): tensor}, EMBEDDINGS), family.prefix
         else:
-            theirs |= {f"{base}{k}": v for k, v in rename({rest: tensor}, LAYER_NAMES).items()}
+            _, layer, rest = name.split(".", 2)
+            found, start = rename(separate(rest, tensor), family.layer), f"{family.prefix}{family.layers}{layer}."
+        theirs |= {f"{start}{key}": value for key, value in found.items()}
     return theirs
+
+
+def separate(name: str, tensor: Tensor) -> Weights:
+    """Take query, key and value apart; leave any other weight of a layer as it is."""
+    if not name.startswith("query_key_value."):
+        return {name: tensor}
+    part = name.removeprefix("query_key_value.")
+    return {f"{which}{part}": third.clone() for which, third in zip(QUERY_KEY_VALUE, tensor.chunk(3), strict=True)}
 
 
 def rename(weights: Weights, names: dict[str, str]) -> Weights:
@@ -233,18 +225,13 @@ def load(module: nn.Module, weights: Weights, directory: Path) -> None:
 # ---- heads ---------------------------------------------------------------------------------------------------------
 
 
-def read_heads(directory: Path, values: dict[str, Any], checkpoint: Checkpoint, weights: Weights) -> dict[str, Head]:
-    """Build and fill the heads of a directory, by heads.json (ours) or by `architectures` (transformers)."""
+def read_heads(
+    directory: Path, values: dict[str, Any], layouts: Sequence[Layout], checkpoint: Checkpoint, weights: Weights
+) -> dict[str, Head]:
+    """Build and fill the heads of a directory, by heads.json (ours) or by the layouts of its class (transformers)."""
     entries = read_json(directory / "heads.json") if (directory / "heads.json").exists() else None
-    architecture = architecture_in(values)
-    if architecture not in ARCHITECTURES:
-        raise CheckpointError(
-            f"{directory}/config.json: architecture is {architecture}, expected one of {', '.join(ARCHITECTURES)}; "
-            "convert the checkpoint first"
-        )
-    layouts = ARCHITECTURES[architecture]
     if entries is None:
-        entries = {layout.head: {"task": layout.task, "labels": labels_of(layout, values)} for layout in layouts}
+        entries = {layout.head: entry_of(layout, values) for layout in layouts}
     heads = {}
     for number, (name, entry) in enumerate(entries.items()):
         names = layouts[number].names if layouts else {"": f"heads.{name}."}
@@ -252,21 +239,32 @@ def read_heads(directory: Path, values: dict[str, Any], checkpoint: Checkpoint, 
     return heads
 
 
-def architecture_in(values: dict[str, Any]) -> str:
-    """The class that a config.json names, BertModel if none."""
-    found = values.get("architectures") or ["BertModel"]
-    return str(found[0] if isinstance(found, list) else found)
+def entry_of(layout: Layout, values: dict[str, Any]) -> dict[str, Any]:
+    """What heads.json would say of a head of transformers."""
+    return {"task": layout.task, "labels": labels_of(layout, values), "activation": layout.activation}
 
 
 def read_head(
     entry: dict[str, Any], names: dict[str, str], checkpoint: Checkpoint, weights: Weights, directory: Path
 ) -> Head:
     spec = spec_of(entry, directory)
-    module = build_head(spec.task, len(spec.labels), checkpoint.config, checkpoint.encoder.embeddings.word)
+    embedding, activation = checkpoint.encoder.embeddings.word, read_activation(entry, directory)
+    module = build_head(spec.task, len(spec.labels), checkpoint.config, embedding, activation)
     back = {theirs: ours for ours, theirs in names.items()}
     mine = {name: tensor for name, tensor in weights.items() if name.startswith(tuple(back))}
     load(module, rename(mine, back), directory)
     return Head(spec, module, entry.get("metrics", {}))
+
+
+def read_activation(entry: dict[str, Any], directory: Path) -> Activation:
+    """What an entry of heads.json says of a classifier's first layer; tanh where it says nothing."""
+    for activation in ACTIVATIONS:
+        if entry.get("activation", "tanh") == activation:
+            return activation
+    raise CheckpointError(
+        f"{directory}/heads.json has activation {entry['activation']!r}, expected one of {', '.join(ACTIVATIONS)}; "
+        "mend it"
+    )
 
 
 def spec_of(entry: Any, directory: Path) -> HeadSpec:
@@ -335,7 +333,7 @@ def labels_of(layout: Layout, values: dict[str, Any]) -> list[str]:
 
 
 def head_entry(head: Head) -> dict[str, Any]:
-    spec = head.spec
+    spec, activation = head.spec, activation_of(head.module)
     return {
         "task": spec.task,
         "labels": spec.labels,
@@ -344,6 +342,7 @@ def head_entry(head: Head) -> dict[str, Any]:
         "trained": spec.trained.model_dump(),
         "problem_type": spec.problem_type,
         "metrics": head.metrics,
+        **({"activation": activation} if activation else {}),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from models.errors import CheckpointError
 
 # What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
-FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 SAME = {"hidden_act": ("gelu_python",)}
 """Other names of the same."""
 ABSENT = {
@@ -45,6 +45,8 @@ class EncoderConfig:
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     pad_token_id: int = 0
+    embedding_size: int | None = None
+    """Width of the embeddings, which a product widens to `hidden_size` (ELECTRA); None where it is the same."""
     trained_length: int | None = None
     """Tokens of the longest row that training has met; None where nobody noted it."""
 
@@ -55,6 +57,10 @@ class EncoderConfig:
                 raise CheckpointError(f"{name} is {value!r}, expected a whole number from {least} on; correct it")
         if not isinstance(self.layer_norm_eps, float | int) or not 0 < self.layer_norm_eps < 1:
             raise CheckpointError(f"layer_norm_eps is {self.layer_norm_eps!r}, expected a small number such as 1e-12")
+        if self.embedding_size is not None and not (isinstance(self.embedding_size, int) and self.embedding_size > 0):
+            raise CheckpointError(
+                f"embedding_size is {self.embedding_size!r}, expected a whole number from 1 on; correct it"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size is {self.hidden_size}, which {self.num_attention_heads} attention heads do not divide; "
@@ -72,15 +78,18 @@ class EncoderConfig:
         """Tokens of the longest row to give the encoder: positions beyond those of training are noise."""
         return self.trained_length or self.max_position_embeddings
 
+    @property
+    def embedding_width(self) -> int:
+        """Width of the word, position and segment tables."""
+        return self.embedding_size or self.hidden_size
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "config.json") -> Self:
-        """Read Hugging Face's names; raise CheckpointError for a network that is not plain BERT."""
+        """Read BERT's names; raise CheckpointError for a network that is not ours."""
         for key, expected in FIXED.items():
             found = values.get(key, expected)
             if found != expected and found not in SAME.get(key, ()):
-                raise CheckpointError(
-                    f"{origin}: {key} is {found!r}, expected {expected!r}; only plain BERT is supported"
-                )
+                raise CheckpointError(f"{origin}: {key} is {found!r}, expected {expected!r}; pass such a checkpoint")
         for key, remedy in ABSENT.items():
             if values.get(key):
                 raise CheckpointError(f"{origin}: {key} is {str(values[key])[:80]}, expected none; pass {remedy}")
@@ -88,11 +97,9 @@ class EncoderConfig:
         return cls(**{key: value for key, value in values.items() if key in known and value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `config.json` holds, without `architectures`."""
+        """Return what `config.json` holds, without `architectures` and `model_type`."""
         values = FIXED | asdict(self)
-        if self.trained_length is None:
-            del values["trained_length"]
-        return values
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def read_json(path: Path) -> dict[str, Any]:

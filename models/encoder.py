@@ -1,7 +1,7 @@
 """The BERT encoder in PyTorch: learned positions, segments, post-LayerNorm, erf GELU (Devlin et al., 2018).
 
-Numerically the encoder of transformers' `BertModel`; query, key and value are one matrix here, so that a layer
-is four matrix products instead of six. `models.checkpoint` translates the names.
+Numerically the encoder of transformers' `BertModel` and of the other families of models/architectures.py. Query, key
+and value are one matrix here: four matrix products per layer instead of six. `models.checkpoint` translates the names.
 """
 
 import torch
@@ -12,21 +12,23 @@ from models.config import EncoderConfig
 
 
 class Embeddings(nn.Module):
-    """Word + segment + position, LayerNorm, dropout."""
+    """Word + segment + position, LayerNorm, dropout; then a product where the tables are of another width (ELECTRA)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_width
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.segment = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.project = nn.Identity() if width == config.hidden_size else nn.Linear(width, config.hidden_size)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         summed = self.word(input_ids) + self.segment(token_type_ids) + self.position(columns)
-        dropped: Tensor = self.dropout(self.norm(summed))
-        return dropped
+        projected: Tensor = self.project(self.dropout(self.norm(summed)))
+        return projected
 
 
 class Layer(nn.Module):

@@ -1,31 +1,37 @@
 """The heads in PyTorch: functions from the vectors that a task reads to its logits.
 
-ClassificationHead   [CLS] → dense, tanh → linear            classify, pair (next sentence too)
+ClassificationHead   [CLS] → dense, activation → linear      classify, pair (next sentence too)
 MaskedTokenHead      [MASK] → dense, GELU, LayerNorm → tied decoder + its own bias     fill-mask
 TokenHead            token → linear                          tag (tags), qa (start, end)
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.architectures import Activation
 from models.config import EncoderConfig
 from models.encoder import initialise
 from models.task import TaskName
 
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
+
 
 class ClassificationHead(nn.Module):
-    """Pooler (dense + tanh) and a linear layer: vectors [n, H] → logits [n, labels]."""
+    """Pooler (dense + activation, BERT's own is tanh) and a linear layer: vectors [n, H] → logits [n, labels]."""
 
-    def __init__(self, config: EncoderConfig, labels: int) -> None:
+    def __init__(self, config: EncoderConfig, labels: int, activation: Activation = "tanh") -> None:
         super().__init__()
+        self.activation = activation
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, labels)
         self.apply(lambda module: initialise(module, config.initializer_range))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(vectors))))
+        logits: Tensor = self.classifier(self.dropout(ACTIVATIONS[self.activation](self.pooler(vectors))))
         return logits
 
 
@@ -37,8 +43,8 @@ class MaskedTokenHead(nn.Module):
 
     def __init__(self, config: EncoderConfig, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.transform = nn.Linear(config.hidden_size, config.embedding_width)
+        self.norm = nn.LayerNorm(config.embedding_width, eps=config.layer_norm_eps)
         self.apply(lambda module: initialise(module, config.initializer_range))
         self.decoder = embedding
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -60,10 +66,20 @@ class TokenHead(nn.Module):
         return logits
 
 
-def build_head(task: TaskName, labels: int, config: EncoderConfig, embedding: nn.Embedding) -> nn.Module:
-    """Return a fresh head for `task`; `embedding` is the encoder's, tied where the task needs it."""
+def build_head(
+    task: TaskName, labels: int, config: EncoderConfig, embedding: nn.Embedding, activation: Activation = "tanh"
+) -> nn.Module:
+    """Return a fresh head for `task`; `embedding` is the encoder's, tied where the task needs it.
+
+    `activation` is that of classify and pair.
+    """
     if task == "fill-mask":
         return MaskedTokenHead(config, embedding)
     if task in ("tag", "qa"):
         return TokenHead(config, 2 if task == "qa" else labels)
-    return ClassificationHead(config, labels)
+    return ClassificationHead(config, labels, activation)
+
+
+def activation_of(head: nn.Module) -> Activation | None:
+    """Return the activation of a classifier; None of another head."""
+    return head.activation if isinstance(head, ClassificationHead) else None

@@ -1,54 +1,78 @@
-"""Reading safetensors as transformers does: one file or shards, older names, and names with or without their prefix."""
+"""Reading weights as transformers does: one file or shards, older names, and names with or without their prefix.
 
+They come from safetensors or, without that, from pytorch_model.bin: a pickle, of which only what torch needs for
+tensors is read, and never code.
+"""
+
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.architectures import EMBEDDINGS, Family
 from models.config import read_json
 from models.errors import CheckpointError
 
-ENCODER_PARTS, HEAD_PARTS = ("embeddings.", "encoder.", "pooler."), ("cls.", "classifier.", "qa_outputs.")
+ENCODER_PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BUFFERS = ("position_ids", "token_type_ids")
 """Whole numbers that older versions saved with the embeddings, and that nothing reads."""
-WORD, DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
-BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+POINTER = b"version https://git-lfs"
+CODE = re.compile(r"GLOBAL (\S+)")
+"""What torch names when it refuses a pickle."""
 
 Weights = dict[str, Tensor]
 
 
-def read_weights(directory: Path) -> Weights:
-    """Return the weights of a directory as float32 under the names of transformers' BertFor… classes.
+def read_weights(directory: Path, prefix: str) -> Weights:
+    """Return the weights of a directory as float32, under today's names in a class whose encoder has this `prefix`.
 
-    Raise CheckpointError for a file that is absent or damaged, and for weights that are no numbers to compute with.
+    Raise CheckpointError for a file that is absent or damaged or holds code, and for weights that are no numbers to
+    compute with.
     """
     weights: Weights = {}
     for path in weight_files(directory):
-        try:
-            weights |= load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}); restore the file") from None
+        weights |= READERS[path.suffix](path)
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith(BUFFERS)}
     for name, tensor in weights.items():
         check_numbers(name, tensor, directory)
-    return {canonical(name): tensor.float() for name, tensor in weights.items()}
+    return {canonical(name, prefix): tensor.float() for name, tensor in weights.items()}
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return model.safetensors or, without it, the shards that the index names."""
-    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
-    names = sorted(set(weight_map(index).values())) if index.exists() else []
-    if single.exists():
-        return [single]
-    if not names:
-        raise CheckpointError(f"{single} does not exist; save the checkpoint with safe_serialization (safetensors)")
-    for name in names:
-        if not (directory / name).exists():
-            raise CheckpointError(f"{directory / name} does not exist, though {index.name} names it; copy all shards")
-    return [directory / name for name in names]
+    """Return model.safetensors or the shards that its index names; without both, the same of pytorch_model.bin."""
+    for name in (SAFETENSORS, PICKLE):
+        index = directory / f"{name}.index.json"
+        shards = sorted(set(weight_map(index).values())) if index.exists() else []
+        if (directory / name).exists():
+            return [whole(directory / name)]
+        if shards:
+            return [whole(shard(directory, name, index)) for name in shards]
+    raise CheckpointError(
+        f"{directory / SAFETENSORS} does not exist, nor {PICKLE}; pass a directory written by save_pretrained"
+    )
+
+
+def shard(directory: Path, name: str, index: Path) -> Path:
+    if Path(name).suffix not in READERS:
+        raise CheckpointError(f"{index} names {name}, expected files of {' or '.join(READERS)}; restore the file")
+    if not (directory / name).exists():
+        raise CheckpointError(f"{directory / name} does not exist, though {index.name} names it; copy all shards")
+    return directory / name
+
+
+def whole(path: Path) -> Path:
+    """Return a file of weights; raise CheckpointError for the pointer that Git leaves without its extension LFS."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise CheckpointError(f"{path} is a pointer of Git LFS, expected the weights; run `git lfs pull` there")
+    return path
 
 
 def weight_map(index: Path) -> dict[str, str]:
@@ -59,6 +83,48 @@ def weight_map(index: Path) -> dict[str, str]:
     return found
 
 
+def read_safetensors(path: Path) -> Weights:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore the file") from None
+
+
+def read_pickle(path: Path) -> Weights:
+    """Read a file of torch.save that holds tensors by name, and refuse any that holds something else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises many kinds, and several for each fault
+        raise refusal(path, error) from None
+    if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
+        raise CheckpointError(f"{path} holds {content(found)}, expected tensors by name; save it with save_pretrained")
+    return {str(name): tensor.detach() for name, tensor in found.items()}
+
+
+READERS: dict[str, Callable[[Path], Weights]] = {".safetensors": read_safetensors, ".bin": read_pickle}
+
+
+def refusal(path: Path, error: Exception) -> CheckpointError:
+    """What to say of a pickle that torch does not read."""
+    code = CODE.search(str(error))
+    if code:
+        return CheckpointError(
+            f"{path} holds {code[1]}, whose code would run, expected tensors only; pass {SAFETENSORS}, or save the "
+            "model again with save_pretrained where you trust it"
+        )
+    return CheckpointError(f"{path} is damaged, or not written by torch.save; restore the file")
+
+
+def content(found: Any) -> str:
+    """What a pickle holds, in words."""
+    if not isinstance(found, dict):
+        return f"a {type(found).__name__}"
+    name, other = next((name, one) for name, one in found.items() if not isinstance(one, Tensor))
+    return f"a {type(other).__name__} under {str(name)[:80]!r}"
+
+
 def check_numbers(name: str, tensor: Tensor, directory: Path) -> None:
     """Raise CheckpointError for a quantised weight, whose scales we do not know, and for one that was lost."""
     if tensor.dtype not in DTYPES:
@@ -66,26 +132,29 @@ def check_numbers(name: str, tensor: Tensor, directory: Path) -> None:
             f"{directory}: the weight {name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, float16 "
             "or bfloat16; pass the weights as they were before they were quantised"
         )
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise CheckpointError(f"{directory}: the weight {name} is sparse or empty, expected all its numbers; save them")
     if not tensor.isfinite().all():
         raise CheckpointError(f"{directory}: the weight {name} holds nan or infinity; pass one that was not lost")
 
 
-def canonical(name: str) -> str:
-    """Return today's name: LayerNorm.gamma and beta are older, and "bert." may stand before all names or none."""
+def canonical(name: str, prefix: str) -> str:
+    """Return today's name: LayerNorm.gamma and beta are older, and the prefix may stand before all names or none."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    bare = name.removeprefix("bert.")
-    if bare.startswith(("bert.", *HEAD_PARTS)):
-        return bare
-    return f"bert.{bare}" if bare.startswith(ENCODER_PARTS) else name
+    while name.startswith(prefix):
+        name = name.removeprefix(prefix)
+    return f"{prefix}{name}" if name.startswith(ENCODER_PARTS) else name
 
 
-def tied(weights: Weights, is_tied: bool, directory: Path) -> Weights:
+def tied(weights: Weights, family: Family, bias: str, is_tied: bool, directory: Path) -> Weights:
     """Give what decoder and word embedding share its first name, whichever of the two was saved.
 
-    Raise CheckpointError for a decoder of its own, which our fill-mask heads do not have.
+    `bias`: the first name of the decoder's. Raise CheckpointError for a decoder of its own, which our fill-mask heads
+    do not have.
     """
-    differ = not is_tied and DECODER not in weights
-    for name, twin in ((WORD, DECODER), (BIAS, DECODER_BIAS)):
+    word, decoder = f"{family.prefix}{EMBEDDINGS['word.']}weight", f"{family.decoder}weight"
+    differ = not is_tied and decoder not in weights
+    for name, twin in ((word, decoder), (bias, f"{family.decoder}bias")):
         differ |= twin in weights and not torch.equal(weights.setdefault(name, weights[twin]), weights[twin])
     if differ:
         raise CheckpointError(

@@ -162,7 +162,7 @@ def test_gathered_positions_are_those_vectors() -> None:
     ("change", "words"),
     [
         ({"hidden_act": "relu"}, "hidden_act is 'relu', expected 'gelu'"),
-        ({"model_type": "roberta"}, "model_type is 'roberta'"),
+        ({"model_type": "roberta"}, "architecture is BertForMaskedLM, expected one of RobertaModel, "),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"hidden_size": 50}, "do not divide"),
         ({"trained_length": 65}, "trained_length is 65, expected a whole number from 1 to 64 as there are positions"),

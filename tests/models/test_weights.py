@@ -1,11 +1,14 @@
 """If these fail, weights that transformers loads are refused here, or others are read in silence."""
 
+import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     BertForMaskedLM,
     BertForNextSentencePrediction,
@@ -172,4 +175,93 @@ def test_a_shard_that_was_not_copied(tokenizer: Tokenizer, tmp_path: Path) -> No
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     change(tmp_path / "model.safetensors.index.json", weight_map=shards)
     with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors does not exist, though .* copy all"):
+        read_checkpoint(tmp_path)
+
+
+# ---- pickles -------------------------------------------------------------------------------------------------------
+
+
+def pickled(directory: Path, legacy: bool = False) -> Path:
+    """Write the weights as older versions of transformers do."""
+    path = directory / "pytorch_model.bin"
+    torch.save(load_file(directory / "model.safetensors"), path, _use_new_zipfile_serialization=not legacy)
+    (directory / "model.safetensors").unlink()
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_of_tensors_is_read(legacy: bool, kind: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    pickled(save(kind, tokenizer, tmp_path), legacy)
+    torch.save(argparse.Namespace(rate=1e-4), tmp_path / "training_args.bin")  # as a Trainer leaves one; not read
+    assert_same_logits(kind, tmp_path, tokenizer)
+
+
+def test_pickled_shards_are_read(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = pickled(save(BertForMaskedLM, tokenizer, tmp_path))
+    weights = list(torch.load(path).items())
+    shards = {"pytorch_model-00001-of-00002.bin": weights[:9], "pytorch_model-00002-of-00002.bin": weights[9:]}
+    for name, part in shards.items():
+        torch.save(dict(part), tmp_path / name)
+    path.unlink()
+    names = {key: name for name, part in shards.items() for key, _ in part}
+    change(tmp_path / "pytorch_model.bin.index.json", weight_map=names, metadata={})
+    assert_same_logits(BertForMaskedLM, tmp_path, tokenizer)
+    change(tmp_path / "pytorch_model.bin.index.json", weight_map={"a": "weights.pkl"})
+    with pytest.raises(CheckpointError, match=r"names weights.pkl, expected files of .safetensors or .bin"):
+        read_checkpoint(tmp_path)
+
+
+def test_safetensors_are_preferred(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (save(BertForMaskedLM, tokenizer, tmp_path) / "pytorch_model.bin").write_bytes(b"nothing")
+    assert_same_logits(BertForMaskedLM, tmp_path, tokenizer)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_with_code_is_refused_and_does_not_run(legacy: bool, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = pickled(save(BertForMaskedLM, tokenizer, tmp_path))
+    torch.save({"a": Evil(tmp_path / "ran")}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"holds (posix|nt)\.mkdir, whose code would run, expected tensors only"):
+        read_checkpoint(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ([1, 2], "holds a list, expected tensors by name"),
+        ({"step": 3}, "holds a int under 'step', expected tensors by name"),
+        ({"a": torch.eye(3).to_sparse()}, "the weight a is sparse or empty"),
+        ({"a": torch.ones(3, device="meta")}, "the weight a is sparse or empty"),
+        ({"a": argparse.Namespace()}, "holds argparse.Namespace, whose code would run"),
+    ],
+)
+def test_a_pickle_of_something_else(held: object, words: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.save(held, pickled(save(BertForMaskedLM, tokenizer, tmp_path)))
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_file_that_is_damaged(name: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForMaskedLM, tokenizer, tmp_path)
+    path = pickled(tmp_path) if name.endswith(".bin") else tmp_path / name
+    for contents in (path.read_bytes()[:2000], b"hello world" * 100, b""):
+        path.write_bytes(contents)
+        with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+            read_checkpoint(tmp_path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(
+        CheckpointError, match=f"{name} is a pointer of Git LFS, .*; run `git lfs pull` there"
+    ):
         read_checkpoint(tmp_path)

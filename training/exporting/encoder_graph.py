@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, nn
 
+from models.architectures import Activation
 from models.config import EncoderConfig
 from models.encoder import Embeddings, Encoder, Layer
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
@@ -26,6 +27,7 @@ from training.exporting.graph_builder import ATTENTION_OPSET, MICROSOFT, OPSET, 
 from training.exporting.int8_operators import GELU, SYMMETRIC, zero
 from training.exporting.quantize import Quantized, check_quantized, linear, quantize_table
 from training.exporting.smoothquant import smoothing_factors
+from training.run.start_from import ACTIVATION_OPERATORS
 
 PRODUCTS_IN_LAYER = 6  # query, key, value, attention output, intermediate, output
 PARTS = ("query", "key", "value")
@@ -55,7 +57,8 @@ def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> Mo
     opset = ATTENTION_OPSET if precision == "int8" else OPSET
     model = builder.graph.model("encoder", ROWS, [vectors], metadata, opset)
     if precision == "int8":
-        check_quantized(model, PRODUCTS_IN_LAYER * config.num_hidden_layers)
+        projections = isinstance(encoder.embeddings.project, nn.Linear)
+        check_quantized(model, PRODUCTS_IN_LAYER * config.num_hidden_layers + projections)
     return model
 
 
@@ -70,7 +73,7 @@ def head_model(
     if isinstance(head, MaskedTokenHead):
         width = _masked_token(graph, head, vocab_size, int8)
     elif isinstance(head, ClassificationHead):
-        pooled = graph.add("Tanh", _linear(graph, "vectors", head.pooler, "pooler"))
+        pooled = _activation(graph, head.activation, _linear(graph, "vectors", head.pooler, "pooler"))
         width = head.classifier.out_features
         _linear(graph, pooled, head.classifier, "classifier", out="logits")
     else:
@@ -139,6 +142,9 @@ class EncoderBuilder:
         segments = graph.add("Gather", self._weight("embeddings.segment", embeddings.segment.weight), self.segments)
         words = self._words(array(embeddings.word.weight)[:vocab_size])
         summed = graph.add("Add", graph.add("Add", words, segments), positions)
+        if isinstance(embeddings.project, nn.Linear):
+            normed = self._norm(summed, embeddings.norm, "embeddings.norm", None)
+            return self._project(normed, embeddings.project, "embeddings.project", carried)
         return self._norm(summed, embeddings.norm, "embeddings.norm", carried)
 
     def _layer(self, hidden: str, layer: Layer, name: str, carried: Tensor | None) -> str:
@@ -197,6 +203,11 @@ class EncoderBuilder:
         summed = self.graph.add("Add", self._multiply(rows, weight, name), residual)
         return self._norm(summed, norm, out, carried)
 
+    def _project(self, rows: str, product: nn.Linear, name: str, carried: Tensor | None) -> str:
+        """Add a product under its name; its bias holds what is carried too."""
+        bias = self._shift(product, name, carried)
+        return self.graph.add("Add", self._multiply(rows, product.weight, name), bias, out=name)
+
     def _intermediate(self, hidden: str, weight: Tensor, name: str, bias: str) -> str:
         return self.graph.add("BiasGelu", self._multiply(hidden, weight, name), bias, domain=MICROSOFT)
 
@@ -208,8 +219,10 @@ class EncoderBuilder:
         return self.graph.add("LayerNormalization", values, gain, shift, out=name, axis=-1, epsilon=norm.eps)
 
     def _gain_and_shift(self, norm: nn.LayerNorm, name: str, carried: Tensor | None) -> tuple[str, str]:
-        shift = norm.bias if carried is None else norm.bias + carried
-        return self._weight(f"{name}.weight", norm.weight), self._weight(f"{name}.bias", shift)
+        return self._weight(f"{name}.weight", norm.weight), self._shift(norm, name, carried)
+
+    def _shift(self, module: nn.LayerNorm | nn.Linear, name: str, carried: Tensor | None) -> str:
+        return self._weight(f"{name}.bias", module.bias if carried is None else module.bias + carried)
 
     def _bias(self, linear: nn.Linear, name: str, carried: Tensor) -> str:
         """The bias of a product whose left side carries another bias."""
@@ -293,6 +306,10 @@ class IntegerEncoderBuilder(EncoderBuilder):
         self._integers[hidden] = Quantized(integers, step, zero(self.graph, SYMMETRIC), smoothing)
         return hidden
 
+    def _project(self, rows: str, product: nn.Linear, name: str, carried: Tensor | None) -> str:
+        weight, bias = array(product.weight).T, self._shift(product, name, carried)
+        return linear(self.graph, self._rows(rows), weight, f"{name}.weight", self._linear, bias, outs=[name])[0]
+
     def _intermediate(self, hidden: str, weight: Tensor, name: str, bias: str) -> str:
         rows = self._rows(hidden)
         integers, step = linear(self.graph, rows, array(weight).T, f"{name}.weight", self._linear_gelu, bias)
@@ -327,6 +344,11 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     else:
         graph.add("Gemm", normed, graph.constant("embeddings.word", table), bias, out="logits", transB=1)
     return len(table)
+
+
+def _activation(graph: Graph, activation: Activation, values: str) -> str:
+    operator = ACTIVATION_OPERATORS[activation]
+    return graph.add(operator, values, domain=MICROSOFT if operator == "Gelu" else "")
 
 
 def _linear(graph: Graph, values: str, linear: nn.Linear, name: str, out: str = "") -> str:

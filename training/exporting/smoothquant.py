@@ -22,10 +22,17 @@ ROWS, LENGTH = 8, 128  # of random tokens
 
 @torch.inference_mode()
 def smoothing_factors(encoder: Encoder, vocab_size: int) -> dict[str, Floats]:
-    """Return what to multiply each channel of each LayerNorm's output with, by its name; the geometric mean is 1."""
+    """Return what to multiply each channel of what products read with, by its name; the geometric mean is 1.
+
+    Those are the outputs of each LayerNorm, and of the product behind the embeddings where there is one.
+    """
     peaks: dict[str, Tensor] = {}
-    norms = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)}
-    hooks = [module.register_forward_hook(_keep_peaks(peaks, name)) for name, module in norms.items()]
+    read: dict[str, nn.Module] = {
+        name: module for name, module in encoder.named_modules() if isinstance(module, nn.LayerNorm)
+    }
+    if isinstance(encoder.embeddings.project, nn.Linear):
+        read["embeddings.project"] = encoder.embeddings.project
+    hooks = [module.register_forward_hook(_keep_peaks(peaks, name)) for name, module in read.items()]
     training = encoder.training
     try:
         encoder.eval()(*_random_tokens(encoder, vocab_size))

@@ -14,6 +14,7 @@ import torch
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint, Head
 from models.encoder import Encoder
+from models.heads import activation_of
 from models.manifest import HEADS
 from models.runtime import Graph, Precision, metadata_json, read_signature
 from training.errors import ExportError
@@ -82,6 +83,8 @@ def _alike(before: Encoder, after: Encoder) -> bool:
 
 def _same(before: Head, after: Head | None) -> bool:
     if after is None or (before.spec.task, before.spec.labels) != (after.spec.task, after.spec.labels):
+        return False
+    if activation_of(before.module) != activation_of(after.module):
         return False
     weights = before.module.state_dict()
     return all(torch.equal(weights[name], values) for name, values in after.module.state_dict().items())

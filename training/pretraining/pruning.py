@@ -53,6 +53,11 @@ def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
     check_size("layers", teacher.num_hidden_layers, student.num_hidden_layers)
     check_size("width", teacher.hidden_size, student.hidden_size)
     check_size("feed-forward width", teacher.intermediate_size, student.intermediate_size)
+    if teacher.embedding_width != teacher.hidden_size:
+        raise RecipeError(
+            f"the embeddings of the teacher are {teacher.embedding_width} wide, expected the {teacher.hidden_size} of "
+            "its hidden states; name another teacher, or start the student from a base"
+        )
     size = teacher.hidden_size // teacher.num_attention_heads
     heads = max(1, student.hidden_size // size)
     if student.hidden_size != size * student.num_attention_heads:

@@ -1,24 +1,26 @@
 """Reading a finetuned directory of Hugging Face, so that its heads answer as transformers' pipelines do, or not at all.
 
-Which heads there are follows from `architectures` in config.json: BertForSequenceClassification, BertForMaskedLM,
-BertForPreTraining (fill-mask and nsp), BertForNextSentencePrediction, BertForQuestionAnswering and
-BertForTokenClassification. Weights are read from safetensors only: a .bin file is a pickle, which may run code.
+Which heads there are follows from `architectures` in config.json, or else from the names of the weights: those of
+models/architectures.py are read, each in its ForSequenceClassification, ForTokenClassification, ForQuestionAnswering
+and ForMaskedLM, and BERT in ForPreTraining (fill-mask and nsp) and ForNextSentencePrediction too.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from models.checkpoint import ARCHITECTURES, Checkpoint, Head, read_checkpoint
+from models.architectures import SEQUENCE_TASKS, architecture_in, family_of, layouts_of
+from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.config import read_json
 from models.errors import CheckpointError
+from models.task import TaskName
 from models.tokenizer_files import SETTINGS, TokenizerFiles
 from training.run.classifier_config import classifier_spec, is_cross_encoder
+from training.run.model_directory import check_directory
 from training.run.progress import tell
 
-SEQUENCE_TASKS: tuple[Literal["classify", "pair"], ...] = ("classify", "pair")
 HEADS = "heads.json"
 """Only directories that were written here have it."""
 SHORTEST = 8  # tokens of a bundle's rows
@@ -31,20 +33,20 @@ def read_any(directory: Path) -> Checkpoint:
     return read_checkpoint(directory) if (directory / HEADS).exists() else read_hugging_face(directory)
 
 
-def read_hugging_face(
-    directory: Path, head: str | None = None, task: Literal["classify", "pair"] | None = None
-) -> Checkpoint:
-    """Read a finetuned directory; `head` renames its only head, `task` says that its classifier reads pairs.
+def read_hugging_face(directory: Path, head: str | None = None, task: TaskName | None = None) -> Checkpoint:
+    """Read a finetuned directory; `head` renames its only head, `task` says what the head is for.
 
-    A CrossEncoder of sentence-transformers reads pairs unless `task` says otherwise.
-
-    What had to be decided is told. Raise CheckpointError for what is not one of the supported classes, lacks
-    safetensors, or would answer otherwise than transformers does.
+    A sequence classifier may read pairs, and a CrossEncoder of sentence-transformers does, unless `task` says
+    otherwise. Where config.json names no class, the weights may fit several. What had to be decided is told. Raise
+    CheckpointError for what is not one of the supported classes, or would answer otherwise than transformers does.
     """
+    check_directory(directory)
     values = read_json(directory / "config.json")
-    _check_architecture(directory, values.get("architectures") or [])
-    _check_weights(directory)
-    checkpoint = read_checkpoint(directory)
+    _check_adapter(directory)
+    _check_architecture(directory, values)
+    checkpoint = read_checkpoint(directory, task)
+    if not checkpoint.heads:
+        raise _no_head(directory, "its weights are those of an encoder alone")
     for note in checkpoint.tokenizer.notes:
         tell(note)
     if not (directory / HEADS).exists():
@@ -53,36 +55,33 @@ def read_hugging_face(
             tell(f"{directory} is a CrossEncoder, so its head reads pairs; --task classify overrides that")
             task = "pair"
     checkpoint.heads = {name: _as_asked(directory, found, task) for name, found in checkpoint.heads.items()}
-    _check_segments(checkpoint, directory)
+    _check_segments(checkpoint, directory, values)
     if head:
         checkpoint.heads = {head: _only(checkpoint, directory)}
     return checkpoint
 
 
-def _check_architecture(directory: Path, found: list[str]) -> None:
-    supported = [name for name, layouts in ARCHITECTURES.items() if layouts]
-    if not found or found[0] not in supported:
-        raise CheckpointError(
-            f"{directory / 'config.json'}: architectures is {found}, expected one of {', '.join(supported)}; "
-            "finetune a head first, or convert the checkpoint to one of these"
-        )
+def _check_architecture(directory: Path, values: Values) -> None:
+    """Refuse another class before its weights are read."""
+    origin, named = str(directory / "config.json"), architecture_in(values)
+    family = family_of(values, origin)
+    if named and not layouts_of(named, family, origin) and not (directory / HEADS).exists():
+        raise _no_head(directory, f"architecture is {named}, an encoder alone")
 
 
-def _check_weights(directory: Path) -> None:
-    names = [path.name for path in directory.iterdir()]
-    if "adapter_config.json" in names:
+def _no_head(directory: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory / 'config.json'}: {found}, expected a class with a head; finetune one first, with "
+        f"base = {str(directory)!r}"
+    )
+
+
+def _check_adapter(directory: Path) -> None:
+    if (directory / "adapter_config.json").exists():
         raise CheckpointError(
             f"{directory} has adapter_config.json, expected whole weights; merge the adapter with merge_and_unload of "
             "peft, and save the model"
         )
-    if any(name.startswith("model") and name.endswith(".safetensors") for name in names):
-        return
-    if any(name.endswith(".bin") for name in names):
-        raise CheckpointError(
-            f"{directory} has its weights as a pickle (.bin), which may run code, expected model.safetensors; load it "
-            "where you trust it, and save it with transformers' save_pretrained"
-        )
-    raise CheckpointError(f"{directory} has no model.safetensors; pass a directory written by save_pretrained")
 
 
 def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) -> None:
@@ -121,22 +120,22 @@ def _shorten(checkpoint: Checkpoint, length: int, directory: Path) -> None:
     encoder = checkpoint.encoder
     encoder.config = checkpoint.config
     kept = encoder.embeddings.position.weight[:length]
-    encoder.embeddings.position = nn.Embedding(length, encoder.config.hidden_size)
+    encoder.embeddings.position = nn.Embedding(*kept.shape)
     encoder.embeddings.position.load_state_dict({"weight": kept})
 
 
-def _check_segments(checkpoint: Checkpoint, directory: Path) -> None:
+def _check_segments(checkpoint: Checkpoint, directory: Path, values: Values) -> None:
     pairs = [name for name, head in checkpoint.heads.items() if head.spec.task == "pair"]
-    if pairs and not TokenizerFiles(directory).has_segments:
+    if pairs and family_of(values, str(directory)).segments == "all" and not TokenizerFiles(directory).has_segments:
         raise CheckpointError(
             f"{directory / SETTINGS}: model_input_names has no token_type_ids, expected them for the head {pairs[0]}, "
             "which reads pairs; add them if it was trained with them"
         )
 
 
-def _as_asked(directory: Path, head: Head, task: Literal["classify", "pair"] | None) -> Head:
+def _as_asked(directory: Path, head: Head, task: TaskName | None) -> Head:
     spec = head.spec
-    if task and spec.task not in SEQUENCE_TASKS:
+    if task not in (None, spec.task) and not {task, spec.task} <= set(SEQUENCE_TASKS):
         raise CheckpointError(
             f"{directory} holds a {spec.task} head, expected a sequence classifier for --task; leave --task out"
         )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 from torch import nn
 
+from models.architectures import Activation
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.config import EncoderConfig
@@ -22,11 +23,14 @@ from models.heads import build_head
 from models.manifest import MANIFEST
 from models.runtime import Precision
 from training.errors import TrainingError
+from training.run.model_directory import check_directory
 from training.run.progress import tell
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
 """The attribute that says how many heads an operator for attention has; in int8, older bundles have the second."""
+ACTIVATION_OPERATORS: dict[Activation, str] = {"tanh": "Tanh", "gelu": "Gelu", "relu": "Relu"}
+"""What a classifier's graph has between its two layers."""
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -41,6 +45,7 @@ def read_base(directory: Path) -> Checkpoint:
     """Read a checkpoint, or the most precise weights of a bundle; raises what either reader raises."""
     if (directory / MANIFEST).exists():
         return unpack(read_bundle(directory))
+    check_directory(directory)
     checkpoint = read_checkpoint(directory)
     for note in checkpoint.tokenizer.notes:
         tell(note)
@@ -68,11 +73,19 @@ def unpack(bundle: Bundle) -> Checkpoint:
     checkpoint = Checkpoint(config, Encoder(config), bundle.tokenizer)
     fill(checkpoint.encoder, encoder_weights(weights, config.num_hidden_layers), bundle)
     for name, entry in bundle.manifest.heads.items():
-        module = build_head(entry.task, len(entry.labels), config, checkpoint.encoder.embeddings.word)
-        found = float_weights(onnx.load(bundle.directory / entry.file))
+        head = onnx.load(bundle.directory / entry.file)
+        embedding = checkpoint.encoder.embeddings.word
+        module = build_head(entry.task, len(entry.labels), config, embedding, activation_in(head))
+        found = float_weights(head)
         fill(module, {key: transposed(key, values) for key, values in found.items()}, bundle)
         checkpoint.heads[name] = Head(entry.spec, module, dict(entry.metrics))
     return checkpoint
+
+
+def activation_in(head: onnx.ModelProto) -> Activation:
+    """Return what a classifier's graph computes between its two layers; tanh for another head, which has none."""
+    operators = {node.op_type for node in head.graph.node}
+    return next((activation for activation, name in ACTIVATION_OPERATORS.items() if name in operators), "tanh")
 
 
 def float_weights(model: onnx.ModelProto) -> Weights:
@@ -104,6 +117,7 @@ def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> Encod
     attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
     norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
     positions, longest = len(weights["embeddings.position"]), bundle.manifest.encoder.max_length
+    width = weights["embeddings.word"].shape[1]
     return EncoderConfig(
         vocab_size=len(weights["embeddings.word"]),
         hidden_size=bundle.manifest.encoder.hidden_size,
@@ -115,6 +129,7 @@ def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> Encod
         type_vocab_size=len(weights["embeddings.segment"]),
         layer_norm_eps=helper.get_node_attr_value(norm, "epsilon"),
         pad_token_id=bundle.tokenizer.pad_id,
+        embedding_size=width if width != bundle.manifest.encoder.hidden_size else None,
     )
 
 
@@ -122,9 +137,10 @@ def encoder_weights(weights: Weights, layers: int) -> Weights:
     """Rename the constants of an encoder's graph as its module names them; query, key and value become one matrix."""
     ours = {f"embeddings.{table}.weight": weights[f"embeddings.{table}"] for table in ("word", "position", "segment")}
     ours |= {key: transposed(key, values) for key, values in weights.items()}
+    first = "embeddings.project" if "embeddings.project.weight" in weights else "embeddings.norm"
     for layer in range(layers):
         three = [weights[f"layers.{layer}.{part}.weight"].T for part in ("query", "key", "value")]
-        name, before = f"layers.{layer}", f"layers.{layer - 1}.output_norm" if layer else "embeddings.norm"
+        name, before = f"layers.{layer}", f"layers.{layer - 1}.output_norm" if layer else first
         ours[f"{name}.query_key_value.weight"] = np.concatenate(three)
         put_back(ours, f"{name}.attention_output", before, f"{name}.query_key_value")
         put_back(ours, f"{name}.output", f"{name}.attention_norm", f"{name}.intermediate")

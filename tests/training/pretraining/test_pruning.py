@@ -122,3 +122,8 @@ def test_a_student_that_is_no_part_of_its_teacher_is_refused(changes: dict[str, 
     student = encoder(**changes)
     with pytest.raises(RecipeError, match=message):
         prune(encoder(), student, torch.eye(32)[:, : student.config.hidden_size], batch())
+
+
+def test_a_teacher_whose_embeddings_are_narrower_is_refused() -> None:
+    with pytest.raises(RecipeError, match="the embeddings of the teacher are 16 wide, expected the 32 of its hidden"):
+        prune(encoder(embedding_size=16), encoder(), torch.eye(32), batch())

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -18,9 +19,11 @@ from transformers import (
 )
 
 from models.bundle import Bundle, read_bundle
-from models.checkpoint import read_checkpoint
+from models.checkpoint import read_checkpoint, write_checkpoint
 from models.errors import CheckpointError
+from models.heads import activation_of
 from models.tokenizer import Tokenizer
+from tests.models import architectures
 from tests.models.directories import answer, change, entries, only_vocabulary, save
 from training.exporting import export as exporting
 from training.exporting import hugging_face_import
@@ -146,3 +149,57 @@ def test_what_was_decided_is_said(tokenizer: Tokenizer, tmp_path: Path, capsys: 
     only_vocabulary(save(BertForMaskedLM, tokenizer, tmp_path / "hf", vocab_size=len(tokens)), tokens)
     assert not exported(tmp_path / "hf", tmp_path / "bundle").manifest.encoder.lowercase
     assert "vocab.txt is taken to be cased, since 1 of " in capsys.readouterr().err
+
+
+# ---- other families, with BERT's tokenizer -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def any_tokenizer(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "read", lambda path: tokenizer)
+
+
+@pytest.mark.usefixtures("any_tokenizer")
+@pytest.mark.parametrize("family", ["Roberta", "DistilBert"])
+def test_pairs_need_no_segments_where_the_family_reads_none(family: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    architectures.save(family, "ForSequenceClassification", tokenizer, tmp_path)
+    change(tmp_path / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    assert read_hugging_face(tmp_path, task="pair").heads["classify"].spec.task == "pair"
+
+
+@pytest.mark.usefixtures("any_tokenizer")
+def test_positions_of_narrow_embeddings_are_shortened(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = architectures.save("small Electra", "ForMaskedLM", tokenizer, tmp_path)
+    change(tmp_path / "tokenizer_config.json", model_max_length=24)
+    found = read_hugging_face(tmp_path).encoder.embeddings.position.weight
+    torch.testing.assert_close(found, model.state_dict()["electra.embeddings.position_embeddings.weight"][:24])
+
+
+@pytest.mark.usefixtures("any_tokenizer")
+def test_a_head_that_was_asked_for_by_its_own_task(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    architectures.save("Roberta", "ForTokenClassification", tokenizer, tmp_path)
+    assert list(read_hugging_face(tmp_path, task="tag").heads) == ["tag"]
+    with pytest.raises(CheckpointError, match="holds a tag head, expected a sequence classifier for --task"):
+        read_hugging_face(tmp_path, task="qa")
+
+
+@pytest.mark.usefixtures("any_tokenizer")
+def test_a_class_that_no_file_names_is_said_on_the_command_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForSequenceClassification, tokenizer, tmp_path)
+    change(tmp_path / "config.json", architectures=None)
+    with pytest.raises(CheckpointError, match="say which with --task of import"):
+        read_hugging_face(tmp_path)
+    assert list(read_hugging_face(tmp_path, task="pair").heads) == ["classify"]
+    with pytest.raises(
+        CheckpointError, match="its weights are those of an encoder alone, expected a class with a head"
+    ):
+        read_hugging_face(tmp_path, task="qa")
+
+
+@pytest.mark.usefixtures("any_tokenizer")
+def test_a_classifier_that_was_written_here_is_imported_again(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Its ReLU has no place in a class of BERT, so config.json names the encoder alone."""
+    architectures.save("DistilBert", "ForSequenceClassification", tokenizer, tmp_path / "theirs")
+    write_checkpoint(read_hugging_face(tmp_path / "theirs"), tmp_path / "ours")
+    head = read_hugging_face(tmp_path / "ours", task="pair").heads["classify"]
+    assert head.spec.task == "pair" and activation_of(head.module) == "relu"

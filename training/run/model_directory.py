@@ -1,0 +1,75 @@
+"""What people pass as the directory of a model, and what to pass instead where it is none.
+
+A folder of transformers' Trainer has its weights in checkpoint-500/, checkpoint-1000/ and so on; a name such as
+dslim/bert-base-NER is one of the Hugging Face hub, from which nothing is downloaded here.
+"""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from models.errors import CheckpointError
+
+CONFIG = "config.json"
+STATE = "trainer_state.json"
+WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+HUB_ID = re.compile(r"(?:https?:/+huggingface\.co/)?(\w[\w.-]*(?:/\w[\w.-]*)?)")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def check_directory(directory: Path) -> None:
+    """Raise CheckpointError for a directory that does not exist, or that only holds checkpoints of a Trainer."""
+    if not directory.exists():
+        _refuse_absent(directory)
+    if directory.is_dir() and not any(path for pattern in WEIGHTS for path in directory.glob(pattern)):
+        _refuse_checkpoints(directory)
+
+
+def _refuse_absent(directory: Path) -> None:
+    found = HUB_ID.fullmatch(str(directory))
+    if found is None:
+        raise CheckpointError(f"{directory / CONFIG} does not exist; pass a directory with {CONFIG}")
+    name = found[1]
+    folder = name.rpartition("/")[2]
+    raise CheckpointError(
+        f"{directory} is no local directory; correct it, or if it is a model of the Hugging Face hub, download it with "
+        f"`hf download {name} --local-dir {folder}`, and pass {folder}"
+    )
+
+
+def _refuse_checkpoints(directory: Path) -> None:
+    numbered = {int(found[1]): path for path in directory.iterdir() if (found := CHECKPOINT.fullmatch(path.name))}
+    numbered = {number: path for number, path in numbered.items() if (path / CONFIG).is_file()}
+    if not numbered:
+        return
+    newest = numbered[max(numbered)]
+    best = _best(directory, newest)
+    which = "newest" if best is None else f"best of which by {STATE}"
+    chosen = best or newest
+    raise CheckpointError(
+        f"{directory} has no weights but {len(numbered)} checkpoints of a Trainer, the {which} is {chosen.name}; run "
+        f"`{_command(directory, chosen)}`"
+    )
+
+
+def _best(directory: Path, newest: Path) -> Path | None:
+    """Return the checkpoint that the Trainer found best, if it says so and the checkpoint is still there."""
+    for path in (directory / STATE, newest / STATE):
+        try:
+            found = json.loads(path.read_text(encoding="utf8"))["best_model_checkpoint"]
+            best = directory / Path(found.replace("\\", "/")).name
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+        if CHECKPOINT.fullmatch(best.name) and (best / CONFIG).is_file():
+            return best
+    return None
+
+
+def _command(directory: Path, chosen: Path) -> str:
+    """The command of this process, with the checkpoint in place of the directory."""
+    words = sys.argv[1:]
+    if str(directory) not in [str(Path(word)) for word in words]:
+        words = ["import", str(directory), "--out", "BUNDLE"]
+    return shlex.join(["python", "-m", "training", *(str(chosen) if Path(w) == directory else w for w in words)])
