@@ -1,4 +1,4 @@
-"""Directories as teams have them: six families, every class of transformers for our tasks, and the forms of their files.
+"""Directories as teams have them: six families, every class of transformers for our tasks, in several forms of files.
 
     write("roberta", "tag", directory)                  # as save_pretrained writes it today
     write("bert", "classify", directory, "vocabulary")  # as it was published in 2019
@@ -99,7 +99,7 @@ TRAINING: dict[str, Any] = {
     "initial_alphabet": list(string.ascii_letters + string.digits + string.punctuation),
     "show_progress": False,
 }
-MASK = AddedToken("<mask>", lstrip=True, special=True)
+MASK: Any = AddedToken("<mask>", lstrip=True, special=True)
 """As in the released tokenizers: it takes the blank before it."""
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -114,7 +114,7 @@ def word_pieces() -> dict[str, int]:
 
 
 @cache
-def byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def byte_pairs() -> tuple[dict[str, int], Any]:
     """Return the vocabulary in the order of RoBERTa's, and the merges."""
     backend = tokenizers.Tokenizer(BPE())
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -233,7 +233,7 @@ def _random(family: str, end: str, changes: dict[str, Any]) -> PreTrainedModel:
 def write(family: str, kind: str, directory: Path, form: str = "safetensors") -> Path:
     """Write a directory and return it; of a Trainer's folder, return its newest checkpoint."""
     place = directory / "checkpoint-1000" if form == "trainer" else directory
-    model_of(family, kind).save_pretrained(place, **({"max_shard_size": "40KB"} if form == "sharded" else {}))
+    model_of(family, kind).save_pretrained(place, max_shard_size="40KB" if form == "sharded" else "1GB")
     tokenizer_of(family).save_pretrained(place)
     changes: dict[str, Callable[[str, Path], None]] = {
         "bin": _as_pickle,
@@ -272,7 +272,10 @@ def _vocabulary_only(family: str, directory: Path) -> None:
 
 def _slow(family: str, directory: Path) -> None:
     """Write what tokenizers in Python, which transformers had up to version 4, saved."""
-    specials = tokenizer_of(family).special_tokens_map
+    specials = dict(tokenizer_of(family).special_tokens_map)
+    if specials["mask_token"] == "<mask>":
+        flags = {"lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
+        specials["mask_token"] = {"__type": "AddedToken", "content": "<mask>", **flags}
     prefix = "Electra" if family.startswith("electra") else FAMILIES[family].prefix
     settings = specials | {"tokenizer_class": f"{prefix}Tokenizer", "model_max_length": MAX_LENGTH}
     if "do_lower_case" in json.loads((directory / "tokenizer_config.json").read_text()):
