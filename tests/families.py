@@ -109,7 +109,9 @@ def word_pieces() -> dict[str, int]:
     backend = tokenizers.Tokenizer(WordPiece(unk_token="[UNK]"))
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
-    backend.train_from_iterator(lines(), WordPieceTrainer(special_tokens=BERT_SPECIALS, **TRAINING))
+    uncased = [sign for sign in TRAINING["initial_alphabet"] if sign == sign.lower()]
+    trainer = WordPieceTrainer(special_tokens=BERT_SPECIALS, **TRAINING | {"initial_alphabet": uncased})
+    backend.train_from_iterator(lines(), trainer)
     return backend.get_vocab()
 
 
@@ -272,7 +274,7 @@ def _vocabulary_only(family: str, directory: Path) -> None:
 
 def _slow(family: str, directory: Path) -> None:
     """Write what tokenizers in Python, which transformers had up to version 4, saved."""
-    specials = dict(tokenizer_of(family).special_tokens_map)
+    specials: dict[str, Any] = dict(tokenizer_of(family).special_tokens_map)
     if specials["mask_token"] == "<mask>":
         flags = {"lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
         specials["mask_token"] = {"__type": "AddedToken", "content": "<mask>", **flags}

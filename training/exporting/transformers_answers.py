@@ -3,6 +3,7 @@
 transformers is not a dependency: whoever verifies has it, or installs it.
 """
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,10 +16,10 @@ import torch
 from models.bundle import Bundle
 from models.checkpoint import NSP_LABELS
 from models.classification import PairInput
-from models.fill_mask import MASK
 from models.qa import QuestionInput
 from models.row import Row
 from models.task import HeadSpec, TaskName, softmax
+from models.tokenizer import MASK
 from training.errors import EvaluationError
 from training.parity.made_texts import made_texts
 from training.text.examples import (
@@ -172,24 +173,28 @@ class _Reader(Theirs):
         best = np.argsort(-scores, axis=None, kind="stable")[:3]
         found: Choices = {}
         for first, last in zip(*np.unravel_index(best, scores.shape), strict=True):
-            found.setdefault((spans[columns[first]][0], spans[columns[last]][1]), float(scores[first, last]))
-        return [_stripped(one.context, found)]
+            start, end = spans[columns[first]][0], spans[columns[last]][1]
+            found.setdefault(stripped(one.context[start:end], start), float(scores[first, last]))
+        return [found]
 
     def choices(self, answer: Any) -> list[Choices]:
         answers = answer if isinstance(answer, list) else [answer]
-        return [{(each["start"], each["end"]): each["score"] for each in answers}]
+        return [{stripped(each["answer"], each["start"]): each["score"] for each in answers}]
 
     def texts(self, one: Any) -> list[str]:
         return [one.question, one.context]
 
 
-def _stripped(context: str, found: Choices) -> Choices:
-    """Leave the blanks around spans out: some tokenizers count the one before a word to it."""
-    made: Choices = {}
-    for (start, end), score in found.items():
-        text = context[start:end]
-        made.setdefault((start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())), score)
-    return made
+def stripped(span: str, start: int) -> tuple[int, int]:
+    """Return the bounds of a span in its text, without what tokenizers may count to a word or not.
+
+    That is the blank before it, and the combining marks that lowercasing strips from its end.
+    """
+    first = start + len(span) - len(span.lstrip())
+    kept = span.rstrip()
+    while kept and unicodedata.category(kept[-1])[0] == "M":
+        kept = kept[:-1]
+    return first, start + len(kept)
 
 
 READERS: dict[TaskName, tuple[type[Theirs], str]] = {
@@ -209,8 +214,9 @@ def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
         )
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    log: Any = transformers.logging  # its functions have no types
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     reader, name = READERS[spec.task]
     follows = spec.labels == NSP_LABELS
     kind = getattr(transformers, "AutoModelForNextSentencePrediction" if follows else name)
