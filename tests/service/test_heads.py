@@ -78,7 +78,7 @@ def test_a_collision_says_what_to_type_before_anything_is_loaded(
         with pytest.raises(SettingsError) as error:
             load_heads(Settings(bundles=bundles, rename=given), silent)
         flag = str(error.value).partition("--rename ")[2].split(",")[0]
-        given |= Settings(rename=flag).rename  # type: ignore[arg-type]
+        given |= Settings(rename=flag).rename
     monkeypatch.undo()
     served = load_heads(Settings(bundles=bundles, rename=given), silent)
     names = {"twin-topic", "twin-nli", "two-topic", "two-nli"}
@@ -108,7 +108,7 @@ def test_a_renamed_head_answers_as_before(bundle: Path) -> None:
 )
 def test_a_name_that_cannot_be_given(bundle: Path, rename: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        load_heads(Settings(bundles=(bundle,), rename=rename), silent)  # type: ignore[arg-type]
+        load_heads(Settings(bundles=(bundle,), rename=rename), silent)
 
 
 def test_a_bundle_that_is_none_says_so(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def stripped(span: str, start: int) -> tuple[int, int]:
     return first, start + len(kept)
 
 
+LOADING = {"dtype": torch.float32, "local_files_only": True}
 READERS: dict[TaskName, tuple[type[Theirs], str]] = {
     "classify": (_Classifier, "AutoModelForSequenceClassification"),
     "pair": (_Classifier, "AutoModelForSequenceClassification"),
@@ -221,8 +222,8 @@ def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
     follows = spec.labels == NSP_LABELS
     kind = getattr(transformers, "AutoModelForNextSentencePrediction" if follows else name)
     try:
-        model, info = kind.from_pretrained(directory, output_loading_info=True, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        model, info = kind.from_pretrained(directory, output_loading_info=True, **LOADING)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise EvaluationError(f"{directory} cannot be read by transformers ({error}); pass what was imported") from None
     if missing := sorted(info["missing_keys"]):

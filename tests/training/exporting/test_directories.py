@@ -1,5 +1,6 @@
 """If this breaks, a finetuned directory is read otherwise than by transformers, or answers otherwise over HTTP."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,20 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, BertForPreTraining, pipeline
 
 from models.bundle import read_bundle
 from models.checkpoint import Checkpoint
 from models.errors import CheckpointError
+from models.manifest import NAME
 from models.task import TaskName
+from models.tokenizer import Tokenizer
 from tests import families
+from tests.models.directories import save
 from tests.service.serving import Served, serving
+from training.__main__ import main
 from training.exporting.export import ExportOptions, export
+from training.exporting.hugging_face_import import head_name
 from training.exporting.transformers_answers import KINDS, inputs_of, open_theirs, stripped
 from training.exporting.verify import PARAMETERS
 from training.run.hugging_face import read_hugging_face
@@ -145,3 +151,37 @@ def _modules(found: Checkpoint, expected: Checkpoint) -> Iterator[tuple[torch.nn
 def test_every_task_is_among_the_kinds() -> None:
     tasks = {families.TASKS.get(kind, kind) for kind in families.KINDS}
     assert tasks == set(get_args(TaskName))
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        ("support", "support"),
+        ("my model (v2)", "my-model-v2"),
+        ("out/intents/checkpoint-500", "intents"),
+        ("checkpoint-final", "checkpoint-final"),
+        ("models--acme--ner-large/snapshots/0123abc", "ner-large"),
+        (".hidden", "hidden"),
+        ("été", "t"),
+        ("模型", "head"),
+        ("x" * 90, "x" * 50),
+    ],
+)
+def test_a_head_is_named_after_its_directory(directory: str, name: str, tmp_path: Path) -> None:
+    assert head_name(tmp_path / directory) == name and re.fullmatch(NAME, name)
+
+
+def test_import_gives_the_name_and_a_flag_another(tmp_path: Path) -> None:
+    place = families.write("bert", "classify", tmp_path / "intents" / "checkpoint-9")
+    for number, flags in enumerate(([], ["--head", "mood"])):
+        main(["import", str(place), "--out", str(tmp_path / str(number)), "--precision", "fp32", *flags])
+    assert [list(read_bundle(tmp_path / name).manifest.heads) for name in "01"] == [["intents"], ["mood"]]
+
+
+def test_several_heads_begin_with_the_name_of_their_directory(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save(BertForPreTraining, tokenizer, tmp_path / "base")
+    main(["import", str(tmp_path / "base"), "--out", str(tmp_path / "bundle"), "--precision", "fp32"])
+    assert list(read_bundle(tmp_path / "bundle").manifest.heads) == ["base-fill-mask", "base-nsp"]
