@@ -199,20 +199,22 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerBase:
 @cache
 def encoder_of(family: str) -> dict[str, torch.Tensor]:
     """Return random weights that all classes of a family share."""
-    return _random(family, "Model", {}).state_dict()
+    return random_model(family, "Model", {}).state_dict()
 
 
 def model_of(family: str, kind: str) -> PreTrainedModel:
     """Return a network with a random head."""
     end, changes = KINDS[kind]
-    model = _random(family, end, dict(changes))
+    model = random_model(family, end, changes)
     model.base_model.load_state_dict(encoder_of(family), strict=False)  # some classes have no pooler
     return model
 
 
-def _random(family: str, end: str, changes: dict[str, Any]) -> PreTrainedModel:
+def random_model(family: str, end: str, changes: dict[str, Any]) -> PreTrainedModel:
+    """Return a network of a class of transformers, by the end of its name; `changes` of its configuration."""
     chosen = FAMILIES[family]
-    labels = changes.pop("labels", [])
+    changes, labels = dict(changes), changes.get("labels", [])
+    changes.pop("labels", None)
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     sizes = SIZES | {"vocab_size": len(tokenizer_of(family)), "max_position_embeddings": MAX_LENGTH}
     if family == "distilbert":
