@@ -17,6 +17,9 @@ from service.settings import PREFIX, Settings, check_environment
 
 logger = logging.getLogger(__name__)
 
+REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
+"""Settings whose flag may be given several times, and what the help calls a value."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
@@ -50,17 +53,18 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
         text = f"{setting.description} [{PREFIX}{name.upper()}{_default(setting.default)}]".replace("%", "%%")
         if setting.annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        elif name == "bundles":
-            parser.add_argument("--bundle", flag, action="append", dest=name, metavar="DIR", help=text)
+        elif name in REPEATED:
+            flags = ["--bundle", flag] if name == "bundles" else [flag]
+            parser.add_argument(*flags, action="append", dest=name, metavar=REPEATED[name], help=text)
         else:
             parser.add_argument(flag, metavar=name.split("_")[-1].upper(), help=text)
     given = vars(parser.parse_args(arguments))
-    return given | ({"bundles": ",".join(given["bundles"])} if "bundles" in given else {})
+    return given | {name: ",".join(given[name]) for name in REPEATED if name in given}
 
 
 def _default(value: object) -> str:
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    return "" if shown in (None, "") else f"; default {shown}"
+    return "" if shown in (None, "", {}) else f"; default {shown}"
 
 
 def settings(given: dict[str, object]) -> Settings:

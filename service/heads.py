@@ -5,8 +5,9 @@ A snapshot never changes. What changes is which snapshot is served, so a request
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
@@ -57,12 +58,6 @@ class Heads:
         self.by_name: dict[str, Head] = {}
         self.defaults: dict[RouteName, Head] = {}
         for head in heads:
-            other = self.by_name.get(head.name)
-            if other:
-                raise SettingsError(
-                    f"head {head.name!r} is in bundle {other.bundle.directory} and in {head.bundle.directory}; "
-                    "rename it in one of them, or serve them apart"
-                )
             self.by_name[head.name] = head
             for route in head.ways:
                 self.defaults.setdefault(route, head)
@@ -182,13 +177,16 @@ class Snapshot(Heads):
 
 def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
     """Read, verify and warm every bundle; raise BundleError or SettingsError. Takes seconds: not on the event loop."""
-    loaded, directories = list[Loaded](), settings.directories
-    for number, directory in enumerate(directories, start=1):
-        place = f"bundle {number} of {len(directories)}, {directory}"
+    loaded, bundles, directories = list[Loaded](), list[Bundle](), settings.directories
+    for place, directory in _numbered(directories):
         progress(f"reading {place}")
-        bundle = read_bundle(directory)
-        session = open_session(bundle, settings)
+        bundles.append(read_bundle(directory))
+    check_renames(settings.rename, bundles, settings.model_control == "explicit")
+    bundles = [renamed(bundle, settings.rename) for bundle in bundles]
+    check_names(bundles[: len(settings.bundles)])
+    for (place, directory), bundle in zip(_numbered(directories), bundles, strict=True):
         progress(f"warming {place}")
+        session = open_session(bundle, settings)
         session.warm_up()
         if (gain := session.gain(session.max_length)) > 1:
             logger.info("a long text that is alone runs on all cores, %.1f times as fast", gain)
@@ -196,6 +194,40 @@ def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
     shadow = loaded.pop() if settings.shadow else None
     canary = loaded.pop() if settings.canary else None
     return Snapshot(loaded, canary, shadow)
+
+
+def _numbered(directories: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return each directory with its place among all, for people."""
+    count = len(directories)
+    return [(f"bundle {number} of {count}, {path}", path) for number, path in enumerate(directories, start=1)]
+
+
+def renamed(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
+    """Return a bundle whose heads have other names, given by "BUNDLE:HEAD"; raise SettingsError if two become equal."""
+    manifest = bundle.manifest
+    owners = (str(bundle.directory), manifest.name)
+    chosen = {head: _new_name(head, owners, names) for head in manifest.heads}
+    twice = next((name for name, count in Counter(chosen.values()).items() if count > 1), None)
+    if twice:
+        raise SettingsError(
+            f"--rename names two heads of bundle {manifest.name} {twice!r}; choose another name for one"
+        )
+    heads = {chosen[head]: entry for head, entry in manifest.heads.items()}
+    return replace(bundle, manifest=manifest.model_copy(update={"heads": heads}))
+
+
+def _new_name(head: str, owners: Sequence[str], names: Mapping[str, str]) -> str:
+    return next((names[key] for owner in owners if (key := f"{owner}:{head}") in names), head)
+
+
+def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: bool = False) -> None:
+    """Raise SettingsError for a new name of what is not there; if `more` bundles may come, one of theirs may be."""
+    for key in names:
+        owner, _, head = key.rpartition(":")
+        found = [bundle for bundle in bundles if owner in (bundle.manifest.name, str(bundle.directory))]
+        if (not found and not more) or (found and all(head not in bundle.manifest.heads for bundle in found)):
+            known = [f"{bundle.manifest.name}:{name}" for bundle in bundles for name in bundle.manifest.heads]
+            raise SettingsError(f"there is no head {key} to rename, expected one of {', '.join(known)}; correct it")
 
 
 def open_session(bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
@@ -243,6 +275,27 @@ def _head(name: str, bundle: Bundle, session: Session) -> Head:
     ways = {route: ROUTES[route](bundle.tokenizer, spec, longest) for route in routes_of(spec)}
     task = ways[spec.task]
     return Head(name, spec, task, bundle, session, ways, task.parse_parameters({}), width)
+
+
+def check_names(bundles: Sequence[Bundle]) -> None:
+    """Raise SettingsError, which says what to type, if heads of two bundles have one name."""
+    owners: dict[str, Bundle] = {}
+    for bundle in bundles:
+        for head in bundle.manifest.heads:
+            if head in owners:
+                raise SettingsError(_collision(head, owners[head], bundle))
+        owners |= dict.fromkeys(bundle.manifest.heads, bundle)
+
+
+def _collision(head: str, first: Bundle, second: Bundle) -> str:
+    same = first.manifest.name == second.manifest.name
+    owner = str(second.directory) if same else second.manifest.name
+    name = Path(second.manifest.heads[head].file).stem  # in the bundle, if it is renamed already
+    new = f"{second.directory.name if same else owner}-{name}"[:64]
+    return (
+        f"head {head!r} is in bundle {first.directory} and in {second.directory}; start the service with "
+        f'--rename {owner}:{name}={new}, or load this bundle with "rename": {{"{name}": "{new}"}}'
+    )
 
 
 def _among(name: str, known: Collection[str]) -> str:

@@ -10,10 +10,10 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError, BundleError
 from models.manifest import MANIFEST
 from models.session import Session
-from service.heads import Loaded, Snapshot, open_session
+from service.heads import Loaded, Snapshot, check_names, check_renames, open_session, renamed
 
 if TYPE_CHECKING:
     from service.control import Control
@@ -50,6 +50,8 @@ class Change:
     """Name and version that the new one must have; empty: any."""
     force: bool = False
     """Whether heads may vanish or change their task."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """New names of heads by "BUNDLE:HEAD", from now on; they are added to those of the settings."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Reload:
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._candidate: Snapshot | None = None
+        self._settings = service.settings
+        """Those after the change that is prepared."""
         self._turn = asyncio.Lock()
         """Held while a change is made."""
         self._all: asyncio.Task[None] | None = None
@@ -128,6 +132,7 @@ class Reload:
         await self._service.loading()
         snapshot = self._service.heads
         old = snapshot.at(change.old) if change.old else None
+        self._settings = self._service.settings.with_names(change.rename)
         try:
             if change.old and not old:
                 raise BundleError(f"no bundle was loaded from {change.old}; GET /heads lists what is served")
@@ -145,6 +150,7 @@ class Reload:
         """Serve what was prepared. `count`: in one of several workers only."""
         before, after, self._candidate = self._service.heads, self._candidate, None
         assert after, "nothing was prepared"
+        self._service.settings = self._settings
         gone = [loaded for loaded in before.loaded if loaded not in after.loaded]
         come = [loaded for loaded in after.loaded if loaded not in before.loaded]
         self._service.serve(after)
@@ -163,9 +169,15 @@ class Reload:
 
     async def _load(self, change: Change, like: Loaded) -> Loaded:
         assert change.new
-        settings = self._service.settings
+        settings = self._settings
         bundle = await _run(self._looker, read_bundle, change.new)
         _check_name(bundle, change.expected)
+        check_renames(change.rename, [bundle])
+        bundle = renamed(bundle, settings.rename)
+        snapshot = self._service.heads
+        if change.old in (None, *(loaded.source for loaded in snapshot.bundles)):  # neither canary nor shadow
+            others = [loaded.bundle for loaded in snapshot.bundles if loaded.source != change.old]
+            check_names([*others, bundle])  # before the work, and the new one last, which is the one to rename
         _check_memory(bundle)
         session = await _run(self._opener, open_session, bundle, settings, like.session)
         give_back_after(session)

@@ -5,7 +5,7 @@ refuse what comes from another origin. A path never comes from a request.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.manifest import MANIFEST, NAME
+from models.manifest import MANIFEST, NAME, Name
 from models.task import Strict
 from service.errors import BadRequest, Conflict, Forbidden, NotFound
 from service.heads import Snapshot
@@ -38,6 +38,7 @@ class BundleRefused(BadRequest, code="bundle-refused"):
 class LoadParameters(Strict):
     version: str | None = Field(None, description="a directory below bundle_root/NAME; by default the same path again")
     force: bool = Field(False, description="let heads vanish or change their task")
+    rename: dict[Name, Name] = Field({}, description="new names for its heads, by their names in the bundle")
 
 
 class Load(Strict):
@@ -111,11 +112,16 @@ def _change(service: Service, name: str, given: LoadParameters) -> Change:
     if given.version is not None:
         bundle = loaded.bundle.manifest.name if loaded else name
         directory = _find(service.settings.bundle_root, bundle, given.version)
-        return Change(old, directory, f"{bundle}/{given.version}", given.force)
+        return Change(old, directory, f"{bundle}/{given.version}", given.force, _by_bundle(bundle, given.rename))
     source = old or service.reload.retired.get(name)
     if not source:
         raise NotFound(_missing(heads, name), field="name")
-    return Change(old, source, "", given.force)
+    bundle = loaded.bundle.manifest.name if loaded else name
+    return Change(old, source, "", given.force, _by_bundle(bundle, given.rename))
+
+
+def _by_bundle(bundle: str, names: Mapping[str, str]) -> dict[str, str]:
+    return {f"{bundle}:{head}": name for head, name in names.items()}
 
 
 def _find(root: Path | None, name: str, version: str) -> Path:

@@ -115,4 +115,4 @@ def changed(settings: Settings, change: Change) -> Settings:
         "canary": settings.canary and place(settings.canary),
         "shadow": settings.shadow and place(settings.shadow),
     }
-    return settings.model_copy(update={"bundles": bundles, **extras})
+    return settings.with_names(change.rename).model_copy(update={"bundles": bundles, **extras})

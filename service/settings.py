@@ -6,6 +6,7 @@ BERTHEADS_BUNDLES=models/starter,/bundles/legal python -m service --port 9000 --
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import models
 from models.cgroup import usable_cores
+from models.manifest import NAME
 from service.errors import SettingsError
 from service.keys import CONTROL, read_keys
 
@@ -27,6 +29,8 @@ CORES_PER_WORKER = 4
 HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
 DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
+RENAMED = re.compile(rf"(.+):({NAME[1:-1]})=({NAME[1:-1]})")
+"""BUNDLE:HEAD=NEW."""
 SERVICE_LINK = re.compile(r"BERTHEADS_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 
 
@@ -37,6 +41,11 @@ class Settings(BaseSettings):
 
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (STARTER,), min_length=1, description="directories of the bundles to serve, separated by commas"
+    )
+    rename: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        description="other names for heads, as BUNDLE:HEAD=NEW, separated by commas; BUNDLE is the name of a bundle or "
+        "its directory",
     )
     model_name: str | None = Field(
         None, pattern="^[^/]+$", description="one more name under which /v1 and /v2 serve the first head (KServe's)"
@@ -138,6 +147,23 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("rename", mode="before")
+    @classmethod
+    def _parse(cls, value: object) -> object:
+        """Return new names by "BUNDLE:HEAD"."""
+        if not isinstance(value, str):
+            return value
+        found: dict[str, str] = {}
+        for part in filter(None, map(str.strip, value.split(","))):
+            parts = RENAMED.fullmatch(part)
+            if not parts:
+                raise ValueError(f"{part[:80]!r} is not BUNDLE:HEAD=NEW; write it as mine:classify=support")
+            key = f"{Path(parts[1])}:{parts[2]}"
+            if key in found:
+                raise ValueError(f"{key!r} stands there twice; leave one out")
+            found[key] = parts[3]
+        return found
+
     @field_validator("api_key")
     @classmethod
     def _strip(cls, value: SecretStr | None) -> SecretStr | None:
@@ -206,6 +232,10 @@ class Settings(BaseSettings):
     def directories(self) -> list[Path]:
         """All bundles that are loaded."""
         return [*self.bundles, *(extra for extra in (self.canary, self.shadow) if extra)]
+
+    def with_names(self, rename: Mapping[str, str]) -> Self:
+        """Return settings with more new names of heads."""
+        return self.model_copy(update={"rename": {**self.rename, **rename}}) if rename else self
 
     @property
     def lane_count(self) -> int:

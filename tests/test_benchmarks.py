@@ -20,7 +20,8 @@ from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import cores, fairness, overload, sharing, soak
+from tests import families
+from tests.benchmarks import cores, fairness, overload, roberta, sharing, soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
@@ -244,3 +245,16 @@ def test_the_open_loop_sends_all_and_counts_every_status(refusing: tuple[str, in
     load = offer(refusing, [("/classify", b"{}")], 200, 1.0, "X-Deadline-Ms: 50\r\n")
     assert len(load.answers) == 200 and len(load.latencies()) == len(load.latencies(429)) == 100
     assert load.seconds > 0.5
+
+
+@pytest.mark.parametrize("family", [name for name in ("bert", "roberta") if name not in families.NOT_YET])
+def test_int8_is_compared_on_one_network(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = f"--family {family} --layers 1 --width 64 --rows 6 --batch 3 --rounds 1 --threads 2"
+    assert roberta.main(options.split()) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[1]) for line in lines[:4]] == [
+        (name, str(count)) for name in ("onnxruntime", "ours") for count in (1, 2)
+    ]
+    assert [float(line[5].rstrip("%")) < 50 for line in lines[4:6]] == [True, True], "both run this network"
+    rates = [max(float(line[4]) for line in lines[:4] if line[0] == name) for name in ("ours", "onnxruntime")]
+    assert float(lines[-1][-1]) == pytest.approx(rates[0] / rates[1], rel=0.02)

@@ -163,6 +163,13 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=hugging_face_import.import_command)
 
 
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    from training.exporting import verify
+
+    verify.add_arguments(parser)
+    parser.set_defaults(command=verify.verify_command)
+
+
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
     "vocab": (add_vocab, "a WordPiece vocabulary of your text"),
@@ -173,6 +180,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "export": (add_export, "checkpoint → bundle"),
     "parity": (add_parity, "measure a bundle against PyTorch again"),
     "import": (add_import, "finetuned Hugging Face directory → bundle"),
+    "verify": (add_verify, "compare a bundle with transformers"),
 }
 
 

@@ -67,6 +67,50 @@ def test_a_head_in_two_bundles_names_both(bundle: Path, tokenizer: Tokenizer, tm
         load_heads(Settings(bundles=(bundle, twin)), silent)
 
 
+def test_a_collision_says_what_to_type_before_anything_is_loaded(
+    bundle: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = {"topic": HeadSpec("classify", ["a", "b"]), "nli": HeadSpec("pair", ["x", "y"])}
+    twins = [write_bundle(tmp_path / name, tokenizer, heads, "twin") for name in ("one", "two")]
+    given, bundles = dict[str, str](), (bundle, *twins)
+    monkeypatch.setattr("service.heads.open_session", None)
+    for _ in range(4):
+        with pytest.raises(SettingsError) as error:
+            load_heads(Settings(bundles=bundles, rename=given), silent)
+        flag = str(error.value).partition("--rename ")[2].split(",")[0]
+        given |= Settings(rename=flag).rename
+    monkeypatch.undo()
+    served = load_heads(Settings(bundles=bundles, rename=given), silent)
+    names = {"twin-topic", "twin-nli", "two-topic", "two-nli"}
+    assert names < served.by_name.keys() and len(served.by_name) == 11
+    assert served.find("classify", "two-topic").bundle.directory == twins[1]
+
+
+def test_a_renamed_head_answers_as_before(bundle: Path) -> None:
+    with serving(bundle, lanes=1) as served:
+        expected = served.answer("/classify/topic", "the cat")
+    with serving(bundle, lanes=1, rename="tiny:topic=subject,tiny:sentiment=topic") as served:
+        assert served.answer("/classify/subject", "the cat") == expected
+        assert len(served.answer("/classify/topic", "the cat")[0]) == 2
+        assert served.client.get("/heads/subject").json()["labels"] == ["art", "law", "sea", "war"]
+        assert served.client.get("/v2/models/subject").json()["name"] == "subject"
+        assert served.post("/classify/sentiment", "the cat").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("rename", "words"),
+    [
+        ("tiny:topics=x", "no head tiny:topics to rename, expected one of tiny:sentiment, tiny:topic"),
+        ("small:topic=x", "no head small:topic to rename"),
+        ("tiny:topic=nli", "two heads of bundle tiny 'nli'"),
+        ("tiny:topic=x,tiny:nli=x", "two heads of bundle tiny 'x'"),
+    ],
+)
+def test_a_name_that_cannot_be_given(bundle: Path, rename: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        load_heads(Settings(bundles=(bundle,), rename=rename), silent)
+
+
 def test_a_bundle_that_is_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         load_heads(Settings(bundles=(tmp_path / "nowhere",)), silent)

@@ -124,7 +124,7 @@ def test_rollback_is_a_load_of_the_previous_version(root: Path, served: Served) 
         ("poorer", ["'ner' is missing in tiny/poorer", "force"]),
         ("other-task", ["'ner' is for /classify", "expected one for /tag"]),
         ("named-otherwise", ["is bundle tiny/9.0.0, expected tiny/named-otherwise"]),
-        ("clash", ["'intent'", "rename it"]),
+        ("clash", ["'intent' is in bundle", '"rename": {"intent": "tiny-intent"}']),
     ],
 )
 def test_a_refusal_leaves_the_old_one_serving_and_says_why(root: Path, version: str, parts: list[str]) -> None:
@@ -141,6 +141,20 @@ def test_a_refusal_leaves_the_old_one_serving_and_says_why(root: Path, version: 
 def test_who_says_force_may_lose_a_head(root: Path, served: Served) -> None:
     assert load(served.client, "tiny", "poorer", force=True).status_code == 200
     assert served.post("/tag/ner", TEXT).status_code == 404
+
+
+def test_a_load_renames_heads_for_good(root: Path) -> None:
+    with controlled(root, root / "tiny" / "1.0.0", root / "other" / "1.0.0", lanes=1) as served:
+        done = load(served.client, "tiny", "clash", rename={"intent": "tiny-intent"})
+        assert done.status_code == 200, done.text
+        for _ in range(2):
+            assert served.post("/classify/tiny-intent", TEXT).headers["X-Bundle"] == "tiny/clash"
+            assert served.post("/classify/intent", TEXT).headers["X-Bundle"] == "other/1.0.0"
+            assert load(served.client, "tiny-intent").status_code == 200, "the same again, which remembers the name"
+        refused(load(served.client, "tiny", "1.1.0", rename={"sentimental": "x"}), 400, "no head tiny:sentimental")
+        refused(load(served.client, "tiny", "1.1.0", rename={"ner": "a/b"}), 400, "parameters.rename")
+        refused(load(served.client, "tiny", "1.1.0", rename={"ner": "x"}), 400, "'ner' is missing", "force")
+        refused(load(served.client, "tiny", "clash", rename={"ner": "sentiment"}), 400, "two heads of bundle tiny")
 
 
 def test_a_bundle_that_would_not_fit_is_refused(

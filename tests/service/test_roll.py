@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from models.bundle import Bundle, read_bundle
-from service.reload import Watch
-from service.roll import Roll
+from service.reload import Change, Watch
+from service.roll import Roll, changed
 from service.settings import Settings
 from tests.service.processes import children, process
 from tests.service.reloading import KEY, TEXT, controlled, load, refused
@@ -78,6 +78,12 @@ def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixtu
     roll.wanted = True
     roll.serve()
     assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
+
+
+def test_a_worker_that_starts_later_knows_the_new_names() -> None:
+    before = Settings(bundles=(Path("a"),), rename={"x:tag": "people"})
+    after = changed(before, Change(None, Path("b"), "y/1.0.0", rename={"y:tag": "places"}))
+    assert after.bundles == (Path("a"), Path("b")) and after.rename == {"x:tag": "people", "y:tag": "places"}
 
 
 def test_a_bundle_that_is_replaced_on_disk_is_loaded(root: Path, tmp_path: Path) -> None:

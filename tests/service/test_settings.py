@@ -29,6 +29,13 @@ def test_bundles_come_by_flags_or_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert read("--bundle", "c", "--bundle", "d,e").bundles == (Path("c"), Path("d"), Path("e"))
 
 
+def test_new_names_come_by_flags_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTHEADS_RENAME", "mine:classify=support, models/other/:tag=people")
+    expected = {"mine:classify": "support", "models/other:tag": "people"}
+    assert read().rename == expected
+    assert read("--rename", "mine:classify=support", "--rename", "models/other:tag=people").rename == expected
+
+
 def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BERTHEADS_PORT", "9000")
     monkeypatch.setenv("BERTHEADS_MAX_ITEMS", "7")
@@ -59,6 +66,9 @@ def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.
         (["--bundle", ""], "--bundles"),
         (["--protect-metrics"], "BERTHEADS_API_KEY"),
         (["--host", "256.0.0.1"], "--host"),
+        (["--rename", "classify=support"], "'classify=support' is not BUNDLE:HEAD=NEW"),
+        (["--rename", "mine:classify=two words"], "is not BUNDLE:HEAD=NEW"),
+        (["--rename", "a:b=c", "--rename", "a:b=d"], "'a:b' stands there twice"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(
