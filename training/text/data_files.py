@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from models.task import TaskName
 from training.errors import DataError
@@ -38,7 +39,7 @@ DATA_HELP = f"labelled files, or folders of them: {KNOWN}; several count togethe
 def read_data(
     files: Sequence[Path],
     task: TaskName,
-    columns: Mapping[str, str] = {},
+    columns: Mapping[str, str] = MappingProxyType({}),
     skip_broken: int = 0,
     limit: int | None = None,
 ) -> list[Example]:
@@ -49,7 +50,7 @@ def read_data(
 def read_files(
     files: Sequence[Path],
     task: TaskName,
-    columns: Mapping[str, str] = {},
+    columns: Mapping[str, str] = MappingProxyType({}),
     skip_broken: int = 0,
     limit: int | None = None,
 ) -> dict[Path, list[Example]]:
