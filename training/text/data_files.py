@@ -93,7 +93,7 @@ class BrokenRows:
     def add(self, error: DataError) -> None:
         """Count a row; raise its error where it is one too many."""
         if self.count == self.allowed:
-            before = f" ({self.count:,} broken rows were skipped before it, as many as --skip-broken allows)"
+            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
             self.tell()
             raise DataError(f"{error}{before if self.count else ''}")
         self.count += 1
@@ -147,7 +147,7 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
             notes["rows equal to an earlier one"] += 1
         else:
             different.add(asked)
-    notes["texts with different labels in different rows, of which some must be wrong"] += len(different)
+    notes["texts with different labels in different rows"] += len(different)
 
 
 def _sides(example: Example) -> tuple[object, object]:
