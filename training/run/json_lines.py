@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from models.tokenizer import UNUSABLE
 from training.errors import DataError
-from training.run.text_lines import OPENERS, checked, text_lines, unpacked_suffix
-from training.run.text_lines import raw_lines as raw_lines
+from training.run import text_lines
+from training.run.text_lines import OPENERS, checked, unpacked_suffix
 
 JSON_LINES = (".jsonl", ".ndjson", ".txt")
 """Suffixes of files that hold one JSON object per line."""
@@ -93,15 +93,25 @@ def kind_of(value: Any) -> str:
 
 def iter_lines(path: Path) -> Iterator[Line]:
     """Yield the JSON objects of a file; raise DataError for what is not UTF-8, not JSON, or not an object."""
-    if unpacked_suffix(path) not in (*JSON_LINES, ".json") and path.suffix.casefold() not in OPENERS:
+    _check_suffix(path)
+    return checked(json_lines(path))
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of JSON lines or text, unpacked; raise DataError for another suffix."""
+    _check_suffix(path)
+    return text_lines.raw_lines(path)
+
+
+def _check_suffix(path: Path) -> None:
+    if unpacked_suffix(path) not in JSON_LINES and path.suffix.casefold() not in OPENERS:
         known = ", ".join((*JSON_LINES, *OPENERS))
         raise DataError(f"{path} ends in {path.suffix!r}, expected {known}; rename or convert it")
-    return checked(json_lines(path))
 
 
 def json_lines(path: Path) -> Iterator[Row]:
     """Yield the JSON object of each line, or the DataError that names what is wrong with the line."""
-    for number, text in enumerate(text_lines(path), start=1):
+    for number, text in enumerate(text_lines.text_lines(path), start=1):
         if isinstance(text, DataError):
             yield text
         elif text.strip():

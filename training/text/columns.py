@@ -49,6 +49,8 @@ class Columns:
 
     task: str
     chosen: Mapping[str, str] = field(default_factory=dict)
+    labelled: bool = True
+    """Whether a table must have labels."""
     _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,11 @@ class Columns:
             return numbers, False
         self._check(path, first)
         return first, False
+
+    @property
+    def _needed(self) -> list[str]:
+        """Fields without which no row of a table is an example."""
+        return [name for name in NEEDED.get(self.task, ()) if self.labelled or name != "label"]
 
     # ---- names -------------------------------------------------------------------------------------------------------
 
@@ -136,9 +143,9 @@ class Columns:
     def _check(self, path: Path, names: Sequence[str]) -> None:
         """Raise DataError for a table without a column that the task needs: its rows would all be broken."""
         found = self._columns(f"{path}:1", names)
-        for name in NEEDED.get(self.task, ()):
+        for name in self._needed:
             if name not in found:
-                numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(NEEDED[self.task]))
+                numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
                 raise DataError(
                     f"{path}:1: no column is known as {name} among {', '.join(names)}; name it with --columns "
                     f"{name}=COLUMN, or, if the first line is no header, number the columns: --columns {numbers}"
@@ -153,7 +160,7 @@ class Columns:
 
     def _guess(self, path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
         """Names for the columns of a file that has none; raise DataError where they cannot be told."""
-        needed = NEEDED.get(self.task, ())
+        needed = self._needed
         label = _label_column(rows) if len(rows[0]) == len(needed) and "label" in needed else None
         if label is None:
             taken = ",".join(f"{name}={number}" for number, name in enumerate(needed or FIELDS[self.task]))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from models.task import TaskName
 from training.errors import DataError
@@ -38,7 +39,7 @@ DATA_HELP = f"labelled files, or folders of them: {KNOWN}; several count togethe
 def read_data(
     files: Sequence[Path],
     task: TaskName,
-    columns: Mapping[str, str] = {},
+    columns: Mapping[str, str] = MappingProxyType({}),
     skip_broken: int = 0,
     limit: int | None = None,
 ) -> list[Example]:
@@ -49,7 +50,7 @@ def read_data(
 def read_files(
     files: Sequence[Path],
     task: TaskName,
-    columns: Mapping[str, str] = {},
+    columns: Mapping[str, str] = MappingProxyType({}),
     skip_broken: int = 0,
     limit: int | None = None,
 ) -> dict[Path, list[Example]]:
@@ -92,7 +93,7 @@ class BrokenRows:
     def add(self, error: DataError) -> None:
         """Count a row; raise its error where it is one too many."""
         if self.count == self.allowed:
-            before = f" ({self.count:,} broken rows were skipped before it, as many as --skip-broken allows)"
+            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
             self.tell()
             raise DataError(f"{error}{before if self.count else ''}")
         self.count += 1
@@ -146,7 +147,7 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
             notes["rows equal to an earlier one"] += 1
         else:
             different.add(asked)
-    notes["texts with different labels in different rows, of which some must be wrong"] += len(different)
+    notes["texts with different labels in different rows"] += len(different)
 
 
 def _sides(example: Example) -> tuple[object, object]:

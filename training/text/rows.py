@@ -50,7 +50,7 @@ def rows_of(path: Path, columns: Columns, notes: Notes, limit: int | None = None
     """
     kind = _kind(path, columns.task)
     found = islice(_read(path, kind, columns), limit)
-    formed = (_formed(row, columns, notes, in_cells=kind == "csv") for row in found)
+    formed = (_formed(row, columns, notes, kind) for row in found)
     rows = (row for row in formed if row is not None)
     yield from _in_bio(list(rows), notes) if columns.task == "tag" else rows
 
@@ -88,7 +88,7 @@ def _read(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
 # ---- one form --------------------------------------------------------------------------------------------------------
 
 
-def _formed(row: Row, columns: Columns, notes: Notes, in_cells: bool) -> Row | None:
+def _formed(row: Row, columns: Columns, notes: Notes, kind: str) -> Row | None:
     """A record in the form of its task; None for one without labels, which is counted."""
     if isinstance(row, DataError):
         return row
@@ -96,9 +96,9 @@ def _formed(row: Row, columns: Columns, notes: Notes, in_cells: bool) -> Row | N
         line = unwrap(row, notes)
         if line is None:
             return None
-        if not (columns.task == "tag" and "tokens" in line.record and "tags" in line.record):
+        if kind != "conll":  # whose columns are chosen by number while it is read
             line = columns.rename(line)
-        if in_cells:
+        if kind == "csv":
             line = _typed(line)
         if columns.task == "tag":
             return with_spans(_named_tags(line), notes)

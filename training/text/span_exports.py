@@ -91,16 +91,16 @@ def _span(line: Line, key: str, index: int, given: Any, notes: Notes) -> Any:
     if not (type(start) is type(end) is int and isinstance(name, str)):
         return given
     written = given.get("text")
-    if not isinstance(written, str) or text[start:end].strip() == written.strip():
+    if not isinstance(written, str) or text[start:end] == written:
         return [start, end, name]
     first, stop = _characters(text, start), _characters(text, end)
-    if text[first:stop].strip() != written.strip():
+    if text[first:stop] == written:
+        notes[UTF16] += 1
+        return [first, stop, name]
+    if text[start:end].strip() != written.strip():
         found = text[start:end][:40]
-        line.fail(
-            f'"{key}"[{index}] is {found!r} by its offsets, expected its text {written[:40]!r}; correct one of them'
-        )
-    notes[UTF16] += 1
-    return [first, stop, name]
+        line.fail(f'"{key}"[{index}] is {found!r} by its offsets, expected its text {written[:40]!r}; correct one')
+    return [start, end, name]
 
 
 def _characters(text: str, units: int) -> int:

@@ -1,5 +1,6 @@
 """Would break: a label that no head gave, a text beside the wrong label, or unsure ones in the training data."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,18 @@ def test_documents_are_cut_into_sentences(bundle: Path, tmp_path: Path) -> None:
     assert [example.text for example in examples] == ["The cat sat.", "Dr. Smith saw it.", "A dog ran.", "The end."]
     few = run(bundle, data, tmp_path / "few.jsonl", "mood", "--sure", "0", "--sentences", "en", "--limit", "2")
     assert few == examples[:2]
+
+
+@pytest.mark.parametrize("head", ["mood", "nli"])
+def test_rows_of_a_table_are_labelled(bundle: Path, tmp_path: Path, head: str) -> None:
+    keys = list(INPUTS[head][0])
+    table, names = tmp_path / "in.csv", [f"my {key}" for key in keys]
+    with table.open("w", encoding="utf8", newline="") as file:
+        csv.writer(file).writerows([["id", *names], *([0, *row.values()] for row in INPUTS[head])])
+    columns = ",".join(f"{key}={name}" for key, name in zip(keys, names, strict=True))
+    found = run(bundle, table, tmp_path / "out.jsonl", head, "--sure", "0", "--columns", columns)
+    same = write(tmp_path / "in.jsonl", INPUTS[head])
+    assert found == run(bundle, same, tmp_path / "same.jsonl", head, "--sure", "0")
 
 
 def test_several_label_together(bundle: Path, tmp_path: Path) -> None:

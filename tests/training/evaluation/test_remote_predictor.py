@@ -285,6 +285,23 @@ def test_the_command_prints_and_writes_a_report(
             evaluate_command(parse(*words, str(tmp_path / name)))
 
 
+def test_the_command_reads_any_table(
+    directory: Path, data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in data["mood"].read_text().splitlines()]
+    folder, out = tmp_path / "folder", tmp_path / "out.json"
+    folder.mkdir()
+    table = "".join(f"{row['text']};{row['label']}\n" for row in rows)
+    (folder / "a.csv").write_text("what;mood\n" + table + ";good\n", encoding="utf8")
+    options = ["--columns", "text=what,label=mood", "--skip-broken", "1"]
+    evaluate_command(parse(str(directory), "--head", "mood", "--data", str(folder), *options, "--json", str(out)))
+    report = json.loads(out.read_text())
+    assert report["files"][0]["file"] == str(folder / "a.csv")
+    evaluate_command(parse(str(directory), "--head", "mood", "--data", str(data["mood"]), "--json", str(out)))
+    assert json.loads(out.read_text())["scores"] == report["scores"]
+    assert "skipped: " in capsys.readouterr().err
+
+
 def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for limit in ("0", "-1", "many"):
         with pytest.raises(SystemExit):

@@ -25,14 +25,14 @@ from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.report import read_report
-from training.finetuning.finetune import finetune, prepare, read_files
+from training.finetuning.finetune import finetune, inputs, prepare, read_files
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
 from training.finetuning.task_mixture import build_sources, choose, epoch_batches
 from training.pretraining.pretrain import pretrain
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.run_directory import Run
-from training.text.examples import QuestionExample, SpannedText, TaggedExample
+from training.text.examples import QuestionExample, SpannedText, TaggedExample, TextExample
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [
@@ -140,7 +140,7 @@ def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
     before = finetune(recipe(base, heads, steps=2, corpus=str(corpus), corpus_batch_size=4), tmp_path)
     assert "heads.mine gets none of the 2 steps by its share and stays as it began" in capsys.readouterr().err
     again = recipe(tmp_path, heads | {"new": heads["mine"]}, corpus=str(corpus))
-    examples = read_files(again, "classify", [files["classify"]])
+    examples = read_files(again, HeadRecipe("classify", []), [files["classify"]])
     after = prepare(again, {"mine": examples, "new": examples})
     assert list(after.heads) == ["mine", "new", "fill-mask", "nsp"] and after.fresh == {"new"}
     for name in before.heads:
@@ -225,7 +225,7 @@ def test_a_head_of_the_base_keeps_its_order_of_labels(
     named = HeadRecipe("classify", [files["classify"]], batch_size=4, max_length=48, labels=labels)
     before = finetune(recipe(base, {"mine": replace(named, defaults={"top_k": 1})}, steps=1), tmp_path)
     again = recipe(tmp_path, {"mine": replace(named, labels=[])})
-    examples = {"mine": read_files(again, "classify", [files["classify"]])}
+    examples = {"mine": read_files(again, HeadRecipe("classify", []), [files["classify"]])}
     after = prepare(again, examples)
     assert after.heads["mine"].spec == replace(before.heads["mine"].spec, temperature=1.0) and not after.fresh
     assert capsys.readouterr().err.count("anew") == 0
@@ -250,6 +250,18 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
     with pytest.raises(TrainingError, match="holds a model that no run has made there; name another --out"):
         write_checkpoint(read_checkpoint(base), tmp_path / "base")
         finetune(recipe(base, {"mine": mine}), tmp_path / "base")
+
+
+def test_a_head_reads_folders_of_tables_with_its_columns(base: Path, tmp_path: Path) -> None:
+    table = tmp_path / "folder" / "texts.csv"
+    table.parent.mkdir()
+    table.write_text("what,mood,label\n" + "".join(f"{text},{label},x\n" for text, label in TEXTS) + ",,\n,a,b\n")
+    head = HeadRecipe("classify", ["folder"], columns={"text": "what", "label": "mood"}, skip_broken=1)
+    mine = recipe(base, {"mine": head}, data=str(tmp_path))
+    assert read_files(mine, head, head.train) == [TextExample(text, label) for text, label in TEXTS]
+    assert table in inputs(mine)
+    with pytest.raises(DataError, match=r"texts\.csv:7: \"text\" is ''"):
+        read_files(mine, replace(head, skip_broken=0), head.train)
 
 
 def test_training_text_that_is_cut_is_counted(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,20 @@ def test_a_head_is_measured_on_the_validation_files_of_its_run(run: Path) -> Non
     assert (found.kind, found.name, len(found.examples), found.fitted) == ("validation", "validation.jsonl", 120, True)
 
 
+def test_a_run_is_measured_on_its_files_as_it_read_them(run: Path, tmp_path: Path) -> None:
+    """A folder with a table of other columns and a broken row, instead of JSON lines."""
+    table = tmp_path / "folder" / "validation.csv"
+    table.parent.mkdir()
+    rows = "".join(f"{row['text']},{row['label']},note\n" for row in texts(120))
+    table.write_text("what,mood,label\n" + rows + ",good,note\n", encoding="utf8")
+    recipe = json.loads((run / "recipe.json").read_text())
+    reading = {"columns": {"text": "what", "label": "mood"}, "skip_broken": 1}
+    recipe["heads"]["mood"] |= reading | {"validation": ["folder"]}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (found,) = collect(SPECS, {}, 110, RunFiles.find(run))["mood"]
+    assert (found.name, found.total, len(found.examples)) == ("validation.csv", 120, 110)
+
+
 def test_data_that_is_named_comes_first(run: Path, tmp_path: Path) -> None:
     named = write(tmp_path / "test.jsonl", texts(200))
     (found,) = collect(SPECS, {"mood": named}, None, RunFiles.find(run))["mood"]

@@ -227,8 +227,11 @@ def test_two_columns_that_could_be_the_text_are_refused(tmp_path: Path, header: 
         ('text,label\n"a\nb",x\n,y\n', r"a\.csv:4: \"text\" is '', expected visible text"),
         ('text,label\n"a\n\nb",x\nc\n', r"a\.csv:5: 1 cells \('c', …\), expected 2 as in the first line \(text, label"),
         ("text,label\na,x\nb, c,y\n", r"a\.csv:3: 3 cells \('b', …\), expected 2"),
-        ('text,label\na,x\n"b,y\nc,z\n', r"a\.csv:3: a quote that opens here is not closed"),
+        ('text,label\na,x\n"b,y\nc,z\n', r"a\.csv:3: a quote opens here and is never closed"),
         ('text,label\na,x\n"b" c,y\n', r"a\.csv:3: ',' expected after '\"'"),
+        ('text,label\na,x\n"b,y\nc,z\n"d",w\n', r"a\.csv:3: the row of lines 3 to 5: ',' expected after"),
+        ('text,label\n"b,y\nc",z,w\n', r"a\.csv:2: the row of lines 2 to 3: 3 cells"),
+        ('"text"s,label\na,x\n', r"a\.csv:1: ',' expected after"),
         ("text,label\na,x\nb,\n", r"a\.csv:3: \"label\" is ''"),
         ("text,text,label\na,b,x\n", r"a\.csv:1: two columns are named 'text'"),
     ],
@@ -319,7 +322,7 @@ def test_texts_with_two_labels_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(read_data([path], "classify")) == 5
     told = capsys.readouterr().err
     assert "a.csv: rows equal to an earlier one: 2" in told
-    assert "a.csv: texts with different labels in different rows, of which some must be wrong: 1" in told
+    assert "a.csv: texts with different labels in different rows: 1" in told
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -332,8 +335,21 @@ def test_up_to_n_broken_rows_are_skipped_and_listed(
     assert len(read_data([path], "classify", skip_broken=12)) == 2
     told = capsys.readouterr().err
     assert told.count("skipped: " + str(path)) == 10 and "skipped: 2 more broken rows" in told
-    with pytest.raises(DataError, match=r"is ''.*\(11 broken rows were skipped before it, as many as --skip-broken"):
+    with pytest.raises(DataError, match=r"is ''.*\(broken rows skipped before it: 11, as many as --skip-broken"):
         read_data([path], "classify", skip_broken=11)
+
+
+def test_a_quote_that_is_never_closed_is_more_than_a_row_to_skip(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'text,label\na,x\n"b,y\n' + "c,z\n" * 500)
+    with pytest.raises(DataError, match=r"a\.csv:3: a quote opens here and is never closed"):
+        read_data([path], "classify", skip_broken=10)
+
+
+def test_chosen_columns_come_before_the_usual_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"tokens": ["a"], "tags": ["O"], "pos_tags": ["DET"]}\n')
+    assert read_data([path], "tag", {"tags": "pos_tags"}) == [TaggedExample(["a"], ["DET"])]
+    path = write(tmp_path / "b.jsonl", '{"text": "a", "label": "x", "title": "b"}\n')
+    assert read_data([path], "classify", {"text": "title"}) == [TextExample("b", "x")]
 
 
 def test_skipping_goes_on_after_a_broken_quote_and_a_stray_byte(tmp_path: Path) -> None:

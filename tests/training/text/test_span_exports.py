@@ -84,8 +84,16 @@ def test_of_several_annotations_one_is_taken_and_told(tmp_path: Path, capsys: py
     assert "tasks with several annotations, of which the ground truth or else the first was taken: 1" in told
 
 
-def test_offsets_of_javascript_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "😀😀 Bob"
-    span = {"start": 5, "end": 8, "text": "Bob", "labels": ["PER"]}
-    assert read(tmp_path, {"text": text, "label": [span]}) == [SpannedText(text, [(3, 6, "PER")])]
-    assert "spans converted from UTF-16 units, which JavaScript counts, to characters: 1" in capsys.readouterr().err
+@pytest.mark.parametrize(("text", "written"), [("😀😀 Bob", "Bob"), ("😀 Bob", "😀")])
+def test_offsets_of_javascript_are_told(
+    tmp_path: Path, text: str, written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where they are wrong by a blank only: two units are "😀 " by characters."""
+    start = text.index(written)
+    before, units = (len(part.encode("utf-16-le")) // 2 for part in (text[:start], written))
+    span = {"start": before, "end": before + units, "text": written, "labels": ["PER"]}
+    found = read(tmp_path, {"text": text, "label": [span]})
+    assert found == [SpannedText(text, [(start, start + len(written), "PER")])]
+    told = capsys.readouterr().err
+    assert "spans converted from UTF-16 units, which JavaScript counts, to characters: 1" in told
+    assert "blanks" not in told

@@ -42,13 +42,16 @@ def csv_rows(path: Path, name: Namer) -> Iterator[Row]:
     skipped = 1 if first and _declared(first[0]) else 0
     rows = _cells(path, chain(first[skipped:], lines), dialect, skipped)
     beginning = list(islice(rows, SAMPLE // 2))
-    sample = [row.cells for row in beginning if isinstance(row, Cells)]
-    if not sample:
-        yield from (row for row in beginning if isinstance(row, DataError))
+    if not beginning:
         return
+    if isinstance(beginning[0], DataError):
+        raise beginning[0]  # without the first line nothing says which column is which
+    sample = [row.cells for row in beginning if isinstance(row, Cells)]
     names, is_data = name(path, sample)
     header = None if is_data else sample[0]
     for row in chain(beginning, rows):
+        if isinstance(row, NotClosed):
+            raise row  # it holds the rest of the file, which is more than a row to skip
         if isinstance(row, DataError):
             yield row
         elif row.cells is not header:
@@ -59,12 +62,18 @@ class Cells(NamedTuple):
     """A row, and the line where it begins."""
 
     number: int
+    last: int
+    """The line where it ends."""
     cells: list[str]
+
+
+class NotClosed(DataError):
+    """Raised when a quote opens and the file ends without another."""
 
 
 def _record(path: Path, row: Cells, names: list[str]) -> Row:
     if len(row.cells) != len(names):
-        found = f"{len(row.cells)} cells ({row.cells[0][:30]!r}, …)"
+        found = f"{_lines_of(row.number, row.last)}{len(row.cells)} cells ({row.cells[0][:30]!r}, …)"
         return DataError(
             f"{path}:{row.number}: {found}, expected {len(names)} as in the first line ({', '.join(names)}); quote a "
             "cell that holds the delimiter, or correct the line"
@@ -82,16 +91,22 @@ def _cells(path: Path, lines: Iterable[str], dialect: Dialect, skipped: int = 0)
         except StopIteration:
             return
         except csv.Error as error:
-            yield DataError(f"{path}:{begin}: {REASONS.get(str(error), str(error))}; correct the line")
+            yield _error(path, begin, reader.line_num + skipped, str(error))
             continue
         if any(cell.strip() for cell in cells):
-            yield Cells(begin, [cell.replace(RETURN, "\r") for cell in cells])
+            yield Cells(begin, reader.line_num + skipped, [cell.replace(RETURN, "\r") for cell in cells])
 
 
-REASONS = {
-    "unexpected end of data": "a quote that opens here is not closed, expected another before the file ends",
-}
-"""What csv says, in our own words."""
+def _error(path: Path, begin: int, last: int, reason: str) -> DataError:
+    if reason == "unexpected end of data":
+        return NotClosed(f"{path}:{begin}: a quote opens here and is never closed, expected another; add it")
+    lines = _lines_of(begin, last)
+    return DataError(f"{path}:{begin}: {lines}{reason}, expected cells as in RFC 4180; write a quote in a cell twice")
+
+
+def _lines_of(begin: int, last: int) -> str:
+    """Tell of a row that is broken how much of the file it holds."""
+    return f"the row of lines {begin} to {last}: " if last > begin else ""
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
