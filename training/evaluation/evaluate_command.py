@@ -18,6 +18,7 @@ from training.errors import EvaluationError
 from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.metrics import Scores
 from training.evaluation.report import REPORT, read_report, report_of, write_report
+from training.evaluation.report_text import NUMBERS
 from training.run.atomic_files import hash_of
 from training.text.examples import read_examples
 
@@ -118,4 +119,6 @@ def table(title: str, scores: Scores) -> Table:
 def _format(name: str, value: float) -> str:
     if name in COUNTS or name.endswith("questions"):
         return f"{value:,.0f}"
+    if name in NUMBERS:
+        return f"{value:.4f}"
     return f"{value:.4f} nats" if name == "loss" else f"{100 * value:.2f} %"
