@@ -18,6 +18,7 @@ from training.errors import EvaluationError
 from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.metrics import Scores
 from training.evaluation.report import REPORT, read_report, report_of, write_report
+from training.evaluation.report_text import NUMBERS
 from training.run.atomic_files import hash_of
 from training.text.data_files import DATA_HELP, add_data_options, read_files
 
@@ -98,8 +99,6 @@ def _describe(path: Path, examples: int) -> dict[str, object]:
 
 
 COUNTS = {"examples", "spans", "passages", "masked_tokens"}
-NUMBERS = {"pearson", "spearman", "mean_absolute_error"}
-"""Figures that are no shares."""
 
 
 def table(title: str, scores: Scores) -> Table:

@@ -27,6 +27,7 @@ from training.evaluation.report_plots import plot_report
 from training.evaluation.span_report import tag_parts
 from training.run.atomic_files import write_whole
 from training.text.examples import Example
+from training.text.problem_types import as_problem, problem_for
 
 REPORTS = "reports"
 """The directory of a run or a bundle that has one for each head."""
@@ -64,6 +65,7 @@ def report_of(predictor: Predictor, name: str, examples: Sequence[Example], prog
     Raise DataError for data that does not fit the head, EvaluationError for a head that cannot be asked.
     """
     spec, watched = predictor.head(name), Watched(predictor)
+    examples = as_problem(examples, problem_for(spec, examples))
     scores = score(watched, name, examples, progress)
     parts = _parts(examples, watched, spec)
     unit = "tokens" if predictor.tokenizer else "words"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from training.evaluation.metrics import Scores, headline
-from training.evaluation.report_text import WIDTH, columns, cut, percent
+from training.evaluation.report_text import WIDTH, columns, cut, figure_text, percent
 
 NONE = "(none)"
 """Stands for no label: what was missed, or found where nothing is."""
@@ -114,14 +114,18 @@ class Report:
         found = [list(part()) for part in parts]
         return [line for part in found if part for line in ["", *part]][1:]
 
+    @property
+    def chief(self) -> str | None:
+        """The chief figure beside chance, as text; None if there is no figure."""
+        if not self.scores:
+            return None
+        name = headline(self.scores)
+        chance = self.scores.get(f"{name}_chance")
+        beside = "" if chance is None else f" (chance {figure_text(name, chance)})"
+        return f"{name.replace('_', ' ')} {figure_text(name, self.scores[name])}{beside}"
+
     def _head(self) -> Iterator[str]:
-        figure = headline(self.scores)
-        if figure not in self.scores:
-            yield cut(f"{self.head} ({self.task})", WIDTH)
-            return
-        chance = self.scores.get(f"{figure}_chance")
-        beside = "" if chance is None else f" (chance {percent(chance)})"
-        yield cut(f"{self.head} ({self.task}): {figure} {percent(self.scores[figure])} %{beside}", WIDTH)
+        yield cut(f"{self.head} ({self.task})" + (f": {self.chief}" if self.chief else ""), WIDTH)
 
     def _classes(self) -> Iterator[str]:
         worst = sorted(self.classes, key=lambda one: one.f1)[:SHOWN_CLASSES]

@@ -6,11 +6,18 @@ from rich.cells import cell_len, set_cell_size
 
 WIDTH = 80
 GAP = "  "
+NUMBERS = ("pearson", "spearman", "mean_absolute_error")
+"""Figures that are not shares."""
 
 
 def percent(share: float) -> str:
     """Return a share in percent, with one digit."""
     return f"{100 * share:.1f}"
+
+
+def figure_text(name: str, value: float) -> str:
+    """Return a figure with its unit: shares in percent, correlations and errors as they are."""
+    return f"{value:.3f}" if name in NUMBERS else f"{percent(value)} %"
 
 
 def cut(text: str, width: int) -> str:

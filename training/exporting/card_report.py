@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.evaluation.metrics import headline
 from training.evaluation.report import PICTURES, REPORTS
 from training.evaluation.report_figures import (
     SHOWN_PAIRS,
@@ -58,15 +57,9 @@ def folded(summary: str, lines: Iterator[str]) -> Iterator[str]:
 
 def _summary(report: Report) -> str:
     """Return the chief figure beside chance, and on how many examples."""
-    figure, count = headline(report.scores), report.scores.get("examples", 0)
-    if figure not in report.scores:
-        return f"Measured on {count:,.0f} examples."
-    chance = report.scores.get(f"{figure}_chance")
-    beside = "" if chance is None else f" (chance {percent(chance)} %)"
     error = report.scores.get("calibration_error")
     gap = "" if error is None else f" Scores differ from the share of right answers by {percent(error)} points."
-    value = percent(report.scores[figure])
-    return f"{figure.replace('_', ' ')} {value} %{beside} on {count:,.0f} examples.{gap}"
+    return f"{report.chief or 'measured'} on {report.scores.get('examples', 0):,.0f} examples.{gap}"
 
 
 def _classes(report: Report) -> Iterator[str]:

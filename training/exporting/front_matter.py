@@ -14,7 +14,6 @@ from yaml import YAMLError
 from models.manifest import HeadEntry, Manifest
 from models.task import TaskName
 from training.errors import ExportError
-from training.evaluation.metrics import headline
 
 LIBRARY = "bertheads"
 PIPELINES: dict[TaskName, str] = {
@@ -27,8 +26,19 @@ PIPELINES: dict[TaskName, str] = {
 """Hugging Face's names of the tasks."""
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 """An identifier such as apache-2.0 or cc-by-sa-4.0."""
-FIGURES = ("accuracy", "macro_f1", "precision", "recall", "f1", "exact_match")
-"""The figures of model-index, by the names of our scores."""
+FIGURES = (
+    *("f1", "micro_f1", "accuracy", "macro_f1", "precision", "recall", "exact_match"),
+    *("pearson", "spearman", "mean_absolute_error"),
+)
+"""The figures of model-index by the names of our scores, the chief one first."""
+METRICS = {
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mean_absolute_error": "mae",
+}
+"""Hugging Face's names of those that have another one there."""
 
 Values = dict[str, Any]
 
@@ -80,15 +90,14 @@ def identifier(licence: str | None) -> str | None:
 def _results(name: str, head: HeadEntry) -> Iterator[EvalResult]:
     scores = {key: value for key, value in head.metrics.items() if isinstance(value, int | float)}
     file = str(head.metrics.get("data") or "validation data of the run")
-    chief = headline({key: float(value) for key, value in scores.items()})
-    for key in sorted((key for key in FIGURES if key in scores), key=lambda key: key != chief):
+    for key in (key for key in FIGURES if key in scores):
         yield EvalResult(
             task_type=pipeline(head),
             task_name=name,
             dataset_type=_slug(file),
             dataset_name=file,
             dataset_config=name,  # heads of one task may have files of one name
-            metric_type="f1" if key == "macro_f1" else key,
+            metric_type=METRICS.get(key, key),
             metric_name=key.replace("_", " "),
             metric_value=round(float(scores[key]), 4),
         )

@@ -156,12 +156,9 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         else:
             spec = fitted(predictor, name, head.spec, recipe, validation[name])
         checkpoint.heads[name] = Head(spec, head.module)
-    figures = reported(CheckpointPredictor.of(checkpoint), validation, run.out / REPORTS)
+    figures = reported(CheckpointPredictor.of(checkpoint), validation, calibrations, run.out / REPORTS)
     if recipe.corpus:
         figures |= evaluate_pretraining(checkpoint, recipe.pretraining, recipe.pretraining.max_length)
-    for name, calibration in calibrations.items():
-        if name in figures and calibration.error is not None:
-            figures[name]["calibration_error"] = calibration.error  # on examples that the temperature was not fitted on
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
@@ -308,16 +305,25 @@ def validate(
 
 
 def reported(
-    predictor: CheckpointPredictor, validation: dict[str, list[Example]], directory: Path
+    predictor: CheckpointPredictor,
+    validation: dict[str, list[Example]],
+    calibrations: dict[str, Calibration],
+    directory: Path,
 ) -> dict[str, dict[str, float]]:
-    """Figures of the finished heads; the report of each is written below `directory`, and told."""
+    """Figures of the finished heads; the report of each is written below `directory`, and told.
+
+    A calibration error is that of examples that the temperature was not fitted on.
+    """
     figures = {}
     for name, examples in validation.items():
-        if examples:
-            report = report_of(predictor, name, examples)
-            write_report(report, directory / name)
-            tell("\n".join(["", *report.lines(), "", f"report: {directory / name}"]))
-            figures[name] = report.scores
+        if not examples:
+            continue
+        report = report_of(predictor, name, examples)
+        if name in calibrations and (error := calibrations[name].error) is not None:
+            report.scores["calibration_error"] = error
+        write_report(report, directory / name)
+        tell("\n".join(["", *report.lines(), "", f"report: {directory / name}"]))
+        figures[name] = report.scores
     return figures
 
 

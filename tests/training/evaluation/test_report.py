@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from rich.cells import cell_len
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import (
+from sklearn.calibration import calibration_curve  # type: ignore[import-untyped]
+from sklearn.metrics import (  # type: ignore[import-untyped]
     classification_report,
     confusion_matrix,
     f1_score,
@@ -168,12 +168,14 @@ def test_numbers_have_errors_by_length(tmp_path: Path) -> None:
     gold, found = [1.5, 2.0, -1.0, 4.25], [1.0, 2.25, -1.0, 8.0]
     examples = [Labelled("a " * (n + 1), number) for n, number in enumerate(gold)]
     parts = number_parts(examples, [ranked(["LABEL_0"], [number]) for number in found], None)
-    report = Report("price", "classify", {}, **parts)
+    scores = {"pearson": 0.5, "pearson_chance": 0.0, "mean_absolute_error": 1.1}
+    report = Report("price", "classify", scores, **parts)
     assert np.average([one.figure for one in report.slices], weights=[one.examples for one in report.slices]) == (
         pytest.approx(mean_absolute_error(gold, found))
     )
     assert [one["error"] for one in report.wrong] == [3.75, 0.5, 0.25, 0.0]
     assert "3.75 off: 8, expected 4.25" in report.lines()
+    assert Report("price", "classify", {}, **parts).lines()[0] == "price (classify)"
     write_report(report, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "residuals.png", "wrong.jsonl"]
 

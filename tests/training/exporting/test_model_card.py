@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -64,7 +65,7 @@ def card_of(bundle: Bundle) -> str:
 
 
 def test_hugging_face_reads_the_front_matter(bundle: Bundle) -> None:
-    data = ModelCard(card_of(bundle)).data
+    data: Any = ModelCard(card_of(bundle)).data
     assert (data.library_name, data.pipeline_tag, data.language) == ("bertheads", "text-classification", "en")
     assert (data.license, data.tags, data.base_model) == ("cc-by-4.0", ["films"], "base")
     assert data.model_name == "films" and data.eval_results

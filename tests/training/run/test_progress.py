@@ -12,7 +12,7 @@ def test_a_bar_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", terminal)
     assert columns() == width
     bar = StepBar(123_456, initial=100)
-    for step in range(3):
+    for _ in range(3):
         bar.update()
         bar.show(["loss 0.123", *(f"head{number} {0.1 * number:.3g}" for number in range(20))])
     bar.close()
