@@ -196,7 +196,8 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     for name, of_head in measured["heads"].items():
         validation = of_head.get("validation")
         if validation and validation["examples"] >= _examples(heads[name]):
-            metrics = {"graph": precision, "data": validation["file"], **validation["scores"]}
+            fitted = {key: value for key, value in heads[name].metrics.items() if key == "thresholds"}
+            metrics = {"graph": precision, "data": validation["file"], **validation["scores"], **fitted}
             heads[name] = heads[name].model_copy(update={"metrics": metrics})
     return manifest.model_copy(update={"heads": heads})
 

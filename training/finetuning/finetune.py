@@ -29,6 +29,7 @@ from training.finetuning.calibration import Calibration, decisions
 from training.finetuning.early_stopping import Best
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.finetuning.first_bias import start_at_frequencies
+from training.finetuning.label_thresholds import fit_thresholds
 from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
 from training.finetuning.targets import targets
 from training.finetuning.task_mixture import build_sources, choose, dropouts
@@ -149,14 +150,16 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         else:
             spec = fitted(predictor, name, head.spec, recipe, validation[name])
         checkpoint.heads[name] = Head(spec, head.module)
-    figures = validate(recipe, checkpoint, CheckpointPredictor.of(checkpoint), validation, None)
+    predictor = CheckpointPredictor.of(checkpoint)
+    figures = validate(recipe, checkpoint, predictor, validation, None)
     for name, calibration in calibrations.items():
         if name in figures and calibration.error is not None:
             figures[name]["calibration_error"] = calibration.error  # on examples that the temperature was not fitted on
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
-        checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}))
+        thresholds = fit_thresholds(predictor, name, validation.get(name, []))
+        checkpoint.heads[name] = Head(head.spec, head.module, figures.get(name, {}) | thresholds)
     run.finish(checkpoint)
     return checkpoint
 
