@@ -167,7 +167,7 @@ def test_a_fresh_head_begins_with_frequencies(tokenizer: Tokenizer, tmp_path: Pa
         "kinds": [TextExample("a", ("x",)), TextExample("b", ("x", "y")), TextExample("c", "x")],
         "stars": [TextExample("a", "1"), TextExample("b", 99.5)],
     }
-    heads = {"kinds": HeadRecipe("classify", ["f"], max_length=64), "stars": HeadRecipe("classify", ["f"], max_length=64)}
+    heads = {name: HeadRecipe("classify", ["f"], max_length=64) for name in sets}
     made = prepare(FinetuneRecipe(str(tmp_path), heads), sets)
     biases: dict[str, Any] = {name: made.heads[name].module.classifier.bias.detach() for name in heads}  # type: ignore[union-attr,operator]
     assert expit(biases["kinds"].numpy()) == pytest.approx([4 / 5, 2 / 5])
