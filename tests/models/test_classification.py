@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 from models.classification import Classify, Pair, PairInput, share_room
 from models.errors import BundleError, InputError
-from models.task import HeadSpec, Trained
+from models.task import HeadSpec, ProblemType, Trained
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 
@@ -294,3 +295,56 @@ def test_a_head_overrides_defaults_and_a_request_overrides_the_head(tokenizer: T
     assert task.parse_parameters({"top_k": 2}).truncation == "left"
     with pytest.raises(BundleError, match="the defaults of this classify head are wrong: parameters.topk"):
         classify(tokenizer, defaults={"topk": 1})
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "function"),
+    [
+        (LABELS, "single_label_classification", "softmax"),
+        (["toxic"], "single_label_classification", "sigmoid"),
+        (LABELS, "multi_label_classification", "sigmoid"),
+        (["score"], "regression", "none"),
+        (LABELS, "regression", "none"),
+    ],
+)
+def test_the_function_follows_from_what_the_logits_mean(
+    tokenizer: Tokenizer, labels: list[str], problem: ProblemType, function: str
+) -> None:
+    task = Classify(tokenizer, HeadSpec("classify", labels, problem_type=problem), 128)
+    assert task.parse_parameters({}).function_to_apply == function
+    encoded = task.encode("the cat", task.parse_parameters({}))
+    logits = LOGITS[:, : len(labels)]
+    asked = task.decode(encoded, logits, task.parse_parameters({"function_to_apply": function}))
+    for chosen in (task.parse_parameters({}), task.parse_parameters({"function_to_apply": None}), task.parameters()):
+        assert task.decode(encoded, logits, chosen) == asked
+    own = Classify(tokenizer, HeadSpec("classify", labels, {"function_to_apply": "none"}, problem_type=problem), 128)
+    assert own.decode(encoded, logits, own.parse_parameters({})) == own.decode(
+        encoded, logits, own.parse_parameters({"function_to_apply": "none"})
+    )
+
+
+def test_each_label_may_have_its_own_threshold(tokenizer: Tokenizer) -> None:
+    task = classify(tokenizer)
+    encoded = task.encode("the cat", task.parse_parameters({}))
+    scores = {item["label"]: item["score"] for item in task.decode(encoded, LOGITS, task.parse_parameters({}))}
+    for label, score in scores.items():
+        kept = task.decode(encoded, LOGITS, task.parse_parameters({"threshold": {label: score}}))
+        assert {item["label"] for item in kept} == set(LABELS)
+        fewer = task.parse_parameters({"threshold": {label: float(np.nextafter(score, 9))}})
+        assert {item["label"] for item in task.decode(encoded, LOGITS, fewer)} == set(LABELS) - {label}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "words"),
+    [
+        ({"neutra": 0.5}, "parameters.threshold: has 'neutra', but this head has the labels entailment, neutral"),
+        ({"neutral": "high"}, "parameters.threshold: is 'high', but input should be a valid number"),
+        ([0.5], r"parameters.threshold: is \[0.5\], but input should be a valid number"),
+    ],
+)
+def test_thresholds_that_do_not_fit_are_refused(tokenizer: Tokenizer, threshold: Any, words: str) -> None:
+    task = classify(tokenizer)
+    with pytest.raises(InputError, match=words):
+        task.encode("the cat", task.parse_parameters({"threshold": threshold}))
+    with pytest.raises(BundleError, match="the defaults of this classify head are wrong: parameters.threshold"):
+        classify(tokenizer, defaults={"threshold": threshold})

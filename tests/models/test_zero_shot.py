@@ -11,6 +11,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 from models.classification import Pair, PairInput
 from models.errors import BundleError, InputError
+from models.rerank import Rerank
 from models.task import HeadSpec, Trained
 from models.tasks import ROUTES, TASKS, routes_of
 from models.tokenizer import Tokenizer
@@ -181,9 +182,13 @@ def test_a_template_is_text_and_no_program(tokenizer: Tokenizer) -> None:
         (HeadSpec("pair", ["isNext", "notNext"]), ["pair"]),
         (HeadSpec("classify", NLI), ["classify"]),
         (HeadSpec("qa", []), ["qa"]),
+        (HeadSpec("pair", NLI, problem_type="multi_label_classification"), ["pair"]),
+        (HeadSpec("pair", ["entailment"]), ["pair", "rerank"]),
+        (HeadSpec("pair", ["score"], problem_type="regression"), ["pair", "rerank"]),
+        (HeadSpec("classify", ["toxic"]), ["classify"]),
     ],
 )
-def test_heads_with_an_entailment_label_answer_zero_shot_too(
+def test_pair_heads_answer_zero_shot_by_entailment_and_rerank_by_their_one_label(
     tokenizer: Tokenizer, spec: HeadSpec, routes: list[str]
 ) -> None:
     assert routes_of(spec) == routes
@@ -193,8 +198,11 @@ def test_heads_with_an_entailment_label_answer_zero_shot_too(
         with pytest.raises(BundleError) as error:
             ZeroShot(tokenizer, spec, 128)
         assert str(error.value) == obstacle(spec)
-        assert "isNext, notNext" in obstacle(spec) or f"/{spec.task}" in obstacle(spec)
+        assert ", ".join(spec.labels) in obstacle(spec) or f"/{spec.task}" in obstacle(spec)
+    if "rerank" not in routes:
+        with pytest.raises(BundleError, match="but rerank needs one for /pair with 1 label"):
+            Rerank(tokenizer, spec, 128)
 
 
-def test_a_bundle_cannot_declare_zero_shot() -> None:
-    assert set(ROUTES) - set(TASKS) == {"zero-shot"}
+def test_a_bundle_cannot_declare_another_way_to_ask() -> None:
+    assert set(ROUTES) - set(TASKS) == {"zero-shot", "rerank"}

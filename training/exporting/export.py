@@ -195,6 +195,10 @@ def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
+KEPT_FIGURES = (TRAINING_EXAMPLES, "thresholds")
+"""Figures of the run that no measurement of a graph replaces."""
+
+
 def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     """Put what was measured in the first precision, the one to be served, in place of figures on fewer examples."""
     precision, measured = next(iter(figures["precisions"].items()))
@@ -202,8 +206,8 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     for name, of_head in measured["heads"].items():
         validation = of_head.get("validation")
         if validation and validation["examples"] >= _examples(heads[name]):
-            rows = {key: value for key, value in heads[name].metrics.items() if key == TRAINING_EXAMPLES}
-            metrics = {"graph": precision, "data": validation["file"], **rows, **validation["scores"]}
+            kept = {key: heads[name].metrics[key] for key in KEPT_FIGURES if key in heads[name].metrics}
+            metrics = {"graph": precision, "data": validation["file"], **kept, **validation["scores"]}
             heads[name] = heads[name].model_copy(update={"metrics": metrics})
     return manifest.model_copy(update={"heads": heads})
 

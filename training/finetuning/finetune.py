@@ -31,6 +31,7 @@ from training.finetuning.calibration import Calibration, decisions
 from training.finetuning.early_stopping import Best
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.finetuning.first_bias import start_at_frequencies
+from training.finetuning.label_thresholds import fit_thresholds
 from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
 from training.finetuning.targets import targets
 from training.finetuning.task_mixture import build_sources, choose, dropouts
@@ -156,14 +157,16 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         else:
             spec = fitted(predictor, name, head.spec, recipe, validation[name])
         checkpoint.heads[name] = Head(spec, head.module)
-    figures = reported(CheckpointPredictor.of(checkpoint), validation, calibrations, run.out / REPORTS)
+    predictor = CheckpointPredictor.of(checkpoint)
+    figures = reported(predictor, validation, calibrations, run.out / REPORTS)
     if recipe.corpus:
         figures |= evaluate_pretraining(checkpoint, recipe.pretraining, recipe.pretraining.max_length)
     run.log_figures(done, figures)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
-        rows = {"training_examples": float(len(sets[name]))} if name in sets else {}
-        checkpoint.heads[name] = Head(head.spec, head.module, rows | figures.get(name, {}))
+        rows: dict[str, Any] = {"training_examples": float(len(sets[name]))} if name in sets else {}
+        thresholds = fit_thresholds(predictor, name, validation.get(name, []))
+        checkpoint.heads[name] = Head(head.spec, head.module, rows | figures.get(name, {}) | thresholds)
     run.finish(checkpoint)
     return checkpoint
 

@@ -79,6 +79,21 @@ def test_labels_that_do_not_compete_are_compared_each_for_itself() -> None:
     assert compared["score_difference"] == pytest.approx(100 * (1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(1))) / 2)
 
 
+def test_numbers_far_from_zero_are_compared_by_what_they_vary() -> None:
+    """In points of their mean square, years that are 10 off would pass for equal."""
+    spec = HeadSpec("classify", ["year"], problem_type="regression")
+    expected, found = logits([1990.0], [2010.0]), logits([2000.0], [2000.0])
+    assert compare(spec, expected, found)["score_difference"] == pytest.approx(100.0)
+    assert compare(spec, expected, logits([1991.0], [2010.0]))["score_difference"] == pytest.approx(0.5)
+
+
+def test_labels_of_a_set_are_compared_by_their_sigmoids() -> None:
+    spec = HeadSpec("classify", ["a", "b"], problem_type="multi_label_classification")
+    compared = compare(spec, logits([0.0, 3.0]), logits([1.0, 3.0]))
+    assert compared["score_difference"] == pytest.approx(100 * (1 / (1 + np.exp(-1)) - 0.5))
+    assert compared["same_side"] == 0.5
+
+
 def test_scores_without_a_function_have_no_scale_of_their_own() -> None:
     spec = HeadSpec("pair", ["similarity"], {"function_to_apply": "none"})
     expected, found = logits([3.0], [-1.0], [2.0]), logits([3.3], [-1.0], [2.0])

@@ -125,6 +125,17 @@ def test_a_sample_has_each_source_and_label_in_proportion(tmp_path: Path) -> Non
     assert (found.describe()["examples"], found.describe()["of"]) == (80, 400)
 
 
+def test_a_sample_of_numbers_or_sets_is_drawn_from_all_of_them(tmp_path: Path) -> None:
+    """As parts of their own, 400 different numbers would get the first places."""
+    for labels in ([number + 0.5 for number in range(400)], [[f"{number % 2}", f"x{number}"] for number in range(400)]):
+        rows = [row | {"label": label} for row, label in zip(texts(400), labels, strict=True)]
+        found = Evidence.read("validation", [write(tmp_path / "all.jsonl", rows)], "classify", 80)
+        places = [int(one.text.split()[1]) for one in found.examples if isinstance(one, TextExample)]
+        assert len(places) == 80 and max(places) > 300
+        if isinstance(labels[0], list):
+            assert sum(place % 2 for place in places) == 40
+
+
 def test_a_sample_of_several_files_has_questions_with_and_without_an_answer(tmp_path: Path) -> None:
     row = {"id": "1", "question": "who?", "context": "the cat", "source": "test"}
     some = [row | {"answers": {"text": ["cat"], "answer_start": [4]}}] * 60
