@@ -44,7 +44,7 @@ from training.run.atomic_files import alone
 from training.run.distributed import Processes
 from training.run.interruption import Interruption
 from training.run.optimizer import build_optimizer, schedule, set_rates
-from training.run.precision import arithmetic
+from training.run.precision import arithmetic, check_precision
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.run.start_from import note_length, read_base, set_dropout
@@ -69,9 +69,11 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     """The run, from the reading of its data to the measured heads."""
     run = Run(out, recipe, processes, inputs(recipe))
     if run.finished:
+        run.tell_results()
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
     run.set_threads(recipe.threads)
+    check_precision(recipe.precision, processes.device.type)
 
     # ---- model and data
     tell_turns(recipe)

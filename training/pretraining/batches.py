@@ -66,17 +66,22 @@ class Rows:
         """
         epoch, index = position
         while True:
-            count = self.count(epoch)
-            if batch_size > count:
-                raise RecipeError(
-                    f"batch_size is {batch_size}, but {self.corpus.directory} gives {count} rows an epoch; lower "
-                    "batch_size or build the corpus of more text"
-                )
+            count = self.check(batch_size, epoch)
             while index + batch_size <= count:
                 chosen = range(index, index + batch_size)[part]
                 index += batch_size
                 yield [self.row(epoch, i) for i in chosen], (epoch, index)
             epoch, index = epoch + 1, 0
+
+    def check(self, batch_size: int, epoch: int) -> int:
+        """Return how many rows an epoch has; raise RecipeError where they do not fill a batch."""
+        count = self.count(epoch)
+        if batch_size > count:
+            raise RecipeError(
+                f"batch_size is {batch_size}, but {self.corpus.directory} gives {count} rows per epoch; lower "
+                "batch_size or build the corpus of more text"
+            )
+        return count
 
     def count(self, epoch: int) -> int:
         return len(self.pairs(epoch))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ from training.run.atomic_files import alone
 from training.run.distributed import Processes
 from training.run.interruption import Interruption
 from training.run.optimizer import build_optimizer, schedule, set_rates
-from training.run.precision import arithmetic
+from training.run.precision import arithmetic, check_precision
 from training.run.progress import tell
 from training.run.run_directory import Run, seed_step
 from training.text.corpus import Corpus
@@ -37,6 +38,9 @@ PHASE_EPOCHS = 1 << 10
 """More than a phase has."""
 LOGGED_EVERY = 20
 """Steps."""
+MANY = 100
+"""Batches whose tokens a corpus has beyond doubt about the first one."""
+BAR = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
@@ -50,9 +54,12 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     """The run, as each of its processes sees it."""
     run = Run(out, recipe, processes, map(Path, filter(None, (recipe.corpus, recipe.base, recipe.teacher))))
     if run.finished:
+        run.tell_results()
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
     run.set_threads(recipe.threads)
+    if processes.first:
+        check_precision(recipe.precision, processes.device.type)
     if recipe.unread and processes.first:
         tell(f"{', '.join(recipe.unread)}: not read, for phases, base or teacher of the recipe say it")
 
@@ -68,6 +75,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
     corpus = Corpus(Path(recipe.corpus))
     rows_of = [Rows(corpus, checkpoint.tokenizer, recipe, phase.max_length) for phase in recipe.parts]
+    check_batches(recipe, rows_of, processes.count)
     teacher = read_teacher(recipe, checkpoint, rows_of[0], processes) if recipe.teacher else None
     state = run.resume(checkpoint, optimizer)
     if not state and not recipe.base:
@@ -75,6 +83,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             inform(encoder, recipe, corpus, teacher)
         processes.share(encoder.parameters())
     state = state or {"step": 0}
+    best = Best(*state.pop("best", ()))
     steps = stream(rows_of, recipe, state, processes)
     forward = torch.compile(encoder) if recipe.compile else encoder
     unigram = unigram_entropy(corpus, checkpoint.tokenizer.vocab_size)
@@ -83,7 +92,12 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     # ---- loop
     modules.train()
     bar = tqdm(
-        total=recipe.all_steps, initial=state["step"], unit=" steps", dynamic_ncols=True, disable=not processes.first
+        total=recipe.all_steps,
+        initial=state["step"],
+        unit="step",
+        ncols=80,
+        bar_format=BAR,
+        disable=not processes.first,
     )
     interruption = Interruption(processes.count)
     for step in interruption.watch(range(state["step"], recipe.all_steps)):
@@ -120,41 +134,74 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             values = monitor.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
             monitor.check(values, done)
             run.log(done, values)
-            bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()})
+            bar.set_postfix_str(f"epoch {state['seen']:.1f}, loss {values['loss/fill-mask']:.3g}{best.short}")
         if evaluating and processes.first:
-            run.log_figures(done, evaluate(checkpoint, recipe, phase.max_length))
+            figures = evaluate(checkpoint, recipe, phase.max_length)
+            run.log_figures(done, figures)
+            best = best.after(done, figures)
         if stopping or (done % recipe.save_every == 0 and done < recipe.all_steps):
-            run.save(done, checkpoint, optimizer, state)
+            run.save(done, checkpoint, optimizer, state | {"best": best})
         if stopping:
             processes.wait()  # torchrun ends all as soon as one has ended
             interruption.end(done)
         monitor.open()
     bar.close()
     run.finish(checkpoint)
+    if processes.first:
+        seen = f"{state.get('seen', 0):.2f} epochs of the corpus"
+        tell(f"{recipe.all_steps:,} steps, {seen}{best.sentence}")
+    run.tell_results()
     return checkpoint
 
 
+class Best(NamedTuple):
+    """The best accuracy of masked tokens on held-out text so far, and its step; step 0 where none was measured."""
+
+    accuracy: float = -1.0
+    step: int = 0
+
+    def after(self, step: int, figures: dict[str, dict[str, float]]) -> "Best":
+        accuracy = figures.get("fill-mask", {}).get("accuracy", self.accuracy)
+        return Best(accuracy, step) if accuracy > self.accuracy else self
+
+    @property
+    def short(self) -> str:
+        return f", best {self.accuracy:.0%}" if self.step else ""
+
+    @property
+    def sentence(self) -> str:
+        found = f"; best accuracy of held-out masked tokens: {self.accuracy:.1%}, at step {self.step:,}"
+        return found if self.step else ""
+
+
+def check_batches(recipe: PretrainRecipe, rows_of: Sequence[Rows], processes: int) -> None:
+    """Raise RecipeError for a phase whose batches cannot be filled or divided, before those that come first are run."""
+    for phase, rows in zip(recipe.parts, rows_of, strict=True):
+        if phase.batch_size % (processes * recipe.accumulate):
+            raise RecipeError(
+                f"batch_size is {phase.batch_size}, which {processes} processes with accumulate = "
+                f"{recipe.accumulate} do not divide; choose a multiple of {processes * recipe.accumulate}"
+            )
+        if len(rows.corpus.tokens) < MANY * phase.batch_size * phase.max_length:
+            rows.check(phase.batch_size, 0)  # of a larger corpus, counting would take minutes, and has nothing to find
+
+
 def stream(
-    rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, int], processes: Processes
-) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, int]]]:
+    rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, Any], processes: Processes
+) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, Any]]]:
     """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from.
 
-    `rows_of`: those that each phase draws from.
+    `rows_of`: those that each phase draws from. The position says how many epochs of rows were "seen", too.
     """
-    before = 0
-    for phase in recipe.parts:
-        if phase.batch_size % (processes.count * recipe.accumulate):
-            raise RecipeError(
-                f"batch_size is {phase.batch_size}, which {processes.count} processes with accumulate = "
-                f"{recipe.accumulate} do not divide; choose a multiple of {processes.count * recipe.accumulate}"
-            )
+    before, seen = 0, state.get("seen", 0.0)
     for number, phase in enumerate(recipe.parts):
         left = before + phase.steps - max(before, state["step"])
         resumed = state.get("phase") == number
         begun = (state["epoch"], state["position"]) if resumed else (first_epoch(recipe, number), 0)
         steps = rows_of[number].steps(phase.batch_size, begun, processes.part)
         for rows, (epoch, position) in islice(steps, max(0, left)):
-            yield rows, phase, {"phase": number, "epoch": epoch, "position": position}
+            seen += phase.batch_size / rows_of[number].count(epoch)
+            yield rows, phase, {"phase": number, "epoch": epoch, "position": position, "seen": seen}
         before += phase.steps
 
 

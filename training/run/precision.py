@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from training.run.progress import tell
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -18,6 +20,18 @@ KERNELS = {
     "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
     "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
 }
+
+
+def check_precision(precision: Precision, device: str) -> None:
+    """Say where bf16 is only emulated, which is slower than fp32."""
+    if precision == "bf16" and not has_bf16(device):
+        tell("precision is bf16, which this processor only emulates; fp32 is faster here")
+
+
+def has_bf16(device: str) -> bool:
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
 from models.manifest import MANIFEST
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 from training.run.atomic_files import damage, hash_of, sync, write_directory, write_whole
 from training.run.distributed import Processes
 from training.run.plots import plot_metrics
@@ -157,11 +157,19 @@ class Run:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
 
     def log_figures(self, step: int, figures: dict[str, dict[str, float]]) -> None:
-        """Append the validation figures of each head, and draw all curves anew."""
+        """Append the validation figures of each head, and draw all curves again, if there are any and it is possible.
+
+        A picture that fails, for lack of space or of fonts, ends no run.
+        """
         values = {f"validation/{head}/{key}": value for head, entry in figures.items() for key, value in entry.items()}
         if values:
             self.log(step, values)
-        plot_metrics(self.metrics, self.out / "metrics.png")
+        if not self.metrics.exists():
+            return
+        try:
+            plot_metrics(self.metrics, self.out / "metrics.png")
+        except (DataError, OSError, ValueError) as error:
+            tell(f"{self.out / 'metrics.png'} was not drawn ({error}); the run goes on")
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines of work that a resumed run will do again."""
@@ -190,8 +198,9 @@ class Run:
     def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Load the newest checkpoint that is as it was written into the given objects; None where there is none.
 
-        Those after it are removed; raises TrainingError where there are some and none is good.
+        Those after it are removed; raises TrainingError where there are some and none is good, or no room for more.
         """
+        self._check_space(checkpoint)
         newest = self._newest()
         if not newest:
             if self.processes.first:
@@ -207,6 +216,23 @@ class Run:
                 shutil.rmtree(damaged)
         return state
 
+    def _check_space(self, checkpoint: Checkpoint) -> None:
+        """Raise TrainingError where the checkpoints of this run will not fit its disk: hours later is too late."""
+        if not self.processes.first:
+            return
+        modules = (checkpoint.encoder, *(head.module for head in checkpoint.heads.values()))
+        parameters = {id(one): one for module in modules for one in module.parameters()}.values()
+        weights = sum(one.nbytes for one in parameters)
+        moments = 2 * sum(one.nbytes for one in parameters if one.requires_grad)
+        there = sum(file.stat().st_size for path in self.saved() for file in path.iterdir())
+        needed = (KEPT + 1) * (weights + moments) + weights - there
+        free = shutil.disk_usage(self.out).free
+        if free < needed:
+            raise TrainingError(
+                f"{self.out} has {free / 1e9:,.1f} GB of free space, expected {needed / 1e9:,.1f} GB for {KEPT + 1} "
+                "checkpoints and the finished model; free some, or name another --out"
+            )
+
     def _newest(self) -> Path | None:
         for path in reversed(self.saved()):
             found = damage(path)
@@ -220,6 +246,15 @@ class Run:
             f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
             "the directory to begin anew"
         )
+
+    def tell_results(self) -> None:
+        """Say where the results of a finished run are."""
+        if self.processes.first:
+            pictures = " and metrics.png" if (self.out / "metrics.png").exists() else ""
+            tell(
+                f"{self.out} is finished: it holds the model, and its figures in metrics.jsonl{pictures}; make a "
+                f"bundle with: python -m training export {self.out} --out BUNDLE"
+            )
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the finished model to OUT, weights last, for `finished` looks for them."""

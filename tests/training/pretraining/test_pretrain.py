@@ -22,7 +22,7 @@ from training.pretraining.batches import Rows, collate
 from training.pretraining.initial_weights import start
 from training.pretraining.losses import score
 from training.pretraining.next_sentence import longest_row
-from training.pretraining.pretrain import pretrain, stream
+from training.pretraining.pretrain import Best, pretrain, stream
 from training.pretraining.pretrain_recipe import Phase, PretrainRecipe
 from training.run.distributed import Processes
 from training.run.optimizer import build_optimizer, schedule, set_rates
@@ -242,6 +242,42 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "save", save_and_die)
+
+
+def test_a_later_phase_that_cannot_fill_its_batches_is_named_before_the_first_one_runs(
+    corpus: Path, tmp_path: Path
+) -> None:
+    phases = [Phase(steps=5, max_length=24, batch_size=8), Phase(steps=4, max_length=64, batch_size=5000)]
+    with pytest.raises(RecipeError, match=r"batch_size is 5000, but .* gives \d+ rows per epoch"):
+        pretrain(recipe(corpus, phases=phases), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_share_of_the_corpus_is_counted_over_a_resume(corpus: Path) -> None:
+    """Two phases of the same and another length: each counts its rows by its own epochs."""
+    phases = [Phase(steps=3, max_length=24, batch_size=8), Phase(steps=2, max_length=48, batch_size=4)]
+    chosen = recipe(corpus, phases=phases)
+    rows_of = [Rows(Corpus(corpus), start(chosen).tokenizer, chosen, phase.max_length) for phase in chosen.parts]
+    states = [state for _, _, state in stream(rows_of, chosen, {"step": 0}, Processes())]
+    expected = 24 / rows_of[0].count(0) + 8 / rows_of[1].count(0)
+    assert states[-1]["seen"] == pytest.approx(expected)
+    resumed = [state for _, _, state in stream(rows_of, chosen, {"step": 2} | states[1], Processes())]
+    assert resumed == states[2:]
+
+
+def test_the_best_figure_so_far_outlives_a_resume(corpus: Path, tmp_path: Path) -> None:
+    best = Best().after(500, {}).after(1000, {"fill-mask": {"accuracy": 0.25}})
+    assert best == best.after(1500, {"fill-mask": {"accuracy": 0.2}}) == (0.25, 1000)
+    with stopped_after_saving(at=8):
+        pretrain(recipe(corpus, evaluate_every=3), tmp_path)
+    state = json.loads((tmp_path / "checkpoints" / "step-00000008" / "run.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = {
+        line["step"]: line["validation/fill-mask/accuracy"] for line in lines if "validation/fill-mask/accuracy" in line
+    }
+    assert state["best"] == pytest.approx(
+        [max(measured.values()), max(measured, key=lambda step: measured[step])], abs=1e-6
+    )
 
 
 def test_without_next_sentences_the_head_is_a_masked_lm(corpus: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -226,3 +227,50 @@ def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: P
         TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
     ):
         run.check_inputs()
+
+
+# ---- before the work, and after it -----------------------------------------------------------------------------------
+
+
+def test_a_disk_that_will_be_full_is_named_before_the_first_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(
+        TrainingError, match=r"0\.0 GB of free space, expected .* GB for 3 checkpoints and the finished"
+    ):
+        pretrain(recipe(corpus), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("stop", ["plot_metrics", "none"])
+def test_a_picture_that_cannot_be_drawn_ends_no_run(
+    stop: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path / "run", recipe(corpus))
+    run.log_figures(10, {})  # before the first line is logged
+    assert not (tmp_path / "run" / "metrics.png").exists()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if stop != "none":
+        monkeypatch.setattr(f"training.run.run_directory.{stop}", fail)
+    run.log_figures(20, {"mine": {"accuracy": 0.5}})
+    drawn = (tmp_path / "run" / "metrics.png").exists()
+    assert drawn == (stop == "none") != ("was not drawn ([Errno 28]" in capsys.readouterr().err)
+
+
+def test_a_run_that_is_finished_says_where_its_results_are(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its end with what came out, and when it is started again."""
+    for again in (False, True):
+        pretrain(recipe(corpus), tmp_path / "run")
+        told = capsys.readouterr().err
+        assert told.splitlines()[-1] == (
+            f"{tmp_path}/run is finished: it holds the model, and its figures in metrics.jsonl and metrics.png; make a "
+            f"bundle with: python -m training export {tmp_path}/run --out BUNDLE"
+        )
+        steps = recipe(corpus).all_steps
+        assert (f"\n{steps} steps, " in told and "epochs of the corpus; best accuracy of held-out" in told) != again
