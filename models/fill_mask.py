@@ -143,10 +143,10 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
 
         "Paris" may be "paris" in a vocabulary without capitals; " Paris" and "Paris" are two tokens of RoBERTa's.
         """
-        pieces = self.tokenizer.ids(target, "parameters.targets")
         exact = self.tokenizer.token_id(target)
         if exact is not None and exact not in self.tokenizer.special_ids:
             return exact
+        pieces = self.tokenizer.ids(target, "parameters.targets")
         if len(pieces) == 1 and pieces[0] != self.tokenizer.unk_id:
             return pieces[0]
         split = " ".join(self.tokenizer.token(piece) for piece in pieces)

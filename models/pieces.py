@@ -1,6 +1,7 @@
 """The pieces of one text with their characters, as each kind of tokenizer gives them.
 
-Blanks never belong to a piece here: a piece of blanks alone has an empty span and no word.
+Blanks never belong to the span of a piece here. A piece of blanks alone has an empty span, and no word unless it is the
+first piece of one.
 """
 
 import unicodedata
@@ -26,7 +27,7 @@ class Pieces:
     """Start and end of each piece in characters of the original text."""
     words: list[int]
     """For each piece, the number of its word, ascending: as BERT divides words, or as given to `encode_words`.
-    NO_WORD for a piece of blanks alone."""
+    NO_WORD for a piece of blanks that begins no word."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,16 +43,26 @@ def of_words(text: str, encoding: tokenizers.Encoding) -> Pieces:
 
 def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:
     """Return what a tokenizer gives whose pieces may hold the blank before them (byte-level BPE, Unigram)."""
-    offsets = trim(text, encoding.offsets)
-    return Pieces(encoding.ids, offsets, _words(text, offsets))
+    offsets, numbers = trim(text, encoding.offsets), encoding.word_ids
+    for piece in range(len(offsets) - 1):
+        if _leads(piece, offsets, numbers):
+            offsets[piece] = offsets[piece + 1][0], offsets[piece + 1][0]
+    return Pieces(encoding.ids, offsets, _words(text, offsets, numbers))
+
+
+def _leads(piece: int, offsets: Sequence[Span], numbers: Sequence[int | None]) -> bool:
+    """Whether a piece is the blank before a word, which is then the first piece of that word."""
+    (start, end), (first, last) = offsets[piece : piece + 2]
+    return start == end and first < last and numbers[piece] == numbers[piece + 1]
 
 
 def trim(text: str, offsets: Sequence[Span]) -> list[Span]:
     """Take the blanks around pieces away, and add the marks behind them that were composed or removed."""
-    return cover_marks(text, [_without_blanks(text, start, end) for start, end in offsets])
+    return cover_marks(text, [without_blanks(text, start, end) for start, end in offsets])
 
 
-def _without_blanks(text: str, start: int, end: int) -> Span:
+def without_blanks(text: str, start: int, end: int) -> Span:
+    """Return a span without the blanks at its ends; an empty one for blanks alone."""
     part = text[start:end].strip(BLANKS)
     if not part:
         return start, start
@@ -64,22 +75,22 @@ def is_blank(text: str) -> bool:
     return not text.strip(BLANKS)
 
 
-def _words(text: str, offsets: list[Span]) -> list[int]:
+def _words(text: str, offsets: list[Span], numbers: Sequence[int | None]) -> list[int]:
     """Number the words as BERT divides them: at blanks, and before and after each punctuation mark."""
     words = []
-    word, reached = NO_WORD, 0
-    for start, end in offsets:
-        if start == end:
-            words.append(NO_WORD)
-            continue
-        word += word == NO_WORD or (start >= reached and _divides(text, start))
-        words.append(word)
-        reached = end
+    word, reached, is_led = NO_WORD, 0, False
+    for piece, (start, end) in enumerate(offsets):
+        leads = piece + 1 < len(offsets) and _leads(piece, offsets, numbers)
+        is_blank_alone = start == end and not leads
+        begins = leads or (not is_led and start >= reached and _divides(text, start)) or word == NO_WORD
+        word += begins and not is_blank_alone
+        words.append(NO_WORD if is_blank_alone else word)
+        is_led, reached = leads, max(reached, end)
     return words
 
 
 def _divides(text: str, start: int) -> bool:
-    before, after = text[start - 1], text[start]
+    before, after = text[start - 1 : start] or " ", text[start : start + 1] or " "
     return before in BLANKS or _is_punctuation(before) or _is_punctuation(after)
 
 

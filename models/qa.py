@@ -17,7 +17,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from models.errors import InputError
-from models.pieces import NO_WORD, Pieces
+from models.pieces import Pieces
 from models.row import Encoded, Row
 from models.scripts import word_numbers
 from models.task import ANSWER, Logits, Scores, Strict, Task
@@ -201,16 +201,15 @@ def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
 
 
 def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, align: bool) -> QuestionSource:
-    numbers = word_numbers(text, context)
-    tokens, visible = np.arange(len(context)), np.flatnonzero(numbers != NO_WORD)
-    words = numbers[visible] if align else visible
-    spans = np.asarray(context.offsets)[visible]
+    offsets = np.asarray(context.offsets)
+    tokens, visible = np.arange(len(context)), np.flatnonzero(offsets[:, 0] < offsets[:, 1])
+    words = word_numbers(text, context)[visible] if align else visible
+    spans = offsets[visible]
     begins = spans[np.searchsorted(words, words, side="left"), 0]
     ends = spans[np.searchsorted(words, words, side="right") - 1, 1]
     # A token of blanks begins with the word behind it, and ends with the one before it.
     begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
     ends = np.insert(ends, 0, 0)[np.searchsorted(visible, tokens, side="right")]
-    offsets = np.asarray(context.offsets)
     return QuestionSource(text, offsets, begins, ends, starts, owners(starts, room, len(context)))
 
 

@@ -4,6 +4,7 @@ Japanese kana, Thai and similar scripts write no blank between words, so a run o
 """
 
 import re
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,8 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
     visible = np.flatnonzero(words != NO_WORD)
     begins = np.diff(words[visible], prepend=NO_WORD) != 0
     if not text.isascii() and UNSPACED.search(text):
-        starts, ends = zip(*(pieces.offsets[piece] for piece in visible.tolist()), strict=True)
-        begins |= np.array([a >= b and _divides(text, a) for a, b in zip(starts, (0, *ends[:-1]), strict=True)])
+        spans = [pieces.offsets[piece] for piece in visible.tolist()]
+        begins[1:] |= [_divides(text, *two) for two in pairwise(spans)]
     numbers = np.full(len(words), NO_WORD)
     numbers[visible] = np.cumsum(begins) - 1
     return numbers
@@ -42,13 +43,19 @@ def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
-    """Return whether each piece [pieces] stands at a space, or begins the text.
+    """Return whether each piece [pieces] stands at a space, or is the first one.
 
     There begin the words of transformers' TokenClassificationPipeline where a vocabulary does not mark them with "##".
     """
     starts = [start for start, _ in pieces.offsets]
-    return np.array([start == 0 or " " in text[start - 1 : start + 1] for start in starts])
+    return np.array(
+        [piece == 0 or start == 0 or " " in text[start - 1 : start + 1] for piece, start in enumerate(starts)]
+    )
 
 
-def _divides(text: str, start: int) -> bool:
+def _divides(text: str, before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Whether one of two neighbouring spans, that share no character, has a letter of those scripts at their border."""
+    start = after[0]
+    if before[0] == before[1] or start < before[1]:
+        return False
     return UNSPACED.search(text, max(0, start - 1), start + 1) is not None

@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from models.bio import Sequences, split_label
 from models.errors import InputError
-from models.pieces import NO_WORD, Pieces, is_blank
+from models.pieces import NO_WORD, Pieces, is_blank, without_blanks
 from models.redaction import Redaction, redact
 from models.redaction import Span as Span
 from models.row import Encoded, Row
@@ -356,12 +356,13 @@ def _groups(words: list[Tagged]) -> list[list[Tagged]]:
 
 def _span(text: str, words: list[Tagged], given: bool) -> Span:
     first, last = words[0], words[-1]
+    start, end = without_blanks(text, first.start, last.end)
     span: Span = {
         "entity_group": first.label.split("-", 1)[-1],
         "score": sum(word.score for word in words) / len(words),
-        "word": text[first.start : last.end],
-        "start": first.start,
-        "end": last.end,
+        "word": text[start:end],
+        "start": start,
+        "end": end,
     }
     if given:
         span["index"], span["end_index"] = first.number, last.number + 1

@@ -223,6 +223,8 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token exactly as the vocabulary has it, or None."""
+        if UNUSABLE.search(token):
+            return None
         found: int | None = self._backend.token_to_id(token)
         return self._backend.token_to_id(unigram.HIDDEN + token) if found is None else found
 

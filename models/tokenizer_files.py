@@ -37,8 +37,6 @@ OF_MODELS = {
     "camembert": "CamembertTokenizer",
 }
 """What transformers takes where no file names a class, by model_type."""
-ONE_SEGMENT = ("distilbert", "roberta", "xlm-roberta", "camembert")
-"""Encoders that tell two texts apart by separators alone, by model_type."""
 REASONS = {
     "Albert": "its SentencePiece rules rewrite quotes, case and accents",
     "MPNet": "its rows mix the special tokens of RoBERTa with the pieces of BERT",
@@ -100,9 +98,7 @@ class TokenizerFiles:
 
     @property
     def has_segments(self) -> bool:
-        """Whether every version of transformers gives an encoder of segments those of a pair."""
-        if self.model.get("model_type") in ONE_SEGMENT:
-            return True
+        """Whether every version of transformers tells the texts of a pair apart by segments."""
         names = self.settings.get("model_input_names")
         return not self.is_generic if names is None else "token_type_ids" in names
 

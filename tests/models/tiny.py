@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import BertConfig, BertTokenizer, PreTrainedModel
+from transformers import BertConfig, BertTokenizer, PreTrainedConfig, PreTrainedModel
 
 from models.row import Row
 from models.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def config(tokenizer: Tokenizer, labels: Sequence[str] = ()) -> BertConfig:
     )
 
 
-def random_model(kind: type[Model], configuration: BertConfig) -> Model:
+def random_model(kind: type[Model], configuration: PreTrainedConfig) -> Model:
     """Random weights, the same in each run, without dropout."""
     torch.manual_seed(0)
     model = kind(configuration)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import transformers
 from tokenizers import AddedToken
@@ -28,8 +29,10 @@ WORDS = (
     "le la les des été où garçon très château cœur naïve über müller größe señor niño 今年 上海 公司 カタナ Привет мир "
     'ελλάδα 🙂 one two three! four? five; six: seven … "eight" [nine] {ten} <eleven> a/b c_d #e @f &g *h ~i ^j |k =l +m'
 ).split()
-LINES = [" ".join(WORDS[start : start + 9]) for start in range(len(WORDS))] * 3
-SIZE = 420
+SHARES = 1 / (np.arange(len(WORDS)) + 5.0)
+DRAWN = np.random.default_rng(0).choice(WORDS, (500, 12), p=SHARES / SHARES.sum())
+LINES = [" ".join(words) for words in DRAWN.tolist()]
+SIZE = 600
 ANGLED = ["<s>", "<pad>", "</s>", "<unk>"]
 MASK: Any = AddedToken("<mask>", lstrip=True, special=True)
 

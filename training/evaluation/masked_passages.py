@@ -37,15 +37,17 @@ def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: i
     passages = []
     for number, document in enumerate(documents):
         pieces = tokenizer.encode_batch([document.text])[0]
-        for start, end in _spread(_cut(pieces)):
+        for start, end in _spread(_cut(pieces, tokenizer)):
             generator = np.random.default_rng([seed, number, start])
             passages.append(_mask(document.text, pieces, start, end, tokenizer, generator))
     return [passage for passage in passages if passage is not None]
 
 
-def _cut(pieces: Pieces) -> list[tuple[int, int]]:
+def _cut(pieces: Pieces, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """Cut into runs of whole words, at most LENGTH pieces; a rest of less than half is left out unless it is all."""
-    firsts = [*first_pieces(np.asarray(pieces.words)).tolist(), len(pieces)]
+    words = first_pieces(np.asarray(pieces.words)).tolist()
+    firsts = [n for n in words if n == words[0] or not tokenizer.continues(pieces.ids[n])]
+    firsts.append(len(pieces))
     runs = []
     start = firsts[0]
     for first, following in zip(firsts, firsts[1:], strict=False):
@@ -82,11 +84,13 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
     """Return the pieces that [MASK] can stand for in text: the last of a word.
 
     "play[MASK]" is read as play + a mask, so "##ing" can be asked for; but "[MASK]ing" is read as a mask + the word
-    "ing", not "##ing". What is left of the word must be cut as it was.
+    "ing", not "##ing". Where pieces hold the blank before a word, the same is true of the comma in "[MASK],". What is
+    left of the word must be cut as it was.
     """
     numbers = np.asarray(pieces.words)
     ends = np.flatnonzero(np.diff(numbers, append=NO_WORD) * (numbers != NO_WORD)).tolist()
     lasts = [index for index in ends if start <= index < end and pieces.ids[index] != tokenizer.unk_id]
+    lasts = [index for index in lasts if index + 1 == end or not tokenizer.continues(pieces.ids[index + 1])]
     firsts = first_pieces(numbers)
     words = list(zip(firsts[np.searchsorted(firsts, lasts, side="right") - 1].tolist(), lasts, strict=True))
     rests = tokenizer.encode_ids([text[_begin(text, pieces, a, tokenizer) : pieces.offsets[b][0]] for a, b in words])
