@@ -47,7 +47,7 @@ class Example:
         return read_checkpoint(directory)
 
 
-@pytest.fixture(scope="module", params=["DistilBert", "Electra", "small Electra", "Roberta"])
+@pytest.fixture(scope="module", params=["DistilBert", "small Electra", "Roberta"])
 def example(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Example:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tokenizer, "read", lambda path: tokenizer)
