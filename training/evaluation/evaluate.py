@@ -52,7 +52,7 @@ from training.evaluation.predictors import (
     Predictor,
 )
 from training.evaluation.remote_predictor import UrlPredictor
-from training.run.atomic_files import hash_of
+from training.run.atomic_files import check_room, hash_of
 from training.run.hugging_face import read_any
 from training.text.examples import (
     Document,
@@ -330,6 +330,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 def check_report(path: Path) -> None:
     """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
     if not path.exists():
+        check_room(path)
         return
     try:
         found = json.loads(path.read_text(encoding="utf8"))

@@ -18,7 +18,7 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.exporting.export import data_of, pair, with_metrics
+from training.exporting.export import data_of, pair, points, with_metrics
 from training.exporting.model_card import model_card, text_of
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; by default its own weights")
     add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data")
     add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
 
 
