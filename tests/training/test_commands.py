@@ -53,6 +53,16 @@ def test_what_needs_no_torch_does_not_load_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("budget", ["nan", "-1", "much"])
+@pytest.mark.parametrize("command", [["export", "x", "--out", "y"], ["parity", "x"], ["import", "x", "--out", "y"]])
+def test_a_budget_that_nothing_can_keep_is_refused_at_once(
+    command: list[str], budget: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main([*command, f"--budget={budget}"])
+    assert error.value.code == 2 and "argument --budget" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -60,6 +70,10 @@ def test_what_needs_no_torch_does_not_load_it() -> None:
         (["pretrain", str(RECIPES / "continue.toml"), "--out", "x", "--set", "stepz=1"], "did you mean 'steps'"),
         (["export", "nowhere", "--out", "x"], "nowhere/config.json does not exist"),
         (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
+        (
+            ["evaluate", "nowhere", "--head", "x", "--data", "y", "--json", f"{__file__}/x"],
+            "is a file, expected a folder",
+        ),
         (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
         (["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"], ". holds no file of .jsonl, .txt, .parquet"),
         (["vocab", __file__, "--out", "/proc/x"], "expected .jsonl"),

@@ -19,7 +19,7 @@ from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.metrics import Scores
 from training.evaluation.report import REPORT, read_report, report_of, write_report
 from training.evaluation.report_text import NUMBERS
-from training.run.atomic_files import hash_of
+from training.run.atomic_files import check_room, hash_of
 from training.text.data_files import DATA_HELP, add_data_options, read_files
 
 
@@ -77,6 +77,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 def check_report(path: Path) -> None:
     """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
     if not path.exists():
+        check_room(path)
         return
     try:
         found = json.loads(path.read_text(encoding="utf8"))

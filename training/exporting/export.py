@@ -100,6 +100,10 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
     if not checkpoint.heads:
         raise ExportError("the checkpoint has an encoder but no head, expected one at least; finetune it first")
     check_heads(options.data, checkpoint.heads)
+    for files in options.data.values():
+        for path in [files] if isinstance(files, Path) else files:
+            if not path.exists():
+                raise ExportError(f"{path} does not exist, expected validation data; correct --data HEAD=FILE")
     if options.card and not options.card.is_file():
         raise ExportError(f"{options.card} does not exist, expected the bundle's model card; correct --card")
 
@@ -243,7 +247,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
     add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
     add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
     add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
     add("--replace", action="store_true", help="overwrite a bundle that is there")
@@ -294,6 +298,14 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     if unknown := set(text.split(",")) - set(known):
         raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(known)}")
     return chosen
+
+
+def points(text: str) -> float:
+    """Read the budget of an option."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points from 0 on")
+    return value
 
 
 def pair(text: str) -> tuple[str, str]:

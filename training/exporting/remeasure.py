@@ -19,7 +19,7 @@ from models.manifest import CARD, PARITY
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
-from training.exporting.export import data_of, pair, with_metrics, write_reports
+from training.exporting.export import data_of, pair, points, with_metrics, write_reports
 from training.exporting.model_card import kept_of, model_card
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; by default its own weights")
     add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data")
     add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=float, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
     add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
 
 

@@ -122,12 +122,12 @@ def json_documents(path: Path, column: str) -> Iterator[Row]:
     for number, raw in enumerate(raw_lines(path), start=1):
         if raw.strip():
             try:
-                yield json_document(path, number, raw, column)
+                yield document_of(json_line(path, number, raw), column)
             except DataError as error:
                 yield error
 
 
-def json_document(path: Path, number: int, raw: bytes, column: str) -> Document:
+def json_line(path: Path, number: int, raw: bytes) -> Line:
     try:
         record = json.loads(decoded(path, number, raw))
     except (ValueError, RecursionError) as error:
@@ -135,10 +135,15 @@ def json_document(path: Path, number: int, raw: bytes, column: str) -> Document:
         raise DataError(f"{path}:{number}: {found}, expected an object; correct the line") from None
     if not isinstance(record, dict):
         raise DataError(f"{path}:{number}: {kind_of(record)}, expected a JSON object; correct the line")
-    line = Line(path, number, record)
-    if column not in record:
-        line.fail(f'has the keys {", ".join(record) or "none"}, expected "{column}"; name the text\'s with --column')
-    text = line.check_string(record[column], f'"{column}"', empty=True)
+    return Line(path, number, record)
+
+
+def document_of(line: Line, column: str) -> Document:
+    """The document of a record, whose text may be empty."""
+    if column not in line.record:
+        found = ", ".join(line.record) or "none"
+        line.fail(f'has the keys {found}, expected "{column}"; name the text\'s with --column')
+    text = line.check_string(line.record[column], f'"{column}"', empty=True)
     return Document(line.optional_string("title"), line.optional_string("source"), text)
 
 
