@@ -71,7 +71,7 @@ class Tokenizer:
         hidden = set[int]()
         if self.kind == "Unigram":
             backend, hidden = unigram.hide(parts, self.specials.values(), origin)
-            backend.decoder = unigram.decoder(parts)
+            unigram.set_decoder(backend, parts)
         else:
             # Some files carry them as ordinary added tokens, which would still be cut out of a user's text.
             backend.add_special_tokens([_added_token(token) for token in self._added if token["special"]])

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers.decoders import Fuse, Replace
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.decoders import Sequence as DecoderSequence
 from tokenizers.normalizers import Normalizer, Precompiled
 from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
@@ -22,6 +24,9 @@ from models.special_tokens import ANGLED, UNUSED, Parts, token_id
 HIDDEN = "\0"
 """Begins the names of special tokens; no text holds it."""
 CANNOT = "transformers versions 4 and 5 cut text differently by it; write the tokenizer again with save_pretrained"
+CLEANED = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
+CLEANED += [(f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")]
+"""What clean_up_tokenization of transformers replaces, in this order."""
 SPLITS = (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
 BEFORE: tuple[list[str], ...] = (
     ["Precompiled"],
@@ -89,9 +94,11 @@ def _prepends(parts: Parts) -> str:
     return found
 
 
-def decoder(parts: Parts) -> MetaspaceDecoder:
-    """Return what joins pieces to text."""
-    return MetaspaceDecoder(prepend_scheme=_prepends(parts))
+def set_decoder(backend: tokenizers.Tokenizer, parts: Parts, cleans: bool = False) -> None:
+    """Set what joins pieces to text; `cleans`: whether blanks before marks go, even if the file does not say so."""
+    cleans = cleans or any(step["type"] == "Replace" for step in _steps(parts["decoder"], "decoders"))
+    marks = [Replace(old, new) for old, new in CLEANED] if cleans else []
+    backend.decoder = DecoderSequence([MetaspaceDecoder(prepend_scheme=_prepends(parts)), Fuse(), *marks])
 
 
 def continues(token: str) -> bool:

@@ -91,3 +91,19 @@ def test_an_added_token_whose_id_is_not_the_next_one_is_refused(directory: Path)
     parts["added_tokens"].append({"id": vocabulary, "content": "[E1]"} | flags)
     (directory / "tokenizer.json").write_text(json.dumps(parts), "utf8")
     assert Tokenizer.read(directory).ids("see [E1]")[-1] == vocabulary
+
+
+@pytest.mark.parametrize("cleans", [True, False])
+def test_blanks_before_marks_go_where_transformers_takes_them_away(directory: Path, cleans: bool) -> None:
+    change(directory / "tokenizer_config.json", clean_up_tokenization_spaces=cleans)
+    tokenizer, theirs = Tokenizer.read(directory), AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer.ids("the capital of France , is n't it ? He 's in ' Paris ' . ")
+    tokenizer.write(directory / "written")
+    for found in (
+        tokenizer,
+        Tokenizer.read(directory / "written"),
+        AutoTokenizer.from_pretrained(directory / "written"),
+    ):
+        assert found.decode(ids) == theirs.decode(ids)
+        assert found.decode([ids[-1]]) == theirs.decode([ids[-1]])
+    assert ("France," in tokenizer.decode(ids)) == cleans
