@@ -58,7 +58,7 @@ class Tokenizer:
         self._added = _mark_special(parts["added_tokens"], ids)
         self._mask = _mask_pattern(self.specials["mask_token"], self._added)
         self._backend, self._hidden = self._prepare(backend, parts, origin)
-        self.vocab_size: int = max(self._backend.get_vocab().values()) + 1
+        self.vocab_size = _vocab_size(parts)
         """The highest id and one more: a repeated line of vocab.txt leaves a number without a token."""
         self._words = self.words(KNOWN)
         self._rules: dict[str, Any] = parts["normalizer"] or {}
@@ -70,8 +70,8 @@ class Tokenizer:
         """Keep special tokens out of text, and choose what joins pieces to text; return ids that have other names."""
         hidden = set[int]()
         if self.kind == "Unigram":
-            backend, hidden = unigram.hide(parts, self.specials.values(), origin)
-            backend.decoder = unigram.decoder(parts)
+            backend, hidden = unigram.hide(backend, parts, self.specials.values(), origin)
+            unigram.set_decoder(backend, parts)
         else:
             # Some files carry them as ordinary added tokens, which would still be cut out of a user's text.
             backend.add_special_tokens([_added_token(token) for token in self._added if token["special"]])
@@ -316,6 +316,13 @@ def _check_word_piece(parts: Parts, origin: str) -> None:
         found = (parts[part] or {}).get("type")
         if found != expected:
             raise CheckpointError(f"{origin}: {part} is {found}, expected {expected}; pass a tokenizer of BERT")
+
+
+def _vocab_size(parts: Parts) -> int:
+    entries = parts["model"]["vocab"]
+    ids = range(len(entries)) if isinstance(entries, list) else entries.values()
+    highest: int = max((*ids, *(token["id"] for token in parts["added_tokens"])))
+    return highest + 1
 
 
 def _mark_special(added: list[dict[str, Any]], ids: dict[str, int]) -> list[dict[str, Any]]:

@@ -158,6 +158,9 @@ class TokenizerFiles:
             unigram.as_fairseq(backend, parts, str(path), self._adds_space(True))
         else:
             self._check_file(path, parts)
+        if parts["model"]["type"] == "Unigram" and self._flag("clean_up_tokenization_spaces"):
+            unigram.check(parts, str(path))
+            unigram.set_decoder(backend, parts, cleans=True)
 
     def _from_merges(self) -> tokenizers.Tokenizer:
         for name in (byte_level.VOCABULARY, byte_level.MERGES):

@@ -11,17 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers.decoders import Fuse, Replace
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.decoders import Sequence as DecoderSequence
+from tokenizers.models import Unigram
 from tokenizers.normalizers import Normalizer, Precompiled
 from tokenizers.pre_tokenizers import Metaspace, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from models.errors import CheckpointError
-from models.special_tokens import ANGLED, UNUSED, Parts, token_id
+from models.special_tokens import ANGLED, BRACKETED, UNUSED, Parts, token_id
 
 HIDDEN = "\0"
 """Begins the names of special tokens; no text holds it."""
 CANNOT = "transformers versions 4 and 5 cut text differently by it; write the tokenizer again with save_pretrained"
+CLEANED = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
+CLEANED += [(f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")]
+"""What clean_up_tokenization of transformers replaces, in this order."""
 SPLITS = (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
 BEFORE: tuple[list[str], ...] = (
     ["Precompiled"],
@@ -37,6 +43,9 @@ def check(parts: Parts, origin: str) -> None:
     """Raise CheckpointError for rules that are not those of XLM-RoBERTa and CamemBERT."""
     if parts["model"].get("byte_fallback"):
         raise CheckpointError(f"{origin}: byte_fallback is True, expected False as in XLM-RoBERTa's tokenizer")
+    unknown = parts["model"]["unk_id"]
+    if unknown is None or parts["model"]["vocab"][unknown][0] not in (ANGLED["unk_token"], BRACKETED["unk_token"]):
+        raise CheckpointError(f"{origin}: unk_id is {unknown}, expected the number of the entry <unk>; correct it")
     steps = _steps(parts["pre_tokenizer"], "pretokenizers")
     kinds = [step["type"] for step in steps]
     if kinds not in SPLITS:
@@ -89,9 +98,11 @@ def _prepends(parts: Parts) -> str:
     return found
 
 
-def decoder(parts: Parts) -> MetaspaceDecoder:
-    """Return what joins pieces to text."""
-    return MetaspaceDecoder(prepend_scheme=_prepends(parts))
+def set_decoder(backend: tokenizers.Tokenizer, parts: Parts, cleans: bool = False) -> None:
+    """Set what joins pieces to text; `cleans`: whether blanks before marks go, even if the file does not say so."""
+    cleans = cleans or any(step["type"] == "Replace" for step in _steps(parts["decoder"], "decoders"))
+    marks = [Replace(old, new) for old, new in CLEANED] if cleans else []
+    backend.decoder = DecoderSequence([MetaspaceDecoder(prepend_scheme=_prepends(parts)), Fuse(), *marks])
 
 
 def continues(token: str) -> bool:
@@ -102,21 +113,30 @@ def continues(token: str) -> bool:
 # ---- special tokens that text cannot make --------------------------------------------------------------------------
 
 
-def hide(parts: Parts, specials: Iterable[str], origin: str) -> tuple[tokenizers.Tokenizer, set[int]]:
-    """Return the tokenizer of `parts` with other names for those special tokens that are pieces too, and their ids."""
-    hidden = {*specials, *UNUSED} & {entry for entry, _ in parts["model"]["vocab"]}
-    vocabulary = [[HIDDEN + entry if entry in hidden else entry, score] for entry, score in parts["model"]["vocab"]]
-    added = [token for token in parts["added_tokens"] if token["content"] not in hidden]
-    model = {**parts["model"], "vocab": vocabulary}
-    backend = tokenizers.Tokenizer.from_str(json.dumps({**parts, "model": model, "added_tokens": added}))
-    for token in added:
-        found = backend.token_to_id(token["content"])
-        if found != token["id"]:
-            raise CheckpointError(
-                f"{origin}: the added token {token['content']!r} has the id {token['id']}, expected {found}, the next "
-                "one; write the tokenizer again with save_pretrained"
-            )
-    return backend, {token_id(backend, HIDDEN + token, origin) for token in hidden}
+def hide(
+    backend: tokenizers.Tokenizer, parts: Parts, specials: Iterable[str], origin: str
+) -> tuple[tokenizers.Tokenizer, set[int]]:
+    """Return a tokenizer of `parts` with other names for those special tokens that are pieces too, and their ids."""
+    model = parts["model"]
+    hidden = {*specials, *UNUSED} & {entry for entry, _ in model["vocab"]}
+    vocabulary = [(HIDDEN + entry if entry in hidden else entry, score) for entry, score in model["vocab"]]
+    made = tokenizers.Tokenizer(Unigram(vocabulary, model["unk_id"], False))
+    made.normalizer, made.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    made.post_processor = backend.post_processor
+    for token in parts["added_tokens"]:
+        if token["content"] not in hidden:
+            _add(made, token, origin)
+    return made, {token_id(made, HIDDEN + token, origin) for token in hidden}
+
+
+def _add(backend: tokenizers.Tokenizer, token: dict[str, Any], origin: str) -> None:
+    backend.add_tokens([tokenizers.AddedToken(**{key: value for key, value in token.items() if key != "id"})])
+    found = backend.token_to_id(token["content"])
+    if found != token["id"]:
+        raise CheckpointError(
+            f"{origin}: the added token {token['content']!r} has the id {token['id']}, expected {found}, the next one; "
+            "write the tokenizer again with save_pretrained"
+        )
 
 
 def show(backend: tokenizers.Tokenizer, added: list[dict[str, Any]]) -> str:

@@ -65,6 +65,7 @@ def test_no_settings_are_needed(directory: Path) -> None:
         ("pre_tokenizer", METASPACE | {"replacement": "_"}, "replacement of Metaspace is '_', expected '▁'"),
         ("pre_tokenizer", METASPACE | {"prepend_scheme": "never"}, "prepend_scheme is 'never', expected 'always' by"),
         ("normalizer", {"type": "NFKC"}, "normalizer is NFKC, expected Precompiled alone, since transformers versions"),
+        ("model", {"unk_id": 1}, "unk_id is 1, expected the number of the entry <unk>"),
         ("model", {"byte_fallback": True}, "byte_fallback is True, expected False"),
     ],
 )
@@ -91,3 +92,19 @@ def test_an_added_token_whose_id_is_not_the_next_one_is_refused(directory: Path)
     parts["added_tokens"].append({"id": vocabulary, "content": "[E1]"} | flags)
     (directory / "tokenizer.json").write_text(json.dumps(parts), "utf8")
     assert Tokenizer.read(directory).ids("see [E1]")[-1] == vocabulary
+
+
+@pytest.mark.parametrize("cleans", [True, False])
+def test_blanks_before_marks_go_where_transformers_takes_them_away(directory: Path, cleans: bool) -> None:
+    change(directory / "tokenizer_config.json", clean_up_tokenization_spaces=cleans)
+    tokenizer, theirs = Tokenizer.read(directory), AutoTokenizer.from_pretrained(directory)
+    ids = tokenizer.ids("the capital of France , is n't it ? He 's in ' Paris ' . ")
+    tokenizer.write(directory / "written")
+    for found in (
+        tokenizer,
+        Tokenizer.read(directory / "written"),
+        AutoTokenizer.from_pretrained(directory / "written"),
+    ):
+        assert found.decode(ids) == theirs.decode(ids)
+        assert found.decode([ids[-1]]) == theirs.decode([ids[-1]])
+    assert ("France," in tokenizer.decode(ids)) == cleans

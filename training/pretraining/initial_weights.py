@@ -35,6 +35,7 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
             intermediate_size=4 * recipe.width,
             hidden_dropout_prob=recipe.dropout,
             attention_probs_dropout_prob=recipe.dropout,
+            pad_token_id=tokenizer.pad_id,
             trained_length=longest_row(corpus, recipe.longest, recipe.nsp),
         )
         checkpoint = Checkpoint(config, Encoder(config), tokenizer)
