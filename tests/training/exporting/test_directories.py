@@ -46,8 +46,8 @@ class Directories:
 
 
 def read(family: str, kind: str, directory: Path) -> Checkpoint:
-    task = "pair" if kind == "pair" else None
-    return read_hugging_face(directory, f"{family}-{kind}", task)  # type: ignore[arg-type]
+    task = families.TASKS.get(kind, kind)
+    return read_hugging_face(directory, f"{family}-{kind}", task if task in ("classify", "pair") else None)  # type: ignore[arg-type]
 
 
 def write_family(family: str, root: Path) -> Path:
@@ -100,14 +100,17 @@ def test_a_directory_answers_over_http_as_in_transformers(directories: Directori
         assert_choices(theirs.choices(answer), theirs.answer(one), theirs.text(one))
 
 
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 @pytest.mark.parametrize("family", [family for family, kind in WHOLE if kind == "tag"])
 def test_spans_over_http_are_those_of_transformers(directories: Directories, family: str) -> None:
-    texts = [text for text in KINDS if text.strip() == text]
+    tokenizer = families.tokenizer_of(family)
+    texts = [text for text in KINDS if len(tokenizer(text)["input_ids"]) <= families.MAX_LENGTH]
     ask: Any = pipeline("token-classification", str(directories.directory(family, "tag")))
     for strategy in STRATEGIES:
         answers = directories.served.answer(f"/tag/{family}-tag", texts, aggregation_strategy=strategy)
         for text, found in zip(texts, answers, strict=True):
-            expected = ask(text, aggregation_strategy=strategy)
+            given = ask(text, aggregation_strategy=strategy)
+            expected = [each for each in given if text[each["start"] : each["end"]].strip()]
             spans = [stripped(text[each["start"] : each["end"]], each["start"]) for each in expected]
             assert [stripped(one["word"], one["start"]) for one in found] == spans, (strategy, text)
             assert all(one["word"] == text[one["start"] : one["end"]] == one["word"].strip() for one in found)

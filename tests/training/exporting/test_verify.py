@@ -48,7 +48,7 @@ DATA: dict[str, list[dict[str, Any]]] = {
 def test_an_imported_directory_answers_as_in_transformers(
     kind: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(root / f"{kind}-bundle", root / kind, "--limit", "30")
+    run(root / f"{kind}-bundle", root / kind, "--limit", "30", "--agreement", "0.7")
     made = capsys.readouterr().out.splitlines()
     assert made[0].startswith(f"{kind} ({kind}): ") and made[0].endswith("texts, made up")
     (exact,) = [line.split() for line in made if line.startswith("fp32")]
