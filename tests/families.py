@@ -35,7 +35,19 @@ DISTIL_NAMES = {
     "intermediate_size": "hidden_dim",
 }
 SCALE = 0.3
-"""Of random weights: wide enough that the scores of two texts differ clearly."""
+"""Of random weights."""
+SPREAD = 1.5
+"""Standard deviation of logits over some texts."""
+TEXTS = (
+    "Paris is the capital of France.",
+    "the cat sat on the mat",
+    "3.14% of 2026!",
+    "été",
+    "He said: it's fine -- well",
+    "A film about a school near the river, and its teachers.",
+    "no",
+    "Angela Merkel met John Smith in Berlin on Monday, 12 March.",
+)
 
 TOPICS = ["art", "law", "sea"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -147,7 +159,26 @@ def model_of(family: str, kind: str) -> PreTrainedModel:
     end, changes = KINDS[kind]
     model = random_model(family, end, changes)
     model.base_model.load_state_dict(encoder_of(family), strict=False)  # some classes have no pooler
+    if kind != "fill-mask":  # whose last layer is the embedding
+        _spread(model, tokenizer_of(family))
     return model
+
+
+@torch.inference_mode()
+def _spread(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Shift and scale the last layer, so that texts get different answers: random encoders give similar vectors."""
+    found = []
+    for text in TEXTS:
+        output = model(**tokenizer(text, return_tensors="pt"))
+        is_qa = "start_logits" in output
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if is_qa else output.logits
+        found.append(logits.reshape(-1, logits.shape[-1]))
+    logits = torch.cat(found)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    layer = next(module for module in reversed(linear) if module.out_features == logits.shape[-1])
+    scale = SPREAD / logits.std(dim=0)
+    layer.weight *= scale[:, None]
+    layer.bias.copy_((layer.bias - logits.mean(dim=0)) * scale)
 
 
 def random_model(family: str, end: str, changes: dict[str, Any]) -> PreTrainedModel:

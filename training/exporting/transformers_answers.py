@@ -75,6 +75,8 @@ class Theirs(ABC):
         self.model, self.tokenizer = model, tokenizer
         self.length = length
         """Tokens of a row at most."""
+        self.strips_marks = bool(getattr(tokenizer, "do_lower_case", False))
+        """Whether combining marks are stripped, which transformers then leaves out of spans."""
 
     @abstractmethod
     def answer(self, one: Any) -> list[Choices]:
@@ -177,25 +179,25 @@ class _Reader(Theirs):
         for first, last in zip(*np.unravel_index(best, scores.shape), strict=True):
             start, end = spans[columns[first]][0], spans[columns[last]][1]
             if one.context[start:end].strip():
-                found.setdefault(stripped(one.context[start:end], start), float(scores[first, last]))
+                found.setdefault(stripped(one.context[start:end], start, self.strips_marks), float(scores[first, last]))
         return [dict(list(found.items())[:ANSWERS])]
 
     def choices(self, answer: Any) -> list[Choices]:
         answers = answer if isinstance(answer, list) else [answer]
-        return [{stripped(each["answer"], each["start"]): each["score"] for each in answers}]
+        return [{stripped(each["answer"], each["start"], self.strips_marks): each["score"] for each in answers}]
 
     def texts(self, one: Any) -> list[str]:
         return [one.question, one.context]
 
 
-def stripped(span: str, start: int) -> tuple[int, int]:
+def stripped(span: str, start: int, strips_marks: bool) -> tuple[int, int]:
     """Return the bounds of a span in its text, without what tokenizers may count to a word or not.
 
     That is the blank before it, and the combining marks that lowercasing strips from its end.
     """
     first = start + len(span) - len(span.lstrip())
     kept = span.rstrip()
-    while kept and unicodedata.category(kept[-1])[0] == "M":
+    while strips_marks and kept and unicodedata.category(kept[-1]) == "Mn":
         kept = kept[:-1]
     return first, start + len(kept)
 
