@@ -3,29 +3,22 @@
     write("roberta", "tag", directory)                  # as save_pretrained writes it today
     write("bert", "classify", directory, "vocabulary")  # as it was published in 2019
 
-Weights are random. All classes of a family share one encoder, so that one bundle can hold them. The tokenizers are
-trained on generated text; the same text gives the same tokens.
+Weights are random. All classes of a family share one encoder, so that one bundle can hold them. The tokenizers were
+trained by tests/train_tokenizers.py.
 """
 
 import json
 import shutil
-import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file
 from tokenizers import AddedToken
-from tokenizers.models import BPE, Unigram, WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
-from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NOT_YET: set[str] = set()
@@ -33,7 +26,6 @@ NOT_YET: set[str] = set()
 
 MAX_LENGTH = 64
 """Tokens of a row."""
-VOCABULARY = 700
 SIZES = {"vocab_size": 0, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 DISTIL_NAMES = {
     "hidden_size": "dim",
@@ -42,7 +34,19 @@ DISTIL_NAMES = {
     "intermediate_size": "hidden_dim",
 }
 SCALE = 0.3
-"""Of random weights: wide enough that the scores of two texts differ clearly."""
+"""Of random weights."""
+SPREAD = 1.5
+"""Standard deviation of logits over some texts."""
+TEXTS = (
+    "Paris is the capital of France.",
+    "the cat sat on the mat",
+    "3.14% of 2026!",
+    "été",
+    "He said: it's fine -- well",
+    "A film about a school near the river, and its teachers.",
+    "no",
+    "Angela Merkel met John Smith in Berlin on Monday, 12 March.",
+)
 
 TOPICS = ["art", "law", "sea"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -64,98 +68,46 @@ TASKS = {"score": "classify", "rating": "classify", "topics": "classify"}
 FORMS = ("safetensors", "bin", "sharded", "no-architectures", "tokenizer-file", "vocabulary", "slow", "trainer")
 
 
-# ---- text ----------------------------------------------------------------------------------------------------------
-
-WORDS = (
-    "the of and to a in is was for on that with as by he she it at from his her are were an this which be had not but "
-    "their has or one first two after who its new been also other when time during there into all may more years over "
-    "only city world state most between where later such through under house water school church river war music film "
-    "walking walked walker reading readers unhappy unhappily happiness nation national international nationality "
-    "Angela Merkel Paris London Berlin Clara Miller Dublin Shanghai Google Reuters Monday March river's don't it's "
-    "le la les des une été où garçon très château français cœur naïve straße über müller größe señor niño año 2026 "
-    "1984 3.14 12,000 10% $5 e-mail state-of-the-art U.S. Mr. café résumé 今年 上海 公司 カタナ Привет мир ελλάδα 🙂"
-).split()
-ENDS = (".", ".", ".", "?", "!", ";", " …")
-
-
-@cache
-def lines(count: int = 3000) -> list[str]:
-    """Return sentences of frequent and rare words, signs, numbers, and other scripts."""
-    generator = np.random.default_rng(0)
-    shares = 1 / (np.arange(len(WORDS)) + 5.0)
-    written = []
-    for _ in range(count):
-        words = generator.choice(WORDS, generator.integers(4, 20), p=shares / shares.sum())
-        text = " ".join(words.tolist()) + str(generator.choice(ENDS))
-        written.append(text[:1].upper() + text[1:])
-    return written
-
-
 # ---- tokenizers ----------------------------------------------------------------------------------------------------
 
-TRAINING: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "initial_alphabet": list(string.ascii_letters + string.digits + string.punctuation),
-    "show_progress": False,
-}
+TRAINED = Path(__file__).parent / "fixtures" / "tokenizers.json"
 MASK: Any = AddedToken("<mask>", lstrip=True, special=True)
 """As in the released tokenizers: it takes the blank before it."""
-BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @cache
-def word_pieces() -> dict[str, int]:
-    backend = tokenizers.Tokenizer(WordPiece(unk_token="[UNK]"))
-    backend.normalizer = BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = BertPreTokenizer()
-    uncased = [sign for sign in TRAINING["initial_alphabet"] if sign == sign.lower()]
-    trainer = WordPieceTrainer(special_tokens=BERT_SPECIALS, **TRAINING | {"initial_alphabet": uncased})
-    backend.train_from_iterator(lines(), trainer)
-    return backend.get_vocab()
-
-
-@cache
-def byte_pairs() -> tuple[dict[str, int], Any]:
-    """Return the vocabulary in the order of RoBERTa's, and the merges."""
-    backend = tokenizers.Tokenizer(BPE())
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    first = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = BpeTrainer(special_tokens=first, **TRAINING | {"initial_alphabet": ByteLevel.alphabet()})
-    backend.train_from_iterator(lines(), trainer)
-    model = json.loads(backend.to_str())["model"]
-    vocabulary = model["vocab"] | {"<mask>": len(model["vocab"])}
-    return vocabulary, [tuple(pair) for pair in model["merges"]]
-
-
-@cache
-def unigrams() -> list[tuple[str, float]]:
-    """Return pieces and their log probabilities, without special ones."""
-    backend = tokenizers.Tokenizer(Unigram())
-    backend.pre_tokenizer = Metaspace()
-    trainer = UnigramTrainer(unk_token="<unk>", special_tokens=["<unk>"], **TRAINING)
-    backend.train_from_iterator(lines(), trainer)
-    return [(piece, score) for piece, score in json.loads(backend.to_str())["model"]["vocab"] if piece != "<unk>"]
+def trained() -> dict[str, Any]:
+    """Return the vocabularies that tests/train_tokenizers.py wrote."""
+    found: dict[str, Any] = json.loads(TRAINED.read_text("utf8"))
+    return found
 
 
 def of_word_pieces() -> PreTrainedTokenizerBase:
-    return transformers.BertTokenizer(vocab=word_pieces(), do_lower_case=True, model_max_length=MAX_LENGTH)
+    vocabulary = {entry: number for number, entry in enumerate(trained()["word_pieces"])}
+    return transformers.BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=MAX_LENGTH)
 
 
 def of_byte_pairs() -> PreTrainedTokenizerBase:
-    vocabulary, merges = byte_pairs()
+    vocabulary = {entry: number for number, entry in enumerate(trained()["byte_pairs"]["vocab"])}
+    merges: Any = [tuple(pair) for pair in trained()["byte_pairs"]["merges"]]
     return transformers.RobertaTokenizer(vocab=vocabulary, merges=merges, mask_token=MASK, model_max_length=MAX_LENGTH)
+
+
+def unigrams(*first: str) -> list[tuple[str, float]]:
+    """Return pieces and their scores, between those that begin a vocabulary and the mask."""
+    pieces = [(piece, score) for piece, score in trained()["unigrams"]]
+    return [*((token, 0.0) for token in first), *pieces, ("<mask>", 0.0)]
 
 
 def of_unigrams() -> PreTrainedTokenizerBase:
     """Pieces in the order of XLM-RoBERTa's tokenizer.json."""
-    vocabulary = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")] + unigrams() + [("<mask>", 0.0)]
+    vocabulary = unigrams("<s>", "<pad>", "</s>", "<unk>")
     return transformers.XLMRobertaTokenizer(vocab=vocabulary, mask_token=MASK, model_max_length=MAX_LENGTH)
 
 
 def of_french_unigrams() -> PreTrainedTokenizerBase:
     """Pieces in the order of CamemBERT's: what fairseq put first, then <s> and </s> of SentencePiece."""
-    first = ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
-    vocabulary = [(token, 0.0) for token in first] + unigrams() + [("<mask>", 0.0)]
+    vocabulary = unigrams("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>")
     return transformers.CamembertTokenizer(vocab=vocabulary, model_max_length=MAX_LENGTH)
 
 
@@ -206,7 +158,26 @@ def model_of(family: str, kind: str) -> PreTrainedModel:
     end, changes = KINDS[kind]
     model = random_model(family, end, changes)
     model.base_model.load_state_dict(encoder_of(family), strict=False)  # some classes have no pooler
+    if kind != "fill-mask":  # whose last layer is the embedding
+        _spread(model, tokenizer_of(family))
     return model
+
+
+@torch.inference_mode()
+def _spread(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Shift and scale the last layer, so that texts get different answers: random encoders give similar vectors."""
+    found = []
+    for text in TEXTS:
+        output = model(**tokenizer(text, return_tensors="pt"))
+        is_qa = "start_logits" in output
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1) if is_qa else output.logits
+        found.append(logits.reshape(-1, logits.shape[-1]))
+    logits = torch.cat(found)
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    layer = next(module for module in reversed(linear) if module.out_features == logits.shape[-1])
+    scale = SPREAD / logits.std(dim=0)
+    layer.weight *= scale[:, None]
+    layer.bias.copy_((layer.bias - logits.mean(dim=0)) * scale)
 
 
 def random_model(family: str, end: str, changes: dict[str, Any]) -> PreTrainedModel:

@@ -62,6 +62,8 @@ KINDS = (
 """Kinds of text on which tokenizers differ."""
 MARGIN = 4
 """Tokens that a text may gain when it is cut behind a token, inside a character or a word."""
+ANSWERS, EXAMINED = 3, 200
+"""Spans that are compared, and those among which they are looked for: several may differ by blanks alone."""
 ANSWER_TOKENS = 15
 """Of a span at most, transformers' default and ours."""
 
@@ -73,6 +75,8 @@ class Theirs(ABC):
         self.model, self.tokenizer = model, tokenizer
         self.length = length
         """Tokens of a row at most."""
+        self.strips_marks = bool(getattr(tokenizer, "do_lower_case", False))
+        """Whether combining marks are stripped, which transformers then leaves out of spans."""
 
     @abstractmethod
     def answer(self, one: Any) -> list[Choices]:
@@ -123,14 +127,14 @@ class _Classifier(Theirs):
 
 
 class _Tagger(Theirs):
-    """tag: the tag of each token."""
+    """tag: the tag of each token, except of blanks, which some tokenizers have tokens for and no answer names."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._ask = _pipeline("token-classification", self, aggregation_strategy="none", ignore_labels=[])
 
     def answer(self, one: Any) -> list[Choices]:
-        return self.choices(self._ask(one))
+        return self.choices([each for each in self._ask(one) if one[each["start"] : each["end"]].strip()])
 
     def choices(self, answer: Any) -> list[Choices]:
         return [{(each["index"], each["entity"]): float(each["score"])} for each in answer]
@@ -170,29 +174,30 @@ class _Reader(Theirs):
             softmax(logits[0].numpy()[[0, *columns]], 1.0)[1:] for logits in (output.start_logits, output.end_logits)
         )
         scores = np.tril(np.triu(np.outer(starts, ends)), ANSWER_TOKENS - 1)
-        best = np.argsort(-scores, axis=None, kind="stable")[:3]
+        best = np.argsort(-scores, axis=None, kind="stable")[:EXAMINED]
         found: Choices = {}
         for first, last in zip(*np.unravel_index(best, scores.shape), strict=True):
             start, end = spans[columns[first]][0], spans[columns[last]][1]
-            found.setdefault(stripped(one.context[start:end], start), float(scores[first, last]))
-        return [found]
+            if one.context[start:end].strip():
+                found.setdefault(stripped(one.context[start:end], start, self.strips_marks), float(scores[first, last]))
+        return [dict(list(found.items())[:ANSWERS])]
 
     def choices(self, answer: Any) -> list[Choices]:
         answers = answer if isinstance(answer, list) else [answer]
-        return [{stripped(each["answer"], each["start"]): each["score"] for each in answers}]
+        return [{stripped(each["answer"], each["start"], self.strips_marks): each["score"] for each in answers}]
 
     def texts(self, one: Any) -> list[str]:
         return [one.question, one.context]
 
 
-def stripped(span: str, start: int) -> tuple[int, int]:
+def stripped(span: str, start: int, strips_marks: bool) -> tuple[int, int]:
     """Return the bounds of a span in its text, without what tokenizers may count to a word or not.
 
     That is the blank before it, and the combining marks that lowercasing strips from its end.
     """
     first = start + len(span) - len(span.lstrip())
     kept = span.rstrip()
-    while kept and unicodedata.category(kept[-1])[0] == "M":
+    while strips_marks and kept and unicodedata.category(kept[-1]) == "Mn":
         kept = kept[:-1]
     return first, start + len(kept)
 
