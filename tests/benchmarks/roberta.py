@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from models.cgroup import usable_cores
 from models.row import Row
 from models.session import Session, pad
-from service.cgroup import usable_cores
 from tests import families
 from training.exporting.export import ExportOptions, export
 from training.run.hugging_face import read_hugging_face

@@ -10,7 +10,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 )
 
 from models.task import HeadSpec, ProblemType
-from training.evaluation.evaluate import table
+from training.evaluation.evaluate_command import table
 from training.evaluation.metrics import headline
 from training.evaluation.multi_label import (
     macro_f1,

@@ -59,7 +59,7 @@ def test_several_labels_are_drawn_by_their_rarest() -> None:
     made: Any = TextExample  # whose label may be several, or a number
     rows = [made(str(number), ("common", "rare") if number % 10 == 0 else ("common",)) for number in range(200)]
     _, held = hold_out(rows)
-    assert sum("rare" in one.label for one in held) == 2 and len(held) == 20  # type: ignore[union-attr]
+    assert sum("rare" in one.label for one in held) == 2 and len(held) == 20  # type: ignore[union-attr,operator]
 
 
 def test_numbers_are_drawn_from_their_whole_range() -> None:
