@@ -59,6 +59,8 @@ class FinetuneRecipe:
     corpus_rotate: NonNegativeInt = 1
     """Epoch of the corpus to begin with: 0 is what pretraining began with."""
     steps: PositiveInt = 1000
+    epochs: NotNegative = 0.0
+    """Passes over the rows of all heads, in place of `steps` and of every `share`; an evaluation follows each pass."""
     rate: Positive = 5e-5
     head_rate: Positive = 5e-4
     """Peak rate of heads that the base lacks, which have further to go than the encoder."""
@@ -104,6 +106,8 @@ class FinetuneRecipe:
                     f"heads.{name}.consistency is {head.consistency}, but without dropout two passes are the same; "
                     "set dropout, or consistency = 0"
                 )
+        if self.epochs and self.corpus:
+            raise RecipeError(f"epochs is {self.epochs:g}, but a corpus has no end that counts; set steps instead")
         if self.patience and not all(head.validation for head in self.heads.values()):
             raise RecipeError("patience needs validation files for every head; add them or set patience = 0")
 
