@@ -21,12 +21,9 @@ from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
 from models.errors import CheckpointError
 from models.heads import build_head
-from models.task import HeadSpec, TaskName, Trained
+from models.task import NSP_LABELS, HeadSpec, TaskName, Trained
 from models.tokenizer import Tokenizer
 from models.weights import Weights, read_weights, tied
-
-NSP_LABELS = ["isNext", "notNext"]
-"""0 = the true next sentence, as in create_pretraining_data.py:130."""
 
 
 class Head(NamedTuple):

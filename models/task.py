@@ -20,6 +20,9 @@ from models.tokenizer import Tokenizer
 TaskName = Literal["classify", "pair", "fill-mask", "tag", "qa"]
 """The tasks by their route, which is also the `task` of a head in bundle.json."""
 
+NSP_LABELS = ["isNext", "notNext"]
+"""Of next sentences: 0 is the true one, as in create_pretraining_data.py:130."""
+
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from models.bundle import Bundle
-from models.checkpoint import NSP_LABELS, Checkpoint, Head
+from models.checkpoint import Checkpoint, Head
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
 from models.row import Row
 from models.runtime import Precision
-from models.task import HeadSpec
+from models.task import NSP_LABELS, HeadSpec
 from models.tokenizer import Tokenizer
 from training.exporting.export import ExportOptions, export
 

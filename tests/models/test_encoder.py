@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-from models.checkpoint import NSP_LABELS, Checkpoint, Head, read_checkpoint, write_checkpoint
+from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.errors import CheckpointError
 from models.heads import build_head
-from models.task import HeadSpec
+from models.task import NSP_LABELS, HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 

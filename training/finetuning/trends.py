@@ -1,4 +1,4 @@
-"""What the curves of a run say at its end: where it stopped and why, and whether more or fewer steps would do better."""
+"""What the curves of a run say at its end: where it stopped and why, and whether more or fewer steps would help."""
 
 import json
 from collections import Counter
@@ -77,6 +77,6 @@ def worse(name: str, figure: str, values: Sequence[tuple[int, float]], recipe: F
     if best - lowest > MIN_DROP and step < way[-1][0]:
         remedy = "the best is kept" if recipe.patience else "set patience, which keeps the best"
         yield (
-            f"heads.{name}: validation {figure} sank from {best:.3f} at {place(recipe, step)} to {lowest:.3f}; {remedy}; "
-            "fewer epochs, a lower rate or more data may help"
+            f"heads.{name}: validation {figure} sank from {best:.3f} at {place(recipe, step)} to {lowest:.3f}; "
+            f"{remedy}; fewer epochs, a lower rate or more data may help"
         )

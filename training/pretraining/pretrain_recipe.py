@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from models.checkpoint import NSP_LABELS
-from models.task import HeadSpec
+from models.task import NSP_LABELS, HeadSpec
 from training.errors import RecipeError
 from training.run.precision import Precision
 from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads

@@ -8,21 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 Precision = Literal["fp32", "bf16"]
-
-
-KERNELS = {
-    "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
-    "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
-}
 
 
 @contextmanager
 def arithmetic(precision: Precision, device: str = "cpu") -> Iterator[None]:
     """Forward passes inside run in `precision`; backward passes follow the forward's."""
+    import torch  # here, since recipes name a precision before there is anything to compute
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {
+        "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
+        "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
+    }
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else MATH converts to fp32 and back, on CPU too
-    with sdpa_kernel(KERNELS[device]), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    with sdpa_kernel(kernels[device]), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         yield
