@@ -29,11 +29,12 @@ class Best:
         return bool(self.patience) and self.since >= self.patience
 
     def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint, step: int) -> None:
-        """Note the figures of `step`; with patience, write the checkpoint if none before was as good."""
+        """Note the figures of `step`; with patience, write the checkpoint if none before was better."""
         value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
         self.since += 1
-        if value > self.value:
-            self.value, self.since, self.step = value, 0, step
+        self.since = 0 if value > self.value else self.since
+        if value >= self.value:  # of equals the last, whose steps were the smallest
+            self.value, self.step = value, step
             if self.patience:
                 write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
 

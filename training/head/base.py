@@ -7,6 +7,8 @@ from models.config import EncoderConfig, read_json
 from models.manifest import MANIFEST, read_manifest
 from models.tokenizer import Tokenizer
 
+STARTER = Path(__file__).parents[2] / "models" / "starter"
+
 
 @dataclass(frozen=True)
 class Base:

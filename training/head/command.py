@@ -20,7 +20,7 @@ from models.task import TaskName
 from training.errors import RecipeError
 from training.evaluation.metrics import Scores
 from training.finetuning.finetune_recipe import FinetuneRecipe
-from training.head.base import Base
+from training.head.base import STARTER, Base
 from training.head.data import TRAIN, VALIDATION, divide, keep, read_data
 from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
@@ -29,7 +29,6 @@ from training.head.worth import bag_of_words, worth
 from training.run.atomic_files import write_whole
 from training.text.examples import Example
 
-STARTER = Path(__file__).parents[2] / "models" / "starter"
 HELD_OUT = 0.1
 """Share of the training data that measures the head where no validation data is given."""
 QUICK_TASKS = ("classify", "pair")

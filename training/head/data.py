@@ -50,6 +50,8 @@ def divide(
     if not validation and share:
         training, validation = hold_out(training, share, seed)
     known = {label for example in training for label in labels_in(example)}
+    if len(known) == 1:
+        raise DataError(f"the data has the label {min(known)} alone, expected two or more; add examples of another")
     for example in validation:
         for label in labels_in(example):
             if label not in known:

@@ -25,8 +25,9 @@ MIN_EPOCHS, MAX_EPOCHS, EPOCHS = 4, 20, 240.0
 """Epochs are EPOCHS / √rows, within these bounds: 20 for 100 rows, 8 for 800, 5 for 2,000."""
 FROZEN_RATE = 3e-3
 """Of a head on an encoder that stays as it is."""
-PATIENCE = 3
-FEW = 1000
+PATIENCE, MIN_VALIDATION = 3, 500
+"""Evaluations without a better figure, after which training stops; on fewer examples a figure is mostly chance."""
+FEW = 5000
 """Rows below which batches are small, so that an epoch has enough steps."""
 PERCENTILE = 98
 """Of the lengths of rows, below which a row is not cut."""
@@ -96,6 +97,6 @@ def recipe_of(
         freeze_encoder=freeze,
         warmup=0.1,
         attention_dropout=0.0,
-        patience=PATIENCE if validation else 0,
+        patience=PATIENCE if len(validation) >= MIN_VALIDATION else 0,
         seed=seed,
     )
