@@ -35,8 +35,7 @@ class HeadWeights:
     def logits(self, vectors: Floats) -> NDArray[np.float64]:
         """Compute [n, C] in float64: what the graph should give for vectors [n, H]."""
         pooled = np.tanh(vectors.astype(np.float64) @ self.pooler + self.pooler_bias)
-        found: NDArray[np.float64] = pooled @ self.classifier + self.bias
-        return found
+        return np.asarray(pooled @ self.classifier + self.bias, np.float64)
 
 
 def learn(vectors: Floats, labels: Classes) -> HeadWeights:
@@ -47,8 +46,8 @@ def learn(vectors: Floats, labels: Classes) -> HeadWeights:
     """
     from sklearn.linear_model import LogisticRegression
 
-    pooler = SQUASH * whitening(vectors, labels)
-    bias: NDArray[Any] = -vectors.mean(axis=0) @ pooler
+    pooler: NDArray[Any] = SQUASH * whitening(vectors, labels)
+    bias = -vectors.mean(axis=0) @ pooler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an answer close to the best one is good enough
         model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(np.tanh(vectors @ pooler + bias), labels)

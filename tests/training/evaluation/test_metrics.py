@@ -29,10 +29,10 @@ from training.evaluation.metrics import (
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # seqeval's build leaves invalid metadata behind, which its import meets
-    from seqeval.metrics import f1_score as seqeval_f1
+    from seqeval.metrics import f1_score as seqeval_f1  # type: ignore[import-untyped]
     from seqeval.metrics import precision_score as seqeval_precision
     from seqeval.metrics import recall_score as seqeval_recall
-    from seqeval.metrics.sequence_labeling import get_entities
+    from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
 LABELS = st.sampled_from(["a", "b", "c", "d"])
 TAGS = st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])

@@ -7,7 +7,7 @@ from sklearn.covariance import shrunk_covariance
 from training.finetuning.regression import SHRINKAGE, learn, whitening
 
 
-def made(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def made(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors [n, 12] around a mean of their class, stretched along some axes, and the classes [n]."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), each)
