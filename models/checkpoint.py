@@ -23,6 +23,7 @@ from models.architectures import (
     BERT,
     ELECTRA,
     EMBEDDINGS,
+    NSP_LABELS,
     QUERY_KEY_VALUE,
     Activation,
     Family,
@@ -31,7 +32,6 @@ from models.architectures import (
     family_of,
     layouts_of,
 )
-from models.architectures import NSP_LABELS as NSP_LABELS
 from models.config import EncoderConfig, read_json
 from models.encoder import Encoder
 from models.errors import CheckpointError

@@ -21,7 +21,7 @@ from models.errors import BundleError
 from models.row import Row, RowKey
 from models.runtime import Precision, Provider, find_kernels, is_packed, open_graph
 from models.task import Logits
-from models.vectors import DeviceVectors, HostVectors, Vectors
+from models.vectors import DeviceVectors, Floats, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
@@ -64,6 +64,7 @@ class Session:
         self.precision: Precision = _choose(bundle, precision, provider)
         self.provider: Provider = provider
         self.max_length = bundle.manifest.encoder.max_length
+        self.hidden_size = bundle.manifest.encoder.hidden_size
         self._tokenizer = bundle.tokenizer
         widens = wide == "on" or (wide == "auto" and self.precision == "int8")
         widens = widens and provider == "cpu" and wide_threads > threads and self.max_length >= WIDE_TOKENS
@@ -86,6 +87,14 @@ class Session:
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""
         return self._run(items, self._encoder)
+
+    def vectors(self, rows: Sequence[Row]) -> Floats:
+        """Return the vectors [positions of all rows, H] that a head would read, in order."""
+        batch = pad(rows, self._tokenizer.pad_id)
+        length = batch["input_ids"].shape[1]
+        flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
+        found: Floats = self._encoder.run(["vectors"], batch | {"positions": np.array(flat, np.int64)})[0]
+        return found
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """The same bits, by `wide_threads`, for a long batch beside which nothing runs."""

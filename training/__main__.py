@@ -170,7 +170,15 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=verify.verify_command)
 
 
+def add_head(parser: argparse.ArgumentParser) -> None:
+    from training.head import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(command=command.head_command)
+
+
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
+    "head": (add_head, "labelled data → a bundle that can be served, in one command"),
     "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
     "vocab": (add_vocab, "a WordPiece vocabulary of your text"),
     "pretrain": (add_pretrain, "masked tokens and next sentences on a corpus"),

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.architectures import NSP_LABELS
 from models.bundle import Bundle
-from models.checkpoint import NSP_LABELS, Checkpoint, Head
+from models.checkpoint import Checkpoint, Head
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head

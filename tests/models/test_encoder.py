@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 
-from models.checkpoint import NSP_LABELS, Checkpoint, Head, read_checkpoint, write_checkpoint
+from models.architectures import NSP_LABELS
+from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.errors import CheckpointError

@@ -45,7 +45,6 @@ from training.evaluation.predictors import (
 )
 from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
-from training.run.hugging_face import read_any
 from training.run.progress import progress as bar_over
 from training.text.data_files import read_data
 from training.text.examples import (
@@ -268,6 +267,8 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
     if (directory / "bundle.json").exists():
         return BundlePredictor(read_bundle(directory), precision)
     if (directory / "config.json").exists():
+        from training.run.hugging_face import read_any  # torch takes seconds to import, and a bundle needs none
+
         return CheckpointPredictor.of(read_any(directory))
     raise EvaluationError(
         f"{directory} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "

@@ -7,15 +7,11 @@ others but for what export, quantisation and batching did to the logits. Several
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from models.bundle import Bundle
-from models.checkpoint import Checkpoint, Head
-from models.encoder import Encoder
 from models.errors import InputError
 from models.row import Encoded, Row
 from models.runtime import Precision
@@ -25,6 +21,12 @@ from models.tasks import TASKS, AnyTask
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
 from training.text.corpus import vocabulary_hash
+
+if TYPE_CHECKING:  # torch takes seconds to import, and a bundle needs none
+    from torch import Tensor
+
+    from models.checkpoint import Checkpoint, Head
+    from models.encoder import Encoder
 
 BATCH_TOKENS = 2048  # of a batch in process, padding included
 
@@ -103,8 +105,8 @@ class CheckpointPredictor(LocalPredictor):
 
     def __init__(
         self,
-        encoder: Encoder,
-        heads: Mapping[str, Head],
+        encoder: "Encoder",
+        heads: Mapping[str, "Head"],
         tokenizer: Tokenizer,
         max_length: int | None = None,
     ) -> None:
@@ -115,11 +117,16 @@ class CheckpointPredictor(LocalPredictor):
         self._modules = {name: head.module for name, head in heads.items()}
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "CheckpointPredictor":
+    def of(cls, checkpoint: "Checkpoint") -> "CheckpointPredictor":
         return cls(checkpoint.encoder, checkpoint.heads, checkpoint.tokenizer)
 
-    @torch.inference_mode()
     def run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
+        import torch
+
+        with torch.inference_mode():
+            return self._run(head, rows)
+
+    def _run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
         modules = (self._encoder, self._modules[head])
         training = [module.training for module in modules]
         try:
@@ -132,7 +139,9 @@ class CheckpointPredictor(LocalPredictor):
         ends = np.cumsum([len(row.positions) for row in rows])
         return np.split(logits.float().cpu().numpy(), ends[:-1])
 
-    def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def _batch(self, rows: Sequence[Row]) -> "dict[str, Tensor]":
+        import torch
+
         batch = pad(rows, self._pad_id)
         length = batch["input_ids"].shape[1]
         flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]

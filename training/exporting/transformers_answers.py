@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.architectures import NSP_LABELS
 from models.bundle import Bundle
-from models.checkpoint import NSP_LABELS
 from models.classification import PairInput
 from models.qa import QuestionInput
 from models.row import Row

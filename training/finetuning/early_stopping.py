@@ -22,28 +22,33 @@ class Best:
         self.patience = patience
         self.value = NONE
         self.since = 0
+        self.step = 0
 
     @property
     def stale(self) -> bool:
         return bool(self.patience) and self.since >= self.patience
 
-    def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint) -> None:
+    def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint, step: int) -> None:
+        """Note the figures of `step`; with patience, write the checkpoint if none before was better."""
         value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
         self.since += 1
-        if self.patience and value > self.value:
-            self.value, self.since = value, 0
-            write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
+        self.since = 0 if value > self.value else self.since
+        if value >= self.value:  # of equals the last, whose steps were the smallest
+            self.value, self.step = value, step
+            if self.patience:
+                write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         if self.patience and self.value > NONE:
             copy_weights(read_checkpoint(self.directory), checkpoint)
 
     def state(self) -> list[float]:
-        return [self.value, self.since]
+        return [self.value, self.since, self.step]
 
     def load(self, state: list[float]) -> None:
         """Go on from `state`; raise TrainingError where the checkpoint that it is of is not what was written."""
         self.value, self.since = state[0], int(state[1])
+        self.step = int(state[2]) if len(state) > 2 else 0  # which older runs did not note
         recover_directory(self.directory)
         if self.patience and self.value > NONE and (found := damage(self.directory)):
             raise TrainingError(

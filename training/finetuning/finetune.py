@@ -7,21 +7,19 @@ keeps the pretraining heads alive in the mixture, for an encoder that learns oth
 again resumes.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.heads import build_head
-from models.task import HeadSpec, ProblemType, TaskName, Trained
+from models.task import HeadSpec, ProblemType, Trained
 from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.evaluate import check_labels
 from training.evaluation.evaluate import score as evaluate_head
@@ -29,25 +27,26 @@ from training.evaluation.predictors import CheckpointPredictor
 from training.evaluation.report import REPORTS, report_of, write_report
 from training.finetuning.calibration import Calibration, decisions
 from training.finetuning.early_stopping import Best
-from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
+from training.finetuning.finetune_recipe import DEFAULTS, FinetuneRecipe, HeadRecipe
 from training.finetuning.first_bias import start_at_frequencies
 from training.finetuning.label_thresholds import fit_thresholds
+from training.finetuning.loop import Loop
 from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
+from training.finetuning.probe import probe
 from training.finetuning.targets import targets
-from training.finetuning.task_mixture import build_sources, choose, dropouts
+from training.finetuning.task_mixture import build_sources, choose, encode_sets, in_steps
+from training.finetuning.trends import ending, trends
 from training.finetuning.unanswerable_questions import unanswerable
 from training.pretraining.initial_weights import start
-from training.pretraining.monitor import check_finite
 from training.pretraining.pretrain_recipe import SPECS
 from training.pretraining.validation import evaluate as evaluate_pretraining
 from training.run.atomic_files import alone
 from training.run.distributed import Processes
-from training.run.interruption import Interruption
-from training.run.optimizer import build_optimizer, schedule, set_rates
-from training.run.precision import arithmetic, check_precision
+from training.run.optimizer import build_optimizer
+from training.run.precision import check_precision
 from training.run.progress import tell
-from training.run.run_directory import Run, seed_step
-from training.run.start_from import note_length, read_base, set_dropout
+from training.run.run_directory import Run
+from training.run.start_from import note_length, read_base
 from training.text.data_files import files_in, read_data
 from training.text.examples import Example, labels_of
 from training.text.problem_types import as_problem, problem_of
@@ -76,7 +75,6 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     check_precision(recipe.precision, processes.device.type)
 
     # ---- model and data
-    tell_turns(recipe)
     sets = {name: training_set(recipe, head) for name, head in recipe.heads.items()}
     checkpoint = prepare(recipe, sets)
     validation = {
@@ -86,69 +84,29 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     for name, examples in validation.items():
         check_labels(name, checkpoint.heads[name].spec.labels, examples)
     run.check_inputs()
+    encoded = encode_sets(recipe, checkpoint, sets)
+    recipe = in_steps(recipe, encoded)
+    tell_turns(recipe)
     if not recipe.freeze_encoder:
         note_length(checkpoint, max(head.max_length for head in recipe.heads.values()))
     predictor = CheckpointPredictor.of(checkpoint)
-    device = processes.device
-    modules = nn.ModuleList([checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]).to(device)
-    checkpoint.encoder.requires_grad_(not recipe.freeze_encoder)
-    if recipe.freeze_embeddings:
-        checkpoint.encoder.embeddings.word.requires_grad_(False)
-    optimizer = build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
+
+    if recipe.probe and not run.saved():
+        for name in sorted(checkpoint.fresh & recipe.heads.keys()):
+            probe(checkpoint, name, encoded[name], recipe.seed)
+
+    # ---- loop
+    optimizer = learning(recipe, checkpoint, processes.device)
     best = Best(run.out / "best", recipe.patience)
     state = run.resume(checkpoint, optimizer) or {"step": 0, "best": best.state()}
     best.load(state["best"])
-    sources = build_sources(recipe, checkpoint, sets, state["step"])
-
-    # ---- loop
-    modules.train()
-    bar = tqdm(total=recipe.steps, initial=state["step"], unit=" steps", dynamic_ncols=True)
-    window: dict[str, list[float]] = {}
-    began, tokens, done = time.monotonic(), 0, state["step"]
-    interruption = Interruption()
-    for step in interruption.watch(range(done, recipe.steps)):
-        name = choose(recipe, step)
-        seed_step(recipe.seed, step)
-        set_dropout(checkpoint, *dropouts(recipe, name))
-        with arithmetic(recipe.precision, device.type):
-            value, count = sources[name]()
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
-        share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
-        set_rates(optimizer, share * recipe.rate, share * recipe.head_rate)
-        check_finite({f"loss/{name}": value.item(), "grad_norm": float(norm)}, step)  # before it reaches the weights
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        tokens += count
-        window.setdefault(name, []).append(value.item())
-        done = step + 1
-        bar.update()
-
-        if done % 20 == 0 or done == recipe.steps:
-            values = {f"loss/{name}": float(np.mean(losses)) for name, losses in window.items()}
-            values |= {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
-            values |= {"tokens_per_s": tokens / (time.monotonic() - began)}
-            run.log(done, values)
-            bar.set_postfix({k.removeprefix("loss/"): f"{v:.3g}" for k, v in values.items()})
-            window, began, tokens = {}, time.monotonic(), 0
-        if done % recipe.evaluate_every == 0 and done < recipe.steps:
-            figures = validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples)
-            run.log_figures(done, figures)
-            best.offer(figures, checkpoint)
-            began = time.monotonic()
-            if best.stale:
-                break
-        stopping = interruption.asked
-        if stopping or (done % recipe.save_every == 0 and done < recipe.steps):
-            run.save(done, checkpoint, optimizer, {"best": best.state()})
-            began = time.monotonic()
-        if stopping:
-            interruption.end(done)
-    bar.close()
+    sources = build_sources(recipe, checkpoint, encoded, state["step"])
+    evaluate = partial(validate, recipe, checkpoint, predictor, validation, recipe.evaluate_examples)
+    done = Loop(recipe, run, checkpoint, optimizer, sources, best, evaluate).go_on(state["step"])
 
     # ---- the finished heads, calibrated and measured
     if recipe.patience and not best.stale:
-        best.offer(validate(recipe, checkpoint, predictor, validation, recipe.evaluate_examples), checkpoint)
+        best.offer(evaluate(), checkpoint, done)
     best.restore(checkpoint)
     calibrations: dict[str, Calibration] = {}
     for name in recipe.heads:
@@ -164,6 +122,8 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     if recipe.corpus:
         figures |= evaluate_pretraining(checkpoint, recipe.pretraining, recipe.pretraining.max_length)
     run.log_figures(done, figures)
+    for remark in (*ending(recipe, best, done), *trends(run.metrics, recipe)):
+        tell(remark)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
         head = checkpoint.heads[name]
         rows: dict[str, Any] = {"training_examples": float(len(sets[name]))} if name in sets else {}
@@ -171,6 +131,16 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         checkpoint.heads[name] = Head(head.spec, head.module, rows | figures.get(name, {}) | thresholds)
     run.finish(checkpoint)
     return checkpoint
+
+
+def learning(recipe: FinetuneRecipe, checkpoint: Checkpoint, device: torch.device) -> torch.optim.AdamW:
+    """Move all modules to the device, and return the optimizer over the weights that the recipe lets learn."""
+    for module in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
+        module.to(device).train()
+    checkpoint.encoder.requires_grad_(not recipe.freeze_encoder)
+    if recipe.freeze_embeddings:
+        checkpoint.encoder.embeddings.word.requires_grad_(False)
+    return build_optimizer(checkpoint, recipe.rate, recipe.weight_decay)
 
 
 def tell_turns(recipe: FinetuneRecipe) -> None:
@@ -263,14 +233,6 @@ def grown(known: Head, recipe: HeadRecipe, problem: ProblemType) -> Head:
 def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint, problem: ProblemType) -> Head:
     spec = spec_of(recipe, labels, {}, problem)
     return Head(spec, build_head(recipe.task, len(labels), checkpoint.config, checkpoint.encoder.embeddings.word))
-
-
-DEFAULTS: dict[TaskName, dict[str, Any]] = {
-    "classify": {"truncation": "windows", "window_scores": "mean"},
-    "tag": {"pieces": "joint"},
-}
-"""Of heads that learn here. A text longer than the rows of training is read in windows: on texts of some 200 tokens the
-starter's sentiment, which learned from sentences, was right for 0.83 of them by windows, for 0.64 by one row."""
 
 
 def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any], problem: ProblemType) -> HeadSpec:

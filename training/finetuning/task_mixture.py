@@ -5,7 +5,9 @@ seen.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,21 @@ from training.run.progress import tell
 from training.text.corpus import Corpus
 from training.text.examples import Example
 
+MAX_EVALUATIONS = 20
+"""Of a run that counts epochs: passes over a few dozen rows take less time than the evaluation after each."""
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""
+
+
+def in_steps(recipe: FinetuneRecipe, encoded: Mapping[str, Sequence[Target]]) -> FinetuneRecipe:
+    """A recipe that counts steps: epochs become as many as the batches of all heads, and shares as those of each."""
+    if not recipe.epochs:
+        return recipe
+    batches = {name: math.ceil(len(encoded[name]) / head.batch_size) for name, head in recipe.heads.items()}
+    heads = {name: replace(head, share=float(batches[name])) for name, head in recipe.heads.items()}
+    epoch = sum(batches.values())
+    steps = max(1, round(recipe.epochs * epoch))
+    return replace(recipe, heads=heads, steps=steps, evaluate_every=max(epoch, math.ceil(steps / MAX_EVALUATIONS)))
 
 
 def choose(recipe: FinetuneRecipe, step: int) -> str:
@@ -46,15 +61,11 @@ def dropouts(recipe: FinetuneRecipe, name: str) -> tuple[float, float]:
     return recipe.dropout, recipe.attention_dropout
 
 
-def build_sources(
-    recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]], step: int
-) -> dict[str, Any]:
-    """For each head a function that gives the loss of its next batch and the tokens in it.
-
-    After a resume the batches of the steps before `step` are passed over, so that the order is the same.
-    """
-    drawn = [choose(recipe, before) for before in range(step)]
-    sources: dict[str, Any] = {}
+def encode_sets(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]]
+) -> dict[str, list[Target]]:
+    """The rows that each head learns from."""
+    rows: dict[str, list[Target]] = {}
     for name, head in recipe.heads.items():
         encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
         if cut := [target.cut for target in encoded if target.cut]:
@@ -64,7 +75,21 @@ def build_sources(
             )
         if head.task == "tag" and head.joined:
             encoded += joined(encoded, head.max_length, np.random.default_rng(recipe.seed))
-        batches = itertools.islice(stream(encoded, head, recipe.seed), drawn.count(name), None)
+        rows[name] = encoded
+    return rows
+
+
+def build_sources(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint, encoded: dict[str, list[Target]], step: int
+) -> dict[str, Any]:
+    """For each head a function that gives the loss of its next batch and the tokens in it.
+
+    After a resume the batches of the steps before `step` are passed over, so that the order is the same.
+    """
+    drawn = [choose(recipe, before) for before in range(step)]
+    sources: dict[str, Any] = {}
+    for name, head in recipe.heads.items():
+        batches = itertools.islice(stream(encoded[name], head, recipe.seed), drawn.count(name), None)
         sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
     if recipe.corpus:
         pretraining = recipe.pretraining

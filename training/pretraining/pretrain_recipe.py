@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from models.checkpoint import NSP_LABELS
+from models.architectures import NSP_LABELS
 from models.task import HeadSpec
 from training.errors import RecipeError
 from training.run.precision import Precision

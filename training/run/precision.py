@@ -8,18 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from training.run.progress import tell
 
 Precision = Literal["fp32", "bf16"]
-
-
-KERNELS = {
-    "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
-    "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
-}
 
 
 def check_precision(precision: Precision, device: str) -> None:
@@ -29,6 +20,8 @@ def check_precision(precision: Precision, device: str) -> None:
 
 
 def has_bf16(device: str) -> bool:
+    import torch
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -37,6 +30,13 @@ def has_bf16(device: str) -> bool:
 @contextmanager
 def arithmetic(precision: Precision, device: str = "cpu") -> Iterator[None]:
     """Forward passes inside run in `precision`; backward passes follow the forward's."""
+    import torch  # here, since recipes name a precision before there is anything to compute
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = {
+        "cpu": [SDPBackend.MATH],  # two batched products: the backward pass of the fused kernel takes six times as long
+        "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],  # the flash kernel takes no mask
+    }
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else MATH converts to fp32 and back, on CPU too
-    with sdpa_kernel(KERNELS[device]), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+    with sdpa_kernel(kernels[device]), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
         yield

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # type: ignore[import-untyped]
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from training.evaluation.metrics import (
     accuracy,

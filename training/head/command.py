@@ -1,0 +1,220 @@
+"""From labelled data to a bundle: one command that trains a head, measures it, and exports it.
+
+    python -m training head DATA... --task classify|pair|tag|qa --out BUNDLE
+
+BUNDLE-run/ beside the bundle is the run: its data, its recipe as head.toml, checkpoints and curves. The same command
+again resumes it, and `python -m training finetune BUNDLE-run/head.toml --out DIR` repeats it.
+"""
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import Bundle, read_bundle
+from models.manifest import MANIFEST, NAME
+from models.task import TaskName
+from training.errors import RecipeError
+from training.evaluation.metrics import Scores
+from training.finetuning.finetune_recipe import FinetuneRecipe
+from training.head.base import STARTER, Base
+from training.head.data import TRAIN, VALIDATION, divide, keep, read_data
+from training.head.defaults import recipe_of
+from training.head.recipe_file import recipe_text
+from training.head.serving import commands, load, name_and_version
+from training.head.worth import bag_of_words, worth
+from training.run.atomic_files import write_whole
+from training.text.examples import Example
+
+HELD_OUT = 0.1
+"""Share of the training data that measures the head where no validation data is given."""
+QUICK_TASKS = ("classify", "pair")
+"""Whose heads on a frozen encoder are learned without PyTorch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made, and where."""
+
+    name: str
+    task: TaskName
+    base: Base
+    out: Path
+    run: Path
+    version: str
+    replace: bool
+
+    @property
+    def data(self) -> Path:
+        return self.run / "data"
+
+
+def head_command(arguments: argparse.Namespace) -> None:
+    """Train, measure and export as the command line says; where that was done, say where the results are."""
+    plan = plan_of(arguments)
+    if (plan.out / MANIFEST).exists() and (plan.run / "model.safetensors").exists() and not plan.replace:
+        bundle = read_bundle(plan.out)
+        say([f"{plan.out} is finished; --replace exports it again, another --out trains another head"])
+    else:
+        bundle = make(plan, arguments)
+    say(describe(bundle, plan))
+    if arguments.service:
+        say([load(arguments.service, bundle)])
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """Check what can be checked before any work; raise RecipeError for a name or a place that will not do."""
+    out: Path = arguments.out
+    inferred, version = name_and_version(out) if arguments.service else (out.resolve().name, "1.0.0")
+    name = arguments.name or inferred
+    if not re.fullmatch(NAME, name):
+        raise RecipeError(f"{name!r} is no name of a head: expected letters, digits, '.', '_' and '-'; pass --name")
+    if arguments.service and name != inferred:
+        raise RecipeError(f"--out is {out}, expected ROOT/{name}/VERSION with --service; correct it, or --name")
+    run = arguments.run or out.with_name(f"{out.name}-run")
+    if out.exists() and not arguments.replace and not (run / "model.safetensors").exists():
+        raise RecipeError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
+    return Plan(name, arguments.task, Base.read(arguments.base), out, run, version, arguments.replace)
+
+
+def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
+    """Read the data, train the head, and write its bundle."""
+
+    def read(files: Sequence[Path]) -> list[Example]:
+        return read_data(files, plan.task, dict(arguments.columns), arguments.skip_broken) if files else []
+
+    training, validation = divide(read(arguments.data), read(arguments.validation), HELD_OUT, arguments.seed)
+    keep(training, plan.data / TRAIN)
+    keep(validation, plan.data / VALIDATION) if validation else None
+    recipe = recipe_of(
+        plan.name,
+        plan.task,
+        plan.base,
+        plan.data,
+        training,
+        validation,
+        arguments.epochs,
+        arguments.freeze,
+        arguments.seed,
+    )
+    path = plan.run / "head.toml"
+    again = shlex.join(["python", "-m", "training", "finetune", str(path), "--out", "DIR"])
+    write_whole(path, recipe_text(recipe, again))
+    say([f"{len(training):,} training and {len(validation):,} validation examples; the recipe is {path}"])
+    quick = recipe.freeze_encoder and plan.base.is_bundle and plan.task in QUICK_TASKS
+    bundle = (frozen if quick else finetuned)(plan, recipe, training, validation)
+    say(worth(scores_of(bundle), bag_of_words(training, validation)))
+    return bundle
+
+
+def finetuned(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validation: list[Example]) -> Bundle:
+    """Train the encoder and the head in PyTorch, and export them; a run that was begun goes on."""
+    from training.exporting.export import ExportOptions, export
+    from training.finetuning.finetune import finetune
+    from training.parity.run_files import RunFiles
+
+    checkpoint = finetune(recipe, plan.run)
+    checkpoint.heads = {plan.name: checkpoint.heads[plan.name]}  # those of a frozen base stay in its own bundle
+    options = ExportOptions(
+        name=plan.name,
+        version=plan.version,
+        run=RunFiles.find(plan.run),
+        replace=plan.replace,
+        base=plan.base.directory if recipe.freeze_encoder and plan.base.is_bundle else None,
+    )
+    return export(checkpoint, plan.out, options)
+
+
+def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validation: list[Example]) -> Bundle:
+    """Learn the head on the vectors that the base serves, without PyTorch."""
+    from training.head.frozen import train_frozen
+    from training.head.frozen_bundle import Measured, write_frozen
+
+    base, length = read_bundle(plan.base.directory), recipe.heads[plan.name].max_length
+    learned = train_frozen(base, plan.name, plan.task, length, training, validation)
+    file, examples = (VALIDATION, validation) if validation else (TRAIN, training)
+    data = Measured(plan.data / file, examples, bool(validation))
+    return write_frozen(learned, plan.name, data, plan.out, plan.version, plan.replace)
+
+
+def scores_of(bundle: Bundle) -> Scores:
+    """Return the figures of the only head, as it is served."""
+    (head,) = bundle.manifest.heads.values()
+    return {key: float(value) for key, value in head.metrics.items() if isinstance(value, int | float)}
+
+
+def describe(bundle: Bundle, plan: Plan) -> list[str]:
+    """Return sentences on what was made, where to look, and how it is served."""
+    size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
+    same = base_encoder(bundle, plan.base)
+    encoder = f"the encoder is that of {plan.base.directory}, byte for byte" if same else "with an encoder of its own"
+    looks = [path for path in (plan.run / "metrics.png", plan.run / "reports" / plan.name) if path.exists()]
+    return [
+        f"bundle: {bundle.directory}, {size / 1e6:.1f} MB, {encoder}",
+        f"look at: {', '.join(map(str, [bundle.directory / 'README.md', *looks]))}",
+        *commands(bundle, plan.base),
+    ]
+
+
+def base_encoder(bundle: Bundle, base: Base) -> bool:
+    """Whether a bundle has the encoder of its base, by the hashes of their graphs."""
+    if not base.is_bundle:
+        return False
+    hashes = read_bundle(base.directory).manifest.sha256
+    files = bundle.manifest.encoder.files.values()
+    return all(hashes.get(file) == bundle.manifest.sha256[file] for file in files)
+
+
+def say(lines: Sequence[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `head_command` reads."""
+    add = parser.add_argument
+    add("data", nargs="+", type=Path, metavar="DATA", help="labelled examples to learn from")
+    add("--task", required=True, choices=("classify", "pair", "tag", "qa"), help="what the head does")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; ROOT/NAME/VERSION for --service")
+    add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="by default a tenth is held out")
+    add(
+        "--base",
+        type=Path,
+        default=STARTER,
+        metavar="DIR",
+        help="a bundle, a checkpoint, or a directory of transformers",
+    )
+    add("--name", help="of the head and its bundle; by default that of the directory")
+    add("--run", type=Path, metavar="DIR", help="where it trains; by default BUNDLE-run")
+    add("--epochs", type=epochs, metavar="N", help="passes over the data; by default more for less data")
+    add("--freeze", action="store_true", help="keep the encoder as it is: seconds instead of minutes, a weaker head")
+    add("--columns", type=columns, default={}, metavar="FIELD=COLUMN,…", help="such as text=sentence,label=intent")
+    add("--skip-broken", type=int, default=0, metavar="N", help="skip up to N broken rows, and list them")
+    add("--seed", type=int, default=0, metavar="N", help="of what is held out, and of training")
+    add("--replace", action="store_true", help="overwrite a bundle that is there")
+    add("--service", metavar="URL", help="load the bundle into this service, with the key of BERTHEADS_API_KEY")
+
+
+def epochs(text: str) -> float:
+    """Read a number of epochs."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def columns(text: str) -> dict[str, str]:
+    """Read FIELD=COLUMN,…"""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and separator and value for key, separator, value in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form FIELD=COLUMN,…")
+    return {key: value for key, _, value in pairs}

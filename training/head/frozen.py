@@ -1,0 +1,87 @@
+"""A head on an encoder that stays as it is: the engine that serves reads the texts, in seconds and without PyTorch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.row import Row
+from models.runtime import Graph, Precision, metadata_json, read_signature
+from models.session import Session
+from models.task import HeadSpec, TaskName
+from models.task import Trained as TrainedRows
+from models.tasks import TASKS
+from training.finetuning.calibration import Calibration
+from training.finetuning.finetune_recipe import DEFAULTS
+from training.finetuning.regression import Floats, HeadWeights, learn
+from training.parity.evidence import input_of
+from training.run.progress import tell
+from training.text.examples import Example, PairExample, TextExample, labels_of
+
+THREADS = len(os.sched_getaffinity(0))
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A head that learned from the vectors of a base."""
+
+    base: Bundle
+    precision: Precision
+    spec: HeadSpec
+    weights: HeadWeights
+    calibration: Calibration
+
+    @property
+    def encoder(self) -> Path:
+        """The graph whose vectors the head reads."""
+        return self.base.directory / self.base.manifest.encoder.files[self.precision]
+
+    @property
+    def fingerprint(self) -> str:
+        """The mark of that encoder, by which heads know it."""
+        return str(metadata_json(read_signature(Graph.read(self.encoder)).metadata, "encoder", self.encoder))
+
+
+def train_frozen(
+    base: Bundle, name: str, task: TaskName, max_length: int, training: Sequence[Example], validation: Sequence[Example]
+) -> Learned:
+    """Learn a classifier from `training`, and its temperature from `validation`, on vectors as they are served."""
+    labels = labels_of(training)
+    spec = HeadSpec(task, labels, dict(DEFAULTS.get(task, {})), trained=TrainedRows(max_length=max_length))
+    session = Session(base, threads=THREADS)
+    weights = learn(read_vectors(session, rows_of(spec, base, training)), classes(training, labels))
+    logits = weights.logits(read_vectors(session, rows_of(spec, base, validation)))
+    calibration = Calibration.of(logits, classes(validation, labels))
+    if calibration.remark:
+        tell(f"heads.{name}: {calibration.remark}")
+    return Learned(base, session.precision, replace(spec, temperature=calibration.temperature), weights, calibration)
+
+
+def classes(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of the label of each example [n]."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    return np.array([numbers[one.label] for one in examples if isinstance(one, TextExample | PairExample)], np.int64)
+
+
+def rows_of(spec: HeadSpec, base: Bundle, examples: Sequence[Example]) -> list[Row]:
+    """Encode each example as one row, cut at the length that the head learns from."""
+    task: Any = TASKS[spec.task](base.tokenizer, spec, spec.trained.max_length or base.manifest.encoder.max_length)
+    parameters = task.parse_parameters({"truncation": "right"})
+    inputs = [input_of(one) for one in examples if isinstance(one, TextExample | PairExample)]
+    return [task.encode(one, parameters).rows[0] for one in inputs]
+
+
+def read_vectors(session: Session, rows: Sequence[Row]) -> Floats:
+    """Return the vectors [n, H] of [CLS]; rows of like length are computed together."""
+    vectors = np.zeros((len(rows), session.hidden_size), np.float32)
+    order = np.argsort([len(row.input_ids) for row in rows], kind="stable").tolist()
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        vectors[places] = session.vectors([rows[place] for place in places])
+    return vectors

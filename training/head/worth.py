@@ -1,0 +1,62 @@
+"""What a head is worth: its chief figure beside chance, and beside a bag of words that learned from the same rows."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.evaluation.metrics import headline
+from training.text.examples import Example, PairExample, TextExample
+
+QUICK = 400_000
+"""Rows times labels up to which logistic regression on a bag of words takes seconds."""
+FEW = 100
+"""Validation examples below which one answer is more than a point."""
+
+
+def bag_of_words(training: Sequence[Example], validation: Sequence[Example]) -> float | None:
+    """Return the accuracy on `validation` of tf-idf with logistic regression; None where it would not be quick.
+
+    The words of a pair are told apart by which text they are of.
+    """
+    labels = [getattr(example, "label", None) for example in training]
+    if not validation or not all(isinstance(label, str) for label in labels):
+        return None
+    if len(training) * len(set(labels)) > QUICK or len(set(labels)) < 2:
+        return None
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model: Any = make_pipeline(TfidfVectorizer(analyzer=words), LogisticRegression(C=10.0))
+    model.fit(list(training), labels)
+    return float(model.score(list(validation), [getattr(example, "label", None) for example in validation]))
+
+
+def words(example: Example) -> list[str]:
+    """The lower-cased words of an example."""
+    if isinstance(example, PairExample):
+        return [f"{side} {word}" for side, text in enumerate((example.text_a, example.text_b)) for word in split(text)]
+    assert isinstance(example, TextExample)
+    return split(example.text)
+
+
+def split(text: str) -> list[str]:
+    """Words as scikit-learn cuts them by default, those of one letter included."""
+    return re.findall(r"\w+", text.lower())
+
+
+def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
+    """Return sentences on the worth of a head, by its scores on validation data."""
+    if not scores:
+        return ["worth: there is no validation data, so nothing was measured; add --validation FILE"]
+    metric = headline(dict(scores))
+    beside = [f"chance {scores[f'{metric}_chance']:.3f}"] if f"{metric}_chance" in scores else []
+    if words_alone is not None:
+        beside.append(f"a bag of words {words_alone:.3f}")
+    count = int(scores["examples"])
+    told = [f"worth: {metric} {scores[metric]:.3f} on {count:,} validation examples ({', '.join(beside)})"]
+    if count < FEW:
+        told.append(f"look at: {count} examples measure to {100 / count:.0f} points at best; add --validation FILE")
+    if words_alone is not None and scores[metric] <= words_alone:
+        told.append("look at: a bag of words does as well; train without --freeze, for more epochs, or add examples")
+    return told
