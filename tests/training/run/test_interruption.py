@@ -177,6 +177,7 @@ def test_processes_of_one_run_stop_after_the_same_step(pretrained: list[str], co
     _, told = run.communicate(timeout=100)
     newest = sorted(out.glob("checkpoints/step-????????"))[-1]
     assert told.count(f"interrupted at step {int(newest.name[5:])}; checkpoint saved") == 1
+    assert told.count("\nstopping after this step\n") == 1
     both = [subprocess.Popen([*command, str(one)], cwd=ROOT, env=environment) for one in (out, tmp_path / "whole")]
     assert [one.wait() for one in both] == [0, 0]
     whole, parts = ((one / "model.safetensors").read_bytes() for one in (tmp_path / "whole", out))
