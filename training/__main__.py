@@ -6,7 +6,6 @@ label for text without labels
 
 import argparse
 import errno
-import os
 import signal
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ from models.errors import BertheadsError
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
-from training.run.interruption import handled, left_behind, raise_interrupted, status_of
+from training.run.interruption import handled, left_behind, raise_interrupted, speaks, status_of
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
         sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out)
-        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        if speaks():
             sys.stderr.write(f"\n{sentence}\n")
         sys.exit(status_of(interrupt))
 

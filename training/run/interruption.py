@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: a run saves a checkpoint after the step that it is in; everything else ends where it is."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,9 @@ class Interruption:
         self.number = number
         for each in SIGNALS:
             signal.signal(each, self._then)
-        tell("\nstopping after this step; the same signal again stops at once and saves nothing")
+        if speaks():
+            again = "; the same signal again stops at once and saves nothing" if self._then == signal.SIG_DFL else ""
+            tell(f"\nstopping after this step{again}")
 
 
 @contextmanager
@@ -77,6 +80,11 @@ def handled(handler: Any, signals: Iterable[int] = SIGNALS) -> Iterator[None]:
     finally:
         for number, known in before.items():
             signal.signal(number, known)
+
+
+def speaks() -> bool:
+    """Whether this process is the one that says what is true for all, where torchrun started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:

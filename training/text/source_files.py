@@ -153,9 +153,11 @@ def hashes(files: Sequence[Path]) -> dict[Path, str]:
     found: dict[str, Path] = {}
     again: list[str] = []
     for path in files:
-        first = found.setdefault(hash_of(path), path)
-        if first is not path:
-            again.append(f"{path} as {first}")
+        digest = hash_of(path)
+        if digest in found:
+            again.append(f"{path} as {found[digest]}")
+        else:
+            found[digest] = path
     if again:
         more = f", and {len(again) - MAX_LISTED:,} more" if len(again) > MAX_LISTED else ""
         some = "; ".join(again[:MAX_LISTED])

@@ -165,7 +165,7 @@ def test_the_second_signal_ends_at_once() -> None:
 def test_processes_of_one_run_stop_after_the_same_step(pretrained: list[str], corpus: Path, tmp_path: Path) -> None:
     """As Ctrl-C in a terminal reaches them: torchrun and both processes get it, then torchrun passes it on."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
-    command = [sys.executable, *launcher, *pretrained, "--set", "steps=300", "--set", "save_every=100", "--out"]
+    command = [sys.executable, *launcher, *pretrained, "--set", "steps=120", "--set", "save_every=40", "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     out = tmp_path / "parts"
     run = subprocess.Popen([*command, str(out)], cwd=ROOT, env=environment, stderr=-1, text=True, process_group=0)
@@ -177,6 +177,7 @@ def test_processes_of_one_run_stop_after_the_same_step(pretrained: list[str], co
     _, told = run.communicate(timeout=100)
     newest = sorted(out.glob("checkpoints/step-????????"))[-1]
     assert told.count(f"interrupted at step {int(newest.name[5:])}; checkpoint saved") == 1
+    assert told.count("\nstopping after this step\n") == 1
     both = [subprocess.Popen([*command, str(one)], cwd=ROOT, env=environment) for one in (out, tmp_path / "whole")]
     assert [one.wait() for one in both] == [0, 0]
     whole, parts = ((one / "model.safetensors").read_bytes() for one in (tmp_path / "whole", out))
