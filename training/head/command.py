@@ -21,13 +21,15 @@ from training.errors import RecipeError
 from training.evaluation.metrics import Scores
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.base import STARTER, Base
-from training.head.data import TRAIN, VALIDATION, divide, keep, read_data
+from training.head.data import TRAIN, VALIDATION, divide, keep
 from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
 from training.run.atomic_files import write_whole
+from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
+from training.text.problem_types import problem_of
 
 HELD_OUT = 0.1
 """Share of the training data that measures the head where no validation data is given."""
@@ -84,7 +86,7 @@ def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
     """Read the data, train the head, and write its bundle."""
 
     def read(files: Sequence[Path]) -> list[Example]:
-        return read_data(files, plan.task, dict(arguments.columns), arguments.skip_broken) if files else []
+        return read_data(files, plan.task, arguments.columns, arguments.skip_broken) if files else []
 
     training, validation = divide(read(arguments.data), read(arguments.validation), HELD_OUT, arguments.seed)
     keep(training, plan.data / TRAIN)
@@ -104,7 +106,8 @@ def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
     again = shlex.join(["python", "-m", "training", "finetune", str(path), "--out", "DIR"])
     write_whole(path, recipe_text(recipe, again))
     say([f"{len(training):,} training and {len(validation):,} validation examples; the recipe is {path}"])
-    quick = recipe.freeze_encoder and plan.base.is_bundle and plan.task in QUICK_TASKS
+    one_class = problem_of(training) == "single_label_classification"
+    quick = recipe.freeze_encoder and plan.base.is_bundle and plan.task in QUICK_TASKS and one_class
     bundle = (frozen if quick else finetuned)(plan, recipe, training, validation)
     say(worth(scores_of(bundle), bag_of_words(training, validation)))
     return bundle
@@ -179,7 +182,7 @@ def say(lines: Sequence[str]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `head_command` reads."""
     add = parser.add_argument
-    add("data", nargs="+", type=Path, metavar="DATA", help="labelled examples to learn from")
+    add("data", nargs="+", type=Path, metavar="DATA", help=DATA_HELP)
     add("--task", required=True, choices=("classify", "pair", "tag", "qa"), help="what the head does")
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; ROOT/NAME/VERSION for --service")
     add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="by default a tenth is held out")
@@ -194,8 +197,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--run", type=Path, metavar="DIR", help="where it trains; by default BUNDLE-run")
     add("--epochs", type=epochs, metavar="N", help="passes over the data; by default more for less data")
     add("--freeze", action="store_true", help="keep the encoder as it is: seconds instead of minutes, a weaker head")
-    add("--columns", type=columns, default={}, metavar="FIELD=COLUMN,…", help="such as text=sentence,label=intent")
-    add("--skip-broken", type=int, default=0, metavar="N", help="skip up to N broken rows, and list them")
+    add_data_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="of what is held out, and of training")
     add("--replace", action="store_true", help="overwrite a bundle that is there")
     add("--service", metavar="URL", help="load the bundle into this service, with the key of BERTHEADS_API_KEY")
@@ -210,11 +212,3 @@ def epochs(text: str) -> float:
     if not 0 < value < 1e4:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
-
-
-def columns(text: str) -> dict[str, str]:
-    """Read FIELD=COLUMN,…"""
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(key and separator and value for key, separator, value in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form FIELD=COLUMN,…")
-    return {key: value for key, _, value in pairs}

@@ -15,6 +15,7 @@ from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.head.base import Base
 from training.head.data import TRAIN, VALIDATION
 from training.text.examples import Example, PairExample, TextExample
+from training.text.problem_types import problem_of
 
 RATE, RATE_WIDTH, RATE_LAYERS = 3e-4, 384, 6
 """The rate that suits an encoder of this width and depth, the starter's."""
@@ -84,6 +85,7 @@ def recipe_of(
         [VALIDATION] if validation else [],
         batch_size=16 if len(training) < FEW else 32,
         max_length=row_length(task, training, base),
+        problem_type=problem_of(training) if task in ("classify", "pair") else None,
     )
     return FinetuneRecipe(
         str(base.directory),

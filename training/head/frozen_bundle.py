@@ -57,7 +57,7 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
         check_parity(figures, BUDGET)
         manifest = _with_scores(manifest, name, learned, data, scores)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
-        (directory / CARD).write_text(model_card(manifest, figures), encoding="utf8")
+        (directory / CARD).write_text(model_card(manifest, figures, directory), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
     return read_bundle(out)

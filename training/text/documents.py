@@ -19,9 +19,13 @@ from sentencex import segment
 
 from training.errors import DataError
 from training.run.json_lines import Line, kind_of, raw_lines, visible
+from training.run.text_lines import unpacked_suffix
+from training.text.columns import Columns
 from training.text.examples import Document
 from training.text.languages import rules_of
-from training.text.source_files import Sources
+from training.text.notes import Notes
+from training.text.rows import rows_of
+from training.text.source_files import TABLES, Sources
 
 ROWS = 256
 """Rows of a Parquet file that are in memory at a time."""
@@ -110,9 +114,20 @@ def document_rows(path: Path, reading: Reading) -> Iterator[Row]:
     """Yield the documents of a file, those of empty text too; raise DataError for a file that cannot be read."""
     if path.suffix == ".parquet":
         return parquet_documents(path, reading.column)
+    if unpacked_suffix(path) in TABLES:
+        return table_documents(path, reading.column)
     if ".txt" in path.suffixes[-2:]:
         return lines_as_documents(path) if reading.one_per_line else text_documents(path)
     return json_documents(path, reading.column)
+
+
+def table_documents(path: Path, column: str) -> Iterator[Row]:
+    columns = Columns("fill-mask", {} if column == Reading.column else {"text": column})
+    for row in rows_of(path, columns, Notes()):
+        try:
+            yield row if isinstance(row, DataError) else document_of(row, Reading.column)
+        except DataError as error:
+            yield error
 
 
 # ---- JSON lines ------------------------------------------------------------------------------------------------------

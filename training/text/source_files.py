@@ -14,7 +14,8 @@ from training.errors import DataError
 from training.run.atomic_files import hash_of
 from training.run.progress import tell
 
-FORMATS = (".jsonl", ".txt", ".parquet")
+TABLES = (".csv", ".tsv", ".json")
+FORMATS = (".jsonl", ".txt", ".parquet", *TABLES)
 PACKED = (".xz", ".gz", ".zst")
 STDIN = Path("/dev/stdin")
 MAGIC = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"BZh": "bzip2"}

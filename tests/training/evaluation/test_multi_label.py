@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.metrics import (
     accuracy_score,
     f1_score,
     label_ranking_average_precision_score,

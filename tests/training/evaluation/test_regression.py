@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import rankdata
-from sklearn.metrics import mean_absolute_error, r2_score  # type: ignore[import-untyped]
+from sklearn.metrics import mean_absolute_error, r2_score
 
 from training.evaluation.evaluate_command import table
 from training.evaluation.metrics import headline

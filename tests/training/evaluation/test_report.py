@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from rich.cells import cell_len
-from sklearn.calibration import calibration_curve  # type: ignore[import-untyped]
-from sklearn.metrics import (  # type: ignore[import-untyped]
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
     classification_report,
     confusion_matrix,
     f1_score,
