@@ -27,7 +27,7 @@ from training.run.progress import tell
 from training.text.corpus import Corpus
 from training.text.examples import Example
 
-MAX_EVALUATIONS = 20
+MAX_EVALUATIONS = 10
 """Of a run that counts epochs: passes over a few dozen rows take less time than the evaluation after each."""
 CHUNK = 50
 """Batches that are sorted by length together: little padding, and still a random order."""
