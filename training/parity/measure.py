@@ -204,10 +204,13 @@ def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence
 
 
 def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
-    """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale."""
+    """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale.
+
+    Of a text that is read in windows, the first one counts, as where temperatures are fitted.
+    """
     spec = predictor.head(name)
     examples: list[Any] = as_problem(evidence.examples, problem_for(spec, evidence.examples))
-    logits: Any = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
+    logits: Any = np.stack([rows[0] for rows in predictor.logits(name, [input_of(example) for example in examples])])
     if isinstance(examples[0].label, tuple):
         logits, gold = decisions(logits, truth_of([example.label for example in examples], spec.labels))
     else:
