@@ -68,7 +68,7 @@ def test_a_budget_that_nothing_can_keep_is_refused_at_once(
     [
         (["pretrain", "none.toml", "--out", "x"], "none.toml does not exist"),
         (["pretrain", str(RECIPES / "continue.toml"), "--out", "x", "--set", "stepz=1"], "did you mean 'steps'"),
-        (["export", "nowhere", "--out", "x"], "nowhere/config.json does not exist"),
+        (["export", "nowhere", "--out", "x"], "nowhere is no local directory"),
         (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
         (
             ["evaluate", "nowhere", "--head", "x", "--data", "y", "--json", f"{__file__}/x"],
