@@ -189,8 +189,7 @@ def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Sc
     """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale."""
     numbers = {label: number for number, label in enumerate(predictor.head(name).labels)}
     examples = [one for one in evidence.examples if isinstance(one, TextExample | PairExample)]
-    found = predictor.logits(name, [input_of(example) for example in examples])
-    logits = np.stack([windows.mean(axis=0) for windows in found])
+    logits = np.concatenate(predictor.logits(name, [input_of(example) for example in examples]))
     error = cross_fitted_error(logits, np.array([numbers[example.label] for example in examples]))
     return scores if error is None else scores | {"calibration_error": error}
 

@@ -1,24 +1,18 @@
 """If these fail, a bundle that answers otherwise than its checkpoint is let through, or a good one is refused."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
-from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training.errors import ExportError
-from training.finetuning.calibration import cross_fitted_error
 from training.parity.accuracy_gate import check_parity
-from training.parity.evidence import Evidence
 from training.parity.logit_comparison import Figures
-from training.parity.measure import _cross_fitted, measure_parity, probes
-from training.text.examples import Example, TextExample
+from training.parity.measure import measure_parity, probes
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +79,3 @@ def test_validation_stands_beside_the_reference(checkpoint: Checkpoint, bundle: 
         assert [len(file["sha256"]) for file in validation["files"]] == [64]
         assert (validation["examples"], validation["of"]) == (2, 3)
     assert found["precisions"]["fp32"]["heads"]["nli"]["validation"]["loss"] == 0
-
-
-def test_a_text_of_several_windows_counts_once_in_a_calibration() -> None:
-    """Texts longer than a row of training have the logits of each window."""
-    examples: list[Example] = [TextExample(f"text {number}", "ab"[number % 2]) for number in range(12)]
-    logits = [np.eye(2, dtype=np.float32)[[number % 2] * (1 + number % 3)] for number in range(12)]
-
-    class Windows:
-        def head(self, name: str) -> HeadSpec:
-            return HeadSpec("classify", ["a", "b"])
-
-        def logits(self, name: str, inputs: object) -> list[Logits]:
-            return logits
-
-    evidence = Evidence("validation", (), examples, 12, fitted=True)
-    predictor: Any = Windows()
-    expected = cross_fitted_error(np.stack([one[0] for one in logits]), np.arange(12) % 2)
-    assert _cross_fitted("mine", predictor, evidence, {})["calibration_error"] == expected
