@@ -22,8 +22,8 @@ RATE, RATE_WIDTH, RATE_LAYERS = 3e-4, 384, 6
 MIN_RATE, MAX_RATE = 1e-5, 5e-4
 HEAD_RATE, PROBED_RATE = 10.0, 3.3
 """Of a fresh head, in rates of the encoder: from random weights, or fitted to the base's vectors before."""
-MIN_EPOCHS, MAX_EPOCHS, EPOCHS = 4, 20, 240.0
-"""Epochs are EPOCHS / √rows, within these bounds: 20 for 100 rows, 8 for 800, 5 for 2,000."""
+MIN_EPOCHS, MAX_EPOCHS, EPOCHS = 4, 10, 240.0
+"""Epochs are EPOCHS / √rows, within these bounds: 10 for up to 576 rows, 8 for 800, 5 for 2,000."""
 FROZEN_RATE = 3e-3
 """Of a head on an encoder that stays as it is."""
 PATIENCE, MIN_VALIDATION = 3, 500
@@ -32,7 +32,8 @@ FEW = 5000
 """Rows below which batches are small, so that an epoch has enough steps."""
 PERCENTILE = 98
 """Of the lengths of rows, below which a row is not cut."""
-MIN_ROW = 16
+MIN_ROW = 64
+"""A few short examples do not say how long texts will be, and a row costs only the tokens that it has."""
 ROWS: dict[TaskName, int] = {"tag": 128, "qa": 384}
 """Tokens of rows that join sentences, or slide over a context."""
 
