@@ -6,10 +6,13 @@ BIN := .venv/bin
 KERNELS := hatch_build.py $(wildcard kernels/*)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test lint bench peers starter clean
+.PHONY: serve train test lint bench peers starter clean
 
 serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
+
+train: .venv/all
+	@echo '$(BIN)/python -m training --help lists the commands'
 
 test: .venv/all
 	$(BIN)/pytest
@@ -38,7 +41,7 @@ clean:
 	rm -rf .venv dist models/kernels.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One environment for all: what serving needs, and, from the first test on, every extra but gpu. No torch until then.
+# One environment for all: what serving needs, and, from the first training or test on, every extra except gpu. No torch until then.
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
