@@ -70,6 +70,9 @@ def _worth(manifest: Manifest, directory: Path) -> Iterator[str]:
     found = [report for name in manifest.heads if (report := read_report(directory / REPORTS / name))]
     if found:
         yield from ("## What the heads are worth", "")
+    if before := [report.head for report in found if "graph" not in manifest.heads[report.head].metrics]:
+        named = ", ".join(before)
+        yield from (f"Figures of {named} are PyTorch's in fp32; the last table says what the export changed.", "")
     for report in found:
         yield from report_lines(report, directory)
 

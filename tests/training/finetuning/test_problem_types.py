@@ -22,6 +22,7 @@ from training.errors import DataError, RecipeError
 from training.evaluation.evaluate import evaluate, open_predictor
 from training.evaluation.labelling import label
 from training.evaluation.predictors import CheckpointPredictor
+from training.evaluation.report import read_report
 from training.exporting.export import ExportOptions, export
 from training.finetuning.calibration import decisions, fit_temperature
 from training.finetuning.finetune import finetune, prepare
@@ -82,12 +83,22 @@ def test_the_heads_learned_what_the_form_of_their_labels_says(trained: Path) -> 
 def test_what_was_trained_is_gated_in_int8_served_and_measured(trained: Path, tokenizer: Tokenizer) -> None:
     checkpoint = read_checkpoint(trained / "run")
     run = RunFiles.find(trained / "run")
-    bundle = export(checkpoint, trained / "bundle", ExportOptions("kinds", budget=2.0, run=run))
+    bundle = export(checkpoint, trained / "bundle", ExportOptions("kinds", budget=2.0, run=run, limit=100))
     figures = json.loads((bundle.directory / "parity.json").read_text())["precisions"]["int8"]["heads"]
     assert figures["kinds"]["validation"]["metric"] == "micro_f1"
     assert figures["count"]["validation"]["metric"] == "pearson"
     assert bundle.manifest.heads["kinds"].metrics["thresholds"] == checkpoint.heads["kinds"].metrics["thresholds"]
     assert bundle.manifest.heads["kinds"].problem_type == MULTI
+    report = read_report(bundle.directory / "reports" / "kinds")  # of the run: the sample has fewer examples
+    assert (
+        report is not None
+        and report.scores["examples"] == 200
+        and report.scores
+        == pytest.approx(
+            {key: value for key, value in checkpoint.heads["kinds"].metrics.items() if key in report.scores}
+        )
+    )
+    assert "Figures of kinds, count are PyTorch's in fp32" in (bundle.directory / "README.md").read_text()
     text = next(row["text"] for row in rows(200) if row["label"] == ["animal", "person"])
     with serving(bundle.directory) as served:
         answers = {each["label"]: each["score"] for each in served.answer("/classify/kinds", text)[0]}
