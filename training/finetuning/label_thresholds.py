@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.classification import PairInput
-from training.evaluation.multi_label import Floats, Truth, truth_of
+from training.evaluation.class_figures import best_threshold
+from training.evaluation.multi_label import truth_of
 from training.evaluation.predictors import Predictor
 from training.text.examples import TextExample
 
-MIN_EXAMPLES = 20
-"""Texts with a label, and without it, from which its threshold is fitted; with fewer it stays 0.5."""
 USUAL = 0.5
+"""Threshold of a label that too few texts have, or lack."""
 
 
 def fit_thresholds(predictor: Predictor, head: str, examples: Sequence[Any]) -> dict[str, dict[str, float]]:
@@ -35,21 +34,6 @@ def fit_thresholds(predictor: Predictor, head: str, examples: Sequence[Any]) -> 
         found = {each["label"]: each["score"] for each in one.answer}
         scores[one.index] = [found[label] for label in spec.labels]
     truth = truth_of([one.label for one in examples], spec.labels)
-    best = [best_threshold(truth[:, number], scores[:, number]) for number in range(len(spec.labels))]
-    return {"thresholds": dict(zip(spec.labels, best, strict=True))}
-
-
-def best_threshold(truth: Truth, scores: Floats) -> float:
-    """Return the middle of the gap between scores [N] at which the F1 of a label is the highest; of equals the lower.
-
-    USUAL where fewer than MIN_EXAMPLES texts have the label, or lack it.
-    """
-    if min(truth.sum(), (~truth).sum()) < MIN_EXAMPLES:
-        return USUAL
-    order = np.argsort(-scores, kind="stable")
-    ranked: NDArray[np.floating] = scores[order]
-    f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(truth) + 1) + truth.sum())
-    gaps = np.append(ranked[:-1] > ranked[1:], True)  # equal scores cannot be told apart
-    last = len(f1) - 1 - int(np.where(gaps, f1, -1.0)[::-1].argmax())
-    below = ranked[last + 1] if last + 1 < len(ranked) else 0.0
-    return round(float((ranked[last] + below) / 2), 4)
+    best = [best_threshold(scores[:, number], truth[:, number]) for number in range(len(spec.labels))]
+    found = {label: USUAL if one is None else round(one, 4) for label, one in zip(spec.labels, best, strict=True)}
+    return {"thresholds": found}

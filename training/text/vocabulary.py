@@ -23,7 +23,6 @@ from tokenizers.trainers import WordPieceTrainer
 from models.tokenizer import SPECIALS, Tokenizer
 from training.errors import DataError
 from training.run.atomic_files import refuse_existing
-from training.run.progress import tell
 from training.text.alphabet import counted
 from training.text.documents import Documents, Reading
 from training.text.examples import Document
@@ -77,8 +76,7 @@ def trained(
     found = Documents(hashes(files), reading, sources)
     backend.train_from_iterator(counted(lines_of(found), characters), trainer)
     sources.check()
-    for remark in found.remarks():
-        tell(remark)
+    found.tell()
     if backend.get_vocab_size() == len(SPECIALS):
         raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
     words = sorted(backend.get_vocab().keys() - set(specials))

@@ -19,6 +19,7 @@ from models.tokenizer import Tokenizer
 from tests.models import bundles
 from tests.service.serving import serving
 from training.errors import DataError, RecipeError
+from training.evaluation.class_figures import best_threshold
 from training.evaluation.evaluate import evaluate, open_predictor
 from training.evaluation.labelling import label
 from training.evaluation.predictors import CheckpointPredictor
@@ -26,7 +27,6 @@ from training.exporting.export import ExportOptions, export
 from training.finetuning.calibration import decisions, fit_temperature
 from training.finetuning.finetune import finetune, prepare
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.finetuning.label_thresholds import best_threshold
 from training.finetuning.targets import Target, batch_loss, targets
 from training.parity.run_files import RunFiles
 from training.text.examples import PairExample, TextExample
@@ -215,7 +215,8 @@ def test_a_threshold_has_the_best_f1_of_all() -> None:
     generator = np.random.default_rng(1)
     truth = generator.random(200) < 0.2
     scores = np.round(np.clip(0.3 * truth + generator.random(200) * 0.6, 0, 1), 2)
-    chosen = best_threshold(truth, scores)
+    chosen = best_threshold(scores, truth)
+    assert chosen is not None
     best = max(f1_score(truth, scores >= limit) for limit in np.unique(scores))
     assert f1_score(truth, scores >= chosen) == best and chosen not in scores
-    assert best_threshold(truth[:30], scores[:30]) == 0.5
+    assert best_threshold(scores[:30], truth[:30]) is None
