@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all verbs; or of one, and of the others only the names, for what they import takes seconds."""
+    """The parser of all verbs; or of one, and of the others only the names, since their imports take seconds."""
     parser = argparse.ArgumentParser(prog="python -m training", description="From raw text and labels to a bundle.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, (add_arguments, help_text) in VERBS.items():
@@ -183,7 +183,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             share = count.duplicates / count.documents
             sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one, and stay\n")
     if repeated := counts["validation"].repeated:
-        sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
+        sys.stdout.write(f"validation: {repeated:,} more were removed, because the training part has them too\n")
     if namespace.no_nsp:
         return
     share = random_share(Corpus(namespace.out), max_length=128, documents=1000)

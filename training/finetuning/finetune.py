@@ -211,7 +211,8 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             start_at_frequencies(name, heads[name].module, heads[name].spec, labels)
         if name in known and not goes_on:
             before = known[name].spec
-            tell(f"heads.{name} starts anew: that of the base is of {before.task} with {', '.join(before.labels)}")
+            other = f"that of the base is of {before.task} with {', '.join(before.labels)}"
+            tell(f"heads.{name} is trained from new weights: {other}")
     kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
     checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
     return checkpoint

@@ -8,13 +8,9 @@ GET /heads/{head} as `threshold` where it wants decisions.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from models.classification import PairInput
 from training.evaluation.class_figures import best_threshold
-from training.evaluation.multi_label import truth_of
-from training.evaluation.predictors import Predictor
-from training.text.examples import TextExample
+from training.evaluation.multi_label import score_table, truth_of
+from training.evaluation.predictors import Predictor, input_of
 
 USUAL = 0.5
 """Threshold of a label that too few texts have, or lack."""
@@ -25,15 +21,11 @@ def fit_thresholds(predictor: Predictor, head: str, examples: Sequence[Any]) -> 
     spec = predictor.head(head)
     if spec.problem_type != "multi_label_classification" or not examples:
         return {}
-    inputs = [
-        one.text if isinstance(one, TextExample) else PairInput(text=one.text_a, text_pair=one.text_b)
-        for one in examples
-    ]
-    scores = np.zeros((len(examples), len(spec.labels)))
-    for one in predictor.predict(head, inputs, {"top_k": None, "threshold": None, "function_to_apply": "sigmoid"}):
-        found = {each["label"]: each["score"] for each in one.answer}
-        scores[one.index] = [found[label] for label in spec.labels]
+    inputs = [input_of(one) for one in examples]
+    asked = {"top_k": None, "threshold": None, "function_to_apply": "sigmoid"}
+    answers = ((one.index, one.answer) for one in predictor.predict(head, inputs, asked))
+    scores = score_table(answers, spec.labels, len(examples))
     truth = truth_of([one.label for one in examples], spec.labels)
-    best = [best_threshold(scores[:, number], truth[:, number]) for number in range(len(spec.labels))]
+    best = [best_threshold(*columns) for columns in zip(scores.T, truth.T, strict=True)]
     found = {label: USUAL if one is None else round(one, 4) for label, one in zip(spec.labels, best, strict=True)}
     return {"thresholds": found}

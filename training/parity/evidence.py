@@ -18,7 +18,7 @@ from training.run.atomic_files import hash_of
 from training.run.json_lines import Line, json_lines
 from training.run.text_lines import unpacked_suffix
 from training.text.data_files import read_files
-from training.text.examples import Document, Example, PairExample, TextExample, labels_in
+from training.text.examples import Document, Example, labels_in
 from training.text.file_formats import FORMATS
 from training.text.stratified_sample import SEED, stratified
 
@@ -112,13 +112,6 @@ def _evidence(
     if run and not any(one.is_enough for one in found) and (files := run.files(name, task, "train")):
         found.append(Evidence.read("training", files, task, limit or SAMPLE, reading=run.reading(name)))
     return found
-
-
-def input_of(example: TextExample | PairExample) -> str | PairInput:
-    """Return what a classifier is asked."""
-    if isinstance(example, TextExample):
-        return example.text
-    return PairInput(text=example.text_a, text_pair=example.text_b)
 
 
 def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:

@@ -223,7 +223,7 @@ def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
     usable = counts.documents - counts.single
     if nsp and counts.documents < 2:
         raise DataError(
-            f"{names}: {counts.documents} document(s) for training, expected 2 or more, for a random sentence "
+            f"{names}: {counts.documents} document(s) for training, expected 2 or more, because a random sentence "
             "comes from another document; pass one JSON object a document"
         )
     if nsp and usable < 2:

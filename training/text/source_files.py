@@ -70,7 +70,7 @@ def readable_files(given: Sequence[Path], out: Path) -> Iterator[list[Path]]:
     """The files of text that `given` names, each of which can be read twice; raise DataError for what is none.
 
     A folder stands for the files below it. What comes through a pipe, "-" being standard input, is copied to a
-    temporary folder beside `out`, for a corpus is read from its beginning again after an interruption.
+    temporary folder beside `out`, since a corpus is read from its beginning again after an interruption.
     """
     given = [STDIN if str(path) == "-" else path for path in given]
     pipes = [path for path in given if is_pipe(path)]

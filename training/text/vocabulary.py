@@ -5,8 +5,8 @@
 Lower case and accents are separate choices, and by default neither is removed: both tell words apart in most languages,
 and what Unicode calls an accent is part of the letter in Japanese (です), Hindi (शुक्रवार) or Ukrainian (їжа).
 Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
-order of its letters, for the trainer's own is another one every time. So may be, of equally frequent pieces, the last
-that find room: a corpus belongs to the vocabulary that it was built with.
+order of its letters, since the trainer's own order changes from run to run. So may the last pieces that find room, if
+several are equally frequent: a corpus belongs to the vocabulary that it was built with.
 """
 
 from collections import Counter
