@@ -190,6 +190,14 @@ def test_a_cross_encoder_goes_on_with_its_label(tokenizer: Tokenizer, tmp_path: 
         prepare(recipe, {"rank": [PairExample("a", "b", "relevant")]})
 
 
+def test_a_number_is_named_after_its_column(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write_checkpoint(bundles.checkpoint(tokenizer, {"old": HeadSpec("classify", ["a", "b"])}), tmp_path)
+    for columns, name in (({"label": "stars"}, "stars"), ({}, "score")):
+        recipe = FinetuneRecipe(str(tmp_path), {"mine": HeadRecipe("classify", ["f"], max_length=64, columns=columns)})
+        made = prepare(recipe, {"mine": [TextExample("a", 0.5), TextExample("b", 1.0)]})
+        assert made.heads["mine"].spec.labels == [name]
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [
