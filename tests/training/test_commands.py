@@ -77,7 +77,7 @@ def test_a_budget_that_nothing_can_keep_is_refused_at_once(
         (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
         (
             ["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"],
-            "the folder holds nothing, expected files in .csv",
+            "the folder holds nothing, expected files",
         ),
         (["vocab", __file__, "--out", "/proc/x"], "ends in '.py', expected .csv, .tsv, .tab, .jsonl, .ndjson"),
         (["pretrain", str(RECIPES / "tiny.toml"), "--out", "/proc/x", "--set", "corpus=x"], "/proc/x: "),
