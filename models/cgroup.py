@@ -1,4 +1,4 @@
-"""What this process may use by its control groups: cores, by affinity too, and memory; not what the machine has.
+"""The cores that this process may use by its affinity and its control groups; not those that the machine has.
 
 A group is limited by all groups above it, so the least limit on the way to the root holds. In a container that may use
 two of 64 cores, 64 threads would wait for each other most of the time.
@@ -11,22 +11,12 @@ from pathlib import Path, PurePosixPath
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-"""Lines "0::/group" (cgroup v2) and "4:memory:/group" (v1, one hierarchy per controller)."""
-MIN_UNLIMITED = 1 << 60
-"""Bytes from which v1 means "no limit": it has no other word for it."""
+"""Lines "0::/group" (cgroup v2) and "4:cpu:/group" (v1, one hierarchy per controller)."""
 
 
 def usable_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return at least 1; a fraction of a core counts as one."""
     return max(1, min([len(affinity()), *map(round, _quotas(root, membership))]))
-
-
-def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int | None:
-    """Return the bytes that all processes of the group may use together; None without a limit."""
-    files = ("memory.max", "memory.limit_in_bytes")  # of v2, of v1
-    groups = _groups(root, membership, "memory")
-    given = [text for group in groups for file in files for text in _texts(group, file)]
-    return min((int(text) for text in given if text != "max" and int(text) < MIN_UNLIMITED), default=None)
 
 
 def affinity() -> set[int]:

@@ -22,7 +22,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 
 from tests.families import TRAINED
-from training.text.documents import iter_documents
+from training.text.documents import Documents
 
 DOCUMENTS = 400
 LINES = 4000
@@ -56,7 +56,7 @@ def made_lines(count: int = 1500) -> list[str]:
 def given_lines(files: Sequence[Path]) -> Iterator[str]:
     """Yield lines of the first documents of each file."""
     for path in files:
-        for document in islice(iter_documents(path), DOCUMENTS):
+        for document in islice(Documents([path]), DOCUMENTS):
             yield from filter(None, document.text.split("\n"))
 
 

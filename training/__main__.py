@@ -1,7 +1,11 @@
 """The commands of training: `python -m training VERB`, also `bertheads-train VERB`.
 
-corpus → pretrain → finetune → evaluate → export, or import for a finetuned directory of Hugging Face; vocab before all,
-label for text without labels
+head       begin here: labelled data → a bundle that can be served
+import     a finetuned directory of Hugging Face → a bundle; verify compares its answers with those of transformers
+evaluate   what a head is worth on other data; label has it label text
+
+The parts of `head` one by one: finetune → export; parity measures a bundle again. An encoder of your own text comes
+before them: vocab → corpus → pretrain.
 """
 
 import argparse
@@ -10,6 +14,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from models.cgroup import usable_cores
@@ -22,15 +27,15 @@ from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
 from training.text.corpus_builder import build_corpus
+from training.text.data_files import add_data_options
 from training.text.documents import Reading
+from training.text.file_formats import TEXT_KNOWN
 from training.text.vocabulary import train_vocabulary
 
 FILES_HELP = (
-    'JSON lines with {"text"}, a document a line; .txt with a blank line between documents; both also as .xz .gz .zst; '
-    '.parquet with a column "text"; folders of them; - for standard input'
+    f"records with a text, or .txt with a blank line between documents ({TEXT_KNOWN}); folders of them; "
+    "- for standard input"
 )
-
-
 FREE_SPACE = "free some space, and start the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all verbs; or of one, and of the others only the names, for what they import takes seconds."""
+    """The parser of all verbs; or of one, and of the others only the names, since their imports take seconds."""
     parser = argparse.ArgumentParser(prog="python -m training", description="From raw text and labels to a bundle.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, (add_arguments, help_text) in VERBS.items():
@@ -105,10 +110,8 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--column", "--text-column", default="text", metavar="NAME", help="key or column that holds the text")
-    add("--one-per-line", action="store_true", help="of .txt: each line is a document")
-    add("--skip-broken", type=int, default=0, metavar="N", help="skip up to N broken rows, and list them")
+    add_data_options(parser)
+    parser.add_argument("--one-per-line", action="store_true", help="of .txt: each line is a document")
 
 
 def add_pretrain(parser: argparse.ArgumentParser) -> None:
@@ -127,68 +130,34 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
 
 
-def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    from training.evaluation import evaluate_command
+def of_module(name: str, command: str) -> Callable[[argparse.ArgumentParser], None]:
+    """What adds the arguments of a verb whose module is imported once it is asked for, since torch takes seconds."""
 
-    evaluate_command.add_arguments(parser)
-    parser.set_defaults(command=evaluate_command.evaluate_command)
+    def add(parser: argparse.ArgumentParser) -> None:
+        module = import_module(f"training.{name}")
+        module.add_arguments(parser)
+        parser.set_defaults(command=getattr(module, command))
 
-
-def add_label(parser: argparse.ArgumentParser) -> None:
-    from training.evaluation import labelling
-
-    labelling.add_arguments(parser)
-    parser.set_defaults(command=labelling.label_command)
-
-
-def add_export(parser: argparse.ArgumentParser) -> None:
-    from training.exporting import export
-
-    export.add_arguments(parser)
-    parser.set_defaults(command=export.export_command)
-
-
-def add_parity(parser: argparse.ArgumentParser) -> None:
-    from training.exporting import remeasure
-
-    remeasure.add_arguments(parser)
-    parser.set_defaults(command=remeasure.parity_command)
-
-
-def add_import(parser: argparse.ArgumentParser) -> None:
-    from training.exporting import hugging_face_import
-
-    hugging_face_import.add_arguments(parser)
-    parser.set_defaults(command=hugging_face_import.import_command)
-
-
-def add_verify(parser: argparse.ArgumentParser) -> None:
-    from training.exporting import verify
-
-    verify.add_arguments(parser)
-    parser.set_defaults(command=verify.verify_command)
-
-
-def add_head(parser: argparse.ArgumentParser) -> None:
-    from training.head import command
-
-    command.add_arguments(parser)
-    parser.set_defaults(command=command.head_command)
+    return add
 
 
 VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
-    "head": (add_head, "labelled data → a bundle that can be served, in one command"),
-    "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
+    "head": (of_module("head.command", "head_command"), "begin here: labelled data → a bundle that can be served"),
+    "import": (
+        of_module("exporting.hugging_face_import", "import_command"),
+        "finetuned Hugging Face directory → bundle",
+    ),
+    "verify": (of_module("exporting.verify", "verify_command"), "compare a bundle with transformers"),
+    "evaluate": (of_module("evaluation.evaluate_command", "evaluate_command"), "measure a head"),
+    "label": (of_module("evaluation.labelling", "label_command"), "text → training data, by heads that exist"),
+    "finetune": (add_finetune, "heads on an encoder, by a recipe"),
+    "export": (of_module("exporting.export", "export_command"), "checkpoint → bundle"),
+    "parity": (of_module("exporting.remeasure", "parity_command"), "measure a bundle against PyTorch again"),
     "vocab": (add_vocab, "a WordPiece vocabulary of your text"),
+    "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
     "pretrain": (add_pretrain, "masked tokens and next sentences on a corpus"),
-    "finetune": (add_finetune, "heads on an encoder"),
-    "evaluate": (add_evaluate, "measure a head"),
-    "label": (add_label, "text → training data, by heads that exist"),
-    "export": (add_export, "checkpoint → bundle"),
-    "parity": (add_parity, "measure a bundle against PyTorch again"),
-    "import": (add_import, "finetuned Hugging Face directory → bundle"),
-    "verify": (add_verify, "compare a bundle with transformers"),
 }
+"""In the order in which newcomers need them."""
 
 
 def corpus_command(namespace: argparse.Namespace) -> None:
@@ -214,7 +183,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             share = count.duplicates / count.documents
             sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one, and stay\n")
     if repeated := counts["validation"].repeated:
-        sys.stdout.write(f"validation: {repeated:,} more were removed, for the training part has them too\n")
+        sys.stdout.write(f"validation: {repeated:,} more were removed, because the training part has them too\n")
     if namespace.no_nsp:
         return
     share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
@@ -222,9 +191,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
 
 
 def reading_of(namespace: argparse.Namespace) -> Reading:
-    if namespace.skip_broken < 0:
-        raise DataError(f"--skip-broken is {namespace.skip_broken}, expected 0 or more rows; leave it out for none")
-    return Reading(namespace.column, namespace.one_per_line, skip_broken=namespace.skip_broken)
+    return Reading(namespace.columns, namespace.one_per_line, skip_broken=namespace.skip_broken)
 
 
 def vocab_command(namespace: argparse.Namespace) -> None:

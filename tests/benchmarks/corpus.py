@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 
 from tests.benchmarks.contenders import memory_bytes
-from training.text.documents import iter_documents
+from training.text.documents import Documents
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ def write_text(files: Sequence[Path], out: Path, size: int) -> Path:
     """Write documents until there are `size` bytes."""
     with out.open("w", encoding="utf8") as file:
         for path in cycle(files):
-            for document in iter_documents(path):
+            for document in Documents([path]):
                 file.write(json.dumps({"text": document.text}, ensure_ascii=False) + "\n")
                 if file.tell() >= size:
                     return out

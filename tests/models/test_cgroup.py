@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.cgroup import memory_limit, usable_cores
+from models.cgroup import usable_cores
 
 GIB = 1 << 30
 UNLIMITED = "9223372036854771712"
@@ -54,27 +54,7 @@ def test_cores_are_those_of_the_control_group_and_all_above(
     assert usable_cores(*groups(tmp_path, membership, files)) == cores
 
 
-@pytest.mark.parametrize(
-    ("membership", "files", "limit"),
-    [
-        ("", {}, None),
-        ("", {"memory.max": "max"}, None),
-        ("", {"memory.max": str(GIB)}, GIB),
-        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": str(2 * GIB)}, 2 * GIB),
-        ("0::/a/b\n", {"a/b/memory.max": str(GIB), "a/memory.max": str(2 * GIB)}, GIB),
-        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": str(GIB)}, GIB),
-        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": UNLIMITED}, None),
-        ("4:memory:/gone\n", {"memory/memory.limit_in_bytes": str(GIB)}, GIB),
-    ],
-)
-def test_memory_is_that_of_the_control_group_and_all_above(
-    membership: str, files: dict[str, str], limit: int | None, tmp_path: Path
-) -> None:
-    assert memory_limit(*groups(tmp_path, membership, files)) == limit
-
-
 def test_without_control_groups_or_affinity_it_is_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert usable_cores(tmp_path, tmp_path / "none") == 10
-    assert memory_limit(tmp_path, tmp_path / "none") is None

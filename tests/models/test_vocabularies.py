@@ -228,7 +228,7 @@ def test_hypotheses_are_rated_as_by_transformers(vocabulary: Vocabulary) -> None
 
 def test_passages_are_masked_where_masks_can_be_written(vocabulary: Vocabulary) -> None:
     text = 12 * "Paris is the capital of France, but  Berlin that of Germany.\nit's unhappilynational. "
-    passages = masked_passages([Document("test", "a", text)], vocabulary.ours)
+    passages = masked_passages([Document(text)], vocabulary.ours)
     assert len(passages) > 1
     for passage in passages:
         ids = vocabulary.ours.ids_with_masks(passage.text)

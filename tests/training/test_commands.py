@@ -75,8 +75,11 @@ def test_a_budget_that_nothing_can_keep_is_refused_at_once(
             "is a file, expected a folder",
         ),
         (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
-        (["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"], ". holds no file of .jsonl, .txt, .parquet"),
-        (["vocab", __file__, "--out", "/proc/x"], "expected .jsonl"),
+        (
+            ["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"],
+            "the folder holds nothing, expected files",
+        ),
+        (["vocab", __file__, "--out", "/proc/x"], "ends in '.py', expected .csv, .tsv, .tab, .jsonl, .ndjson"),
         (["pretrain", str(RECIPES / "tiny.toml"), "--out", "/proc/x", "--set", "corpus=x"], "/proc/x: "),
     ],
 )

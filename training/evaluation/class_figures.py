@@ -35,8 +35,11 @@ def confused_pairs(pairs: Iterable[tuple[str, str]]) -> list[Confused]:
     return [Confused(*pair, counts[pair]) for pair in sorted(counts, key=lambda pair: (-counts[pair], pair))]
 
 
-def best_threshold(scores: NDArray[np.float64], gold: NDArray[np.bool_]) -> float | None:
-    """Return the threshold of a label with the best F1, halfway between two scores [N]; None for too few examples."""
+def best_threshold(scores: NDArray[np.floating], gold: NDArray[np.bool_]) -> float | None:
+    """Return the threshold of a label with the best F1, halfway between two scores [N], of equals the highest.
+
+    None where fewer than MIN_SUPPORT texts have the label, or lack it.
+    """
     count = int(gold.sum())
     if min(count, len(gold) - count) < MIN_SUPPORT:
         return None

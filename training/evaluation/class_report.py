@@ -11,6 +11,7 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.evaluation.class_figures import best_threshold, class_figures, confused_pairs
 from training.evaluation.length_slices import lengths_of, slices
+from training.evaluation.multi_label import least_scores, score_table, truth_of
 from training.evaluation.reliability import bins, thresholds
 from training.evaluation.report_figures import NONE
 
@@ -82,13 +83,12 @@ def label_parts(
 ) -> dict[str, Any]:
     """Return the parts of a report on texts with any number of labels; a label is found at its threshold (0.5)."""
     names = spec.labels
-    scores = np.array([_scores(ranked, names) for ranked in answers])
-    limits = np.array([_limit(spec, name) for name in names])
-    gold = np.array([[name in example.label for name in names] for example in examples])
-    found = scores >= limits
+    scores = score_table(enumerate(answers), names, len(examples))
+    gold = truth_of([example.label for example in examples], names)
+    found = scores >= least_scores(spec)
     wanted, seen, both = (_named(names, chosen) for chosen in (gold, found, gold & found))
     figures = class_figures(wanted, seen, both, names)
-    best = [best_threshold(scores[:, place], gold[:, place]) for place in range(len(names))]
+    best = [best_threshold(*columns) for columns in zip(scores.T, gold.T, strict=True)]
     confidence = np.where(found, scores, 1 - scores)
 
     def micro_f1(chosen: list[int]) -> float:
@@ -114,17 +114,6 @@ def label_parts(
             ]
         ),
     }
-
-
-def _scores(ranked: Ranked, names: Sequence[str]) -> list[float]:
-    known = {one["label"]: float(one["score"]) for one in ranked}
-    return [known.get(name, 0.0) for name in names]  # a threshold of the head leaves low ones out
-
-
-def _limit(spec: HeadSpec, name: str) -> float:
-    given = spec.defaults.get("threshold")
-    value = given.get(name) if isinstance(given, dict) else given
-    return 0.5 if value is None else float(value)
 
 
 def _named(names: Sequence[str], chosen: Any) -> list[str]:

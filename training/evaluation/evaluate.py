@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from models.bundle import read_bundle
-from models.classification import PairInput
 from models.qa import QuestionInput
 from models.runtime import Precision
 from models.task import HeadSpec
@@ -42,6 +41,7 @@ from training.evaluation.predictors import (
     MeanPredictor,
     Prediction,
     Predictor,
+    input_of,
 )
 from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
@@ -101,10 +101,7 @@ def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -
 
 def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
     """Score what the labels are: a number, a set, or one class for each example."""
-    inputs = [
-        example.text if isinstance(example, TextExample) else PairInput(text=example.text_a, text_pair=example.text_b)
-        for example in examples
-    ]
+    inputs = [input_of(example) for example in examples]
     everything = {"top_k": len(spec.labels), "threshold": None}
     labels: list[Any] = [example.label for example in examples]  # all of one kind
     if isinstance(labels[0], float):

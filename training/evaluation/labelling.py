@@ -10,11 +10,10 @@ with the words as the service cuts them. The label is a list where several may h
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -27,13 +26,12 @@ from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.multi_label import least_scores
 from training.evaluation.predictors import Predictor
 from training.run.atomic_files import new_file
-from training.run.json_lines import visible
+from training.run.json_lines import Line, visible
 from training.run.progress import progress
-from training.run.text_lines import checked, unpacked_suffix
 from training.text.columns import Columns
-from training.text.data_files import parse_columns
-from training.text.documents import iter_documents, sentences
-from training.text.notes import Notes
+from training.text.data_files import add_data_options
+from training.text.documents import Documents, Reading, sentences
+from training.text.file_formats import TEXT_KNOWN, files_in
 from training.text.rows import rows_of
 from training.text.source_files import Sources
 
@@ -111,33 +109,24 @@ LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
 """By task: the parameters to ask with, and what an input and its answer make; of classifiers see `_labeller`."""
 
 
-def read_inputs(
-    path: Path, task: str, language: str | None, columns: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[Any]:
+def read_inputs(path: Path, task: str, language: str | None, found: Documents) -> Iterator[Any]:
     """Yield what a head of `task` can be asked about; a text sentence by sentence if a language is named.
 
-    `columns` maps text, or text_a and text_b, to columns of the file.
+    `found` says how files are read, and counts what is left out of them.
     """
     if task == "pair":
-        if language is not None:
-            raise DataError(f"--sentences is {language}, but a pair is asked as it stands; leave the option out")
-        for line in checked(rows_of(path, Columns("pair", columns, labelled=False), Notes())):
-            yield PairInput(text=line.string("text_a"), text_pair=line.string("text_b"))
+        columns = Columns("pair", found.reading.columns, labelled=False)
+        yield from found.broken.parsed(rows_of(path, columns, found.notes), _pair)
         return
-    for text in texts_in(path, columns):
+    for document in found.of(path):
         if language is None:
-            yield text
+            yield document.text
         else:
-            yield from (one for one in sentences(text, language) if any(map(visible, one)))
+            yield from (one for one in sentences(document.text, language) if any(map(visible, one)))
 
 
-def texts_in(path: Path, columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield the documents of a file, or where a column is chosen or it is a table its texts."""
-    if not columns and unpacked_suffix(path) not in (".csv", ".tsv", ".tab", ".json"):
-        yield from (document.text for document in iter_documents(path))
-        return
-    for line in checked(rows_of(path, Columns("fill-mask", columns, labelled=False), Notes())):
-        yield line.string("text")
+def _pair(line: Line) -> PairInput:
+    return PairInput(text=line.string("text_a"), text_pair=line.string("text_b"))
 
 
 # ---- command ---------------------------------------------------------------------------------------------------------
@@ -149,25 +138,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="who labels; several directories are averaged")
     add("--head", required=True, metavar="NAME", help="which of their heads")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
-    add("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN", help="such as text=body, for any format")
+    add_data_options(parser)
     add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
     add("--sentences", metavar="CODE", help="cut texts into sentences by the rules of a language, such as en")
     add("--sure", type=float, default=0.5, metavar="SCORE", help="keep inputs whose every label has it; default 0.5")
     add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
 
 
-DATA_HELP = "texts, as for corpus, or the rows of a table; for a pair head rows of two texts"
+DATA_HELP = f"texts, as for corpus, and for a pair head rows of two texts ({TEXT_KNOWN}); folders of them"
 
 
 def label_command(arguments: argparse.Namespace) -> None:
     """Label as the command line says, and print how often each label came."""
-    sources = Sources(arguments.data)
+    files = [file for path in arguments.data for file in files_in(path, "fill-mask", below=True)]
+    sources = Sources(files)
     with new_file(arguments.out) as file:
         predictor = open_predictor(arguments.sources)
         task = predictor.head(arguments.head).task
-        found = (read_inputs(path, task, arguments.sentences, arguments.columns) for path in arguments.data)
-        files = (islice(some, arguments.limit) for some in found)
-        inputs = progress(chain.from_iterable(files), "inputs")
+        if task == "pair" and arguments.sentences:
+            remedy = "but a pair is asked as it stands; leave the option out"
+            raise DataError(f"--sentences is {arguments.sentences}, {remedy}")
+        reading = Reading(arguments.columns, skip_broken=arguments.skip_broken)
+        found = Documents(files, reading)
+        each = (islice(read_inputs(path, task, arguments.sentences, found), arguments.limit) for path in files)
+        inputs = progress(chain.from_iterable(each), "inputs")
         asked, kept, given = 0, 0, Counter[str]()
         while some := list(islice(inputs, AT_A_TIME)):
             sure = [one for one in label(predictor, arguments.head, some) if one.sure >= arguments.sure]
@@ -175,6 +169,7 @@ def label_command(arguments: argparse.Namespace) -> None:
             given.update(name for one in sure for name in one.labels)
             asked, kept = asked + len(some), kept + len(sure)
         sources.check()
+        found.tell()
         if not kept:
             raise DataError(
                 f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"

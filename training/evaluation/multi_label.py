@@ -6,6 +6,7 @@ The definitions are those of scikit-learn; a label counts in `macro_f1` if it oc
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +96,20 @@ def score_label_sets(gold: Sequence[tuple[str, ...]], answers: Iterable[Predicti
 
     A label is predicted from the head's default threshold on, which is 0.5 where it has none.
     """
-    scores = np.zeros((len(gold), len(spec.labels)))
-    for one in answers:
-        found = {each["label"]: each["score"] for each in one.answer}
-        scores[one.index] = [found[label] for label in spec.labels]
+    scores = score_table(((one.index, one.answer) for one in answers), spec.labels, len(gold))
     return multi_label_scores(truth_of(gold, spec.labels), scores, scores >= least_scores(spec))
+
+
+def score_table(answers: Iterable[tuple[int, Any]], labels: Sequence[str], count: int) -> NDArray[np.float64]:
+    """Return the score of each label, [count, L], from the places and the answers of `count` examples.
+
+    It is 0 for a label that an answer leaves out, as below a threshold.
+    """
+    scores = np.zeros((count, len(labels)))
+    for place, answer in answers:
+        found = {each["label"]: each["score"] for each in answer}
+        scores[place] = [found.get(label, 0.0) for label in labels]
+    return scores
 
 
 def least_scores(spec: HeadSpec) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Whatever answers the inputs of a head: a checkpoint in torch, a bundle in ONNX Runtime, a service over HTTP.
 
 All three go through the task code of models/ (the service on its side), so that a figure measured on one holds for the
-others but for what export, quantisation and batching did to the logits. Several in this process may answer as one.
+others, except for what export, quantisation and batching change in the logits. Several in this process may answer as
+one.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from models.bundle import Bundle
+from models.classification import PairInput
 from models.errors import InputError
 from models.row import Encoded, Row
 from models.runtime import Precision
@@ -21,6 +23,7 @@ from models.tasks import TASKS, AnyTask
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
 from training.text.corpus import vocabulary_hash
+from training.text.examples import PairExample, TextExample
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a bundle needs none
     from torch import Tensor
@@ -29,6 +32,13 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a bundle needs none
     from models.encoder import Encoder
 
 BATCH_TOKENS = 2048  # of a batch in process, padding included
+
+
+def input_of(example: TextExample | PairExample) -> str | PairInput:
+    """Return what a classifier is asked."""
+    if isinstance(example, TextExample):
+        return example.text
+    return PairInput(text=example.text_a, text_pair=example.text_b)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ Attribute = tuple[str, "AttributeProto.AttributeType"]
 
 @dataclass(frozen=True)
 class Function:
-    """An operator of ours, by its definition in others, and the functions that this calls."""
+    """An operator of this project, by its definition in others, and the functions that this calls."""
 
     definition: FunctionProto
     attributes: tuple[Attribute, ...]

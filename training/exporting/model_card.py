@@ -54,7 +54,7 @@ def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str 
 def text_of(card: str) -> str | None:
     """Return what a person said in a card that `model_card` wrote; None for nothing."""
     before = split_card(card)[1].partition(GENERATED)[0].partition(MEASURED)[0].lstrip()
-    generated = re.match(r"# .*\n+(A BERT encoder of .*\n)?", before)
+    generated = re.match(r"# .*\n+(An? (BERT )?encoder of .*\n)?", before)
     return before[generated.end() if generated else 0 :].strip() or None
 
 
@@ -79,7 +79,7 @@ def _worth(manifest: Manifest, directory: Path) -> Iterator[str]:
 
 def _sizes(encoder: EncoderEntry) -> str:
     return (
-        f"A BERT encoder of {encoder.layers} layers, {encoder.hidden_size} wide, for up to {encoder.max_length} tokens "
+        f"An encoder of {encoder.layers} layers, {encoder.hidden_size} wide, for up to {encoder.max_length} tokens "
         f"({'lowercased' if encoder.lowercase else 'cased'}, {encoder.vocab_size:,} entries)."
     )
 

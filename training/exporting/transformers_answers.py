@@ -108,11 +108,11 @@ class Theirs(ABC):
 
 
 class _Classifier(Theirs):
-    """classify: all labels."""
+    """classify: all labels, their logits made scores as the head of ours does."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._ask = _pipeline("text-classification", self)
+    def __init__(self, model: Any, tokenizer: Any, length: int, head: HeadSpec) -> None:
+        super().__init__(model, tokenizer, length)
+        self._ask = _pipeline("text-classification", self, function_to_apply=head.function)
 
     def answer(self, one: Any) -> list[Choices]:
         asked = {"text": one.text, "text_pair": one.text_pair} if isinstance(one, PairInput) else [one]
@@ -238,7 +238,8 @@ def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
         )
     if follows:
         model.config.id2label = dict(enumerate(spec.labels))  # its config names none
-    return reader(model.eval(), tokenizer, length)
+    given = (model.eval(), tokenizer, length)
+    return _Classifier(*given, spec) if reader is _Classifier else reader(*given)
 
 
 def _pipeline(task: str, theirs: Theirs, **given: Any) -> Any:

@@ -73,7 +73,7 @@ class Kept:
 
 
 def _alike(before: Encoder, after: Encoder) -> bool:
-    """Whether weights are equal, but for what unpacking a bundle rounds otherwise on another machine."""
+    """Whether weights are equal, except for the rounding when another machine unpacks a bundle."""
     mine, theirs = before.state_dict(), after.state_dict()
     return mine.keys() == theirs.keys() and all(
         values.shape == theirs[name].shape and torch.allclose(values, theirs[name], rtol=1e-6, atol=1e-6)

@@ -22,7 +22,8 @@ from training.evaluation.evaluate import positive
 from training.evaluation.predictors import BundlePredictor, LocalPredictor, checked
 from training.exporting.transformers_answers import Choices, Theirs, inputs_of, open_theirs
 from training.run.progress import progress
-from training.text.examples import Example, read_examples
+from training.text.data_files import add_data_options, read_data
+from training.text.examples import Example
 
 TOLERANCE = 1e-4
 """Of the scores in fp32; relative to the largest one where scores are raw numbers above 1."""
@@ -167,7 +168,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="directory with bundle.json")
     add("--against", type=Path, required=True, metavar="HF_DIRECTORY", help="what transformers reads")
-    add("--data", type=Path, metavar="FILE", help="examples of the task; by default made-up texts of many kinds")
+    told = "examples of the task, in any format; by default made-up texts of many kinds"
+    add("--data", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help=told)
+    add_data_options(parser)
     add("--head", metavar="NAME", help="which head; by default the one of the directory's class")
     add("--limit", type=positive, default=DEFAULT_LIMIT, metavar="N", help=f"texts at most; default {DEFAULT_LIMIT}")
     add(
@@ -186,10 +189,9 @@ def verify_command(arguments: argparse.Namespace) -> None:
     for head in heads_for(bundle, arguments.against, arguments.head):
         entry = bundle.manifest.heads[head]
         theirs = open_theirs(arguments.against, entry.spec, bundle.manifest.encoder.max_length)
-        read: Any = read_examples  # overloaded for each literal; here the task is a value
-        examples = read(arguments.data, entry.task) if arguments.data else []
+        examples = read_data(arguments.data, entry.task, arguments.columns, arguments.skip_broken)
         found = verify(bundle, head, theirs, examples, arguments.limit)
-        source = arguments.data.name if arguments.data else "made up"
+        source = ", ".join(path.name for path in arguments.data) or "made up"
         sys.stdout.write("".join(f"{line}\n" for line in lines(head, entry.task, source, found, arguments.agreement)))
         failed += [f"{head} in {one.precision}" for one in found if not one.agrees(arguments.agreement)]
         failed += [f"the tokens of {head}" for one in found[:1] if one.equal_tokens < one.texts]

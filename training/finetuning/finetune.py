@@ -47,8 +47,9 @@ from training.run.precision import check_precision
 from training.run.progress import tell
 from training.run.run_directory import Run
 from training.run.start_from import note_length, read_base
-from training.text.data_files import files_in, read_data
+from training.text.data_files import read_data
 from training.text.examples import Example, labels_of
+from training.text.file_formats import files_in
 from training.text.problem_types import as_problem, problem_of
 
 SHORTEST = 8
@@ -160,7 +161,8 @@ def inputs(recipe: FinetuneRecipe) -> Iterator[Path]:
     """What a run reads: base, corpus, and the files of its heads."""
     yield from map(Path, filter(None, (recipe.base, recipe.corpus)))
     for head in recipe.heads.values():
-        yield from chain.from_iterable(files_in(Path(recipe.data) / file) for file in (*head.train, *head.validation))
+        files = [Path(recipe.data) / file for file in (*head.train, *head.validation)]
+        yield from chain.from_iterable(files_in(file, head.task) for file in files)
 
 
 def read_files(recipe: FinetuneRecipe, head: HeadRecipe, files: Sequence[str]) -> list[Example]:
@@ -193,7 +195,8 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
         problem = head.problem_type or problem_of(sets[name])
         sets[name] = as_problem(sets[name], problem)
-        found = head.labels or (["score"] if problem == "regression" else labels_of(sets[name]))
+        alone = [head.columns.get("label", "score")]  # of a regression
+        found = head.labels or (alone if problem == "regression" else labels_of(sets[name]))
         goes_on = name in known and goes_on_from(known[name].spec, head, found, problem)
         fewest = 2 if problem == "single_label_classification" else 1
         if head.task != "qa" and len(known[name].spec.labels if goes_on else found) < fewest:
@@ -208,7 +211,8 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             start_at_frequencies(name, heads[name].module, heads[name].spec, labels)
         if name in known and not goes_on:
             before = known[name].spec
-            tell(f"heads.{name} starts anew: that of the base is of {before.task} with {', '.join(before.labels)}")
+            other = f"that of the base is of {before.task} with {', '.join(before.labels)}"
+            tell(f"heads.{name} is trained from new weights: {other}")
     kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
     checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
     return checkpoint

@@ -16,10 +16,10 @@ from models.session import Session
 from models.task import HeadSpec, TaskName
 from models.task import Trained as TrainedRows
 from models.tasks import TASKS
+from training.evaluation.predictors import input_of
 from training.finetuning.calibration import Calibration
 from training.finetuning.finetune_recipe import DEFAULTS
 from training.finetuning.regression import Floats, HeadWeights, learn
-from training.parity.evidence import input_of
 from training.run.progress import tell
 from training.text.examples import Example, PairExample, TextExample, labels_of
 

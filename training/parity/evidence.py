@@ -15,10 +15,11 @@ from training.evaluation.masked_passages import masked_passages
 from training.parity.made_texts import made_texts
 from training.parity.run_files import RunFiles
 from training.run.atomic_files import hash_of
-from training.run.json_lines import JSON_LINES, iter_lines
+from training.run.json_lines import Line, json_lines
 from training.run.text_lines import unpacked_suffix
 from training.text.data_files import read_files
-from training.text.examples import Document, Example, PairExample, TextExample, labels_in
+from training.text.examples import Document, Example, labels_in
+from training.text.file_formats import FORMATS
 from training.text.stratified_sample import SEED, stratified
 
 Kind = Literal["validation", "training"]
@@ -113,13 +114,6 @@ def _evidence(
     return found
 
 
-def input_of(example: TextExample | PairExample) -> str | PairInput:
-    """Return what a classifier is asked."""
-    if isinstance(example, TextExample):
-        return example.text
-    return PairInput(text=example.text_a, text_pair=example.text_b)
-
-
 def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
     """Return inputs of a task from made texts."""
     texts = made_texts(tokenizer, TEXTS[task] + 1)
@@ -129,15 +123,15 @@ def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
     if task == "qa":
         return [QuestionInput(question=first, context=second) for first, second in pairs]
     if task == "fill-mask":
-        return [passage.text for passage in masked_passages([Document("", "", text) for text in texts], tokenizer)]
+        return [passage.text for passage in masked_passages([Document(text) for text in texts], tokenizer)]
     return list(texts[1:])
 
 
 def _sources(path: Path, count: int) -> list[Hashable]:
     """Return the `source` of each record; None for all, where records are not examples one by one."""
-    if unpacked_suffix(path) not in JSON_LINES:
+    if unpacked_suffix(path) not in (*FORMATS["json lines"], ".txt"):
         return [None] * count
-    sources = [str(line.record.get("source")) for line in iter_lines(path)]
+    sources = [str(row.record.get("source")) for row in json_lines(path) if isinstance(row, Line)]
     return list(sources) if len(sources) == count else [None] * count
 
 

@@ -22,11 +22,11 @@ from models.tokenizer import Tokenizer
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.multi_label import truth_of
-from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
+from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, input_of
 from training.evaluation.report import report_of
 from training.evaluation.report_figures import Report
 from training.finetuning.calibration import cross_fitted_error, decisions
-from training.parity.evidence import TEXTS, Data, Evidence, collect, input_of, made_inputs
+from training.parity.evidence import TEXTS, Data, Evidence, collect, made_inputs
 from training.parity.logit_comparison import Figures, compare
 from training.parity.recorded_predictor import Recorded
 from training.parity.run_files import RunFiles

@@ -8,7 +8,7 @@ from models.task import TaskName
 from training.run.atomic_files import hash_of
 from training.run.progress import tell
 from training.run.provenance import read_object, trained
-from training.text.data_files import files_in
+from training.text.file_formats import files_in
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2
@@ -46,7 +46,7 @@ class RunFiles:
         if not isinstance(entry, dict) or entry.get("task") != task:
             return []
         named = [Path(self.recipe.get("data") or "") / name for name in entry.get(part) or []]
-        paths = [file for path in named for file in (files_in(path) if path.is_dir() else [path])]
+        paths = [file for path in named for file in (files_in(path, task) if path.is_dir() else [path])]
         return [path for path in paths if self._is_the_same(path, head)]
 
     def reading(self, head: str) -> dict[str, Any]:

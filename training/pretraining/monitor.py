@@ -57,7 +57,7 @@ class Monitor:
         self.seconds += time.monotonic() - self.began
 
     def close(self) -> dict[str, float]:
-        """Return the figures, and begin anew."""
+        """Return the figures, and begin the next means."""
         figures = describe(torch.stack(self.losses).mean(0), self.recipe)
         values = {f"{key}/{head}": value for head, entry in figures.items() for key, value in entry.items()} | {
             "tokens_per_s": self.tokens / self.seconds,
@@ -74,7 +74,7 @@ class Monitor:
         if step >= self.recipe.plateau_after and loss > self.unigram - BETTER:
             raise TrainingError(
                 f"loss/fill-mask is {loss:.2f} at step {step}, no better than the frequencies of tokens "
-                f"({self.unigram:.2f}); lower rate or raise warmup and begin anew, or raise plateau_after and resume"
+                f"({self.unigram:.2f}); lower rate or raise warmup and begin again, or raise plateau_after and resume"
             )
 
 
@@ -96,5 +96,5 @@ def check_finite(values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingError(
-                f"{name} is {value} at step {step}, expected a number; lower rate or raise warmup, and begin anew"
+                f"{name} is {value} at step {step}, expected a number; lower rate or raise warmup, and begin again"
             )

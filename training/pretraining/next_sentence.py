@@ -2,7 +2,7 @@
 
 A pair is two ranges of the corpus' tokens, so that a whole epoch of pairs is one small array. Differences from
 create_pretraining_data.py: a random document is never the same one (there after ten tries it may be), and a chunk has
-two sentences or more, so that none is random only for want of a second sentence (there more than half are random).
+two sentences or more, so that none is random only because it has a single sentence (there more than half are random).
 """
 
 from array import array
@@ -41,8 +41,8 @@ def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Rang
     """
     if len(corpus) < 2:
         raise DataError(
-            f"{corpus.directory} has {len(corpus)} document(s), expected 2 or more, for a random sentence comes from "
-            "another document; build the corpus of more documents"
+            f"{corpus.directory} has {len(corpus)} document(s), expected 2 or more, because a random sentence comes "
+            "from another document; build the corpus of more documents"
         )
     found = array("q")  # 40 bytes a pair: an epoch of a large corpus has millions
     for document in range(len(corpus)):
@@ -58,7 +58,7 @@ def shuffled(found: "array[int]", seed: int, epoch: int) -> Ranges:
 
 
 def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
-    """Return the share of random second segments among the pairs of the first `documents`: one half, but for chance."""
+    """Return the share of random second segments among the pairs of the first `documents`: about one half."""
     labels = [
         pair.label
         for document in range(min(documents, len(corpus)))

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from models.checkpoint import Checkpoint, read_checkpoint
 from training.errors import RecipeError
@@ -30,7 +29,7 @@ from training.run.distributed import Processes
 from training.run.interruption import Interruption
 from training.run.optimizer import build_optimizer, schedule, set_rates
 from training.run.precision import arithmetic, check_precision
-from training.run.progress import tell
+from training.run.progress import StepBar, tell
 from training.run.run_directory import Run, seed_step
 from training.text.corpus import Corpus
 
@@ -40,7 +39,6 @@ LOGGED_EVERY = 20
 """Steps."""
 MANY = 100
 """Batches whose tokens a corpus has beyond doubt about the first one."""
-BAR = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
@@ -91,14 +89,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
 
     # ---- loop
     modules.train()
-    bar = tqdm(
-        total=recipe.all_steps,
-        initial=state["step"],
-        unit="step",
-        ncols=80,
-        bar_format=BAR,
-        disable=not processes.first,
-    )
+    bar = StepBar(recipe.all_steps, state["step"], disable=not processes.first)
     interruption = Interruption(processes.count)
     for step in interruption.watch(range(state["step"], recipe.all_steps)):
         rows, phase, state = next(steps)
@@ -134,7 +125,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             values = monitor.close() | {"grad_norm": float(norm), "lr": optimizer.param_groups[0]["lr"]}
             monitor.check(values, done)
             run.log(done, values)
-            bar.set_postfix_str(f"epoch {state['seen']:.1f}, loss {values['loss/fill-mask']:.3g}{best.short}")
+            bar.show([f"loss {values['loss/fill-mask']:.3g}", f"epoch {state['seen']:.1f}", *best.short])
         if evaluating and processes.first:
             figures = evaluate(checkpoint, recipe, phase.max_length)
             run.log_figures(done, figures)
@@ -165,8 +156,8 @@ class Best(NamedTuple):
         return Best(accuracy, step) if accuracy > self.accuracy else self
 
     @property
-    def short(self) -> str:
-        return f", best {self.accuracy:.0%}" if self.step else ""
+    def short(self) -> list[str]:
+        return [f"best {self.accuracy:.0%}"] if self.step else []
 
     @property
     def sentence(self) -> str:

@@ -1,6 +1,6 @@
 """The allocator of a training process: pages that a step gave back serve the next one.
 
-glibc maps every tensor above 32 MB anew and gives it back when it is freed, so that the logits over a vocabulary are
+glibc maps every tensor above 32 MB again and gives it back when it is freed. So the logits over a vocabulary are
 faulted in page by page, several times a step: a third of a step, measured.
 """
 

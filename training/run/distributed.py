@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 -m training pretrain RECIPE.toml --out RUN
 
-Gradients and counts are summed, so that a step is the same whatever the number of processes, but for dropout, which
-each draws of its own. The first one writes.
+Gradients and counts are summed, so that a step is the same whatever the number of processes. Only dropout
+differs, which each draws for itself. The first one writes.
 """
 
 import os

@@ -27,7 +27,7 @@ def training_flops(config: EncoderConfig, lengths: Tensor, masked: int) -> float
 
 
 def matmul_peak(precision: Precision, device: torch.device) -> float:
-    """Operations a second of one large product on this machine, with the threads that torch has now; best of some."""
+    """Operations per second of one large product on this machine, with the threads that torch has now; best of some."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side = SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

@@ -12,11 +12,7 @@ from typing import Any, NoReturn
 
 from models.tokenizer import UNUSABLE
 from training.errors import DataError
-from training.run import text_lines
-from training.run.text_lines import OPENERS, checked, unpacked_suffix
-
-JSON_LINES = (".jsonl", ".ndjson", ".txt")
-"""Suffixes of files that hold one JSON object per line."""
+from training.run.text_lines import text_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +46,6 @@ class Line:
     def string(self, key: str) -> str:
         """Return a string with something to see in it, of characters that a text can hold."""
         return self.check_string(self.value(key), f'"{key}"')
-
-    def optional_string(self, key: str) -> str:
-        """Return a string, or "" where the key is missing or null (the title of some documents)."""
-        return "" if self.record.get(key) is None else self.check_string(self.record[key], f'"{key}"', empty=True)
 
     def strings(self, key: str) -> list[str]:
         values = self.value(key)
@@ -91,27 +83,9 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def iter_lines(path: Path) -> Iterator[Line]:
-    """Yield the JSON objects of a file; raise DataError for what is not UTF-8, not JSON, or not an object."""
-    _check_suffix(path)
-    return checked(json_lines(path))
-
-
-def raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file of JSON lines or text, unpacked; raise DataError for another suffix."""
-    _check_suffix(path)
-    return text_lines.raw_lines(path)
-
-
-def _check_suffix(path: Path) -> None:
-    if unpacked_suffix(path) not in JSON_LINES and path.suffix.casefold() not in OPENERS:
-        known = ", ".join((*JSON_LINES, *OPENERS))
-        raise DataError(f"{path} ends in {path.suffix!r}, expected {known}; rename or convert it")
-
-
 def json_lines(path: Path) -> Iterator[Row]:
     """Yield the JSON object of each line, or the DataError that names what is wrong with the line."""
-    for number, text in enumerate(text_lines.text_lines(path), start=1):
+    for number, text in enumerate(text_lines(path), start=1):
         if isinstance(text, DataError):
             yield text
         elif text.strip():
@@ -122,7 +96,9 @@ def _parsed(path: Path, number: int, text: str) -> Row:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return DataError(f"{path}:{number}: not JSON ({error}), expected an object; correct the line")
+        return DataError(
+            f"{path}:{number}: not JSON ({error}): {text.strip()[:30]!r}, expected an object; correct the line"
+        )
     return row_of(path, number, record)
 
 

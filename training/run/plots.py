@@ -18,7 +18,8 @@ from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from training.errors import DataError
-from training.run.json_lines import iter_lines
+from training.run.json_lines import json_lines
+from training.run.text_lines import checked
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 Colour = str | tuple[float, float, float, float]
@@ -100,7 +101,7 @@ def plot_metrics(metrics_jsonl: Path, out: Path) -> None:
 def read_curves(metrics_jsonl: Path) -> dict[str, Curve]:
     """Read every scalar by key, ordered by step; a step written twice (a resumed run) counts as written last."""
     points: dict[str, dict[float, float]] = defaultdict(dict)
-    for line in iter_lines(metrics_jsonl):
+    for line in checked(json_lines(metrics_jsonl)):
         step = line.value("step")
         for key, value in line.record.items():
             if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):

@@ -244,7 +244,7 @@ class Run:
             return None
         raise TrainingError(
             f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
-            "the directory to begin anew"
+            "the directory to begin again"
         )
 
     def tell_results(self) -> None:

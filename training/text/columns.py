@@ -35,10 +35,12 @@ FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
         "spans": ("spans",),
     },
     "qa": {"context": ("context",), "question": ("question",), "answers": ("answers",), "id": ("id",)},
-    "fill-mask": {"text": TEXT, "title": ("title",), "source": ("source",)},
+    "fill-mask": {"text": TEXT},
 }
 """By task: the fields of an example, and the usual names of their columns, the field's own first."""
 NEEDED = {"classify": ("text", "label"), "pair": ("text_a", "text_b", "label"), "fill-mask": ("text",)}
+MAX_SETS = 1000
+"""Sets of names whose columns are remembered."""
 MIN_WORDS = 4
 """Of a cell in the first line that is no name of a column."""
 
@@ -50,7 +52,7 @@ class Columns:
     task: str
     chosen: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
-    """Whether a table must have labels."""
+    """Whether records must have labels."""
     _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,12 +64,19 @@ class Columns:
     def rename(self, line: Line) -> Line:
         """Return a record with its fields under their own names; raise DataError where two columns could be one."""
         keys = tuple(line.record)
+        if len(self._found) == MAX_SETS:
+            self._found.clear()
         if keys not in self._found:
             self._found[keys] = self._columns(line.place, keys)
         found = self._found[keys]
         if all(name == key for name, key in found.items()):
             return line
         return replace(line, record=line.record | {name: line.record[key] for name, key in found.items()})
+
+    def read(self, path: Path, names: Sequence[str]) -> list[str] | None:
+        """Return the columns of a table that are worth reading: that of the text where labels do not matter, or all."""
+        found = self._columns(str(path), names) if self.task == "fill-mask" else {}
+        return list(found.values()) or None
 
     def name(self, path: Path, rows: list[list[str]]) -> tuple[list[str], bool]:
         """Return the names of the columns of a table, and whether its first row is data already."""

@@ -31,6 +31,7 @@ from training.errors import DataError, TrainingError
 from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
 from training.run.interruption import SIGNALS
 from training.run.progress import progress, tell
+from training.run.text_lines import OPENERS
 from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
 from training.text.corpus_work import Work
 from training.text.corpus_writer import Sentences
@@ -38,7 +39,7 @@ from training.text.documents import Documents, Reading, sentences
 from training.text.examples import Document
 from training.text.held_out import is_held_out
 from training.text.languages import rules_of
-from training.text.source_files import FORMATS, Sources, hashes, readable_files
+from training.text.source_files import Sources, hashes, readable_files
 from training.text.unknown_characters import UnknownCharacters
 
 LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
@@ -105,8 +106,7 @@ def build_corpus(
             work.leave()
             work.directory.rename(out)
             (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
-    for remark in found.remarks():
-        tell(remark)
+    found.tell()
     return counts
 
 
@@ -127,7 +127,7 @@ def named(hashed: dict[Path, str]) -> dict[str, str]:
 
 def tell_space(directory: Path, files: Sequence[Path]) -> None:
     """Say that a corpus may not fit its disk: it has some bytes per byte of text, twice while arrays are written."""
-    sizes = sum(path.stat().st_size * (1 if path.suffix in FORMATS else UNPACKED) for path in files)
+    sizes = sum(path.stat().st_size * (UNPACKED if path.suffix.casefold() in OPENERS else 1) for path in files)
     free = shutil.disk_usage(directory).free
     if free < sizes:
         tell(f"{directory} has {free / 1e9:,.1f} GB of free space, and this corpus may take {sizes / 1e9:,.1f} GB")
@@ -223,7 +223,7 @@ def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
     usable = counts.documents - counts.single
     if nsp and counts.documents < 2:
         raise DataError(
-            f"{names}: {counts.documents} document(s) for training, expected 2 or more, for a random sentence "
+            f"{names}: {counts.documents} document(s) for training, expected 2 or more, because a random sentence "
             "comes from another document; pass one JSON object a document"
         )
     if nsp and usable < 2:

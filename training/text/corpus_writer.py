@@ -140,7 +140,7 @@ class Writer:
 
     @contextmanager
     def _array(self, name: str, dtype: DTypeLike, count: int) -> Iterator[BinaryIO]:
-        """An array file of `count` values, which are to follow; written, not mapped, for a full disk kills who maps."""
+        """An array file of `count` values, which are to follow; written, not mapped: a full disk ends who maps."""
         with (self.directory / array_name(self.part, name)).open("wb") as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(file, header)

@@ -7,17 +7,14 @@ All but Parquet also as .xz .gz .zst .bz2. What was changed, skipped or looks wr
 
 import argparse
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
 from models.task import TaskName
 from training.errors import DataError
-from training.run.json_lines import Row
-from training.run.progress import tell
-from training.run.text_lines import unpacked_suffix
+from training.text.broken_rows import BrokenRows
 from training.text.columns import FIELDS, Columns
 from training.text.examples import (
     PARSERS,
@@ -28,11 +25,10 @@ from training.text.examples import (
     TaggedExample,
     TextExample,
 )
+from training.text.file_formats import KNOWN, files_in
 from training.text.notes import Notes
-from training.text.rows import KNOWN, SUFFIXES, rows_of
+from training.text.rows import rows_of
 
-MAX_LISTED = 10
-"""Skipped rows that are told one by one."""
 DATA_HELP = f"labelled files, or folders of them: {KNOWN}; several count together"
 
 
@@ -61,8 +57,8 @@ def read_files(
     """
     named, notes, broken = Columns(task, columns), Notes(), BrokenRows(skip_broken)
     found: dict[Path, list[Example]] = {}
-    for path in chain.from_iterable(map(files_in, files)):
-        examples = [*found.get(path, []), *parsed(rows_of(path, named, notes, limit), task, broken)]
+    for path in chain.from_iterable(files_in(path, task) for path in files):
+        examples = [*found.get(path, []), *broken.parsed(rows_of(path, named, notes, limit), PARSERS[task])]
         if not examples:
             raise DataError(f"{path} holds no examples, expected one or more; pass another file")
         found[path] = examples
@@ -70,66 +66,6 @@ def read_files(
     broken.tell()
     notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found
-
-
-def parsed(rows: Iterable[Row], task: str, broken: "BrokenRows") -> Iterator[Example]:
-    for row in rows:
-        try:
-            if isinstance(row, DataError):
-                raise row
-            yield PARSERS[task](row)
-        except DataError as error:
-            broken.add(error)
-
-
-@dataclass
-class BrokenRows:
-    """Rows that are skipped, as long as there are not more than allowed."""
-
-    allowed: int
-    count: int = 0
-    first: list[DataError] = field(default_factory=list)
-
-    def add(self, error: DataError) -> None:
-        """Count a row; raise its error where it is one too many."""
-        if self.count == self.allowed:
-            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
-            self.tell()
-            raise DataError(f"{error}{before if self.count else ''}")
-        self.count += 1
-        if self.count <= MAX_LISTED:
-            self.first.append(error)
-
-    def tell(self) -> None:
-        for error in self.first:
-            tell(f"skipped: {error}")
-        if self.count > len(self.first):
-            tell(f"skipped: {self.count - len(self.first):,} more broken rows")
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def files_in(path: Path) -> list[Path]:
-    """Return a file as it is, and of a folder the files that can be read, sorted; tell what else is in it."""
-    if not path.is_dir():
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is a pipe or a device, expected a file; write it to a file first")
-        return [path]
-    inside = sorted(path.iterdir())
-    found = [one for one in inside if one.is_file() and not _is_beside(one) and unpacked_suffix(one) in SUFFIXES]
-    left = ", ".join(one.name for one in inside if one not in found)
-    if not found:
-        rest = f"only {left[:200]}" if left else "nothing"
-        raise DataError(f"{path} cannot be read: the folder holds {rest}, expected files in {KNOWN}; name another")
-    if left:
-        tell(f"{path}: read {', '.join(one.name for one in found)[:500]}; skipped {left[:500]}")
-    return found
-
-
-def _is_beside(path: Path) -> bool:
-    """Whether a file is no data by its name: hidden, or a README."""
-    return path.name.startswith((".", "_")) or path.name.casefold().startswith(("readme", "license", "licence"))
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------
@@ -169,23 +105,30 @@ def _sides(example: Example) -> tuple[object, object]:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add --columns and --skip-broken, which go with files of labelled data."""
+    """Add --columns and --skip-broken, which go with data files."""
     example = "text=sentence,label=intent"
-    told = f"which column is which field, such as {example}; columns without names count from 0; usual names are known"
-    parser.add_argument("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=told)
+    told = f"which column is which field, such as {example}; NAME alone is that of the text; columns without names "
+    told += "count from 0; usual names are known"
+    names = ("--columns", "--column", "--text-column")
+    parser.add_argument(*names, type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=told)
     skip = "skip up to N broken rows and list them; default 0"
     parser.add_argument("--skip-broken", type=_count, default=0, metavar="N", help=skip)
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Read FIELD=COLUMN,FIELD=COLUMN; a column with a comma in its name is quoted as in CSV."""
+    """Read FIELD=COLUMN,FIELD=COLUMN, or the column of the text alone; one with a comma in it is quoted as in CSV."""
     [entries] = csv.reader([text]) if text.strip() else [[]]
-    found = dict(entry.strip().partition("=")[::2] for entry in entries)
     known = {name for fields in FIELDS.values() for name in fields}
-    for name, column in found.items():
+    found: dict[str, str] = {}
+    for entry in map(str.strip, entries):
+        name, _, column = entry.partition("=") if "=" in entry else ("text", "", entry)
         if name not in known or not column:
             wanted = f"FIELD=COLUMN with a field of {', '.join(sorted(known))}"
             raise argparse.ArgumentTypeError(f"{name}={column}: expected {wanted}, such as text=sentence")
+        if name in found:
+            wanted = f"one column, not {found[name]} and {column}"
+            raise argparse.ArgumentTypeError(f"{name}={column}: expected {wanted}; write FIELD=COLUMN for each field")
+        found[name] = column
     return found
 
 

@@ -73,8 +73,6 @@ class QuestionExample:
 class Document:
     """A text for pretraining and masked-token evaluation; paragraphs are separated by a line break."""
 
-    title: str
-    source: str
     text: str
 
 
@@ -102,8 +100,8 @@ def _label(line: Line) -> Label:
 
 
 def _class(line: Line, value: Any, name: str) -> str:
-    """Return the name of a class, which an integer and a boolean have too."""
-    if isinstance(value, int):  # True and False among them
+    """Return the name of a class, which an integer and a boolean have too: "3", "true"."""
+    if isinstance(value, int):
         return str(value).lower()
     if not isinstance(value, str):
         inner = "a string" if name != '"label"' else "a string, a number, or a list of strings"
@@ -190,14 +188,14 @@ def _check_answer(line: Line, context: str, text: str, start: int) -> None:
         line.fail(f"the context has {found!r} at character {start}, expected the answer {text!r}; {remedy}")
 
 
-def parse_document(line: Line) -> Document:
-    return Document(line.optional_string("title"), line.optional_string("source"), line.string("text"))
+def _document(line: Line) -> Document:
+    return Document(line.string("text"))
 
 
 PARSERS: dict[str, Callable[[Line], Example]] = {
     "classify": _text_example,
     "pair": _pair_example,
-    "fill-mask": parse_document,
+    "fill-mask": _document,
     "tag": _tagged_example,
     "qa": _question_example,
 }

@@ -15,74 +15,69 @@ from typing import Any
 
 from training.errors import DataError
 from training.run.json_lines import Line, Row, json_lines
-from training.run.text_lines import OPENERS, checked, text_lines, unpacked_suffix
-from training.text.columns import Columns
+from training.run.text_lines import text_lines
+from training.text.columns import FIELDS, Columns
+from training.text.file_formats import format_of
 from training.text.formats.conll_file import conll_rows
 from training.text.formats.csv_file import csv_rows
 from training.text.formats.json_file import json_rows
 from training.text.formats.parquet_file import parquet_rows
+from training.text.formats.text_file import text_rows
 from training.text.notes import Notes
 from training.text.question_forms import with_answers
 from training.text.span_exports import unwrap, with_spans
 from training.text.tag_schemes import to_bio
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "csv": (".csv", ".tsv", ".tab"),
-    "json lines": (".jsonl", ".ndjson"),
-    "json": (".json",),
-    "parquet": (".parquet",),
-    "conll": (".conll", ".conllu", ".conll03", ".bio", ".iob", ".iob2", ".bioes"),
-    "told by its text": (".txt", ""),
-}
-"""Formats, by the suffix of their files without that of the compression."""
-SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes if suffix)
-KNOWN = f"{', '.join(SUFFIXES)}, plain or with {', '.join(OPENERS)}"
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 FRACTION = re.compile(r"-?\d+\.\d+([eE][-+]?\d+)?")
 LISTS = ("tokens", "tags", "spans", "answers")
 """Fields that are lists or objects, which a cell of a table holds as JSON."""
 
 
-def rows_of(path: Path, columns: Columns, notes: Notes, limit: int | None = None) -> Iterator[Row]:
+def rows_of(
+    path: Path, columns: Columns, notes: Notes, limit: int | None = None, *, one_per_line: bool = False
+) -> Iterator[Row]:
     """Yield the (first `limit`) records of a file, with the fields of the task of `columns`.
 
-    What was changed in them is counted in `notes`. Raise DataError for a file that cannot be read.
+    What was changed in them is counted in `notes`. In plain text a document ends at a blank line, or with
+    `one_per_line` at each line. Raise DataError for a file that cannot be read.
     """
-    kind = _kind(path, columns.task)
-    found = islice(_read(path, kind, columns), limit)
+    kind = format_of(path, columns.task)
+    kind = _format_by_text(path, columns.task) if kind == "told by its text" else kind
+    found = islice(_read(path, kind, columns, one_per_line), limit)
     formed = (_formed(row, columns, notes, kind) for row in found)
     rows = (row for row in formed if row is not None)
     yield from _in_bio(list(rows), notes) if columns.task == "tag" else rows
 
 
-def _kind(path: Path, task: str) -> str:
-    suffix = unpacked_suffix(path)
-    kind = next((kind for kind, suffixes in KINDS.items() if suffix in suffixes), None)
-    packed = path.suffix.casefold() in OPENERS
-    if kind is None or (kind == "parquet" and packed) or not (suffix or packed):
-        raise DataError(f"{path} ends in {path.suffix!r}, expected {KNOWN}; rename or convert it")
-    return _kind_by_text(path, task) if kind == "told by its text" else kind
-
-
-def _kind_by_text(path: Path, task: str) -> str:
-    begin = next((line.strip() for line in checked(text_lines(path)) if line.strip()), "")
+def _format_by_text(path: Path, task: str) -> str:
+    lines = (line.strip() for line in text_lines(path) if isinstance(line, str))
+    begin = next(filter(None, lines), "")
+    if task == "fill-mask":  # a document may begin with a brace
+        return "json lines" if begin.startswith("{") and _is_json(begin) else "text"
     if begin.startswith("{") or not begin:
         return "json lines"
-    if task == "tag":
-        return "conll"
-    if task != "fill-mask":
-        return "csv"
-    raise DataError(f"{path} begins with {begin[:20]!r}, expected a JSON object per line; convert it to one of {KNOWN}")
+    return "conll" if task == "tag" else "csv"
 
 
-def _read(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _read(path: Path, kind: str, columns: Columns, one_per_line: bool) -> Iterator[Row]:
     if kind == "csv":
         return csv_rows(path, columns.name)
     if kind == "conll":
-        if columns.task != "tag":
-            raise DataError(f"{path} holds words and tags, which {columns.task} does not learn from; pass another file")
         return conll_rows(path, columns.chosen)
-    return {"json lines": json_lines, "json": json_rows, "parquet": parquet_rows}[kind](path)
+    if kind == "parquet":
+        return parquet_rows(path, columns.read)
+    if kind == "text":
+        return text_rows(path, one_per_line)
+    return json_lines(path) if kind == "json lines" else json_rows(path)
 
 
 # ---- one form --------------------------------------------------------------------------------------------------------
@@ -93,13 +88,13 @@ def _formed(row: Row, columns: Columns, notes: Notes, kind: str) -> Row | None:
     if isinstance(row, DataError):
         return row
     try:
-        line = unwrap(row, notes)
+        line = unwrap(row, notes, columns.labelled)
         if line is None:
             return None
-        if kind != "conll":  # whose columns are chosen by number while it is read
+        if kind not in ("conll", "text"):  # of the first, columns are chosen by number while it is read
             line = columns.rename(line)
-        if kind == "csv":
-            line = _typed(line)
+        if kind == "csv" and columns.task != "fill-mask":
+            line = _typed(line, columns.task)
         if columns.task == "tag":
             return with_spans(_named_tags(line), notes)
         return with_answers(line) if columns.task == "qa" else line
@@ -135,10 +130,10 @@ def _is_tags(value: object) -> bool:
 # ---- cells of tables -------------------------------------------------------------------------------------------------
 
 
-def _typed(line: Line) -> Line:
+def _typed(line: Line, task: str) -> Line:
     """Give the cells of labels, lists and answers their types; texts stay text, also if they look like a number."""
     record = line.record
-    changes: dict[str, Any] = {name: _listed(line, name) for name in LISTS if name in record}
+    changes: dict[str, Any] = {name: _listed(line, name) for name in LISTS if name in record and name in FIELDS[task]}
     if "label" in record:
         changes["label"] = _value(line, record["label"])
     if record.get("answer_start"):
@@ -149,8 +144,10 @@ def _typed(line: Line) -> Line:
 
 
 def _value(line: Line, cell: str) -> Any:
-    """A number, a list (of several labels), or the text itself."""
+    """A number, true or false, a list (of several labels), or the text itself."""
     text = cell.strip()
+    if text.casefold() in ("true", "false"):  # pandas writes True, Excel TRUE
+        return text.casefold() == "true"
     if INTEGER.fullmatch(text):
         return int(text)
     if FRACTION.fullmatch(text):

@@ -5,22 +5,20 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from stat import S_ISCHR, S_ISDIR, S_ISFIFO, S_ISREG
+from stat import S_ISCHR, S_ISFIFO, S_ISREG
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from training.errors import DataError
 from training.run.atomic_files import hash_of
 from training.run.progress import tell
+from training.text.file_formats import FORMATS, files_in, named
 
-TABLES = (".csv", ".tsv", ".json")
-FORMATS = (".jsonl", ".txt", ".parquet", *TABLES)
-PACKED = (".xz", ".gz", ".zst")
 STDIN = Path("/dev/stdin")
 MAGIC = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"BZh": "bzip2"}
 """First bytes of compressed files, and the program that unpacks them."""
-MAX_LISTED = 10
 
 
 class State(NamedTuple):
@@ -72,13 +70,13 @@ def readable_files(given: Sequence[Path], out: Path) -> Iterator[list[Path]]:
     """The files of text that `given` names, each of which can be read twice; raise DataError for what is none.
 
     A folder stands for the files below it. What comes through a pipe, "-" being standard input, is copied to a
-    temporary folder beside `out`, for a corpus is read from its beginning again after an interruption.
+    temporary folder beside `out`, since a corpus is read from its beginning again after an interruption.
     """
     given = [STDIN if str(path) == "-" else path for path in given]
     pipes = [path for path in given if is_pipe(path)]
     if len(set(pipes)) < len(pipes):
         raise DataError(f"{pipes[0]} is named twice, but a pipe can be read once; name it once")
-    found = [path for one in given for path in ([one] if one in pipes else files_of(one))]
+    found = [path for one in given for path in ([one] if one in pipes else text_files(one))]
     if not pipes:
         yield found
         return
@@ -95,36 +93,9 @@ def is_pipe(path: Path) -> bool:
     return S_ISFIFO(mode) or S_ISCHR(mode)
 
 
-def files_of(path: Path) -> list[Path]:
-    """A file itself, or the files of text below a folder, in the order of their paths, hidden ones left out."""
-    mode = stat_of(path).st_mode
-    if S_ISREG(mode):
-        path = path.resolve() if path == STDIN else path
-        if path.suffix not in (*FORMATS, *PACKED):
-            known = f"{', '.join(FORMATS)}, or {' '.join(PACKED)} of one"
-            raise DataError(f"{path} ends in {path.suffix!r}, expected {known}; rename or convert it")
-        return [path]
-    if not S_ISDIR(mode):
-        raise DataError(f"{path} is neither a file, nor a folder, nor a pipe, expected one of them; name another")
-    inside = [one for one in visible_below(path) if one.is_file()]
-    found = [one for one in inside if is_text(one)]
-    if not found:
-        raise DataError(f"{path} holds no file of {', '.join(FORMATS)}, expected one or more; name another folder")
-    if others := [one for one in inside if not is_text(one)]:
-        tell(f"{path}: {len(others):,} files of other kinds are left out, such as {others[0]}")
-    return found
-
-
-def visible_below(folder: Path) -> list[Path]:
-    found = []
-    for directory, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(directory) / name for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def is_text(path: Path) -> bool:
-    return (path.with_suffix("") if path.suffix in PACKED else path).suffix in FORMATS
+def text_files(path: Path) -> list[Path]:
+    """A file itself, or the files of text below a folder, in the order of their paths."""
+    return files_in(path.resolve() if path == STDIN else path, "fill-mask", below=True)
 
 
 def copied(pipe: Path, directory: Path) -> Path:
@@ -135,15 +106,15 @@ def copied(pipe: Path, directory: Path) -> Path:
         for magic, program in MAGIC.items():
             if first.startswith(magic):
                 raise DataError(f"{pipe} is compressed, expected plain text; unpack it with: {program} -dc FILE | …")
-        target = directory / named(pipe, first)
+        target = directory / name_of(pipe, first)
         with target.open("wb") as file:
             file.write(first)
             shutil.copyfileobj(source, file, 1 << 20)
     return target
 
 
-def named(pipe: Path, first: bytes) -> str:
-    if pipe.suffix in FORMATS:
+def name_of(pipe: Path, first: bytes) -> str:
+    if pipe.suffix and pipe.suffix in chain.from_iterable(FORMATS.values()):
         return pipe.name
     kind = ".parquet" if first.startswith(b"PAR1") else ".jsonl" if first.lstrip().startswith(b"{") else ".txt"
     return pipe.name + kind
@@ -160,7 +131,5 @@ def hashes(files: Sequence[Path]) -> dict[Path, str]:
         else:
             found[digest] = path
     if again:
-        more = f", and {len(again) - MAX_LISTED:,} more" if len(again) > MAX_LISTED else ""
-        some = "; ".join(again[:MAX_LISTED])
-        tell(f"{len(again):,} of the files hold what another one does, and are read once: {some}{more}")
+        tell(f"{len(again):,} of the files hold what another one does, and are read once: {named(again)}")
     return {path: digest for digest, path in found.items()}

@@ -30,12 +30,17 @@ SEVERAL = "tasks with several annotations, of which the ground truth or else the
 # ---- Label Studio ----------------------------------------------------------------------------------------------------
 
 
-def unwrap(line: Line, notes: Notes) -> Line | None:
-    """Return a task of Label Studio as a flat record, None if nobody annotated it; any other record as it is."""
+def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
+    """Return a task of Label Studio as a flat record, any other record as it is.
+
+    None for a task that nobody annotated, unless labels are not needed.
+    """
     data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return line
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
+    if not labelled:
+        return replace(line, record=data)
     if not done:
         notes[UNLABELLED] += 1
         return None

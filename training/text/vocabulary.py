@@ -5,8 +5,8 @@
 Lower case and accents are separate choices, and by default neither is removed: both tell words apart in most languages,
 and what Unicode calls an accent is part of the letter in Japanese (です), Hindi (शुक्रवार) or Ukrainian (їжа).
 Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
-order of its letters, for the trainer's own is another one every time. So may be, of equally frequent pieces, the last
-that find room: a corpus belongs to the vocabulary that it was built with.
+order of its letters, since the trainer's own order changes from run to run. So may the last pieces that find room, if
+several are equally frequent: a corpus belongs to the vocabulary that it was built with.
 """
 
 from collections import Counter
@@ -23,7 +23,6 @@ from tokenizers.trainers import WordPieceTrainer
 from models.tokenizer import SPECIALS, Tokenizer
 from training.errors import DataError
 from training.run.atomic_files import refuse_existing
-from training.run.progress import tell
 from training.text.alphabet import counted
 from training.text.documents import Documents, Reading
 from training.text.examples import Document
@@ -77,8 +76,7 @@ def trained(
     found = Documents(hashes(files), reading, sources)
     backend.train_from_iterator(counted(lines_of(found), characters), trainer)
     sources.check()
-    for remark in found.remarks():
-        tell(remark)
+    found.tell()
     if backend.get_vocab_size() == len(SPECIALS):
         raise DataError(f"{', '.join(map(str, files))}: no word was found, expected running text; pass other files")
     words = sorted(backend.get_vocab().keys() - set(specials))

@@ -161,7 +161,7 @@ def test_no_answer_is_allowed_only_where_the_data_has_such_questions() -> None:
 
 
 def test_masked_tokens_are_scored_one_by_one(tokenizer: Tokenizer) -> None:
-    documents = [Document("", "", "the cat sat . " * 60), Document("", "", "the .")]
+    documents = [Document("the cat sat . " * 60), Document("the .")]
     gold = {passage.text: passage.gold for passage in masked_passages(documents, tokenizer)}
     assert sorted(map(len, gold.values()))[0] == 1  # which is answered by a flat list
 
@@ -182,9 +182,9 @@ def test_masked_tokens_are_scored_one_by_one(tokenizer: Tokenizer) -> None:
 
 def test_masking_needs_the_tokenizer_and_words(tokenizer: Tokenizer) -> None:
     with pytest.raises(EvaluationError, match="add --tokenizer"):
-        score(Scripted(HeadSpec("fill-mask", []), str), "words", [Document("", "", "the")])
+        score(Scripted(HeadSpec("fill-mask", []), str), "words", [Document("the")])
     with pytest.raises(DataError, match="no word that could be masked"):
-        score(Scripted(HeadSpec("fill-mask", []), str, tokenizer), "words", [Document("", "", "猫")])
+        score(Scripted(HeadSpec("fill-mask", []), str, tokenizer), "words", [Document("猫")])
 
 
 def test_the_table_shows_shares_counts_and_losses_as_what_they_are() -> None:

@@ -120,6 +120,20 @@ def test_rows_of_a_table_are_labelled(bundle: Path, tmp_path: Path, head: str) -
     assert found == run(bundle, same, tmp_path / "same.jsonl", head, "--sure", "0")
 
 
+def test_a_folder_is_labelled_without_its_broken_rows(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", [{"body of": text} for text in TEXTS] + [{"body of": ""}, {"no": "text"}])
+    (tmp_path / "in" / "notes.md").write_text("nothing")
+    options = ["--sure", "0", "--column", "body of", "--skip-broken", "1"]
+    found = run(bundle, tmp_path / "in", tmp_path / "out.jsonl", "mood", *options)
+    assert [one.text for one in found] == TEXTS
+    told = capsys.readouterr().err
+    assert "skipped notes.md" in told and f"skipped: {tmp_path / 'in' / 'a.jsonl'}:7: there is no column" in told
+    assert "a.jsonl: empty texts that are left out: 1" in told
+
+
 def test_several_label_together(bundle: Path, tmp_path: Path) -> None:
     """Averaged with itself a head says the same; the second source is really opened."""
     data = write(tmp_path / "in.jsonl", INPUTS["mood"])

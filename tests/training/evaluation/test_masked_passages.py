@@ -26,7 +26,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
 
 def masked(tokenizer: Tokenizer, *texts: str, seed: int = 0) -> list[Passage]:
-    return masked_passages([Document("", "", text) for text in texts], tokenizer, seed)
+    return masked_passages([Document(text) for text in texts], tokenizer, seed)
 
 
 def check(tokenizer: Tokenizer, passage: Passage) -> None:

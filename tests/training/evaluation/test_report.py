@@ -213,7 +213,7 @@ def test_questions_are_told_apart_by_whether_there_is_an_answer() -> None:
 
 
 def test_masks_are_read_one_by_one(tokenizer: Tokenizer) -> None:
-    documents: list[Example] = [Document("", "", "the cat sat . " * 60), Document("", "", "the .")]
+    documents: list[Example] = [Document("the cat sat . " * 60), Document("the .")]
     passages = masked_passages([one for one in documents if isinstance(one, Document)], tokenizer)
     wrong = tokenizer.token_id("dog")
     answers: list[Any] = []

@@ -167,3 +167,20 @@ def test_an_answer_of_other_length_is_not_equal() -> None:
     found.add("a", [{"B-PER": 0.9}], [{"B-PER": 0.9}, {"I-PER": 0.8}])
     assert found.agreement == 0.5 and not found.agrees(0.9)
     assert any("nothing; transformers: I-PER 0.800" in line for line in lines("x", "tag", "made up", [found], 0.9))
+
+
+def test_a_cross_encoder_without_an_activation_is_compared_by_its_raw_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its data is any labelled file: a table with columns of other names, and a broken row."""
+    directory = families.write("bert", "score", tmp_path / "score")
+    config = json.loads((directory / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (directory / "config.json").write_text(json.dumps(config))
+    main(["import", str(directory), "--out", str(tmp_path / "bundle"), "--precision", "fp32"])
+    (tmp_path / "pairs.csv").write_text("q,d,label\nWhere?,Paris is large,relevance\nWho?,Clara,relevance\nWhy?,,no\n")
+    options = ["--data", str(tmp_path / "pairs.csv"), "--columns", "text_a=q,text_b=d", "--skip-broken", "1"]
+    capsys.readouterr()
+    run(tmp_path / "bundle", directory, *options)
+    printed = capsys.readouterr()
+    assert "2 texts, pairs.csv" in printed.out and "skipped: " in printed.err

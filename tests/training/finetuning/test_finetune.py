@@ -226,11 +226,11 @@ def test_a_head_of_the_base_keeps_its_order_of_labels(
     examples = {"mine": read_files(again, HeadRecipe("classify", []), [files["classify"]])}
     after = prepare(again, examples)
     assert after.heads["mine"].spec == replace(before.heads["mine"].spec, temperature=1.0) and not after.fresh
-    assert capsys.readouterr().err.count("anew") == 0
+    assert capsys.readouterr().err.count("from new weights") == 0
     other = prepare(recipe(tmp_path, {"mine": replace(named, labels=["animal", "person"])}), examples)
     assert other.fresh == {"mine"}
     told = capsys.readouterr().err
-    assert "heads.mine starts anew: that of the base is of classify with person, animal, thing" in told
+    assert "heads.mine is trained from new weights: that of the base is of classify with person, animal, thing" in told
 
 
 def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, str], tmp_path: Path) -> None:

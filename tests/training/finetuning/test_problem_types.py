@@ -19,6 +19,7 @@ from models.tokenizer import Tokenizer
 from tests.models import bundles
 from tests.service.serving import serving
 from training.errors import DataError, RecipeError
+from training.evaluation.class_figures import best_threshold
 from training.evaluation.evaluate import evaluate, open_predictor
 from training.evaluation.labelling import label
 from training.evaluation.predictors import CheckpointPredictor
@@ -27,7 +28,6 @@ from training.exporting.export import ExportOptions, export
 from training.finetuning.calibration import decisions, fit_temperature
 from training.finetuning.finetune import finetune, prepare
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.finetuning.label_thresholds import best_threshold
 from training.finetuning.targets import Target, batch_loss, targets
 from training.parity.run_files import RunFiles
 from training.text.examples import PairExample, TextExample
@@ -201,6 +201,14 @@ def test_a_cross_encoder_goes_on_with_its_label(tokenizer: Tokenizer, tmp_path: 
         prepare(recipe, {"rank": [PairExample("a", "b", "relevant")]})
 
 
+def test_a_number_is_named_after_its_column(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    write_checkpoint(bundles.checkpoint(tokenizer, {"old": HeadSpec("classify", ["a", "b"])}), tmp_path)
+    for columns, name in (({"label": "stars"}, "stars"), ({}, "score")):
+        recipe = FinetuneRecipe(str(tmp_path), {"mine": HeadRecipe("classify", ["f"], max_length=64, columns=columns)})
+        made = prepare(recipe, {"mine": [TextExample("a", 0.5), TextExample("b", 1.0)]})
+        assert made.heads["mine"].spec.labels == [name]
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [
@@ -226,7 +234,8 @@ def test_a_threshold_has_the_best_f1_of_all() -> None:
     generator = np.random.default_rng(1)
     truth = generator.random(200) < 0.2
     scores = np.round(np.clip(0.3 * truth + generator.random(200) * 0.6, 0, 1), 2)
-    chosen = best_threshold(truth, scores)
+    chosen = best_threshold(scores, truth)
+    assert chosen is not None
     best = max(f1_score(truth, scores >= limit) for limit in np.unique(scores))
     assert f1_score(truth, scores >= chosen) == best and chosen not in scores
-    assert best_threshold(truth[:30], scores[:30]) == 0.5
+    assert best_threshold(scores[:30], truth[:30]) is None

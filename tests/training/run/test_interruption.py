@@ -14,7 +14,7 @@ import pytest
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.test_commands import write_texts
 from training.__main__ import main
-from training.finetuning import finetune as finetuning
+from training.finetuning import loop
 from training.pretraining import pretrain as pretraining
 from training.run.interruption import Interruption, handled, left_behind, raise_interrupted
 
@@ -93,7 +93,7 @@ def test_an_interrupted_finetuning_goes_on_where_it_was_and_ends_in_the_same_byt
     command = ["finetune", str(recipe), "--out"]
     main([*command, str(tmp_path / "whole")])
     for number, stop in ((signal.SIGTERM, 3), (signal.SIGINT, 6)):
-        interrupted(finetuning, number, stop, [*command, str(tmp_path / "parts")], capsys)
+        interrupted(loop, number, stop, [*command, str(tmp_path / "parts")], capsys)
     main([*command, str(tmp_path / "parts")])
     for name in ("model.safetensors", "heads.json", "best/model.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()

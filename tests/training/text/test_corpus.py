@@ -97,17 +97,17 @@ def test_the_form_of_a_file_changes_nothing(suffix: str, tmp_path: Path) -> None
 
 def test_what_is_no_document_is_named(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), wrong)
-    with pytest.raises(DataError, match='has the columns body, expected one named "text"'):
+    pyarrow.parquet.write_table(pyarrow.table({"title": ["a"]}), wrong)
+    with pytest.raises(DataError, match='row 1: key "text" is missing among title, .*--columns text=NAME'):
         build(wrong, tmp_path / "corpus")
     pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), wrong)
-    with pytest.raises(DataError, match='has the columns text, text, expected one named "text"'):
+    with pytest.raises(DataError, match="two columns are named 'text', expected different names"):
         build(wrong, tmp_path / "corpus")
     pyarrow.parquet.write_table(pyarrow.table({"text": [1, 2]}), wrong)
-    with pytest.raises(DataError, match='has a column "text" of int64, expected one of strings'):
+    with pytest.raises(DataError, match='row 1: "text" is the number 1, expected a string'):
         build(wrong, tmp_path / "corpus")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a. b.", None]}), wrong)
-    with pytest.raises(DataError, match="row 2 has null for its text"):
+    with pytest.raises(DataError, match='row 2: "text" is null, expected a string'):
         build(wrong, tmp_path / "corpus")
     wrong.write_bytes(b"PAR1")
     with pytest.raises(DataError, match="no whole Parquet file"):
@@ -185,7 +185,7 @@ def test_the_same_text_under_two_names_is_read_once(tmp_path: Path, capsys: pyte
     assert counts["train"].documents == 6 and counts["train"].duplicates == 0
     assert read_manifest(tmp_path / "corpus")["sources"] == {"documents.jsonl": hash_of(source)}
     told = capsys.readouterr().err
-    assert f"2 of the files hold what another one does, and are read once: {files[1]} as {source}; {source} as" in told
+    assert f"2 of the files hold what another one does, and are read once: {files[1]} as {source}, {source} as" in told
 
 
 @pytest.mark.parametrize(("changes", "words"), [({"limit": 0}, "limit is 0"), ({"workers": 0}, "workers is 0")])
@@ -225,7 +225,7 @@ def test_a_very_long_line_is_cut_at_blanks_and_all_of_it_arrives(tokenizer: Toke
 def test_text_without_blank_lines_is_named_before_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.text.documents.LONGEST_DOCUMENT", 50)
+    monkeypatch.setattr("training.text.formats.text_file.MAX_DOCUMENT", 50)
     source = tmp_path / "novel.txt"
     source.write_text("The cat runs.\n" * 10)
     with pytest.raises(DataError, match=r"novel\.txt:4: 52 characters without a blank line, expected one after each"):

@@ -20,8 +20,18 @@ from hypothesis import strategies as st
 from models.tokenizer import UNUSABLE
 from training.errors import DataError
 from training.run.json_lines import visible
-from training.text.data_files import files_in, parse_columns, read_data, read_files
-from training.text.examples import Example, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
+from training.text.data_files import parse_columns, read_data, read_files
+from training.text.examples import (
+    Example,
+    PairExample,
+    QuestionExample,
+    SpannedText,
+    TaggedExample,
+    TextExample,
+    labels_of,
+)
+from training.text.file_formats import files_in
+from training.text.problem_types import as_problem, problem_of
 
 DATA = Path(__file__).parents[2] / "fixtures" / "data"
 MOODS = [
@@ -288,6 +298,16 @@ def test_a_hash_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:
     ]
 
 
+def test_a_class_has_one_name_in_every_format(tmp_path: Path) -> None:
+    labels = ["True", "true", "TRUE", "False", "1", "1.0", "yes"]
+    table = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t{n},{label}\n" for n, label in enumerate(labels)))
+    values: list[object] = [True, True, True, False, 1, "1", "yes"]
+    lines = "".join(json.dumps({"text": f"t{n}", "label": value}) + "\n" for n, value in enumerate(values))
+    found = [read_data([path], "classify") for path in (table, write(tmp_path / "a.jsonl", lines))]
+    first, second = (as_problem(examples, problem_of(examples)) for examples in found)
+    assert first == second and labels_of(first) == ["1", "false", "true", "yes"]
+
+
 # ---- several files ---------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +320,7 @@ def test_files_and_folders_of_different_formats_are_read_together(
         (folder / name).write_bytes((DATA / name).read_bytes())
     for name in (".hidden.csv", "README.txt", "notes.md"):
         write(folder / name, "nothing")
-    assert files_in(folder) == [folder / "moods.json", folder / "moods.parquet"]
+    assert files_in(folder, "classify") == [folder / "moods.json", folder / "moods.parquet"]
     assert "skipped .hidden.csv, README.txt, notes.md" in capsys.readouterr().err
     found = read_files([folder, DATA / "moods.csv"], "classify")
     assert found == dict.fromkeys([folder / "moods.json", folder / "moods.parquet", DATA / "moods.csv"], MOODS)
@@ -365,6 +385,9 @@ def test_skipping_goes_on_after_a_broken_quote_and_a_stray_byte(tmp_path: Path) 
 
 def test_columns_are_parsed() -> None:
     assert parse_columns('text=a b,"label=x,y"') == {"text": "a b", "label": "x,y"}
-    for text in ("text", "text=", "texts=a"):
+    assert parse_columns("sentence") == {"text": "sentence"} and parse_columns("text=a=b") == {"text": "a=b"}
+    for text in ("text=", "texts=a", "label=a,"):
         with pytest.raises(argparse.ArgumentTypeError, match=r"expected FIELD=COLUMN with a field of answers, context"):
             parse_columns(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="text=c: expected one column, not a and c"):
+        parse_columns("a,label=b,text=c")

@@ -47,7 +47,7 @@ def test_held_out_documents_that_were_learnt_too_are_removed_and_counted(
     )
     options = ["--tokenizer", str(FIXTURES), "--held-out", "0.25", "--workers", "1"]
     main(["corpus", str(source), "--out", str(tmp_path / "told"), *options])
-    assert "validation: 2 more were removed, for the training part has them too" in capsys.readouterr().out
+    assert "validation: 2 more were removed, because the training part has them too" in capsys.readouterr().out
 
 
 def documents_of(corpus: Corpus) -> list[tuple[list[int], list[int]]]:

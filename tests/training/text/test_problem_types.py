@@ -53,7 +53,7 @@ def test_labels_get_the_form_of_their_problem(problem: ProblemType, given: list[
         converted: list[Any] = as_problem([kind(label) for label in given], problem)
         assert [example.label for example in converted] == expected
         assert all(type(example.label) is type(expected[0]) for example in converted)
-    document = Document("", "", "a")
+    document = Document("a")
     assert as_problem([document], problem) == [document]
 
 

@@ -1,7 +1,7 @@
 """Parquet files, some rows at a time; numbers that the file has names for (`ClassLabel` of `datasets`) become those."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,52 @@ PAGES = 1 << 20
 """Bytes that are read at a time."""
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
+Chooser = Callable[[Path, Sequence[str]], list[str] | None]
+"""Given a path and its columns: those that are read; None for all."""
+
+
+def parquet_rows(path: Path, choose: Chooser) -> Iterator[Row]:
     """Yield the rows of a file; raise DataError for one that is not whole."""
     import pyarrow.parquet  # heavy, and other formats do not need it
 
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=PAGES, pre_buffer=False) as file:
-            names = class_names(file.schema_arrow.metadata or {})
+            schema = file.schema_arrow
+            _check_names(path, schema.names)
+            names = class_names(schema.metadata or {})
             number = 0
-            for batch in file.iter_batches(ROWS):
-                for row in range(batch.num_rows):
+            for batch in file.iter_batches(ROWS, columns=choose(path, schema.names)):
+                for record in _records(batch):
                     number += 1
-                    yield _row(path, number, batch.slice(row, 1), names)
+                    yield _row(path, number, record, names)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is no whole Parquet file ({error}), expected one; copy it again") from None
 
 
-def _row(path: Path, number: int, row: Any, names: dict[str, list[str]]) -> Row:
-    part = f"row {number}"
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: two columns are named {name!r}, expected different names; rename one")
+
+
+def _records(batch: Any) -> Iterator[Any]:
+    """Yield the rows of a batch, one that is not UTF-8 as its error."""
     try:
-        [record] = row.to_pylist()
-    except UnicodeDecodeError as error:
-        return DataError(f"{path}: {part} is not UTF-8 ({error}), expected UTF-8 text; write it again")
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                yield error
+
+
+def _row(path: Path, number: int, record: Any, names: dict[str, list[str]]) -> Row:
+    part = f"row {number}"
+    if isinstance(record, UnicodeDecodeError):
+        return DataError(f"{path}: {part} is not UTF-8 ({record}), expected UTF-8 text; write it again")
     for key in names.keys() & record.keys():
         try:
             record[key] = named(record[key], names[key])

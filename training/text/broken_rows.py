@@ -1,0 +1,50 @@
+"""Broken rows of data files, which are skipped and listed up to a number."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from training.errors import DataError
+from training.run.json_lines import Line, Row
+from training.run.progress import tell
+
+ParsedT = TypeVar("ParsedT")
+
+MAX_LISTED = 10
+"""Skipped rows that are told one by one."""
+
+
+@dataclass
+class BrokenRows:
+    """Rows that are skipped, as long as there are not more than allowed."""
+
+    allowed: int = 0
+    count: int = 0
+    first: list[DataError] = field(default_factory=list)
+
+    def parsed(self, rows: Iterable[Row], parse: Callable[[Line], ParsedT]) -> Iterator[ParsedT]:
+        """Yield what `parse` makes of each row, those left out that are broken; raise DataError for one too many."""
+        for row in rows:
+            try:
+                if isinstance(row, DataError):
+                    raise row
+                yield parse(row)
+            except DataError as error:
+                self.add(error)
+
+    def add(self, error: DataError) -> None:
+        """Count a row; raise its error where it is one too many."""
+        if self.count == self.allowed:
+            self.tell()
+            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
+            raise DataError(f"{error}{before if self.count else ', or skip up to N such rows with --skip-broken N'}")
+        self.count += 1
+        if self.count <= MAX_LISTED:
+            self.first.append(error)
+
+    def tell(self) -> None:
+        """List what was skipped on standard error."""
+        for error in self.first:
+            tell(f"skipped: {error}")
+        if self.count > len(self.first):
+            tell(f"skipped: {self.count - len(self.first):,} more broken rows")
