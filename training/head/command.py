@@ -21,7 +21,7 @@ from training.errors import RecipeError
 from training.evaluation.metrics import Scores
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.base import STARTER, Base
-from training.head.data import TRAIN, VALIDATION, divide, keep
+from training.head.data import TRAIN, VALIDATION, divide, keep, labels_told
 from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
@@ -106,6 +106,7 @@ def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
     again = shlex.join(["python", "-m", "training", "finetune", str(path), "--out", "DIR"])
     write_whole(path, recipe_text(recipe, again))
     say([f"{len(training):,} training and {len(validation):,} validation examples; the recipe is {path}"])
+    say(labels_told(training))
     one_class = problem_of(training) == "single_label_classification"
     quick = recipe.freeze_encoder and plan.base.is_bundle and plan.task in QUICK_TASKS and one_class
     bundle = (frozen if quick else finetuned)(plan, recipe, training, validation)
@@ -196,7 +197,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="of the head and its bundle; by default that of the directory")
     add("--run", type=Path, metavar="DIR", help="where it trains; by default BUNDLE-run")
     add("--epochs", type=epochs, metavar="N", help="passes over the data; by default more for less data")
-    add("--freeze", action="store_true", help="keep the encoder as it is: seconds instead of minutes, a weaker head")
+    add(
+        "--freeze",
+        action="store_true",
+        help="keep the encoder as it is: a weaker head; in seconds where a text or a pair has one class",
+    )
     add_data_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="of what is held out, and of training")
     add("--replace", action="store_true", help="overwrite a bundle that is there")

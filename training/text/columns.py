@@ -143,13 +143,14 @@ class Columns:
     def _check(self, path: Path, names: Sequence[str]) -> None:
         """Raise DataError for a table without a column that the task needs: its rows would all be broken."""
         found = self._columns(f"{path}:1", names)
-        for name in self._needed:
-            if name not in found:
-                numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
-                raise DataError(
-                    f"{path}:1: no column is known as {name} among {', '.join(names)}; name it with --columns "
-                    f"{name}=COLUMN, or, if the first line is no header, number the columns: --columns {numbers}"
-                )
+        missing = [name for name in self._needed if name not in found]
+        if missing:
+            numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
+            raise DataError(
+                f"{path}:1: no column is known as {' or '.join(missing)} among {', '.join(names)}; name it with "
+                f"--columns {','.join(f'{name}=COLUMN' for name in missing)}, or, if the first line is no header, number the "
+                f"columns: --columns {numbers}"
+            )
 
     # ---- files without names -----------------------------------------------------------------------------------------
 

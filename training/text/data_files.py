@@ -28,6 +28,7 @@ from training.text.examples import (
     TaggedExample,
     TextExample,
 )
+from training.text.label_notes import note_labels
 from training.text.notes import Notes
 from training.text.rows import KNOWN, SUFFIXES, rows_of
 
@@ -67,6 +68,7 @@ def read_files(
             raise DataError(f"{path} holds no examples, expected one or more; pass another file")
         found[path] = examples
     count_repeated(chain.from_iterable(found.values()), notes)
+    note_labels(chain.from_iterable(found.values()), notes)
     broken.tell()
     notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found
@@ -95,7 +97,7 @@ class BrokenRows:
         if self.count == self.allowed:
             before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
             self.tell()
-            raise DataError(f"{error}{before if self.count else ''}")
+            raise DataError(f"{error}{before if self.count else '; or skip such rows with --skip-broken N'}")
         self.count += 1
         if self.count <= MAX_LISTED:
             self.first.append(error)

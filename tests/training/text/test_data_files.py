@@ -187,6 +187,8 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "tweet,mood,sentiment\nso fine,3,x\nso so,4,y\n")
     with pytest.raises(DataError, match=r"a\.csv:1: no column is known as text among tweet, mood, sentiment; name it"):
         read_data([path], "classify")
+    with pytest.raises(DataError, match=r"text or label among a, b; name it with --columns text=COLUMN,label=COLUMN,"):
+        read_data([write(tmp_path / "b.csv", "a,b\nso fine,3\nso so,4\n")], "classify")
     expected = [TextExample("so fine", "x"), TextExample("so so", "y")]
     assert read_data([path], "classify", {"text": "tweet"}) == expected
     assert read_data([path], "classify", {"text": "0", "label": "2"}) == expected
