@@ -145,11 +145,11 @@ class Columns:
         found = self._columns(f"{path}:1", names)
         missing = [name for name in self._needed if name not in found]
         if missing:
+            wanted = ",".join(f"{name}=COLUMN" for name in missing)
             numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
             raise DataError(
                 f"{path}:1: no column is known as {' or '.join(missing)} among {', '.join(names)}; name it with "
-                f"--columns {','.join(f'{name}=COLUMN' for name in missing)}, or, if the first line is no header, number the "
-                f"columns: --columns {numbers}"
+                f"--columns {wanted}, or, if the first line is no header, number the columns: --columns {numbers}"
             )
 
     # ---- files without names -----------------------------------------------------------------------------------------
