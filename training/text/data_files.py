@@ -80,6 +80,7 @@ def parsed(rows: Iterable[Row], task: str, broken: "BrokenRows") -> Iterator[Exa
             if isinstance(row, DataError):
                 raise row
             yield PARSERS[task](row)
+            broken.whole += 1
         except DataError as error:
             broken.add(error)
 
@@ -90,17 +91,23 @@ class BrokenRows:
 
     allowed: int
     count: int = 0
+    whole: int = 0
+    """Rows that are not broken: without any, to skip rows would not help."""
     first: list[DataError] = field(default_factory=list)
 
     def add(self, error: DataError) -> None:
         """Count a row; raise its error where it is one too many."""
         if self.count == self.allowed:
-            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
             self.tell()
-            raise DataError(f"{error}{before if self.count else '; or skip such rows with --skip-broken N'}")
+            raise DataError(f"{error}{self._remedy()}")
         self.count += 1
         if self.count <= MAX_LISTED:
             self.first.append(error)
+
+    def _remedy(self) -> str:
+        if self.count:
+            return f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
+        return "; or skip such rows with --skip-broken N" if self.whole else ""
 
     def tell(self) -> None:
         for error in self.first:

@@ -337,6 +337,8 @@ def test_up_to_n_broken_rows_are_skipped_and_listed(
     assert len(read_data([path], "classify", skip_broken=12)) == 2
     told = capsys.readouterr().err
     assert told.count("skipped: " + str(path)) == 10 and "skipped: 2 more broken rows" in told
+    with pytest.raises(DataError, match=r"; or skip such rows with --skip-broken N$"):
+        read_data([path], "classify")
     with pytest.raises(DataError, match=r"is ''.*\(broken rows skipped before it: 11, as many as --skip-broken"):
         read_data([path], "classify", skip_broken=11)
 
