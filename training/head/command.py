@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, read_bundle
@@ -26,7 +26,8 @@ from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
-from training.run.atomic_files import write_whole
+from training.run.atomic_files import hash_of, write_whole
+from training.run.provenance import write_provenance
 from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
 from training.text.problem_types import problem_of
@@ -140,7 +141,9 @@ def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validati
     base, length = read_bundle(plan.base.directory), recipe.heads[plan.name].max_length
     learned = train_frozen(base, plan.name, plan.task, length, training, validation)
     file, examples = (VALIDATION, validation) if validation else (TRAIN, training)
-    data = Measured(plan.data / file, examples, bool(validation))
+    files = [plan.data / TRAIN, *([plan.data / VALIDATION] if validation else [])]
+    write_provenance(plan.run, asdict(recipe), {str(path): hash_of(path) for path in files})
+    data = Measured(plan.data / file, examples, bool(validation), len(training), plan.run)
     return write_frozen(learned, plan.name, data, plan.out, plan.version, plan.replace)
 
 

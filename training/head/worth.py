@@ -48,7 +48,7 @@ def split(text: str) -> list[str]:
 
 def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
     """Return sentences on the worth of a head, by its scores on validation data."""
-    if not scores:
+    if "examples" not in scores:
         return ["worth: there is no validation data, so nothing was measured; add --validation FILE"]
     metric = headline(dict(scores))
     beside = [f"chance {scores[f'{metric}_chance']:.3f}"] if f"{metric}_chance" in scores else []

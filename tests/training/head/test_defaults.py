@@ -100,6 +100,7 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
     assert "so pearson is rough" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
     assert len(worth(scores | {"examples": 500.0}, None)) == 1
     assert "--validation" in worth({}, None)[0]
+    assert "--validation" in worth({"training_examples": 60.0}, None)[0]
 
 
 def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() -> None:
