@@ -27,7 +27,7 @@ from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
 from training.run.atomic_files import hash_of, write_whole
-from training.run.provenance import write_provenance
+from training.run.provenance import read_object, trained, write_provenance
 from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
 from training.text.problem_types import problem_of
@@ -58,7 +58,7 @@ class Plan:
 def head_command(arguments: argparse.Namespace) -> None:
     """Train, measure and export as the command line says; where that was done, say where the results are."""
     plan = plan_of(arguments)
-    if (plan.out / MANIFEST).exists() and (plan.run / "model.safetensors").exists() and not plan.replace:
+    if (plan.out / MANIFEST).exists() and is_trained(plan.run, plan.out) and not plan.replace:
         bundle = read_bundle(plan.out)
         say([f"{plan.out} is finished; --replace exports it again, another --out trains another head"])
     else:
@@ -78,9 +78,16 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     if arguments.service and name != inferred:
         raise RecipeError(f"--out is {out}, expected ROOT/{name}/VERSION with --service; correct it, or --name")
     run = arguments.run or out.with_name(f"{out.name}-run")
-    if out.exists() and not arguments.replace and not (run / "model.safetensors").exists():
+    if out.exists() and not arguments.replace and not is_trained(run, out):
         raise RecipeError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
     return Plan(name, arguments.task, Base.read(arguments.base), out, run, version, arguments.replace)
+
+
+def is_trained(run: Path, out: Path) -> bool:
+    """Whether a run is finished: it has weights, or the bundle has those of a frozen head and says that it is of it."""
+    made = trained(run)
+    noted = read_object(out / MANIFEST).get("provenance") or {}
+    return (run / "model.safetensors").exists() or (bool(made) and noted.get("training") == made)
 
 
 def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:

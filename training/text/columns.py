@@ -58,6 +58,11 @@ class Columns:
             if name not in FIELDS[self.task]:
                 known = ", ".join(FIELDS[self.task])
                 raise DataError(f"--columns {name}={self.chosen[name]}: expected a field of {self.task}: {known}")
+            if same := [other for other in self.chosen if self.chosen[other] == self.chosen[name] and other != name]:
+                raise DataError(
+                    f"--columns names the column {self.chosen[name]!r} for {name} and {same[0]}, expected another for "
+                    "each; correct one"
+                )
 
     def rename(self, line: Line) -> Line:
         """Return a record with its fields under their own names; raise DataError where two columns could be one."""

@@ -122,7 +122,7 @@ class BrokenRows:
 def files_in(path: Path) -> list[Path]:
     """Return a file as it is, and of a folder the files that can be read, sorted; tell what else is in it."""
     if not path.is_dir():
-        if path.exists() and not path.is_file():
+        if str(path) == "-" or (path.exists() and not path.is_file()):
             raise DataError(f"{path} is a pipe or a device, expected a file; write it to a file first")
         return [path]
     inside = sorted(path.iterdir())

@@ -51,10 +51,10 @@ def _missing(found: Counter[str]) -> Iterator[str]:
 def _joined(found: Counter[str]) -> Iterator[str]:
     """Yield labels of which each part occurs in another label too."""
     for divider in DIVIDERS:
-        parts = {label: [part.strip() for part in label.split(divider)] for label in found}
+        parts = {label: [part for each in label.split(divider) if (part := each.strip())] for label in found}
         counted = Counter(part for divided in parts.values() for part in set(divided))
         for label, divided in parts.items():
-            if len(divided) > 1 and all(counted[part] > 1 for part in divided if part) and not _is_number(label):
+            if len(divided) > 1 and all(counted[part] > 1 for part in divided) and not _is_number(label):
                 yield label
 
 

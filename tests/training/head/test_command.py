@@ -142,6 +142,13 @@ def test_a_frozen_head_tells_what_it_learned_from_and_where_it_errs(frozen: Path
     assert (frozen.with_name("mine-run") / "reports" / "mine" / "wrong.jsonl").is_file()
 
 
+def test_a_frozen_head_that_is_finished_says_so(
+    bundle_directory: Path, data: Path, frozen: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head(data, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen)
+    assert f"{frozen} is finished; --replace exports it again" in capsys.readouterr().out
+
+
 def test_a_frozen_head_needs_no_torch(bundle_directory: Path, data: Path, tmp_path: Path) -> None:
     words = ["head", str(data), "--task", "classify", "--base", str(bundle_directory), "--freeze"]
     program = (

@@ -194,6 +194,8 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path: Path) -> None:
     assert read_data([path], "classify", {"text": "0", "label": "2"}) == expected
     with pytest.raises(DataError, match=r"there is no column 'tweets' for text, expected one of tweet, mood, sentim"):
         read_data([path], "classify", {"text": "tweets"})
+    with pytest.raises(DataError, match=r"the column 'mood' for text and label, expected another for each"):
+        read_data([path], "classify", {"text": "mood", "label": "mood"})
     with pytest.raises(DataError, match=r"--columns tokens=tweet: expected a field of classify: text, label"):
         read_data([path], "classify", {"tokens": "tweet"})
 
@@ -313,6 +315,8 @@ def test_a_folder_without_data_and_a_pipe_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "nothing")
     with pytest.raises(DataError, match=r"cannot be read: the folder holds only README\.md, expected files in \.csv"):
         read_data([tmp_path], "classify")
+    with pytest.raises(DataError, match=r"^- is a pipe or a device, expected a file; write it to a file first"):
+        read_data([Path("-")], "classify")
     with pytest.raises(DataError, match=r"/dev/null is a pipe or a device, expected a file"):
         read_data([Path("/dev/null")], "classify")
     with pytest.raises(DataError, match=r"none\.csv does not exist"):

@@ -40,5 +40,6 @@ def test_what_looks_wrong_is_told_once_with_examples(
 
 def test_usual_labels_are_not_told() -> None:
     assert noted(["positive", "negative", "not_sure", "food, drinks", "1", "0", "true"]) == []
+    assert noted(["so far", "so far,", "|", "a,", "b"]) == []
     assert noted(["sports/football", "sports/tennis", "a|b", "C"]) == []
     assert noted([1.5, 2.0]) == []
