@@ -13,6 +13,8 @@ from typing import Any
 
 from training.errors import DataError
 from training.run.atomic_files import write_whole
+from training.run.progress import tell
+from training.text.data_files import input_key
 from training.text.examples import Example, QuestionExample, labels_in
 from training.text.problem_types import as_problem, problem_of
 from training.text.split import hold_out
@@ -40,6 +42,8 @@ def divide(
     if not validation and share:
         _check_repeated(training)
         training, validation = hold_out(training, share, seed)
+    else:
+        _tell_overlap(training, validation)
     if problem != "regression":
         _check_labels(training, validation)
     return training, validation
@@ -54,6 +58,14 @@ def _check_labels(training: Sequence[Example], validation: Sequence[Example]) ->
             raise DataError(
                 f"validation has the label {label!r}, which no training example has; add some, or remove it there"
             )
+
+
+def _tell_overlap(training: Sequence[Example], validation: Sequence[Example]) -> None:
+    learned = set(map(input_key, training))
+    seen = sum(input_key(example) in learned for example in validation)
+    if seen:
+        told = f"{seen:,} of {len(validation):,} validation examples are in the training data too"
+        tell(f"{told}, so figures are better than on other texts")
 
 
 def _check_repeated(examples: Sequence[Example]) -> None:

@@ -159,6 +159,11 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
     notes["texts with different labels in different rows"] += len(different)
 
 
+def input_key(example: Example) -> object:
+    """Return what is asked, for comparison."""
+    return _sides(example)[0]
+
+
 def _sides(example: Example) -> tuple[object, object]:
     """What is asked, and what should be answered."""
     if isinstance(example, TextExample):
