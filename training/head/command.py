@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, read_bundle
@@ -21,12 +21,13 @@ from training.errors import RecipeError
 from training.evaluation.metrics import Scores
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.base import STARTER, Base
-from training.head.data import TRAIN, VALIDATION, divide, keep
+from training.head.data import TRAIN, VALIDATION, divide, keep, labels_told
 from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
-from training.run.atomic_files import write_whole
+from training.run.atomic_files import hash_of, write_whole
+from training.run.provenance import read_object, trained, write_provenance
 from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
 from training.text.problem_types import problem_of
@@ -57,7 +58,7 @@ class Plan:
 def head_command(arguments: argparse.Namespace) -> None:
     """Train, measure and export as the command line says; where that was done, say where the results are."""
     plan = plan_of(arguments)
-    if (plan.out / MANIFEST).exists() and (plan.run / "model.safetensors").exists() and not plan.replace:
+    if (plan.out / MANIFEST).exists() and is_trained(plan.run, plan.out) and not plan.replace:
         bundle = read_bundle(plan.out)
         say([f"{plan.out} is finished; --replace exports it again, another --out trains another head"])
     else:
@@ -77,9 +78,16 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     if arguments.service and name != inferred:
         raise RecipeError(f"--out is {out}, expected ROOT/{name}/VERSION with --service; correct it, or --name")
     run = arguments.run or out.with_name(f"{out.name}-run")
-    if out.exists() and not arguments.replace and not (run / "model.safetensors").exists():
+    if out.exists() and not arguments.replace and not is_trained(run, out):
         raise RecipeError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
     return Plan(name, arguments.task, Base.read(arguments.base), out, run, version, arguments.replace)
+
+
+def is_trained(run: Path, out: Path) -> bool:
+    """Whether a run is finished: it has weights, or the bundle has those of a frozen head and says that it is of it."""
+    made = trained(run)
+    noted = read_object(out / MANIFEST).get("provenance") or {}
+    return (run / "model.safetensors").exists() or (bool(made) and noted.get("training") == made)
 
 
 def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
@@ -106,6 +114,7 @@ def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
     again = shlex.join(["python", "-m", "training", "finetune", str(path), "--out", "DIR"])
     write_whole(path, recipe_text(recipe, again))
     say([f"{len(training):,} training and {len(validation):,} validation examples; the recipe is {path}"])
+    say(labels_told(training))
     one_class = problem_of(training) == "single_label_classification"
     quick = recipe.freeze_encoder and plan.base.is_bundle and plan.task in QUICK_TASKS and one_class
     bundle = (frozen if quick else finetuned)(plan, recipe, training, validation)
@@ -139,7 +148,9 @@ def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validati
     base, length = read_bundle(plan.base.directory), recipe.heads[plan.name].max_length
     learned = train_frozen(base, plan.name, plan.task, length, training, validation)
     file, examples = (VALIDATION, validation) if validation else (TRAIN, training)
-    data = Measured(plan.data / file, examples, bool(validation))
+    files = [plan.data / TRAIN, *([plan.data / VALIDATION] if validation else [])]
+    write_provenance(plan.run, asdict(recipe), {str(path): hash_of(path) for path in files})
+    data = Measured(plan.data / file, examples, bool(validation), len(training), plan.run)
     return write_frozen(learned, plan.name, data, plan.out, plan.version, plan.replace)
 
 
@@ -196,7 +207,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", help="of the head and its bundle; by default that of the directory")
     add("--run", type=Path, metavar="DIR", help="where it trains; by default BUNDLE-run")
     add("--epochs", type=epochs, metavar="N", help="passes over the data; by default more for less data")
-    add("--freeze", action="store_true", help="keep the encoder as it is: seconds instead of minutes, a weaker head")
+    add(
+        "--freeze",
+        action="store_true",
+        help="keep the encoder as it is: a weaker head; in seconds where a text or a pair has one class",
+    )
     add_data_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="of what is held out, and of training")
     add("--replace", action="store_true", help="overwrite a bundle that is there")

@@ -4,13 +4,17 @@ Whatever format and columns the files have, and whatever is held out of them, a 
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from training.errors import DataError
 from training.run.atomic_files import write_whole
+from training.run.progress import tell
+from training.text.data_files import input_key
 from training.text.examples import Example, QuestionExample, labels_in
 from training.text.problem_types import as_problem, problem_of
 from training.text.split import hold_out
@@ -18,6 +22,8 @@ from training.text.split import hold_out
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 MIN_EXAMPLES = 4
 """Of training and validation together: fewer can neither teach nor measure."""
+MAX_LABELS, MAX_LABEL = 5, 30
+"""Labels that are told, and their characters."""
 
 
 def divide(
@@ -34,7 +40,10 @@ def divide(
     problem = problem_of(training)
     training, validation = as_problem(training, problem), as_problem(validation, problem)
     if not validation and share:
+        _check_repeated(training)
         training, validation = hold_out(training, share, seed)
+    else:
+        _tell_overlap(training, validation)
     if problem != "regression":
         _check_labels(training, validation)
     return training, validation
@@ -49,6 +58,40 @@ def _check_labels(training: Sequence[Example], validation: Sequence[Example]) ->
             raise DataError(
                 f"validation has the label {label!r}, which no training example has; add some, or remove it there"
             )
+
+
+def _tell_overlap(training: Sequence[Example], validation: Sequence[Example]) -> None:
+    learned = set(map(input_key, training))
+    seen = sum(input_key(example) in learned for example in validation)
+    if seen:
+        told = f"{seen:,} of {len(validation):,} validation examples are in the training data too"
+        tell(f"{told}, so figures are better than on other texts")
+
+
+def _check_repeated(examples: Sequence[Example]) -> None:
+    """Raise DataError where most examples have a class of their own: such a column is a number or a text of each."""
+    classes = [label for one in examples if isinstance(label := getattr(one, "label", None), str)]
+    count = Counter(classes)
+    alone = sum(number == 1 for number in count.values())
+    if alone > len(classes) / 2:
+        raise DataError(
+            f"{alone:,} of {len(classes):,} examples have a label that no other has (such as {min(count)[:40]!r}), "
+            "expected labels that repeat; choose their column with --columns label=COLUMN, or pass --validation FILE"
+        )
+
+
+def labels_told(examples: Sequence[Example]) -> list[str]:
+    """Return a sentence on the labels, by which a wrong column or spelling is seen; none for questions."""
+    numbers = [label for one in examples if isinstance(label := getattr(one, "label", None), float)]
+    if numbers:
+        return [f"labels: numbers from {min(numbers):g} to {max(numbers):g}"]
+    count = Counter(chain.from_iterable(map(labels_in, examples)))
+    if not count:
+        return []
+    first = ", ".join(f"{label[:MAX_LABEL]} {number:,}" for label, number in count.most_common(MAX_LABELS))
+    alone = sum(number == 1 for number in count.values())
+    rest = ", …" if len(count) > MAX_LABELS else ""
+    return [f"{len(count):,} labels: {first}{rest}" + (f"; with one example alone: {alone:,}" if alone else "")]
 
 
 def keep(examples: Sequence[Example], path: Path) -> None:

@@ -16,9 +16,11 @@ from pydantic import JsonValue
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, HeadEntry, Manifest
 from models.session import Session
-from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.predictors import BundlePredictor
+from training.evaluation.report import REPORTS, report_of, write_report
+from training.evaluation.report_figures import Report
+from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.graph_builder import ATTENTION_OPSET, OPSET, Graph
 from training.exporting.model_card import model_card
 from training.finetuning.regression import Floats
@@ -27,7 +29,7 @@ from training.parity.accuracy_gate import check_parity
 from training.parity.evidence import TEXTS, Evidence
 from training.parity.logit_comparison import Figures, compare
 from training.parity.serving_session import graph_hashes, session_figures
-from training.run.provenance import code
+from training.run.provenance import code, portable, trained
 from training.text.examples import Example
 
 BUDGET = 0.5
@@ -42,20 +44,27 @@ class Measured:
     examples: Sequence[Example]
     is_validation: bool
     """Whether the head has not learned from them."""
+    learned_from: int
+    """How many examples it learned from."""
+    run: Path
+    """Which tells how the head was made, and where the report goes."""
 
 
 def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version: str, replace_it: bool) -> Bundle:
     """Write and verify a bundle of the base's encoder and the new head alone; raise ExportError by the usual gate."""
-    manifest = _manifest(learned, name, version)
+    manifest = _manifest(learned, name, version, data.run)
     with staged(out, replace_it) as directory:
         _copy_encoder(learned.encoder, learned.base.directory, directory)
         (directory / HEADS).mkdir(exist_ok=True)
         onnx.save(head_graph(learned), directory / manifest.heads[name].file)
         (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
         bundle = Bundle(directory, seal(directory, manifest), learned.base.tokenizer)
-        figures, scores = measure(learned, name, bundle, data)
+        figures, report = measure(learned, name, bundle, data)
         check_parity(figures, BUDGET)
-        manifest = _with_scores(manifest, name, learned, data, scores)
+        manifest = _with_scores(manifest, name, learned, data, report)
+        if report:
+            write_report(report, data.run / REPORTS / name)
+            write_report(report, directory / REPORTS / name, wrong=False)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         (directory / CARD).write_text(model_card(manifest, figures, directory), encoding="utf8")
         seal(directory, manifest)
@@ -80,7 +89,7 @@ def _linear(graph: Graph, values: str, weight: Floats, bias: Floats, name: str, 
     return graph.add("Gemm", values, *names, out=out)
 
 
-def _manifest(learned: Learned, name: str, version: str) -> Manifest:
+def _manifest(learned: Learned, name: str, version: str, run: Path) -> Manifest:
     """Return the manifest, its hashes still missing."""
     base, spec, file = learned.base.manifest, learned.spec, f"{HEADS}/{name}.onnx"
     entry = HeadEntry(
@@ -96,8 +105,10 @@ def _manifest(learned: Learned, name: str, version: str) -> Manifest:
     provenance: dict[str, JsonValue] = {
         "base": f"{base.name} {base.version}",
         "weights": learned.fingerprint,
-        "command": shlex.join(["python", "-m", "training", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "training", *portable(sys.argv[1:])]),
         **code(),
+        **base_licence(learned.base.directory, None),
+        "training": trained(run),
     }
     return Manifest(
         name=name,
@@ -120,26 +131,26 @@ def _copy_encoder(encoder: Path, source: Path, directory: Path) -> None:
         copyfile(path, target)
 
 
-def _with_scores(manifest: Manifest, name: str, learned: Learned, data: Measured, scores: Scores) -> Manifest:
-    if not scores:
-        return manifest
-    metrics: dict[str, JsonValue] = {"graph": learned.precision, "data": data.path.name, **scores}
+def _with_scores(manifest: Manifest, name: str, learned: Learned, data: Measured, report: Report | None) -> Manifest:
+    metrics: dict[str, JsonValue] = {TRAINING_EXAMPLES: float(data.learned_from)}
+    if report:
+        metrics |= {"graph": learned.precision, "data": data.path.name, **report.scores}
     return manifest.model_copy(update={"heads": {name: manifest.heads[name].model_copy(update={"metrics": metrics})}})
 
 
-def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Scores]:
-    """Return parity.json and scores: the served head beside its weights in float64, on the vectors that both read."""
+def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Report | None]:
+    """Return parity.json and a report: the served head beside its weights in float64, on the vectors that both read."""
     predictor = BundlePredictor(bundle, learned.precision, THREADS)
     rows = rows_of(learned.spec, learned.base, data.examples[: TEXTS["classify"]])
     vectors = read_vectors(Session(bundle, precision=learned.precision), rows)
     expected = [one[None].astype(np.float32) for one in learned.weights.logits(vectors)]
     compared = compare(learned.spec, expected, predictor.run(name, rows))
     head: Figures = {**compared, "texts": {"source": data.path.name, "texts": len(rows), **compared}}
-    scores = score(predictor, name, data.examples) if data.is_validation else {}
-    if scores:
+    report = report_of(predictor, name, data.examples) if data.is_validation else None
+    if report:
         if learned.calibration.error is not None:
-            scores["calibration_error"] = learned.calibration.error  # on examples that T was not fitted on
-        head["validation"] = _described(data, scores)
+            report.scores["calibration_error"] = learned.calibration.error  # on examples that T was not fitted on
+        head["validation"] = _described(data, report.scores)
     origin = f"{learned.base.manifest.name} {learned.base.manifest.version}"
     figures = {
         "reference": f"NumPy, float64, on the {learned.precision} vectors of {origin}, from which the head learned",
@@ -148,7 +159,7 @@ def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tupl
         "probes": {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})},
         "precisions": {learned.precision: {"heads": {name: head}}},
     }
-    return figures, scores
+    return figures, report
 
 
 def _described(data: Measured, scores: Scores) -> Figures:

@@ -1,5 +1,6 @@
 """What a head is worth: its chief figure beside chance, and beside a bag of words that learned from the same rows."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +10,8 @@ from training.text.examples import Example, PairExample, TextExample
 
 QUICK = 400_000
 """Rows times labels up to which logistic regression on a bag of words takes seconds."""
-FEW = 100
-"""Validation examples below which one answer is more than a point."""
+FEW = 500
+"""Validation examples below which a figure is told with what chance may add or take."""
 
 
 def bag_of_words(training: Sequence[Example], validation: Sequence[Example]) -> float | None:
@@ -47,7 +48,7 @@ def split(text: str) -> list[str]:
 
 def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
     """Return sentences on the worth of a head, by its scores on validation data."""
-    if not scores:
+    if "examples" not in scores:
         return ["worth: there is no validation data, so nothing was measured; add --validation FILE"]
     metric = headline(dict(scores))
     beside = [f"chance {scores[f'{metric}_chance']:.3f}"] if f"{metric}_chance" in scores else []
@@ -56,7 +57,16 @@ def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
     count = int(scores["examples"])
     told = [f"worth: {metric} {scores[metric]:.3f} on {count:,} validation examples ({', '.join(beside)})"]
     if count < FEW:
-        told.append(f"look at: {count} examples measure to {100 / count:.0f} points at best; add --validation FILE")
+        told.append(f"look at: {_roughness(metric, scores[metric], count)}; add --validation FILE")
     if words_alone is not None and scores[metric] <= words_alone:
         told.append("look at: a bag of words does as well; train without --freeze, for more epochs, or add examples")
     return told
+
+
+def _roughness(metric: str, value: float, count: int) -> str:
+    """Return how rough a figure is: of a share, the interval of 95 % (Agresti & Coull, 1998)."""
+    few = f"{count} validation examples are few"
+    if metric != "accuracy":
+        return f"{few}, so {metric} is rough"
+    share = (value * count + 2) / (count + 4)
+    return f"{few}, so accuracy is known to ± {2 * math.sqrt(share * (1 - share) / (count + 4)):.2f} (95 %)"

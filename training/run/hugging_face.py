@@ -42,7 +42,6 @@ def read_hugging_face(directory: Path, head: str | None = None, task: TaskName |
     """
     check_directory(directory)
     values = read_json(directory / "config.json")
-    _check_adapter(directory)
     _check_architecture(directory, values)
     checkpoint = read_checkpoint(directory, task)
     if not checkpoint.heads:
@@ -74,14 +73,6 @@ def _no_head(directory: Path, found: str) -> CheckpointError:
         f"{directory / 'config.json'}: {found}, expected a class with a head; finetune one first, with "
         f"base = {str(directory)!r}"
     )
-
-
-def _check_adapter(directory: Path) -> None:
-    if (directory / "adapter_config.json").exists():
-        raise CheckpointError(
-            f"{directory} has adapter_config.json, expected whole weights; merge the adapter with merge_and_unload of "
-            "peft, and save the model"
-        )
 
 
 def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) -> None:

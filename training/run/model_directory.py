@@ -15,6 +15,10 @@ from models.errors import CheckpointError
 CONFIG = "config.json"
 STATE = "trainer_state.json"
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
+OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
+"""Suffixes of weights under another name, or of another library."""
+OF_TRAINER = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}
+"""Files with such a suffix that are no weights."""
 HUB_ID = re.compile(r"(?:https?:/+huggingface\.co/)?(\w[\w.-]*(?:/\w[\w.-]*)?)")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -23,8 +27,10 @@ def check_directory(directory: Path) -> None:
     """Raise CheckpointError for a directory that does not exist, or that only holds checkpoints of a Trainer."""
     if not directory.exists():
         _refuse_absent(directory)
+    _check_adapter(directory)
     if directory.is_dir() and not any(path for pattern in WEIGHTS for path in directory.glob(pattern)):
         _refuse_checkpoints(directory)
+        _refuse_other_weights(directory)
 
 
 def _refuse_absent(directory: Path) -> None:
@@ -37,6 +43,25 @@ def _refuse_absent(directory: Path) -> None:
         f"{directory} is no local directory; correct it, or if it is a model of the Hugging Face hub, download it with "
         f"`hf download {name} --local-dir {folder}`, and pass {folder}"
     )
+
+
+def _check_adapter(directory: Path) -> None:
+    if (directory / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{directory} has adapter_config.json, expected whole weights; merge the adapter with merge_and_unload of "
+            "peft, and save the model"
+        )
+
+
+def _refuse_other_weights(directory: Path) -> None:
+    found = sorted(
+        path.name for path in directory.iterdir() if path.suffix in OTHER_WEIGHTS and path.stem not in OF_TRAINER
+    )
+    if found:
+        raise CheckpointError(
+            f"{directory} has {found[0]}, expected model.safetensors or pytorch_model.bin; rename it if it holds these "
+            "weights, or save the model in PyTorch with save_pretrained of transformers"
+        )
 
 
 def _refuse_checkpoints(directory: Path) -> None:

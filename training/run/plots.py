@@ -38,7 +38,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss", "loss (nats, log scale)", ("loss",), logarithmic=True),
+    Panel("Loss", "loss (log scale)", ("loss",), logarithmic=True),
     Panel("Accuracy", "accuracy (%)", ("accuracy", "accuracy_top5"), percent=True),
     Panel("F1 and exact match", "score (%)", ("f1", "macro_f1", "exact_match", "answerable_f1"), percent=True),
     Panel("Distance to the teacher", "nats, share of variance (log scale)", ("divergence", "state"), logarithmic=True),

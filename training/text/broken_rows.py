@@ -20,6 +20,8 @@ class BrokenRows:
 
     allowed: int = 0
     count: int = 0
+    whole: int = 0
+    """Rows that are not broken: without any, to skip rows would not help."""
     first: list[DataError] = field(default_factory=list)
 
     def parsed(self, rows: Iterable[Row], parse: Callable[[Line], ParsedT]) -> Iterator[ParsedT]:
@@ -29,6 +31,7 @@ class BrokenRows:
                 if isinstance(row, DataError):
                     raise row
                 yield parse(row)
+                self.whole += 1
             except DataError as error:
                 self.add(error)
 
@@ -36,11 +39,15 @@ class BrokenRows:
         """Count a row; raise its error where it is one too many."""
         if self.count == self.allowed:
             self.tell()
-            before = f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
-            raise DataError(f"{error}{before if self.count else ', or skip up to N such rows with --skip-broken N'}")
+            raise DataError(f"{error}{self._remedy()}")
         self.count += 1
         if self.count <= MAX_LISTED:
             self.first.append(error)
+
+    def _remedy(self) -> str:
+        if self.count:
+            return f" (broken rows skipped before it: {self.count:,}, as many as --skip-broken allows)"
+        return "; or skip such rows with --skip-broken N" if self.whole else ""
 
     def tell(self) -> None:
         """List what was skipped on standard error."""

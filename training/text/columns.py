@@ -60,6 +60,11 @@ class Columns:
             if name not in FIELDS[self.task]:
                 known = ", ".join(FIELDS[self.task])
                 raise DataError(f"--columns {name}={self.chosen[name]}: expected a field of {self.task}: {known}")
+            if same := [other for other in self.chosen if self.chosen[other] == self.chosen[name] and other != name]:
+                raise DataError(
+                    f"--columns names the column {self.chosen[name]!r} for {name} and {same[0]}, expected another for "
+                    "each; correct one"
+                )
 
     def rename(self, line: Line) -> Line:
         """Return a record with its fields under their own names; raise DataError where two columns could be one."""
@@ -152,13 +157,14 @@ class Columns:
     def _check(self, path: Path, names: Sequence[str]) -> None:
         """Raise DataError for a table without a column that the task needs: its rows would all be broken."""
         found = self._columns(f"{path}:1", names)
-        for name in self._needed:
-            if name not in found:
-                numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
-                raise DataError(
-                    f"{path}:1: no column is known as {name} among {', '.join(names)}; name it with --columns "
-                    f"{name}=COLUMN, or, if the first line is no header, number the columns: --columns {numbers}"
-                )
+        missing = [name for name in self._needed if name not in found]
+        if missing:
+            wanted = ",".join(f"{name}=COLUMN" for name in missing)
+            numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
+            raise DataError(
+                f"{path}:1: no column is known as {' or '.join(missing)} among {', '.join(names)}; name it with "
+                f"--columns {wanted}, or, if the first line is no header, number the columns: --columns {numbers}"
+            )
 
     # ---- files without names -----------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from training.text.examples import (
     TextExample,
 )
 from training.text.file_formats import KNOWN, files_in
+from training.text.label_notes import note_labels
 from training.text.notes import Notes
 from training.text.rows import rows_of
 
@@ -63,6 +64,7 @@ def read_files(
             raise DataError(f"{path} holds no examples, expected one or more; pass another file")
         found[path] = examples
     count_repeated(chain.from_iterable(found.values()), notes)
+    note_labels(chain.from_iterable(found.values()), notes)
     broken.tell()
     notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found
@@ -84,6 +86,11 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
         else:
             different.add(asked)
     notes["texts with different labels in different rows"] += len(different)
+
+
+def input_key(example: Example) -> object:
+    """Return what is asked, for comparison."""
+    return _sides(example)[0]
 
 
 def _sides(example: Example) -> tuple[object, object]:

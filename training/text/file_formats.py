@@ -48,6 +48,8 @@ def files_in(path: Path, task: str, *, below: bool = False) -> list[Path]:
     Those of its folders count too if `below`. Tell what is left out; raise DataError for what holds no such file.
     """
     if not path.is_dir():
+        if str(path) == "-":
+            raise DataError("- is standard input, expected a file; write it to a file first")
         if not path.exists():
             raise DataError(f"{path} does not exist, expected a data file; check the path")
         if not path.is_file():

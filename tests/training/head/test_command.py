@@ -1,6 +1,7 @@
 """If these fail, one command no longer makes a bundle of labelled data, or what it says of it is not so."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -25,6 +26,7 @@ from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
 from training.finetuning.finetune import finetune
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.frozen import rows_of
+from training.run.atomic_files import hash_of
 from training.run.recipe import read_recipe
 from training.run.start_from import unpack
 from training.text.examples import read_examples
@@ -128,6 +130,23 @@ def test_a_frozen_head_keeps_the_encoder_and_answers_as_torch_computes_it(
     in_torch = CheckpointPredictor.of(unpack(bundle)).run("mine", rows)
     same = [left.argmax() == right.argmax() for left, right in zip(found, in_torch, strict=True)]
     assert np.mean(same) > 0.8
+
+
+def test_a_frozen_head_tells_what_it_learned_from_and_where_it_errs(frozen: Path) -> None:
+    card, entry = (frozen / "README.md").read_text(encoding="utf8"), read_bundle(frozen).manifest.heads["mine"]
+    assert entry.metrics["training_examples"] == 72 and entry.metrics["examples"] == 8
+    row = rf"\| mine \| training \| train.jsonl \| `{hash_of(frozen.with_name('mine-run') / 'data/train.jsonl')[:16]}"
+    assert re.search(row + r"…` \| not stated \| 72 \|", card)
+    assert "| class | precision | recall | F1 | support |" in card and "| animal | " in card
+    assert (frozen / "reports" / "mine" / "confusion.png").is_file() and not list(frozen.rglob("wrong.jsonl"))
+    assert (frozen.with_name("mine-run") / "reports" / "mine" / "wrong.jsonl").is_file()
+
+
+def test_a_frozen_head_that_is_finished_says_so(
+    bundle_directory: Path, data: Path, frozen: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head(data, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen)
+    assert f"{frozen} is finished; --replace exports it again" in capsys.readouterr().out
 
 
 def test_a_frozen_head_needs_no_torch(bundle_directory: Path, data: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from models.tokenizer import Tokenizer
 from training.errors import DataError, RecipeError
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.head.base import STARTER, Base
-from training.head.data import divide, keep, record
+from training.head.data import divide, keep, labels_told, record
 from training.head.defaults import epochs_of, rate_of, recipe_of, row_length
 from training.head.recipe_file import recipe_text
 from training.head.worth import bag_of_words, worth
@@ -95,8 +95,33 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
     scores = {"accuracy": 0.9, "accuracy_chance": 0.5, "examples": 60.0}
     told = worth(scores, 1.0)
     assert told[0] == "worth: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
-    assert "60 examples measure to 2 points" in told[1] and "a bag of words does as well" in told[2]
+    assert told[1].startswith("look at: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
+    assert "a bag of words does as well" in told[2]
+    assert "so pearson is rough" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
+    assert len(worth(scores | {"examples": 500.0}, None)) == 1
     assert "--validation" in worth({}, None)[0]
+    assert "--validation" in worth({"training_examples": 60.0}, None)[0]
+
+
+def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() -> None:
+    free: list[Example] = [TextExample(f"text {number}", f"f{number // 2 * 2}") for number in range(9)]
+    assert labels_told(free) == ["5 labels: f0 2, f2 2, f4 2, f6 2, f8 1; with one example alone: 1"]
+    divide(free, [], 0.1, 0)
+    alone: list[Example] = [TextExample(f"text {number}", f"id {number}") for number in range(9)]
+    with pytest.raises(DataError, match="9 of 9 examples have a label that no other has .*--columns label=COLUMN"):
+        divide(alone, [], 0.1, 0)
+    assert divide(alone, alone[:2], 0.1, 0) == (alone, alone[:2])
+    assert labels_told([TextExample("a", 1.25), TextExample("b", 5.0)]) == ["labels: numbers from 1.25 to 5"]
+    assert labels_told([QuestionExample("1", "a", "b", [], [])]) == []
+
+
+def test_validation_that_was_learned_from_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[Example] = [TextExample(f"text {number}", "ab"[number % 2]) for number in range(9)]
+    divide(rows[:6], rows[4:], 0.1, 0)
+    assert "2 of 5 validation examples are in the training data too" in capsys.readouterr().err
+    divide(rows[:6], rows[6:], 0.1, 0)
+    divide(rows, [], 0.1, 0)
+    assert not capsys.readouterr().err
 
 
 def test_epochs_exclude_a_corpus() -> None:

@@ -45,6 +45,11 @@ def exported(directory: Path, out: Path, command: str = "export") -> Bundle:
     return read_bundle(out)
 
 
+def named(command: str, directory: str, layout: str) -> str:
+    """Return the name of the only head: import names it after its directory."""
+    return directory if command == "import" else layout
+
+
 def assert_answers(found: list[Any], expected: Any, key: str) -> None:
     assert [one[key] for one in found] == [one[key] for one in expected]
     np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in expected], atol=1e-4)
@@ -54,11 +59,11 @@ def assert_answers(found: list[Any], expected: Any, key: str) -> None:
 def test_both_commands_answer_as_the_pipelines(command: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     problem = "multi_label_classification"
     save(BertForSequenceClassification, tokenizer, tmp_path / "moods", problem_type=problem)
-    found = answer(exported(tmp_path / "moods", tmp_path / "a", command), "classify", TEXT)
+    found = answer(exported(tmp_path / "moods", tmp_path / "a", command), named(command, "moods", "classify"), TEXT)
     assert_answers(found, pipeline("text-classification", str(tmp_path / "moods"), top_k=None)(TEXT)[0], "label")
     save(BertForTokenClassification, tokenizer, tmp_path / "names")
     text = "Paris is the capital of France and the cat sat on the mat"
-    found = answer(exported(tmp_path / "names", tmp_path / "b", command), "tag", text)
+    found = answer(exported(tmp_path / "names", tmp_path / "b", command), named(command, "names", "tag"), text)
     theirs = pipeline("token-classification", str(tmp_path / "names"), aggregation_strategy="simple")(text)
     assert_answers(found, theirs, "entity_group")
     assert [(one["start"], one["end"]) for one in found] == [(one["start"], one["end"]) for one in theirs]

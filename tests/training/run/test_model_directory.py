@@ -96,6 +96,21 @@ def test_a_path_that_does_not_exist(name: str) -> None:
     assert refusal(directory) == f"{directory}/config.json does not exist; pass a directory with config.json"
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "tf_model.h5", "model.onnx", "model.gguf"])
+def test_weights_under_another_name(name: str, tmp_path: Path) -> None:
+    for each in ("config.json", "training_args.bin", "optimizer.pt", name):
+        (tmp_path / each).touch()
+    assert refusal(tmp_path).startswith(f"{tmp_path} has {name}, expected model.safetensors or pytorch_model.bin; ")
+    (tmp_path / name).unlink()
+    check_directory(tmp_path)
+
+
+def test_an_adapter_has_no_config_of_a_model(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).touch()
+    assert "merge_and_unload of peft" in refusal(tmp_path)
+
+
 def test_training_is_told_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the newest is checkpoint-500"):
         read_base(trainer_folder(tmp_path / "out", 500))

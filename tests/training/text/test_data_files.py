@@ -197,11 +197,15 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "tweet,mood,sentiment\nso fine,3,x\nso so,4,y\n")
     with pytest.raises(DataError, match=r"a\.csv:1: no column is known as text among tweet, mood, sentiment; name it"):
         read_data([path], "classify")
+    with pytest.raises(DataError, match=r"text or label among a, b; name it with --columns text=COLUMN,label=COLUMN,"):
+        read_data([write(tmp_path / "b.csv", "a,b\nso fine,3\nso so,4\n")], "classify")
     expected = [TextExample("so fine", "x"), TextExample("so so", "y")]
     assert read_data([path], "classify", {"text": "tweet"}) == expected
     assert read_data([path], "classify", {"text": "0", "label": "2"}) == expected
     with pytest.raises(DataError, match=r"there is no column 'tweets' for text, expected one of tweet, mood, sentim"):
         read_data([path], "classify", {"text": "tweets"})
+    with pytest.raises(DataError, match=r"the column 'mood' for text and label, expected another for each"):
+        read_data([path], "classify", {"text": "mood", "label": "mood"})
     with pytest.raises(DataError, match=r"--columns tokens=tweet: expected a field of classify: text, label"):
         read_data([path], "classify", {"tokens": "tweet"})
 
@@ -331,6 +335,8 @@ def test_a_folder_without_data_and_a_pipe_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "nothing")
     with pytest.raises(DataError, match=r"cannot be read: the folder holds only README\.md, expected files in \.csv"):
         read_data([tmp_path], "classify")
+    with pytest.raises(DataError, match=r"^- is a pipe or a device, expected a file; write it to a file first"):
+        read_data([Path("-")], "classify")
     with pytest.raises(DataError, match=r"/dev/null is a pipe or a device, expected a file"):
         read_data([Path("/dev/null")], "classify")
     with pytest.raises(DataError, match=r"none\.csv does not exist"):
@@ -355,6 +361,8 @@ def test_up_to_n_broken_rows_are_skipped_and_listed(
     assert len(read_data([path], "classify", skip_broken=12)) == 2
     told = capsys.readouterr().err
     assert told.count("skipped: " + str(path)) == 10 and "skipped: 2 more broken rows" in told
+    with pytest.raises(DataError, match=r"; or skip such rows with --skip-broken N$"):
+        read_data([path], "classify")
     with pytest.raises(DataError, match=r"is ''.*\(broken rows skipped before it: 11, as many as --skip-broken"):
         read_data([path], "classify", skip_broken=11)
 

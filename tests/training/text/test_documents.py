@@ -50,7 +50,7 @@ def test_one_more_than_those_is_an_error_that_names_file_line_and_value(most: in
         texts(rows, skip_broken=most)
     assert str(error.value).startswith(f"{rows}{BROKEN[most]}")
     before = f"(broken rows skipped before it: {most}, as many as --skip-broken allows)"
-    remedy = before if most else "or skip up to N such rows with --skip-broken N"
+    remedy = before if most else "; or skip such rows with --skip-broken N"
     assert remedy in str(error.value)
 
 

@@ -1,0 +1,69 @@
+"""What looks wrong in the labels of a data set: each is read as it is written, and told.
+
+A label that differs from another in capitals alone, a cell that pandas writes for a missing value, several labels in
+one string, and a number with a decimal comma are classes of their own to a program, and seldom to a person.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+
+from training.text.examples import Example, PairExample, TextExample, labels_in
+from training.text.notes import Notes
+
+MISSING = {"nan", "null", "none", "n/a", "na", "<na>", "nat", "?"}
+"""What tools and people write where there is no label."""
+DIVIDERS = "|;,"
+DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+MAX_SHOWN = 3
+
+
+def note_labels(examples: Iterable[Example], notes: Notes) -> None:
+    """Count the examples whose label is probably not what was meant."""
+    found = Counter(label for one in examples if isinstance(one, TextExample | PairExample) for label in labels_in(one))
+    for sentence, suspects in (
+        ("labels that differ from another in capitals or blanks alone", list(_alike(found))),
+        ("labels that may stand for a missing one; remove such rows unless it is a class", list(_missing(found))),
+        ('labels that seem to be several in one; write a list such as ["a", "b"]', list(_joined(found))),
+        ("labels with a decimal comma are classes; write numbers with a point", _with_comma(found)),
+    ):
+        if suspects:
+            notes[f"{sentence} ({shown(suspects)})"] += sum(map(found.__getitem__, suspects))
+
+
+def shown(labels: list[str]) -> str:
+    """Return the first labels, as a person would read them out."""
+    return ", ".join(map(repr, labels[:MAX_SHOWN])) + (", …" if len(labels) > MAX_SHOWN else "")
+
+
+def _alike(found: Counter[str]) -> Iterator[str]:
+    """Yield the rarer ones of labels that are the same to a person."""
+    same: dict[str, list[str]] = defaultdict(list)
+    for label, _ in found.most_common():
+        same[" ".join(label.casefold().split())].append(label)
+    return (label for labels in same.values() for label in labels[1:])
+
+
+def _missing(found: Counter[str]) -> Iterator[str]:
+    return (label for label in found if label.strip().casefold() in MISSING)
+
+
+def _joined(found: Counter[str]) -> Iterator[str]:
+    """Yield labels of which each part occurs in another label too."""
+    for divider in DIVIDERS:
+        parts = {label: [part for each in label.split(divider) if (part := each.strip())] for label in found}
+        counted = Counter(part for divided in parts.values() for part in set(divided))
+        for label, divided in parts.items():
+            if len(divided) > 1 and all(counted[part] > 1 for part in divided) and not _is_number(label):
+                yield label
+
+
+def _is_number(label: str) -> bool:
+    return DECIMAL_COMMA.fullmatch(label) is not None
+
+
+def _with_comma(found: Counter[str]) -> list[str]:
+    """Return them where all labels are numbers, and some have a comma."""
+    numbers = [label for label in found if _is_number(label)]
+    whole = all(_is_number(label) or label.lstrip("-").isdecimal() for label in found)
+    return numbers if whole else []
