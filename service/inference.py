@@ -77,7 +77,7 @@ def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, setti
     task = head.ways[route]
     is_list = task.is_list(inputs, parameters)
     if is_list and not 1 <= len(inputs) <= settings.max_items:
-        raise InputError("inputs", f"has {len(inputs)} items; send 1 to {settings.max_items}")
+        raise InputError("inputs", f"has {len(inputs)} items; send 1 to {settings.max_items} (BERTHEADS_MAX_ITEMS)")
     items = inputs if is_list else [inputs]
     for index, item in enumerate(items):
         text = " ".join(item) if isinstance(item, list) else item

@@ -20,7 +20,7 @@ from training.evaluation.predictors import input_of
 from training.finetuning.calibration import Calibration
 from training.finetuning.finetune_recipe import DEFAULTS
 from training.finetuning.regression import Floats, HeadWeights, learn
-from training.run.progress import tell
+from training.run.progress import progress, tell
 from training.text.examples import Example, PairExample, TextExample, labels_of
 
 THREADS = len(os.sched_getaffinity(0))
@@ -82,7 +82,7 @@ def read_vectors(session: Session, rows: Sequence[Row]) -> Floats:
     """Return the vectors [n, H] of [CLS]; rows of like length are computed together."""
     vectors = np.zeros((len(rows), session.hidden_size), np.float32)
     order = np.argsort([len(row.input_ids) for row in rows], kind="stable").tolist()
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    for places in progress(batches, "batches"):
         vectors[places] = session.vectors([rows[place] for place in places])
     return vectors

@@ -94,11 +94,13 @@ def raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 def left_behind(out: Path | None) -> str:
     """What a command finds that is interrupted between its checkpoints, and starts again with the same --out."""
-    steps = sorted(out.glob("checkpoints/step-????????")) if out else []
+    runs = [out, out.with_name(f"{out.name}-run")] if out else []  # the second is that of `head`
+    steps = sorted(step for run in runs for step in run.glob("checkpoints/step-????????"))
     if steps:
         return f"interrupted; the same command goes on from step {int(steps[-1].name[5:])}"
-    if out and (out / "checkpoints").is_dir():
+    if any((run / "checkpoints").is_dir() for run in runs):
         return "interrupted before the first checkpoint; the same command begins again"
     if out and (out.with_name(out.name + ".partial") / "progress.jsonl").exists():
         return "interrupted; the same command goes on after the documents that are on disk"
-    return "interrupted; nothing was written, and the same command begins again"
+    written = "" if any(run.exists() for run in runs) else "nothing was written, and "
+    return f"interrupted; {written}the same command begins again"

@@ -335,7 +335,7 @@ def test_a_folder_without_data_and_a_pipe_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "nothing")
     with pytest.raises(DataError, match=r"cannot be read: the folder holds only README\.md, expected files in \.csv"):
         read_data([tmp_path], "classify")
-    with pytest.raises(DataError, match=r"^- is a pipe or a device, expected a file; write it to a file first"):
+    with pytest.raises(DataError, match=r"^- is standard input, expected a file; write it to a file first"):
         read_data([Path("-")], "classify")
     with pytest.raises(DataError, match=r"/dev/null is a pipe or a device, expected a file"):
         read_data([Path("/dev/null")], "classify")
