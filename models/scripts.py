@@ -29,7 +29,7 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
     begins = np.diff(words[visible], prepend=NO_WORD) != 0
     if not text.isascii() and UNSPACED.search(text):
         spans = [pieces.offsets[piece] for piece in visible.tolist()]
-        begins[1:] |= [_divides(text, *two) for two in pairwise(spans)]
+        begins[1:] |= np.fromiter((_divides(text, *two) for two in pairwise(spans)), bool)
     numbers = np.full(len(words), NO_WORD)
     numbers[visible] = np.cumsum(begins) - 1
     return numbers

@@ -1,10 +1,14 @@
 """Fixtures that several packages' tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from models.tokenizer import Tokenizer
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Of torch, read when it is imported, and of what we start: sums of tiny networks mostly wait for their threads."""
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

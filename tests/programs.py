@@ -1,5 +1,6 @@
 """Programs that tests run, environments with clients of the service, and a port."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -7,12 +8,13 @@ import socket
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertheads"
-"""What is installed once for all runs on a machine."""
+"""What is installed or compiled once for all runs on a machine."""
 
 
 def program(*names: str, package: str) -> str:
@@ -27,17 +29,30 @@ def program(*names: str, package: str) -> str:
     pytest.skip(sentence)
 
 
+def made_once(name: str, key: object, make: Callable[[Path], object]) -> Path:
+    """Return a directory that `make` filled, now or in an earlier run with an equal key; processes take turns."""
+    directory = CACHE / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(f"{directory}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "complete").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            (directory / "complete").touch()
+    return directory
+
+
 def python_with(name: str, *packages: str) -> Path:
     """Return the Python of an environment with some packages."""
-    digest = hashlib.sha256(repr((list(packages), sys.version_info[:2])).encode()).hexdigest()[:16]
-    directory = CACHE / f"{name}-{digest}"
-    if not (directory / "complete").exists():
-        venv.create(directory, clear=True, with_pip=True)
+
+    def install(directory: Path) -> None:
+        venv.create(directory, with_pip=True)
         command = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-4000:]
-        (directory / "complete").touch()
-    return directory / "bin" / "python"
+
+    return made_once(name, (list(packages), sys.version_info[:2]), install) / "bin" / "python"
 
 
 def free_port() -> int:

@@ -9,13 +9,13 @@ from tests.programs import program
 
 
 @pytest.fixture(scope="session")
-def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def best() -> Path:
     """The library as it is installed."""
-    return compiled(tmp_path_factory.mktemp("best"), "")
+    return compiled("best", "")
 
 
 @pytest.fixture(scope="session", params=["best", "without", "clang", *LEVELS, *["tiles"] * VNNI])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library(request: pytest.FixtureRequest) -> Path:
     """As it is installed, without products, by Clang, of each level without tiles, and with tiles.
 
     The products of a level without tiles are by VNNI.
@@ -27,6 +27,6 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if not NEEDS.get(level, set()) <= FEATURES:
         pytest.skip(f"this processor is below {level}")
     if level == "clang":
-        return compiled(tmp_path_factory.mktemp(level), "", program("clang", package="clang"))
+        return compiled(level, "", program("clang", package="clang"))
     flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}"}
-    return compiled(tmp_path_factory.mktemp(level), flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))
+    return compiled(level, flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from tests.programs import program
+from tests.programs import made_once, program
 
 ROOT = Path(__file__).parents[2]
 LEVELS = ["x86_64", "x86_64_v3", "x86_64_v4", "x86_64_v4_vnni"] if platform.machine() == "x86_64" else ["generic"]
@@ -21,8 +21,14 @@ def compiler() -> str:
     return os.environ.get("CC") or program("cc", "gcc", "clang", package="gcc")
 
 
-def compiled(directory: Path, flags: str, cc: str = "") -> Path:
-    library = directory / "kernels.so"
+def compiled(name: str, flags: str, cc: str = "") -> Path:
+    """Return the library, compiled once for each state of its sources; its directory's name begins with `name`."""
     environment = os.environ | {"CC": cc or compiler(), "CFLAGS": f"-Werror {flags}"}
-    subprocess.run(["sh", ROOT / "kernels/build.sh", library], env=environment, check=True)
-    return library
+    version = subprocess.run([*environment["CC"].split(), "--version"], capture_output=True, check=True).stdout
+    files = sorted([*ROOT.glob("kernels/*"), *ROOT.glob("tests/kernels/*.h")])
+
+    def build(directory: Path) -> None:
+        subprocess.run(["sh", ROOT / "kernels/build.sh", directory / "kernels.so"], env=environment, check=True)
+
+    told = [environment.get(each) for each in ("CC", "CFLAGS", "LDFLAGS")]
+    return made_once(name, ([file.read_bytes() for file in files], version, told), build) / "kernels.so"

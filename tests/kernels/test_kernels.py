@@ -158,7 +158,7 @@ def rows_to_attend(generator: np.random.Generator, lengths: list[int], hidden: i
 
 def numbers_of(library: Path, length: int) -> str:
     """What attention computes in: from 64 tokens on, by tiles or by VNNI where the processor has them."""
-    name = library.parent.name.rstrip("0123456789")
+    name = library.parent.name.rpartition("-")[0]
     if name in ("best", "without", "clang"):
         name = "tiles" if TILES else "vnni" if VNNI else ""
     return "float" if length < 64 else "tiles" if name == "tiles" else "vnni" if name.endswith("vnni") else "float"

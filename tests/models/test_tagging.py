@@ -131,6 +131,8 @@ def test_where_no_blank_divides_words_each_token_is_one() -> None:
     assert word_numbers(text, pieces).tolist() == [0, 1, 2, 3, 3]
     korean = "대한민국 서울"
     assert word_numbers(korean, Pieces([5] * 3, [(0, 2), (2, 4), (5, 7)], [0, 0, 1])).tolist() == [0, 0, 1]
+    assert word_numbers("の", Pieces([5], [(0, 1)], [0])).tolist() == [0]
+    assert word_numbers("の", Pieces([], [], [])).tolist() == []
 
 
 @settings(deadline=None, max_examples=60)

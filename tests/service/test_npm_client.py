@@ -3,7 +3,6 @@
 It is installed from the lock file in npm/, once for all runs on a machine.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from service.heads import load_heads
-from tests.programs import CACHE, program
+from tests.programs import made_once, program
 from tests.service.serving import Served, serving, until
 from tests.service.test_routes import same
 
@@ -76,15 +75,14 @@ def package() -> Path:
     node = subprocess.run([program("node", package="nodejs"), "--version"], capture_output=True, text=True, check=True)
     if int(node.stdout.lstrip("v").partition(".")[0]) < NODE and not os.environ.get("CI"):
         pytest.skip(f"node is {node.stdout.strip()}; install {NODE} or newer")
-    lock = LOCKED / "package-lock.json"
-    directory = CACHE / f"npm-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
-    if not (directory / "complete").exists():
+
+    def install(directory: Path) -> None:
         shutil.copytree(LOCKED, directory, dirs_exist_ok=True)
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-4000:]
-        (directory / "complete").touch()
-    return directory
+
+    return made_once("npm", (LOCKED / "package-lock.json").read_bytes(), install)
 
 
 def start(package: Path, script: str, served: Served) -> "subprocess.Popen[str]":

@@ -18,10 +18,10 @@ def step():
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-for _ in range(4):
+for _ in range(3):
     step()
 before = faults()
-for _ in range(8):
+for _ in range(4):
     step()
 print(faults() - before)
 """
