@@ -12,7 +12,7 @@ serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
 
 test: .venv/all
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/all
 	$(BIN)/ruff check
