@@ -15,7 +15,7 @@ train: .venv/all
 	@echo '$(BIN)/python -m training --help lists the commands'
 
 test: .venv/all
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/all
 	$(BIN)/ruff check
