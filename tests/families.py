@@ -21,9 +21,6 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NOT_YET: set[str] = set()
-"""Families, kinds and forms that cannot be imported yet."""
-
 MAX_LENGTH = 64
 """Tokens of a row."""
 SIZES = {"vocab_size": 0, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -292,8 +289,3 @@ CASES: list[Case] = [(family, kind, "safetensors") for family in FAMILIES for ki
 CASES += [
     (family, "classify", form) for form in FORMS[1:] for family in FORM_FAMILIES.get(form, ("bert", "xlm-roberta"))
 ]
-
-
-def ready(cases: list[Case] = CASES) -> list[Case]:
-    """Return the cases that can be imported."""
-    return [case for case in cases if not NOT_YET & set(case)]

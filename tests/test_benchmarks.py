@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,7 @@ from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests import families
-from tests.benchmarks import cores, fairness, overload, roberta, sharing, soak
+from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
@@ -247,7 +247,7 @@ def test_the_open_loop_sends_all_and_counts_every_status(refusing: tuple[str, in
     assert load.seconds > 0.5
 
 
-@pytest.mark.parametrize("family", [name for name in ("bert", "roberta") if name not in families.NOT_YET])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_int8_is_compared_on_one_network(family: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = f"--family {family} --layers 1 --width 64 --rows 6 --batch 3 --rounds 1 --threads 2"
     assert roberta.main(options.split()) == 0
@@ -258,3 +258,15 @@ def test_int8_is_compared_on_one_network(family: str, capsys: pytest.CaptureFixt
     assert [float(line[5].rstrip("%")) < 50 for line in lines[4:6]] == [True, True], "both run this network"
     rates = [max(float(line[4]) for line in lines[:4] if line[0] == name) for name in ("ours", "onnxruntime")]
     assert float(lines[-1][-1]) == pytest.approx(rates[0] / rates[1], rel=0.02)
+
+
+def test_few_examples_are_as_many_of_each_drawn_class(tmp_path: Path) -> None:
+    for name, count in (("train", 9), ("test", 5)):
+        lines = [json.dumps({"text": f"{name} {number}", "label": "abcd"[number % 4]}) for number in range(4 * count)]
+        lines.append(json.dumps({"text": "rare", "label": "e"}))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf8")
+    words = [str(tmp_path / "train.jsonl"), "--test", str(tmp_path / "test.jsonl"), "--per-class=3", "--classes=2"]
+    rows, asked = few_examples.draw(few_examples.parse(words))
+    counts = Counter(one.label for one in rows)
+    assert list(counts.values()) == [3, 3] and "e" not in counts and len({one.text for one in rows}) == 6
+    assert Counter(one.label for one in asked) == dict.fromkeys(counts, 5)

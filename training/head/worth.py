@@ -14,10 +14,10 @@ FEW = 500
 """Validation examples below which a figure is told with what chance may add or take."""
 
 
-def bag_of_words(training: Sequence[Example], validation: Sequence[Example]) -> float | None:
+def bag_of_words(training: Sequence[Example], validation: Sequence[Example], strength: float = 10.0) -> float | None:
     """Return the accuracy on `validation` of tf-idf with logistic regression; None where it would not be quick.
 
-    The words of a pair are told apart by which text they are of.
+    The words of a pair are told apart by which text they are of. `strength` is the inverse of the regularisation.
     """
     labels = [getattr(example, "label", None) for example in training]
     if not validation or not all(isinstance(label, str) for label in labels):
@@ -28,7 +28,7 @@ def bag_of_words(training: Sequence[Example], validation: Sequence[Example]) -> 
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model: Any = make_pipeline(TfidfVectorizer(analyzer=words), LogisticRegression(C=10.0))
+    model: Any = make_pipeline(TfidfVectorizer(analyzer=words), LogisticRegression(C=strength))
     model.fit(list(training), labels)
     return float(model.score(list(validation), [getattr(example, "label", None) for example in validation]))
 
