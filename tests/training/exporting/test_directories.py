@@ -29,8 +29,7 @@ from training.run.hugging_face import read_hugging_face
 
 TOLERANCE = 1e-5
 """Of scores; relative to raw ones above 1."""
-READY = families.CASES
-WHOLE = [(family, kind) for family, kind, form in READY if form == "safetensors"]
+WHOLE = [(family, kind) for family, kind, form in families.CASES if form == "safetensors"]
 STRATEGIES = ("simple", "first", "average", "max")
 
 
@@ -131,7 +130,7 @@ def test_the_masks_own_name_works_too(directories: Directories, family: str) -> 
     assert directories.served.answer(route, asked[0]) == directories.served.answer(route, asked[1])
 
 
-@pytest.mark.parametrize(("family", "kind", "form"), [case for case in READY if case[2] != "safetensors"])
+@pytest.mark.parametrize(("family", "kind", "form"), [case for case in families.CASES if case[2] != "safetensors"])
 def test_every_form_holds_the_same(family: str, kind: str, form: str, tmp_path: Path) -> None:
     expected = read(family, kind, families.write(family, kind, tmp_path / "expected"))
     place = families.write(family, kind, tmp_path / "other", form)
