@@ -1,6 +1,6 @@
 """What `head` makes of few labelled examples, beside tf-idf with logistic regression.
 
-    python -m tests.benchmarks.few_examples TRAIN --test TEST --per-class 8 [--classes 100] [--freeze]
+    python -m tests.benchmarks.few_examples TRAIN --test TEST --per-class 8 [--classes 100] [--without LABEL]
 
 TRAIN and TEST are files of {"text", "label"}. Of each class the same number of rows is drawn by a seed; with --classes
 that many classes are drawn first, of those with enough rows. Both learn from the same rows and answer all test rows.
@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--test", type=Path, required=True)
     add("--per-class", type=int, default=8, help="default: 8")
     add("--classes", type=int, help="default: all")
+    add("--without", metavar="LABEL", help="a class that is left out, such as what is out of scope")
     add("--freeze", action="store_true", help="as of head")
     add("--seed", type=int, default=0)
     return parser.parse_args(arguments)
@@ -67,6 +68,7 @@ def draw(options: argparse.Namespace) -> tuple[Examples, Examples]:
     by_class: dict[str, Examples] = defaultdict(list)
     for one in read_examples(options.train, "classify"):
         by_class[str(one.label)].append(one)
+    by_class.pop(options.without, None)
     known = sorted(label for label, found in by_class.items() if len(found) >= options.per_class)
     chosen = set(generator.choice(known, options.classes or len(known), replace=False).tolist())
     rows: Examples = []
