@@ -265,8 +265,9 @@ def test_few_examples_are_as_many_of_each_drawn_class(tmp_path: Path) -> None:
         lines = [json.dumps({"text": f"{name} {number}", "label": "abcd"[number % 4]}) for number in range(4 * count)]
         lines.append(json.dumps({"text": "rare", "label": "e"}))
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf8")
-    words = [str(tmp_path / "train.jsonl"), "--test", str(tmp_path / "test.jsonl"), "--per-class=3", "--classes=2", "--without=a"]
-    rows, asked = few_examples.draw(few_examples.parse(words))
+    files = [str(tmp_path / "train.jsonl"), "--test", str(tmp_path / "test.jsonl")]
+    options = few_examples.parse([*files, "--per-class=3", "--classes=2", "--without=a"])
+    rows, asked = few_examples.draw(options)
     counts = Counter(one.label for one in rows)
     assert list(counts.values()) == [3, 3] and not counts.keys() & {"a", "e"} and len({one.text for one in rows}) == 6
     assert Counter(one.label for one in asked) == dict.fromkeys(counts, 5)
