@@ -51,6 +51,8 @@ class HeadRecipe:
     """Of tag: learn from rows of several sentences too, joined at random; without it /tag cuts where sentences end."""
     unanswerable: NotNegative = 0.0
     """Of qa: questions to add that a like context does not answer, in proportion to those with an answer."""
+    class_weights: Share = 0.0
+    """How much more an example of a rare class counts: its weight is the inverse of the frequency to this power."""
     licence: str = ""
     """Of its data, for the model card, such as "CC BY 4.0"."""
     consistency: NotNegative = 0.0

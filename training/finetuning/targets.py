@@ -20,7 +20,7 @@ from models.row import Row
 from models.task import HeadSpec, TaskName
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from training.errors import DataError
+from training.errors import DataError, RecipeError
 from training.text.examples import Example, Label, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample
 from training.text.problem_types import as_problem
 
@@ -164,10 +164,13 @@ ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
 }
 
 
-def batch_loss(spec: HeadSpec, logits: Tensor, batch: Sequence[Target], weight: float = 0.0) -> Tensor:
+def batch_loss(
+    spec: HeadSpec, logits: Tensor, batch: Sequence[Target], weight: float = 0.0, of_classes: Tensor | None = None
+) -> Tensor:
     """Mean loss of a head's logits [positions of all rows, C] on a batch: cross-entropy, or the squared error.
 
-    With a `weight`, the batch stands in it twice, and the distance of the two passes is added (see `consistency`).
+    `of_classes` [C] weighs the classes of a head whose labels exclude each other (see `class_weights`). With a
+    `weight`, the batch stands in it twice, and the distance of the two passes is added (see `consistency`).
     """
     if spec.problem_type == "regression":
         value = F.mse_loss(logits, torch.tensor([target.labels for target in batch], device=logits.device))
@@ -175,7 +178,7 @@ def batch_loss(spec: HeadSpec, logits: Tensor, batch: Sequence[Target], weight: 
         return value + weight * F.mse_loss(one, other)
     single = spec.problem_type == "single_label_classification"
     lines = log_probabilities(spec.task, logits, batch) if single else sides(logits)
-    value = loss(lines, batch)
+    value = loss(lines, batch, of_classes if single else None)
     return value + weight * consistency(lines) if weight else value
 
 
@@ -199,10 +202,25 @@ def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -
     return padded.transpose(1, 2).reshape(-1, padded.shape[1]).log_softmax(-1)
 
 
-def loss(lines: Tensor, batch: Sequence[Target]) -> Tensor:
+def loss(lines: Tensor, batch: Sequence[Target], of_classes: Tensor | None = None) -> Tensor:
     """Mean loss of the log probabilities of a batch; of qa it is (start + end) / 2 (run_squad.py:660)."""
     labels = torch.tensor([label for target in batch for label in target.labels], device=lines.device)
-    return F.nll_loss(lines, labels)
+    return F.nll_loss(lines, labels, weight=of_classes)
+
+
+def class_weights(spec: HeadSpec, found: Sequence[Target], power: float) -> Tensor | None:
+    """Return the weights [C] of classes by how often they are a label, (mean count / count) ** power; None for power 0.
+
+    A class without an example weighs as one with a single example. Raise RecipeError for a head without classes that
+    exclude each other.
+    """
+    if not power:
+        return None
+    if spec.task == "qa" or spec.problem_type != "single_label_classification":
+        kind = spec.task if spec.task == "qa" else spec.problem_type
+        raise RecipeError(f"class_weights is {power} for {kind}, expected classes that exclude each other; set it to 0")
+    counts = np.bincount([label for target in found for label in target.labels], minlength=len(spec.labels))
+    return torch.from_numpy((counts.mean() / np.maximum(counts, 1)) ** power).float()
 
 
 def consistency(lines: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.checkpoint import Checkpoint
 from models.session import pad
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.finetuning.targets import Target, batch_loss, joined, targets
+from training.finetuning.targets import Target, batch_loss, class_weights, joined, targets
 from training.pretraining.batches import Rows, collate
 from training.pretraining.losses import score, total
 from training.pretraining.pretrain_recipe import PretrainRecipe
@@ -90,7 +90,8 @@ def build_sources(
     sources: dict[str, Any] = {}
     for name, head in recipe.heads.items():
         batches = itertools.islice(stream(encoded[name], head, recipe.seed), drawn.count(name), None)
-        sources[name] = labelled_source(checkpoint, name, batches, head.consistency)
+        of_classes = class_weights(checkpoint.heads[name].spec, encoded[name], head.class_weights)
+        sources[name] = labelled_source(checkpoint, name, batches, head.consistency, of_classes)
     if recipe.corpus:
         pretraining = recipe.pretraining
         corpus = Corpus(Path(recipe.corpus))
@@ -120,13 +121,15 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generato
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def labelled_source(checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]], weight: float) -> Any:
+def labelled_source(
+    checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]], weight: float, of_classes: Tensor | None
+) -> Any:
     head = checkpoint.heads[name]
 
     def source() -> tuple[Tensor, int]:
         batch = next(batches) * (2 if weight else 1)
         logits = head.module(run_encoder(checkpoint, batch)).float()
-        value = batch_loss(head.spec, logits, batch, weight)
+        value = batch_loss(head.spec, logits, batch, weight, of_classes)
         return value, sum(len(target.row.input_ids) for target in batch)
 
     return source

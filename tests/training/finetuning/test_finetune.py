@@ -27,7 +27,17 @@ from training.errors import DataError, RecipeError, TrainingError
 from training.evaluation.report import read_report
 from training.finetuning.finetune import finetune, inputs, prepare, read_files
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
-from training.finetuning.targets import Target, consistency, joined, log_probabilities, loss, tags_of, targets
+from training.finetuning.targets import (
+    Target,
+    batch_loss,
+    class_weights,
+    consistency,
+    joined,
+    log_probabilities,
+    loss,
+    tags_of,
+    targets,
+)
 from training.finetuning.task_mixture import build_sources, choose, epoch_batches
 from training.pretraining.pretrain import pretrain
 from training.pretraining.pretrain_recipe import PretrainRecipe
@@ -409,3 +419,18 @@ def test_steps_are_drawn_in_proportion(base: Path) -> None:
     drawn = [choose(chosen, step) for step in range(4000)]
     for name, share in (("a", 0.6), ("b", 0.2), ("pretraining", 0.2)):
         assert drawn.count(name) / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_class_weights_make_rare_classes_count_as_torch_weighs_them() -> None:
+    spec = HeadSpec("classify", ["common", "rare", "unseen"])
+    found = [Target(Row([1], [0], [0]), [label]) for label in [0] * 8 + [1] * 2]
+    assert class_weights(spec, found, 0.0) is None
+    for power in (0.5, 1.0):
+        weights = class_weights(spec, found, power)
+        assert weights is not None
+        assert weights.tolist() == pytest.approx([(10 / 3 / count) ** power for count in (8, 2, 1)])
+        logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, torch.tensor([0] * 8 + [1] * 2))
+        assert batch_loss(spec, logits, found, of_classes=weights).item() == pytest.approx(expected.item())
+    with pytest.raises(RecipeError, match="class_weights is 1.0 for qa, expected classes that exclude each other"):
+        class_weights(HeadSpec("qa", []), found, 1.0)
