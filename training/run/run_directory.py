@@ -13,7 +13,7 @@ OUT/                             the finished model, in the layout of a checkpoi
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import Checkpoint, head_weights, read_checkpoint, write_checkpoint, write_weights
+from models.errors import BertheadsError
 from models.manifest import MANIFEST
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import damage, hash_of, sync, write_directory, write_whole
@@ -30,6 +31,7 @@ from training.run.distributed import Processes
 from training.run.plots import plot_metrics
 from training.run.progress import tell
 from training.run.provenance import PROVENANCE, write_provenance
+from training.run.recipe import parse_recipe
 from training.run.threads import settled_threads
 
 FREE = ("save_every", "plateau_after", "threads")
@@ -63,8 +65,8 @@ class Run:
         if self.processes.first:
             self._refuse_foreign()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            values = json.loads(json.dumps(asdict(recipe), default=str))
-            self._fix_recipe(values, {field.name for field in fields(recipe) if has_default(field)})
+            values = as_json(recipe)
+            self._fix_recipe(values, type(recipe))
             self._inputs = {str(path): fingerprint(path) for path in inputs}
             self._fix_inputs(self._inputs)
             if not self.finished:
@@ -102,13 +104,11 @@ class Run:
         if found:
             raise TrainingError(f"{found[0]} exists, and no run has written it there; move it, or name another --out")
 
-    def _fix_recipe(self, recipe: dict[str, Any], optional: set[str]) -> None:
-        """`optional`: fields that a recipe of an older version may lack, which then had no say."""
+    def _fix_recipe(self, recipe: dict[str, Any], kind: type[Any]) -> None:
         path = self.out / "recipe.json"
-        before = self._noted(path, recipe)
+        before = completed(self._noted(path, recipe), kind)
         for key in sorted(before.keys() | recipe.keys()):
-            same = before.get(key) == recipe.get(key) or (key in optional and key not in before)
-            if not same and key not in FREE:
+            if before.get(key) != recipe.get(key) and key not in FREE:
                 raise TrainingError(
                     f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe.get(key)!r}; pass the same "
                     "recipe to resume, or another --out"
@@ -274,8 +274,17 @@ class Run:
         temporary.rmdir()
 
 
-def has_default(field: Field[Any]) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
+def completed(recipe: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Return a noted recipe with the defaults of what a recipe of an older version lacks, in its tables too."""
+    try:
+        return as_json(parse_recipe(kind, recipe, "recipe.json"))
+    except BertheadsError:  # it is that of another command
+        return recipe
+
+
+def as_json(recipe: Any) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), default=str))
+    return values
 
 
 def fingerprint(path: Path) -> str:

@@ -216,6 +216,21 @@ def test_a_run_of_another_command_is_not_gone_on_with(corpus: Path, stopped: Pat
         Run(stopped, FinetuneRecipe(base="", heads=heads, corpus=str(corpus), **values))
 
 
+def test_a_recipe_of_an_older_version_lacks_fields_of_its_tables(tmp_path: Path) -> None:
+    heads = {"mine": HeadRecipe("classify", ["train.jsonl"])}
+    newer = FinetuneRecipe(base="base", heads=heads)
+    run = Run(tmp_path / "run", newer)
+    run.log(1, {"loss": 1.0})  # it has begun
+    noted = json.loads((run.out / "recipe.json").read_text())
+    del noted["heads"]["mine"]["class_weights"], noted["clip"]
+    (run.out / "recipe.json").write_text(json.dumps(noted))
+    Run(run.out, newer)
+    (run.out / "recipe.json").write_text(json.dumps(noted))
+    weighed = FinetuneRecipe(base="base", heads={"mine": HeadRecipe("classify", ["train.jsonl"], class_weights=0.5)})
+    with pytest.raises(TrainingError, match="began with heads = "):
+        Run(run.out, weighed)
+
+
 def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: Path) -> None:
     data = tmp_path / "train.jsonl"
     data.write_text("{}\n")
