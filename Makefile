@@ -4,7 +4,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
 KERNELS := hatch_build.py $(wildcard kernels/*)
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without --use-pep517, an old pip lets seqeval's setup.py fetch its build tools by itself, and it misses one.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 
 .PHONY: serve train test lint bench peers starter clean
 
