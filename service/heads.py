@@ -221,7 +221,7 @@ def _new_name(head: str, owners: Sequence[str], names: Mapping[str, str]) -> str
 
 
 def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: bool = False) -> None:
-    """Raise SettingsError for a new name of what is not there; if `more` bundles may come, one of theirs may be."""
+    """Raise SettingsError where a rename names a missing head; with `more` bundles to come, one may have it."""
     for key in names:
         owner, _, head = key.rpartition(":")
         found = [bundle for bundle in bundles if owner in (bundle.manifest.name, str(bundle.directory))]

@@ -53,7 +53,7 @@ def ready(url: str) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Workers of a supervisor; multiprocessing's resource tracker is a child too, but takes no signal of ours."""
+    """Workers of a supervisor; multiprocessing's resource tracker is a child too, but ignores the signals of tests."""
     found = []
     for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():

@@ -9,6 +9,7 @@ confusion.png     reliability.png     residuals.png (regression)
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,15 @@ def write_report(report: Report, directory: Path, wrong: bool = True) -> None:
         lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in report.wrong)
         write_whole(directory / WRONG, "".join(lines))
     plot_report(report, directory)
+
+
+def copy_report(source: Path, directory: Path) -> None:
+    """Copy a report with its pictures, where there is one; the wrong answers, which repeat texts, are left out."""
+    if (source / REPORT).is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in (source / name for name in (REPORT, *PICTURES)):
+            if path.is_file():
+                shutil.copyfile(path, directory / path.name)
 
 
 def read_report(directory: Path) -> Report | None:

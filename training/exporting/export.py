@@ -11,8 +11,8 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import get_args
@@ -26,7 +26,7 @@ from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEn
 from models.runtime import Precision
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
-from training.evaluation.report import REPORTS, read_report, write_report
+from training.evaluation.report import REPORTS, copy_report, write_report
 from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
@@ -86,7 +86,7 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         for remark in remarks(figures):
             tell(remark)
         check_parity(figures, options.budget)
-        write_reports(manifest, [*_reports_of_run(options, checkpoint), *reports.values()], directory)
+        write_reports(manifest, reports, directory, options.run.directory if options.run else None)
         manifest = with_metrics(manifest, figures)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         text = options.card.read_text(encoding="utf8") if options.card else None
@@ -216,19 +216,16 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     return manifest.model_copy(update={"heads": heads})
 
 
-def write_reports(manifest: Manifest, reports: Iterable[Report], directory: Path) -> None:
-    """Write the reports that are on as many examples as the figures, the last of a head; texts are left out."""
-    for found in reports:
-        if found.scores["examples"] >= _examples(manifest.heads[found.head]):
-            write_report(found, directory / REPORTS / found.head, wrong=False)
-
-
-def _reports_of_run(options: ExportOptions, checkpoint: Checkpoint) -> Iterator[Report]:
-    """Yield the reports of the run, which has all of its validation data where a bundle is measured on a sample."""
-    for name in checkpoint.heads if options.run else ():
-        assert options.run is not None
-        if found := read_report(options.run.directory / REPORTS / name):
-            yield replace(found, head=name)
+def write_reports(
+    manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None
+) -> None:
+    """Write the report of each head, without texts: as measured, or that of the run if it is on more examples."""
+    for name, head in manifest.heads.items():
+        found, place = reports.get(name), directory / REPORTS / name
+        if found and found.scores["examples"] >= _examples(head):
+            write_report(found, place, wrong=False)
+        elif run:
+            copy_report(run / REPORTS / name, place)
 
 
 def _examples(head: HeadEntry) -> float:

@@ -61,7 +61,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
     with staged(directory, replace=True) as staging:
         shutil.copytree(directory, staging, dirs_exist_ok=True)
         (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
-        write_reports(bundle.manifest, reports.values(), staging)
+        write_reports(bundle.manifest, reports, staging)
         (staging / CARD).write_text(model_card(manifest, figures, staging, text), encoding="utf8")
         seal(staging, manifest)
         read_bundle(staging)

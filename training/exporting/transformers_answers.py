@@ -108,7 +108,7 @@ class Theirs(ABC):
 
 
 class _Classifier(Theirs):
-    """classify: all labels, their logits made scores as the head of ours does."""
+    """classify: scores of all labels, by the same function as the head in the bundle."""
 
     def __init__(self, model: Any, tokenizer: Any, length: int, head: HeadSpec) -> None:
         super().__init__(model, tokenizer, length)

@@ -18,7 +18,7 @@ from models.manifest import CARD, HEADS, PARITY, TOKENIZER, HeadEntry, Manifest
 from models.session import Session
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.predictors import BundlePredictor
-from training.evaluation.report import REPORTS, report_of, write_report
+from training.evaluation.report import REPORTS, copy_report, report_of, write_report
 from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.graph_builder import ATTENTION_OPSET, OPSET, Graph
@@ -64,7 +64,7 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
         manifest = _with_scores(manifest, name, learned, data, report)
         if report:
             write_report(report, data.run / REPORTS / name)
-            write_report(report, directory / REPORTS / name, wrong=False)
+            copy_report(data.run / REPORTS / name, directory / REPORTS / name)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         (directory / CARD).write_text(model_card(manifest, figures, directory), encoding="utf8")
         seal(directory, manifest)

@@ -42,7 +42,7 @@ NEEDED = {"classify": ("text", "label"), "pair": ("text_a", "text_b", "label"), 
 MAX_SETS = 1000
 """Sets of names whose columns are remembered."""
 MIN_WORDS = 4
-"""Of a cell in the first line that is no name of a column."""
+"""Words of a cell in the first line from which on it is a text, not a column name."""
 
 
 @dataclass

@@ -114,7 +114,7 @@ def _characters(text: str, units: int) -> int:
 
 
 def _fitted(text: str, span: Any, notes: Notes) -> Any:
-    """A span without blanks at its edges, whole words only; what is no span of the text as it is."""
+    """Return a span without blanks at its edges, of whole words; an invalid span is returned unchanged."""
     if not isinstance(span, list) or [type(part) for part in span] != [int, int, str]:
         return span
     start, end, name = span

@@ -98,6 +98,11 @@ def test_what_was_trained_is_gated_in_int8_served_and_measured(trained: Path, to
             {key: value for key, value in checkpoint.heads["kinds"].metrics.items() if key in report.scores}
         )
     )
+    for name in ("report.json", "residuals.png"):
+        assert (bundle.directory / "reports" / "count" / name).read_bytes() == (
+            trained / "run" / "reports" / "count" / name
+        ).read_bytes()
+    assert not list(bundle.directory.rglob("wrong.jsonl"))
     assert "Figures of kinds, count are PyTorch's in fp32" in (bundle.directory / "README.md").read_text()
     text = next(row["text"] for row in rows(200) if row["label"] == ["animal", "person"])
     with serving(bundle.directory) as served:
