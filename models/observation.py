@@ -87,14 +87,17 @@ def measure(head: HeadSpec, observed: Sequence[Observed]) -> Reference | None:
     if len(observed) < MIN_INPUTS:
         return None
     cut = sum(one.truncated for one in observed)
+    numbers = _known([one.number for one in observed])
+    scores = _known([one.confidence for one in observed])
+    unknown = _known([one.unknown for one in observed])
     return Reference(
         inputs=len(observed),
         label=_label_shares(head, observed),
-        number=_deciles([one.number for one in observed]),
-        confidence=_deciles([one.confidence for one in observed]),
+        number=_deciles(numbers) if numbers else None,
+        confidence=_deciles(scores) if scores else None,
         tokens=_deciles([one.tokens for one in observed]),
         truncated=_shares({UNCUT: len(observed) - cut, CUT: cut}),
-        unknown=_tally([one.unknown for one in observed], UNKNOWN_EDGES),
+        unknown=_tally(unknown, UNKNOWN_EDGES) if unknown else None,
     )
 
 
@@ -108,8 +111,7 @@ def _labels(head: HeadSpec, answer: Any, best: dict[str, Any] | None) -> Sequenc
     if head.task == "fill-mask":
         return ()
     if head.usual_function == "sigmoid":
-        given = _least(head)
-        return tuple(each["label"] for each in answer if each["score"] >= given[each["label"]]) or (NONE,)
+        return given_labels(head, answer) or (NONE,)
     return (best["label"] if best else NONE,)
 
 
@@ -117,11 +119,15 @@ def _type(span: dict[str, str]) -> str:
     return span["entity_group"] if "entity_group" in span else span["entity"]
 
 
-def _least(head: HeadSpec) -> dict[str, float]:
-    """Return the score from which on each label is given: the default threshold, or that of an even chance."""
+def given_labels(head: HeadSpec, answer: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the labels that hold, of a head whose labels are each true or not.
+
+    A label holds from its default threshold on, or from an even chance on where it has none.
+    """
     even = 0.0 if head.function == "none" else 0.5
-    least = thresholds(head.labels, head.defaults.get("threshold"))
-    return {label: even if limit == -np.inf else limit for label, limit in zip(head.labels, least, strict=True)}
+    limits = thresholds(head.labels, head.defaults.get("threshold"))
+    least = {label: even if limit == -np.inf else limit for label, limit in zip(head.labels, limits, strict=True)}
+    return [each["label"] for each in answer if each["score"] >= least[each["label"]]]
 
 
 def _count_unknown(task: AnyTask, encoded: Encoded[Any]) -> int:
@@ -144,20 +150,18 @@ def _label_shares(head: HeadSpec, observed: Sequence[Observed]) -> dict[str, flo
     return _shares(kept) if names else None
 
 
-def _deciles(values: Sequence[float | None]) -> Numbers | None:
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _deciles(values: Sequence[float]) -> Numbers:
     """Return the shares of a number by its deciles; equal ones are one edge."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return None
-    deciles = np.quantile(found, np.arange(1, QUANTILES) / QUANTILES, method="inverted_cdf")
+    deciles = np.quantile(values, np.arange(1, QUANTILES) / QUANTILES, method="inverted_cdf")
     return _tally(values, sorted({float(f"{edge:.{DIGITS}g}") for edge in deciles}))
 
 
-def _tally(values: Sequence[float | None], edges: list[float]) -> Numbers | None:
-    found = [value for value in values if value is not None]
-    if not found:
-        return None
-    counts = Counter(bisect_left(edges, value) for value in found)
+def _tally(values: Sequence[float], edges: list[float]) -> Numbers:
+    counts = Counter(bisect_left(edges, value) for value in values)
     return Numbers(edges=edges, shares=list(_shares({n: counts[n] for n in range(len(edges) + 1)}).values()))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from models.errors import BertheadsError
+from service.drift import Drift
 from service.engine import Engine, Limits
 from service.errors import Unavailable
 from service.heads import Heads, Snapshot, load_heads
@@ -18,6 +19,7 @@ from service.metrics import Metrics
 from service.queue import Deadline
 from service.reload import TRIM_AFTER, Reload, give_back_after, trim
 from service.request_body import Bodies
+from service.samples import Samples
 from service.settings import Settings
 from service.shadow import Shadow
 
@@ -63,6 +65,8 @@ class Service:
         """Requests that wait for heads to load."""
         self.reload = Reload(self)
         self.shadow = Shadow(self)
+        self.drift = Drift(metrics)
+        self.samples = Samples(settings, metrics) if settings.sample_file else None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._trimming: asyncio.TimerHandle | None = None
@@ -141,6 +145,7 @@ class Service:
             self.metrics.note_bundle(loaded.name, loaded.session.precision, loaded.session.provider, loaded.at)
             for head in loaded.heads:
                 self.metrics.declare(head.name)
+        self.drift.watch(heads.by_name)
         self.served = heads
 
     def trim_soon(self) -> None:
@@ -174,6 +179,8 @@ class Service:
             self._watching.cancel()
         self.texts.shutdown(wait=False, cancel_futures=True)
         self.engine.stop(self.settings.drain_timeout)
+        if self.samples:
+            self.samples.close()
 
     def _report(self, progress: str) -> None:
         self.progress = progress

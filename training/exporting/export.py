@@ -230,9 +230,7 @@ def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manif
     return manifest.model_copy(update={"heads": heads})
 
 
-def write_reports(
-    manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None
-) -> None:
+def write_reports(manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None) -> None:
     """Write the report of each head, without texts: as measured, or that of the run if it is on more examples."""
     for name, head in manifest.heads.items():
         found, place = reports.get(name), directory / REPORTS / name

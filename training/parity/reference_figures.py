@@ -13,9 +13,7 @@ from training.parity.evidence import Evidence
 from training.text.examples import Document, Example, QuestionExample, SpannedText, TaggedExample
 
 
-def reference_figures(
-    predictor: LocalPredictor, evidence: Mapping[str, Sequence[Evidence]]
-) -> dict[str, Reference]:
+def reference_figures(predictor: LocalPredictor, evidence: Mapping[str, Sequence[Evidence]]) -> dict[str, Reference]:
     """Return the reference figures of each head that has enough validation data."""
     found = {
         name: reference_of(predictor, name, one.examples)
