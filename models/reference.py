@@ -45,7 +45,7 @@ class Numbers(Part):
     @property
     def names(self) -> list[str]:
         """Return the names of the bins as intervals: "<=8", "(8, 12]", ">12"."""
-        texts = [f"{edge:.12g}" for edge in self.edges]
+        texts = _texts(self.edges)
         inner = [f"({low}, {high}]" for low, high in zip(texts, texts[1:], strict=False)]
         return [f"<={texts[0]}", *inner, f">{texts[-1]}"]
 
@@ -60,9 +60,13 @@ class Numbers(Part):
             raise ValueError(f"{len(self.shares)} shares for {len(self.edges)} edges, expected one more than edges")
         if any(low >= high for low, high in zip(self.edges, self.edges[1:], strict=False)):
             raise ValueError(f"edges are {self.edges}, expected ascending numbers")
-        if len(set(self.names)) < len(self.names):
+        if len(set(_texts(self.edges))) < len(self.edges):
             raise ValueError(f"edges are {self.edges}, expected numbers that differ within 12 digits")
         return self
+
+
+def _texts(edges: list[float]) -> list[str]:
+    return [f"{edge:.12g}" for edge in edges]
 
 
 class Reference(Part):

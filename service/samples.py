@@ -167,15 +167,17 @@ class SampleFile:
         return f"{self.path} cannot be written ({reason})"
 
 
+def check(settings: Settings) -> None:
+    """Raise SettingsError before the start if inputs are to be stored where they cannot be."""
+    if settings.sample_file:
+        SampleFile(settings.sample_file, settings.sample_max_bytes).check()
+
+
 def announce(settings: Settings) -> None:
-    """Say at the start that inputs are stored, and where; raise SettingsError if they cannot be."""
-    if not settings.sample_file:
-        return
-    SampleFile(settings.sample_file, settings.sample_max_bytes).check()
-    sentence = (
-        "inputs are being stored: %g %% of those that are answered go to %s, up to %d bytes, readable by its owner"
-    )
-    logger.warning(sentence, settings.sample_percent, settings.sample_file, settings.sample_max_bytes)
+    """Say at the start that inputs are stored, and where."""
+    if settings.sample_file:
+        sentence = "inputs are being stored: %g %% of those that are answered go to %s, up to %d bytes"
+        logger.warning(sentence, settings.sample_percent, settings.sample_file, settings.sample_max_bytes)
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------
@@ -214,8 +216,8 @@ def _prediction(call: "Call", item: Any, answer: Any) -> Any:
         return {"text": [one["answer"] for one in found], "answer_start": [one["start"] for one in found]}
     if head.problem_type == "multi_label_classification":
         every = answer[-1] if answer and isinstance(answer[-1], list) else answer  # of a request for all scores
-        scored = getattr(call.parameters, "function_to_apply", None) == "sigmoid"
-        return given_labels(head, every) if scored else None
+        function = getattr(call.parameters, "function_to_apply", None) or head.function
+        return given_labels(head, every) if function == "sigmoid" else None
     if best is None:
         return None
     if head.problem_type == "regression":
