@@ -221,12 +221,10 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
 
 
 def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manifest:
-    """Put in what heads met on their validation data, unless they have such figures of more inputs."""
+    """Put in what heads met on the validation data of now, however much it is: a person chose it as like the traffic."""
     heads = dict(manifest.heads)
     for name, reference in found.items():
-        before = heads[name].reference
-        if not before or reference.inputs >= before.inputs:
-            heads[name] = heads[name].model_copy(update={"reference": reference})
+        heads[name] = heads[name].model_copy(update={"reference": reference})
     return manifest.model_copy(update={"heads": heads})
 
 
