@@ -221,7 +221,7 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
 
 
 def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manifest:
-    """Put in what heads met on the validation data of now, however much it is: a person chose it as like the traffic."""
+    """Put in what heads met on the validation data that was measured, which a person chose as like the traffic."""
     heads = dict(manifest.heads)
     for name, reference in found.items():
         heads[name] = heads[name].model_copy(update={"reference": reference})
