@@ -20,11 +20,8 @@ FIELDS: dict[RouteName, tuple[str, ...]] = {
     "tag": ("text",),
     "qa": ("question", "context"),
     "zero-shot": ("text",),
-    "rerank": ("text_a", "text_b"),
 }
 """The fields of an input by route, which are columns of the output. Given words are a text: joined by single blanks."""
-READ_AS = {"zero-shot": "classify", "rerank": "pair"}
-"""Routes whose files are read as those of a task."""
 MAX_CHARACTERS = 1 << 22
 """Of one input, four times what a request to the service may hold: more would take gigabytes to tokenise."""
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -52,7 +49,7 @@ class InputRow(NamedTuple):
 
 def columns_of(job: Job, tells: bool = False) -> Columns:
     """Return what finds the columns of a job; raise ColumnError where `--columns` names a field that is none."""
-    task = READ_AS.get(job.route, job.route)
+    task = "classify" if job.route == "zero-shot" else job.route
     extra = {"id": ("id",)} | {name: () for name in job.keep}
     return Columns(task, job.columns, labelled=False, extra=extra, tells=tells)
 
@@ -94,7 +91,7 @@ def _given(route: RouteName, line: Line) -> tuple[tuple[str, ...], Any]:
         words = [line.check_string(word, f'"tokens"[{index}]', empty=True) for index, word in _words(line)]
         return (" ".join(words),), words
     fields = tuple(line.string(key) for key in FIELDS[route])
-    if route in ("pair", "rerank"):
+    if route == "pair":
         return fields, {"text": fields[0], "text_pair": fields[1]}
     if route == "qa":
         return fields, {"question": fields[0], "context": fields[1]}

@@ -91,6 +91,7 @@ class Columns:
         found = self._columns(str(path), names)
         if not self.labelled and self._missing(found):
             self._refuse(str(path), names, self._missing(found))
+        self._check_extra(str(path), names, found)
         return list(found.values()) or None
 
     def heads(self, cells: Sequence[str]) -> bool:
@@ -185,11 +186,19 @@ class Columns:
 
     def _check(self, path: Path, names: Sequence[str]) -> None:
         """Raise ColumnError for a table without a column that the task needs: its rows would all be broken."""
-        missing = self._missing(self._columns(f"{path}:1", names))
+        found = self._columns(f"{path}:1", names)
+        missing = self._missing(found)
+        self._check_extra(f"{path}:1", names, found)
         if missing:
             numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed or missing))
             remedy = f", or, if the first line is no header, number the columns: --columns {numbers}"
             self._refuse(f"{path}:1", names, missing, remedy)
+
+    def _check_extra(self, place: str, names: Sequence[str], found: Mapping[str, str]) -> None:
+        """Raise ColumnError for a further column that was asked for and is not there."""
+        for name, usual in self.extra.items():
+            if not usual and name not in found:
+                raise ColumnError(f"{place}: there is no column {name!r} among {', '.join(names)}; name one of these")
 
     def _refuse(self, place: str, names: Sequence[str], missing: Sequence[str], remedy: str = "") -> NoReturn:
         wanted = ",".join(f"{name}=COLUMN" for name in missing)

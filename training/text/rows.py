@@ -67,7 +67,9 @@ def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
         except RowError as error:
             yield error
         except DataError as error:
-            yield RowError(str(error), row.line if isinstance(row, Line) else 0)
+            broken = RowError(str(error), row.line if isinstance(row, Line) else 0)
+            broken.__cause__ = error
+            yield broken
 
 
 def unlabelled_format(path: Path, columns: Columns) -> str:

@@ -56,7 +56,11 @@ def conll_rows(path: Path, columns: Mapping[str, str], tagged: bool = True) -> I
 def is_tagged(line: str) -> bool:
     """Whether a line looks like a word and its span tag, like a comment, or like the beginning of a document."""
     cells = _cells(line)
-    return line.startswith(("# ", DOCUMENT)) or len(cells) > 1 and (cells[-1] == "O" or bool(SPAN_TAG.fullmatch(cells[-1])))
+    return (
+        line.startswith(("# ", DOCUMENT))
+        or len(cells) > 1
+        and (cells[-1] == "O" or bool(SPAN_TAG.fullmatch(cells[-1])))
+    )
 
 
 @dataclass(frozen=True)
