@@ -87,10 +87,10 @@ class Pool:
             while len(self._pending) >= limit:
                 finished, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in finished)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, MemoryError):
             raise TrainingError(
-                f"one of {self._processes} processes was ended from outside, by a lack of memory perhaps; start the same "
-                "command again, which goes on, with fewer --processes"
+                f"one of {self._processes} processes was ended from outside, by a lack of memory perhaps; start the "
+                "same command again, which goes on, with fewer --processes"
             ) from None
 
     def _started(self, processes: int) -> ProcessPoolExecutor:
