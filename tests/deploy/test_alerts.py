@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.settings import Settings
 from tests.programs import program
 
 HERE = Path(__file__).parent
@@ -109,5 +110,27 @@ def test_an_alert_says_what_where_and_what_to_do(alert: str) -> None:
 
 
 def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
-    sections = re.findall(r"^## (Bertheads\w+)$", ON_CALL.read_text(), re.MULTILINE)
+    sections = re.findall(r"^### (Bertheads\w+)$", ON_CALL.read_text(), re.MULTILINE)
     assert sorted(sections) == sorted(ALERTS)
+
+
+def test_the_log_has_what_the_on_call_page_looks_for() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "service").glob("*.py"))
+    source = source.replace("%s", "x").replace("%d", "1")
+    patterns = re.findall(r'grep (?:-\w \d+ )*"([^"]+)"', ON_CALL.read_text())
+    assert patterns
+    for pattern in patterns:
+        assert all(part.strip() in source for part in pattern.split(".*")), pattern
+
+
+def test_settings_that_the_on_call_page_names_exist() -> None:
+    known = {f"BERTHEADS_{name.upper()}" for name in Settings.model_fields}
+    assert set(re.findall(r"BERTHEADS_\w+", ON_CALL.read_text())) <= known
+
+
+def test_the_alertmanager_is_told_of_alerts_that_exist() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", ON_CALL.read_text(), re.DOTALL)
+    for rule in yaml.safe_load(text)["inhibit_rules"]:
+        names = re.findall(r"Bertheads\w+", str(rule))
+        assert set(names) <= set(ALERTS)
+        assert rule["equal"] in (["job"], ["job", "instance"])

@@ -27,7 +27,7 @@ from models.tokenizer import Tokenizer
 from service.metrics import SECONDS
 from service.routes import routes
 from service.settings import Settings
-from tests.deploy.test_alerts import ALERTS, FILES, ROOT
+from tests.deploy.test_alerts import ALERTS, FILES, ON_CALL, ROOT
 from tests.programs import free_port, program
 from tests.service.bundles import write_bundle
 from tests.service.processes import children
@@ -264,6 +264,7 @@ def test_query_has_values(scraped: Scraped, panel: dict[str, Any], target: dict[
     values = scraped.values(target, name)
     if all(map(math.isnan, values)):
         assert "Empty w" in panel["description"], f"{target['expr']} is empty or NaN throughout, with {name} worker"
+        assert "noValue" in panel["fieldConfig"]["defaults"]
 
 
 @pytest.mark.parametrize("annotation", [pytest.param(a, id=a["name"]) for a in DASHBOARD["annotations"]["list"]])
@@ -275,6 +276,15 @@ def test_annotations_can_be_asked_for(scraped: Scraped, annotation: dict[str, An
 @pytest.mark.parametrize("name", QUERIED)
 def test_variable_has_values(scraped: Scraped, name: str) -> None:
     assert scraped.variable(QUERIED[name])
+
+
+def test_what_the_on_call_page_asks_can_be_asked(scraped: Scraped) -> None:
+    queries = re.findall(r"'query=(.*?)'$", ON_CALL.read_text(), re.MULTILINE)
+    assert len(queries) > 10
+    known = set(scraped.get("label/__name__/values"))
+    for query in queries:
+        scraped.get("query", query=query)
+        assert set(re.findall(r"\b(?:bertheads|process)_\w+", query)) <= known | {"bertheads_key_requests_total"}, query
 
 
 def test_rules_ask_for_what_there_is(scraped: Scraped) -> None:
@@ -311,7 +321,8 @@ def test_a_query_keeps_to_what_is_chosen(panel: dict[str, Any], target: dict[str
 
 def test_every_alert_has_a_panel_whose_link_leads_to_its_section() -> None:
     links = [link["url"] for panel in PANELS for link in panel.get("links", ())]
-    assert {url.partition("docs/on_call.md#")[2] for url in links} == {alert.lower() for alert in ALERTS}
+    sections = {alert.lower() for alert in ALERTS}
+    assert {url.partition("docs/on_call.md#")[2] for url in links} == sections
 
 
 def test_panels_do_not_overlap() -> None:
