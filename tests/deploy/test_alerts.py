@@ -77,12 +77,15 @@ def run(tmp_path: Path, alert: str, case: dict[str, Any], series: dict[str, str]
 EACH = [pytest.param(alert, case, id=f"{alert} {n}") for alert, cases in CASES.items() for n, case in enumerate(cases)]
 
 
+BELOW = [pytest.param(alert, case, id=alert) for alert, cases in CASES.items() for case in cases if "below" in case]
+
+
 @pytest.mark.parametrize(("alert", "case"), EACH)
 def test_it_fires_and_resolves(tmp_path: Path, alert: str, case: dict[str, Any]) -> None:
     run(tmp_path, alert, case, case["series"], alert_rule_test=fires(alert, case))
 
 
-@pytest.mark.parametrize(("alert", "case"), [each for each in EACH if "below" in each.values[1]])
+@pytest.mark.parametrize(("alert", "case"), BELOW)
 def test_just_below_it_does_not_fire(tmp_path: Path, alert: str, case: dict[str, Any]) -> None:
     unit = case.get("interval", "1m")
     end = f"{int(unit[:-1]) * (case['until'] + 4)}{unit[-1]}"
