@@ -74,8 +74,8 @@ def refuse_foreign(job: Job) -> None:
     foreign = sorted(found - parts - {*OWN}) or sorted(parts if NOTE not in found else ())
     if foreign:
         raise DataError(
-            f"{job.out} holds {foreign[0]}, which this command did not write there, expected a new folder or one of the "
-            "same job; name another --out"
+            f"{job.out} holds {foreign[0]}, which this command did not write there, expected a new folder or one of "
+            "the same job; name another --out"
         )
 
 

@@ -89,8 +89,8 @@ class Pool:
                 yield from (future.result() for future in finished)
         except BrokenProcessPool:
             raise TrainingError(
-                f"one of {self._processes} processes was ended from outside, by a lack of memory perhaps; start the same "
-                "command again, which goes on, with fewer --processes"
+                f"one of {self._processes} processes was ended from outside, by a lack of memory perhaps; start the "
+                "same command again, which goes on, with fewer --processes"
             ) from None
 
     def _started(self, processes: int) -> ProcessPoolExecutor:

@@ -57,7 +57,7 @@ class Scorer:
 
 
 def every_chunk(job: Job) -> Iterator[Chunk]:
-    """Yield the chunks of all files in order; at the end, raise DataError for those that could not be read to theirs."""
+    """Yield the chunks of all files in order; then raise DataError for files that could not be read to their end."""
     unreadable: list[str] = []
     for file in job.files:
         try:
