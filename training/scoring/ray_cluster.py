@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from models.cgroup import usable_cores
-from training.errors import DataError
+from training.errors import TrainingError
+from training.run.interruption import handled
 
 QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -27,7 +28,7 @@ for name, value in QUIET.items():
 import ray  # noqa: E402  # reads the environment once, when it is imported
 import ray.data  # noqa: E402
 
-__all__ = ["EMBEDDED", "connected", "ray", "resource"]
+__all__ = ["connected", "first_sentence", "ray", "resource"]
 
 EMBEDDED = "local"
 """The address of a Ray that starts and ends with the run."""
@@ -36,22 +37,22 @@ MAX_CONNECTING = 10
 OBJECT_STORE = 256 << 20
 """Bytes of chunks that an embedded Ray keeps in memory; more go to disk."""
 REMEDY = (
-    "expected auto, ray://HOST:10001 or HOST:6379 of a running cluster with the same Ray and Python, and where it wants "
-    "a token RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; --ray alone uses the cores of this machine"
+    "expected auto or HOST:6379, on a node of a running cluster with the same Ray and Python; one that wants a token "
+    "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; --ray alone uses the cores of this machine"
 )
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Start Ray or connect to a cluster, and leave it in the end; where the process has a connection, take that.
 
-    Raise DataError where there is no cluster, or one with other versions of Ray and Python.
+    Raise TrainingError where there is no cluster, or one with other versions of Ray and Python.
     """
     if ray.is_initialized():
         yield
         return
     with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        connect(address, folder)
+        connect(address or EMBEDDED, folder)
         try:
             yield
         finally:
@@ -67,17 +68,19 @@ def connect(address: str, folder: str) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray makes one in the home folder
     try:
         reach(address)
-        with muted(), signals_kept():
+        with muted(), handled(signal.getsignal(signal.SIGTERM), [signal.SIGTERM]):  # Ray has it end the process
             ray.init(address, **options)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"--ray {address}: {first_sentence(error)}; {REMEDY}") from error
+        raise TrainingError(f"--ray {address}: {first_sentence(error)}; {REMEDY}") from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def reach(address: str) -> None:
-    """Raise OSError where nothing listens at the address of a cluster."""
+    """Raise OSError where nothing listens at the address, ValueError for a Ray client, which Ray Data does not know."""
+    if "://" in address:
+        raise ValueError("Ray Data needs its driver inside the cluster")
     if ":" in address:
-        parts = urlsplit(address if "//" in address else f"//{address}")
+        parts = urlsplit(f"//{address}")
         socket.create_connection((parts.hostname or "", parts.port or 0), timeout=MAX_CONNECTING).close()
 
 
@@ -96,20 +99,11 @@ def muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-@contextmanager
-def signals_kept() -> Iterator[None]:
-    """Ray has SIGTERM end the process at once; keep what the command does about it."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
 def first_sentence(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
 
 
 def resource(name: str) -> int:
     """Return how many CPUs or GPUs the cluster has now."""
-    return int(ray.cluster_resources().get(name, 0))
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(found.get(name, 0))

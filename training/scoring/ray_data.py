@@ -9,6 +9,7 @@ actor more: on two CPUs, that actor and ours leave none for the reader, and a ru
 import pickle
 import socket
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,12 @@ from typing import Any, NamedTuple
 import pyarrow
 
 from models.errors import BertheadsError
-from training.errors import DataError
+from training.errors import DataError, TrainingError
 from training.run.atomic_files import hash_of
 from training.scoring.chunks import Chunk, chunks
 from training.scoring.job import Job
-from training.scoring.ray_cluster import EMBEDDED, connected, first_sentence, ray, resource
-from training.scoring.scorer import Scorer, Summary
+from training.scoring.ray_cluster import connected, first_sentence, ray, resource
+from training.scoring.scorer import Scorer, Summary, refuse_unreadable, written
 
 MAX_SILENCE = 900
 """Seconds without a chunk that is read or answered, after which a run ends. An autoscaler takes minutes for a node."""
@@ -36,25 +37,32 @@ class Failure(NamedTuple):
     """What went wrong on a node, as a value: Ray would wrap an exception into its own stack traces."""
 
     sentence: str
+    ends: bool
+    """Whether the run ends at once; a file that cannot be read to its end waits for the others."""
 
 
-def run(job: Job, address: str = EMBEDDED) -> Iterator[Summary]:
-    """Score the chunks of a job that have no part yet; yield their summaries in the order in which they end.
+Work = Chunk | Summary | Failure
+"""What readers pass on: chunks to answer, parts that were there already, and what went wrong."""
 
-    Raise DataError where the cluster cannot be reached, a node does not see the paths of the job or cannot answer, or
-    no chunk moves any more.
+
+def run(job: Job, address: str | None = None) -> Iterator[Summary]:
+    """Write the parts that are missing, and yield what became of each chunk, in any order.
+
+    Without an address, Ray starts and ends with the run. Raises at the end DataError for files that could not be read
+    to theirs; at once TrainingError where the cluster cannot be reached, a node does not see the paths of the job or
+    cannot answer, or no chunk moves any more.
     """
     with connected(address):
         try:
             yield from summaries(plan(absolute(job)))
         except ray.data.exceptions.ExecutionTimeoutError:
-            raise DataError(silence()) from None
+            raise TrainingError(silence()) from None
         except ray.exceptions.RayError as error:
-            raise DataError(f"Ray: {first_sentence(error)}; start the same command again, finished parts stay") from error
+            raise TrainingError(f"Ray: {first_sentence(error)}; start the same command again, which goes on") from error
 
 
 def plan(job: Job) -> "ray.data.Dataset":
-    """Return files → chunks → what came of them. Nothing runs before it is iterated.
+    """Return files → chunks → what became of them. Nothing runs before it is iterated.
 
     With blocks of one row, each actor takes the next chunk as soon as it is free. Readers ask for no CPU, so that
     actors may have them all and neither waits for the other, even with one CPU.
@@ -63,11 +71,19 @@ def plan(job: Job) -> "ray.data.Dataset":
     context.enable_progress_bars = False
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = MAX_SILENCE
-    files = ray.data.from_items([str(file) for file in job.files], override_num_blocks=len(job.files))
-    shared = {"job": job, "digests": digests(job)}
-    work = files.flat_map(read, fn_kwargs=shared, num_cpus=0, compute=readers(job))
+    files = [{"file": str(file), "size": file.stat().st_size} for file in job.files]
+    rows = ray.data.from_items(files, override_num_blocks=len(files))
+    seen = digests(job)
+    reading = {"job": job, "digests": seen, "done": written(job)}
+    work = rows.flat_map(
+        read,  # type: ignore[arg-type]  # Ray's types do not know of fn_kwargs
+        fn_kwargs=reading,
+        num_cpus=0,
+        compute=readers(job),
+    )
+    answering = {"job": job, "digests": seen}
     return work.map_batches(
-        Actor, fn_constructor_kwargs=shared, batch_size=1, batch_format="pyarrow", **processors(job)
+        Actor, fn_constructor_kwargs=answering, batch_size=1, batch_format="pyarrow", **processors(job)
     )
 
 
@@ -77,21 +93,30 @@ def readers(job: Job) -> "ray.data.TaskPoolStrategy":
 
 
 def processors(job: Job) -> dict[str, Any]:
-    """What each actor asks for, and how many there are at first: as many as the cluster has room for, then and later."""
+    """What each actor asks for. There are as many at first as the cluster has room for; more come with more nodes."""
     gpus = job.provider == "cuda"
     first = max(1, resource("GPU" if gpus else "CPU"))
     pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=first)
     return {"num_cpus": 1, "num_gpus": 1 if gpus else None, "compute": pool}
 
 
-def read(row: Mapping[str, str], job: Job, digests: Digests) -> Iterator[dict[str, bytes]]:
-    """Yield the chunks of a file that have no part yet, and last a Failure where the rest cannot be read."""
+def read(row: Mapping[str, Any], job: Job, digests: Digests, done: AbstractSet[str]) -> Iterator[dict[str, bytes]]:
+    """Yield the chunks of a file, pickled; what is done already as a summary, and what ends the file as a failure.
+
+    Ray may read a file again and leave out the rows that it has, so `done` is of the beginning of the run.
+    """
+    return ({"work": pickle.dumps(work)} for work in work_of(row, job, digests, done))
+
+
+def work_of(row: Mapping[str, Any], job: Job, digests: Digests, done: AbstractSet[str]) -> Iterator[Work]:
+    file = Path(row["file"])
     try:
         check(digests)
-        for chunk in missing(job, Path(row["item"])):
-            yield {"work": pickle.dumps(chunk)}
+        check_size(file, row["size"])
+        for chunk in chunks(job, file):
+            yield Summary(chunk.part, 0, 0, 0, chunk.size) if chunk.part in done else chunk
     except (BertheadsError, OSError) as error:
-        yield {"work": pickle.dumps(failure(error))}
+        yield failure(error, ends=not isinstance(error, DataError))
 
 
 class Actor:
@@ -110,8 +135,8 @@ class Actor:
         outcomes = [pickle.dumps(self.outcome(pickle.loads(work.as_py()))) for work in batch["work"]]
         return pyarrow.table({"outcome": pyarrow.array(outcomes, pyarrow.binary())})
 
-    def outcome(self, work: Chunk | Failure) -> Summary | Failure:
-        if isinstance(work, Failure):
+    def outcome(self, work: Work) -> Summary | Failure:
+        if not isinstance(work, Chunk):
             return work
         try:
             return self.scorer(work)
@@ -120,12 +145,17 @@ class Actor:
 
 
 def summaries(plan: "ray.data.Dataset") -> Iterator[Summary]:
-    """Yield what comes back from the actors; raise the first failure as DataError."""
+    """Yield what comes back from the actors; raise the first failure that ends the run, and the others at its end."""
+    unreadable: list[str] = []
     for row in plan.iter_rows():
         outcome: Summary | Failure = pickle.loads(row["outcome"])
-        if isinstance(outcome, Failure):
-            raise DataError(outcome.sentence)
-        yield outcome
+        if isinstance(outcome, Summary):
+            yield outcome
+        elif outcome.ends:
+            raise TrainingError(outcome.sentence)
+        else:
+            unreadable.append(outcome.sentence)
+    refuse_unreadable(unreadable)
 
 
 def absolute(job: Job) -> Job:
@@ -140,20 +170,35 @@ def digests(job: Job) -> Digests:
 
 
 def check(digests: Digests) -> None:
-    """Raise DataError where this node has not what the driver has."""
+    """Raise TrainingError where this node has not what the driver has."""
     for path, digest in digests.items():
         if not path.exists():
-            raise DataError(f"{path} is not there, expected the same folder on all nodes; mount {path.parent} on each")
+            raise TrainingError(absent(path))
         if hash_of(path) != digest:
-            raise DataError(f"{path} differs from that of the driver, expected one folder; mount {path.parent} on each")
+            raise TrainingError(f"{path} is not the driver's, expected one folder; mount {path.parent} on all nodes")
 
 
-def failure(error: Exception) -> Failure:
-    """Return an error of this process, with the name of its node."""
-    return Failure(f"node {socket.gethostname()}: {error or type(error).__name__}")
+def check_size(file: Path, size: int) -> None:
+    """Raise TrainingError where this node has not the file of the driver."""
+    if not file.exists():
+        raise TrainingError(absent(file))
+    if (found := file.stat().st_size) != size:
+        raise TrainingError(
+            f"{file} has {found:,} bytes, expected the driver's {size:,}; mount one folder on all nodes"
+        )
+
+
+def absent(path: Path) -> str:
+    return f"{path} is not there, expected it as on the driver; mount {path.parent} on all nodes"
+
+
+def failure(error: Exception, ends: bool = True) -> Failure:
+    """Return an error of this process, with the name of its node where it may be the node's."""
+    sentence = str(error) or type(error).__name__
+    return Failure(f"node {socket.gethostname()}: {sentence}" if ends else sentence, ends)
 
 
 def silence() -> str:
     have = f"a cluster with {resource('CPU')} CPUs and {resource('GPU')} GPUs"
-    need = "each actor needs one CPU, with --provider cuda a GPU too, and memory for the bundle"
+    need = "each actor needs one CPU, with --provider cuda one GPU too, and memory for the bundle"
     return f"no chunk for {MAX_SILENCE} s on {have}; {need}: see `ray status`, and start the same command again"
