@@ -32,6 +32,8 @@ __all__ = ["connected", "first_sentence", "ray", "resource"]
 
 EMBEDDED = "local"
 """The address of a Ray that starts and ends with the run."""
+FOLDER = "bertheads-ray-"
+"""How the folder of its logs and sockets begins; killed with -9, a run leaves it in /tmp."""
 MAX_CONNECTING = 10
 """Seconds to reach a cluster. Ray itself would try for two minutes, and then end the process."""
 OBJECT_STORE = 256 << 20
@@ -51,7 +53,7 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix=FOLDER, dir="/tmp", ignore_cleanup_errors=True) as folder:
         connect(address or EMBEDDED, folder)
         try:
             yield
