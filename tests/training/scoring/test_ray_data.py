@@ -147,7 +147,7 @@ def test_a_node_without_the_bundle(job: Job, tmp_path: Path) -> None:
     (chunk, *_) = chunks(job, job.files[0])
     for gone in (job.bundle / "bundle.json", job.out / "_score.json"):
         for path, sentence in ((tmp_path / gone.name, "is not there"), (gone, "is not the driver's")):
-            found = Actor(job, seen | {path: "0"}).outcome(chunk)
+            found = Actor(job, {**seen, path: "0"}).outcome(chunk)
             assert isinstance(found, Failure) and found.ends
             assert found.sentence.startswith(f"node {os.uname().nodename}: {path} {sentence}")
             assert str(path.parent) in found.sentence.split("mount")[1]
@@ -192,7 +192,7 @@ def test_nothing_moves(job: Job, two_cpus: None, tmp_path: Path, monkeypatch: py
     class Busy:
         def wait(self) -> None: ...
 
-    busy = Busy.remote()
+    busy = Busy.remote()  # type: ignore[attr-defined]
     ray.get(busy.wait.remote())
     with pytest.raises(TrainingError, match="no chunk for 2 s on a cluster with 2 CPUs and 0 GPUs; .*start the same"):
         score(elsewhere(job, tmp_path / "out"))
@@ -231,7 +231,7 @@ def test_killed_five_times_on_a_cluster(job: Job, tmp_path: Path) -> None:
         for _ in range(5):
             before = len(parts(killed))
             with started(command(killed, "--ray", address), log) as running:
-                until(lambda before=before: len(parts(killed)) > before or running.poll() is not None)  # type: ignore[misc]
+                until(lambda before=before: len(parts(killed)) > before or running.poll() is not None)
                 assert running.poll() is None, log.read_text()
         assert len(parts(killed)) < len(parts(job))
         with started(command(killed, "--ray", address), log) as running:
