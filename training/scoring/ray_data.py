@@ -6,6 +6,7 @@ with and without Ray continue each other. Ray Data's own checkpoint would hold a
 actor more: on two CPUs, that actor and ours leave none for the reader, and a run that goes on hangs.
 """
 
+import os
 import pickle
 import socket
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from training.scoring.scorer import Scorer, Summary, refuse_unreadable, written
 
 MAX_SILENCE = 900
 """Seconds without a chunk that is read or answered, after which a run ends. An autoscaler takes minutes for a node."""
+MAX_READS = 1000
+"""Tasks of readers; of more files, each reads some."""
 CPUS_PER_READER = 8
 """Of the cluster. A reader is much faster than an actor."""
 
@@ -72,7 +75,7 @@ def plan(job: Job) -> "ray.data.Dataset":
     context.target_max_block_size = 1
     context.execution_no_progress_timeout_s = MAX_SILENCE
     files = [{"file": str(file), "size": file.stat().st_size} for file in job.files]
-    rows = ray.data.from_items(files, override_num_blocks=len(files))
+    rows = ray.data.from_items(files, override_num_blocks=min(len(files), MAX_READS))
     seen = digests(job)
     reading = {"job": job, "digests": seen, "done": written(job)}
     work = rows.flat_map(
@@ -115,7 +118,7 @@ def work_of(row: Mapping[str, Any], job: Job, digests: Digests, done: AbstractSe
         check_size(file, row["size"])
         for chunk in chunks(job, file):
             yield Summary(chunk.part, 0, 0, 0, chunk.size) if chunk.part in done else chunk
-    except (BertheadsError, OSError) as error:
+    except Exception as error:
         yield failure(error, ends=not isinstance(error, DataError))
 
 
@@ -128,6 +131,7 @@ class Actor:
     @cached_property
     def scorer(self) -> Scorer:
         """Opened for the first chunk: of an error in a constructor, Ray keeps only the text of its stack trace."""
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the actors are the parallelism
         check(self._digests)
         return Scorer(self._job)
 
@@ -140,7 +144,7 @@ class Actor:
             return work
         try:
             return self.scorer(work)
-        except (BertheadsError, OSError, MemoryError) as error:
+        except Exception as error:
             return failure(error)
 
 
@@ -194,11 +198,14 @@ def absent(path: Path) -> str:
 
 def failure(error: Exception, ends: bool = True) -> Failure:
     """Return an error of this process, with the name of its node where it may be the node's."""
-    sentence = str(error) or type(error).__name__
+    expected = isinstance(error, (BertheadsError, OSError))
+    sentence = str(error) if expected else f"{type(error).__name__} {error}".rstrip()
     return Failure(f"node {socket.gethostname()}: {sentence}" if ends else sentence, ends)
 
 
 def silence() -> str:
-    have = f"a cluster with {resource('CPU')} CPUs and {resource('GPU')} GPUs"
-    need = "each actor needs one CPU, with --provider cuda one GPU too, and memory for the bundle"
-    return f"no chunk for {MAX_SILENCE} s on {have}; {need}: see `ray status`, and start the same command again"
+    return (
+        f"no chunk was read or answered for {MAX_SILENCE} s on a cluster with {resource('CPU')} CPUs and "
+        f"{resource('GPU')} GPUs: others hold them, or actors end again and again for lack of memory; "
+        "see `ray status`, and start the same command again, which goes on"
+    )
