@@ -8,7 +8,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +53,12 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with TemporaryDirectory(prefix=FOLDER, dir="/tmp", ignore_cleanup_errors=True) as folder:
+    own = (
+        TemporaryDirectory(prefix=FOLDER, dir="/tmp", ignore_cleanup_errors=True)
+        if address is None
+        else nullcontext("")
+    )
+    with own as folder:
         connect(address or EMBEDDED, folder)
         try:
             yield
