@@ -79,7 +79,7 @@ def test_the_image_keeps_what_serving_imports() -> None:
 
 def test_training_imports_what_is_declared() -> None:
     used = imported([*(ROOT / "training").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
-    assert used - {"transformers"} <= declared("cpu", "train")  # only verify imports it, and says how to install it
+    assert used - {"transformers"} <= declared("cpu", "train", "batch")  # only verify imports it, and says how to install it
 
 
 def test_nothing_is_declared_in_vain() -> None:
