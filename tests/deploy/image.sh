@@ -9,8 +9,11 @@
 # interpreter, pip and setuptools under /usr/local as there. All storage is private to this run; your images stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# A mount namespace of our own: whatever is mounted below disappears with it.
+[ -n "${APART:-}" ] || APART=1 exec unshare --mount tests/deploy/image.sh "$@"
 readonly BASE=docker.io/library/python:3.11-slim-bookworm IMAGE=localhost/bertheads
-readonly HOST=$(dpkg --print-architecture) ARCH=${ARCH:-$(dpkg --print-architecture)}
+HOST=$(dpkg --print-architecture)
+readonly HOST ARCH=${ARCH:-$HOST}
 export PORT=${PORT:-18080} BUILDAH_ISOLATION=chroot
 
 kept=${KEEP:-$(mktemp -d)}
@@ -29,13 +32,20 @@ debian_mirror() {  # the first Debian archive among apt's own sources
         awk '$2 == "Debian" && $1 !~ /security/ { print $1; exit }'
 }
 
-emulate() {  # lets the kernel run programs of another machine: F opens qemu now, so that a chroot need not hold it
+emulate() {  # lets the kernel run programs of another machine, in a mount namespace of this script
     local handlers=/proc/sys/fs/binfmt_misc machine
     machine=$(case $ARCH in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) echo "$ARCH" ;; esac)
     [ -e $handlers/register ] || mount -t binfmt_misc binfmt_misc $handlers
-    [ ! -e "$handlers/qemu-$machine" ] || return 0
     say "qemu for $machine"
-    cat "/usr/lib/binfmt.d/qemu-$machine.conf" >$handlers/register
+    # Its flag F opens qemu now, so that a chroot need not hold it.
+    [ -e "$handlers/qemu-$machine" ] || cat "/usr/lib/binfmt.d/qemu-$machine.conf" >$handlers/register
+    [ "$ARCH" = arm64 ] || return 0
+    # Before its version 8.1, qemu shows the host's processor, which ends ONNX Runtime on arm64: this is a Neoverse N1.
+    for processor in $(seq 0 $(($(nproc) - 1))); do
+        printf '%s\n' "processor : $processor" 'CPU implementer : 0x41' 'CPU architecture: 8' 'CPU variant : 0x3' 'CPU part : 0xd0c' \
+            'CPU revision : 1' 'Features : fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm asimddp' ''
+    done >"$work/cpuinfo"
+    mount --bind "$work/cpuinfo" /proc/cpuinfo
 }
 
 make_base() {
@@ -111,8 +121,7 @@ run() {
     say "run"
     config=$(buildah inspect --type image "$IMAGE")
     root=$(buildah mount "$(buildah from --pull-never "$IMAGE")")
-    # A mount namespace of our own: whatever is mounted below disappears with it.
-    unshare --mount python3 tests/deploy/image_run.py "$root" <<<"$config"
+    python3 tests/deploy/image_run.py "$root" <<<"$config"
 }
 
 [ "$ARCH" = "$HOST" ] || emulate
