@@ -54,15 +54,17 @@ def python_packages(bom: Any, report: Any) -> Iterator[Component]:
     """Yield the packages of the virtual environment, each with the hash of its wheel and what is compiled into it."""
     hashes = wheel_hashes(report)
     for package in bom["components"]:
+        if key(package["name"]) not in hashes:
+            raise LookupError(f"pip did not install {package['name']}, which the environment holds; build it afresh")
         package["hashes"] = hashes[key(package["name"])]
         if parts := compiled_into(package["name"], package["version"]):
             package["components"] = parts
         yield package
 
 
-def licences(package: str) -> list[Component]:
+def licences(package: str, documents: Path = Path("/usr/share/doc")) -> list[Component]:
     """Return the licences that Debian names for a package, as far as its copyright file can be read by programs."""
-    path = Path("/usr/share/doc", package, "copyright")
+    path = documents / package / "copyright"
     text = path.read_text(errors="replace") if path.exists() else ""
     names = set(re.findall(r"^License:[ \t]*(\S.*?)\s*$", text, re.MULTILINE)) if text.startswith("Format:") else set()
     return [{"license": {"name": name}} for name in sorted(names)]
