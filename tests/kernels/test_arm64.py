@@ -75,8 +75,10 @@ def test_attention_is_that_of_the_paper(command: list[str], heads: int, size: in
     inputs: Arrays = rows_to_attend(np.random.default_rng(size), lengths, heads * size)
     given = [inputs[name] for name in ("query", "key", "value")]
     found = np.frombuffer(computed(command, ["attend", heads, size, *lengths], given), np.float32)
-    ends = np.cumsum(lengths)
-    exact = [attention(*(each[end - n : end] for each in given), heads) for n, end in zip(lengths, ends, strict=True)]
+    exact = []
+    for length, end in zip(lengths, np.cumsum(lengths), strict=True):
+        query, key, value = (each[end - length : end] for each in given)
+        exact.append(attention(query, key, value, heads))
     np.testing.assert_allclose(found.reshape(-1, heads * size), np.concatenate(exact), rtol=0, atol=3e-5)
 
 
