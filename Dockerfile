@@ -19,8 +19,8 @@ RUN python -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml'
                print(*project['dependencies'], *(line for extra in extras for line in optional[extra]), sep='\n')" \
            "$PROVIDER" "$EXTRAS" > requirements.txt \
     && python -m venv --without-pip /opt/venv \
-    && python -m pip --python /opt/venv install --no-cache-dir --no-compile --report installed.json \
-           --constraint constraints.txt --requirement requirements.txt
+    && python -m pip --python /opt/venv install --no-cache-dir --no-compile --only-binary :all: \
+           --report installed.json --constraint constraints.txt --requirement requirements.txt
 # What the service never imports: the download client behind Tokenizer.from_pretrained and what only it needs, ONNX
 # Runtime's converters and its second copy of the engine for C programs, the tests of libraries. Bytecode is compiled
 # here, unchecked against its source: nobody may write in the image.
