@@ -40,7 +40,7 @@ emulate() {  # lets the kernel run programs of another machine, in a mount names
     # Its flag F opens qemu now, so that a chroot need not hold it.
     [ -e "$handlers/qemu-$machine" ] || cat "/usr/lib/binfmt.d/qemu-$machine.conf" >$handlers/register
     [ "$ARCH" = arm64 ] || return 0
-    # Before its version 8.1, qemu shows the host's processor, which ends ONNX Runtime on arm64: this is a Neoverse N1.
+    # Before its version 8.2, qemu shows the host's processor, which ends ONNX Runtime on arm64: this is a Neoverse N1.
     for processor in $(seq 0 $(($(nproc) - 1))); do
         printf '%s\n' "processor : $processor" 'CPU implementer : 0x41' 'CPU architecture: 8' 'CPU variant : 0x3' 'CPU part : 0xd0c' \
             'CPU revision : 1' 'Features : fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm asimddp' ''

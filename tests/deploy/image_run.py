@@ -56,10 +56,11 @@ class Image:
 
 
 def mount_read_only(root: str) -> None:
-    """Make the file system read-only, /tmp included, with the /proc and /dev that every container has."""
+    """Make the file system read-only, /tmp included, with the /proc, /sys and /dev of every container."""
     for arguments in (
         ["--bind", root, root],
         ["--rbind", "/proc", f"{root}/proc"],
+        ["--rbind", "/sys", f"{root}/sys"],
         ["--rbind", "/dev", f"{root}/dev"],
         ["-o", "remount,bind,ro", root],
     ):
@@ -121,7 +122,7 @@ def wait_healthy(image: Image, server: "subprocess.Popen[str]") -> float:
         check(server.poll() is None, f"the service ended with status {server.returncode} before it was ready")
         if image.ask(*image.config["Healthcheck"]["Test"][1:])[0]:
             return time.monotonic() - started
-        time.sleep(0.2)
+        time.sleep(0.2 * image.patience)
     raise SystemExit(f"the health check did not pass within {60 * image.patience} s")
 
 
