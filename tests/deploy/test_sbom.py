@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,7 +41,8 @@ REPORT = {"install": [installed("tokenizers", "a" * 64), installed("Prometheus-C
 @pytest.fixture
 def sbom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, in a directory and a system that stand for those of the image."""
-    pytest.importorskip("cyclonedx", reason="pip install cyclonedx-bom")
+    if not os.environ.get("CI"):  # there, no check shall get lost
+        pytest.importorskip("cyclonedx", reason="pip install cyclonedx-bom")
     module = importlib.import_module("deploy.sbom")
     (tmp_path / "kernels.so").write_bytes(b"kernels")
     (tmp_path / "bundle.json").write_text('{"name": "starter", "version": "0.4.0"}')
