@@ -37,7 +37,7 @@ class Image:
         self.config = config = built["config"]
         self.port = port
         emulated = MACHINES[built["architecture"]] != platform.machine()  # by qemu, some hundred times as slow
-        self.patience = 30 if emulated else 1
+        self.patience = 60 if emulated else 1
         # Measuring what more threads bring to long texts would take half an hour there.
         unmeasured = ["BERTHEADS_WIDE_ENCODER=off"] if emulated else []
         environment = [*config["Env"], f"BERTHEADS_PORT={port}", *unmeasured]
