@@ -1,4 +1,4 @@
-"""If this breaks, the page for operators names files, settings, metrics or figures that are wrong, or commands that fail."""
+"""If this breaks, the page for operators names files, settings or figures that are wrong, or commands that fail."""
 
 import os
 import re
