@@ -86,11 +86,13 @@ def test_kserve_is_asked_under_its_own_name(tmp_path: Path) -> None:
         for each in container["env"]
         if each["name"] != "BERTHEADS_BUNDLES"
     ]
-    with pod(variables, tmp_path) as (_, url):
+    key = {"name": "BERTHEADS_API_KEY", "value": "secret"}  # which no probe has
+    with pod([*variables, key], tmp_path) as (_, url):
         until(lambda: probe(url, container, "startup") == 200)
         assert probe(url, container, "readiness") == probe(url, container, "liveness") == 200
         body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [ASKED["inputs"]]}]}
-        answer = httpx.post(f"{url}/v2/models/mine/infer", json=body).json()
+        headers = {"Authorization": "Bearer secret"}
+        answer = httpx.post(f"{url}/v2/models/mine/infer", json=body, headers=headers).json()
         assert answer["model_name"] == "mine" and answer["outputs"]
 
 

@@ -76,7 +76,7 @@ def serving_files() -> list[Path]:
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"", "cpu", "gpu", "train", "batch", "otel", "dev"}
+    assert set(EXTRAS) == {"", "cpu", "gpu", "train", "score", "batch", "otel", "dev"}
 
 
 def test_serving_imports_what_is_declared() -> None:
@@ -297,7 +297,7 @@ def test_wheel_holds_nothing_else(wheel: list[str]) -> None:
 
 
 def test_entry_points_exist() -> None:
-    assert set(PROJECT["scripts"]) == {"bertheads-serve", "bertheads-train"}
+    assert set(PROJECT["scripts"]) == {"bertheads-serve", "bertheads-train", "bertheads-score"}
     for target in PROJECT["scripts"].values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))
