@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.tasks import RouteName
-from training.errors import RowError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
 from training.scoring.job import Job
 from training.text.columns import Columns
@@ -60,7 +60,7 @@ def input_rows(job: Job, file: Path) -> Iterator[InputRow]:
     for number, row in enumerate(unlabelled_rows(file, columns_of(job)), start=1):
         place = f"{name}:{_line_of(row) or number}"
         try:
-            if isinstance(row, RowError):
+            if isinstance(row, DataError):
                 raise row
             yield _input_row(job, row, place)
         except RowError as error:

@@ -91,7 +91,7 @@ def ids_and_errors(file: Path) -> Iterator[tuple[str, str | None]]:
     with file.open(encoding="utf8", newline="\n") as lines:
         for line in lines:
             if line.endswith(NO_ERROR):
-                yield json.decoder.scanstring(line, len('{"id": "'))[0], None
+                yield json.JSONDecoder().raw_decode(line, len('{"id": '))[0], None
             else:
                 record = json.loads(line)
                 yield record["id"], record["error"]

@@ -71,7 +71,7 @@ def head_of(given: str | None, route: RouteName | None, predictor: Predictor) ->
 
 
 def files_of(given: Sequence[Path], route: RouteName, own: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files that are named and those below folders, each once; of folders without what is in our `own`."""
+    """Return the files that are named and those below folders, each once; our `own` folders are left out."""
     task = "classify" if route == "zero-shot" else route
     found: dict[str, Path] = {}
     for path in given:

@@ -57,13 +57,18 @@ class Scorer:
 
 
 def every_chunk(job: Job) -> Iterator[Chunk]:
-    """Yield the chunks of all files in order; at the end, raise DataError if a file could not be read to its own."""
+    """Yield the chunks of all files in order; then raise DataError for files that could not be read to their end."""
     unreadable: list[str] = []
     for file in job.files:
         try:
             yield from chunks(job, file)
         except DataError as error:
             unreadable.append(str(error))
+    refuse_unreadable(unreadable)
+
+
+def refuse_unreadable(unreadable: Sequence[str]) -> None:
+    """Raise DataError for files that could not be read to their ends, each with its error."""
     if unreadable:
         more = f"; and {len(unreadable) - 1:,} more files" if len(unreadable) > 1 else ""
         raise DataError(f"{unreadable[0]}{more}; the rows before are answered")
