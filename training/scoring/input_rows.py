@@ -65,7 +65,7 @@ def input_rows(job: Job, file: Path) -> Iterator[InputRow]:
             yield _input_row(job, row, place)
         except RowError as error:
             record = row.record if isinstance(row, Line) else {}
-            message = str(error).replace(str(file), name)
+            message = str(error).replace(str(file), name, 1)
             fields = (as_text(record.get(key)) for key in FIELDS[job.route])
             kept = (as_text(record.get(key)) for key in job.keep)
             yield InputRow(own_id(record) or place, tuple(fields), tuple(kept), None, message)

@@ -37,7 +37,7 @@ def read_outcome(job: Job) -> Outcome:
         if error is not None:
             found.errors += 1
             if len(found.named) < MAX_NAMED:
-                found.named.append(error if error.startswith(id) else f"{id}: {error}")
+                found.named.append(error if error.startswith((id, f"{id.rpartition(':')[0]}:")) else f"{id}: {error}")
     _count_repeated(job, found)
     return found
 
