@@ -7,6 +7,15 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+MACHINES = {62: "x86_64", 183: "aarch64"}
+"""What ELF calls processors, and what wheels call them."""
+
+
+def platform_of(library: Path) -> str:
+    """Return the platform that a library is for; CC may name a compiler for other processors than this one."""
+    machine = int.from_bytes(library.read_bytes()[18:20], "little")
+    return f"linux-{MACHINES[machine]}" if machine in MACHINES else sysconfig.get_platform()
+
 
 class Kernels(BuildHookInterface[Any]):
     """Compiles the kernels; without a C compiler all works as well, and int8 is slower."""
@@ -14,10 +23,11 @@ class Kernels(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say that a wheel is for this kind of machine alone."""
         root = Path(self.root)
-        command = ["sh", str(root / "kernels/build.sh"), str(root / "models/kernels.so")]
+        library = root / "models/kernels.so"
+        command = ["sh", str(root / "kernels/build.sh"), str(library)]
         if subprocess.run(command, check=False).returncode:
             self.app.display_warning("kernels/ was not compiled (no C compiler?): int8 will take 1.5 times as long")
             return
         build_data["artifacts"].append("models/kernels.so")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().translate(str.maketrans('-.', '__'))}"
+        build_data["tag"] = f"py3-none-{platform_of(library).translate(str.maketrans('-.', '__'))}"

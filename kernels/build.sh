@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compiles the kernels: kernels/build.sh LIBRARY. CC names another compiler than the first of cc, gcc and clang; CFLAGS
-# and LDFLAGS add to what it is told.
+# Compiles the kernels: kernels/build.sh LIBRARY. CC names another compiler than the first of cc, gcc and clang, which may
+# be one for another processor (CC=aarch64-linux-gnu-gcc); CFLAGS and LDFLAGS add to what it is told.
 set -eu
 here=$(dirname "$0")
 objects=$(mktemp -d)
@@ -28,8 +28,8 @@ compile() { # SOURCE OBJECT FLAG...
 for source in operators scratch rows attention attention_tiles product product_tiles product_vnni; do
     compile $source $source
 done
-case $(uname -m) in
-x86_64)
+case $($compiler -dumpmachine) in # not uname, for a compiler may be for other processors
+x86_64*)
     for level in x86-64 x86-64-v3 x86-64-v4; do
         compile vectors $level -march=$level -mprefer-vector-width=512 -DLEVEL=$(echo $level | tr - _)
     done

@@ -18,6 +18,7 @@ from models.tasks import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,
+    DeadlinePassed,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -196,6 +197,8 @@ class Gate:
             raise raised  # the answer has begun: all that is left is to break the connection off
         if error.status in REJECTIONS:
             self.metrics.series(self.metrics.rejected, error.code).inc()
+        if isinstance(error, DeadlinePassed) and error.seconds < self.whole.state.service.settings.deadline:
+            self.metrics.client_deadlines.inc()
         trace.log["error"] = error.code
         await send_problem(scope, send, error)
 

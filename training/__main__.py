@@ -3,14 +3,13 @@
 head       begin here: labelled data → a bundle that can be served
 import     a finetuned directory of Hugging Face → a bundle; verify compares its answers with those of transformers
 evaluate   what a head is worth on other data; label has it label text
+score      files of any size → answers in Parquet or JSON lines; also bertheads-score
 
 The parts of `head` one by one: finetune → export; parity measures a bundle again. An encoder of your own text comes
 before them: vocab → corpus → pretrain.
 """
 
 import argparse
-import errno
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,11 +17,10 @@ from importlib import import_module
 from pathlib import Path
 
 from models.cgroup import usable_cores
-from models.errors import BertheadsError
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
-from training.run.interruption import handled, left_behind, raise_interrupted, speaks, status_of
+from training.run.exit_status import run_command
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
@@ -36,36 +34,12 @@ FILES_HELP = (
     f"records with a text, or .txt with a blank line between documents ({TEXT_KNOWN}); folders of them; "
     "- for standard input"
 )
-FREE_SPACE = "free some space, and start the same command again"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
-"""By what the system says."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exit with status 1 and one sentence where it cannot."""
     words = sys.argv[1:] if arguments is None else arguments
-    namespace = argparse.Namespace(out=None)
-    try:
-        with handled(raise_interrupted, [signal.SIGTERM]):
-            build_parser(words[0] if words else "").parse_args(words, namespace)
-            command: Callable[[argparse.Namespace], None] = namespace.command
-            command(namespace)
-    except BertheadsError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
-    except OSError as error:
-        if not error.filename and error.errno not in REMEDIES:
-            raise  # not of a path that was named
-        remedy = REMEDIES.get(error.errno or 0, "name a path that is there and can be used")
-        place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
-        sys.exit(1)
-    except KeyboardInterrupt as interrupt:
-        sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out)
-        if speaks():
-            sys.stderr.write(f"\n{sentence}\n")
-        sys.exit(status_of(interrupt))
+    run_command(lambda: build_parser(words[0] if words else ""), words)
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
@@ -150,6 +124,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "verify": (of_module("exporting.verify", "verify_command"), "compare a bundle with transformers"),
     "evaluate": (of_module("evaluation.evaluate_command", "evaluate_command"), "measure a head"),
     "label": (of_module("evaluation.labelling", "label_command"), "text → training data, by heads that exist"),
+    "score": (of_module("scoring.command", "score_command"), "files of any size → answers, by a bundle"),
     "finetune": (add_finetune, "heads on an encoder, by a recipe"),
     "export": (of_module("exporting.export", "export_command"), "checkpoint → bundle"),
     "parity": (of_module("exporting.remeasure", "parity_command"), "measure a bundle against PyTorch again"),

@@ -2,6 +2,8 @@
 
 BertheadsError (models.errors)
 ├── DataError        a data file is broken or does not fit the task
+│   ├── ColumnError  its columns do not fit the task, or what --columns says
+│   └── RowError     one row of it is broken
 ├── RecipeError      a recipe or a --set names what does not exist, or a value out of range
 ├── ExportError      a checkpoint cannot become a bundle, or int8 costs more than the budget
 ├── EvaluationError  what is to be evaluated cannot be opened, reached, or asked
@@ -13,6 +15,18 @@ from models.errors import BertheadsError
 
 class DataError(BertheadsError):
     """Raised when a data file cannot be used; names file and line."""
+
+
+class ColumnError(DataError):
+    """Raised when the columns of a file are not those that the task or --columns needs; names both."""
+
+
+class RowError(DataError):
+    """Raised for one row of a file; `number` is its first line, counted from 1, or 0 where lines do not tell rows."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class RecipeError(BertheadsError):

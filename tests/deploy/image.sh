@@ -1,23 +1,29 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile without Docker and proves the image: it answers /classify as a non-root user on a read-only
+# Builds the Dockerfile without Docker and tests the image: it answers /classify as a non-root user on a read-only
 # file system, reports healthy, and drains on SIGTERM. Needs root, buildah, debootstrap and a Debian mirror.
 #   sudo tests/deploy/image.sh                                   MIRROR=URL overrides apt's own
 #   sudo tests/deploy/image.sh --build-arg PROVIDER=cuda         builds only; KEEP=DIR keeps, and reuses, what was built
+#   sudo ARCH=arm64 tests/deploy/image.sh                        on another machine by qemu-user-static, slowly
 #
 # The base image is made by debootstrap: the same Debian 12 and Python 3.11 as python:3.11-slim-bookworm, with the
-# interpreter, pip and setuptools under /usr/local as there. All storage is private to this run; no image of yours is touched.
+# interpreter, pip and setuptools under /usr/local as there. All storage is private to this run; your images stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# A mount namespace of our own: whatever is mounted below disappears with it.
+[ -n "${APART:-}" ] || APART=1 exec unshare --mount tests/deploy/image.sh "$@"
 readonly BASE=docker.io/library/python:3.11-slim-bookworm IMAGE=localhost/bertheads
+HOST=$(dpkg --print-architecture)
+readonly HOST ARCH=${ARCH:-$HOST}
 export PORT=${PORT:-18080} BUILDAH_ISOLATION=chroot
 
-work=${KEEP:-$(mktemp -d)}
+kept=${KEEP:-$(mktemp -d)}
+work=$kept/$ARCH
 mkdir -p "$work"
 buildah() { command buildah --root "$work/storage" --runroot "$work/run" --storage-driver "${STORAGE_DRIVER:-overlay}" "$@"; }
 say() { printf '\n== %s\n' "$*"; }
 cleanup() {
     buildah umount --all >/dev/null 2>&1 || true
-    [ -n "${KEEP:-}" ] || rm -rf "$work"
+    [ -n "${KEEP:-}" ] || rm -rf "$kept"
 }
 trap cleanup EXIT
 
@@ -26,16 +32,32 @@ debian_mirror() {  # the first Debian archive among apt's own sources
         awk '$2 == "Debian" && $1 !~ /security/ { print $1; exit }'
 }
 
+emulate() {  # lets the kernel run programs of another machine, in a mount namespace of this script
+    local handlers=/proc/sys/fs/binfmt_misc machine
+    machine=$(case $ARCH in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) echo "$ARCH" ;; esac)
+    [ -e $handlers/register ] || mount -t binfmt_misc binfmt_misc $handlers
+    say "qemu for $machine"
+    # Its flag F opens qemu now, so that a chroot need not hold it.
+    [ -e "$handlers/qemu-$machine" ] || cat "/usr/lib/binfmt.d/qemu-$machine.conf" >$handlers/register
+    [ "$ARCH" = arm64 ] || return 0
+    # Before its version 8.2, qemu shows the host's processor, which ends ONNX Runtime on arm64: this is a Neoverse N1.
+    for processor in $(seq 0 $(($(nproc) - 1))); do
+        printf '%s\n' "processor : $processor" 'CPU implementer : 0x41' 'CPU architecture: 8' 'CPU variant : 0x3' 'CPU part : 0xd0c' \
+            'CPU revision : 1' 'Features : fp asimd aes pmull sha1 sha2 crc32 atomics fphp asimdhp asimdrdm asimddp' ''
+    done >"$work/cpuinfo"
+    mount --bind "$work/cpuinfo" /proc/cpuinfo
+}
+
 make_base() {
     local root=$work/debian container
     say "base image from ${MIRROR:=$(debian_mirror)}"
-    debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" "$MIRROR" >"$work/debootstrap.log" ||
+    debootstrap --arch="$ARCH" --variant=minbase --include=ca-certificates,python3,python3-venv bookworm "$root" "$MIRROR" >"$work/debootstrap.log" ||
         { tail -n 20 "$work/debootstrap.log"; exit 1; }
     chroot "$root" python3 -m venv --upgrade-deps /usr/local 2>/dev/null || chroot "$root" python3 -m venv /usr/local
     rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$root" / >/dev/null
-    buildah config --cmd python3 --env PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+    buildah config --arch "$ARCH" --cmd python3 --env PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
     buildah commit --quiet --rm "$container" "$BASE" >/dev/null
     rm -rf "$root"
 }
@@ -62,7 +84,7 @@ print(f"--volume={conf}:/etc/pip.conf:ro")' "$work/pip.conf"
 build() {
     say "build"
     mapfile -t mounts < <(pip_mounts)
-    buildah bud --quiet --layers --pull-never --format docker --tag "$IMAGE" "${mounts[@]}" "$@" . >"$work/build.log" 2>&1 ||
+    buildah bud --quiet --layers --pull-never --platform "linux/$ARCH" --format docker --tag "$IMAGE" "${mounts[@]}" "$@" . >"$work/build.log" 2>&1 ||
         { tail -n 40 "$work/build.log"; exit 1; }
 }
 
@@ -99,10 +121,10 @@ run() {
     say "run"
     config=$(buildah inspect --type image "$IMAGE")
     root=$(buildah mount "$(buildah from --pull-never "$IMAGE")")
-    # A mount namespace of our own: whatever is mounted below disappears with it.
-    unshare --mount python3 tests/deploy/image_run.py "$root" <<<"$config"
+    python3 tests/deploy/image_run.py "$root" <<<"$config"
 }
 
+[ "$ARCH" = "$HOST" ] || emulate
 buildah inspect --type image "$BASE" >/dev/null 2>&1 || make_base
 build "$@"
 if [[ " $* " == *PROVIDER=cuda* ]]; then

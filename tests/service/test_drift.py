@@ -10,6 +10,7 @@ import pytest
 
 from models.bundle import read_bundle, seal
 from models.observation import Bins, observe
+from models.predictor import Predictor
 from models.reference import Numbers
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
@@ -17,7 +18,6 @@ from tests.service.bundles import HEADS, reference, write_bundle
 from tests.service.processes import process
 from tests.service.reloading import controlled, load, write_versions
 from tests.service.serving import Served, serving, until
-from training.evaluation.predictors import BundlePredictor
 
 MULTI = {"flags": HeadSpec("classify", ["a", "b", "c"], problem_type="multi_label_classification")}
 OTHERS = MULTI | {
@@ -90,7 +90,7 @@ def test_every_series_is_there_from_the_start(bundle: Path) -> None:
 
 @pytest.mark.parametrize("path", INPUTS)
 def test_inputs_are_counted_where_export_counts_them(served: Served, bundle: Path, path: str) -> None:
-    name, predictor = path.rpartition("/")[2], BundlePredictor(read_bundle(bundle))
+    name, predictor = path.rpartition("/")[2], Predictor(read_bundle(bundle))
     task, found = predictor.task(name), predictor.heads[name]
     expected: dict[tuple[str, str], float] = {}
     given = [task.inputs.model_validate(one) if isinstance(one, dict) else one for one in INPUTS[path]]

@@ -15,10 +15,10 @@ from pydantic import JsonValue
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, HeadEntry, Manifest
+from models.predictor import Predictor
 from models.reference import Reference
 from models.session import Session
 from training.evaluation.metrics import Scores, headline
-from training.evaluation.predictors import BundlePredictor
 from training.evaluation.report import REPORTS, copy_report, report_of, write_report
 from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
@@ -63,7 +63,7 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
         bundle = Bundle(directory, seal(directory, manifest), learned.base.tokenizer)
         figures, report = measure(learned, name, bundle, data)
         check_parity(figures, BUDGET)
-        predictor = BundlePredictor(bundle, learned.precision, THREADS)
+        predictor = Predictor(bundle, precision=learned.precision, threads=THREADS)
         met = reference_of(predictor, name, data.examples) if data.is_validation else None
         manifest = _with_scores(manifest, name, learned, data, report, met)
         if report:
@@ -152,7 +152,7 @@ def _with_scores(
 
 def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Report | None]:
     """Return parity.json and a report: the served head beside its weights in float64, on the vectors that both read."""
-    predictor = BundlePredictor(bundle, learned.precision, THREADS)
+    predictor = Predictor(bundle, precision=learned.precision, threads=THREADS)
     rows = rows_of(learned.spec, learned.base, data.examples[: TEXTS["classify"]])
     vectors = read_vectors(Session(bundle, precision=learned.precision), rows)
     expected = [one[None].astype(np.float32) for one in learned.weights.logits(vectors)]

@@ -14,6 +14,7 @@ import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
+from models.predictor import Predictor
 from models.reference import Reference
 from models.row import Row
 from models.runtime import Precision
@@ -23,7 +24,7 @@ from models.tokenizer import Tokenizer
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.multi_label import truth_of
-from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, input_of
+from training.evaluation.predictors import CheckpointPredictor, input_of
 from training.evaluation.report import report_of
 from training.evaluation.report_figures import Report
 from training.finetuning.calibration import cross_fitted_error, decisions
@@ -67,7 +68,7 @@ def measure_parity(
     precisions = {}
     for precision in bundle.manifest.encoder.files:
         probed = _probe_heads(bundle, precision, specs, batches, expected)
-        ours = Recorded(BundlePredictor(bundle, precision))
+        ours = Recorded(Predictor(bundle, precision=precision))
         heads = {
             name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
         }
@@ -75,7 +76,7 @@ def measure_parity(
         if reports is not None and not reports:
             reports |= _reports(ours, evidence, heads)
         if references is not None and not references:
-            references |= reference_figures(BundlePredictor(bundle, precision), evidence)
+            references |= reference_figures(Predictor(bundle, precision=precision), evidence)
     described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
     return {
         "reference": reference,

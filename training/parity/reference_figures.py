@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from models.observation import Observed, measure, observe
+from models.predictor import LocalPredictor
 from models.qa import QuestionInput
 from models.reference import Reference
 from models.tokenizer import Tokenizer
 from training.evaluation.masked_passages import masked_passages
-from training.evaluation.predictors import LocalPredictor, input_of
+from training.evaluation.predictors import input_of
 from training.parity.evidence import Evidence
 from training.text.examples import Document, Example, QuestionExample, SpannedText, TaggedExample
 
@@ -47,7 +48,6 @@ def _input(example: Example) -> Any:
 
 
 def _observed(predictor: LocalPredictor, name: str, inputs: Sequence[Any]) -> Iterator[Observed]:
-    task = predictor.task(name)
-    parameters = task.parse_parameters({})
-    for one in predictor.predict(name, inputs, {}):
-        yield observe(task, task.encode(inputs[one.index], parameters), one.answer)
+    for one in predictor.predict_each(name, inputs):
+        if one.encoded and not one.error:  # a service refuses the others
+            yield observe(predictor.task(name), one.encoded, one.answer)

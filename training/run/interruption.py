@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -104,3 +105,17 @@ def left_behind(out: Path | None) -> str:
         return "interrupted; the same command goes on after the documents that are on disk"
     written = "" if any(run.exists() for run in runs) else "nothing was written, and "
     return f"interrupted; {written}the same command begins again"
+
+
+def follow_parent() -> None:
+    """Make this process end with the one that started it, which alone is interrupted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

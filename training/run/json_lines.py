@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from models.tokenizer import UNUSABLE
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.text_lines import text_lines
 
 
@@ -27,12 +27,17 @@ class Line:
     """Where it stands in the line or in the file, such as "element 3"."""
 
     @property
+    def line(self) -> int:
+        """Its number where no other row has it, else 0."""
+        return 0 if self.part else self.number
+
+    @property
     def place(self) -> str:
         number = f":{self.number}" if self.number else ""
         return f"{self.path}{number}" + (f": {self.part}" if self.part else "")
 
     def fail(self, message: str) -> NoReturn:
-        raise DataError(f"{self.place}: {message}")
+        raise RowError(f"{self.place}: {message}", self.line)
 
     def value(self, key: str) -> Any:
         if key not in self.record:
@@ -96,8 +101,8 @@ def _parsed(path: Path, number: int, text: str) -> Row:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return DataError(
-            f"{path}:{number}: not JSON ({error}): {text.strip()[:30]!r}, expected an object; correct the line"
+        return RowError(
+            f"{path}:{number}: not JSON ({error}): {text.strip()[:30]!r}, expected an object; correct the line", number
         )
     return row_of(path, number, record)
 
@@ -108,5 +113,5 @@ def row_of(path: Path, number: int, value: Any, part: str = "") -> Row:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and "entities" in value[1]:
         value = value[1] | {"text": value[0]}
     if not isinstance(value, dict):
-        return DataError(f"{line.place}: {kind_of(value)}, expected a JSON object; correct the line")
+        return RowError(f"{line.place}: {kind_of(value)}, expected a JSON object; correct the line", line.line)
     return Line(path, number, value, part)

@@ -6,41 +6,89 @@ A line that is not text is a DataError among the lines, so that its reader decid
 import bz2
 import codecs
 import gzip
+import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import zstandard
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 
 ItemT = TypeVar("ItemT")
 
+MAX_LINE = 1 << 26
+"""Bytes of a line: some hundred novels."""
+BLOCK = 1 << 16
+"""Bytes, or characters, that are read at a time."""
+UNDECODED = re.compile("[\udc80-\udcff]")
+"""Stands for a byte that is not UTF-8 (Python's error handler "surrogateescape")."""
+
+
+class UndecodedLine(RowError):
+    """A line that is not UTF-8."""
+
+    def __init__(self, message: str, number: int, line: bytes) -> None:
+        super().__init__(message, number)
+        self.line = line
+
 
 def raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, unpacked; raise DataError for a file that is missing or cut off."""
-    opened = OPENERS.get(path.suffix.casefold(), _plain_lines)
-    try:
-        for number, line in enumerate(opened(path)):
-            yield line if number else line.removeprefix(codecs.BOM_UTF8)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
-    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
-        raise DataError(f"{path} cannot be read to its end ({error}), expected a whole file; copy it again") from None
+    """Yield the lines of a file, unpacked; raise DataError for a file that is missing or cut off.
+
+    A line longer than MAX_LINE comes in pieces.
+    """
+    with _whole(path), opened(path) as file:
+        first = file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)
+        if first:
+            yield first
+        yield from iter(partial(file.readline, MAX_LINE), b"")
 
 
 def text_lines(path: Path) -> Iterator[str | DataError]:
-    """Yield the lines of a file as text, line breaks included; a DataError in place of one that is not UTF-8."""
+    """Yield the lines of a file as text, line breaks included; a RowError in place of one that is no text or too long.
+
+    Of the two, an UndecodedLine still has its bytes.
+    """
     raw = raw_lines(path)
     first = next(raw, b"")
     lines = chain([first] if first else [], raw)
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         yield from _utf16_lines(path, lines)
     else:
-        yield from (_decoded(path, number, line) for number, line in enumerate(lines, start=1))
+        yield from (_decoded(path, number, line) for number, line in enumerate(_bounded(lines), start=1))
+
+
+def text_blocks(path: Path) -> Iterator[str]:
+    """Yield the text of a file in blocks, wherever its lines end; bytes that are not UTF-8 as UNDECODED characters."""
+    with _whole(path), opened(path) as file:
+        block = file.read(BLOCK)
+        is_utf16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        decoder = codecs.getincrementaldecoder("utf-16" if is_utf16 else "utf-8-sig")("surrogateescape")
+        try:
+            while block:
+                yield decoder.decode(block)
+                block = file.read(BLOCK)
+            yield decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-16 ({error.reason}), expected it whole; save it as UTF-8") from None
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what reading a missing or damaged file raises into a DataError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
+        raise DataError(f"{path} cannot be read to its end ({error}), expected a whole file; copy it again") from None
 
 
 def checked(items: Iterable[ItemT | DataError]) -> Iterator[ItemT]:
@@ -57,12 +105,25 @@ def unpacked_suffix(path: Path) -> str:
     return name.suffix.casefold()
 
 
-def _decoded(path: Path, number: int, line: bytes) -> str | DataError:
+def _bounded(lines: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Yield lines; None in place of one that came in several pieces."""
+    inside = False
+    for line in lines:
+        ends = line.endswith(b"\n")
+        if not inside:
+            yield line if ends or len(line) < MAX_LINE else None
+        inside = not ends and len(line) == MAX_LINE
+
+
+def _decoded(path: Path, number: int, line: bytes | None) -> str | DataError:
+    if line is None:
+        return RowError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB, expected less; divide it", number)
     try:
         return line.decode("utf8")
     except UnicodeDecodeError as error:
         found = f"byte {error.start} is 0x{line[error.start]:02x}, which is not UTF-8"
-        return DataError(f"{path}:{number}: {found}, expected UTF-8 text; {_remedy(path, line)}")
+        message = f"{path}:{number}: {found}, expected UTF-8 text; {_remedy(path, line)}"
+        return UndecodedLine(message, number, line)
 
 
 def _remedy(path: Path, line: bytes) -> str:
@@ -94,28 +155,40 @@ def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
 # ---- compression -----------------------------------------------------------------------------------------------------
 
 
-def _plain_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from file
+def opened(path: Path) -> BinaryIO:
+    """Open a file to read what it holds, unpacked."""
+    return OPENERS.get(path.suffix.casefold(), _open_plain)(path)
 
 
-def _lines_by(opened: Callable[[Path], Any]) -> Callable[[Path], Iterator[bytes]]:
-    def lines(path: Path) -> Iterator[bytes]:
-        with opened(path) as file:
-            yield from file
-
-    return lines
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
-def _zstd_lines(path: Path) -> Iterator[bytes]:
-    """Yield lines; the library's own reader ends quietly at a cut file, so frame ends are looked at here."""
-    with path.open("rb") as file:
-        rest = b""
-        for block in _zstd_blocks(iter(lambda: file.read(1 << 16), b"")):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from (line + b"\n" for line in lines)
-        if rest:
-            yield rest
+def _open_zstd(path: Path) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Zstd(path), BLOCK))
+
+
+class _Zstd(io.RawIOBase):
+    """What a file holds; the library's own reader ends quietly at a cut file, so frame ends are looked at here."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._blocks = filter(None, _zstd_blocks(iter(lambda: self._file.read(BLOCK), b"")))
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._blocks, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -130,10 +203,10 @@ def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise EOFError("the last zstd frame is cut off")
 
 
-OPENERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
-    ".xz": _lines_by(lambda path: lzma.open(path, "rb")),
-    ".gz": _lines_by(lambda path: gzip.open(path, "rb")),
-    ".bz2": _lines_by(lambda path: bz2.open(path, "rb")),
-    ".zst": _zstd_lines,
+OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
+    ".xz": lambda path: cast(BinaryIO, lzma.open(path, "rb")),
+    ".gz": lambda path: cast(BinaryIO, gzip.open(path, "rb")),
+    ".bz2": lambda path: cast(BinaryIO, bz2.open(path, "rb")),
+    ".zst": _open_zstd,
 }
 """By suffix; every other file is read as it is."""

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
-from training.errors import DataError
+from training.errors import ColumnError
 from training.run.json_lines import Line
 from training.run.progress import tell
 
@@ -38,6 +38,8 @@ FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
     "fill-mask": {"text": TEXT},
 }
 """By task: the fields of an example, and the usual names of their columns, the field's own first."""
+LABELS = ("label", "tags", "spans", "answers")
+"""Fields that a head answers with, and is not asked."""
 NEEDED = {"classify": ("text", "label"), "pair": ("text_a", "text_b", "label"), "fill-mask": ("text",)}
 MAX_SETS = 1000
 """Sets of names whose columns are remembered."""
@@ -52,22 +54,26 @@ class Columns:
     task: str
     chosen: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
-    """Whether records must have labels."""
+    """Whether records must have labels. If not, columns of labels are not looked for."""
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further fields, and the usual names of their columns."""
+    tells: bool = True
+    """Whether it says on standard error how it takes a file without names."""
     _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.chosen:
-            if name not in FIELDS[self.task]:
-                known = ", ".join(FIELDS[self.task])
-                raise DataError(f"--columns {name}={self.chosen[name]}: expected a field of {self.task}: {known}")
+            if name not in {*FIELDS[self.task], *self.extra}:
+                known = ", ".join({**FIELDS[self.task], **self.extra})
+                raise ColumnError(f"--columns {name}={self.chosen[name]}: expected a field of {self.task}: {known}")
             if same := [other for other in self.chosen if self.chosen[other] == self.chosen[name] and other != name]:
-                raise DataError(
+                raise ColumnError(
                     f"--columns names the column {self.chosen[name]!r} for {name} and {same[0]}, expected another for "
                     "each; correct one"
                 )
 
     def rename(self, line: Line) -> Line:
-        """Return a record with its fields under their own names; raise DataError where two columns could be one."""
+        """Return a record with its fields under their own names; raise ColumnError where two columns could be one."""
         keys = tuple(line.record)
         if len(self._found) == MAX_SETS:
             self._found.clear()
@@ -79,9 +85,20 @@ class Columns:
         return replace(line, record=line.record | {name: line.record[key] for name, key in found.items()})
 
     def read(self, path: Path, names: Sequence[str]) -> list[str] | None:
-        """Return the columns of a table that are worth reading: that of the text where labels do not matter, or all."""
-        found = self._columns(str(path), names) if self.task == "fill-mask" else {}
+        """Return the columns of a table that are worth reading: those of texts where labels do not matter, or all."""
+        if self.labelled and self.task != "fill-mask":
+            return None
+        found = self._columns(str(path), names)
+        if not self.labelled and self._missing(found):
+            self._refuse(str(path), names, self._missing(found))
+        self._check_extra(str(path), names, found)
         return list(found.values()) or None
+
+    def heads(self, cells: Sequence[str]) -> bool:
+        """Whether the first line of a text file, in cells, names the columns of a table; or these were chosen."""
+        names = [cell.strip().strip('"') for cell in cells]
+        usual = FIELDS[self.task].get("text", ())
+        return "text" in self.chosen or (len(names) > 1 and any(_plain(name) in usual for name in names))
 
     def name(self, path: Path, rows: list[list[str]]) -> tuple[list[str], bool]:
         """Return the names of the columns of a table, and whether its first row is data already."""
@@ -94,11 +111,17 @@ class Columns:
                 return self._guess(path, rows), True
         for name in set(first) - {""}:
             if first.count(name) > 1:
-                raise DataError(f"{path}:1: two columns are named {name!r}, expected different names; rename one")
+                raise ColumnError(f"{path}:1: two columns are named {name!r}, expected different names; rename one")
         if self.chosen and set(self.chosen.values()) <= set(numbers):
             return numbers, False
         self._check(path, first)
         return first, False
+
+    @property
+    def fields(self) -> dict[str, Sequence[str]]:
+        """The fields that are looked for, and the usual names of their columns."""
+        known = FIELDS[self.task].items()
+        return {name: usual for name, usual in known if self.labelled or name not in LABELS} | dict(self.extra)
 
     @property
     def _needed(self) -> list[str]:
@@ -117,10 +140,10 @@ class Columns:
     def _columns(self, place: str, keys: Sequence[str]) -> dict[str, str]:
         """The column of each field that is there."""
         found = {} if self.task != "pair" else self._pair(place, keys)
-        for name, usual in FIELDS[self.task].items():
+        for name, usual in self.fields.items():
             if name in self.chosen:
                 if self.chosen[name] not in keys:
-                    raise DataError(
+                    raise ColumnError(
                         f"{place}: there is no column {self.chosen[name]!r} for {name}, expected one of "
                         f"{', '.join(keys)}; correct --columns {name}={self.chosen[name]}"
                     )
@@ -149,22 +172,40 @@ class Columns:
         return dict(zip(("text_a", "text_b"), (plain[part] for part in found[0]), strict=True))
 
     def _ambiguous(self, place: str, name: str, found: Sequence[str]) -> NoReturn:
-        raise DataError(
+        raise ColumnError(
             f"{place}: {name} could be the column {' or '.join(found)}, expected one; choose it with --columns "
             f"{name}={found[0]}"
         )
 
+    def _missing(self, found: Mapping[str, str]) -> list[str]:
+        """The fields without which no row of a table can be used, and that none of its columns is."""
+        if not self.labelled and self.task == "tag":
+            return [] if "tokens" in found or "text" in found else ["text"]
+        needed = ["question", "context"] if not self.labelled and self.task == "qa" else self._needed
+        return [name for name in needed if name not in found]
+
     def _check(self, path: Path, names: Sequence[str]) -> None:
-        """Raise DataError for a table without a column that the task needs: its rows would all be broken."""
+        """Raise ColumnError for a table without a column that the task needs: its rows would all be broken."""
         found = self._columns(f"{path}:1", names)
-        missing = [name for name in self._needed if name not in found]
+        missing = self._missing(found)
+        self._check_extra(f"{path}:1", names, found)
         if missing:
-            wanted = ",".join(f"{name}=COLUMN" for name in missing)
-            numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed))
-            raise DataError(
-                f"{path}:1: no column is known as {' or '.join(missing)} among {', '.join(names)}; name it with "
-                f"--columns {wanted}, or, if the first line is no header, number the columns: --columns {numbers}"
-            )
+            numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed or missing))
+            remedy = f", or, if the first line is no header, number the columns: --columns {numbers}"
+            self._refuse(f"{path}:1", names, missing, remedy)
+
+    def _check_extra(self, place: str, names: Sequence[str], found: Mapping[str, str]) -> None:
+        """Raise ColumnError for a further column that was asked for and is not there."""
+        for name, usual in self.extra.items():
+            if not usual and name not in found:
+                raise ColumnError(f"{place}: there is no column {name!r} among {', '.join(names)}; name one of these")
+
+    def _refuse(self, place: str, names: Sequence[str], missing: Sequence[str], remedy: str = "") -> NoReturn:
+        wanted = ",".join(f"{name}=COLUMN" for name in missing)
+        raise ColumnError(
+            f"{place}: no column is known as {' or '.join(missing)} among {', '.join(names)}; name it with "
+            f"--columns {wanted}{remedy}"
+        )
 
     # ---- files without names -----------------------------------------------------------------------------------------
 
@@ -174,20 +215,30 @@ class Columns:
         return _looks_like_data(first, rest) or first[label] in {row[label] for row in rest if len(row) > label}
 
     def _guess(self, path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
-        """Names for the columns of a file that has none; raise DataError where they cannot be told."""
+        """Names for the columns of a file that has none; raise ColumnError where they cannot be told."""
+        names = self._guessed(rows)
         needed = self._needed
-        label = _label_column(rows) if len(rows[0]) == len(needed) and "label" in needed else None
-        if label is None:
-            taken = ",".join(f"{name}={number}" for number, name in enumerate(needed or FIELDS[self.task]))
-            raise DataError(
+        if names is None:
+            taken = ",".join(f"{name}={number}" for number, name in enumerate(needed or self.fields))
+            raise ColumnError(
                 f"{path}:1: the first line ({', '.join(rows[0])[:60]}) holds no names of columns; add a header, or "
                 f"number the columns from 0, such as --columns {taken}"
             )
-        names = [name for name in needed if name != "label"]
-        names.insert(label, "label")
-        taken = ",".join(f"{name}={names.index(name)}" for name in needed)
-        tell(f"{path} has no header: its columns are taken as {', '.join(names)}; otherwise say so: --columns {taken}")
+        if self.tells:
+            taken = ",".join(f"{name}={names.index(name)}" for name in needed)
+            tell(
+                f"{path} has no header: its columns are taken as {', '.join(names)}; otherwise say so: "
+                f"--columns {taken}"
+            )
         return names
+
+    def _guessed(self, rows: Sequence[Sequence[str]]) -> list[str] | None:
+        """The texts in order, and the label among them, which need not be there where labels do not matter."""
+        texts = [name for name in self._needed if name != "label"]
+        if not self.labelled and texts and len(rows[0]) == len(texts):
+            return texts
+        label = _label_column(rows) if texts and len(rows[0]) == len(texts) + 1 and self.task != "fill-mask" else None
+        return None if label is None else [*texts[:label], "label", *texts[label:]]
 
 
 def _plain(name: str) -> str:

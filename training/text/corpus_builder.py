@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,9 +16,8 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from models.tokenizer import Tokenizer
 from models.words import Words
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
-from training.run.interruption import SIGNALS
+from training.run.interruption import follow_parent
 from training.run.progress import progress, tell
 from training.run.text_lines import OPENERS
 from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
@@ -166,18 +164,9 @@ _prepared: list[Any] = []
 
 def prepare(tokenizer: Path, language: str) -> None:
     """Make a process ready; it ends with the one that started it, and only that one is interrupted."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    Thread(target=end_with_parent, daemon=True).start()
+    follow_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _prepared[:] = [cutter(tokenizer, language)]
-
-
-def end_with_parent() -> None:
-    parent = parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
 
 
 def cutter(tokenizer: Path, language: str) -> Callable[[str], Sentences]:

@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row, json_lines
 from training.run.text_lines import text_lines
 from training.text.columns import FIELDS, Columns
 from training.text.file_formats import format_of
-from training.text.formats.conll_file import conll_rows
+from training.text.formats.conll_file import conll_rows, is_tagged
 from training.text.formats.csv_file import csv_rows
 from training.text.formats.json_file import json_rows
 from training.text.formats.parquet_file import parquet_rows
-from training.text.formats.text_file import text_rows
+from training.text.formats.text_file import line_rows, text_rows
 from training.text.notes import Notes
 from training.text.question_forms import with_answers
 from training.text.span_exports import unwrap, with_spans
@@ -30,6 +30,8 @@ from training.text.tag_schemes import to_bio
 
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 FRACTION = re.compile(r"-?\d+\.\d+([eE][-+]?\d+)?")
+FIRST_LINES = 50
+"""By which plain text is told from words with tags."""
 LISTS = ("tokens", "tags", "spans", "answers")
 """Fields that are lists or objects, which a cell of a table holds as JSON."""
 
@@ -48,6 +50,58 @@ def rows_of(
     formed = (_formed(row, columns, notes, kind) for row in found)
     rows = (row for row in formed if row is not None)
     yield from _in_bio(list(rows), notes) if columns.task == "tag" else rows
+
+
+def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """Yield every record of a file with what a head of the task is asked; nothing is left out, and labels not read.
+
+    A row of empty cells is a record too, and so is each line of plain text. A DataError among the rows is a RowError.
+    Raise DataError where the rest of the file cannot be read, ColumnError where its columns do not fit.
+    """
+    kind = unlabelled_format(path, columns)
+    for row in _read_unlabelled(path, kind, columns):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            yield _asked(row, columns, kind)
+        except RowError as error:
+            yield error
+        except DataError as error:
+            broken = RowError(str(error), row.line if isinstance(row, Line) else 0)
+            broken.__cause__ = error
+            yield broken
+
+
+def unlabelled_format(path: Path, columns: Columns) -> str:
+    """Return the format of a file; of .txt what its first lines look like, in doubt plain text, one on each line."""
+    kind = format_of(path, columns.task)
+    if kind != "told by its text":
+        return kind
+    lines = (line.strip() for line in text_lines(path) if isinstance(line, str))
+    beginning = list(islice(filter(None, lines), FIRST_LINES))
+    first = beginning[0] if beginning else ""
+    if first.startswith("{") and (first.endswith("}") or _is_json(first)):
+        return "json lines"
+    if columns.task == "tag" and (beginning and all(map(is_tagged, beginning)) or "tokens" in columns.chosen):
+        return "conll"
+    return "csv" if columns.task in ("pair", "qa") or columns.heads(re.split(r"[,;\t|]", first)) else "text"
+
+
+def _read_unlabelled(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
+    if kind == "csv":
+        return csv_rows(path, columns.name, skip_empty=False)
+    if kind == "conll":
+        return conll_rows(path, columns.chosen, tagged=False)
+    return line_rows(path) if kind == "text" else _read(path, kind, columns, False)
+
+
+def _asked(line: Line, columns: Columns, kind: str) -> Line:
+    if kind in ("conll", "text"):
+        return line
+    found = columns.rename(unwrap(line, Notes(), labelled=False) or line)
+    if kind == "csv" and columns.task == "tag" and "tokens" in found.record:
+        return replace(found, record=found.record | {"tokens": _listed(found, "tokens")})
+    return found
 
 
 def _format_by_text(path: Path, task: str) -> str:

@@ -17,6 +17,8 @@ from training.text.notes import Notes
 
 SPANS = ("spans", "entities", "label", "labels")
 """Keys that may hold spans, the first one that is there counts."""
+TASK_KEYS = {"id", "data", "meta", "annotations", "predictions"}
+"""Keys of a task of Label Studio, as it is imported there."""
 STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
 TYPES = ("label", "labels", "type", "entity_group")
 WORD = re.compile(r"[^\W_]")
@@ -36,11 +38,12 @@ def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
     None for a task that nobody annotated, unless labels are not needed.
     """
     data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
+    if not labelled and isinstance(data, dict) and (isinstance(annotations, list) or line.record.keys() <= TASK_KEYS):
+        number = {key: line.record[key] for key in ("id",) if key in line.record}
+        return replace(line, record=number | data)
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return line
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
-    if not labelled:
-        return replace(line, record=data)
     if not done:
         notes[UNLABELLED] += 1
         return None

@@ -13,11 +13,11 @@ import pytest
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import Checkpoint, Head, write_checkpoint
 from models.errors import BertheadsError
+from models.predictor import Predictor
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training.errors import ExportError
-from training.evaluation.predictors import BundlePredictor
 from training.exporting import export as exporting
 from training.exporting import remeasure as remeasuring
 from training.exporting.export import ExportOptions, export
@@ -131,7 +131,7 @@ def test_what_a_head_met_on_its_validation_data_is_stored(run: Path, checkpoint:
     made = exported(run, tmp_path / "made", "--precision", "int8,fp32")
     reference = made.manifest.heads["mood"].reference
     assert reference and reference.inputs == 120
-    answers = BundlePredictor(made).predict("mood", [one["text"] for one in rows(tmp_path / "validation.jsonl")], {})
+    answers = Predictor(made).predict("mood", [one["text"] for one in rows(tmp_path / "validation.jsonl")], {})
     found = Counter(one.answer[0]["label"] for one in answers)
     assert reference.label == pytest.approx({label: found[label] / 120 for label in ("bad", "good")}, abs=1e-6)
     assert "on validation inputs (mood 120)" in made_card(made)

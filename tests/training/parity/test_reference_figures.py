@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle, read_bundle
+from models.predictor import Predictor
 from models.qa import QuestionInput
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
-from training.evaluation.predictors import BundlePredictor
 from training.parity.evidence import Evidence
-from training.parity.reference_figures import inputs_of, reference_figures
+from training.parity.reference_figures import inputs_of, reference_figures, reference_of
 from training.text.examples import (
     Document,
     Example,
@@ -37,7 +37,7 @@ def bundle(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Bu
 
 def test_every_task_has_figures_of_its_validation_data(bundle: Bundle) -> None:
     evidence = {name: [Evidence("validation", (), [one] * 120, 120)] for name, one in EXAMPLES.items()}
-    found = reference_figures(BundlePredictor(bundle), evidence)
+    found = reference_figures(Predictor(bundle), evidence)
     assert found.keys() == EXAMPLES.keys()
     for name, reference in found.items():
         reference.check(bundle.manifest.heads[name].spec)
@@ -47,7 +47,13 @@ def test_every_task_has_figures_of_its_validation_data(bundle: Bundle) -> None:
 
 def test_what_a_head_learned_from_is_no_reference(bundle: Bundle) -> None:
     evidence = {"sentiment": [Evidence("training", (Path("train.jsonl"),), [EXAMPLES["sentiment"]] * 120, 120)]}
-    assert reference_figures(BundlePredictor(bundle), evidence) == {}
+    assert reference_figures(Predictor(bundle), evidence) == {}
+
+
+def test_inputs_that_a_service_refuses_are_left_out(bundle: Bundle) -> None:
+    long = QuestionExample("1", "the cat " * 70_000, "who sees?", ["the cat"], [0])
+    found = reference_of(Predictor(bundle), "qa", [EXAMPLES["qa"]] * 110 + [long])
+    assert found and found.inputs == 110
 
 
 def test_inputs_are_what_clients_send(tokenizer: Tokenizer) -> None:

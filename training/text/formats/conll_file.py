@@ -6,14 +6,14 @@ Columns are divided by tabs, or by blanks where a line has no tab. A number befo
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, dropwhile, groupby, islice
 from pathlib import Path
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
-from training.run.text_lines import checked, text_lines
+from training.run.text_lines import UNDECODED, UndecodedLine, text_lines
 from training.text.tag_schemes import SPAN_TAG
 
 DOCUMENT = "-DOCSTART-"
@@ -23,6 +23,8 @@ UPOS = 3
 """Column of the part of speech in CoNLL-U (universaldependencies.org/format.html)."""
 NUMBER = re.compile(r"\d+")
 RANGE = re.compile(r"\d+[-.]\d+")
+MAX_WORDS = 1 << 20
+"""Of a sentence: more than any is, as where blank lines are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +36,70 @@ class Word:
     cells: list[str]
 
 
-def conll_rows(path: Path, columns: Mapping[str, str]) -> Iterator[Row]:
-    """Yield a record {"tokens", "tags"} per sentence.
+def conll_rows(path: Path, columns: Mapping[str, str], tagged: bool = True) -> Iterator[Row]:
+    """Yield a record {"tokens", "tags"} per sentence; with `tagged` false, a file may have words only.
 
     `columns` may give the numbers of both, counted from 0. By default the word is in the first column and the tag in
-    the last one, in CoNLL-U that of the part of speech.
+    the last one, in CoNLL-U that of the part of speech. The file is read three times, and never as a whole.
     """
-    found = list(filter(None, _without_comments(list(_sentences(path)))))
-    width = _width(found)
-    numbered = all(_is_numbered(sentence) for sentence in found)
+    layout = Layout.of(_sentences(path))
+    numbered = all(map(_is_numbered, filter(None, map(layout.without_comments, _sentences(path)))))
+    width = layout.width
     word = _column(columns, "tokens", 1 if numbered else 0, width)
-    tag = _column(columns, "tags", UPOS if numbered and width == CONLLU_COLUMNS else width - 1, width)
-    for sentence in found:
+    tag = _column(columns, "tags", UPOS if numbered and width == CONLLU_COLUMNS else width - 1, width) if tagged else 0
+    for sentence in map(layout.without_comments, _sentences(path)):
         words = [one for one in sentence if not (numbered and RANGE.fullmatch(one.cells[0]))]
         if words:
-            yield _row(path, words, width, word, tag)
+            yield _row(path, words, 0 if tagged and width < 2 else width, word, tag)
+
+
+def is_tagged(line: str) -> bool:
+    """Whether a line looks like a word and its span tag, like a comment, or like the beginning of a document."""
+    cells = _cells(line)
+    return (
+        line.startswith(("# ", DOCUMENT))
+        or len(cells) > 1
+        and (cells[-1] == "O" or bool(SPAN_TAG.fullmatch(cells[-1])))
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the lines of a file have in common."""
+
+    width: int
+    """The number of columns that most lines have."""
+    ends: set[str]
+    """What stands in the last column of lines that do not begin with "#"."""
+
+    @classmethod
+    def of(cls, sentences: Iterable[Sequence[Word]]) -> "Layout":
+        widths, ends = Counter[int](), set[str]()
+        for word in chain.from_iterable(sentences):
+            if not word.cells[0].startswith("#"):
+                widths[len(word.cells)] += 1
+                ends.add(word.cells[-1])
+        return cls(max(widths, key=lambda width: (widths[width], width), default=0), ends)
+
+    def without_comments(self, sentence: list[Word]) -> list[Word]:
+        """Return a sentence without the lines before it that begin with "#" and do not end in a known tag."""
+        return list(dropwhile(lambda word: self._is_comment(word.cells), sentence))
+
+    def _is_comment(self, cells: Sequence[str]) -> bool:
+        is_tagged = len(cells) == self.width and (cells[-1] in self.ends or SPAN_TAG.fullmatch(cells[-1]))
+        return cells[0].startswith("#") and not is_tagged
 
 
 def _row(path: Path, words: list[Word], width: int, word: int, tag: int) -> Row:
     for one in words:
-        if len(one.cells) != width or width < 2:
-            found = f"{len(one.cells)} column{'s' if len(one.cells) > 1 else ''} ({' '.join(one.cells)[:60]!r})"
-            wanted = f"{max(width, 2)} as in most lines" if width > 1 else "a word and its tag"
-            return DataError(f"{path}:{one.number}: {found}, expected {wanted}; correct the line")
+        line = " ".join(one.cells)
+        if UNDECODED.search(line):
+            message = f"{path}:{one.number}: the line is not UTF-8, expected UTF-8 text; convert it with iconv"
+            return RowError(message, words[0].number)
+        if len(one.cells) != width:
+            found = f"{len(one.cells)} column{'s' if len(one.cells) > 1 else ''} ({line[:60]!r})"
+            wanted = f"{width} as in most lines" if width else "a word and its tag"
+            return RowError(f"{path}:{one.number}: {found}, expected {wanted}; correct the line", words[0].number)
     record = {"tokens": [one.cells[word] for one in words], "tags": [one.cells[tag] for one in words]}
     return Line(path, words[0].number, record)
 
@@ -71,11 +114,24 @@ def _column(columns: Mapping[str, str], field: str, default: int, width: int) ->
 
 
 def _sentences(path: Path) -> Iterator[list[Word]]:
-    lines = enumerate(checked(text_lines(path)), start=1)
+    lines = enumerate(map(_kept, text_lines(path)), start=1)
     words = ((None if _is_between(line) else Word(number, _cells(line))) for number, line in lines)
     for blank, group in groupby(words, key=lambda word: word is None):
         if not blank:
-            yield [word for word in group if word]
+            sentence = [word for word in islice(group, MAX_WORDS + 1) if word]
+            if len(sentence) > MAX_WORDS:
+                found = f"{MAX_WORDS:,} lines without a blank one"
+                raise DataError(f"{path}:{sentence[0].number}: {found}, expected one after each sentence; put them in")
+            yield sentence
+
+
+def _kept(line: str | DataError) -> str:
+    """A line as text, also where it is not UTF-8; raise the error of a longer one."""
+    if isinstance(line, UndecodedLine):
+        return line.line.decode("utf8", "surrogateescape")
+    if isinstance(line, DataError):
+        raise line
+    return line
 
 
 def _is_between(line: str) -> bool:
@@ -88,29 +144,6 @@ def _cells(line: str) -> list[str]:
     if "\t" in line.strip(" \t"):
         return [cell.strip(" ") for cell in line.rstrip("\t").split("\t")]
     return [cell for cell in line.strip(" \t").split(" ") if cell]  # other blanks, such as U+00A0, are of the words
-
-
-def _without_comments(sentences: list[list[Word]]) -> Iterator[list[Word]]:
-    """Yield sentences without the comments before them: lines that begin with "#" and do not end in a known tag."""
-    width = _width(sentences)
-    ends = {word.cells[-1] for sentence in sentences for word in sentence if not word.cells[0].startswith("#")}
-    for sentence in sentences:
-        first = 0
-        while first < len(sentence) and _is_comment(sentence[first].cells, width, ends):
-            first += 1
-        yield sentence[first:]
-
-
-def _is_comment(cells: Sequence[str], width: int, ends: set[str]) -> bool:
-    is_tagged = len(cells) == width and (cells[-1] in ends or SPAN_TAG.fullmatch(cells[-1]))
-    return cells[0].startswith("#") and not is_tagged
-
-
-def _width(sentences: Sequence[Sequence[Word]]) -> int:
-    """The number of columns that most lines have."""
-    cells = (word.cells for sentence in sentences for word in sentence)
-    widths = Counter(len(some) for some in cells if not some[0].startswith("#"))
-    return max(widths, key=lambda width: (widths[width], width), default=0)
 
 
 def _is_numbered(sentence: Sequence[Word]) -> bool:

@@ -7,13 +7,13 @@ characters, is read as the one or the other kind, whichever leaves fewer broken 
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
-from training.run.text_lines import checked, text_lines, unpacked_suffix
+from training.run.text_lines import UndecodedLine, text_lines, unpacked_suffix
 
 SAMPLE = 200
 """Lines from which the delimiter is told, and whether the first one holds names."""
@@ -27,20 +27,26 @@ Namer = Callable[[Path, list[list[str]]], tuple[list[str], bool]]
 """Given a path and its first rows: the names of the columns, and whether the first row already is data."""
 
 
+Undecoded = dict[int, RowError]
+"""The errors of lines that are not UTF-8, by their numbers."""
+
+
 class Dialect(NamedTuple):
     delimiter: str
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 
 
-def csv_rows(path: Path, name: Namer) -> Iterator[Row]:
-    """Yield a record of strings per row; rows without any character are blank lines and are skipped."""
-    lines = _lines(path)
+def csv_rows(path: Path, name: Namer, skip_empty: bool = True) -> Iterator[Row]:
+    """Yield a record of strings per row; blank lines are skipped, and so are rows of empty cells if `skip_empty`."""
+    undecoded: Undecoded = {}
+    lines = _lines(path, undecoded)
     first = list(islice(lines, SAMPLE))
     if first and "\0" in first[0]:
         raise DataError(f"{path}:1: the line holds U+0000, expected text; if it is UTF-16, save it as UTF-8")
     dialect = _dialect(path, first)
     skipped = 1 if first and _declared(first[0]) else 0
-    rows = _cells(path, chain(first[skipped:], lines), dialect, skipped)
+    rows = _cells(path, chain(first[skipped:], lines), dialect, skipped, skip_empty, undecoded)
+    rows = dropwhile(lambda row: isinstance(row, Cells) and _is_blank(row.cells, True), rows)  # no header yet
     beginning = list(islice(rows, SAMPLE // 2))
     if not beginning:
         return
@@ -68,20 +74,28 @@ class Cells(NamedTuple):
 
 
 class NotClosed(DataError):
-    """Raised when a quote opens and the file ends without another."""
+    """Raised when a quote opens and none closes it: it holds the rest of the file, or more rows than a cell can be."""
 
 
 def _record(path: Path, row: Cells, names: list[str]) -> Row:
     if len(row.cells) != len(names):
         found = f"{_lines_of(row.number, row.last)}{len(row.cells)} cells ({row.cells[0][:30]!r}, …)"
-        return DataError(
+        return RowError(
             f"{path}:{row.number}: {found}, expected {len(names)} as in the first line ({', '.join(names)}); quote a "
-            "cell that holds the delimiter, or correct the line"
+            "cell that holds the delimiter, or correct the line",
+            row.number,
         )
     return Line(path, row.number, dict(zip(names, row.cells, strict=True)))
 
 
-def _cells(path: Path, lines: Iterable[str], dialect: Dialect, skipped: int = 0) -> Iterator[Cells | DataError]:
+def _cells(
+    path: Path,
+    lines: Iterable[str],
+    dialect: Dialect,
+    skipped: int = 0,
+    skip_empty: bool = True,
+    undecoded: Undecoded | None = None,
+) -> Iterator[Cells | DataError]:
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)
     while True:
@@ -93,15 +107,27 @@ def _cells(path: Path, lines: Iterable[str], dialect: Dialect, skipped: int = 0)
         except csv.Error as error:
             yield _error(path, begin, reader.line_num + skipped, str(error))
             continue
-        if any(cell.strip() for cell in cells):
-            yield Cells(begin, reader.line_num + skipped, [cell.replace(RETURN, "\r") for cell in cells])
+        last = reader.line_num + skipped
+        if undecoded and (broken := [undecoded.pop(line) for line in range(begin, last + 1) if line in undecoded]):
+            yield RowError(str(broken[0]), begin)
+        elif not _is_blank(cells, skip_empty):
+            yield Cells(begin, last, [cell.replace(RETURN, "\r") for cell in cells])
+
+
+def _is_blank(cells: Sequence[str], skip_empty: bool) -> bool:
+    """Whether a row is a blank line, or one of empty cells where such rows are skipped."""
+    return not any(map(str.strip, cells)) if skip_empty else not cells
 
 
 def _error(path: Path, begin: int, last: int, reason: str) -> DataError:
     if reason == "unexpected end of data":
         return NotClosed(f"{path}:{begin}: a quote opens here and is never closed, expected another; add it")
+    if reason.startswith("field larger than"):
+        found = f"a quote opens here and is not closed within {MAX_CELL:,} characters"
+        return NotClosed(f"{path}:{begin}: {found}, expected another; add it")
     lines = _lines_of(begin, last)
-    return DataError(f"{path}:{begin}: {lines}{reason}, expected cells as in RFC 4180; write a quote in a cell twice")
+    message = f"{path}:{begin}: {lines}{reason}, expected cells as in RFC 4180; write a quote in a cell twice"
+    return RowError(message, begin)
 
 
 def _lines_of(begin: int, last: int) -> str:
@@ -112,13 +138,19 @@ def _lines_of(begin: int, last: int) -> str:
 # ---- lines -----------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yield lines as csv wants them.
+def _lines(path: Path, undecoded: Undecoded | None = None) -> Iterator[str]:
+    """Yield lines as csv wants them; note those that are not UTF-8, whose bytes stand as characters that no text holds.
 
     A carriage return inside a line is a character of a cell (csv and pandas write it without quotes), and would end the
     row; only a file without any line feed has its lines divided by carriage returns.
     """
-    for number, line in enumerate(checked(text_lines(path))):
+    for number, line in enumerate(text_lines(path)):
+        if isinstance(line, UndecodedLine):
+            if undecoded is not None:
+                undecoded[number + 1] = line
+            line = line.line.decode("utf8", "surrogateescape")
+        elif isinstance(line, DataError):
+            raise line  # whether a quote opens in it is not known, and with it what the next lines are
         if "\r" not in line[:-2]:
             yield line
         elif number == 0 and not line.endswith("\n"):

@@ -9,31 +9,70 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row, json_lines, kind_of, row_of
-from training.run.text_lines import checked, text_lines
+from training.run.text_lines import UNDECODED, checked, text_blocks, text_lines
 
 DECODER = json.JSONDecoder()
 BLANKS = re.compile(r"[ \t\r\n]*")
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^"\[\]{},]+', re.DOTALL)
+"""A string, a bracket or a comma, or what stands between them."""
+BOUNDS = '"[]{},'
+MAX_ELEMENT = 1 << 26
+"""Characters of an element of a list: some hundred novels."""
+LONGEST_WORD = 16
+"""Characters before the end of a block where an error may only mean that the block ends there: tru, "\\u12."""
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the records of a .json file; raise DataError for one that is not JSON.
+    """Yield the records of a .json file, those of a list as they are read; raise DataError for one that is not JSON.
 
     A file of one object per line, as several tools name .json too, is read as JSON lines.
     """
-    text = "".join(checked(text_lines(path)))
+    stream = Stream(path)
+    first = stream.next_character()
+    if first == "[":
+        yield from _elements(stream)
+    elif first and _has_lines(path):
+        yield from json_lines(path)
+    elif first:
+        yield from _one_value(path)
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether the first line is a value by itself, or a broken one before another object."""
+    written = (line.strip() for line in text_lines(path) if isinstance(line, str) and line.strip())
+    first, second = next(written, ""), next(written, "")
+    return bool(second) and ((first[-1:] == "}" and second[:1] == "{") or _is_json(first))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _one_value(path: Path) -> Iterator[Row]:
+    text = "".join(text_blocks(path))
+    if UNDECODED.search(text):
+        list(checked(text_lines(path)))  # raises the error of its line
     start = _after_blanks(text, 0)
-    if text[start : start + 1] == "[":
-        yield from _elements(path, text, start)
-    elif start < len(text):
-        value, end = _value(path, text, start, "")
-        if _after_blanks(text, end) == len(text):
-            yield from _members(path, value)
-        elif "\n" not in text[start:end]:
-            yield from json_lines(path)
-        else:
-            raise _followed(path, text, end, "its object", "one value, or one object per line")
+    try:
+        value, end = DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError) as error:
+        number = text.count("\n", 0, getattr(error, "pos", start)) + 1
+        raise DataError(f"{path}:{number}: not JSON ({error}), expected JSON; correct the file") from None
+    end = _after_blanks(text, end)
+    if end == len(text):
+        yield from _members(path, value)
+    elif "\n" not in text[start:end].rstrip():
+        yield from json_lines(path)
+    else:
+        number, found = text.count("\n", 0, end) + 1, repr(text[end : end + 20])
+        wanted = "one value, or one object per line"
+        raise DataError(f"{path}:{number}: its object is followed by {found}, expected {wanted}; correct the file")
 
 
 def _after_blanks(text: str, start: int) -> int:
@@ -41,37 +80,128 @@ def _after_blanks(text: str, start: int) -> int:
     return found.end() if found else start
 
 
-def _value(path: Path, text: str, start: int, part: str) -> tuple[Any, int]:
-    try:
-        return DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError) as error:
-        number = text.count("\n", 0, getattr(error, "pos", start)) + 1
-        place = f"{path}:{number}" + (f": {part}" if part else "")
-        raise DataError(f"{place}: not JSON ({error}), expected JSON; correct the file") from None
+# ---- lists -----------------------------------------------------------------------------------------------------------
 
 
-def _elements(path: Path, text: str, start: int) -> Iterator[Row]:
+class Stream:
+    """A file whose text is in memory from the value that is being read on, and no further than needed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.line = 1
+        """Where it stands, counted from 1."""
+        self._blocks = text_blocks(path)
+        self._text = ""
+        self._at = self._counted = 0
+
+    def next_character(self) -> str:
+        """Pass blanks, and return the character after them without passing it; "" at the end."""
+        while (after := _after_blanks(self._text, self._at)) == len(self._text) and self._more():
+            pass
+        self.skip(max(after, self._at) - self._at)
+        return self._text[self._at : self._at + 1]
+
+    def skip(self, count: int) -> None:
+        """Pass some characters that are in memory."""
+        self._at += count
+        self.line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+
+    def rest(self) -> str:
+        """Return the characters to come, for a message."""
+        return self._text[self._at : self._at + 20]
+
+    def value(self, part: str) -> Any:
+        """Pass a JSON value and return it; raise RowError for one that is broken, which is passed as well."""
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                if self._may_go_on(error) and self._twice(part):
+                    continue
+                place = f"{self.path}:{self.line + self._text.count(chr(10), self._at, getattr(error, 'pos', 0))}"
+                self._skip_value(part)
+                message = f"{place}: {part}: not JSON ({_reason(error)}), expected JSON; correct the file"
+                raise RowError(message) from None
+            if end == len(self._text) and self._twice(part):
+                continue  # a number may go on
+            undecoded = UNDECODED.search(self._text, self._at, end)
+            self.skip(end - self._at)
+            if undecoded:
+                byte = ord(undecoded.group()) & 0xFF
+                found = f"byte 0x{byte:02x}, which is not UTF-8"
+                raise RowError(f"{self.path}:{self.line}: {part} holds {found}, expected UTF-8 text; write it again")
+            return value
+
+    def _may_go_on(self, error: Exception) -> bool:
+        """Whether an error may be one only because the text is not read to its end."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - LONGEST_WORD
+
+    def _skip_value(self, part: str) -> None:
+        """Pass a broken value: up to the comma or bracket that ends it."""
+        depth = 0
+        while True:
+            token = TOKEN.match(self._text, self._at)
+            found = token.group() if token else ""
+            goes_on = not found or (found[0] not in BOUNDS and self._at + len(found) == len(self._text))
+            if goes_on and self._twice(part):
+                continue
+            if not found:
+                raise DataError(f"{self.path}:{self.line}: {part} is not JSON and has no end; correct the file")
+            if depth == 0 and found in (",", "]", "}"):
+                return
+            depth += (found in ("[", "{")) - (found in ("]", "}"))
+            self.skip(len(found))
+
+    def _twice(self, part: str) -> bool:
+        """Read on until twice as much is in memory, so that a long value is not decoded often; False at the end."""
+        held = len(self._text) - self._at
+        if held > MAX_ELEMENT:
+            found = f"{part} has more than {MAX_ELEMENT:,} characters"
+            raise DataError(f"{self.path}:{self.line}: {found}, expected less; divide it, or correct the file")
+        grew = self._more()
+        while len(self._text) - self._at < 2 * held and self._more():
+            pass
+        return grew
+
+    def _more(self) -> bool:
+        block = next(filter(None, self._blocks), "")
+        self._text = self._text[self._at :] + block
+        self._at = self._counted = 0
+        return bool(block)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong; where is told by the line of the file."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _elements(stream: Stream) -> Iterator[Row]:
     """Yield the elements of a list one by one, each with the line where it begins."""
-    line, counted, count = 1, 0, 0
-    start = _after_blanks(text, start + 1)
-    while text[start : start + 1] not in ("]", ""):
+    stream.skip(1)
+    count = 0
+    while stream.next_character() not in ("]", ""):
         count += 1
-        line, counted = line + text.count("\n", counted, start), start
-        value, end = _value(path, text, start, f"element {count}")
-        yield row_of(path, line, value, f"element {count}")
-        end = _after_blanks(text, end)
-        if text[end : end + 1] not in (",", "]"):
-            raise _followed(path, text, end, f"element {count}", "',' or ']'")
-        start = _after_blanks(text, end + 1) if text[end] == "," else end
-    if not text[start:]:
-        raise DataError(f"{path} ends inside its list, expected ']'; copy it again")
+        line, part = stream.line, f"element {count}"
+        try:
+            row = row_of(stream.path, line, stream.value(part), part)
+        except RowError as error:
+            row = error
+        yield row
+        after = stream.next_character()
+        if after == ",":
+            stream.skip(1)
+        elif after != "]":
+            found = repr(stream.rest()) if after else "the end of the file"
+            wanted = "',' or ']'; correct the file"
+            raise DataError(f"{stream.path}:{stream.line}: {part} is followed by {found}, expected {wanted}")
+    if not stream.next_character():
+        raise DataError(f"{stream.path} ends inside its list, expected ']'; copy it again")
 
 
-def _followed(path: Path, text: str, end: int, part: str, wanted: str) -> DataError:
-    end = _after_blanks(text, end)
-    found = repr(text[end : end + 20]) if end < len(text) else "the end of the file"
-    number = text.count("\n", 0, end) + 1
-    return DataError(f"{path}:{number}: {part} is followed by {found}, expected {wanted}; correct the file")
+# ---- objects ---------------------------------------------------------------------------------------------------------
 
 
 def _members(path: Path, value: Any) -> Iterator[Row]:
@@ -99,12 +229,21 @@ def _only(path: Path, value: Any) -> Row:
 
 
 def _article(path: Path, paragraphs: Any, part: str) -> Iterator[Row]:
-    for number, paragraph in enumerate(_list(path, paragraphs, part)):
+    try:
+        found = _list(path, paragraphs, part)
+    except RowError as error:
+        yield error
+        return
+    for number, paragraph in enumerate(found):
         inside = f"{part}[{number}]"
         if not isinstance(paragraph, dict) or "context" not in paragraph:
-            yield DataError(f'{path}: {inside} has no "context", expected a paragraph with "context" and "qas"; add it')
+            yield RowError(f'{path}: {inside} has no "context", expected a paragraph with "context" and "qas"; add it')
             continue
-        questions = _list(path, paragraph.get("qas"), f"{inside}.qas")
+        try:
+            questions = _list(path, paragraph.get("qas"), f"{inside}.qas")
+        except RowError as error:
+            yield error
+            continue
         for place, question in enumerate(questions):
             row = row_of(path, 0, question, f"{inside}.qas[{place}]")
             if isinstance(row, Line):
@@ -114,5 +253,5 @@ def _article(path: Path, paragraphs: Any, part: str) -> Iterator[Row]:
 
 def _list(path: Path, value: Any, part: str) -> list[Any]:
     if not isinstance(value, list):
-        raise DataError(f"{path}: {part} is {kind_of(value)}, expected a list as in SQuAD; correct the file")
+        raise RowError(f"{path}: {part} is {kind_of(value)}, expected a list as in SQuAD; correct the file")
     return value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.errors import DataError
+from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
 
 ROWS = 256
@@ -34,7 +34,7 @@ def parquet_rows(path: Path, choose: Chooser) -> Iterator[Row]:
                     yield _row(path, number, record, names)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no whole Parquet file ({error}), expected one; copy it again") from None
 
 
@@ -45,27 +45,31 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _records(batch: Any) -> Iterator[Any]:
-    """Yield the rows of a batch, one that is not UTF-8 as its error."""
+    """Yield the rows of a batch; of one that is not UTF-8, or a time that Python cannot hold, its error."""
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
+        records = batch.to_pylist()
+    except (ValueError, OverflowError):
         for number in range(batch.num_rows):
             try:
                 yield from batch.slice(number, 1).to_pylist()
-            except UnicodeDecodeError as error:
+            except (ValueError, OverflowError) as error:
                 yield error
+    else:
+        yield from records
 
 
 def _row(path: Path, number: int, record: Any, names: dict[str, list[str]]) -> Row:
     part = f"row {number}"
     if isinstance(record, UnicodeDecodeError):
-        return DataError(f"{path}: {part} is not UTF-8 ({record}), expected UTF-8 text; write it again")
+        return RowError(f"{path}: {part} is not UTF-8 ({record}), expected UTF-8 text; write it again")
+    if isinstance(record, Exception):
+        return RowError(f"{path}: {part} cannot be read ({record}), expected a value that Python has; convert it")
     for key in names.keys() & record.keys():
         try:
             record[key] = named(record[key], names[key])
         except IndexError:
             known = f"names for 0 to {len(names[key]) - 1}"
-            return DataError(f'{path}: {part}: "{key}" is {record[key]}, but the file has {known}; remove the row')
+            return RowError(f'{path}: {part}: "{key}" is {record[key]}, but the file has {known}; remove the row')
     return Line(path, 0, record, part)
 
 

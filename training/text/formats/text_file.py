@@ -33,3 +33,9 @@ def text_rows(path: Path, one_per_line: bool = False) -> Iterator[Row]:
             lines, size = [], 0
     if lines:
         yield Line(path, begin, {"text": "\n".join(lines)})
+
+
+def line_rows(path: Path) -> Iterator[Row]:
+    """Yield a record {"text"} per line, of empty lines too: they may stand beside those of another file."""
+    for number, line in enumerate(text_lines(path), start=1):
+        yield line if isinstance(line, DataError) else Line(path, number, {"text": line.rstrip("\r\n")})

@@ -1,0 +1,166 @@
+"""Would break: a run that is killed loses or doubles rows, or an option that is wrong is told after the work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pytest
+
+from models.tokenizer import Tokenizer
+from tests.service.bundles import write_bundle
+from tests.service.serving import until
+from tests.training.scoring.runs import COMMAND, ENVIRONMENT, children
+
+ROWS = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """A folder with a bundle, rows, and the answers of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("command")
+    write_bundle(folder / "bundle", tokenizer)
+    words = "the cat sat on a mat and saw no dog".split()
+    rows = ({"id": n, "text": " ".join(words[: 1 + n % 10] * 6)} for n in range(ROWS))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run(folder, "whole")
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS:,} rows in {folder / 'whole'}, no errors" in done.stdout
+    return folder
+
+
+def arguments(folder: Path, out: str, *more: str) -> list[str]:
+    return [*COMMAND, str(folder / "rows.jsonl"), "--bundle", str(folder / "bundle"), "--head", "sentiment",
+            "--out", str(folder / out), "--processes", "2", *more]  # fmt: skip
+
+
+def run(folder: Path, out: str, *more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(arguments(folder, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=170)
+
+
+def parts(out: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(out.glob("part-*"))}
+
+
+def test_killed_five_times_and_finished(folder: Path) -> None:
+    out = folder / "killed"
+    for _ in range(5):
+        before = len(parts(out))
+        running = subprocess.Popen(arguments(folder, "killed"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        kill(running, out, before + 2)
+    kept = {file: file.stat().st_mtime_ns for file in out.glob("part-*")}
+    assert len(kept) < len(parts(folder / "whole")), "it was finished before the last kill"
+    done = run(folder, "killed")
+    assert done.returncode == 0, done.stderr
+    assert parts(out) == parts(folder / "whole")
+    assert kept == {file: file.stat().st_mtime_ns for file in kept}, "a part was written twice"
+    assert sorted(map(int, pyarrow.dataset.dataset(out).to_table()["id"].to_pylist())) == list(range(ROWS))
+    assert not list(out.glob("_part-*"))
+
+
+def kill(running: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
+    """Kill a run once it has written so many parts; its processes must end by themselves."""
+    until(lambda: len(parts(out)) >= count or running.poll() is not None)
+    left = children(running.pid)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    until(lambda: not any(map(alive, left)))
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_process_that_dies_ends_the_run_with_a_sentence(folder: Path) -> None:
+    running = subprocess.Popen(arguments(folder, "died"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until(lambda: len(parts(folder / "died")) > 1 or running.poll() is not None)
+    for child in children(running.pid):
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+            os.kill(child, signal.SIGKILL)
+            break
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "one of 2 processes was ended from outside" in told and "Traceback" not in told
+    assert run(folder, "died").returncode == 0
+    assert parts(folder / "died") == parts(folder / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_it_goes_on(folder: Path, number: signal.Signals) -> None:
+    out = f"stopped-{number}"
+    running = subprocess.Popen(arguments(folder, out), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    until(lambda: parts(folder / out) or running.poll() is not None)
+    left = children(running.pid)
+    running.send_signal(number)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert f"what is in {folder / out} stays, and the same command goes on" in told and "Traceback" not in told
+    until(lambda: not any(map(alive, left)))
+
+
+def test_a_finished_run_does_nothing_and_another_job_is_refused(folder: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (folder / "whole").iterdir() if file.name != ".lock"}
+    again = run(folder, "whole")
+    assert again.returncode == 0 and again.stdout.startswith(f"finished already: {ROWS:,} rows")
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    for more, words in (
+        (["--head", "topic"], 'head was "sentiment" and is "topic" now'),
+        (["--set", "top_k=1"], 'parameters was {} and is {"top_k": 1} now'),
+        (["--format", "jsonl"], 'format of the answers was "parquet" and is "jsonl" now'),
+        (["--keep", "id2"], "keep was"),
+    ):
+        refused = run(folder, "whole", *more)
+        assert refused.returncode == 1 and words in refused.stderr, refused.stderr
+        assert "name another --out" in refused.stderr
+
+
+def test_a_file_that_changed_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").symlink_to(folder / "bundle")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "cat"}\n')
+    assert run(tmp_path, "out").returncode == 0
+    rows.write_text('{"text": "dog"}\n')
+    refused = run(tmp_path, "out")
+    assert refused.returncode == 1 and "the file rows.jsonl has changed since" in refused.stderr
+
+
+def test_what_is_wrong_is_one_sentence_before_the_work(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    good: dict[str, Any] = {"--bundle": folder / "bundle", "--head": "sentiment", "--out": tmp_path / "out"}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"--bundle": tmp_path / "none"}, "is not a directory, expected a bundle"),
+        ({"--head": "sentimant"}, "there is no head 'sentimant', expected one of fill-mask, ner"),
+        ({"--head": None}, "choose one with --head"),
+        ({"--out": tmp_path / "full"}, "holds thesis.txt, which this command did not write there"),
+        ({"--set": "topk=3"}, "topk"),
+        ({"--set": "top_k=0"}, "parameters.top_k: is 0"),
+        ({"--set": "top_k"}, "expected KEY=VALUE"),
+        ({"--columns": "text=body"}, "body"),
+        ({"--route": "zero-shot"}, "route"),
+        ({"--keep": "answer"}, "a column of this name already"),
+        ({"--processes": "0"}, "is not a whole number from 1 on"),
+    ]
+    for changes, words in cases:
+        flags = [str(part) for flag, value in (good | changes).items() if value for part in (flag, value)]
+        refused = run_with(folder / "rows.jsonl", *flags)
+        assert refused.returncode in (1, 2) and words in refused.stderr, (changes, refused.stderr)
+        assert "Traceback" not in refused.stderr and not (tmp_path / "out").exists()
+
+
+def run_with(file: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    command = [*COMMAND, str(file), *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+
+
+def test_nothing_imports_torch() -> None:
+    code = "import sys, training.scoring.command, training.scoring.local; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    assert done.stdout == "False\n"

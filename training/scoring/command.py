@@ -1,0 +1,123 @@
+"""The command `bertheads-score`: files of any size in, a folder of answers out.
+
+    bertheads-score FILES... --bundle DIR [--head NAME] --out DIR [--columns text=body] [--set top_k=3]
+
+What was done stays: the same command again goes on after an interruption. A broken row becomes an error in its row.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+from models.cgroup import usable_cores
+from models.predictor import Predictor
+from models.runtime import Precision, Provider
+from training.errors import DataError, TrainingError
+from training.run.exit_status import run_command
+from training.run.interruption import Interrupted
+from training.scoring.folder import NOTE, claimed, write_note
+from training.scoring.input_rows import FIELDS
+from training.scoring.job import FORMS, Job
+from training.scoring.local import run
+from training.scoring.outcome import Outcome, read_outcome
+from training.scoring.preparation import check_files, check_parameters, job_of
+from training.scoring.report import Progress, finished
+from training.scoring.scorer import Summary
+from training.text.data_files import parse_columns
+from training.text.file_formats import KNOWN
+from training.text.source_files import Sources
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score as the command line says; exit with status 1 and one sentence where that cannot be done."""
+    run_command(build_parser, sys.argv[1:] if arguments is None else arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bertheads-score", description="Answers for every row of data files.")
+    add_arguments(parser)
+    parser.set_defaults(command=score_command)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `score_command` reads."""
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help=f"data with or without labels, or folders of it: {KNOWN}")
+    add("--bundle", type=Path, required=True, metavar="DIR", help="whose head answers")
+    add("--head", metavar="NAME", help="which head; needed if there are several")
+    add("--out", type=Path, required=True, metavar="DIR", help="the folder of answers; the same again goes on")
+    names = "which column is which field, such as text=body or id=number; columns without names count from 0"
+    add("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=names)
+    add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to carry over as text")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the head, such as top_k=3")
+    add("--route", choices=tuple(FIELDS), help="another way to ask the head, such as zero-shot")
+    add("--format", choices=FORMS, default=FORMS[0], help="of the answers; default parquet")
+    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="by default one per core")
+    add("--precision", choices=get_args(Precision), help="by default what is served")
+    add("--provider", choices=get_args(Provider), default="cpu", help="default cpu")
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help="score with Ray, here or on the cluster at ADDRESS")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(parse for part in text.split(",") if (parse := part.strip()))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def score_command(arguments: argparse.Namespace) -> None:
+    """Score as the command line says, and say in one line what came out."""
+    try:
+        predictor = Predictor(arguments.bundle, precision=arguments.precision, provider=arguments.provider)
+        job = job_of(arguments, predictor)
+        check_parameters(job, predictor)
+        check_files(job)
+        sources, bundle = Sources(job.files), predictor.bundle
+        del predictor  # its memory is for the processes
+        with claimed(job, bundle) as known:
+            if known["finished"] and known["finished"]["parts"] == read_outcome(job).parts:
+                sys.stdout.write(f"finished already: {finished(job, Outcome(**known['finished']))}\n")
+            else:
+                score(job, arguments, sources, known)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        done = f"what is in {arguments.out} stays, and the same command goes on"
+        sentence = done if (arguments.out / NOTE).exists() else "nothing was written, and the same command begins again"
+        raise Interrupted(number, f"interrupted; {sentence}") from None
+
+
+def score(job: Job, arguments: argparse.Namespace, sources: Sources, known: dict[str, Any]) -> None:
+    """Write the parts that are missing; raise DataError at the end for files that could not be read to theirs."""
+    unreadable: DataError | None = None
+    progress = Progress(sum(file.stat().st_size for file in job.files))
+    try:
+        progress.show(summaries(job, arguments))
+    except DataError as error:
+        unreadable = error
+    sources.check()
+    outcome = read_outcome(job)
+    sys.stdout.write(f"{finished(job, outcome, progress.rate)}\n")
+    if unreadable:
+        raise unreadable
+    write_note(job, known | {"finished": asdict(outcome)})
+
+
+def summaries(job: Job, arguments: argparse.Namespace) -> Iterator[Summary]:
+    """Run the job here, or with Ray."""
+    if arguments.ray is None:
+        return run(job, arguments.processes)
+    try:
+        ray = import_module("training.scoring.ray_data")
+    except ModuleNotFoundError as error:
+        raise TrainingError(f"--ray needs {error.name}; pip install 'bertheads[batch]', or leave --ray out") from None
+    found: Iterator[Summary] = ray.run(job, arguments.ray or None)
+    return found

@@ -1,0 +1,53 @@
+"""What is to be scored, by what, and where the answers go."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from models.runtime import Precision, Provider
+from models.tasks import RouteName
+
+Form = Literal["parquet", "jsonl"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of the scorer. It can be pickled, so that other processes and machines can work on it."""
+
+    files: tuple[Path, ...]
+    """The data files, without folders. Each has a number: its place here."""
+    bundle: Path
+    head: str
+    route: RouteName
+    """The head's own task, or another way to ask it, such as zero-shot."""
+    out: Path
+    """The folder of the answers."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """{"text": "body"}: which column is which field; see training/text/columns.py."""
+    keep: tuple[str, ...] = ()
+    """Further columns that are carried over as text."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    form: Form = "parquet"
+    precision: Precision | None = None
+    """By default the one that the service would take."""
+    provider: Provider = "cpu"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The files' paths relative to the folder that holds them all, with slashes: equal on all machines."""
+        absolute = [os.path.abspath(file) for file in self.files]
+        common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        return tuple(Path(path).relative_to(common).as_posix() for path in absolute)
+
+    @cached_property
+    def numbers(self) -> dict[Path, int]:
+        """The place of each file in `files`."""
+        return {file: number for number, file in enumerate(self.files)}
+
+    def name(self, file: Path) -> str:
+        """The name of a file in ids and errors."""
+        return self.names[self.numbers[file]]

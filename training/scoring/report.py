@@ -1,0 +1,72 @@
+"""What a run says: its progress on standard error, and one line at its end."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+from training.run.progress import columns
+from training.scoring.job import Job
+from training.scoring.outcome import Outcome
+from training.scoring.scorer import Summary
+
+BAR = "{desc} {percentage:3.0f}%|{bar:8}| {remaining} left"
+MAX_ERROR = 100
+"""Characters of an error in the last line."""
+LOG_SECONDS = 30.0
+"""Between two states of the bar where no one looks at it."""
+
+
+class Progress:
+    """Rows and rows/s by what was answered, the time left by the bytes that were read for it."""
+
+    def __init__(self, size: int) -> None:
+        self.rows = 0
+        self._size = size
+        """Bytes of all files."""
+        self._began = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Rows per second of this run."""
+        return self.rows / max(1e-9, time.monotonic() - self._began)
+
+    def show(self, summaries: Iterable[Summary]) -> None:
+        """Show the progress of a run until it ends; parts that were there already count as nothing to do."""
+        seconds = 0.5 if sys.stderr.isatty() else LOG_SECONDS
+        with tqdm(total=self._size, bar_format=BAR, ncols=columns(), mininterval=seconds, smoothing=0.05) as bar:
+            for summary in summaries:
+                self.rows += summary.rows
+                if summary.rows:
+                    bar.set_description_str(f"{self.rows:,} rows, {self.rate:,.0f} rows/s", refresh=False)
+                    bar.update(summary.size)
+                else:
+                    bar.n, bar.initial = bar.n + summary.size, bar.initial + summary.size
+
+
+def finished(job: Job, outcome: Outcome, rate: float | None = None) -> str:
+    """Say in one line what a folder holds, and what to do next."""
+    parts = [f"{outcome.rows:,} rows in {job.out}", _errors(outcome)]
+    if outcome.repeated:
+        ids = ", ".join(outcome.repeated_ids[:3])
+        parts.append(f"{outcome.repeated:,} rows repeat the id of an earlier one ({ids})")
+    if rate:
+        parts.append(f"{rate:,.0f} rows/s")
+    return f"{', '.join(parts)}; see them with: {_next(job)}"
+
+
+def _errors(outcome: Outcome) -> str:
+    if not outcome.errors:
+        return "no errors"
+    more = "; …" if outcome.errors > len(outcome.named) else ""
+    named = "; ".join(error[:MAX_ERROR].rstrip() + ("…" if len(error) > MAX_ERROR else "") for error in outcome.named)
+    return f"{outcome.errors:,} error{'s' if outcome.errors > 1 else ''} ({named}{more})"
+
+
+def _next(job: Job) -> str:
+    if job.form == "jsonl":
+        return f"head -n 3 {shlex.quote(str(job.out))}/part-*.jsonl"
+    code = f"import pyarrow.parquet as p; print(p.read_table({str(job.out)!r}).slice(0, 3).to_pylist())"
+    return f"python -c {shlex.quote(code)}"
