@@ -4,10 +4,21 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from models.contents import AGAIN
 from models.errors import BundleError
+from models.reference import Reference
 from models.runtime import Precision
 from models.task import HeadSpec, ProblemType, TaskName, Trained
 
@@ -56,6 +67,9 @@ class HeadEntry(Entry):
     trained: Trained = Trained()
     problem_type: ProblemType = "single_label_classification"
     metrics: dict[str, JsonValue] = {}
+    reference: Reference | None = None
+    """What the head met on its validation data. Left out where nothing was measured, so that a service that is older
+    than the field reads the bundle."""
 
     @property
     def spec(self) -> HeadSpec:
@@ -72,7 +86,14 @@ class HeadEntry(Entry):
         repeated = {label for label in self.labels if self.labels.count(label) > 1}
         if repeated:
             raise ValueError(f"label {min(repeated)!r} stands more than once, expected each once")
+        if self.reference:
+            self.reference.check(self.spec)
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.reference else {key: value for key, value in written.items() if key != "reference"}
 
 
 class Manifest(Entry):

@@ -33,13 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(settings: Settings) -> int:
     """Listen, then load and serve in this process or under a supervisor."""
+    from service import samples
     from service.server import listen, serve
     from service.supervisor import Supervisor
 
     logs.configure(settings.log_level, settings.log_format)
+    samples.check(settings)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        samples.announce(settings)
         return serve(settings, listener) if settings.worker_count == 1 else Supervisor(settings, listener).run()
 
 

@@ -149,6 +149,8 @@ class Inference:
         self._measure(calls, encoded, answers)
         for call, of_call in zip(calls, answers, strict=True):
             self.service.shadow.compare(call, of_call)
+            if self.service.samples:
+                self.service.samples.take(call, of_call, self.trace.request_id)
         response = respond(answers)
         response.headers.update(self._headers(calls, encoded))
         return response
@@ -293,6 +295,7 @@ class Inference:
                     self._series(metrics.truncated_tokens, call).inc(item.truncated)
             for score in top_scores(call.parameters, answered):
                 self._series(metrics.confidence, call).observe(score)
+            self.service.drift.count(call, of_call, answered)
 
     def _series(self, metric: Metric, call: Call) -> Metric:
         return self.service.metrics.series(metric, call.head.name)

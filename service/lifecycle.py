@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from models.cgroup import memory_limit
 from models.errors import BertheadsError
+from service.drift import Drift
 from service.engine import Engine, Limits
 from service.errors import Unavailable
 from service.heads import Heads, Snapshot, load_heads
@@ -19,6 +20,7 @@ from service.metrics import Metrics
 from service.queue import Deadline
 from service.reload import TRIM_AFTER, Reload, give_back_after, trim
 from service.request_body import Bodies
+from service.samples import Samples
 from service.settings import Settings
 from service.shadow import Shadow
 
@@ -64,6 +66,8 @@ class Service:
         """Requests that wait for heads to load."""
         self.reload = Reload(self)
         self.shadow = Shadow(self)
+        self.drift = Drift(metrics)
+        self.samples = Samples(settings, metrics) if settings.sample_file else None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._trimming: asyncio.TimerHandle | None = None
@@ -150,6 +154,7 @@ class Service:
             self.metrics.note_bundle(loaded.name, loaded.session.precision, loaded.session.provider, loaded.at)
             for head in loaded.heads:
                 self.metrics.declare(head.name)
+        self.drift.watch(heads.by_name)
         self.served = heads
 
     def trim_soon(self) -> None:
@@ -183,6 +188,8 @@ class Service:
             self._watching.cancel()
         self.texts.shutdown(wait=False, cancel_futures=True)
         self.engine.stop(self.settings.drain_timeout)
+        if self.samples:
+            self.samples.close()
 
     def _report(self, progress: str) -> None:
         self.progress = progress

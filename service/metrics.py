@@ -47,6 +47,7 @@ DROPPED = ("client_gone", "deadline", "draining", "failed", "lane")
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 MALFORMED = ("not-http", "tls", "http2", "headers-too-long", "headers-too-many", "headers-too-slow")
 REFUSED = ("limit", "reserve", "memory")
+SAMPLED = ("written", "busy", "full", "failed")
 STAGES = ("tokenize", "queue", "encode", "decode")
 
 Metric = TypeVar("Metric", Counter, Histogram)
@@ -129,6 +130,7 @@ class Metrics:
         self._batches(registry)
         self._queue(registry)
         self._answers(registry)
+        self._quality(registry)
         self._bundles(registry)
         self.bundle = Gauge(
             "bertheads_bundle_info",
@@ -247,6 +249,37 @@ class Metrics:
         self.confidence = Histogram(
             "bertheads_confidence", "Score of the best answer to an input", ["head"], buckets=SCORES, registry=registry
         )
+
+    def _quality(self, registry: CollectorRegistry) -> None:
+        labels = ["head", "figure", "bin"]
+        self.drift_inputs = Counter(
+            "bertheads_drift_inputs_total",
+            "Inputs answered that can be compared with the head's validation data",
+            labels,
+            registry=registry,
+        )
+        self.reference_share = Gauge(
+            "bertheads_reference_share",
+            "Share of the head's validation inputs, at least half an input; 0: the bin is not in use any more",
+            labels,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.reference_inputs = Gauge(
+            "bertheads_reference_inputs",
+            "Validation inputs that the reference shares of a head were measured on",
+            ["head"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.samples = Counter(
+            "bertheads_samples_total",
+            "Inputs chosen for the sample file: written, or why they are not in it",
+            ["result"],
+            registry=registry,
+        )
+        for result in SAMPLED:
+            self.samples.labels(result)
 
     def _bundles(self, registry: CollectorRegistry) -> None:
         self.reloads = Counter(

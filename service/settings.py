@@ -140,6 +140,13 @@ class Settings(BaseSettings):
         30, ge=1, description="maximum seconds for running requests to finish after the port is closed"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    sample_file: Path | None = Field(
+        None, description="file to which inputs of answered requests are appended as JSON lines, to be labelled"
+    )
+    sample_percent: float = Field(1.0, gt=0, le=100, description="percent of inputs that sample_file gets, by chance")
+    sample_max_bytes: int = Field(
+        64 * 2**20, ge=1024, description="maximum bytes of sample_file; when it is full, no more inputs are stored"
+    )
     log_format: Literal["text", "json"] = Field("text", description="text for people, JSON lines for machines")
 
     @field_validator("bundles", "cors_origins", "allowed_hosts", "safe_labels", mode="before")

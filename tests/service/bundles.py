@@ -13,6 +13,7 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
 from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.reference import MAX_LABELS, OTHER, Numbers, Reference, is_number, label_names
 from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
@@ -49,6 +50,7 @@ def write_bundle(
             labels=spec.labels,
             defaults=spec.defaults,
             problem_type=spec.problem_type,
+            reference=reference(spec),
         )
         for head, spec in heads.items()
     }
@@ -72,6 +74,23 @@ def write_bundle(
         files = {precision: f"encoder.{precision}.onnx" for precision in precisions}
         seal(directory, _manifest(name, version, config, files, entries, tokenizer))
     return out
+
+
+def reference(spec: HeadSpec) -> Reference:
+    """Return reference figures that a head may have, as of 1,000 inputs."""
+    names = label_names(spec)[:MAX_LABELS]
+    labels = {name: 1 / len(names) for name in names}
+    tokens = Numbers(edges=[8.0, 16.0, 32.0], shares=[0.25] * 4)
+    scores = Numbers(edges=[0.5, 0.75, 0.9], shares=[0.25] * 4)
+    return Reference(
+        inputs=1000,
+        label=(labels if len(names) == len(label_names(spec)) else labels | {OTHER: 0.0}) or None,
+        number=scores if is_number(spec) else None,
+        confidence=None if spec.problem_type == "regression" else scores,
+        tokens=tokens,
+        truncated={"no": 0.9, "yes": 0.1},
+        unknown=Numbers(edges=[0.0, 0.05, 0.2], shares=[0.9, 0.1, 0.0, 0.0]),
+    )
 
 
 def _manifest(

@@ -23,6 +23,7 @@ from pydantic import JsonValue, ValidationError
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.reference import Reference
 from models.runtime import Precision
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
@@ -82,12 +83,13 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         bundle = Bundle(directory, seal(directory, manifest), checkpoint.tokenizer)
         reference = kept.reference if kept else REFERENCE
         reports: dict[str, Report] = {}
-        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference, reports)
+        met: dict[str, Reference] = {}
+        figures = measure_parity(checkpoint, bundle, options.data, options.limit, options.run, reference, reports, met)
         for remark in remarks(figures):
             tell(remark)
         check_parity(figures, options.budget)
         write_reports(manifest, reports, directory, options.run.directory if options.run else None)
-        manifest = with_metrics(manifest, figures)
+        manifest = with_references(with_metrics(manifest, figures), met)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         text = options.card.read_text(encoding="utf8") if options.card else None
         (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
@@ -111,7 +113,7 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
     """Return the manifest, its hashes still missing."""
     encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions or ("int8",))
-    heads = {name: _head_entry(name, head) for name, head in checkpoint.heads.items()}
+    heads = {name: _head_entry(name, head, kept) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
     provenance: dict[str, JsonValue] = {
         **base_licence(options.base, options.run),
@@ -151,8 +153,9 @@ def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> E
     )
 
 
-def _head_entry(name: str, head: Head) -> HeadEntry:
+def _head_entry(name: str, head: Head, kept: Kept | None) -> HeadEntry:
     spec = head.spec
+    before = kept.bundle.manifest.heads[name] if kept and name in kept.heads else None
     return HeadEntry(
         task=spec.task,
         file=f"{HEADS}/{name}.onnx",
@@ -162,6 +165,7 @@ def _head_entry(name: str, head: Head) -> HeadEntry:
         trained=spec.trained,
         problem_type=spec.problem_type,
         metrics=head.metrics,
+        reference=before.reference if before and before.spec == spec else None,
     )
 
 
@@ -216,9 +220,15 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
     return manifest.model_copy(update={"heads": heads})
 
 
-def write_reports(
-    manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None
-) -> None:
+def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manifest:
+    """Put in what heads met on the validation data that was measured, which a person chose as like the traffic."""
+    heads = dict(manifest.heads)
+    for name, reference in found.items():
+        heads[name] = heads[name].model_copy(update={"reference": reference})
+    return manifest.model_copy(update={"heads": heads})
+
+
+def write_reports(manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None) -> None:
     """Write the report of each head, without texts: as measured, or that of the run if it is on more examples."""
     for name, head in manifest.heads.items():
         found, place = reports.get(name), directory / REPORTS / name

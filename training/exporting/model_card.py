@@ -47,6 +47,7 @@ def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str 
         "|" + "---|" * len(COLUMNS),
         *_rows(manifest, figures),
         "",
+        *_met(manifest),
     ]
     return "\n".join(lines)
 
@@ -91,6 +92,18 @@ def _how(figures: Figures) -> Iterator[str]:
         yield (
             f"Reference: {figures['reference']}. Measured {kernels} the kernels on {session['processor']}, "
             f"ONNX Runtime {session['onnxruntime']}. ± is one standard error of the difference."
+        )
+        yield ""
+
+
+def _met(manifest: Manifest) -> Iterator[str]:
+    """Yield how many inputs there are to compare traffic with, and an empty line."""
+    found = {name: head.reference.inputs for name, head in manifest.heads.items() if head.reference}
+    if found:
+        counts = ", ".join(f"{name} {inputs:,}" for name, inputs in found.items())
+        yield (
+            "Reference figures: bundle.json has the shares of labels, scores, lengths and unknown tokens on validation "
+            f"inputs ({counts}). The service compares its traffic with them."
         )
         yield ""
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
+from models.reference import Reference
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
-from training.exporting.export import data_of, pair, points, with_metrics, write_reports
+from training.exporting.export import data_of, pair, points, with_metrics, with_references, write_reports
 from training.exporting.model_card import kept_of, model_card
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
@@ -50,11 +51,12 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
     checkpoint, reference = _reference(bundle, options.reference)
     run = RunFiles.find(options.reference) if options.reference else None
     reports: dict[str, Report] = {}
-    figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference, reports)
+    met: dict[str, Reference] = {}
+    figures = measure_parity(checkpoint, bundle, options.data, options.limit, run, reference, reports, met)
     for remark in remarks(figures):
         tell(remark)
     check_parity(figures, options.budget)
-    manifest = with_metrics(bundle.manifest, figures)
+    manifest = with_references(with_metrics(bundle.manifest, figures), met)
     source = options.card or directory / CARD
     said = source.read_text(encoding="utf8") if source.is_file() else ""
     text = said if options.card else kept_of(said)

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, HeadEntry, Manifest
 from models.predictor import Predictor
+from models.reference import Reference
 from models.session import Session
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.report import REPORTS, copy_report, report_of, write_report
@@ -28,6 +29,7 @@ from training.head.frozen import THREADS, Learned, read_vectors, rows_of
 from training.parity.accuracy_gate import check_parity
 from training.parity.evidence import TEXTS, Evidence
 from training.parity.logit_comparison import Figures, compare
+from training.parity.reference_figures import reference_of
 from training.parity.serving_session import graph_hashes, session_figures
 from training.run.provenance import code, portable, trained
 from training.text.examples import Example
@@ -61,7 +63,9 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
         bundle = Bundle(directory, seal(directory, manifest), learned.base.tokenizer)
         figures, report = measure(learned, name, bundle, data)
         check_parity(figures, BUDGET)
-        manifest = _with_scores(manifest, name, learned, data, report)
+        predictor = Predictor(bundle, precision=learned.precision, threads=THREADS)
+        met = reference_of(predictor, name, data.examples) if data.is_validation else None
+        manifest = _with_scores(manifest, name, learned, data, report, met)
         if report:
             write_report(report, data.run / REPORTS / name)
             copy_report(data.run / REPORTS / name, directory / REPORTS / name)
@@ -131,11 +135,19 @@ def _copy_encoder(encoder: Path, source: Path, directory: Path) -> None:
         copyfile(path, target)
 
 
-def _with_scores(manifest: Manifest, name: str, learned: Learned, data: Measured, report: Report | None) -> Manifest:
+def _with_scores(
+    manifest: Manifest,
+    name: str,
+    learned: Learned,
+    data: Measured,
+    report: Report | None,
+    reference: Reference | None,
+) -> Manifest:
     metrics: dict[str, JsonValue] = {TRAINING_EXAMPLES: float(data.learned_from)}
     if report:
         metrics |= {"graph": learned.precision, "data": data.path.name, **report.scores}
-    return manifest.model_copy(update={"heads": {name: manifest.heads[name].model_copy(update={"metrics": metrics})}})
+    entry = manifest.heads[name].model_copy(update={"metrics": metrics, "reference": reference})
+    return manifest.model_copy(update={"heads": {name: entry}})
 
 
 def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Report | None]:

@@ -15,6 +15,7 @@ import torch
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
 from models.predictor import Predictor
+from models.reference import Reference
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
@@ -30,6 +31,7 @@ from training.finetuning.calibration import cross_fitted_error, decisions
 from training.parity.evidence import TEXTS, Data, Evidence, collect, made_inputs
 from training.parity.logit_comparison import Figures, compare
 from training.parity.recorded_predictor import Recorded
+from training.parity.reference_figures import reference_figures
 from training.parity.run_files import RunFiles
 from training.parity.serving_session import graph_hashes, session_figures
 from training.text.problem_types import as_problem, problem_for
@@ -49,11 +51,13 @@ def measure_parity(
     run: RunFiles | None = None,
     reference: str = REFERENCE,
     reports: dict[str, Report] | None = None,
+    references: dict[str, Reference] | None = None,
 ) -> Figures:
     """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
 
     Heads are measured on `data`, else on the files of `run`, else on made texts; `limit` examples of each head.
-    `reports` gets the report of each head that has validation data, in the first precision, which is served.
+    `reports` gets the report of each head that has validation data, in the first precision, which is served, and
+    `references` the reference figures of its traffic.
     """
     batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
     rows = [row for batch in batches for row in batch]
@@ -71,6 +75,8 @@ def measure_parity(
         precisions[precision] = {"heads": heads}
         if reports is not None and not reports:
             reports |= _reports(ours, evidence, heads)
+        if references is not None and not references:
+            references |= reference_figures(Predictor(bundle, precision=precision), evidence)
     described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
     return {
         "reference": reference,

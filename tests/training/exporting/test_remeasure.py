@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import Checkpoint, Head, write_checkpoint
 from models.errors import BertheadsError
+from models.predictor import Predictor
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
@@ -21,6 +24,7 @@ from training.exporting.export import ExportOptions, export
 from training.exporting.model_card import text_of
 from training.exporting.remeasure import ParityOptions, remeasure
 from training.parity.serving_session import SOURCES, graph_hashes, kernel_sources
+from training.run.start_from import unpack
 
 ROOT = Path(__file__).parents[3]
 STARTER = ROOT / "models" / "starter"
@@ -48,6 +52,10 @@ def bundle(checkpoint: Checkpoint, tmp_path: Path) -> Bundle:
     card.write_text("Trained on nothing.\n\n## Limits\n\nMany.\n", encoding="utf8")
     options = ExportOptions("tiny", precisions=("int8", "fp32"), budget=bundles.ANY_LOSS, card=card)
     return export(checkpoint, tmp_path / "bundle", options)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
 
 
 def parity(bundle: Bundle) -> dict[str, Any]:
@@ -119,6 +127,38 @@ def test_one_example_is_neither_a_judge_nor_a_figure(
     assert "on 1 validation examples" in made_card(made)
 
 
+def test_what_a_head_met_on_its_validation_data_is_stored(run: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    made = exported(run, tmp_path / "made", "--precision", "int8,fp32")
+    reference = made.manifest.heads["mood"].reference
+    assert reference and reference.inputs == 120
+    answers = Predictor(made).predict("mood", [one["text"] for one in rows(tmp_path / "validation.jsonl")], {})
+    found = Counter(one.answer[0]["label"] for one in answers)
+    assert reference.label == pytest.approx({label: found[label] / 120 for label in ("bad", "good")}, abs=1e-6)
+    assert "on validation inputs (mood 120)" in made_card(made)
+
+
+def test_without_enough_validation_data_there_are_no_reference_figures(
+    bundle: Bundle, run: Path, tmp_path: Path
+) -> None:
+    assert bundle.manifest.heads["mood"].reference is None, "it was measured on made texts"
+    assert "validation inputs" not in made_card(bundle)
+    (tmp_path / "validation.jsonl").unlink()
+    assert exported(run, tmp_path / "made").manifest.heads["mood"].reference is None, "training data is none"
+    few = f"mood={write(tmp_path / 'few.jsonl', 99)}"
+    assert exported(run, tmp_path / "few", "--data", few).manifest.heads["mood"].reference is None
+
+
+def test_a_head_on_its_base_keeps_its_reference_figures(bundle: Bundle, run: Path, tmp_path: Path) -> None:
+    remeasure(bundle.directory, ParityOptions(data={"mood": write(tmp_path / "more.jsonl", 150)}, budget=100.0))
+    again = unpack(read_bundle(bundle.directory))
+    for name, reference in (("same", 150), ("other", None)):
+        spec = replace(again.heads["mood"].spec, temperature=1.0 if reference else 2.0)
+        again.heads["mood"] = Head(spec, again.heads["mood"].module)
+        options = ExportOptions("tiny", base=bundle.directory, budget=bundles.ANY_LOSS)
+        entry = export(again, tmp_path / name, options).manifest.heads["mood"]
+        assert (entry.reference.inputs if entry.reference else None) == reference
+
+
 def test_figures_on_as_many_examples_are_those_of_the_graph(run: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     before = {"examples": 120.0, "accuracy": 0.75}
     checkpoint.heads["mood"] = Head(MOOD["mood"], checkpoint.heads["mood"].module, before)
@@ -147,6 +187,10 @@ def test_measuring_again_leaves_graphs_and_text(bundle: Bundle, tmp_path: Path) 
     assert after.manifest.model_copy(update={"heads": bundle.manifest.heads, "sha256": files}) == bundle.manifest
     assert text_of(made_card(after)) == text_of(before) == "Trained on nothing.\n\n## Limits\n\nMany."
     assert "on 200 validation examples of data.jsonl" in made_card(after)
+    assert (reference := after.manifest.heads["mood"].reference) and reference.inputs == 200
+    fewer = ParityOptions(data={"mood": write(tmp_path / "data.jsonl", 120)}, budget=bundles.ANY_LOSS)
+    again = remeasure(bundle.directory, fewer).manifest.heads["mood"]
+    assert (again.metrics["examples"], again.reference and again.reference.inputs) == (200, 120)
     assert "with the weights of the bundle" in parity(after)["reference"]
 
 

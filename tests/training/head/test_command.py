@@ -143,6 +143,17 @@ def test_a_frozen_head_tells_what_it_learned_from_and_where_it_errs(frozen: Path
     assert (frozen.with_name("mine-run") / "reports" / "mine" / "wrong.jsonl").is_file()
 
 
+def test_a_frozen_head_has_reference_figures_of_data_that_it_did_not_learn_from(
+    bundle_directory: Path, data: Path, frozen: Path, tmp_path: Path
+) -> None:
+    assert read_bundle(frozen).manifest.heads["mine"].reference is None, "8 validation examples are too few"
+    validation = write(tmp_path / "more.jsonl", [{"text": f"the cat {n}", "label": "animal"} for n in range(150)])
+    arguments = ("--task", "classify", "--base", bundle_directory, "--freeze", "--out", tmp_path / "mine")
+    head(data, *arguments, "--validation", validation)
+    reference = read_bundle(tmp_path / "mine").manifest.heads["mine"].reference
+    assert reference and reference.inputs == 150 and reference.label and sum(reference.label.values()) == 1
+
+
 def test_a_frozen_head_that_is_finished_says_so(
     bundle_directory: Path, data: Path, frozen: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
