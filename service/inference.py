@@ -32,7 +32,7 @@ from service.errors import (
     InferenceFailed,
     Unprocessable,
 )
-from service.gate import DEADLINE_HEADER, trace_of
+from service.gate import DEADLINE_HEADER, info_of
 from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
@@ -115,7 +115,7 @@ class Inference:
     def __init__(self, service: Service, request: Request, deadline: Deadline) -> None:
         self.service = service
         self.request = request
-        self.trace = trace_of(request.scope)
+        self.info = info_of(request.scope)
         self.deadline = deadline
         self.timing = Timing()
         self.small = True
@@ -124,11 +124,11 @@ class Inference:
     async def heads(self) -> Heads:
         """Return the heads for this request, and wait for them while they load."""
         await self.service.loaded(self.deadline)
-        return self.service.heads_for(self.request.headers, self.trace.request_id)
+        return self.service.heads_for(self.request.headers, self.info.request_id)
 
     def name(self, head: Head) -> None:
         """Let the log and the metrics of this request name the head that answers it."""
-        self.trace.head = self.trace.log["head"] = head.name
+        self.info.head = self.info.log["head"] = head.name
 
     async def respond(
         self,
@@ -214,11 +214,11 @@ class Inference:
         started = min(job.started_at for job in jobs)
         self.timing.queue = started - jobs[0].queued_at
         self.timing.encode = max(job.finished_at for job in jobs) - started
-        self.trace.log["tokens"] = sum(job.tokens for job in jobs)
+        self.info.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
-        job = engine.submit(session, rows, self.deadline, self.trace.weight)
+        job = engine.submit(session, rows, self.deadline, self.info.weight)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         return job
 
@@ -332,7 +332,7 @@ def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service, deadline = service_of(request), trace_of(request.scope).deadline
+    service, deadline = service_of(request), info_of(request.scope).deadline
     if deadline is None:  # the gate has not looked whether there is room
         deadline = deadline_of(request, service.settings)
         service.engine.check_room(0, deadline)
@@ -352,7 +352,7 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
         if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
             raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
         seconds = min(seconds, int(given) / 1000)
-    return Deadline(trace_of(request.scope).started + seconds, seconds)
+    return Deadline(info_of(request.scope).started + seconds, seconds)
 
 
 def place(field: str, index: int) -> str:
