@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,11 +27,15 @@ from service.errors import (
     problem,
 )
 from service.keys import Guesses, Keys
-from service.logs import FIELDS
+from service.logs import FIELDS, TRACE
 from service.metrics import Metrics
 from service.origins import Origins, RawHeaders
 from service.queue import Deadline
 from service.settings import Settings
+from service.traces import client_trace
+
+if TYPE_CHECKING:
+    from service.spans import Traces
 
 logger = logging.getLogger("service.access")
 
@@ -42,8 +47,6 @@ DEADLINE_HEADER = "x-deadline-ms"
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-"""The header of W3C Trace Context, whose first group is the id of the trace."""
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
@@ -77,16 +80,21 @@ class RequestInfo:
     """The share of the service that its key has, relative to others."""
     log: dict[str, object] = field(default_factory=dict)
     """Further fields of its log line."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Ids as in a log line and an exemplar: trace_id if it belongs to a trace, span_id if that trace has its span."""
+    span: Any = None
+    """Its span, a service.spans.Span, if it has one."""
+    attributes: dict[str, object] = field(default_factory=dict)
+    """Further attributes of its span."""
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """When each stage began and ended, by time.monotonic."""
 
 
 def start_info(headers: Mapping[bytes, bytes]) -> RequestInfo:
-    """Return what is known of a request that just came: the id that its client gave it, and that of its trace."""
+    """Return what is known of a request that just came: with the id that its client gave it."""
     given = headers.get(b"x-request-id")
     known = given is not None and REQUEST_ID.fullmatch(given)
-    info = RequestInfo(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
-    if b"traceparent" in headers and (parent := TRACEPARENT.fullmatch(headers[b"traceparent"])):
-        info.log["trace_id"] = parent[1].decode()
-    return info
+    return RequestInfo(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
 
 
 def info_of(scope: Scope) -> RequestInfo:
@@ -119,10 +127,13 @@ class Pauses:
 class Gate:
     """The outermost middleware; a server calls it in place of `whole`, FastAPI's app, whose own way in costs more."""
 
-    def __init__(self, app: ASGIApp, whole: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, whole: FastAPI, settings: Settings, metrics: Metrics, traces: "Traces | None" = None
+    ) -> None:
         self.app = app
         self.whole = whole
         self.metrics = metrics
+        self._traces = traces
         self._keys = Keys(
             settings.api_keys_file, settings.api_key.get_secret_value() if settings.api_key else None, metrics
         )
@@ -139,6 +150,12 @@ class Gate:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         scope[INFO] = info = start_info(headers)
         service = self.whole.state.service
+        if self._traces:
+            self._traces.begin(info, scope, headers)
+        elif b"traceparent" in headers:
+            info.trace = client_trace(scope)
+        if info.trace or TRACE.get():  # which may be that of the request before, on the same connection
+            TRACE.set(info.trace)
 
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -156,6 +173,8 @@ class Gate:
         finally:
             info.route = getattr(asked.get("route"), "path", info.route)
             self._record(scope, info)
+            if self._traces and info.span:
+                self._traces.end(info, scope, headers)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Watch the file of keys for as long as the app lives."""
@@ -192,11 +211,11 @@ class Gate:
         info, error = info_of(scope), as_service_error(raised, scope)
         if type(error) is ServiceError:
             logger.error("request %s failed", info.request_id, exc_info=raised)
+        info.log["error"] = error.code
         if info.status:
             raise raised  # the answer has begun: all that is left is to break the connection off
         if error.status in REJECTIONS:
             self.metrics.series(self.metrics.rejected, error.code).inc()
-        info.log["error"] = error.code
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
@@ -249,6 +268,8 @@ class Gate:
         metrics = self.metrics
         metrics.series(metrics.requests, info.route, info.head, str(info.status)).inc()
         metrics.series(metrics.seconds, info.route, info.head).observe(seconds)
+        if info.span:
+            metrics.exemplars.note(metrics.seconds, (info.route, info.head), seconds, info.trace)
         if info.key and info.status:
             metrics.series(metrics.key_requests, info.key, f"{info.status // 100}xx").inc()
         quiet = info.status == REFUSED or (info.route in QUIET and info.status < 400)
@@ -261,6 +282,7 @@ class Gate:
                 "ms": round(seconds * 1000, 2),
                 "client": (scope.get("client") or ("",))[0],
                 "request_id": info.request_id,
+                **info.trace,
                 **info.log,
             }
             logger.log(level, "request", extra={FIELDS: fields})

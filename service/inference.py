@@ -9,7 +9,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,18 +95,9 @@ class Plan(NamedTuple):
     """Makes the response of the answers of each call, one per input, ready for JSON."""
 
 
-@dataclass(slots=True)
-class Timing:
-    """Seconds of each stage."""
-
-    tokenize: float = 0.0
-    queue: float = 0.0
-    encode: float = 0.0
-    decode: float = 0.0
-
-    def header(self) -> str:
-        """Return the value of Server-Timing, in milliseconds."""
-        return ", ".join(f"{stage};dur={getattr(self, stage) * 1000:.2f}" for stage in self.__slots__)
+def server_timing(stages: Mapping[str, tuple[float, float]]) -> str:
+    """Return the value of Server-Timing, in milliseconds, from when each stage began and ended."""
+    return ", ".join(f"{stage};dur={(ended - began) * 1000:.2f}" for stage, (began, ended) in stages.items())
 
 
 class Inference:
@@ -117,7 +108,6 @@ class Inference:
         self.request = request
         self.info = info_of(request.scope)
         self.deadline = deadline
-        self.timing = Timing()
         self.small = True
         """Whether no text can be long, because the body is not."""
 
@@ -162,6 +152,8 @@ class Inference:
 
     async def _compute(self, calls: list[Call], watch: "asyncio.Future[Any]") -> tuple[Rows, list[list[Any]]]:
         encoded = await self._tokenize(calls)
+        if self.info.span:
+            self.info.attributes |= span_attributes(calls, encoded)
         if watch.done():
             raise ClientGone("the client left before its request was queued")
         with self.service.engine.keeping(_count_logits(calls, encoded)):
@@ -172,7 +164,7 @@ class Inference:
         started = time.monotonic()
         heavy = not self.small and sum(map(len, _texts(calls))) + sum(c.parameters.characters for c in calls) > LONG
         encoded = await self._aside(heavy, "tokenize", lambda: self._encode_calls(calls))
-        self.timing.tokenize = time.monotonic() - started
+        self.info.stages["tokenize"] = started, time.monotonic()
         return encoded
 
     def _encode_calls(self, calls: list[Call]) -> Rows:
@@ -204,21 +196,27 @@ class Inference:
             for job in jobs.values():  # those that are done stay so
                 self.service.engine.give_up(job, "failed", ClientGone("another part of the request failed"))
             raise
-        self._time(list(jobs.values()))
+        finally:
+            self._time(list(jobs.values()))
         return [
             [next(logits[call.head.session]) for item in of_call for _ in item.rows]
             for call, of_call in zip(calls, encoded, strict=True)
         ]
 
     def _time(self, jobs: list[Job]) -> None:
-        started = min(job.started_at for job in jobs)
-        self.timing.queue = started - jobs[0].queued_at
-        self.timing.encode = max(job.finished_at for job in jobs) - started
+        """Note how long jobs waited and ran; one that is not done was given up just now."""
+        if not jobs:
+            return
+        now = time.monotonic()
+        started = min(job.started_at or now for job in jobs)
+        self.info.stages["queue"] = jobs[0].queued_at, started
+        if started < now:
+            self.info.stages["encode"] = started, max(job.finished_at or now for job in jobs)
         self.info.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
-        job = engine.submit(session, rows, self.deadline, self.info.weight)
+        job = engine.submit(session, rows, self.deadline, self.info.weight, self.info.trace)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         return job
 
@@ -238,7 +236,7 @@ class Inference:
         work = list(zip(calls, encoded, logits, strict=True))
         heavy = sum(_decoding(*each) for each in work) > LARGE_LOGITS
         answers = await self._aside(heavy, "decode", lambda: [self._decode_call(*each) for each in work])
-        self.timing.decode = time.monotonic() - started
+        self.info.stages["decode"] = started, time.monotonic()
         return answers
 
     def _decode_call(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
@@ -273,7 +271,7 @@ class Inference:
 
     def _headers(self, calls: list[Call], encoded: Rows) -> dict[str, str]:
         bundles = dict.fromkeys(call.head.bundle_name for call in calls)
-        headers = {"Server-Timing": self.timing.header(), "X-Bundle": ", ".join(bundles)}
+        headers = {"Server-Timing": server_timing(self.info.stages), "X-Bundle": ", ".join(bundles)}
         if cut := sum(item.truncated for of_call in encoded for item in of_call):
             headers["X-Truncated"] = str(cut)
         return headers
@@ -281,8 +279,10 @@ class Inference:
     def _measure(self, calls: list[Call], encoded: Rows, answers: list[list[Any]]) -> None:
         metrics = self.service.metrics
         name = calls[0].head.name if len(calls) == 1 else SEVERAL
-        for stage in Timing.__slots__:
-            metrics.series(metrics.stage, stage, name).observe(getattr(self.timing, stage))
+        for stage, (began, ended) in self.info.stages.items():
+            metrics.series(metrics.stage, stage, name).observe(ended - began)
+            if self.info.span:
+                metrics.exemplars.note(metrics.stage, (stage, name), ended - began, self.info.trace)
         for call, of_call, answered in zip(calls, encoded, answers, strict=True):
             self._series(metrics.inputs, call).inc(len(of_call))
             self._series(metrics.tokens, call).inc(sum(map(_tokens, of_call)))
@@ -315,6 +315,17 @@ class Size:
         else:
             return
         raise Unprocessable([FieldError("inputs", message)])
+
+
+def span_attributes(calls: list[Call], encoded: Rows) -> dict[str, object]:
+    """Return what the span of a request says of its inputs: how many and how long, never what."""
+    items = [item for of_call in encoded for item in of_call]
+    return {
+        "bertheads.bundle": ", ".join(dict.fromkeys(call.head.bundle_name for call in calls)),
+        "bertheads.items": len(items),
+        "bertheads.tokens": sum(map(_tokens, items)),
+        "bertheads.truncated": sum(item.truncated for item in items),
+    }
 
 
 def json_response(answer: Any) -> Response:

@@ -20,6 +20,7 @@ from service.reload import TRIM_AFTER, Reload, give_back_after, trim
 from service.request_body import Bodies
 from service.settings import Settings
 from service.shadow import Shadow
+from service.traces import open_traces
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.metrics.workers.set(settings.worker_count)
+        self.traces = open_traces()
         self.engine = Engine(
             Limits(
                 lanes=settings.lane_count,
@@ -50,6 +52,7 @@ class Service:
                 lane_timeout=settings.lane_timeout,
             ),
             metrics,
+            self.traces,
         )
         self.bodies = Bodies()
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
@@ -167,13 +170,16 @@ class Service:
         self.note_ready()
 
     async def stop(self) -> None:
-        """Give up what still waits, and end the lanes."""
+        """Give up what still waits, end the lanes, and send the last spans."""
+        end = time.monotonic() + self.settings.drain_timeout
         self.drain()
         self.reload.stop()
         if self._watching:
             self._watching.cancel()
         self.texts.shutdown(wait=False, cancel_futures=True)
         self.engine.stop(self.settings.drain_timeout)
+        if self.traces:
+            self.traces.close(max(0.0, end - time.monotonic()))
 
     def _report(self, progress: str) -> None:
         self.progress = progress

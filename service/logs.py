@@ -11,7 +11,8 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from queue import SimpleQueue
 from traceback import TracebackException
 
@@ -19,6 +20,8 @@ FIELDS = "fields"
 """Attribute of a record with what belongs to its message: logger.info("…", extra={FIELDS: {"status": 200}})."""
 TRACEBACK = "traceback"
 """Attribute of a record with its traceback, yet to be formatted."""
+TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # nobody changes it
+"""Ids of the trace of the current request: further fields of each of its lines."""
 MAX_LINE = 1 << 13
 """Characters of a line, or of a record with its traceback; the middle of longer ones is cut out."""
 MAX_WAITING = 1 << 12
@@ -81,6 +84,8 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record, without any system call."""
+        if trace := TRACE.get():
+            setattr(record, FIELDS, {**trace, **getattr(record, FIELDS, {})})
         if self._waiting.qsize() >= MAX_WAITING:
             self.dropped += 1
             self.on_drop()
