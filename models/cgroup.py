@@ -1,4 +1,4 @@
-"""The cores that this process may use by its affinity and its control groups; not those that the machine has.
+"""The cores and the memory that this process may use, by its affinity and its control groups.
 
 A group is limited by all groups above it, so the least limit on the way to the root holds. In a container that may use
 two of 64 cores, 64 threads would wait for each other most of the time.
@@ -17,6 +17,14 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 def usable_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return at least 1; a fraction of a core counts as one."""
     return max(1, min([len(affinity()), *map(round, _quotas(root, membership))]))
+
+
+def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Return the bytes beyond which the kernel ends processes of this group; those of the machine without a limit."""
+    files = ("memory.max", "memory.limit_in_bytes")  # v2, v1; without a limit "max", and more than any machine has
+    groups = _groups(root, membership, "memory")
+    limits = [int(text) for group in groups for file in files for text in _texts(group, file) if text.isdigit()]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
 
 
 def affinity() -> set[int]:

@@ -2,6 +2,7 @@
 
 BertheadsError
 ├── InputError       an input or parameter of a user is not acceptable
+├── InferenceError   the model fails on an input, or computes what is not a number
 ├── BundleError      a bundle is damaged, incomplete, or contradicts itself
 └── CheckpointError  a checkpoint cannot be read, or does not fit what was asked of it
 
@@ -20,6 +21,10 @@ class InputError(BertheadsError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+
+class InferenceError(BertheadsError):
+    """Raised when the encoder or a head fails on an input."""
 
 
 class BundleError(BertheadsError):

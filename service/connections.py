@@ -41,6 +41,7 @@ class Connections:
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
         self._metrics = metrics
+        metrics.max_connections.set(limit)
         self._held = 0
         """Bytes of unparsed requests and unfinished heads."""
         self._idle: dict[Closable, float] = {}
@@ -53,6 +54,10 @@ class Connections:
         if connections <= self.limit or self._close_idle():
             return "all"
         return "health" if connections <= self.limit + RESERVED_CONNECTIONS else "none"
+
+    def note(self, connections: int) -> None:
+        """Let the metrics say how many connections are open."""
+        self._metrics.connections.set(connections)
 
     def rest(self, connection: Closable) -> None:
         """Note that a connection is idle from now on."""

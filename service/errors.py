@@ -132,6 +132,7 @@ class DeadlinePassed(ServiceError, status=504, code="deadline-passed"):
             f"the deadline of {seconds:g} s passed in {where}; send fewer or shorter inputs, or come back later"
         )
         self.where = where
+        self.seconds = seconds
 
 
 def queue_full(reason: str, seconds: float) -> QueueFull:

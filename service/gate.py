@@ -19,6 +19,7 @@ from models.tasks import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,
+    DeadlinePassed,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -216,6 +217,8 @@ class Gate:
             raise raised  # the answer has begun: all that is left is to break the connection off
         if error.status in REJECTIONS:
             self.metrics.series(self.metrics.rejected, error.code).inc()
+        if isinstance(error, DeadlinePassed) and error.seconds < self.whole.state.service.settings.deadline:
+            self.metrics.client_deadlines.inc()
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InputError
+from models.input_errors import at, place
 from models.row import Encoded, Row
 from models.session import Session
 from models.task import Strict
@@ -176,7 +177,7 @@ class Inference:
         try:
             encoded = call.task.encode(call.inputs[index], call.parameters)
         except InputError as error:
-            raise InputError(place(error.field, index) if call.is_list else error.field, error.message) from None
+            raise (at(error, index) if call.is_list else error) from None
         size.add(_tokens(encoded), call.task.answer_tokens(encoded, call.parameters))
         return encoded
 
@@ -364,11 +365,6 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
             raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
         seconds = min(seconds, int(given) / 1000)
     return Deadline(info_of(request.scope).started + seconds, seconds)
-
-
-def place(field: str, index: int) -> str:
-    """Return the field of an item of a list: inputs.question → inputs[3].question."""
-    return f"inputs[{index}]{field.removeprefix('inputs')}" if field.startswith("inputs") else field
 
 
 def _planned(body: bytes, check: Callable[[bytes], None], plan: Callable[[bytes], Plan]) -> Plan:

@@ -95,6 +95,7 @@ class Keys:
             self._complain(str(error))
             return
         self._complaint = ""
+        self._metrics.key_file_broken.set(0)
         self._known = self._single | self._digests(keys)
         self._declare()
         logger.info("%d keys read from %s", len(keys), self.path)
@@ -102,6 +103,7 @@ class Keys:
     def _complain(self, sentence: str) -> None:
         if sentence != self._complaint:
             self._complaint = sentence
+            self._metrics.key_file_broken.set(1)
             self._metrics.key_file_errors.inc()
             logger.error("%s; the keys that were valid before stay valid", sentence)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from models.cgroup import memory_limit
 from models.errors import BertheadsError
 from service.engine import Engine, Limits
 from service.errors import Unavailable
@@ -40,7 +41,7 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.metrics.workers.set(settings.worker_count)
+        self._declare_limits()
         self.traces = open_traces()
         self.engine = Engine(
             Limits(
@@ -69,6 +70,14 @@ class Service:
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._trimming: asyncio.TimerHandle | None = None
+
+    def _declare_limits(self) -> None:
+        """Let the metrics say how much there should be, and may be."""
+        settings, metrics = self.settings, self.metrics
+        metrics.workers.set(settings.worker_count)
+        metrics.expected_lanes.set(settings.worker_count * settings.lane_count)
+        metrics.max_queue_tokens.set(settings.max_queued_tokens)
+        metrics.max_memory.set(memory_limit())
 
     @property
     def heads(self) -> Snapshot:

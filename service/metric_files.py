@@ -6,6 +6,7 @@ is folded into one file per kind, so that nothing is lost and the directory does
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import shutil
 import struct
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import prometheus_client.values
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -98,18 +99,38 @@ class Files(Collector):
 
 
 class Processes(Collector):
-    """Memory, processor time and file descriptors of each worker; the label is its process."""
+    """Memory, processor time and file descriptors of each worker, and of their supervisor; the label is the process.
+
+    The supervisor is the oldest of them: the least start time is that of the whole service.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def collect(self) -> Iterable[Metric]:
         merged: dict[str, Metric] = {}
-        for pid in map(_process, self.directory.glob(GAUGES)):
+        for pid in [*map(_process, self.directory.glob(GAUGES)), *_supervisor()]:
             for metric in ProcessCollector(pid=partial(str, pid), registry=None).collect():
                 whole = merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
                 whole.samples += [sample._replace(labels={"pid": pid}) for sample in metric.samples]
         return merged.values()
+
+
+class Space(Collector):
+    """The room that is left for metrics: where it ends, new series are not counted."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        with suppress(OSError):
+            free = shutil.disk_usage(self.directory).free
+            yield GaugeMetricFamily("bertheads_metric_files_free_bytes", "Room for more metrics of workers", free)
+
+
+def _supervisor() -> list[str]:
+    parent = multiprocessing.parent_process()
+    return [str(parent.pid)] if parent else []
 
 
 def collected(directory: Path, pattern: str = ALL) -> CollectorRegistry:
@@ -118,6 +139,7 @@ def collected(directory: Path, pattern: str = ALL) -> CollectorRegistry:
     registry.register(Files(directory, pattern))
     if pattern == ALL:
         registry.register(Processes(directory))
+        registry.register(Space(directory))
     return registry
 
 

@@ -106,6 +106,17 @@ class Metrics:
             "Times that the file of keys became unreadable or invalid, and the keys before stayed valid",
             registry=registry,
         )
+        self.key_file_broken = Gauge(
+            "bertheads_key_file_broken",
+            "1 while the file of keys is unreadable or invalid",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.client_deadlines = Counter(
+            "bertheads_client_deadlines_total",
+            "Requests answered 504 because a deadline passed that is shorter than the service's own",
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "bertheads_requests_in_flight",
             "Requests being answered",
@@ -113,6 +124,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self._connections(registry)
+        self._limits(registry)
         ProcessCollector(registry=registry)  # memory, processor, file descriptors
         self._pages = {_format(accept): Shared(partial(self.expose, accept)) for accept in ("", OPEN_METRICS)}
         self._ready_workers = Shared(lambda: ready_workers(_registry(registry, GAUGES)))
@@ -155,10 +167,33 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.connections = Gauge(
+            "bertheads_connections", "Open connections", registry=registry, multiprocess_mode="livesum"
+        )
         for reason in MALFORMED:
             self.malformed.labels(reason)
         for reason in REFUSED:
             self.refused_connections.labels(reason)
+
+    def _limits(self, registry: CollectorRegistry) -> None:
+        self.max_connections = Gauge(
+            "bertheads_connections_limit",
+            "Connections that may be open; more get 503",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.max_queue_tokens = Gauge(
+            "bertheads_queue_tokens_limit",
+            "Tokens that may wait; more get 429",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.max_memory = Gauge(
+            "bertheads_memory_limit_bytes",
+            "Memory that all processes of the service may use together: of their control group, or of the machine",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
 
     def _batches(self, registry: CollectorRegistry) -> None:
         self.batches = Counter("bertheads_batches_total", "Runs of an encoder", registry=registry)
@@ -174,6 +209,9 @@ class Metrics:
         )
         self.lanes = Gauge(
             "bertheads_lanes_alive", "Lanes that take work", registry=registry, multiprocess_mode="livesum"
+        )
+        self.expected_lanes = Gauge(
+            "bertheads_lanes", "Lanes that there should be", registry=registry, multiprocess_mode="livemax"
         )
         self.lane_busy = Counter(
             "bertheads_lane_busy_seconds_total",

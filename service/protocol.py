@@ -81,6 +81,7 @@ class Protocol(UnreadLimit):
         self._raw, self._corked = transport, Corked(transport, self.loop, self._finish)
         super().connection_made(cast(asyncio.Transport, self._corked))
         self.flow = self._flow = Flow(self.transport)
+        self._front.note(len(self.connections))
         access = self._front.access(len(self.connections))
         if access == "none":
             self._front.refuse(self._client(), "reserve", "too many connections are open, even for health checks")
@@ -98,6 +99,7 @@ class Protocol(UnreadLimit):
         self._hold(b"")
         self._count_held(0)
         super().connection_lost(exc)
+        self._front.note(len(self.connections))
 
     # Input
 

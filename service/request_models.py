@@ -1,6 +1,5 @@
 """What a request looks like: models that validate it and document it, and the sentences that refuse it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
@@ -8,6 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from models.input_errors import explain, input_error, written
 from models.task import Strict, parameter_error
 from models.tasks import ROUTES, RouteName
 from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
@@ -84,7 +84,7 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
     except ValidationError as error:
         first = _found(error, body)[0]
         known = f"a request has {', '.join(model.model_fields)}" if len(first["loc"]) == 1 else "leave it out"
-        raise refusal(_place(first["loc"]) or "body", explain(first, known)) from None
+        raise refusal(written(first["loc"]) or "body", explain(first, known)) from None
 
 
 def parse_fields(body: bytes, model: type[Model], wanted: Mapping[str, str]) -> Model:
@@ -97,7 +97,7 @@ def parse_fields(body: bytes, model: type[Model], wanted: Mapping[str, str]) -> 
     except ValidationError as error:
         errors: dict[str, FieldError] = {}
         for each in _found(error, body)[:MAX_ERRORS]:
-            field, first = _place(each["loc"]) or "body", str((each["loc"] or ("",))[0])
+            field, first = written(each["loc"]) or "body", str((each["loc"] or ("",))[0])
             hint = did_you_mean(first, model.model_fields, f"a request has {', '.join(model.model_fields)}")
             errors.setdefault(field, FieldError(field, explain(each, hint, wanted.get(field, ""))))
         raise Unprocessable(list(errors.values())) from None
@@ -148,41 +148,6 @@ def _explain(error: ErrorDetails, route: RouteName, model: type[TaskRequest]) ->
 def _explain_input(error: ErrorDetails, names: list[str]) -> FieldError:
     """Explain an error within `inputs`; `names` are the texts of one input, if it has several."""
     # Behind the first part, pydantic names the alternatives that it tried.
-    field = _place(["inputs", *(part for part in error["loc"][2:] if names or isinstance(part, int))])
-    keys = ", ".join(f'"{name}": …' for name in names)
-    one = f"an object {{{keys}}}" if names else "a text"
-    part = "a text" if "." in field else one
-    wanted = f"{one} or a list of {'such' if names else 'texts'}" if field == "inputs" else part
-    return FieldError(field, explain(error, f"an input is {one}", wanted))
-
-
-def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
-    """Return what is wrong with a value: `known` says which keys there are, and `wanted` what belongs there."""
-    value, limits, kind = error["input"], error.get("ctx", {}), error["type"]
-    if kind == "missing":
-        return f"is missing; send {wanted or 'it'}"
-    if kind == "extra_forbidden":
-        return f"is unknown; {known}"
-    if kind == "string_too_long":
-        return f"has {len(value)} characters; at most {limits['max_length']} are allowed, so send it in parts"
-    if wanted and kind in ("too_long", "too_short"):
-        number = f"1 to {limits['max_length']}" if kind == "too_long" else "at least 1"
-        return f"has {len(value)} items; send {number}"
-    if wanted:
-        return f"is {kind_of(value)}, but must be {wanted}"
-    expected = error["msg"].replace("Input should be a valid ", "must be: ")
-    return f"is {kind_of(value)}, but {expected[:1].lower()}{expected[1:]}"
-
-
-def kind_of(value: object) -> str:
-    """Return what JSON calls a value, with the value where it is short."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, int | float):
-        return "a huge number" if abs(value) >= 10**15 else f"the number {value!r}"
-    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
-
-
-def _place(location: Iterable[int | str]) -> str:
-    """Write where a value is: inputs[3].question."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in location).removeprefix(".")
+    location = [part for part in error["loc"][2:] if names or isinstance(part, int)]
+    refused = input_error(error, names, location)
+    return FieldError(refused.field, refused.message)

@@ -16,9 +16,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from models.input_errors import kind_of
 from models.task import Strict
 from service.errors import FieldError, Unprocessable
-from service.request_models import kind_of, refusal
+from service.request_models import refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header that tells how many bytes of the body, after decompression, are JSON."""

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.errors import InputError
+from models.input_errors import kind_of
 from models.tasks import AnyTask
 from service.errors import FieldError, Unprocessable, require_none
 from service.heads import Head
@@ -23,7 +24,7 @@ from service.lifecycle import Service
 from service.openapi import BareRoute, inference_route
 from service.queue import Deadline
 from service.request_body import JSON, check_values
-from service.request_models import kind_of, parse_json, parse_request, refusal, request_model
+from service.request_models import parse_json, parse_request, refusal, request_model
 from service.settings import Settings
 from service.tensors import (
     BINARY,

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from models.bundle import read_bundle
+from models.predictor import Predictor
 from training.__main__ import main as train
 from training.evaluation.evaluate import evaluate
-from training.evaluation.predictors import BundlePredictor
 from training.head.worth import bag_of_words
 from training.text.examples import TextExample, read_examples
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         began, spent = time.perf_counter(), os.times()
         train(["head", str(data), "--task", "classify", "--out", str(out), *(["--freeze"] if options.freeze else [])])
         seconds, cpu = time.perf_counter() - began, sum(os.times()[:4]) - sum(spent[:4])
-        accuracy = evaluate(BundlePredictor(read_bundle(out)), "few", [test])["accuracy"]
+        accuracy = evaluate(Predictor(read_bundle(out)), "few", [test])["accuracy"]
     classes = len({one.label for one in rows})
     sys.stdout.write(
         f"{classes} classes, {len(rows)} rows, {len(asked)} test rows: head {100 * accuracy:.1f} %, "

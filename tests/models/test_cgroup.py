@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.cgroup import usable_cores
+from models.cgroup import memory_limit, usable_cores
 
 GIB = 1 << 30
 UNLIMITED = "9223372036854771712"
@@ -58,3 +58,22 @@ def test_without_control_groups_or_affinity_it_is_the_machine(tmp_path: Path, mo
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert usable_cores(tmp_path, tmp_path / "none") == 10
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "limit"),
+    [
+        ("", {}, 8 * GIB),
+        ("", {"memory.max": "max"}, 8 * GIB),
+        ("", {"memory.max": str(GIB)}, GIB),
+        ("", {"memory.max": str(9 * GIB)}, 8 * GIB),
+        ("", {"memory/memory.limit_in_bytes": UNLIMITED}, 8 * GIB),
+        ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": str(2 * GIB)}, 2 * GIB),
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": str(3 * GIB), "memory.max": str(4 * GIB)}, 3 * GIB),
+    ],
+)
+def test_memory_is_that_of_the_control_group_and_all_above(
+    membership: str, files: dict[str, str], limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 8 * GIB // 4096}.__getitem__)
+    assert memory_limit(*groups(tmp_path, membership, files)) == limit

@@ -189,6 +189,9 @@ def test_keys_change_while_the_service_runs(keyed: Served, path: Path) -> None:
     path.unlink()
     until(lambda: keyed.sample("key_file_errors_total") == 1)
     assert [status(keyed, key) for key in ("k1", "k2", "k3")] == [200, 401, 200]
+    assert keyed.sample("key_file_broken") == 1
+    write(path, "alice k3")
+    until(lambda: keyed.sample("key_file_broken") == 0)
 
 
 def test_the_name_of_the_key_is_in_log_and_metrics(

@@ -56,6 +56,7 @@ def test_a_deadline_in_the_queue_is_504_and_nothing_runs(blocked: Blocked) -> No
     late = blocked.post("the dog", **{"X-Deadline-Ms": "100"}).result()
     assert "passed in queue" in problem(late, 504)["detail"]
     assert blocked.served.sample("dropped_total", reason="deadline") == 1
+    assert blocked.served.sample("client_deadlines_total") == 1
     assert blocked.served.sample("queue_rows") == 0
     blocked.release.set()
     assert blocked.post("the dog").result().status_code == 200
@@ -118,6 +119,7 @@ def test_a_deadline_while_tokenising_is_504_and_others_are_answered(
     with serving(bundle, lanes=1, deadline=2) as served:
         late = served.post("/tag", "the cat " * 1000)
         assert "tokenize" in problem(late, 504)["detail"]
+        assert served.sample("client_deadlines_total") == 0
         assert served.post("/classify", "the cat").status_code == 200
         answered.set()
 

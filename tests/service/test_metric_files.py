@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,24 @@ def test_each_living_process_has_its_own_figures(tmp_path: Path) -> None:
     assert (registry.get_sample_value("process_resident_memory_bytes", {"pid": str(os.getpid())}) or 0) > 1 << 20
     assert registry.get_sample_value("process_resident_memory_bytes", {"pid": str(1 << 30)}) is None
     assert {"process_cpu_seconds", "process_open_fds"} <= families(page(registry))
+
+
+def test_the_supervisor_is_one_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(pid=os.getppid()))
+    write(tmp_path, "gauge_livesum", os.getpid(), {"ready": 1}, suffix="")
+    registry = collected(tmp_path)
+    own, above = (
+        registry.get_sample_value("process_start_time_seconds", {"pid": str(pid)}) or 0
+        for pid in (os.getpid(), os.getppid())
+    )
+    assert 0 < above <= own
+
+
+def test_the_room_for_metrics_is_known(tmp_path: Path) -> None:
+    free = collected(tmp_path).get_sample_value("bertheads_metric_files_free_bytes")
+    assert free is not None and 0 < free <= shutil.disk_usage(tmp_path).total
+    gone = collected(tmp_path, "none*.db")  # what supervisors ask for twice per second has only what it needs
+    assert gone.get_sample_value("bertheads_metric_files_free_bytes") is None
 
 
 def test_restarts_are_counted_by_folding(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from service import metrics as module
 from service.metrics import Metrics, Shared
-from tests.service.serving import Served, serving
+from tests.service.serving import Served, serving, until
 
 
 @pytest.fixture
@@ -48,6 +48,18 @@ def test_one_request_is_counted_once_everywhere(bundle: Path) -> None:
         assert served.sample("lanes_alive") == served.sample("ready") == 1
         labels = {"bundle": "tiny", "version": "1.2.3", "precision": "fp32", "provider": "cpu"}
         assert served.sample("bundle_info", **labels) == 1
+
+
+def test_limits_stand_beside_what_they_limit(bundle: Path) -> None:
+    with serving(bundle, lanes=2, max_queued_tokens=5000, max_connections=20) as served:
+        served.client.get("/health/live")
+        assert served.sample("lanes") == served.sample("lanes_alive") == 2
+        assert served.sample("queue_tokens_limit") == 5000
+        assert served.sample("connections_limit") == 20 and served.sample("connections") == 1
+        resident = served.service.metrics.registry.get_sample_value("process_resident_memory_bytes") or 0
+        assert 0 < resident < served.sample("memory_limit_bytes")
+        served.client.close()
+        until(lambda: served.sample("connections") == 0)
 
 
 def test_raw_scores_are_no_confidence(served: Served) -> None:

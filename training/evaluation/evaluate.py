@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle import read_bundle
+from models.predictor import LocalPredictor, Prediction, Predictor
 from models.qa import QuestionInput
 from models.runtime import Precision
 from models.task import HeadSpec
@@ -34,15 +35,7 @@ from training.evaluation.metrics import (
     spans_of,
 )
 from training.evaluation.multi_label import score_label_sets
-from training.evaluation.predictors import (
-    BundlePredictor,
-    CheckpointPredictor,
-    LocalPredictor,
-    MeanPredictor,
-    Prediction,
-    Predictor,
-    input_of,
-)
+from training.evaluation.predictors import AnyPredictor, CheckpointPredictor, MeanPredictor, input_of
 from training.evaluation.regression import score_numbers
 from training.evaluation.remote_predictor import UrlPredictor
 from training.run.progress import progress as bar_over
@@ -64,7 +57,7 @@ Cutter = Tokenizer | None  # that of the predictor
 Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
 
 
-def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
+def evaluate(predictor: AnyPredictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
     """Return the figures of a head on the first `limit` examples of each file, all files together.
 
     The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data
@@ -74,7 +67,7 @@ def evaluate(predictor: Predictor, head: str, files: Sequence[Path], limit: int 
     return score(predictor, head, read_data(files, task, limit=limit))
 
 
-def score(predictor: Predictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
+def score(predictor: AnyPredictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
     """Return the figures of a head on examples of its task; show a progress bar on standard error if asked to."""
     spec = predictor.head(head)
     examples = as_problem(examples, problem_for(spec, examples))
@@ -245,7 +238,7 @@ SCORERS: dict[str, Callable[[Any, Ask, HeadSpec, Cutter], Scores]] = {
 
 def open_predictor(
     sources: Sequence[str], precision: Precision | None = None, tokenizer: Path | None = None
-) -> Predictor:
+) -> AnyPredictor:
     """Open a URL, a bundle, or a checkpoint; or several of the last two as their mean.
 
     Raise EvaluationError for what is none of them.
@@ -262,7 +255,7 @@ def open_predictor(
 
 def _open_directory(directory: Path, precision: Precision | None) -> LocalPredictor:
     if (directory / "bundle.json").exists():
-        return BundlePredictor(read_bundle(directory), precision)
+        return Predictor(read_bundle(directory), precision=precision)
     if (directory / "config.json").exists():
         from training.run.hugging_face import read_any  # torch takes seconds to import, and a bundle needs none
 

@@ -24,7 +24,7 @@ from models.task import HeadSpec
 from training.errors import DataError, EvaluationError
 from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.multi_label import least_scores
-from training.evaluation.predictors import Predictor
+from training.evaluation.predictors import AnyPredictor
 from training.run.atomic_files import new_file
 from training.run.json_lines import Line, visible
 from training.run.progress import progress
@@ -47,7 +47,7 @@ class Labelled(NamedTuple):
     sure: float
 
 
-def label(predictor: Predictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
+def label(predictor: AnyPredictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
     """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
     spec = predictor.head(head)
     task = spec.task

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from models.classification import thresholds
+from models.predictor import Prediction
 from models.task import HeadSpec
 from training.evaluation.metrics import Scores, expected_calibration_error
-from training.evaluation.predictors import Prediction
 
 Truth = NDArray[np.bool_]
 Floats = NDArray[np.floating]

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
+from models.predictor import Prediction
 from training.evaluation.metrics import Scores
-from training.evaluation.predictors import Prediction
 
 Floats = NDArray[np.floating]
 

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
+from models.predictor import Prediction
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
-from training.evaluation.predictors import Prediction
 
 CONNECTIONS = 4
 PER_REQUEST = 8  # inputs of one request

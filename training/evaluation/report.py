@@ -16,13 +16,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from models.predictor import Prediction
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
 from training.evaluation.answer_report import answer_parts, mask_parts
 from training.evaluation.class_report import class_parts, label_parts, number_parts
 from training.evaluation.evaluate import score
-from training.evaluation.predictors import Prediction, Predictor
+from training.evaluation.predictors import AnyPredictor
 from training.evaluation.report_figures import Report
 from training.evaluation.report_plots import plot_report
 from training.evaluation.span_report import tag_parts
@@ -40,7 +41,7 @@ _JSON = TypeAdapter(Report)
 class Watched:
     """A predictor that keeps the answers it gives, so that figures and details need one run."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: AnyPredictor) -> None:
         self.answers: list[list[Any]] = []
         """Of each call: the answers, in the order of its inputs."""
         self._predictor = predictor
@@ -60,7 +61,7 @@ class Watched:
             yield one
 
 
-def report_of(predictor: Predictor, name: str, examples: Sequence[Example], progress: bool = False) -> Report:
+def report_of(predictor: AnyPredictor, name: str, examples: Sequence[Example], progress: bool = False) -> Report:
     """Return the report of a head on examples of its task.
 
     Raise DataError for data that does not fit the head, EvaluationError for a head that cannot be asked.

@@ -15,11 +15,11 @@ from typing import Any
 
 from models.bundle import Bundle, read_bundle
 from models.config import read_json
+from models.predictor import LocalPredictor, Predictor, known_head
 from models.runtime import Precision
 from models.task import TaskName
 from training.errors import EvaluationError
 from training.evaluation.evaluate import positive
-from training.evaluation.predictors import BundlePredictor, LocalPredictor, checked
 from training.exporting.transformers_answers import Choices, Theirs, inputs_of, open_theirs
 from training.run.progress import progress
 from training.text.data_files import add_data_options, read_data
@@ -115,7 +115,8 @@ def verify(
     expected = [theirs.answer(one) for one in progress(inputs, "texts")]
     files = bundle.manifest.encoder.files
     return [
-        _compare(BundlePredictor(bundle, precision), precision, head, theirs, inputs, expected) for precision in files
+        _compare(Predictor(bundle, precision=precision), precision, head, theirs, inputs, expected)
+        for precision in files
     ]
 
 
@@ -146,7 +147,7 @@ def heads_for(bundle: Bundle, directory: Path, head: str | None) -> list[str]:
     """Return the heads that may come from a directory; raise EvaluationError if they cannot be told."""
     heads = bundle.manifest.heads
     if head:
-        return [checked(head, heads)]
+        return [known_head(head, heads)]
     classes = read_json(directory / "config.json").get("architectures") or [""]
     tasks = next((tasks for end, tasks in CLASSES.items() if str(classes[0]).endswith(end)), None)
     found = [name for name, entry in heads.items() if not tasks or entry.task in tasks]

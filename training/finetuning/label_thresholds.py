@@ -10,13 +10,13 @@ from typing import Any
 
 from training.evaluation.class_figures import best_threshold
 from training.evaluation.multi_label import score_table, truth_of
-from training.evaluation.predictors import Predictor, input_of
+from training.evaluation.predictors import AnyPredictor, input_of
 
 USUAL = 0.5
 """Threshold of a label that too few texts have, or lack."""
 
 
-def fit_thresholds(predictor: Predictor, head: str, examples: Sequence[Any]) -> dict[str, dict[str, float]]:
+def fit_thresholds(predictor: AnyPredictor, head: str, examples: Sequence[Any]) -> dict[str, dict[str, float]]:
     """Return {"thresholds": {label: probability}} of a multi-label head; {} for other heads, and without examples."""
     spec = predictor.head(head)
     if spec.problem_type != "multi_label_classification" or not examples:

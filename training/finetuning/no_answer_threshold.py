@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.predictor import LocalPredictor
 from models.qa import QuestionInput
 from training.evaluation.metrics import answer_f1
-from training.evaluation.predictors import LocalPredictor
 from training.text.examples import QuestionExample
 
 LEAST = 20

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.manifest import CARD, HEADS, PARITY, TOKENIZER, HeadEntry, Manifest
+from models.predictor import Predictor
 from models.session import Session
 from training.evaluation.metrics import Scores, headline
-from training.evaluation.predictors import BundlePredictor
 from training.evaluation.report import REPORTS, copy_report, report_of, write_report
 from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
@@ -140,7 +140,7 @@ def _with_scores(manifest: Manifest, name: str, learned: Learned, data: Measured
 
 def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Report | None]:
     """Return parity.json and a report: the served head beside its weights in float64, on the vectors that both read."""
-    predictor = BundlePredictor(bundle, learned.precision, THREADS)
+    predictor = Predictor(bundle, precision=learned.precision, threads=THREADS)
     rows = rows_of(learned.spec, learned.base, data.examples[: TEXTS["classify"]])
     vectors = read_vectors(Session(bundle, precision=learned.precision), rows)
     expected = [one[None].astype(np.float32) for one in learned.weights.logits(vectors)]

@@ -14,6 +14,7 @@ import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
+from models.predictor import Predictor
 from models.row import Row
 from models.runtime import Precision
 from models.session import Session
@@ -22,7 +23,7 @@ from models.tokenizer import Tokenizer
 from training.evaluation.evaluate import score
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.multi_label import truth_of
-from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, input_of
+from training.evaluation.predictors import CheckpointPredictor, input_of
 from training.evaluation.report import report_of
 from training.evaluation.report_figures import Report
 from training.finetuning.calibration import cross_fitted_error, decisions
@@ -63,7 +64,7 @@ def measure_parity(
     precisions = {}
     for precision in bundle.manifest.encoder.files:
         probed = _probe_heads(bundle, precision, specs, batches, expected)
-        ours = Recorded(BundlePredictor(bundle, precision))
+        ours = Recorded(Predictor(bundle, precision=precision))
         heads = {
             name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
         }

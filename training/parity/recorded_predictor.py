@@ -5,9 +5,9 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from models.predictor import LocalPredictor, Prediction
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
-from training.evaluation.predictors import LocalPredictor, Prediction
 
 SMALL = 2000
 """Logits of an input that are kept; those over a vocabulary would fill the memory."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from models.predictor import Prediction
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
-from training.evaluation.predictors import Prediction
 
 
 class Answers:

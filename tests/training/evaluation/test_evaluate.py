@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from models.predictor import Prediction
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import DataError, EvaluationError
@@ -15,7 +16,6 @@ from training.evaluation.evaluate import character_spans, score, word_offsets
 from training.evaluation.evaluate_command import check_report, table
 from training.evaluation.masked_passages import masked_passages
 from training.evaluation.metrics import Scores, headline
-from training.evaluation.predictors import Prediction
 from training.text.examples import (
     Document,
     Example,

@@ -9,6 +9,7 @@ import pytest
 
 from models.bundle import read_bundle
 from models.classification import PairInput
+from models.predictor import Predictor
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
@@ -17,7 +18,6 @@ from training.errors import EvaluationError
 from training.evaluation.evaluate import evaluate
 from training.evaluation.labelling import label, read_inputs
 from training.evaluation.metrics import headline
-from training.evaluation.predictors import BundlePredictor
 from training.text.examples import PairExample, TaggedExample, TextExample, read_examples
 
 SPECS = {
@@ -68,7 +68,7 @@ def test_a_head_agrees_with_every_label_it_gave(bundle: Path, tmp_path: Path, he
     data = write(tmp_path / "in.jsonl", INPUTS[head])
     examples = run(bundle, data, tmp_path / "out.jsonl", head, "--sure", "0")
     assert [text_of(example) for example in examples] == [text.replace(" ", "") for text in TEXTS]
-    scores = evaluate(BundlePredictor(read_bundle(bundle)), head, [tmp_path / "out.jsonl"])
+    scores = evaluate(Predictor(read_bundle(bundle)), head, [tmp_path / "out.jsonl"])
     assert scores[headline(scores)] == 1.0 and scores["examples"] == len(TEXTS)
 
 
@@ -80,7 +80,7 @@ def text_of(example: TextExample | PairExample | TaggedExample) -> str:
 
 @pytest.mark.parametrize("head", INPUTS)
 def test_only_those_it_is_sure_of_are_kept(bundle: Path, tmp_path: Path, head: str) -> None:
-    predictor = BundlePredictor(read_bundle(bundle))
+    predictor = Predictor(read_bundle(bundle))
     inputs = [PairInput(text=text, text_pair="a dog") if head == "nli" else text for text in TEXTS]
     sure = [one.sure for one in label(predictor, head, inputs)]
     threshold = sorted(sure)[2]
@@ -91,7 +91,7 @@ def test_only_those_it_is_sure_of_are_kept(bundle: Path, tmp_path: Path, head: s
 
 
 def test_a_tag_is_as_sure_as_its_least_sure_word(bundle: Path) -> None:
-    predictor = BundlePredictor(read_bundle(bundle))
+    predictor = Predictor(read_bundle(bundle))
     every = {"aggregation_strategy": "none", "ignore_labels": []}
     for one, given in zip(label(predictor, "ner", TEXTS), TEXTS, strict=True):
         [answer] = [prediction.answer for prediction in predictor.predict("ner", [given], every)]
@@ -191,7 +191,7 @@ def test_texts_that_grow_while_they_are_read_are_refused(
 
 def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EvaluationError, match="head 'qa' is of qa, expected one of classify, pair, tag; name another"):
-        label(BundlePredictor(read_bundle(bundle)), "qa", [])
+        label(Predictor(read_bundle(bundle)), "qa", [])
     data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
     for head, options, words in (
         ("mood", ["--sure", "1.1"], "of 5 inputs none has labels of score 1.1 or more; lower --sure"),

@@ -9,6 +9,7 @@ from sklearn.metrics import (
     log_loss,
 )
 
+from models.predictor import Prediction
 from models.task import HeadSpec, ProblemType
 from training.evaluation.evaluate_command import table
 from training.evaluation.metrics import headline
@@ -19,7 +20,6 @@ from training.evaluation.multi_label import (
     score_label_sets,
     truth_of,
 )
-from training.evaluation.predictors import Prediction
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -16,12 +16,13 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.errors import InputError
 from models.heads import build_head
+from models.predictor import BATCH_TOKENS, LocalPredictor, like_length
 from models.qa import QuestionInput
 from models.row import Encoded, Row
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
-from training.evaluation.predictors import BATCH_TOKENS, CheckpointPredictor, LocalPredictor, MeanPredictor, like_length
+from training.evaluation.predictors import CheckpointPredictor, MeanPredictor
 
 SPECS = {
     "mood": HeadSpec("classify", ["bad", "good"]),
@@ -124,7 +125,7 @@ def test_predicting_leaves_no_gradient(predictor: CheckpointPredictor) -> None:
 
 
 def test_a_head_that_does_not_exist_is_an_error_that_names_those_that_do(predictor: CheckpointPredictor) -> None:
-    with pytest.raises(EvaluationError, match="no head 'moods', expected one of answers, mood, names, words"):
+    with pytest.raises(InputError, match="no head 'moods', expected one of answers, mood, names, words"):
         predictor.head("moods")
 
 
@@ -136,10 +137,14 @@ def test_an_input_that_cannot_be_encoded_is_named_by_its_place(predictor: Checkp
 
 
 @given(st.lists(st.lists(st.integers(3, 512), min_size=1, max_size=3), max_size=40))
-def test_batches_hold_every_input_once_and_stay_in_the_budget(inputs: list[list[int]]) -> None:
-    encoded = [Encoded([Row([0] * length, [0] * length, [0]) for length in lengths], None, 0) for lengths in inputs]
+def test_batches_hold_every_row_once_and_stay_in_the_budget(inputs: list[list[int]]) -> None:
+    encoded = {
+        index: Encoded([Row([0] * length, [0] * length, [0]) for length in lengths], None, 0)
+        for index, lengths in enumerate(inputs)
+    }
     batches = list(like_length(encoded))
-    assert sorted(index for batch in batches for index in batch) == list(range(len(inputs)))
+    places = [(index, number) for index, lengths in enumerate(inputs) for number in range(len(lengths))]
+    assert sorted(place for batch in batches for place in batch) == places
     for batch in batches:
-        lengths = [length for index in batch for length in inputs[index]]
+        lengths = [inputs[index][number] for index, number in batch]
         assert len(batch) == 1 or len(lengths) * max(lengths) <= BATCH_TOKENS

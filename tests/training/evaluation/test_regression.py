@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import mean_absolute_error, r2_score
 
+from models.predictor import Prediction
 from training.evaluation.evaluate_command import table
 from training.evaluation.metrics import headline
-from training.evaluation.predictors import Prediction
 from training.evaluation.regression import regression_scores, score_numbers
 
 

@@ -20,6 +20,7 @@ from models.checkpoint import Checkpoint, Head, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
+from models.predictor import Predictor
 from models.qa import QuestionInput
 from models.runtime import Precision
 from models.task import HeadSpec
@@ -33,7 +34,7 @@ from training.evaluation.evaluate import evaluate, open_predictor
 from training.evaluation.evaluate_command import add_arguments, evaluate_command
 from training.evaluation.labelling import label
 from training.evaluation.metrics import headline
-from training.evaluation.predictors import BundlePredictor, CheckpointPredictor, Predictor
+from training.evaluation.predictors import AnyPredictor, CheckpointPredictor
 from training.evaluation.remote_predictor import UrlPredictor, seconds
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -120,7 +121,7 @@ def url(bundle: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("head", SPECS)
 def test_a_service_has_the_figures_of_its_bundle(bundle: Path, url: str, data: dict[str, Path], head: str) -> None:
-    local = BundlePredictor(read_bundle(bundle))
+    local = Predictor(read_bundle(bundle))
     expected = evaluate(local, head, [data[head]])
     assert f"{headline(expected)}_chance" in expected
     if head == "words":
@@ -132,7 +133,7 @@ def test_a_service_has_the_figures_of_its_bundle(bundle: Path, url: str, data: d
 @pytest.mark.parametrize("head", ["mood", "ner"])
 def test_a_service_labels_as_its_bundle_does(bundle: Path, url: str, head: str) -> None:
     texts = ["the cat sat , and the dog ran", "Jo-Ann left"]
-    ours = label(BundlePredictor(read_bundle(bundle)), head, texts)
+    ours = label(Predictor(read_bundle(bundle)), head, texts)
     for one, expected in zip(label(UrlPredictor(url, "secret"), head, texts), ours, strict=True):
         assert one.record == expected.record and one.sure == pytest.approx(expected.sure, abs=1e-6)
 
@@ -153,7 +154,7 @@ def test_a_service_gives_the_answers_of_its_bundle(
     bundle: Path, url: str, head: str, inputs: list[Any], parameters: dict[str, Any]
 ) -> None:
     """Random heads score near 0 on any data, where equal figures would say little."""
-    local = answers(BundlePredictor(read_bundle(bundle)), head, inputs, parameters)
+    local = answers(Predictor(read_bundle(bundle)), head, inputs, parameters)
     over_http = answers(UrlPredictor(url, "secret"), head, inputs, parameters)
     assert over_http == local
     assert len({json.dumps(answer) for answer in local}) == len(inputs)
@@ -161,7 +162,7 @@ def test_a_service_gives_the_answers_of_its_bundle(
         assert len({unit["entity"] for answer in local for unit in answer}) > 1
 
 
-def answers(predictor: Predictor, head: str, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
+def answers(predictor: AnyPredictor, head: str, inputs: list[Any], parameters: dict[str, Any]) -> list[Any]:
     found = {one.index: without_scores(one.answer) for one in predictor.predict(head, inputs, parameters)}
     return [found[index] for index in range(len(inputs))]
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.bundle import Bundle, read_bundle
+from models.errors import InputError
 from models.task import HeadSpec
 from tests import families
 from training.__main__ import main
@@ -111,7 +112,7 @@ def test_the_head_is_found_by_the_class_or_asked_for(root: Path) -> None:
     with pytest.raises(EvaluationError, match=r"has classify \(classify\), nli \(pair\); say with --head"):
         heads_for(both, root / "classify", None)
     assert heads_for(both, root / "classify", "nli") == ["nli"]
-    with pytest.raises(EvaluationError, match="there is no head 'x'"):
+    with pytest.raises(InputError, match="there is no head 'x'"):
         heads_for(both, root / "classify", "x")
 
 

@@ -15,6 +15,7 @@ import torch
 
 from models.bundle import read_bundle
 from models.checkpoint import write_checkpoint
+from models.predictor import Predictor
 from models.session import Session
 from models.task import Logits
 from models.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ from tests.models.bundles import checkpoint, make
 from tests.training.interrupts import stopped_after_saving
 from training.__main__ import build_parser, main
 from training.evaluation.evaluate import evaluate
-from training.evaluation.predictors import BundlePredictor, CheckpointPredictor
+from training.evaluation.predictors import CheckpointPredictor
 from training.finetuning.finetune import finetune
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.frozen import rows_of
@@ -91,7 +92,7 @@ def test_a_head_is_trained_measured_exported_and_repeated(
     assert f"serve: bertheads-serve --bundle {out}" in told.out and "MB, with an encoder of its own" in told.out
     assert "steps (epoch " in told.err
     assert list(read_bundle(out).manifest.heads) == ["animals"]
-    assert evaluate(BundlePredictor(read_bundle(out)), "animals", [data])["accuracy"] > 0.9
+    assert evaluate(Predictor(read_bundle(out)), "animals", [data])["accuracy"] > 0.9
     head(*arguments)
     assert f"{out} is finished" in capsys.readouterr().out
     recipe = read_recipe(FinetuneRecipe, tmp_path / "animals-run" / "head.toml")
@@ -119,13 +120,13 @@ def test_a_frozen_head_keeps_the_encoder_and_answers_as_torch_computes_it(
     (file,) = bundle.manifest.encoder.files.values()
     assert bundle.manifest.sha256[file] == base.manifest.sha256[file]
     assert list(bundle.manifest.heads) == ["mine"]
-    assert evaluate(BundlePredictor(bundle), "mine", [data])["accuracy"] > 0.75
+    assert evaluate(Predictor(bundle), "mine", [data])["accuracy"] > 0.75
     examples = read_examples(data, "classify")[:20]
     rows = rows_of(bundle.manifest.heads["mine"].spec, base, examples)
     vectors = torch.from_numpy(Session(base).vectors(rows))
     with torch.inference_mode():
         expected = unpack(bundle).heads["mine"].module.eval()(vectors).numpy()
-    found: list[Logits] = BundlePredictor(bundle).run("mine", rows)
+    found: list[Logits] = Predictor(bundle).run("mine", rows)
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4, atol=1e-4)
     in_torch = CheckpointPredictor.of(unpack(bundle)).run("mine", rows)
     same = [left.argmax() == right.argmax() for left, right in zip(found, in_torch, strict=True)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from models.classification import PairInput
+from models.predictor import LocalPredictor
 from models.task import HeadSpec, TaskName
 from models.tokenizer import Tokenizer
-from training.evaluation.predictors import LocalPredictor
 from training.parity.evidence import Evidence, collect, made_inputs
 from training.parity.made_texts import made_texts
 from training.parity.recorded_predictor import SMALL, Recorded
