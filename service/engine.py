@@ -268,9 +268,10 @@ class Engine:
         try:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch, lane.gain > 1)
-                self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
+                finished = time.monotonic()
+                self._tell_loop(partial(self._deliver, batch, outcomes, finished))
                 if self._traces:
-                    self._traces.batch(lane.name, batch, outcomes, lane.busy_since)
+                    self._traces.batch(lane.name, batch, outcomes, (lane.busy_since, finished))
                 batch, outcomes = [], []  # while it is idle, a lane keeps no session of a bundle that was replaced
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))

@@ -133,8 +133,8 @@ class Traces:
         for stage, (began, over) in info.stages.items():
             self._send(stage, self._child(span.context), span.at(began), span.at(over), parent=span.context)
 
-    def batch(self, lane: str, items: Sequence[Item], outcomes: Sequence[Any], began: float) -> None:
-        """Send the span of a batch that ends now, with links to the requests in it that have spans."""
+    def batch(self, lane: str, items: Sequence[Item], outcomes: Sequence[Any], times: tuple[float, float]) -> None:
+        """Send the span of a batch, with links to the requests in it that have spans."""
         traces = [job.trace for job in dict.fromkeys(item.job for item in items) if "span_id" in job.trace]
         if not traces:
             return
@@ -149,8 +149,9 @@ class Traces:
             attributes["error.type"] = type(error).__qualname__
         own = SpanContext(self._ids.generate_trace_id(), self._ids.generate_span_id(), False, SAMPLED)
         span, links = Span(own, None, _anchor()), [_link(trace) for trace in traces[:MAX_LINKS]]
-        about = {"attributes": attributes, "links": links, "status": FAILED if error else UNSET}
-        self._send("batch", own, span.at(began), span.at(time.monotonic()), **about)
+        began, ended = map(span.at, times)
+        status = FAILED if error else UNSET
+        self._send("batch", own, began, ended, attributes=attributes, links=links, status=status)
 
     def close(self, patience: float) -> None:
         """Send what waits, for `patience` seconds at most; spans are lost if the collector does not take them."""
