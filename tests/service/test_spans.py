@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from models.session import Session
+from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service import logs, spans
 from service.errors import queue_full
@@ -49,9 +50,9 @@ def collector(variables: pytest.MonkeyPatch) -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def traced(bundle: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Any:
     """A service of two bundles in this process."""
-    heads = {"other": HEADS["topic"]}
+    heads = {"other": HEADS["topic"], "cross": HeadSpec("pair", ["relevant"])}
     second = write_bundle(tmp_path_factory.mktemp("second") / "second", tokenizer, heads, name="second")
-    with serving(bundle, second, lanes=1, api_key="s3cret") as traced:
+    with serving(bundle, second, lanes=1, api_key="s3cret", max_queue_seconds=3600) as traced:
         yield traced
 
 
@@ -102,7 +103,7 @@ def server_span(collector: Collector, name: str) -> Received:
 def test_a_request_its_stages_and_its_batch(bundle: Path, collector: Collector) -> None:
     with process("--bundle", str(bundle), "--lanes", "1") as (running, url):
         until(lambda: ready(url))
-        headers = {"traceparent": PARENT, "tracestate": "a=1,b=2", "user-agent": "tests/1", "host": "models.example:81"}
+        headers = {"traceparent": PARENT, "tracestate": "a=1,b=2", "user-agent": "tests/1", "host": "localhost:81"}
         asked = {"inputs": [SECRET, "the cat " * 100]}
         answer = httpx.post(f"{url}/classify/topic?key=hidden", json=asked, headers=headers, timeout=60)
         assert answer.status_code == 200 and "traceresponse" not in answer.headers
@@ -124,7 +125,7 @@ def test_a_request_its_stages_and_its_batch(bundle: Path, collector: Collector) 
         "client.address": "127.0.0.1",
         "network.protocol.version": "1.1",
         "user_agent.original": "tests/1",
-        "server.address": "models.example",
+        "server.address": "localhost",
         "server.port": 81,
         "bertheads.head": "topic",
         "bertheads.bundle": "tiny/1.2.3",
@@ -140,16 +141,15 @@ def test_a_request_its_stages_and_its_batch(bundle: Path, collector: Collector) 
     for name, stage in stages.items():
         assert span.began <= stage.began <= stage.ended <= span.ended
         assert (stage.ended - stage.began) / 1e6 == pytest.approx(milliseconds[name], abs=0.01)
-    (batch,) = collector.batches_of(span)
-    assert batch.ids[0] != TRACE and (batch.parent, batch.kind, batch.status) == ("", INTERNAL, UNSET)
-    assert batch.links == [span.ids]
-    assert batch.attributes == {
-        "bertheads.batch.rows": 2,
-        "bertheads.batch.tokens": tokens,
-        "bertheads.batch.lane": "lane-0",
-        "bertheads.batch.heads": ["topic"],
-    }
-    assert abs(batch.began - stages["encode"].began) < 1e6 and abs(batch.ended - stages["encode"].ended) < 1e6
+    batches = collector.batches_of(span)
+    for batch in batches:
+        assert batch.ids[0] != TRACE and (batch.parent, batch.kind, batch.status) == ("", INTERNAL, UNSET)
+        assert batch.links == [span.ids]
+        assert batch.attributes.pop("bertheads.batch.rows") == 2 // len(batches)  # one, or one for each length
+        tokens -= batch.attributes.pop("bertheads.batch.tokens")
+        assert batch.attributes == {"bertheads.batch.lane": "lane-0", "bertheads.batch.heads": ["topic"]}
+        assert stages["encode"].began - 1e6 < batch.began < batch.ended < stages["encode"].ended + 1e6
+    assert tokens == 0
     assert span.resource["service.name"] == "bertheads" and span.resource["service.version"]
     assert span.resource["service.instance.id"]
     assert {each.name for each in collector.spans} == {span.name, "batch", *STAGES}  # probes and scrapes have none
@@ -196,9 +196,9 @@ def test_two_workers_send_each_their_own(bundle: Path, collector: Collector, mon
     ("method", "path", "name", "status"),
     [
         ("GET", "/nothing?a=b", "GET", 404),
-        ("PATCH", "/classify", "PATCH", 405),
+        ("PATCH", "/classify", "PATCH /classify", 405),
         ("HEAD", "/heads", "HEAD /heads", 200),
-        ("OPTIONS", "/heads", "OPTIONS", 405),
+        ("OPTIONS", "/heads", "OPTIONS /heads", 405),
         ("PROPFIND", "/nothing", "HTTP", 404),
         ("GET", "/heads/none", "GET /heads/{head}", 404),
         ("POST", "/classify/none", "POST /classify/{head}", 404),
@@ -274,6 +274,7 @@ def test_the_model_fails(traced: Served, collector: Collector, monkeypatch: pyte
     assert (batch.status, batch.attributes["error.type"]) == (ERROR, "RuntimeError")
     assert SECRET not in str(collector.spans)
     assert "failed in head" in written[0]  # on the lane
+    written = [line for line in written if line.startswith("20")]
     assert len(written) == 2 and all(f"trace_id='{TRACE}' span_id='{span.ids[1]}'" in line for line in written)
 
 
@@ -341,7 +342,7 @@ ROUTES: list[tuple[str, dict[str, Any], str]] = [
         "topic",
     ),
     ("/classify", {"model": "topic", "input": ["a"]}, "topic"),
-    ("/rerank", {"query": "a", "texts": ["b"]}, "nsp"),
+    ("/rerank", {"query": "a", "texts": ["b"]}, "cross"),
     ("/heads", {"inputs": "a", "heads": ["topic", "sentiment"]}, "topic,sentiment"),
 ]
 
@@ -433,7 +434,7 @@ HOSTILE: list[list[tuple[str, str]]] = [
     [("traceparent", PARENT)] * 100,
     [("traceparent", PARENT), ("tracestate", "a" * 50_000)],
     [("traceparent", PARENT), ("tracestate", ",".join(f"k{n}=v" for n in range(3000)))],
-    [("traceparent", PARENT), ("tracestate", ",=,;=\x7f,a=1,a=2,\xff=\xff")],
+    [("traceparent", PARENT), ("tracestate", ",=,;=\t,a=1,a=2,\xe9=\xe9")],
     *[[("traceparent", PARENT), ("tracestate", f"{SECRET[:5]}=={n}")] for n in range(3)],
     [("traceparent", PARENT), ("baggage", ",".join(f"k{n}={'v' * 30}" for n in range(180)))],
     [("baggage", f"{SECRET}," * 100)],
