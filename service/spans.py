@@ -157,7 +157,7 @@ class Traces:
         """Send what waits, for `patience` seconds at most; spans are lost if the collector does not take them."""
         patience = min(patience, MAX_FLUSH_SECONDS)
         if not ended_in_time(threading.Thread(target=self._provider.shutdown, daemon=True), patience):
-            logger.warning("the collector did not take the last spans within %g s; they are lost", patience)
+            logger.warning("the collector did not take the last spans within %.1f s; they are lost", patience)
 
     def _child(self, parent: SpanContext) -> SpanContext:
         return SpanContext(parent.trace_id, self._ids.generate_span_id(), False, SAMPLED, parent.trace_state)
