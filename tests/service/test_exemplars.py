@@ -34,7 +34,7 @@ def open_metrics(registry: CollectorRegistry) -> str:
 
 
 def buckets(text: str, name: str) -> list[Sample]:
-    families = list(text_string_to_metric_families(text))
+    families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
     return [each for family in families for each in family.samples if each.name == f"{name}_bucket"]
 
 
