@@ -140,7 +140,7 @@ class Inference:
         for call, of_call in zip(calls, answers, strict=True):
             self.service.shadow.compare(call, of_call)
             if self.service.samples:
-                self.service.samples.take(call, of_call, self.trace.request_id)
+                self.service.samples.take(call, of_call, self.info.request_id)
         response = respond(answers)
         response.headers.update(self._headers(calls, encoded))
         return response
