@@ -41,6 +41,6 @@ def create_app(settings: Settings) -> FastAPI:
     add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     # In place of FastAPI's five middlewares: the gate turns every error into an answer.
-    app.state.gate = Gate(AsyncExitStackMiddleware(app.router), app, settings, metrics)
+    app.state.gate = Gate(AsyncExitStackMiddleware(app.router), app, settings, metrics, service.traces)
     app.build_middleware_stack = lambda: app.state.gate  # type: ignore[method-assign]
     return app

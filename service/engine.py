@@ -12,10 +12,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from models.row import Row
 from service.errors import (
@@ -29,9 +31,13 @@ from service.errors import (
     Unprocessable,
     queue_full,
 )
+from service.logs import FIELDS
 from service.metrics import Metrics
 from service.pace import NEWEST, Pace
 from service.queue import Deadline, Item, Job, Logits, Queue, Runner
+
+if TYPE_CHECKING:
+    from service.spans import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +99,10 @@ class Lane(threading.Thread):
 class Engine:
     """Every method but those of the lanes is called on the event loop that `start` found running."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, traces: "Traces | None" = None) -> None:
         self.limits = limits
         self.metrics = metrics
+        self._traces = traces
         self._queue = Queue(limits.run_tokens, limits.batch_tokens // TURNS)
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
@@ -133,16 +140,24 @@ class Engine:
         """Rows that wait."""
         return self._queue.rows
 
-    def submit(self, runner: Runner, calls: Sequence[tuple[str, Row]], deadline: Deadline, weight: float = 1.0) -> Job:
+    def submit(
+        self,
+        runner: Runner,
+        calls: Sequence[tuple[str, Row]],
+        deadline: Deadline,
+        weight: float = 1.0,
+        trace: Mapping[str, str] = MappingProxyType({}),
+    ) -> Job:
         """Queue the rows of a request, each for the head named with it; its future gets their logits in order.
 
         Equal rows are computed once, whatever heads they are for. `weight` is the request's share of the lanes' time
-        relative to others. The future gets a ServiceError if the request cannot be answered.
+        relative to others, and `trace` the ids of its trace. The future gets a ServiceError if the request cannot be
+        answered.
         Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
         """
         if not calls:
             raise ValueError("a job without rows would never end")
-        job = Job(runner, calls, deadline, self._loop.create_future(), time.monotonic(), weight)
+        job = Job(runner, calls, deadline, self._loop.create_future(), time.monotonic(), weight, trace)
         with self._changed:
             self._admit(job)
             self._queue.push(job)
@@ -253,7 +268,10 @@ class Engine:
         try:
             while batch := self._next_batch(lane):
                 outcomes = self._run(batch, lane.gain > 1)
-                self._tell_loop(partial(self._deliver, batch, outcomes, time.monotonic()))
+                finished = time.monotonic()
+                self._tell_loop(partial(self._deliver, batch, outcomes, finished))
+                if self._traces:
+                    self._traces.batch(lane.name, batch, outcomes, (lane.busy_since, finished))
                 batch, outcomes = [], []  # while it is idle, a lane keeps no session of a bundle that was replaced
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
@@ -321,7 +339,8 @@ class Engine:
         except Exception as error:
             if len(batch) == 1:
                 heads = ", ".join(batch[0].job.calls[index][0] for index in batch[0].indices)
-                logger.exception("a row of %d tokens failed in head %s", batch[0].length, heads)
+                sentence, fields = "a row of %d tokens failed in head %s", {FIELDS: batch[0].job.trace}
+                logger.exception(sentence, batch[0].length, heads, extra=fields)
                 return [error]
             logger.warning("a batch of %d rows failed (%s); running them one by one", len(batch), error)
             self.metrics.failed_batches.inc()

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,24 +28,26 @@ from service.errors import (
     problem,
 )
 from service.keys import Guesses, Keys
-from service.logs import FIELDS
+from service.logs import FIELDS, TRACE
 from service.metrics import Metrics
 from service.origins import Origins, RawHeaders
 from service.queue import Deadline
 from service.settings import Settings
+from service.traces import client_trace
+
+if TYPE_CHECKING:
+    from service.spans import Traces
 
 logger = logging.getLogger("service.access")
 
-TRACE = "bertheads.trace"
-"""Where a request's scope keeps its Trace."""
+INFO = "bertheads.request"
+"""Where a request's scope keeps its RequestInfo."""
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
 DEADLINE_HEADER = "x-deadline-ms"
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-"""The header of W3C Trace Context, whose first group is the id of the trace."""
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose success is logged at debug level only: probes come every few seconds."""
 REFUSED = 429
@@ -61,7 +64,7 @@ MAX_PAUSED = 1024
 
 
 @dataclass(slots=True)
-class Trace:
+class RequestInfo:
     """What is known of a request, for its answer, its log line and its metrics."""
 
     request_id: str
@@ -78,22 +81,27 @@ class Trace:
     """The share of the service that its key has, relative to others."""
     log: dict[str, object] = field(default_factory=dict)
     """Further fields of its log line."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Ids as in a log line and an exemplar: trace_id if it belongs to a trace, span_id if that trace has its span."""
+    span: Any = None
+    """Its span, a service.spans.Span, if it has one."""
+    attributes: dict[str, object] = field(default_factory=dict)
+    """Further attributes of its span."""
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """When each stage began and ended, by time.monotonic."""
 
 
-def start_trace(headers: Mapping[bytes, bytes]) -> Trace:
-    """Return the trace of a request that just came: with its client's id, and the id of the client's own trace."""
+def start_info(headers: Mapping[bytes, bytes]) -> RequestInfo:
+    """Return what is known of a request that just came: with the id that its client gave it."""
     given = headers.get(b"x-request-id")
     known = given is not None and REQUEST_ID.fullmatch(given)
-    trace = Trace(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
-    if b"traceparent" in headers and (parent := TRACEPARENT.fullmatch(headers[b"traceparent"])):
-        trace.log["trace_id"] = parent[1].decode()
-    return trace
+    return RequestInfo(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
 
 
-def trace_of(scope: Scope) -> Trace:
-    """Return the trace that the gate put into a scope."""
-    trace: Trace = scope[TRACE]
-    return trace
+def info_of(scope: Scope) -> RequestInfo:
+    """Return what the gate put into a scope."""
+    info: RequestInfo = scope[INFO]
+    return info
 
 
 class Pauses:
@@ -120,10 +128,13 @@ class Pauses:
 class Gate:
     """The outermost middleware; a server calls it in place of `whole`, FastAPI's app, whose own way in costs more."""
 
-    def __init__(self, app: ASGIApp, whole: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, whole: FastAPI, settings: Settings, metrics: Metrics, traces: "Traces | None" = None
+    ) -> None:
         self.app = app
         self.whole = whole
         self.metrics = metrics
+        self._traces = traces
         self._keys = Keys(
             settings.api_keys_file, settings.api_key.get_secret_value() if settings.api_key else None, metrics
         )
@@ -138,25 +149,33 @@ class Gate:
             await self._live(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        scope[TRACE] = trace = start_trace(headers)
+        scope[INFO] = info = start_info(headers)
         service = self.whole.state.service
+        if self._traces:
+            self._traces.begin(info, scope, headers)
+        elif b"traceparent" in headers:
+            info.trace = client_trace(scope)
+        if info.trace or TRACE.get():  # which may be that of the request before, on the same connection
+            TRACE.set(info.trace)
 
-        async def send_traced(message: Message) -> None:
+        async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 draining = service.draining
                 if draining and message["status"] == 503 and not scope["path"].startswith(HEALTH):
                     await self._pauses.pause(DRAIN_PAUSE)
-                trace.status = message["status"]
-                message = {**message, "headers": self._headers(message, trace, headers.get(b"origin"), draining)}
+                info.status = message["status"]
+                message = {**message, "headers": self._headers(message, info, headers.get(b"origin"), draining)}
             await send(message)
 
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server leaves the body out
         try:
             with self.metrics.in_flight.track_inprogress():
-                await self._answer(asked, receive, send_traced, headers)
+                await self._answer(asked, receive, send_noted, headers)
         finally:
-            trace.route = getattr(asked.get("route"), "path", trace.route)
-            self._record(scope, trace)
+            info.route = getattr(asked.get("route"), "path", info.route)
+            self._record(scope, info)
+            if self._traces and info.span:
+                self._traces.end(info, scope, headers)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Watch the file of keys for as long as the app lives."""
@@ -166,11 +185,11 @@ class Gate:
         finally:
             watching.cancel()
 
-    def _headers(self, message: Message, trace: Trace, origin: bytes | None, draining: bool) -> RawHeaders:
+    def _headers(self, message: Message, info: RequestInfo, origin: bytes | None, draining: bool) -> RawHeaders:
         """Return the headers of an answer, and those that every answer has."""
         given = message.get("headers", ())
         names = dict(given)
-        headers = [*given, (b"x-request-id", trace.request_id.encode()), *self._origins.headers_for(origin)]
+        headers = [*given, (b"x-request-id", info.request_id.encode()), *self._origins.headers_for(origin)]
         headers += [header for header in DEFAULT_HEADERS if header[0] not in names]
         if draining and b"connection" not in names:
             headers.append(CLOSE)  # its client does well to connect to another replica
@@ -182,7 +201,7 @@ class Gate:
             self._check_room(scope, headers)
             await app(scope, receive, send)
         except asyncio.CancelledError:  # the time for draining is over
-            if trace_of(scope).status:
+            if info_of(scope).status:
                 raise
             await send_problem(scope, send, Unavailable(SHUTTING_DOWN, headers={"Connection": "close"}))
         except Exception as raised:
@@ -190,16 +209,16 @@ class Gate:
 
     async def _refuse(self, scope: Scope, send: Send, raised: Exception) -> None:
         """Turn what was raised into an answer: the one place that does, for all routes."""
-        trace, error = trace_of(scope), as_service_error(raised, scope)
+        info, error = info_of(scope), as_service_error(raised, scope)
         if type(error) is ServiceError:
-            logger.error("request %s failed", trace.request_id, exc_info=raised)
-        if trace.status:
+            logger.error("request %s failed", info.request_id, exc_info=raised)
+        info.log["error"] = error.code
+        if info.status:
             raise raised  # the answer has begun: all that is left is to break the connection off
         if error.status in REJECTIONS:
             self.metrics.series(self.metrics.rejected, error.code).inc()
         if isinstance(error, DeadlinePassed) and error.seconds < self.whole.state.service.settings.deadline:
             self.metrics.client_deadlines.inc()
-        trace.log["error"] = error.code
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
@@ -221,20 +240,20 @@ class Gate:
         task, _, head = scope["path"][1:].partition("/")
         if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER.encode() in headers:
             return
-        service, trace = self.whole.state.service, trace_of(scope)
-        trace.route = f"/{task}/{{head}}" if head else f"/{task}"
+        service, info = self.whole.state.service, info_of(scope)
+        info.route = f"/{task}/{{head}}" if head else f"/{task}"
         seconds = service.settings.deadline
-        trace.deadline = Deadline(trace.started + seconds, seconds)
-        service.engine.check_room(0, trace.deadline)
+        info.deadline = Deadline(info.started + seconds, seconds)
+        service.engine.check_room(0, info.deadline)
 
     async def _check_key(self, scope: Scope, authorization: bytes) -> None:
         scheme, _, secret = authorization.partition(b" ")
         key = self._keys.find(secret.strip(b" \t"))
         if key is None or scheme.lower() != b"bearer":
             raise await self._refusal(scope, authorization)
-        trace = trace_of(scope)
-        trace.key = trace.log["key"] = key.name
-        trace.weight = key.weight
+        info = info_of(scope)
+        info.key = info.log["key"] = key.name
+        info.weight = key.weight
 
     async def _refusal(self, scope: Scope, authorization: bytes) -> Unauthorized:
         """Return what to raise for a missing or wrong key, after a pause for a client that sent many."""
@@ -247,31 +266,34 @@ class Gate:
             f"{sentence}; send the header Authorization: Bearer KEY", field="Authorization", headers=headers
         )
 
-    def _record(self, scope: Scope, trace: Trace) -> None:
-        seconds = time.monotonic() - trace.started
+    def _record(self, scope: Scope, info: RequestInfo) -> None:
+        seconds = time.monotonic() - info.started
         metrics = self.metrics
-        metrics.series(metrics.requests, trace.route, trace.head, str(trace.status)).inc()
-        metrics.series(metrics.seconds, trace.route, trace.head).observe(seconds)
-        if trace.key and trace.status:
-            metrics.series(metrics.key_requests, trace.key, f"{trace.status // 100}xx").inc()
-        quiet = trace.status == REFUSED or (trace.route in QUIET and trace.status < 400)
+        metrics.series(metrics.requests, info.route, info.head, str(info.status)).inc()
+        metrics.series(metrics.seconds, info.route, info.head).observe(seconds)
+        if info.span:
+            metrics.exemplars.note(metrics.seconds, (info.route, info.head), seconds, info.trace)
+        if info.key and info.status:
+            metrics.series(metrics.key_requests, info.key, f"{info.status // 100}xx").inc()
+        quiet = info.status == REFUSED or (info.route in QUIET and info.status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if logger.isEnabledFor(level):
             fields = {
                 "method": scope["method"],
                 "path": scope["path"][:200],
-                "status": trace.status,
+                "status": info.status,
                 "ms": round(seconds * 1000, 2),
                 "client": (scope.get("client") or ("",))[0],
-                "request_id": trace.request_id,
-                **trace.log,
+                "request_id": info.request_id,
+                **info.trace,
+                **info.log,
             }
             logger.log(level, "request", extra={FIELDS: fields})
 
 
 async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:
     """Answer with problem details."""
-    body = problem(error, trace_of(scope).request_id, scope["path"])
+    body = problem(error, info_of(scope).request_id, scope["path"])
     headers = {"content-type": media_type(scope["path"]), "content-length": str(len(body)), **error.headers}
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})

@@ -9,7 +9,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,7 +33,7 @@ from service.errors import (
     InferenceFailed,
     Unprocessable,
 )
-from service.gate import DEADLINE_HEADER, trace_of
+from service.gate import DEADLINE_HEADER, info_of
 from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
@@ -96,18 +96,9 @@ class Plan(NamedTuple):
     """Makes the response of the answers of each call, one per input, ready for JSON."""
 
 
-@dataclass(slots=True)
-class Timing:
-    """Seconds of each stage."""
-
-    tokenize: float = 0.0
-    queue: float = 0.0
-    encode: float = 0.0
-    decode: float = 0.0
-
-    def header(self) -> str:
-        """Return the value of Server-Timing, in milliseconds."""
-        return ", ".join(f"{stage};dur={getattr(self, stage) * 1000:.2f}" for stage in self.__slots__)
+def server_timing(stages: Mapping[str, tuple[float, float]]) -> str:
+    """Return the value of Server-Timing, in milliseconds, from when each stage began and ended."""
+    return ", ".join(f"{stage};dur={(ended - began) * 1000:.2f}" for stage, (began, ended) in stages.items())
 
 
 class Inference:
@@ -116,20 +107,19 @@ class Inference:
     def __init__(self, service: Service, request: Request, deadline: Deadline) -> None:
         self.service = service
         self.request = request
-        self.trace = trace_of(request.scope)
+        self.info = info_of(request.scope)
         self.deadline = deadline
-        self.timing = Timing()
         self.small = True
         """Whether no text can be long, because the body is not."""
 
     async def heads(self) -> Heads:
         """Return the heads for this request, and wait for them while they load."""
         await self.service.loaded(self.deadline)
-        return self.service.heads_for(self.request.headers, self.trace.request_id)
+        return self.service.heads_for(self.request.headers, self.info.request_id)
 
     def name(self, head: Head) -> None:
         """Let the log and the metrics of this request name the head that answers it."""
-        self.trace.head = self.trace.log["head"] = head.name
+        self.info.head = self.info.log["head"] = head.name
 
     async def respond(
         self,
@@ -150,7 +140,7 @@ class Inference:
         for call, of_call in zip(calls, answers, strict=True):
             self.service.shadow.compare(call, of_call)
             if self.service.samples:
-                self.service.samples.take(call, of_call, self.trace.request_id)
+                self.service.samples.take(call, of_call, self.info.request_id)
         response = respond(answers)
         response.headers.update(self._headers(calls, encoded))
         return response
@@ -165,6 +155,8 @@ class Inference:
 
     async def _compute(self, calls: list[Call], watch: "asyncio.Future[Any]") -> tuple[Rows, list[list[Any]]]:
         encoded = await self._tokenize(calls)
+        if self.info.span:
+            self.info.attributes |= span_attributes(calls, encoded)
         if watch.done():
             raise ClientGone("the client left before its request was queued")
         with self.service.engine.keeping(_count_logits(calls, encoded)):
@@ -175,7 +167,7 @@ class Inference:
         started = time.monotonic()
         heavy = not self.small and sum(map(len, _texts(calls))) + sum(c.parameters.characters for c in calls) > LONG
         encoded = await self._aside(heavy, "tokenize", lambda: self._encode_calls(calls))
-        self.timing.tokenize = time.monotonic() - started
+        self.info.stages["tokenize"] = started, time.monotonic()
         return encoded
 
     def _encode_calls(self, calls: list[Call]) -> Rows:
@@ -207,21 +199,27 @@ class Inference:
             for job in jobs.values():  # those that are done stay so
                 self.service.engine.give_up(job, "failed", ClientGone("another part of the request failed"))
             raise
-        self._time(list(jobs.values()))
+        finally:
+            self._time(list(jobs.values()))
         return [
             [next(logits[call.head.session]) for item in of_call for _ in item.rows]
             for call, of_call in zip(calls, encoded, strict=True)
         ]
 
     def _time(self, jobs: list[Job]) -> None:
-        started = min(job.started_at for job in jobs)
-        self.timing.queue = started - jobs[0].queued_at
-        self.timing.encode = max(job.finished_at for job in jobs) - started
-        self.trace.log["tokens"] = sum(job.tokens for job in jobs)
+        """Note how long jobs waited and ran; one that is not done was given up just now."""
+        if not jobs:
+            return
+        now = time.monotonic()
+        started = min(job.started_at or now for job in jobs)
+        self.info.stages["queue"] = jobs[0].queued_at, started
+        if started < now:
+            self.info.stages["encode"] = started, max(job.finished_at or now for job in jobs)
+        self.info.log["tokens"] = sum(job.tokens for job in jobs)
 
     def _submit(self, session: Session, rows: list[tuple[str, Row]], watch: "asyncio.Future[Any]") -> Job:
         engine = self.service.engine
-        job = engine.submit(session, rows, self.deadline, self.trace.weight)
+        job = engine.submit(session, rows, self.deadline, self.info.weight, self.info.trace)
         watch.add_done_callback(lambda _: engine.give_up(job, "client_gone", ClientGone("the client left")))
         return job
 
@@ -241,7 +239,7 @@ class Inference:
         work = list(zip(calls, encoded, logits, strict=True))
         heavy = sum(_decoding(*each) for each in work) > LARGE_LOGITS
         answers = await self._aside(heavy, "decode", lambda: [self._decode_call(*each) for each in work])
-        self.timing.decode = time.monotonic() - started
+        self.info.stages["decode"] = started, time.monotonic()
         return answers
 
     def _decode_call(self, call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> list[Any]:
@@ -276,7 +274,7 @@ class Inference:
 
     def _headers(self, calls: list[Call], encoded: Rows) -> dict[str, str]:
         bundles = dict.fromkeys(call.head.bundle_name for call in calls)
-        headers = {"Server-Timing": self.timing.header(), "X-Bundle": ", ".join(bundles)}
+        headers = {"Server-Timing": server_timing(self.info.stages), "X-Bundle": ", ".join(bundles)}
         if cut := sum(item.truncated for of_call in encoded for item in of_call):
             headers["X-Truncated"] = str(cut)
         return headers
@@ -284,8 +282,10 @@ class Inference:
     def _measure(self, calls: list[Call], encoded: Rows, answers: list[list[Any]]) -> None:
         metrics = self.service.metrics
         name = calls[0].head.name if len(calls) == 1 else SEVERAL
-        for stage in Timing.__slots__:
-            metrics.series(metrics.stage, stage, name).observe(getattr(self.timing, stage))
+        for stage, (began, ended) in self.info.stages.items():
+            metrics.series(metrics.stage, stage, name).observe(ended - began)
+            if self.info.span:
+                metrics.exemplars.note(metrics.stage, (stage, name), ended - began, self.info.trace)
         for call, of_call, answered in zip(calls, encoded, answers, strict=True):
             self._series(metrics.inputs, call).inc(len(of_call))
             self._series(metrics.tokens, call).inc(sum(map(_tokens, of_call)))
@@ -321,6 +321,17 @@ class Size:
         raise Unprocessable([FieldError("inputs", message)])
 
 
+def span_attributes(calls: list[Call], encoded: Rows) -> dict[str, object]:
+    """Return what the span of a request says of its inputs: how many and how long, never what."""
+    items = [item for of_call in encoded for item in of_call]
+    return {
+        "bertheads.bundle": ", ".join(dict.fromkeys(call.head.bundle_name for call in calls)),
+        "bertheads.items": len(items),
+        "bertheads.tokens": sum(map(_tokens, items)),
+        "bertheads.truncated": sum(item.truncated for item in items),
+    }
+
+
 def json_response(answer: Any) -> Response:
     """Return the response with an answer as JSON."""
     return Response(to_json(answer), media_type="application/json")
@@ -336,7 +347,7 @@ def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
 
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
-    service, deadline = service_of(request), trace_of(request.scope).deadline
+    service, deadline = service_of(request), info_of(request.scope).deadline
     if deadline is None:  # the gate has not looked whether there is room
         deadline = deadline_of(request, service.settings)
         service.engine.check_room(0, deadline)
@@ -356,7 +367,7 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
         if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:
             raise BadRequest(f"X-Deadline-Ms is {given[:40]!r}; send whole milliseconds, from 1", field="X-Deadline-Ms")
         seconds = min(seconds, int(given) / 1000)
-    return Deadline(trace_of(request.scope).started + seconds, seconds)
+    return Deadline(info_of(request.scope).started + seconds, seconds)
 
 
 def _planned(body: bytes, check: Callable[[bytes], None], plan: Callable[[bytes], Plan]) -> Plan:

@@ -23,6 +23,7 @@ from service.request_body import Bodies
 from service.samples import Samples
 from service.settings import Settings
 from service.shadow import Shadow
+from service.traces import open_traces
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self._declare_limits()
+        self.traces = open_traces()
         self.engine = Engine(
             Limits(
                 lanes=settings.lane_count,
@@ -53,6 +55,7 @@ class Service:
                 lane_timeout=settings.lane_timeout,
             ),
             metrics,
+            self.traces,
         )
         self.bodies = Bodies()
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
@@ -181,7 +184,8 @@ class Service:
         self.note_ready()
 
     async def stop(self) -> None:
-        """Give up what still waits, and end the lanes."""
+        """Give up what still waits, end the lanes, and send the last spans."""
+        end = time.monotonic() + self.settings.drain_timeout
         self.drain()
         self.reload.stop()
         if self._watching:
@@ -190,6 +194,8 @@ class Service:
         self.engine.stop(self.settings.drain_timeout)
         if self.samples:
             self.samples.close()
+        if self.traces:
+            self.traces.close(max(0.0, end - time.monotonic()))
 
     def _report(self, progress: str) -> None:
         self.progress = progress

@@ -11,14 +11,17 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from queue import SimpleQueue
 from traceback import TracebackException
 
 FIELDS = "fields"
 """Attribute of a record with what belongs to its message: logger.info("…", extra={FIELDS: {"status": 200}})."""
-TRACE = "trace"
+TRACEBACK = "traceback"
 """Attribute of a record with its traceback, yet to be formatted."""
+TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # nobody changes it
+"""Ids of the trace of the current request: further fields of each of its lines."""
 MAX_LINE = 1 << 13
 """Characters of a line, or of a record with its traceback; the middle of longer ones is cut out."""
 MAX_WAITING = 1 << 12
@@ -42,8 +45,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **getattr(record, FIELDS, {}),
         }
-        if trace := record.exc_text or (record.exc_info and self.formatException(record.exc_info)):
-            line["traceback"] = trace
+        if text := record.exc_text or (record.exc_info and self.formatException(record.exc_info)):
+            line["traceback"] = text
         return _dump(line)
 
 
@@ -81,6 +84,8 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record, without any system call."""
+        if trace := TRACE.get():
+            setattr(record, FIELDS, {**trace, **getattr(record, FIELDS, {})})
         if self._waiting.qsize() >= MAX_WAITING:
             self.dropped += 1
             self.on_drop()
@@ -116,8 +121,8 @@ class Lines(logging.Handler):
 
     def _line(self, record: logging.LogRecord) -> str:
         try:
-            if trace := getattr(record, TRACE, None):
-                record.exc_text = "".join(trace.format()).rstrip()
+            if found := getattr(record, TRACEBACK, None):
+                record.exc_text = "".join(found.format()).rstrip()
             return self.format(record) + "\n"
         except Exception as error:  # the message and its arguments do not fit each other
             return f"a record of {record.name} cannot be formatted ({error!r}): {cut(str(record.msg), 200)}\n"
@@ -143,7 +148,7 @@ def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
     """Return a record whose traceback keeps no variables: whole requests would live as long as it waits."""
     assert record.exc_info and record.exc_info[1]
     alone = logging.makeLogRecord(record.__dict__ | {"exc_info": None})
-    setattr(alone, TRACE, TracebackException(*record.exc_info, lookup_lines=False, compact=True))
+    setattr(alone, TRACEBACK, TracebackException(*record.exc_info, lookup_lines=False, compact=True))
     return alone
 
 

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from service import logs
+from service.exemplars import Exemplars
 from service.metric_files import ALL, GAUGES, RESTARTS, VARIABLE, collected
 
 MAX_AGE_SECONDS = 1.0
@@ -77,6 +78,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp beside every series, which nobody asks for
         self.registry = registry = CollectorRegistry()
         self._series: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
+        self.exemplars = Exemplars(SECONDS)
         self.requests = Counter(
             "bertheads_requests_total", "Requests answered", ["route", "head", "status"], registry=registry
         )
@@ -355,7 +357,7 @@ class Metrics:
 
     def expose(self, accept: str = "") -> bytes:
         """Compute the page now."""
-        return choose_encoder(accept)[0](_registry(self.registry))
+        return choose_encoder(accept)[0](self.exemplars.over(_registry(self.registry)))
 
     async def ready_workers(self) -> int:
         """Return how many workers are ready, the one that asks among them."""

@@ -13,7 +13,7 @@ Not thread-safe: the engine holds its lock around every call.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple, Protocol
@@ -69,6 +69,8 @@ class Job:
     queued_at: float
     weight: float = 1.0
     """Share of the lanes' time, relative to other jobs."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """Ids of the request's trace, for log lines and for the span of a batch; see service.gate.RequestInfo."""
     items: "list[Item]" = field(init=False)
     tokens: int = field(init=False)
     """Equal rows count once."""

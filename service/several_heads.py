@@ -110,7 +110,7 @@ def several_route(settings: Settings) -> BareRoute:
 
         def plan(body: bytes) -> Plan:
             planned = plan_several(body, heads, settings)
-            inference.trace.log["head"] = ",".join(call.head.name for call in planned.calls)
+            inference.info.log["head"] = ",".join(call.head.name for call in planned.calls)
             return planned
 
         return await inference.respond(plan)

@@ -174,7 +174,7 @@ def _shorten(inference: Inference, timeout: object) -> None:
         raise refusal("parameters.timeout", f"is {kind_of(timeout)}; send microseconds, as a whole number from 1")
     if timeout:
         seconds = min(timeout, MAX_TIMEOUT) / 1e6
-        inference.deadline = min(inference.deadline, Deadline(inference.trace.started + seconds, seconds))
+        inference.deadline = min(inference.deadline, Deadline(inference.info.started + seconds, seconds))
 
 
 # ---- routes ---------------------------------------------------------------------------------------------------------

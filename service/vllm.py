@@ -78,7 +78,7 @@ class LeastSafe:
 
 def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
     """Return the call of vLLM's /classify."""
-    settings, trace = inference.service.settings, inference.trace
+    settings, info = inference.service.settings, inference.info
     asked = parse_json(body, ClassificationRequest)
     head = heads.find("classify", asked.model)
     inference.name(head)
@@ -92,8 +92,8 @@ def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
     call = replace(call_of(head, "classify", texts, parameters, settings), task=least_safe)
 
     def respond(answers: list[list[Any]]) -> Response:
-        tokens = trace.log["tokens"]
-        about = {"id": f"classify-{trace.request_id}", "object": "list", "created": int(time.time())}
+        tokens = info.log["tokens"]
+        about = {"id": f"classify-{info.request_id}", "object": "list", "created": int(time.time())}
         usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
         data = [_classification(head, index, answer) for index, answer in enumerate(answers[0])]
         return json_response(about | {"model": head.name, "data": data, "usage": usage})

@@ -82,10 +82,10 @@ class Connection:
         return Answer(self._number, int(status[1]), time.perf_counter() - self._sent, body)
 
 
-def drive(address: Address, calls: Sequence[Call], connections: int, seconds: float) -> Load:
+def drive(address: Address, calls: Sequence[Call], connections: int, seconds: float, headers: str = "") -> Load:
     """Keep connections busy with the calls in turn for some seconds, then wait for the last answers."""
     end = time.perf_counter() + seconds
-    return _closed(address, takewhile(lambda _: time.perf_counter() < end, _requests(calls)), connections)
+    return _closed(address, takewhile(lambda _: time.perf_counter() < end, _requests(calls, headers)), connections)
 
 
 def repeat(address: Address, calls: Sequence[Call], count: int, connections: int) -> Load:

@@ -52,7 +52,7 @@ def looped(predictor: Predictor, session: Session, rows: list[str]) -> float:
     task = predictor.task(HEAD)
     parameters = task.parse_parameters({})
     encoded = {number: task.encode(text, parameters) for number, text in enumerate(rows)}
-    batches = [[(HEAD, encoded[number].rows[0]) for number, _ in batch] for batch in like_length(encoded)]
+    batches = [[(HEAD, encoded[number].rows[place]) for number, place in batch] for batch in like_length(encoded)]
     began = time.monotonic()
     with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(session.run, batches))

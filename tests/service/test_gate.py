@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import Response
 
 from service import logs
-from service.gate import Gate, Pauses, Trace
+from service.gate import Gate, Pauses, RequestInfo
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.serving import Served, serving
@@ -147,8 +147,8 @@ def test_nobody_can_write_lines_into_the_log(served: Served, caplog: pytest.LogC
     assert json.loads(logs.JsonFormatter().format(record))["status"] == 404
 
 
-def test_a_trace_starts_without_a_route() -> None:
-    assert Trace("id", 0.0).route == "other"
+def test_a_request_starts_without_a_route() -> None:
+    assert RequestInfo("id", 0.0).route == "other"
 
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -12,7 +12,7 @@ from service import keys as module
 from service import logs
 from service.__main__ import main
 from service.errors import SettingsError
-from service.gate import Trace
+from service.gate import RequestInfo
 from service.keys import Guesses, Key, Keys, read_keys
 from service.metrics import Metrics
 from service.settings import Settings
@@ -197,15 +197,15 @@ def test_keys_change_while_the_service_runs(keyed: Served, path: Path) -> None:
 def test_the_name_of_the_key_is_in_log_and_metrics(
     keyed: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traces = [Trace("r", 0.0) for _ in range(4)]
-    given = iter(traces)
-    monkeypatch.setattr("service.gate.start_trace", lambda _: next(given, Trace("r", 0.0)))
+    infos = [RequestInfo("r", 0.0) for _ in range(4)]
+    given = iter(infos)
+    monkeypatch.setattr("service.gate.start_info", lambda _: next(given, RequestInfo("r", 0.0)))
     caplog.set_level(logging.INFO, "service.access")
     for key in ("k1", "k1", "k2", "wrong"):
         status(keyed, key)
     records = [getattr(record, logs.FIELDS) for record in caplog.records if record.name == "service.access"]
     assert [fields.get("key") for fields in records] == ["alice", "alice", "bob", None]
-    assert [(trace.key, trace.weight) for trace in traces] == [("alice", 2.0)] * 2 + [("bob", 1.0), ("", 1.0)]
+    assert [(info.key, info.weight) for info in infos] == [("alice", 2.0)] * 2 + [("bob", 1.0), ("", 1.0)]
     assert keyed.sample("key_requests_total", key="alice", status="2xx") == 2
     assert keyed.sample("key_requests_total", key="bob", status="2xx") == 1
     assert 'bertheads_key_requests_total{key="bob",status="5xx"} 0.0' in keyed.client.get("/metrics").text

@@ -98,7 +98,7 @@ def test_a_traceback_that_waits_keeps_no_variables() -> None:
         record = logging.LogRecord("a", logging.ERROR, "f", 1, "failed", (), trace)
     waiting = logs._without_frames(record)
     del body, record, trace
-    assert left() is None and "it broke" in "".join(getattr(waiting, logs.TRACE).format())
+    assert left() is None and "it broke" in "".join(getattr(waiting, logs.TRACEBACK).format())
 
 
 def test_what_cannot_be_formatted_is_said_and_the_next_line_is_written(pipe: tuple[int, logs.Lines]) -> None:
