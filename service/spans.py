@@ -75,6 +75,17 @@ class _Headers(Getter[RawHeaders]):
 HEADERS = _Headers()
 
 
+class _Resource(Resource):
+    """Hashed once: the exporter hashes the resource of every span, and the SDK would dump it as JSON each time."""
+
+    def __init__(self, made: Resource) -> None:
+        super().__init__(made.attributes, made.schema_url)
+        self._once = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._once
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The span of a request that is under way."""
@@ -172,7 +183,7 @@ def connect() -> Traces:
     quieten()
     ours = {"service.name": "bertheads", "service.version": version("bertheads")}
     given = OTELResourceDetector().detect().attributes  # what is passed to create() would replace it
-    resource = Resource.create({name: value for name, value in ours.items() if name not in given})
+    resource = _Resource(Resource.create({name: value for name, value in ours.items() if name not in given}))
     return Traces(TracerProvider(resource=resource, shutdown_on_exit=False), BatchSpanProcessor(OTLPSpanExporter()))
 
 

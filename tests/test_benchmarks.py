@@ -21,7 +21,7 @@ from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak
+from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak, traces
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
@@ -136,6 +136,18 @@ def test_the_mixture_asks_every_head_as_often_as_it_is_asked_alone(
     assert all(rate > 0 for rate in found["requests_per_s"].values()) and len(found["rounds"]) == 1
     rounds = [{"a": 100.0, "b": 300.0, sharing.MIXED: 150.0}, {"a": 100.0, "b": 300.0, sharing.MIXED: 75.0}]
     assert sharing.summary(rounds)["rounds"] == [1.0, 0.5]  # a second of a, a third of a second of b: 200 in 4/3 s
+
+
+def test_traces_are_compared_with_none(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces, "FULL", {"OTEL_BSP_SCHEDULE_DELAY": "20"})
+    bundle = write_bundle(tmp_path / "tiny", tokenizer, max_length=256)
+    assert traces.main([f"--bundle={bundle}", "--seconds=0.3", "--rounds=1", f"--before={traces.ROOT}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["off", *traces.MODES, "before"] and all(each["cpu_ms"] > 0 for each in found.values())
+    assert {name for name, each in found.items() if each["spans"]} == {"sampled"}
+    assert found["sampled"]["spans"] >= 5  # the request's, and four stages
 
 
 def test_a_lonely_request_is_timed_beside_each_load(

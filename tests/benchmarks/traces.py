@@ -32,9 +32,10 @@ MODES = {
     "sampled": ({}, ""),
 }
 """Variables of the service beside its collector's address, and a header of the requests."""
-FLUSHED = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
-SETTLE_SECONDS = 0.6
-"""After each load: what it left to send counts too."""
+FULL = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
+"""Spans leave in full batches alone, as they do under load: what a round leaves over, the next one sends."""
+SETTLE_SECONDS = 0.1
+"""After each load, for a batch of spans that is being sent."""
 START = (
     "import os, runpy, sys; os.environ.update({}); sys.path[:0] = [{!r}];"
     "runpy.run_module('service', None, '__main__', True)"
@@ -81,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def contenders(bundle: Path, collector: str, before: Path | None) -> dict[str, Service]:
     """Return the services, by mode."""
-    on = FLUSHED | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+    on = FULL | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector}
     found = {OFF: _service(bundle, {}, ROOT)}
     found |= {name: _service(bundle, on | variables, ROOT) for name, (variables, _) in MODES.items()}
     return found | ({BEFORE: _service(bundle, {}, before.resolve())} if before else {})
