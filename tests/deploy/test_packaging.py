@@ -80,7 +80,7 @@ def test_extras() -> None:
 
 
 def test_serving_imports_what_is_declared() -> None:
-    assert imported(serving_files()) <= declared("cpu")
+    assert imported(serving_files()) <= declared("cpu", "otel")
 
 
 def test_the_image_keeps_what_serving_imports() -> None:
