@@ -263,7 +263,7 @@ def test_an_embedded_ray_ends_with_its_run(job: Job, tmp_path: Path) -> None:
         until(lambda: len(parts(killed)) > before)
         os.kill(running.pid, signal.SIGINT)
         assert running.wait() == 128 + signal.SIGINT
-        assert not session(running.pid)
+        until(lambda: not session(running.pid))
     assert "and the same command goes on" in log.read_text()
     with started(command(killed, "--processes", "1"), log) as running:
         assert running.wait() == 0, log.read_text()
