@@ -23,7 +23,7 @@ from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak, traces
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.contenders import ROOT, Server, Service, choices, paused, stat
+from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import serving
 from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
@@ -142,12 +142,12 @@ def test_traces_are_compared_with_none(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traces, "FULL", {"OTEL_BSP_SCHEDULE_DELAY": "20"})
+    monkeypatch.setattr(traces, "MODES", {"sampled": traces.MODES["sampled"]})
     bundle = write_bundle(tmp_path / "tiny", tokenizer, max_length=256)
-    assert traces.main([f"--bundle={bundle}", "--seconds=0.3", "--rounds=1", f"--before={ROOT}"]) == 0
+    assert traces.main([f"--bundle={bundle}", "--seconds=0.3", "--rounds=1"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["off", *traces.MODES, "before"] and all(each["cpu_ms"] > 0 for each in found.values())
-    assert {name for name, each in found.items() if each["spans"]} == {"sampled"}
-    assert found["sampled"]["spans"] >= 5  # the request's, and four stages
+    assert all(each["cpu_ms"] > 0 for each in found.values())
+    assert found["off"]["spans"] < 1 < 4 < found["sampled"]["spans"]  # late ones count for whoever runs then
 
 
 def test_a_lonely_request_is_timed_beside_each_load(
