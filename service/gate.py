@@ -90,6 +90,11 @@ class RequestInfo:
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
     """When each stage began and ended, by time.monotonic."""
 
+    @property
+    def server_timing(self) -> str:
+        """Return the value of Server-Timing, in milliseconds."""
+        return ", ".join(f"{stage};dur={(ended - began) * 1000:.2f}" for stage, (began, ended) in self.stages.items())
+
 
 def start_info(headers: Mapping[bytes, bytes]) -> RequestInfo:
     """Return what is known of a request that just came: with the id that its client gave it."""

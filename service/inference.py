@@ -9,7 +9,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -94,11 +94,6 @@ class Plan(NamedTuple):
     calls: list[Call]
     respond: Callable[[list[list[Any]]], Response]
     """Makes the response of the answers of each call, one per input, ready for JSON."""
-
-
-def server_timing(stages: Mapping[str, tuple[float, float]]) -> str:
-    """Return the value of Server-Timing, in milliseconds, from when each stage began and ended."""
-    return ", ".join(f"{stage};dur={(ended - began) * 1000:.2f}" for stage, (began, ended) in stages.items())
 
 
 class Inference:
@@ -274,7 +269,7 @@ class Inference:
 
     def _headers(self, calls: list[Call], encoded: Rows) -> dict[str, str]:
         bundles = dict.fromkeys(call.head.bundle_name for call in calls)
-        headers = {"Server-Timing": server_timing(self.info.stages), "X-Bundle": ", ".join(bundles)}
+        headers = {"Server-Timing": self.info.server_timing, "X-Bundle": ", ".join(bundles)}
         if cut := sum(item.truncated for of_call in encoded for item in of_call):
             headers["X-Truncated"] = str(cut)
         return headers

@@ -68,7 +68,8 @@ def measure_parity(
     precisions = {}
     for precision in bundle.manifest.encoder.files:
         probed = _probe_heads(bundle, precision, specs, batches, expected)
-        ours = Recorded(Predictor(bundle, precision=precision))
+        predictor = Predictor(bundle, precision=precision)
+        ours = Recorded(predictor)
         heads = {
             name: probed[name] | measure_head(name, theirs, ours, evidence[name], precision != "fp32") for name in specs
         }
@@ -76,7 +77,7 @@ def measure_parity(
         if reports is not None and not reports:
             reports |= _reports(ours, evidence, heads)
         if references is not None and not references:
-            references |= reference_figures(Predictor(bundle, precision=precision), evidence)
+            references |= reference_figures(predictor, evidence)
     described = {"rows": len(rows), "lengths": sorted({len(row.input_ids) for row in rows})}
     return {
         "reference": reference,
