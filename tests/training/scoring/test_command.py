@@ -164,3 +164,10 @@ def test_nothing_imports_torch() -> None:
     code = "import sys, training.scoring.command, training.scoring.local; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_missing_package_is_one_sentence_that_names_the_extra() -> None:
+    code = "import sys; sys.modules['pyarrow'] = None; from training.scoring.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: pyarrow is not installed, expected the extra score: pip install 'bertheads[score]'\n"

@@ -1,0 +1,19 @@
+"""The entry point of `bertheads-score`: says which extra is missing, instead of a stack trace."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command; exit with status 1 and one sentence where its packages are not installed."""
+    try:
+        from training.scoring import command
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"error: {error.name} is not installed, expected the extra score: pip install 'bertheads[score]'\n"
+        )
+        sys.exit(1)
+    command.main()
+
+
+if __name__ == "__main__":
+    main()
