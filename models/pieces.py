@@ -32,6 +32,13 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def behind(self, characters: int) -> "Pieces":
+        """Return the same pieces in a text with so many characters before them."""
+        if not characters:
+            return self
+        offsets = [(start + characters, end + characters) for start, end in self.offsets]
+        return Pieces(self.ids, offsets, self.words)
+
 
 def of_words(text: str, encoding: tokenizers.Encoding) -> Pieces:
     """Return what a tokenizer gives that divides words before it cuts them (WordPiece)."""

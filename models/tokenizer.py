@@ -174,11 +174,11 @@ class Tokenizer:
         """
         for number, word in enumerate(words):
             _check_characters(word, f"{field}[{number}]")
-        spaced = [byte_level.spaced(word) for word in words] if self.kind == "BPE" else words
+        spaced = [byte_level.spaced(word) if self.kind == "BPE" else self._kept(word) for word in words]
         ids, offsets, numbers = [], [], []
         start = 0
         for number, (word, cut, encoding) in enumerate(zip(words, spaced, self._encode_batch(spaced), strict=True)):
-            left = start + len(word) - len(cut)  # of the blank before the word, where one was added
+            left = start + len(word) - len(cut)  # where `cut` begins: a blank was added, or characters were removed
             spans = trim(cut, encoding.offsets) or [(0, len(word))]
             ids += encoding.ids or [self.unk_id]
             offsets += [(max(left + first, start), left + last) for first, last in spans]
@@ -188,8 +188,10 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Pieces]:
         """Cut many texts on all cores; a text may be empty."""
-        pieces = of_words if self.kind == "WordPiece" else of_blanks
-        return [pieces(text, encoding) for text, encoding in zip(texts, self._encode_batch(texts), strict=True)]
+        read = of_words if self.kind == "WordPiece" else of_blanks
+        kept = [self._kept(text) for text in texts]
+        pieces = [read(text, encoding) for text, encoding in zip(kept, self._encode_batch(kept), strict=True)]
+        return [one.behind(len(text) - len(cut)) for one, text, cut in zip(pieces, texts, kept, strict=True)]
 
     def encode_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Only the ids of texts, of many on all cores: for corpora, where offsets would cost more than the rest."""
@@ -253,6 +255,10 @@ class Tokenizer:
     def second_column(self, first: int) -> int:
         """Return the column at which the second text of a pair begins, behind `first` tokens of the first."""
         return 1 + first + self.layout.separators
+
+    def _kept(self, text: str) -> str:
+        """Return a text from its first character on that the rules keep."""
+        return unigram.without_removed(text, self._backend.normalizer) if self.kind == "Unigram" else text
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         is_fast = self.kind == "WordPiece" and _characters(texts) <= LONG

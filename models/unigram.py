@@ -98,6 +98,17 @@ def _prepends(parts: Parts) -> str:
     return found
 
 
+def without_removed(text: str, normalizer: Normalizer | None) -> str:
+    """Return a text without the characters at its start that the normalizer removes, such as U+0007.
+
+    One of such characters alone stays as it is. The library gives every piece behind them the offsets of one character too early.
+    """
+    start = 0
+    while normalizer and not text[start : start + 1].isprintable() and not normalizer.normalize_str(text[start]):
+        start += 1
+    return text[start:] or text
+
+
 def set_decoder(backend: tokenizers.Tokenizer, parts: Parts, cleans: bool = False) -> None:
     """Set what joins pieces to text; `cleans`: whether blanks before marks go, even if the file does not say so."""
     cleans = cleans or any(step["type"] == "Replace" for step in _steps(parts["decoder"], "decoders"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import (
     AutoTokenizer,
@@ -93,6 +93,7 @@ def test_all_pieces_are_aggregated_as_by_transformers(vocabulary: Vocabulary, st
 
 @settings(deadline=None, max_examples=100)
 @given(text=TEXTS, reading=st.sampled_from(["first", "joint", "all"]), seed=st.integers(0, 9))
+@example(text="\x07\r0", reading="first", seed=0)
 def test_spans_hold_no_blanks_and_the_text_comes_back(
     vocabulary: Vocabulary, text: str, reading: str, seed: int
 ) -> None:
