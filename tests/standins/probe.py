@@ -2,8 +2,8 @@
 
     python -m tests.standins.probe BUNDLE [--threads N] [--batches N] [--tokens N]
 
-Runs batches of mixed lengths, and prints a line of JSON last: the nodes of each graph by provider, and what the device
-was asked for by each batch. Before it come the lines of ONNX Runtime (ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1).
+Runs batches of mixed lengths, and prints a line of JSON last: what the device was asked for by all of them, and by each
+if one thread runs them. Before it come the lines of ONNX Runtime (ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1).
 """
 
 import argparse
@@ -53,16 +53,17 @@ def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     session.warm_up()
     log = Log()
     log.new()
-    batches = list(mixed_batches(bundle, options.batches, options.tokens))
-    if options.threads > 1:
-        with ThreadPoolExecutor(options.threads) as pool:
-            list(pool.map(session.run, batches))
-        return {"all": counts(log.new())}
-    found = []
-    for items in batches:
+    sizes, logs = [], []
+
+    def run(items: Items) -> None:
         session.run(items)
-        found.append({"rows": len(items), "tokens": sum(len(row.input_ids) for _, row in items)} | counts(log.new()))
-    return {"batches": found}
+        sizes.append({"rows": len(items), "tokens": sum(len(row.input_ids) for _, row in items)})
+        logs.append(log.new())
+
+    with ThreadPoolExecutor(options.threads) as pool:
+        list(pool.map(run, mixed_batches(bundle, options.batches, options.tokens)))
+    together = DeviceLog([entry for each in logs for entry in each.entries])
+    return {"batches": [size | counts(each) for size, each in zip(sizes, logs, strict=True)]} | counts(together)
 
 
 class Log:
@@ -88,7 +89,8 @@ def counts(log: DeviceLog) -> dict[str, Any]:
         "missing": [entry.name for entry in log.entries if entry.what == "missing"],
         "copies": [[direction, size, times] for (direction, size), times in log.copies().items()],
         "late": sum(wait > 0 for wait in waits),
-        "idle_share": sum(waits) / max(1, sum(waits) + log.busy()),
+        "idle_ms": sum(waits) / 1e6,
+        "busy_ms": log.busy() / 1e6,
     }
 
 
