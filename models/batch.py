@@ -1,0 +1,81 @@
+"""Rows as the inputs of an encoder's graph: padded to the longest, or packed one behind the other.
+
+A graph says by its inputs which it takes. Rows stay as they are; only here do they become arrays.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.row import Row, RowKey
+
+Rows = Sequence[Row] | Sequence[RowKey]
+PADDED = {name: ("tensor(int64)", ["B", "S"]) for name in ("input_ids", "token_type_ids", "attention_mask")}
+PADDED |= {"positions": ("tensor(int64)", ["N"])}
+"""Inputs of a graph that takes padded rows: element type and shape by name."""
+PACKED: dict[str, tuple[str, list[Any]]] = {
+    name: ("tensor(int32)", shape)
+    for name, shape in {
+        "input_ids": ["T"],
+        "places": ["T"],
+        "starts": ["B1"],
+        "offsets": ["B", "S"],
+        "positions": ["N"],
+    }.items()
+}
+"""Inputs of a graph that takes packed rows; training/exporting/packed_encoder.py says what they are."""
+
+
+class Batch(NamedTuple):
+    """What an encoder reads, without `positions`, and where each row begins among the positions."""
+
+    inputs: dict[str, NDArray[Any]]
+    starts: Sequence[int]
+
+    def read(self, positions: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Return all inputs, with the positions of which the encoder is to give the vectors."""
+        return self.inputs | {"positions": np.array(positions, self.inputs["input_ids"].dtype)}
+
+    def read_all(self, rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+        """Return all inputs, with the positions that these rows read, in order."""
+        starts = zip(self.starts, rows, strict=True)
+        return self.read([start + column for start, row in starts for column in row.positions])
+
+
+def pad(rows: Rows, pad_id: int) -> Batch:
+    """Lay rows into input_ids, token_type_ids and attention_mask [B, S], padded on the right."""
+    filled = _filled(rows)
+    input_ids = np.full(filled.shape, pad_id, np.int64)
+    token_type_ids = np.zeros(filled.shape, np.int64)
+    input_ids[filled] = [token for row in rows for token in row.input_ids]
+    token_type_ids[filled] = [segment for row in rows for segment in row.token_type_ids]
+    inputs = {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": filled.astype(np.int64)}
+    return Batch(inputs, range(0, filled.size, filled.shape[1]))
+
+
+def pack(rows: Rows, max_length: int) -> Batch:
+    """Lay rows one behind the other; `max_length` is that of the encoder's table of positions."""
+    filled = _filled(rows)
+    flat = filled.ravel()
+    input_ids = np.array([token for row in rows for token in row.input_ids], np.int32)
+    segments = np.array([segment for row in rows for segment in row.token_type_ids], np.int32)
+    columns = np.broadcast_to(np.arange(filled.shape[1], dtype=np.int32), filled.shape)[filled]
+    starts = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum(filled.sum(1), out=starts[1:])
+    offsets = np.concatenate([np.flatnonzero(flat), np.flatnonzero(~flat)]).astype(np.int32)
+    inputs = {
+        "input_ids": input_ids,
+        "places": segments * np.int32(max_length) + columns,
+        "starts": starts,
+        "offsets": offsets.reshape(filled.shape),
+    }
+    return Batch(inputs, starts[:-1].tolist())
+
+
+def _filled(rows: Rows) -> NDArray[np.bool_]:
+    """[B, S], True where a token is."""
+    lengths = np.array([len(row.input_ids) for row in rows])
+    filled: NDArray[np.bool_] = np.arange(lengths.max()) < lengths[:, None]
+    return filled
