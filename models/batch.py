@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from models.row import Row, RowKey
 
-Rows = Sequence[Row] | Sequence[RowKey]
 PADDED = {name: ("tensor(int64)", ["B", "S"]) for name in ("input_ids", "token_type_ids", "attention_mask")}
 PADDED |= {"positions": ("tensor(int64)", ["N"])}
 """Inputs of a graph that takes padded rows: element type and shape by name."""
@@ -44,38 +43,42 @@ class Batch(NamedTuple):
         return self.read([start + column for start, row in starts for column in row.positions])
 
 
-def pad(rows: Rows, pad_id: int) -> Batch:
+def pad(rows: Sequence[RowKey], pad_id: int) -> Batch:
     """Lay rows into input_ids, token_type_ids and attention_mask [B, S], padded on the right."""
     filled = _filled(rows)
     input_ids = np.full(filled.shape, pad_id, np.int64)
     token_type_ids = np.zeros(filled.shape, np.int64)
-    input_ids[filled] = [token for row in rows for token in row.input_ids]
-    token_type_ids[filled] = [segment for row in rows for segment in row.token_type_ids]
+    input_ids[filled], token_type_ids[filled] = _joined(rows)
     inputs = {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": filled.astype(np.int64)}
     return Batch(inputs, range(0, filled.size, filled.shape[1]))
 
 
-def pack(rows: Rows, max_length: int) -> Batch:
+def pack(rows: Sequence[RowKey], max_length: int) -> Batch:
     """Lay rows one behind the other; `max_length` is that of the encoder's table of positions."""
     filled = _filled(rows)
     flat = filled.ravel()
-    input_ids = np.array([token for row in rows for token in row.input_ids], np.int32)
-    segments = np.array([segment for row in rows for segment in row.token_type_ids], np.int32)
+    input_ids, segments = _joined(rows)
     columns = np.broadcast_to(np.arange(filled.shape[1], dtype=np.int32), filled.shape)[filled]
     starts = np.zeros(len(rows) + 1, np.int32)
     np.cumsum(filled.sum(1), out=starts[1:])
     offsets = np.concatenate([np.flatnonzero(flat), np.flatnonzero(~flat)]).astype(np.int32)
     inputs = {
         "input_ids": input_ids,
-        "places": segments * np.int32(max_length) + columns,
+        "places": segments.astype(np.int32) * max_length + columns,
         "starts": starts,
         "offsets": offsets.reshape(filled.shape),
     }
     return Batch(inputs, starts[:-1].tolist())
 
 
-def _filled(rows: Rows) -> NDArray[np.bool_]:
+def _joined(rows: Sequence[RowKey]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Return the ids and the segments of all tokens [T]."""
+    input_ids = np.frombuffer(b"".join([row.input_ids for row in rows]), np.int32)
+    return input_ids, np.frombuffer(b"".join([row.token_type_ids for row in rows]), np.uint8)
+
+
+def _filled(rows: Sequence[RowKey]) -> NDArray[np.bool_]:
     """[B, S], True where a token is."""
-    lengths = np.array([len(row.input_ids) for row in rows])
+    lengths = np.array([row.length for row in rows])
     filled: NDArray[np.bool_] = np.arange(lengths.max()) < lengths[:, None]
     return filled

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
-from models.batch import PACKED, Batch, Rows, pack, pad
+from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
 from models.errors import BundleError
 from models.row import Row, RowKey
@@ -100,7 +100,7 @@ class Session:
 
     def vectors(self, rows: Sequence[Row]) -> Floats:
         """Return the vectors [positions of all rows, H] that a head would read, in order."""
-        found: Floats = self._encoder.run(["vectors"], self._lay(rows).read_all(rows))[0]
+        found: Floats = self._encoder.run(["vectors"], self._lay([row.key for row in rows]).read_all(rows))[0]
         return found
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
@@ -173,7 +173,7 @@ class Session:
         answers = self._read_heads(by_head, vectors)
         return [answers[question] for question in questions]
 
-    def _lay(self, rows: Rows) -> Batch:
+    def _lay(self, rows: Sequence[RowKey]) -> Batch:
         return pack(rows, self._stride) if self._packs else pad(rows, self._tokenizer.pad_id)
 
     def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[Any]], several: bool) -> Vectors:

@@ -289,7 +289,7 @@ def test_int8_computes_no_padding_where_its_kernels_are(
 
 
 def test_pad() -> None:
-    batch = pad([Row([2, 7, 3], [0, 0, 1], [0]), Row([2], [0], [0])], 9).inputs
+    batch = pad([Row([2, 7, 3], [0, 0, 1], [0]).key, Row([2], [0], [0]).key], 9).inputs
     assert batch["input_ids"].tolist() == [[2, 7, 3], [2, 9, 9]]
     assert batch["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -92,7 +92,7 @@ class CheckpointPredictor(LocalPredictor):
         import torch
 
         device = next(self._encoder.parameters()).device
-        inputs = pad(rows, self._pad_id).read_all(rows)
+        inputs = pad([row.key for row in rows], self._pad_id).read_all(rows)
         return {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
 
 

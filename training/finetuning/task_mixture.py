@@ -139,7 +139,7 @@ def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
     """Vectors [positions of all rows, H]."""
     rows = [target.row for target in batch]
     device = next(checkpoint.encoder.parameters()).device
-    inputs = pad(rows, checkpoint.tokenizer.pad_id).read_all(rows)
+    inputs = pad([row.key for row in rows], checkpoint.tokenizer.pad_id).read_all(rows)
     vectors: Tensor = checkpoint.encoder(
         **{name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
     )
