@@ -3,20 +3,29 @@
 A row is never padded: rows of different tasks meet in one batch, and only the batch knows how long it is.
 """
 
+from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 Source = TypeVar("Source")
 
 
 class RowKey(NamedTuple):
-    """What the encoder reads of a row: equal keys make equal vectors."""
+    """What the encoder reads of a row, as it reads it: equal keys make equal vectors."""
 
-    input_ids: tuple[int, ...]
-    token_type_ids: tuple[int, ...]
+    input_ids: bytes
+    """int32, in the order of this machine."""
+    token_type_ids: bytes
+    """uint8"""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.token_type_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """One row of an encoder batch: [CLS] a [SEP] or [CLS] a [SEP] b [SEP], or RoBERTa's `<s> a </s></s> b </s>`."""
 
@@ -25,10 +34,10 @@ class Row:
     positions: list[int]
     """Columns whose vectors the head reads, ascending; at least one."""
 
-    @property
+    @cached_property
     def key(self) -> RowKey:
-        """Return what tells rows apart that the encoder must compute separately."""
-        return RowKey(tuple(self.input_ids), tuple(self.token_type_ids))
+        """What tells rows apart that the encoder must compute separately."""
+        return RowKey(array("i", self.input_ids).tobytes(), bytes(self.token_type_ids))
 
 
 @dataclass(frozen=True, slots=True)
