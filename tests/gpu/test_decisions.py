@@ -10,8 +10,9 @@ from tests.standins.emulated_gpu import EmulatedGPU, Probe
 NO_PLAN = {"FLASH_ATTENTION", "EFFICIENT_ATTENTION", "TRT_FUSED_ATTENTION", "TRT_FLASH_ATTENTION"}
 """Kernels for any shape; CUDNN_FLASH_ATTENTION builds a plan for each, and MATH keeps the scores of all pairs."""
 LAYERS = 12
-MAX_LAUNCHES = 110
-PADDED = pytest.mark.xfail(reason="the padded graph with lengths as its mask")
+MAX_LAUNCHES = 116
+"""Kernels and products of a batch: nine of each layer, which is the least that the provider has, six around them, two of
+a head."""
 INT8_ONLY = pytest.mark.xfail(reason="the starter has no encoder in fp16")
 
 
@@ -37,24 +38,19 @@ def test_every_node_of_the_starter_runs_on_the_gpu(gpu: EmulatedGPU) -> None:
     assert_on_gpu(gpu.probe(STARTER))
 
 
-@pytest.mark.parametrize(
-    "capability",
-    [75, 80, 86, 89, pytest.param(90, marks=PADDED), pytest.param(120, marks=PADDED)],
-)
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 120])
 def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, capability: int) -> None:
     probe = EmulatedGPU(gpu.logs, capability).probe(base, "--batches", "4")
     assert set(probe.attention) <= NO_PLAN, probe.attention
     assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
 
 
-@PADDED
 def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:
     probe = gpu.probe(base, "--batches", "200")
     assert gpu.read()[0].count("plan") == 0
     assert len(probe.found["batches"]) == 200
 
 
-@PADDED
 def test_launches_of_a_batch(gpu: EmulatedGPU, base: Path) -> None:
     batches = gpu.probe(base, "--batches", "10").found["batches"]
     assert max(batch["launches"] for batch in batches) <= MAX_LAUNCHES

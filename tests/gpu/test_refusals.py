@@ -7,6 +7,7 @@ import pytest
 from tests.standins.emulated_gpu import EmulatedGPU, run_python
 
 NO_SENTENCE_YET = pytest.mark.xfail(reason="it is a traceback")
+BLAMES_THE_BUNDLE = pytest.mark.xfail(reason="it says that the graph does not load, and to export again")
 
 
 def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
@@ -18,11 +19,13 @@ def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
     return line
 
 
+@BLAMES_THE_BUNDLE
 def test_no_driver(gpu: EmulatedGPU, small: Path) -> None:
     without = EmulatedGPU(gpu.logs, settings={"DEVICES": 0})
     assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in refusal(without.environment, small)
 
 
+@BLAMES_THE_BUNDLE
 def test_no_libraries(gpu: EmulatedGPU, small: Path) -> None:
     nowhere = gpu.environment | {"LD_LIBRARY_PATH": ""}
     assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in refusal(nowhere, small)
