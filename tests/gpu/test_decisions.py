@@ -11,8 +11,7 @@ NO_PLAN = {"FLASH_ATTENTION", "EFFICIENT_ATTENTION", "TRT_FUSED_ATTENTION", "TRT
 """Kernels for any shape; CUDNN_FLASH_ATTENTION builds a plan for each, and MATH keeps the scores of all pairs."""
 LAYERS = 12
 MAX_LAUNCHES = 116
-"""Kernels and products of a batch: nine of each layer, which is the least that the provider has, six around them, two of
-a head."""
+"""Kernels and products of a batch: nine of each layer, which is the provider's least, and eight around them."""
 INT8_ONLY = pytest.mark.xfail(reason="the starter has no encoder in fp16")
 
 
