@@ -23,7 +23,7 @@ from models.tokenizer import Tokenizer
 from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak, traces
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
-from tests.benchmarks.gpu import serving
+from tests.benchmarks.gpu import __main__ as gpu
 from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads, variants
@@ -203,21 +203,35 @@ def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
     assert cores.summary({2: 100.0, 4: 150.0}, 1.0)["times_one_lane"] == {2: 2.0, 4: 3.0}
 
 
-def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "WORKLOADS", ["mixed"])
     options = "--provider cpu --networks tiny --lengths 16 --workers 1 --seconds 0.2"
-    assert serving.main(options.split()) == 0
-    device, *engines, http = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert device["precision"] == "int8" and device["peak_gops"] > 0
-    assert [line["head"] for line in engines] == ["classify", "qa"]
-    for line in engines:
+    assert gpu.main(options.split()) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    middle = [*["correctness"] * 2, "new shapes", "peak", *["rows"] * 4, "http"]
+    assert [line["step"] for line in lines] == ["device", *middle, "memory", "end"]
+    for line in lines[1:3]:
         assert line["difference_in_a_batch"] == 0 < line["difference_to_fp32"] < line["largest_logit"]
-        assert line["rows_a_batch"] in (128, 512, 2048) and 0 < line["peak_share"] < 1
-    assert http["workers"] == 1 and http["rate"] > 0
+    for line in lines[5:9]:
+        assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 8 * line["rows_per_s"] and 0 < line["peak_share"] < 1
+    assert [line["length"] for line in lines[5:9]] == [16, 16, "mixed", "mixed"]
+    assert lines[9]["rate"] > 0
+    assert lines[-1]["left_out"] == []
+
+
+def test_the_program_for_gpus_ends_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--provider cpu --networks tiny --lengths 16 --workers 1 --minutes 0"
+    assert gpu.main(options.split()) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["step"] for line in lines] == ["device", "peak", "memory", "end"]
+    assert len(lines[-1]["left_out"]) == 2 + 1 + 4 + 2
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
 def test_the_program_for_gpus_says_that_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serving.main([]) == 1
+    assert gpu.main([]) == 1
     assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in capsys.readouterr().err
 
 

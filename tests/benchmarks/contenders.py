@@ -172,7 +172,8 @@ def started(
     `cores`: those that it may use; all if empty.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BERTHEADS_")}
-    environment |= QUIET | {"BUNDLE": str(bundle), "PYTHONPATH": str(ROOT)}
+    ours = [] if service.environment else os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    environment |= QUIET | {"BUNDLE": str(bundle), "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, ours)])}
     port = free_port()
     with (
         tempfile.NamedTemporaryFile() as log,

@@ -38,10 +38,11 @@ def write_bundle(
     precisions: Sequence[Precision] = ("fp32",),
     max_length: int = 64,
     version: str = "1.2.3",
+    config: EncoderConfig | None = None,
 ) -> Path:
-    """Write a bundle of an encoder with two layers, 32 wide; the same arguments give the same weights."""
+    """Write a bundle of an encoder, by default two layers, 32 wide; the same arguments give the same weights."""
     torch.manual_seed(len(heads) if version == "1.2.3" else crc32(version.encode()))
-    config = EncoderConfig(tokenizer.vocab_size, 32, 2, 2, 64, max_length, initializer_range=0.5)
+    config = config or EncoderConfig(tokenizer.vocab_size, 32, 2, 2, 64, max_length, initializer_range=0.5)
     encoder = Encoder(config).eval()
     entries = {
         head: HeadEntry(

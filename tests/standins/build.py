@@ -9,7 +9,7 @@ Kernels and products compute nothing, but take the time that is set on a virtual
   RTX 5090; 70 V100 and 100 B200, for which ONNX Runtime has no kernels.
 - STANDIN_DEVICES: how many there are; default: 1. STANDIN_GIB: memory of each; default: 141.
 - STANDIN_KERNEL_US: microseconds of each kernel. STANDIN_TFLOPS: rate of products. STANDIN_GB_PER_S: rate of copies.
-  What is not set takes no time.
+  STANDIN_PLAN_MS: milliseconds in which the host makes a plan of cuDNN. What is not set takes no time.
 - STANDIN_LOG: an existing directory, in which each process writes a file (tests/standins/device_log.py reads it).
 """
 

@@ -57,7 +57,10 @@ EXPORT int cudnnBackendDestroyDescriptor(Descriptor *descriptor) {
 }
 
 EXPORT int cudnnBackendFinalize(const Descriptor *descriptor) {
-    if (descriptor->type == PLAN) log_event("plan", "", 0, NULL);
+    if (descriptor->type == PLAN) {
+        log_event("plan", "", 0, NULL);
+        sleep_until(now() + time_of_plan());
+    }
     return SUCCESS;
 }
 

@@ -24,4 +24,6 @@ Time time_of_product(double multiply_adds) {
     return time_of_kernel() + at_rate(2 * multiply_adds, "STANDIN_TFLOPS", 1e12);
 }
 
+Time time_of_plan(void) { return (Time)(1e6 * number("STANDIN_PLAN_MS", 0)); }
+
 Time time_of_copy(size_t bytes) { return at_rate((double)bytes, "STANDIN_GB_PER_S", 1e9); }

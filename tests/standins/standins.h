@@ -36,14 +36,15 @@ size_t memory_of_device(void);
 Time time_of_kernel(void);
 Time time_of_product(double multiply_adds);
 Time time_of_copy(size_t bytes);
+EXPORT Time time_of_plan(void);
 
 /* clock.c; NULL is the default stream of the current device */
 extern __thread int current_device;
-Time now(void);
+EXPORT Time now(void);
 Time end_of_stream(const Stream *stream);
 Time end_of_device(void);
 void delay_stream(Stream *stream, Time until);
-void sleep_until(Time end);
+EXPORT void sleep_until(Time end);
 void run_copy(const char *direction, size_t bytes, Stream *stream);
 EXPORT void run_kernel(const char *name, Stream *stream);
 EXPORT void run_product(size_t rows, size_t columns, size_t depth, size_t count, Stream *stream);
