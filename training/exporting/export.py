@@ -38,6 +38,7 @@ from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.logit_comparison import Figures
 from training.parity.measure import REFERENCE, measure_parity
+from training.parity.probe_file import write_probe
 from training.parity.run_files import RunFiles
 from training.run.hugging_face import read_any
 from training.run.progress import tell
@@ -91,6 +92,8 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         write_reports(manifest, reports, directory, options.run.directory if options.run else None)
         manifest = with_references(with_metrics(manifest, figures), met)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+        if manifest.encoder.files.keys() != {"int8"}:
+            write_probe(checkpoint, bundle, directory)
         text = options.card.read_text(encoding="utf8") if options.card else None
         (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
         seal(directory, manifest)
