@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 MAX_WIDTH = 64
 """Logits of a position that are compared: fill-mask has one for each word of the vocabulary."""
-MAX_ERROR = 0.1
+MAX_ERROR = 0.25
 """In standard deviations of the expected logits of a head. fp16 stays within some hundredths."""
-MIN_ERROR = 0.05
+MIN_ERROR = 0.1
 """In logits: an error that no answer shows."""
 
 

@@ -17,6 +17,7 @@ import onnxruntime
 from onnxruntime.datasets import get_example
 
 from models.errors import BundleError
+from models.gpu import check_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,8 @@ def open_graph(
     options = _options(threads, spins)
     options.graph_optimization_level = LEVELS[provider]
     prepare(provider)
+    if provider == "cuda":
+        check_gpu(device.number)
     if provider == "cpu":
         options.add_session_config_entry("session.use_env_allocators", "1")  # the memory that was prepared
         if _flushes():  # threads of its own would go back to denormal numbers
