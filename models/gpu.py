@@ -23,8 +23,8 @@ def check_gpu(number: int) -> None:
     major, minor = (_value(driver.cuDeviceGetAttribute, attribute, device) for attribute in (MAJOR, MINOR))
     if not {f"{major}.{minor}", f"{major}.x"} & set(ARCHITECTURES):
         raise BundleError(
-            f"GPU {number} has compute capability {major}.{minor}, expected one of {', '.join(ARCHITECTURES)}, for which "
-            "onnxruntime-gpu has kernels; use another GPU, or --provider cpu"
+            f"GPU {number} has compute capability {major}.{minor}, expected one of {', '.join(ARCHITECTURES)}, for "
+            "which onnxruntime-gpu has kernels; use another GPU, or --provider cpu"
         )
 
 

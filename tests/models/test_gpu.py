@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from models import gpu
 from models.errors import BundleError
 from models.gpu import check_gpu
 
@@ -28,7 +27,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, place: Path, sm: int = 90, status: i
     source.write_text(DRIVER)
     subprocess.run(["cc", "-shared", "-fPIC", f"-DSM={sm}", f"-DSTATUS={status}", source, "-o", library], check=True)
     opened = ctypes.CDLL(str(library))
-    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: opened)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: opened)
 
 
 @pytest.mark.parametrize("sm", [75, 80, 86, 87, 89, 90, 120, 121])
@@ -62,6 +61,6 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(gpu.ctypes, "CDLL", missing)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(BundleError, match=r"there is no NVIDIA driver .*--gpus all, or use --provider cpu"):
         check_gpu(0)
