@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,6 +33,7 @@ from models.task import Logits
 from models.tokenizer import Tokenizer
 from models.vectors import DeviceVectors, HostVectors
 from tests.models import bundles
+from tests.programs import has_gpu
 from training.exporting.graph_builder import Graph
 
 PRECISIONS: list[Precision] = ["fp32", "fp16", "int8"]
@@ -307,9 +307,8 @@ def test_a_precision_that_is_not_there(tokenizer: Tokenizer, tmp_path_factory: p
         Session(only, precision="int8")
 
 
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
 def test_cuda_that_is_not_there(bundle: Bundle) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("there is CUDA here")
     with pytest.raises(BundleError, match="expected CUDAExecutionProvider; install onnxruntime-gpu"):
         Session(bundle, provider="cuda")
     with pytest.raises(BundleError, match="int8 has no kernels on CUDA"):
