@@ -17,6 +17,7 @@ import onnxruntime
 from onnxruntime.datasets import get_example
 
 from models.errors import BundleError
+from models.gpu import check_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def open_graph(
     provider = device.provider
     options = _options(threads, spins)
     options.graph_optimization_level = LEVELS[provider]
-    prepare(provider)
+    prepare(provider, device.number)
     if provider == "cpu":
         options.add_session_config_entry("session.use_env_allocators", "1")  # the memory that was prepared
         if _flushes():  # threads of its own would go back to denormal numbers
@@ -125,18 +126,31 @@ def metadata_of(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 
 @cache
-def prepare(provider: Provider) -> None:
+def prepare(provider: Provider, number: int = 0) -> None:
     """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""
     _check_version()
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
-        os.environ.setdefault(*FLASH)  # before the first session
-        onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
+        _prepare_cuda(number)
         return
     # All graphs on CPU work in this memory, where each else keeps what its largest run took.
     arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(memory, None)
+
+
+def _prepare_cuda(number: int) -> None:
+    """Load CUDA and cuDNN from where pip puts them; raise BundleError for a GPU or a library that is missing.
+
+    ONNX Runtime would run on CPU without an error, for which a packed graph has no kernel.
+    """
+    check_gpu(number)
+    os.environ.setdefault(*FLASH)  # before the first session
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)  # it warns of each session that it has no plugin
+    onnxruntime.preload_dlls()
+    wanted = Device("cuda", number).providers
+    session = onnxruntime.InferenceSession(get_example("mul_1.onnx"), _options(1), providers=wanted)
+    _check_provider("cuda", session.get_providers())
 
 
 def flush_denormals() -> None:

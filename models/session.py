@@ -19,6 +19,7 @@ from onnxruntime import InferenceSession
 from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
 from models.errors import BundleError
+from models.probe import Probe, read_probe
 from models.row import Row, RowKey
 from models.runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
 from models.task import Logits
@@ -81,6 +82,7 @@ class Session:
                 name: open_graph(contents.graph(head.file), self._device, threads)
                 for name, head in bundle.manifest.heads.items()
             }
+            probe = read_probe(contents) if provider == "cuda" else None
         metadata = metadata_of(self._encoder)
         self._stride = metadata["max_length"]
         self._packs = {value.name for value in self._encoder.get_inputs()} == PACKED.keys()
@@ -93,6 +95,14 @@ class Session:
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
+        if probe:
+            self._try(probe, bundle)
+
+    def _try(self, probe: Probe, bundle: Bundle) -> None:
+        """Raise BundleError if the device does not compute what export knows."""
+        names = {head.file: name for name, head in bundle.manifest.heads.items()}
+        place = f"{bundle.directory} on {self.provider} {self._device.number}"
+        probe.check(lambda rows: self.run([(names[each.head], each.row) for each in rows]), place)
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""

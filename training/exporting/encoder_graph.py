@@ -45,13 +45,16 @@ ROWS: list[Value] = [
 ]
 
 
-def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int) -> ModelProto:
-    """Return the graph of an encoder; ids from `vocab_size` on, which no tokenizer makes, are left out."""
+def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int, mark: str = "") -> ModelProto:
+    """Return the graph of an encoder; ids from `vocab_size` on, which no tokenizer makes, are left out.
+
+    `mark`: what its heads know it by, if that is not the fingerprint of these weights.
+    """
     builder = BUILDERS[precision](encoder)
     builder.build(vocab_size)
     config = encoder.config
     metadata = {
-        "encoder": fingerprint(encoder),
+        "encoder": mark or fingerprint(encoder),
         "max_length": config.max_position_embeddings,
         "layers": config.num_hidden_layers,
         "vocab_size": vocab_size,
