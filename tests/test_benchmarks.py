@@ -203,11 +203,8 @@ def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
     assert cores.summary({2: 100.0, 4: 150.0}, 1.0)["times_one_lane"] == {2: 2.0, 4: 3.0}
 
 
-def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu, "WORKLOADS", ["mixed"])
-    options = "--provider cpu --networks tiny --lengths 16 --workers 1 --seconds 0.2"
+def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--provider cpu --networks tiny --lengths 16 --workers 1 --workloads mixed --seconds 0.2"
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     middle = [*["correctness"] * 2, "new shapes", "peak", *["rows"] * 4, "http"]

@@ -29,7 +29,8 @@ def product_peak(precision: Precision, provider: Provider = "cpu") -> float:
     """
     side = SIDE[provider]
     generator = np.random.default_rng(0)
-    left, right = (random_matrix(side, types[precision], generator) for types in (LEFT, RIGHT))
+    left = random_matrix(side, LEFT[precision], generator)
+    right = left.view(RIGHT[precision])
     session = open_graph(_product(left, right, OUT[precision]), Device(provider), usable_cores())
     binding = session.io_binding()
     binding.bind_ortvalue_input("left", onnxruntime.OrtValue.ortvalue_from_numpy(left, provider, 0))

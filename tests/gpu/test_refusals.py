@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.standins.build import RUNTIME, built
 from tests.standins.emulated_gpu import EmulatedGPU, run_python
-
-NO_SENTENCE_YET = pytest.mark.xfail(reason="it is a traceback")
-BLAMES_THE_BUNDLE = pytest.mark.xfail(reason="it says that the graph does not load, and to export again")
 
 
 def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
@@ -19,16 +17,21 @@ def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
     return line
 
 
-@BLAMES_THE_BUNDLE
 def test_no_driver(gpu: EmulatedGPU, small: Path) -> None:
-    without = EmulatedGPU(gpu.logs, settings={"DEVICES": 0})
-    assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in refusal(without.environment, small)
-
-
-@BLAMES_THE_BUNDLE
-def test_no_libraries(gpu: EmulatedGPU, small: Path) -> None:
     nowhere = gpu.environment | {"LD_LIBRARY_PATH": ""}
-    assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in refusal(nowhere, small)
+    assert "there is no NVIDIA driver (libcuda.so.1)" in refusal(nowhere, small)
+
+
+def test_a_driver_without_a_device(gpu: EmulatedGPU, small: Path) -> None:
+    without = EmulatedGPU(gpu.logs, settings={"DEVICES": 0})
+    assert "the NVIDIA driver does not start (CUDA error 100)" in refusal(without.environment, small)
+
+
+def test_a_driver_without_libraries(gpu: EmulatedGPU, small: Path, tmp_path: Path) -> None:
+    for name in ("libcuda.so.1", RUNTIME):
+        (tmp_path / name).symlink_to(built() / name)
+    line = refusal(gpu.environment | {"LD_LIBRARY_PATH": str(tmp_path)}, small)
+    assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in line
 
 
 def test_int8(gpu: EmulatedGPU, small: Path) -> None:
@@ -36,8 +39,13 @@ def test_int8(gpu: EmulatedGPU, small: Path) -> None:
     assert "int8 has no kernels on CUDA; use fp16 or fp32" in line
 
 
-@NO_SENTENCE_YET
 @pytest.mark.parametrize("capability", [70, 100])
 def test_a_device_for_which_there_are_no_kernels(gpu: EmulatedGPU, small: Path, capability: int) -> None:
     line = refusal(EmulatedGPU(gpu.logs, capability).environment, small)
     assert f"{capability // 10}.{capability % 10}" in line
+
+
+def test_a_device_that_computes_something_else(gpu: EmulatedGPU, checked: Path) -> None:
+    """As the stand-ins do, whose logits are zeros."""
+    line = refusal(gpu.environment, checked)
+    assert "this GPU, its driver or its libraries compute something else" in line

@@ -1,8 +1,31 @@
-/* libcuda: loads kernels that a library carries as files of machine code, and launches them. */
+/* libcuda: says which devices there are, loads kernels that a library carries as files of machine code, and launches
+ * them. */
 
 #include "standins.h"
 
 #include <string.h>
+
+EXPORT int cuInit(unsigned flags) {
+    (void)flags;
+    return device_count() ? SUCCESS : NO_DEVICE;
+}
+
+EXPORT int cuDeviceGetCount(int *count) {
+    *count = device_count();
+    return SUCCESS;
+}
+
+EXPORT int cuDeviceGet(int *device, int number) {
+    *device = number;
+    return number < device_count() ? SUCCESS : INVALID_DEVICE;
+}
+
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    enum { MAJOR = 75, MINOR };
+    if (attribute != MAJOR && attribute != MINOR) return log_missing("cuDeviceGetAttribute");
+    *value = attribute == MAJOR ? capability() / 10 : capability() % 10;
+    return device < device_count() ? SUCCESS : INVALID_DEVICE;
+}
 
 EXPORT int cuModuleGetFunction(char **function, void *module, const char *name) {
     (void)module;
@@ -28,11 +51,9 @@ EXPORT int cuGetErrorName(int error, const char **text) { return cuGetErrorStrin
 
 SUCCEEDS(cuFuncSetAttribute)
 SUCCEEDS(cuFuncSetCacheConfig)
-SUCCEEDS(cuInit)
 SUCCEEDS(cuModuleLoadData)
 SUCCEEDS(cuModuleUnload)
 SUCCEEDS(cuTensorMapEncodeTiled)
-IS_MISSING(cuDeviceGetAttribute)
 IS_MISSING(cuLaunchCooperativeKernel)
 IS_MISSING(cuLinkAddData_v2)
 IS_MISSING(cuLinkAddFile_v2)

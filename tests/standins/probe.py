@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = read_bundle(options.bundle)
+        runtime.prepare("cuda", 0)
         runtime.ERRORS_ONLY = VERBOSE  # ONNX Runtime says on which provider each node runs
         found = probe(bundle, options)
     except BertheadsError as error:

@@ -30,8 +30,8 @@ typedef struct {
 } Stream;
 
 /* settings.c */
-int capability(void);
-int device_count(void);
+EXPORT int capability(void);
+EXPORT int device_count(void);
 size_t memory_of_device(void);
 Time time_of_kernel(void);
 Time time_of_product(double multiply_adds);

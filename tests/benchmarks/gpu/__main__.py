@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lengths", nargs="+", type=int, default=[64, 177, 384], metavar="N", help="tokens of a row")
     add("--workers", nargs="*", type=int, default=[1, 4, 8], metavar="N", help="front processes of the service")
+    add("--workloads", nargs="*", choices=WORKLOADS, default=WORKLOADS, help="what the service is asked")
     add("--seconds", type=float, default=3.0, help="of each measurement; default: 3")
     add("--minutes", type=float, default=10.0, help="after which no further step begins; default: 10")
     add("--provider", choices=["cpu", "cuda"], default="cuda", help="cpu only to try this program")
@@ -149,7 +150,7 @@ class Network:
                     yield line | engine.rate(self.bundle, self.session, rows, lanes, self.options.seconds, peak)
 
     def http(self, workers: int) -> Iterator[Figures]:
-        for workload in WORKLOADS:
+        for workload in self.options.workloads:
             line = {"step": "http", "network": self.name, "workers": workers, "workload": workload}
             if self.run.has_time(line):
                 yield line | over_http(self.bundle, self.run.provider, workers, workload, self.options.seconds)
