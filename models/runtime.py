@@ -205,7 +205,7 @@ def _check_provider(provider: Provider, found: list[str]) -> None:
     if NAMES[provider] not in found:
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} runs on {', '.join(found)} here, expected {NAMES[provider]}; "
-            "install onnxruntime-gpu[cuda,cudnn] in place of onnxruntime and check the NVIDIA driver"
+            "install onnxruntime-gpu and the libraries of the extra gpu in place of onnxruntime"
         )
 
 

@@ -239,6 +239,7 @@ def open_session(bundle: Bundle, settings: Settings, like: Session | None = None
         provider=settings.provider,
         threads=settings.threads,
         wide_threads=wide,
+        memory=settings.gpu_memory << 20,
     )
 
 

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
         None, description="precision of the encoders; by default the best one that a bundle has for the provider"
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="hardware that ONNX Runtime runs on")
+    gpu_memory: int = Field(
+        0, ge=0, le=1 << 20, description="MiB of GPU memory that each graph may take for its work; 0: no limit"
+    )
     lane_timeout: float = Field(
         120.0, gt=0, description="maximum seconds of one batch; then its lane counts as dead and the worker as not live"
     )

@@ -49,6 +49,10 @@ def test_every_request_is_answered(starter: Served, route: str, body: str) -> No
 
 
 def test_every_linked_file_exists() -> None:
-    for page in PAGES:
+    pages = [
+        page for page in ROOT.rglob("*.md") if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
+    ]
+    assert len(pages) > 10
+    for page in pages:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf8")):
             assert (page.parent / link).exists(), link

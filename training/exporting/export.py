@@ -23,7 +23,7 @@ from pydantic import JsonValue, ValidationError
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
-from models.manifest import CARD, HEADS, MANIFEST, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.manifest import CARD, HEADS, MANIFEST, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest, read_manifest
 from models.reference import Reference
 from models.runtime import Precision
 from training.errors import ExportError
@@ -267,7 +267,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     add("--name", help="name of the bundle; by default that of its directory")
-    add("--version", default="1.0.0", help="version of the bundle")
+    add("--version", help="version of the bundle; default 1.0.0, or that of the bundle which is exported again")
     add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
     add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
     add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
@@ -282,7 +282,7 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
     """Read what `add_bundle_arguments` added."""
     return ExportOptions(
         name=arguments.name or arguments.out.resolve().name,
-        version=arguments.version,
+        version=arguments.version or "1.0.0",
         precisions=arguments.precision,
         data=data_of(arguments.data),
         run=RunFiles.find(arguments.checkpoint) if "checkpoint" in arguments else None,
@@ -307,7 +307,9 @@ def export_command(arguments: argparse.Namespace) -> None:
     """Export as the command line says."""
     options, source = options_of(arguments), arguments.checkpoint
     if (source / MANIFEST).exists():
-        checkpoint, options = read_base(source), replace(options, base=options.base or source)
+        checkpoint, manifest = read_base(source), read_manifest(source / MANIFEST)
+        name, version = arguments.name or manifest.name, arguments.version or manifest.version
+        options = replace(options, base=options.base or source, name=name, version=version)
     else:
         checkpoint = read_any(source)
     report(export(checkpoint, arguments.out, options))

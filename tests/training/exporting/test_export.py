@@ -393,7 +393,7 @@ def test_a_bundle_of_int8_is_exported_for_a_gpu(
     main(["export", str(bundle.directory), *out])
     made = read_bundle(tmp_path / "gpu")
     assert set(made.manifest.encoder.files) == set(precisions)
-    assert made.manifest.provenance["base"] == "tiny 1.0.0"
+    assert made.manifest.provenance["base"] == "tiny 1.0.0" == f"{made.manifest.name} {made.manifest.version}"
     kept = {file for file, digest in bundle.manifest.sha256.items() if made.manifest.sha256.get(file) == digest}
     heads = {entry.file for entry in bundle.manifest.heads.values() if entry.task != "fill-mask"}
     assert heads | {"tokenizer.json"} <= kept
