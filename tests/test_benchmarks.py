@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.benchmarks import cores, fairness, few_examples, overload, roberta, s
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import __main__ as gpu
+from tests.benchmarks.gpu import small_wheel
 from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads, variants
@@ -224,6 +226,25 @@ def test_the_program_for_gpus_ends_in_time(capsys: pytest.CaptureFixture[str]) -
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == ["device", "peak", "memory", "end"]
     assert len(lines[-1]["left_out"]) == 2 + 1 + 4 + 2
+
+
+def test_a_wheel_with_the_code_of_one_compute_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = {75: b"old", 90: b"new code"}
+    images = [small_wheel.IMAGE.pack(2, 1, small_wheel.IMAGE.size, len(code[kind]), kind) + code[kind] for kind in code]
+    body = b"".join(images)
+    header = small_wheel.CONTAINER.pack(0xBA55ED50, 1, small_wheel.CONTAINER.size, len(body))
+    library = b"ELF" + small_wheel.MAGIC + b"by chance" + header + body + b"rest"
+    with ZipFile(tmp_path / "whole.whl", "w") as whole:
+        whole.writestr(f"onnxruntime/capi/{small_wheel.LIBRARY}", library)
+        whole.writestr("onnxruntime/capi/libonnxruntime.so.1", "unread")
+        whole.writestr("onnxruntime/__init__.py", "read")
+    files = [str(tmp_path / name) for name in ("whole.whl", "small.whl")]
+    assert small_wheel.main(files) == 0
+    with ZipFile(files[1]) as small:
+        assert len(small.namelist()) == 2
+        assert small.read(small.namelist()[0]) == library.replace(b"old", bytes(3))
+    assert small_wheel.main([*files, "--capability", "80"]) == 1
+    assert "the wheel has code for [75, 90], expected 80" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
