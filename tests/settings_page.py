@@ -11,8 +11,8 @@ from service.settings import PREFIX, STARTER, Settings
 PAGE = Path(__file__).parents[1] / "docs/settings.md"
 HEAD = """# Settings of the service
 
-Each setting is a flag of `bertheads-serve` and an environment variable; the flag wins. `tests/settings_page.py` writes this page from
-`service/settings.py`.
+Each setting is a flag of `bertheads-serve` and an environment variable; the flag wins. `tests/settings_page.py` writes
+this page from `service/settings.py`.
 
 | flag | variable | default | what |
 |---|---|---|---|
