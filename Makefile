@@ -16,7 +16,7 @@ train: .venv/all
 	@echo '$(BIN)/python -m training --help lists the commands'
 
 test: .venv/all
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/all
 	$(BIN)/ruff check

@@ -11,16 +11,16 @@ from training.run import run_directory
 DRAWING = run_directory.plot_metrics, report_plots._save
 
 
-def leave_empty(_: object, path: Path) -> None:
-    """Stand in for what draws a picture."""
-    path.touch()
+def leave_note(_: object, path: Path) -> None:
+    """Stand in for what draws a picture; what is written differs by its place, as pictures do."""
+    path.write_text(str(path))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def empty_pictures() -> Iterator[None]:
+def notes_for_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_directory, "plot_metrics", leave_empty)
-        patched.setattr(report_plots, "_save", leave_empty)
+        patched.setattr(run_directory, "plot_metrics", leave_note)
+        patched.setattr(report_plots, "_save", leave_note)
         yield
 
 
