@@ -156,7 +156,7 @@ def test_the_second_signal_ends_at_once() -> None:
 def test_processes_of_one_run_stop_after_the_same_step(pretrained: list[str], corpus: Path, tmp_path: Path) -> None:
     """As Ctrl-C in a terminal reaches them: torchrun and both processes get it, then torchrun passes it on."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
-    command = [sys.executable, *launcher, *pretrained, "--set", "steps=120", "--set", "save_every=40", "--out"]
+    command = [sys.executable, *launcher, *pretrained, "--set", "steps=60", "--set", "save_every=20", "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     out = tmp_path / "parts"
     run = subprocess.Popen([*command, str(out)], cwd=ROOT, env=environment, stderr=-1, text=True, process_group=0)

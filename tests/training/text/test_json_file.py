@@ -57,7 +57,9 @@ def test_a_number_that_a_block_divides_costs_no_row_after_it(tmp_path: Path) -> 
     for size in SIZES:
         rows, error = read(tmp_path / "a.json", size)
         assert not error and len(rows) == 4 and rows[-1] == (1, {"text": "a"})
-        assert all(f"the number {number}" in told for number, (_, told) in zip((1.5, -0.25e-7, 2e5), rows, strict=False))
+        assert all(
+            f"the number {number}" in told for number, (_, told) in zip((1.5, -0.25e-7, 2e5), rows, strict=False)
+        )
 
 
 @EACH
