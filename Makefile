@@ -16,7 +16,7 @@ train: .venv/all
 	@echo '$(BIN)/python -m training --help lists the commands'
 
 test: .venv/all
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The CUDA provider of ONNX Runtime on stand-ins for CUDA; needs no GPU.
 gpu-check: .venv/all .venv/gpu/all

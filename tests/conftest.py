@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,39 @@ from models.tokenizer import Tokenizer
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Of torch, read when it is imported, and of what we start: sums of tiny networks mostly wait for their threads."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts its background jobs so, and we test Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FIXTURES = Path(__file__).parent / "fixtures"
+LONG = """
+training/scoring/test_ray_data.py
+training/run/test_distributed.py
+test_benchmarks.py
+training/run/test_interruption.py
+training/scoring/test_command.py
+service/test_roll.py
+service/test_supervisor.py
+service/test_reload.py
+kernels/test_scratch.py
+kernels/test_kernels.py
+deploy/test_dashboard.py
+service/test_lifecycle.py
+training/run/test_kill.py
+training/finetuning/test_finetune.py
+training/exporting/test_directories.py
+training/pretraining/test_distillation.py
+training/exporting/test_export.py
+training/finetuning/test_running_text.py
+training/text/test_corpus.py
+training/pretraining/test_pretrain.py
+deploy/test_packaging.py
+""".split()
+"""Files that come first, the longest at the beginning, so that no process of xdist is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")

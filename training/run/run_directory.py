@@ -303,7 +303,11 @@ def step_of(line: str) -> float:
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed dropout for one step of one process, so that it depends on nothing that a resume would have to restore."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    if torch.cuda.is_available():
+        torch.manual_seed(state)
+    else:  # without a device, torch notes a stack trace each time, which takes milliseconds
+        torch.default_generator.manual_seed(state)
 
 
 def copy_weights(source: Checkpoint, target: Checkpoint) -> None:

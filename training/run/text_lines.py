@@ -45,7 +45,10 @@ def raw_lines(path: Path) -> Iterator[bytes]:
     A line longer than MAX_LINE comes in pieces.
     """
     with _whole(path), opened(path) as file:
-        first = file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)
+        first = file.readline(MAX_LINE)
+        if first.startswith(codecs.BOM_UTF8):  # a mark is no part of the line, nor of its length
+            first = first.removeprefix(codecs.BOM_UTF8)
+            first += b"" if first.endswith(b"\n") else file.readline(len(codecs.BOM_UTF8))
         if first:
             yield first
         yield from iter(partial(file.readline, MAX_LINE), b"")

@@ -96,7 +96,7 @@ def test_the_terminal_has_80_columns_and_shows_the_worst_classes(count: int) -> 
     assert any("the 15 worst of 151" in line for line in lines) == (count == 151)
 
 
-def test_files_hold_all_classes_and_every_wrong_answer(tmp_path: Path) -> None:
+def test_files_hold_all_classes_and_every_wrong_answer(tmp_path: Path, pictures: None) -> None:
     predictor, examples, _ = classes(151, 600)
     report = report_of(predictor, "intent", examples)
     (tmp_path / "residuals.png").write_bytes(b"of an older report")
@@ -104,6 +104,7 @@ def test_files_hold_all_classes_and_every_wrong_answer(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "confusion.png", "reliability.png", "report.json", "wrong.jsonl",
     ]  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
     wrong = [json.loads(line) for line in (tmp_path / "wrong.jsonl").read_text(encoding="utf8").splitlines()]
     assert len(wrong) == round(600 * (1 - report.scores["accuracy"])) and wrong == report.wrong
     assert [one["score"] for one in wrong] == sorted((one["score"] for one in wrong), reverse=True)
@@ -164,7 +165,7 @@ def test_several_labels_are_those_of_scikit_learn() -> None:
     assert len(parts["wrong"]) == len(differing) and not any(one.expected == one.found for one in parts["confused"])
 
 
-def test_numbers_have_errors_by_length(tmp_path: Path) -> None:
+def test_numbers_have_errors_by_length(tmp_path: Path, pictures: None) -> None:
     gold, found = [1.5, 2.0, -1.0, 4.25], [1.0, 2.25, -1.0, 8.0]
     examples = [Labelled("a " * (n + 1), number) for n, number in enumerate(gold)]
     parts = number_parts(examples, [ranked(["LABEL_0"], [number]) for number in found], None)
@@ -178,6 +179,7 @@ def test_numbers_have_errors_by_length(tmp_path: Path) -> None:
     assert Report("price", "classify", {}, **parts).lines()[0] == "price (classify)"
     write_report(report, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "residuals.png", "wrong.jsonl"]
+    assert (tmp_path / "residuals.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_class_of_many_may_never_be_found() -> None:

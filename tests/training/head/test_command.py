@@ -81,7 +81,6 @@ def frozen(bundle_directory: Path, data: Path, tmp_path_factory: pytest.TempPath
 def test_a_head_is_trained_measured_exported_and_repeated(
     base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.run.run_directory.plot_metrics", lambda *_: None)  # which takes most of the time
     monkeypatch.setattr("training.head.defaults.MAX_RATE", 5e-3)  # a random network has further to go than a base
     out = tmp_path / "animals"
     arguments = (data, "--task", "classify", "--base", base, "--out", out, "--epochs", "20")

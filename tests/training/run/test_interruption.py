@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,12 @@ from training.pretraining import pretrain as pretraining
 from training.run.interruption import Interruption, handled, left_behind, raise_interrupted
 
 ROOT = Path(__file__).parents[3]
-NO_PICTURE = ("training.run.run_directory.plot_metrics", lambda *_: None)
-"""Each takes a second."""
 SMALL = ["layers=1", "width=32", "attention_heads=2", "batch_size=8", "max_length=32", "threads=1", "steps=9"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("interruption"), documents=20, sentences=20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(*NO_PICTURE)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +156,7 @@ def test_the_second_signal_ends_at_once() -> None:
 def test_processes_of_one_run_stop_after_the_same_step(pretrained: list[str], corpus: Path, tmp_path: Path) -> None:
     """As Ctrl-C in a terminal reaches them: torchrun and both processes get it, then torchrun passes it on."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
-    command = [sys.executable, *launcher, *pretrained, "--set", "steps=120", "--set", "save_every=40", "--out"]
+    command = [sys.executable, *launcher, *pretrained, "--set", "steps=60", "--set", "save_every=20", "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     out = tmp_path / "parts"
     run = subprocess.Popen([*command, str(out)], cwd=ROOT, env=environment, stderr=-1, text=True, process_group=0)

@@ -260,7 +260,12 @@ def test_a_disk_that_will_be_full_is_named_before_the_first_step(
 
 @pytest.mark.parametrize("stop", ["plot_metrics", "none"])
 def test_a_picture_that_cannot_be_drawn_ends_no_run(
-    stop: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop: str,
+    corpus: Path,
+    tmp_path: Path,
+    pictures: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = Run(tmp_path / "run", recipe(corpus))
     run.log_figures(10, {})  # before the first line is logged

@@ -65,7 +65,6 @@ def test_a_resume_computes_with_as_many_threads_whatever_the_load_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, before = small_corpus(tmp_path, documents=12, sentences=10), torch.get_num_threads()
-    monkeypatch.setattr("training.run.run_directory.plot_metrics", lambda *_: None)
     monkeypatch.setattr("training.run.threads.choose_threads", lambda: (2, "two cores are free"))
     recipe = PretrainRecipe(
         str(corpus),

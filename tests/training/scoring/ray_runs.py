@@ -1,24 +1,21 @@
-"""Ray as its users have it: a small cluster on this machine, and the command as a process."""
+"""Ray as its users have it: the command as a process."""
 
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.programs import free_port
-from tests.service.serving import until
 from training.scoring.ray_cluster import FOLDER
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(Path(__file__).parents[3]),
-    "RAY_AUTH_MODE": "disabled",
+    "PYTHONPATH": f"{Path(__file__).parents[3]}{os.pathsep}{Path(__file__).with_name('absent')}",
 }
+"""Without a package that tests need elsewhere, and that takes a second in each of the processes of Ray."""
 COMMAND = [sys.executable, "-c", "from training.scoring.command import main; main()"]
 
 
@@ -48,19 +45,3 @@ def session(leader: int) -> list[int]:
         if int(number) == leader and state != "Z":
             found.append(int(place.name))
     return found
-
-
-@contextmanager
-def cluster(cpus: int = 2) -> Iterator[str]:
-    """A cluster of one node; give its address."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        flags = {"num-cpus": cpus, "port": port, "temp-dir": folder, "object-store-memory": 100_000_000}
-        flags |= {"ray-client-server-port": free_port(), "dashboard-agent-listen-port": free_port()}
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-        command += ["--include-dashboard=false", "--disable-usage-stats"]
-        log = Path(folder) / "head.log"
-        with started(command + [f"--{name}={value}" for name, value in flags.items()], log) as head:
-            until(lambda: "Ray runtime started" in log.read_text() or head.poll() is not None)
-            assert head.poll() is None, log.read_text()
-            yield f"127.0.0.1:{port}"

@@ -5,17 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from tests.service.serving import until
 from tests.training.scoring.runs import COMMAND, ENVIRONMENT, children
+from training.scoring.command import main
 
+ROOT = Path(__file__).parents[3]
 ROWS = 16_000
 
 
@@ -93,45 +99,63 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_it_goes_on(folder: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_says_how_it_goes_on(
+    folder: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And while it is at work, a second one in its folder is refused, which takes nothing from it."""
     out = f"stopped-{number}"
     running = subprocess.Popen(arguments(folder, out), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     until(lambda: parts(folder / out) or running.poll() is not None)
+    running.send_signal(signal.SIGSTOP)
+    second = refused(capsys, *arguments(folder, out)[len(COMMAND) :])
+    assert f"{folder / out} is being written by another process, expected one at a time" in second
     left = children(running.pid)
     running.send_signal(number)
+    running.send_signal(signal.SIGCONT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 128 + number
     assert f"what is in {folder / out} stays, and the same command goes on" in told and "Traceback" not in told
     until(lambda: not any(map(alive, left)))
 
 
-def test_a_finished_run_does_nothing_and_another_job_is_refused(folder: Path) -> None:
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Return what the command says before it ends with a status of 1, or 2 where its words cannot be read."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert ended.value.code in (1, 2)
+    return capsys.readouterr().err
+
+
+def test_a_finished_run_does_nothing_and_another_job_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {file: file.stat().st_mtime_ns for file in (folder / "whole").iterdir() if file.name != ".lock"}
-    again = run(folder, "whole")
-    assert again.returncode == 0 and again.stdout.startswith(f"finished already: {ROWS:,} rows")
+    words = arguments(folder, "whole")[len(COMMAND) :]
+    main(words)
+    assert capsys.readouterr().out.startswith(f"finished already: {ROWS:,} rows")
     assert before == {file: file.stat().st_mtime_ns for file in before}
-    for more, words in (
+    for more, sentence in (
         (["--head", "topic"], 'head was "sentiment" and is "topic" now'),
         (["--set", "top_k=1"], 'parameters was {} and is {"top_k": 1} now'),
         (["--format", "jsonl"], 'format of the answers was "parquet" and is "jsonl" now'),
         (["--keep", "id2"], "keep was"),
     ):
-        refused = run(folder, "whole", *more)
-        assert refused.returncode == 1 and words in refused.stderr, refused.stderr
-        assert "name another --out" in refused.stderr
+        told = refused(capsys, *words, *more)
+        assert sentence in told and "name another --out" in told
 
 
-def test_a_file_that_changed_is_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "bundle").symlink_to(folder / "bundle")
+def test_a_file_that_changed_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = tmp_path / "rows.jsonl"
+    words = [str(rows), "--bundle", str(folder / "bundle"), "--head", "sentiment", "--out", str(tmp_path / "out")]
     rows.write_text('{"text": "cat"}\n')
-    assert run(tmp_path, "out").returncode == 0
+    main([*words, "--processes", "1"])
     rows.write_text('{"text": "dog"}\n')
-    refused = run(tmp_path, "out")
-    assert refused.returncode == 1 and "the file rows.jsonl has changed since" in refused.stderr
+    assert "the file rows.jsonl has changed since" in refused(capsys, *words)
 
 
-def test_what_is_wrong_is_one_sentence_before_the_work(folder: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_sentence_before_the_work(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     good: dict[str, Any] = {"--bundle": folder / "bundle", "--head": "sentiment", "--out": tmp_path / "out"}
@@ -148,22 +172,33 @@ def test_what_is_wrong_is_one_sentence_before_the_work(folder: Path, tmp_path: P
         ({"--keep": "answer"}, "a column of this name already"),
         ({"--processes": "0"}, "is not a whole number from 1 on"),
     ]
-    for changes, words in cases:
-        flags = [str(part) for flag, value in (good | changes).items() if value for part in (flag, value)]
-        refused = run_with(folder / "rows.jsonl", *flags)
-        assert refused.returncode in (1, 2) and words in refused.stderr, (changes, refused.stderr)
-        assert "Traceback" not in refused.stderr and not (tmp_path / "out").exists()
+    for changes, sentence in cases:
+        flags = [part for flag, value in (good | changes).items() if value for part in (flag, value)]
+        assert sentence in refused(capsys, folder / "rows.jsonl", *flags), changes
+        assert not (tmp_path / "out").exists()
 
 
-def run_with(file: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    command = [*COMMAND, str(file), *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+def modules_of(*extras: str) -> set[str]:
+    """Return what one can import of extras of ours; of "", of what is always installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {"": project["dependencies"], **project["optional-dependencies"]}
+    names = {canonicalize_name(Requirement(each).name) for extra in extras for each in wanted[extra]}
+    found = packages_distributions().items()
+    return {module for module, owners in found if names & {canonicalize_name(owner) for owner in owners}}
 
 
-def test_nothing_imports_torch() -> None:
-    code = "import sys, training.scoring.command, training.scoring.local; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
-    assert done.stdout == "False\n"
+def test_it_needs_nothing_of_training(folder: Path, tmp_path: Path) -> None:
+    """With all its processes, as where training was never installed."""
+    missing = modules_of("train") - modules_of("", "cpu", "score") | {"transformers"}
+    assert {"torch", "onnx", "safetensors", "sklearn", "matplotlib", "rich"} <= missing
+    for name in missing:
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError({name!r}, name={name!r})\n")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the cat"}\n' * 2000)
+    words = [*COMMAND, str(rows), "--bundle", str(folder / "bundle"), "--head", "sentiment", "--processes", "2"]
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run([*words, "--out", tmp_path / "out"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "2,000 rows" in done.stdout, done.stderr
 
 
 def test_a_missing_package_is_one_sentence_that_names_the_extra() -> None:

@@ -19,7 +19,7 @@ from models.bundle import read_bundle
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from tests.service.serving import until
-from tests.training.scoring.ray_runs import COMMAND, cluster, session, started
+from tests.training.scoring.ray_runs import COMMAND, ENVIRONMENT, session, started
 from training.errors import DataError, TrainingError
 from training.scoring import local, ray_cluster, ray_data
 from training.scoring.chunks import chunks
@@ -54,9 +54,10 @@ def job(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Job:
 
 @pytest.fixture(scope="module")
 def two_cpus() -> Iterator[None]:
-    """An embedded Ray with two CPUs, which the tests share."""
+    """An embedded Ray with two CPUs, which the tests share; to other processes it is a cluster."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(ray_cluster, "usable_cores", lambda: 2)
+        patched.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
         with connected(None):
             yield
 
@@ -232,19 +233,20 @@ def command(job: Job, *flags: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_five_times_on_a_cluster(job: Job, tmp_path: Path) -> None:
+def test_killed_five_times_on_a_cluster(job: Job, two_cpus: None, tmp_path: Path) -> None:
     """Kill -9 of the command, each time once it has written a part more: in the end every id is there once."""
     killed = elsewhere(job, tmp_path / "out")
     log = tmp_path / "log"
-    with cluster() as address:
-        for _ in range(5):
-            before = len(parts(killed))
-            with started(command(killed, "--ray", address), log) as running:
-                until(lambda before=before: len(parts(killed)) > before or running.poll() is not None)
-                assert running.poll() is None, log.read_text()
-        assert len(parts(killed)) < len(parts(job))
-        with started(command(killed, "--ray", address), log) as running:
-            assert running.wait() == 0, log.read_text()
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+    on_cluster = command(killed, "--ray", ray.get_runtime_context().gcs_address)
+    for _ in range(5):
+        before = len(parts(killed))
+        with started(on_cluster, log, **access) as running:
+            until(lambda before=before: len(parts(killed)) > before or running.poll() is not None)
+            assert running.poll() is None, log.read_text()
+    assert len(parts(killed)) < len(parts(job))
+    with started(on_cluster, log, **access) as running:
+        assert running.wait() == 0, log.read_text()
     assert parts(killed) == parts(job)
     ids = pyarrow.parquet.read_table(killed.out, columns=["id"])["id"].to_pylist()
     assert sorted(map(int, ids)) == list(range(ROWS))
@@ -253,18 +255,15 @@ def test_killed_five_times_on_a_cluster(job: Job, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_embedded_ray_ends_with_its_run(job: Job, tmp_path: Path) -> None:
-    """Killed with the processes of Ray, then interrupted, then to the end without Ray."""
-    killed = elsewhere(job, tmp_path / "out")
+    """Interrupted, then to the end without Ray."""
+    begun = elsewhere(job, tmp_path / "out")
     log = tmp_path / "log"
-    with started(command(killed, "--ray"), log):
-        until(lambda: parts(killed))
-    with started(command(killed, "--ray"), log) as running:
-        before = len(parts(killed))
-        until(lambda: len(parts(killed)) > before)
+    with started(command(begun, "--ray"), log) as running:
+        until(lambda: parts(begun) or running.poll() is not None)
         os.kill(running.pid, signal.SIGINT)
-        assert running.wait() == 128 + signal.SIGINT
+        assert running.wait() == 128 + signal.SIGINT, log.read_text()
         until(lambda: not session(running.pid))
     assert "and the same command goes on" in log.read_text()
-    with started(command(killed, "--processes", "1"), log) as running:
+    with started(command(begun, "--processes", "1"), log) as running:
         assert running.wait() == 0, log.read_text()
-    assert parts(killed) == parts(job)
+    assert parts(begun) == parts(job)

@@ -176,6 +176,52 @@ def test_each_broken_row_is_an_error_in_its_place(name: str, bundle: Path, tmp_p
     assert len({row["id"] for row in found}) == len(found)
 
 
+UNDECODED: dict[str, tuple[str, bytes]] = {
+    "rows.jsonl": ("sentiment", b'{"text": "fine"}\n{"text": "caf\xe9"}\n{"text": "good"}\n'),
+    "rows.json": ("sentiment", b'[{"text": "fine"}, {"text": "caf\xe9"}, {"text": "good"}]'),
+    "rows.csv": ("sentiment", b'text,label\nfine,x\n"caf\xe9\nau lait",y\ngood,z\n'),
+    "rows.txt": ("sentiment", b"fine\n\xff\ngood\n"),
+    "pairs.tsv": ("nli", b"text_a\ttext_b\nfine\tx\ncaf\xe9\ty\ngood\tz\n"),
+    "quoted.tsv": ("nli", b'text_a\ttext_b\nfine\tx\n"caf\xe9\t\ny"\tz\ngood\tz\n'),
+    "rows.conll": ("ner", b"fine O\n\nau O\ncaf\xe9 O\nlait O\n\ngood O\n"),
+    "words.conll": ("ner", b"fine\n\ncaf\xe9\nlait\n\ngood\n"),
+}
+"""Three rows each, the second of which is not UTF-8."""
+
+
+@pytest.mark.parametrize("name", UNDECODED)
+def test_a_row_that_is_not_utf8_is_an_error_in_its_place(name: str, bundle: Path, tmp_path: Path) -> None:
+    head, contents = UNDECODED[name]
+    file = tmp_path / name
+    for ends_early in (False, True):
+        file.write_bytes(contents.rstrip() if ends_early else contents)
+        found = score(job_of(bundle, head, tmp_path / f"out-{ends_early}", file))
+        assert [row["error"] is None for row in found] == [True, False, True], found
+        assert "UTF-8" in found[1]["error"] and name in found[1]["error"]
+        key = "text_a" if head == "nli" else "text"
+        assert [found[0][key], found[2][key]] == ["fine", "good"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt", "rows.csv", "rows.conll"])
+def test_a_line_that_is_too_long_costs_no_other_row(
+    name: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where lines are rows it is an error of its row; elsewhere nobody knows what follows, and the file ends there."""
+    monkeypatch.setattr("training.run.text_lines.MAX_LINE", 64)
+    row = {"rows.jsonl": '{{"text": "{}"}}\n', "rows.txt": "{}\n", "rows.csv": "{},x\n", "rows.conll": "{} O\n\n"}[name]
+    header = "text,label\n" if name == "rows.csv" else ""
+    file = tmp_path / name
+    file.write_text(header + "".join(row.format(text) for text in ("fine", "long " * 40, "good")))
+    job = job_of(bundle, "ner" if name == "rows.conll" else "sentiment", tmp_path / "out", file)
+    if row.count("\n") == 1 and not header:
+        found = score(job)
+        assert [one["error"] is None for one in found] == [True, False, True]
+        assert "a line of more than" in found[1]["error"]
+    else:
+        with pytest.raises(DataError, match=f"{name}:[23]: a line of more than .* expected less; divide it"):
+            score(job)
+
+
 def test_a_parquet_file_with_missing_and_odd_values(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pa.table({"text": ["fine", None, "", "good"], "id": [1, 2, 3, 4]}), file)

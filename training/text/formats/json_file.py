@@ -18,8 +18,12 @@ BLANKS = re.compile(r"[ \t\r\n]*")
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^"\[\]{},]+', re.DOTALL)
 """A string, a bracket or a comma, or what stands between them."""
 BOUNDS = '"[]{},'
+REST_OF_NUMBER = re.compile(r"[-+.eE\d]*\Z")
+"""What may stand between a number and the end of a block where it goes on: 1.|5, 1e|5."""
 MAX_ELEMENT = 1 << 26
 """Characters of an element of a list: some hundred novels."""
+MAX_SHOWN = 20
+"""Characters of the file in a message."""
 LONGEST_WORD = 16
 """Characters before the end of a block where an error may only mean that the block ends there: tru, "\\u12."""
 
@@ -109,7 +113,9 @@ class Stream:
 
     def rest(self) -> str:
         """Return the characters to come, for a message."""
-        return self._text[self._at : self._at + 20]
+        while len(self._text) - self._at < MAX_SHOWN and self._more():
+            pass
+        return self._text[self._at : self._at + MAX_SHOWN]
 
     def value(self, part: str) -> Any:
         """Pass a JSON value and return it; raise RowError for one that is broken, which is passed as well."""
@@ -117,14 +123,15 @@ class Stream:
             try:
                 value, end = DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
+                past = max(0, getattr(error, "pos", 0) - self._at)  # before more text is read, which moves it
                 if self._may_go_on(error) and self._twice(part):
                     continue
-                place = f"{self.path}:{self.line + self._text.count(chr(10), self._at, getattr(error, 'pos', 0))}"
+                place = f"{self.path}:{self.line + self._text.count(chr(10), self._at, self._at + past)}"
                 self._skip_value(part)
                 message = f"{place}: {part}: not JSON ({_reason(error)}), expected JSON; correct the file"
                 raise RowError(message) from None
-            if end == len(self._text) and self._twice(part):
-                continue  # a number may go on
+            if REST_OF_NUMBER.match(self._text, end) and self._twice(part):
+                continue
             undecoded = UNDECODED.search(self._text, self._at, end)
             self.skip(end - self._at)
             if undecoded:
