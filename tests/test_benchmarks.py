@@ -205,7 +205,14 @@ def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
     assert cores.summary({2: 100.0, 4: 150.0}, 1.0)["times_one_lane"] == {2: 2.0, 4: 3.0}
 
 
-def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.benchmarks.gpu.engine.BATCH_TOKENS", (64, 1024))
+
+
+def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(
+    capsys: pytest.CaptureFixture[str], small_batches: None
+) -> None:
     options = "--provider cpu --networks tiny --lengths 16 --workers 1 --workloads mixed --seconds 0.2"
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -226,6 +233,19 @@ def test_the_program_for_gpus_ends_in_time(capsys: pytest.CaptureFixture[str]) -
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == ["device", "peak", "memory", "end"]
     assert len(lines[-1]["left_out"]) == 2 + 1 + 4 + 2
+
+
+def test_the_program_for_gpus_goes_on_after_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small_batches: None
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("tests.benchmarks.gpu.engine.first_and_second_runs", fail)
+    assert gpu.main("--provider cpu --networks tiny --lengths 16 --workers --seconds 0.01".split()) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[3]["step"] == "new shapes" and lines[3]["error"] == "RuntimeError: CUDA out of memory"
+    assert lines[4]["step"] == "peak" and lines[-1]["step"] == "end"
 
 
 def test_a_wheel_with_the_code_of_one_compute_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,12 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle, read_bundle
+from models.bundle import read_bundle
 from models.errors import BertheadsError
 from models.runtime import Precision, Provider
 from models.session import PREFERENCE, Session
@@ -75,13 +76,23 @@ class Run:
         self.left_out: list[Figures] = []
 
     def steps(self) -> Iterator[Figures]:
-        """Yield a line for each; the last one says what there was no time for."""
+        """Yield a line for each; the last one says what there was no time for. Raise BundleError without a device."""
         machine.check(self.provider)
         yield {"step": "device"} | machine.describe(self.provider)
         with tempfile.TemporaryDirectory() as place:
             yield from self._all(self._bundles(Path(place)), Path(place))
         yield {"step": "memory"} | machine.memory(self.provider)
         yield {"step": "end", "left_out": self.left_out}
+
+    def step(self, line: Figures, measure: Callable[[], Figures]) -> Iterator[Figures]:
+        """Yield a line with what was measured, or with the error: the steps behind it matter too."""
+        if time.monotonic() >= self.end:
+            self.left_out.append(line)
+            return
+        try:
+            yield line | measure()
+        except Exception as error:  # those of ONNX Runtime share no other base
+            yield line | {"error": f"{type(error).__name__}: {error}"}
 
     def _bundles(self, place: Path) -> dict[str, Path]:
         if self.options.bundles:
@@ -91,7 +102,7 @@ class Run:
         return {name: make(name, place / name, (self.fast, "fp32")) for name in self.options.networks}
 
     def _all(self, directories: dict[str, Path], place: Path) -> Iterator[Figures]:
-        networks = {name: Network(name, read_bundle(path), self) for name, path in directories.items()}
+        networks = {name: Network(name, path, self) for name, path in directories.items()}
         for network in networks.values():
             yield from network.correctness()
         first = next(iter(networks.values()))
@@ -100,64 +111,52 @@ class Run:
         yield {"step": "peak", "precision": self.fast, "tera_operations_per_s": peak / 1e12}
         for network in networks.values():
             yield from network.rates(peak)
-        yield from self._padded(directories, place, peak)
+        if self.fast == "fp16" and not self.options.bundles and time.monotonic() < self.end:
+            yield from self._padded(next(iter(directories)), place, peak)
         for workers in self.options.workers:
             yield from first.http(workers)
 
-    def _padded(self, directories: dict[str, Path], place: Path, peak: float) -> Iterator[Figures]:
-        """The same arithmetic by the graph that pads, in fp16."""
-        name = next(iter(directories))
-        if self.options.bundles or self.fast != "fp16" or not self.has_time({"step": "padded"}):
-            return
+    def _padded(self, name: str, place: Path, peak: float) -> Iterator[Figures]:
+        """The same arithmetic by a graph that pads."""
         from tests.benchmarks.gpu.random_bundles import padded
 
-        network = Network(f"{name}, padded", read_bundle(padded(name, place / "padded")), self)
+        network = Network(f"{name}, padded", padded(name, place / "padded"), self)
         yield from network.new_shapes()
         yield from network.rates(peak)
-
-    def has_time(self, step: Figures) -> bool:
-        if time.monotonic() < self.end:
-            return True
-        self.left_out.append(step)
-        return False
 
 
 class Network:
     """The steps of one network."""
 
-    def __init__(self, name: str, bundle: Bundle, run: Run) -> None:
-        self.name, self.bundle, self.run, self.options = name, bundle, run, run.options
-        self.session = Session(bundle, provider=run.provider, precision=run.fast)
+    def __init__(self, name: str, directory: Path, run: Run) -> None:
+        self.name, self.run, self.options = name, run, run.options
+        self.bundle = read_bundle(directory)
+        self.session = Session(self.bundle, provider=run.provider, precision=run.fast)
+        self.head = next(iter(self.bundle.manifest.heads))
 
     def correctness(self) -> Iterator[Figures]:
         exact = Session(self.bundle, precision="fp32", threads=0)
         for head in self.bundle.manifest.heads:
             line = {"step": "correctness", "network": self.name, "head": head}
-            if self.run.has_time(line):
-                yield line | engine.errors(self.session, exact, head)
+            yield from self.run.step(line, partial(engine.errors, self.session, exact, head))
 
     def new_shapes(self) -> Iterator[Figures]:
         line = {"step": "new shapes", "network": self.name}
-        if self.run.has_time(line):
-            yield line | engine.first_and_second_runs(self.session, self._head)
+        yield from self.run.step(line, partial(engine.first_and_second_runs, self.session, self.head))
 
     def rates(self, peak: float) -> Iterator[Figures]:
         for length in [*self.options.lengths, engine.MIXED]:
+            rows = engine.rows_of(self.session, self.head, length)
             for lanes in (1, 2):
                 line = {"step": "rows", "network": self.name, "length": length, "lanes": lanes}
-                if self.run.has_time(line):
-                    rows = engine.rows_of(self.session, self._head, length)
-                    yield line | engine.rate(self.bundle, self.session, rows, lanes, self.options.seconds, peak)
+                measure = partial(engine.rate, self.bundle, self.session, rows, lanes, self.options.seconds, peak)
+                yield from self.run.step(line, measure)
 
     def http(self, workers: int) -> Iterator[Figures]:
         for workload in self.options.workloads:
             line = {"step": "http", "network": self.name, "workers": workers, "workload": workload}
-            if self.run.has_time(line):
-                yield line | over_http(self.bundle, self.run.provider, workers, workload, self.options.seconds)
-
-    @property
-    def _head(self) -> str:
-        return next(iter(self.bundle.manifest.heads))
+            measure = partial(over_http, self.bundle, self.run.provider, workers, workload, self.options.seconds)
+            yield from self.run.step(line, measure)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ WORKLOADS = ("mixed", "qa")
 CONNECTIONS: dict[Provider, int] = {"cpu": 32, "cuda": 384}
 """On a GPU, some batches of 16,384 tokens."""
 MAX_LOADERS = 4
+PATIENT = ("--max-queue-seconds", "60", "--max-queued-tokens", "1000000")
+"""The closed loop bounds what waits."""
 WANTED = ("rate", "p50", "p99", "cpu_ms", "rows_a_batch", "padding", "memory_mb")
 
 
@@ -22,7 +24,7 @@ def over_http(bundle: Bundle, provider: Provider, workers: int, workload: str, s
     """Return what the closed loop gives."""
     questions = Workloads(bundle, read_texts(TEXTS)).make(workload)
     calls = [question.call for question in questions]
-    service = our_service(bundle.directory, "--provider", provider, "--workers", str(workers))
+    service = our_service(bundle.directory, "--provider", provider, "--workers", str(workers), *PATIENT)
     loaders = max(1, min(MAX_LOADERS, usable_cores() // 4))
     share = CONNECTIONS[provider] // loaders
     with (
