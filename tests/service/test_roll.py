@@ -117,7 +117,7 @@ def test_a_signal_loads_all_again(root: Path, tmp_path: Path, workers: int) -> N
 
 @contextmanager
 def running(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client]]:
-    """A server of its own, which is ready; each request makes a connection, so that any worker may get it."""
+    """A server of its own, all of whose workers are ready; each request makes a connection, so that any worker may get it."""
     limits = httpx.Limits(max_keepalive_connections=0)
     headers = {"Authorization": f"Bearer {KEY}"}
     with (
@@ -127,10 +127,15 @@ def running(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client
     ):
         assert server.stderr
         reader.submit(server.stderr.read)
-        until(lambda: client.get("/health/ready").status_code == 200)
+        until(lambda: all_ready(client))
         yield server, client
         server.terminate()
         server.wait(60)
+
+
+def all_ready(client: httpx.Client) -> bool:
+    answer = client.get("/health/ready")
+    return answer.status_code == 200 and answer.json()["workers"]["ready"] == answer.json()["workers"]["of"]
 
 
 def bundles(client: httpx.Client) -> list[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from training.evaluation import report_plots
-from training.run import run_directory
+from training.run import plots, run_directory
 
-DRAWING = run_directory.plot_metrics, report_plots._save
+DRAWING = plots.plot_metrics, report_plots._save
 
 
 def leave_note(_: object, path: Path) -> None:
