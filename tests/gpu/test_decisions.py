@@ -1,9 +1,11 @@
 """If this breaks, a GPU computes what a CPU should not, waits for copies, or builds a plan for each new batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.standins.build import built
 from tests.standins.emulated_gpu import EmulatedGPU, Probe
 
 NO_PLAN = {"FLASH_ATTENTION", "EFFICIENT_ATTENTION", "TRT_FUSED_ATTENTION", "TRT_FLASH_ATTENTION"}
@@ -41,6 +43,13 @@ def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, ca
     probe = EmulatedGPU(gpu.logs, capability).probe(base, "--batches", "4")
     assert set(probe.attention) <= NO_PLAN, probe.attention
     assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
+
+
+def test_cudnn_is_not_needed(gpu: EmulatedGPU, base: Path, tmp_path: Path) -> None:
+    for library in built().glob("lib*"):
+        if "cudnn" not in library.name:
+            (tmp_path / library.name).symlink_to(library)
+    assert_on_gpu(replace(gpu, libraries=tmp_path).probe(base, "--batches", "1"))
 
 
 def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:

@@ -1,9 +1,11 @@
 """If this breaks, a service without a working GPU says it by a traceback, or computes on the CPU in silence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.programs import has_gpu
 from tests.standins.build import RUNTIME, built
 from tests.standins.emulated_gpu import EmulatedGPU, run_python
 
@@ -17,6 +19,7 @@ def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
     return line
 
 
+@pytest.mark.skipif(has_gpu(), reason="there is a driver here")
 def test_no_driver(gpu: EmulatedGPU, small: Path) -> None:
     nowhere = gpu.environment | {"LD_LIBRARY_PATH": ""}
     assert "there is no NVIDIA driver (libcuda.so.1)" in refusal(nowhere, small)
@@ -30,7 +33,7 @@ def test_a_driver_without_a_device(gpu: EmulatedGPU, small: Path) -> None:
 def test_a_driver_without_libraries(gpu: EmulatedGPU, small: Path, tmp_path: Path) -> None:
     for name in ("libcuda.so.1", RUNTIME):
         (tmp_path / name).symlink_to(built() / name)
-    line = refusal(gpu.environment | {"LD_LIBRARY_PATH": str(tmp_path)}, small)
+    line = refusal(replace(gpu, libraries=tmp_path).environment, small)
     assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in line
 
 

@@ -45,8 +45,8 @@ def test_fifty_swaps_under_load_lose_and_mix_nothing(root: Path, served: Served)
                 found.append((response.status_code, response.headers["X-Bundle"], response.content))
         return found
 
-    with ThreadPoolExecutor(32) as pool:
-        asked = pool.map(ask, range(32))
+    with ThreadPoolExecutor(8) as pool:  # on two lanes: some always wait
+        asked = pool.map(ask, range(8))
         try:
             for number in range(50):
                 version = ("2.0.0", "1.0.0")[number % 2]

@@ -117,7 +117,7 @@ def test_a_signal_loads_all_again(root: Path, tmp_path: Path, workers: int) -> N
 
 @contextmanager
 def running(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client]]:
-    """A server of its own, all of whose workers are ready; each request makes a connection, so that any worker may get it."""
+    """A server of its own, with all workers ready; each request makes a connection, so that any worker may get it."""
     limits = httpx.Limits(max_keepalive_connections=0)
     headers = {"Authorization": f"Bearer {KEY}"}
     with (

@@ -32,11 +32,13 @@ class EmulatedGPU:
     settings: dict[str, Any] = field(default_factory=dict)
     """STANDIN_* without that prefix, as in tests/standins/build.py."""
 
+    libraries: Path = field(default_factory=built)
+
     @property
     def environment(self) -> dict[str, str]:
         settings = self.settings | {"CAPABILITY": self.capability, "LOG": self.logs}
         return without_settings() | {
-            "LD_LIBRARY_PATH": str(built()),
+            "LD_LIBRARY_PATH": str(self.libraries),
             **{f"STANDIN_{name}": str(value) for name, value in settings.items()},
         }
 

@@ -23,7 +23,7 @@ static int file(void) {
 }
 
 static void empty_buffer(void) {
-    if (file() >= 0 && write(file(), buffer, filled) != (ssize_t)filled) abort();
+    if (filled && file() >= 0 && write(file(), buffer, filled) != (ssize_t)filled) abort();
     filled = 0;
 }
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,33 +53,29 @@ def main(arguments: list[str]) -> int:
 def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     session = Session(bundle, provider="cuda")
     session.warm_up()
-    log = Log()
-    log.new()
-    sizes, logs = [], []
+    log = Path(os.environ["STANDIN_LOG"]) / str(os.getpid())
+    batches = list(mixed_batches(bundle, options.batches, options.tokens))
+    marks = [log.stat().st_size]
 
     def run(items: Items) -> None:
         session.run(items)
-        sizes.append({"rows": len(items), "tokens": sum(len(row.input_ids) for _, row in items)})
-        logs.append(log.new())
+        marks.append(log.stat().st_size)  # it is read later: the device would wait meanwhile
 
     with ThreadPoolExecutor(options.threads) as pool:
-        list(pool.map(run, mixed_batches(bundle, options.batches, options.tokens)))
-    together = DeviceLog([entry for each in logs for entry in each.entries])
-    return {"batches": [size | counts(each) for size, each in zip(sizes, logs, strict=True)]} | counts(together)
+        list(pool.map(run, batches))
+    contents = log.read_bytes()
+    parts = [contents[start:end] for start, end in pairwise(marks)]
+    found = [size_of(items) | counts(part) for items, part in zip(batches, parts, strict=True)]
+    return {"batches": found} | counts(contents[marks[0] : marks[-1]])
 
 
-class Log:
-    """The log of this process, read on from where it was read last."""
-
-    def __init__(self) -> None:
-        self._file = open(Path(os.environ["STANDIN_LOG"]) / str(os.getpid()))
-
-    def new(self) -> DeviceLog:
-        return DeviceLog(parse(self._file.read().splitlines()))
+def size_of(items: Items) -> dict[str, int]:
+    return {"rows": len(items), "tokens": sum(len(row.input_ids) for _, row in items)}
 
 
-def counts(log: DeviceLog) -> dict[str, Any]:
-    """Return what tests assert."""
+def counts(lines: bytes) -> dict[str, Any]:
+    """Return what tests assert of a part of a log."""
+    log = DeviceLog(parse(lines.decode().splitlines()))
     waits = log.idle()
     return {
         "launches": len(log.work),

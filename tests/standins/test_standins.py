@@ -137,6 +137,13 @@ found = count.value, total.value - free.value, too_much, cuda.cudaSetDevice(1), 
     assert found == [2, 1 << 20, 2, 0, 101]
 
 
+def test_who_asks_nothing_of_the_device_writes_no_log(gpu: EmulatedGPU) -> None:
+    """As a front process that only looks whether there is a GPU."""
+    program = "import ctypes; assert ctypes.CDLL('libcuda.so.1').cuInit(0) == 0"
+    subprocess.run([sys.executable, "-c", program], env=gpu.environment, check=True)
+    assert gpu.read() == []
+
+
 def test_the_program_builds_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "new")]) == 0
     assert f"libcurand.so.10 are in {tmp_path / 'new'}" in capsys.readouterr().out
