@@ -127,8 +127,8 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypat
         (8, {"workers": 16}, 16, 1),
         (32, {"lanes": 3}, 1, 3),
         (32, {"workers": 2, "lanes": 3}, 2, 3),
-        (32, {"provider": "cuda"}, 1, 1),
-        (32, {"provider": "cuda", "workers": 2}, 2, 1),
+        (32, {"provider": "cuda"}, 1, 2),
+        (32, {"provider": "cuda", "workers": 2}, 2, 2),
     ],
 )
 def test_the_defaults_use_each_core_once(
