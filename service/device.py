@@ -135,6 +135,7 @@ class Device:
         server = await loop.create_unix_server(partial(Connection, self), str(self.path))
         while not (lost := self.engine.troubles()) and not self._is_over():
             self.board.beat()
+            self.engine.measure(self.engine.load)
             await asyncio.sleep(BEAT_SECONDS)
         for sentence in lost:
             logger.error("%s", sentence)

@@ -114,14 +114,14 @@ class Engine(Keeper):
         limits: Limits,
         metrics: Metrics,
         traces: "Traces | None" = None,
-        show: Callable[[Load], None] = lambda load: None,
+        show: Callable[[Load], None] | None = None,
     ) -> None:
-        """`show` gets the state of the queue whenever it changes, on any thread."""
+        """`show` gets the state of the queue whenever it changes, on any thread; by default the metrics do."""
         super().__init__()
         self.limits = limits
         self.metrics = metrics
         self._traces = traces
-        self._show = show
+        self._show = show or self.measure
         self._queue = Queue(limits.run_tokens, limits.batch_tokens // TURNS)
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
@@ -189,7 +189,7 @@ class Engine(Keeper):
         with self._changed:
             self._admit(job)
             self._queue.push(job)
-            self._measure_queue()
+            self._show(self.load)
             self._changed.notify(len(job.items))
         return job
 
@@ -201,6 +201,11 @@ class Engine(Keeper):
         load = self.load
         check_room(self.limits, load, tokens, load.least_ahead, deadline)
 
+    def measure(self, load: Load) -> None:
+        """Let the metrics say what waits."""
+        self.metrics.queue_rows.set(load.rows)
+        self.metrics.queue_tokens.set(load.tokens)
+
     def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
         """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""
         cancelled = job.future.cancelled()  # together with the task that waited for it
@@ -208,7 +213,7 @@ class Engine(Keeper):
             return
         with self._changed:
             self._queue.drop(job)
-            self._measure_queue()
+            self._show(self.load)
         self.metrics.dropped.labels(reason).inc()
         if not cancelled:
             job.future.set_exception(error)
@@ -248,11 +253,6 @@ class Engine(Keeper):
     def _wait(self) -> float:
         return self._seconds(self._queue.tokens)
 
-    def _measure_queue(self) -> None:
-        self.metrics.queue_rows.set(self._queue.rows)
-        self.metrics.queue_tokens.set(self._queue.tokens)
-        self._show(self.load)
-
     # ---- on the lanes ----
 
     def _work(self, lane: Lane) -> None:
@@ -282,7 +282,7 @@ class Engine(Keeper):
                     lane.gain = batch[0].job.runner.gain(lane.tokens) if self._alone_again() else 1.0
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
-                    self._measure_queue()
+                    self._show(self.load)
                     return batch
                 lane.busy_since, lane.tokens = 0.0, 0
                 self._show(self.load)

@@ -38,6 +38,7 @@ LENGTH = struct.Struct("=I")
 START = struct.Struct("=IB")
 ASKED = struct.Struct("=QIddd16s8sIII")
 ANSWERED = struct.Struct("=QddI")
+SHAPE = struct.Struct("=2i")
 FAILED = struct.Struct("=Qd")
 NUMBER = struct.Struct("=Q")
 DROPPED = struct.Struct("=QB")
@@ -84,9 +85,12 @@ class Splitter:
         self._parts, self._size = [whole[at:]], size - at
 
 
-def frame(kind: int, *parts: Any) -> list[Any]:
-    """Return a frame as parts to be joined."""
-    return [START.pack(1 + sum(memoryview(part).nbytes for part in parts), kind), *parts]
+def frame(kind: int, head: bytes, *parts: Any) -> list[Any]:
+    """Return a frame as parts to be joined: bytes and arrays."""
+    size = 1 + len(head)
+    for part in parts:
+        size += part.nbytes if isinstance(part, np.ndarray) else len(part)
+    return [START.pack(size, kind) + head, *parts]
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ def unpack_request(body: memoryview) -> Request:
     read = struct.unpack_from(f"={positions}i", body, place)
     place += 4 * positions
     ids = struct.unpack_from(f"={tokens}i", body, place)
-    segments = tuple(body[place + 4 * tokens :])
+    segments = tuple(bytes(body[place + 4 * tokens :]))
     if len(segments) != tokens:
         raise FrameError(f"a request has {len(segments)} segments, expected {tokens}")
     if rows == count == 1:  # as most have
@@ -159,9 +163,12 @@ def _row(ids: tuple[int, ...], segments: tuple[int, ...], positions: tuple[int, 
 
 def pack_answer(number: int, started: float, finished: float, logits: Sequence[Logits]) -> list[Any]:
     """Return the frame of an answer."""
+    if len(logits) == 1:  # as most have
+        head = ANSWERED.pack(number, started, finished, 1) + SHAPE.pack(*logits[0].shape)
+        return frame(ANSWER, head, np.ascontiguousarray(logits[0]))
     shapes = list(chain.from_iterable(each.shape for each in logits))
     head = ANSWERED.pack(number, started, finished, len(logits)) + struct.pack(f"={len(shapes)}i", *shapes)
-    return frame(ANSWER, head, *(each if each.size else b"" for each in map(np.ascontiguousarray, logits)))
+    return frame(ANSWER, head, *map(np.ascontiguousarray, logits))
 
 
 def unpack_answer(body: memoryview) -> tuple[int, float, float, list[Logits]]:

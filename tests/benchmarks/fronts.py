@@ -1,6 +1,6 @@
 """What an engine process and its fronts cost without the network: python -m tests.benchmarks.fronts.
 
-Sessions answer zeros at once, as if the device took no time: what is left is HTTP, JSON, tokenising and decoding in the
+Sessions answer noise after a sleep, as if a device computed: what is left is HTTP, JSON, tokenising and decoding in the
 fronts, frames and the queue in the engine process. `--fronts 1` measures one process that does it all.
 """
 
@@ -34,6 +34,9 @@ CONNECTIONS = 64
 MAX_SECONDS = 120.0
 """That the service may take to start."""
 BOARD = ".board"
+NOISE = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)
+BATCH_SECONDS = 0.005
+"""That the device takes for any batch, without a core."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == [SERVE]:
         from service.__main__ import main as run
 
-        answer_at_once()
+        answer_noise()
         return run(given[1:])
     parser = argparse.ArgumentParser("python -m tests.benchmarks.fronts", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=STARTER, metavar="DIR")
@@ -68,7 +71,7 @@ def measure(
     """Return by workload the rate [1/s], and milliseconds of CPU per request in the engine process and in fronts."""
     port = free_port()
     flags = ["--bundle", str(bundle), "--port", str(port), "--workers", str(fronts), "--lanes", "2"]
-    flags += ["--batch-tokens", "16384", "--log-level", "error"]
+    flags += ["--batch-tokens", "16384", "--log-level", "error", "--max-queue-seconds", "60"]
     command = [sys.executable, "-m", "tests.benchmarks.fronts", SERVE, *flags]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
@@ -128,8 +131,8 @@ def spent(supervisor: int, engine: int | None) -> tuple[float, float]:
     return mine, cpu_seconds(supervisor) - mine
 
 
-def answer_at_once() -> None:
-    """Let sessions answer zeros without computing, and workers be fronts of an engine process."""
+def answer_noise() -> None:
+    """Let sessions answer noise after a sleep, and workers be fronts of an engine process."""
     widths: dict[int, dict[str, int]] = {}
     opened = Session.__init__
 
@@ -140,8 +143,10 @@ def answer_at_once() -> None:
         self.pads = False
 
     def run(self: Session, items: Sequence[tuple[str, Row]]) -> list[Any]:
+        time.sleep(BATCH_SECONDS)
         mine = widths[id(self)]
-        return [np.zeros((len(row.positions), mine[name]), np.float32) for name, row in items]
+        found = [(len(row.positions), mine[name]) for name, row in items]
+        return [NOISE[: rows * width].reshape(rows, width) if rows * width <= NOISE.size else np.zeros((rows, width), np.float32) for rows, width in found]
 
     Session.__init__ = open_  # type: ignore[method-assign]
     Session.run = Session.run_alone = run  # type: ignore[method-assign]
@@ -150,7 +155,7 @@ def answer_at_once() -> None:
 
 
 if __name__ == "__mp_main__":  # a process of the service, or the one that loads it
-    answer_at_once()
+    answer_noise()
 
 if __name__ == "__main__":
     sys.exit(main())
