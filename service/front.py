@@ -200,7 +200,7 @@ class Engines(Keeper):
         ready = [link for link in self._links if link.ready]
         if len(ready) < 2:
             return ready[0] if ready else None
-        return min(ready, key=lambda link: (link.load.tokens + link.load.running, link.tokens))
+        return min(ready, key=lambda link: max(link.load.tokens + link.load.running, link.tokens))
 
     async def _open(self, wanted: dict[str, Any]) -> Handle:
         """Open a bundle on all devices that are ready; the others follow when they are."""
