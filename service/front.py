@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -77,9 +77,20 @@ class SentJob(Job):
 class Engines(Keeper):
     """Every method except `open` is called on the event loop that `start` found running."""
 
-    def __init__(self, paths: Sequence[Path], limits: Limits, fronts: int, metrics: Metrics) -> None:
-        """`paths`: the sockets of the devices' engine processes. `fronts`: how many share them."""
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        limits: Limits,
+        fronts: int,
+        metrics: Metrics,
+        load_again: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`paths`: the sockets of the devices' engine processes. `fronts`: how many share them.
+
+        `load_again` is called when a new engine process cannot open what is served, as after a change on disk.
+        """
         super().__init__(fronts)
+        self.load_again = load_again
         self.limits = limits
         self.metrics = metrics
         self.live: dict[int, dict[str, Any]] = {}
@@ -87,7 +98,7 @@ class Engines(Keeper):
         self._links = [Link(self, path) for path in paths]
         self._numbers = count(1)
         self._news = asyncio.Event()
-        """Set when a link becomes ready, or never will."""
+        """Set when a link is connected, or never will be."""
         self._stopping = False
 
     def start(self) -> None:
@@ -185,7 +196,7 @@ class Engines(Keeper):
             job.future.set_exception(error)
             job.future.exception()  # marked as seen: the one who waits may leave before looking
 
-    def note_ready(self) -> None:
+    def note_connected(self) -> None:
         """Wake what waits for a link."""
         self._news.set()
 
@@ -203,9 +214,9 @@ class Engines(Keeper):
         return min(ready, key=lambda link: max(link.load.tokens + link.load.running, link.tokens))
 
     async def _open(self, wanted: dict[str, Any]) -> Handle:
-        """Open a bundle on all devices that are ready; the others follow when they are."""
+        """Open a bundle on all devices that are connected; the others follow when they are."""
         number, told = next(self._numbers), dict[str, Any]()
-        while missing := [link for link in await self._ready() if number not in link.sessions]:
+        while missing := [link for link in await self._connected() if number not in link.sessions]:
             found = await asyncio.gather(*(link.open(number, wanted) for link in missing), return_exceptions=True)
             for each in found:
                 if isinstance(each, dict):
@@ -218,14 +229,14 @@ class Engines(Keeper):
         weakref.finalize(handle, self._close_soon, number).atexit = False
         return handle
 
-    async def _ready(self) -> "list[Link]":
-        """Wait until a link is ready, and return those that are; raise SettingsError if none will be."""
-        while not (ready := [link for link in self._links if link.ready]):
+    async def _connected(self) -> "list[Link]":
+        """Wait until a link is connected, and return those that are; raise SettingsError if none will be."""
+        while not (found := [link for link in self._links if link.connected]):
             if self._stopping:
                 raise SettingsError(SHUTTING_DOWN)
             self._news.clear()
             await self._news.wait()
-        return ready
+        return found
 
     def _close_soon(self, number: int) -> None:
         """Let go of a bundle, from any thread."""
@@ -275,6 +286,11 @@ class Link(asyncio.Protocol):
             self._transport.close()
 
     @property
+    def connected(self) -> bool:
+        """Whether the engine process is there."""
+        return self._transport is not None
+
+    @property
     def load(self) -> Load:
         """The newest state of the queue there."""
         assert self._board
@@ -292,6 +308,8 @@ class Link(asyncio.Protocol):
 
     async def open(self, number: int, wanted: dict[str, Any]) -> dict[str, Any]:
         """Open a bundle; return what is known of its session. Raises BundleError, LinkLost."""
+        if not self.connected:
+            raise LinkLost
         self._opening[number] = opened = self._loop.create_future()
         like = self.sessions.get(wanted["like"], 0)
         self._send(frames.pack_json(frames.OPEN, wanted | {"ticket": number, "like": like}))
@@ -335,6 +353,7 @@ class Link(asyncio.Protocol):
         """Begin with nothing."""
         self._transport = cast(asyncio.Transport, transport)
         self._lost.clear()
+        self._engines.note_connected()
         self._frames = frames.Splitter(4 * MOST_LOGITS + self._engines.limits.queued_tokens * 16 + (1 << 20))
 
     def data_received(self, data: bytes) -> None:
@@ -404,7 +423,6 @@ class Link(asyncio.Protocol):
                 self._board = Board.open(self.path.with_suffix(".board"))
                 await self._open_again()
                 self.ready = True
-                self._engines.note_ready()
                 logger.info("connected to the engine process of %s", self.path.stem)
                 await self._lost.wait()
                 logger.warning("the connection to the engine process of %s is lost", self.path.stem)
@@ -416,8 +434,10 @@ class Link(asyncio.Protocol):
         while missing := [number for number in live if number not in self.sessions]:
             try:
                 await self.open(missing[0], live[missing[0]])
-                self._refusal = ""
             except BundleError as error:
-                logger.error("the engine process of %s cannot open what is served: %s", self.path.stem, error)
+                if not self._refusal:
+                    logger.error("the engine process of %s cannot open what is served: %s", self.path.stem, error)
+                    self._engines.load_again()
                 self._refusal = str(error)
                 await asyncio.sleep(REOPEN_SECONDS)
+        self._refusal = ""

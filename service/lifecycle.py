@@ -50,7 +50,8 @@ class Service:
         self.metrics = metrics
         self.traces = open_traces()
         limits = Limits.of(settings)
-        self._engines = Engines(devices, limits, settings.worker_count, metrics) if devices else None
+        fronts = settings.worker_count
+        self._engines = Engines(devices, limits, fronts, metrics, self._load_again) if devices else None
         # Engines has the methods of Engine that the service calls.
         self.engine = cast(Engine, self._engines) if self._engines else Engine(limits, metrics, self.traces)
         self._declare_limits()
@@ -156,6 +157,11 @@ class Service:
         if like:
             check_memory(bundle)
         return open_session(bundle, settings, like, settings.device[0])
+
+    def _load_again(self) -> None:
+        """Let all workers load what is on disk now: it is not what is served."""
+        if self.reload.control:
+            self.reload.control.ask_for_all()
 
     def serve(self, heads: Snapshot) -> None:
         """Answer with these from the next request on."""

@@ -96,12 +96,12 @@ class Supervisor:
             while self._started() or not self._stopping:
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
-                    self._end_engines()
                     self._kill_late()
                 self._kill_silent(directory)
                 ready = ready_workers(collected(directory, GAUGES))
                 self._been_ready = self._been_ready or ready > 0
                 self._replace_ended(directory)
+                self._end_engines()
                 self._start_due(ready, directory)
                 waker = [] if self._stopping else [self._woken]
                 sentinels = [process.sentinel for process in self._started()]
@@ -183,7 +183,7 @@ class Supervisor:
 
     def _end_engines(self) -> None:
         """End the engine processes once nothing answers requests any more."""
-        if not self._answering():
+        if self._stopping and not self._answering():
             for process in self._started():
                 process.terminate()
 

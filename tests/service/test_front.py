@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from models.errors import BundleError
+from service.engine import Engine
 from service.errors import ClientGone, DeadlinePassed, ServiceError, SettingsError, Unavailable, problem
 from service.front import LOST, Engines, Handle, SentJob
 from service.queue import Deadline
 from tests.service.devices import BUNDLE, Told, device, front, ready
-from tests.service.engines import DEADLY, POISON, row, running, soon, total, until
+from tests.service.engines import DEADLY, POISON, row, running, soon, until
 
 
 def scenario(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -23,7 +24,7 @@ def scenario(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
     @wraps(test)
     def run(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 60))  # type: ignore[arg-type]
+        asyncio.run(asyncio.wait_for(test(**fixtures), 60))
 
     return run
 
@@ -35,6 +36,10 @@ async def blocked(engines: Engines, handle: Handle, encoder: Told) -> SentJob:
     job = engines.submit(handle, [("c", row(3))], soon())
     await until(lambda: len(encoder.batches) > before)
     return job
+
+
+def counted(engine: Engines | Engine, name: str, **labels: str) -> float:
+    return engine.metrics.registry.get_sample_value(f"bertheads_{name}", labels) or 0.0
 
 
 async def error_of(job: Any) -> ServiceError:
@@ -125,8 +130,8 @@ async def test_what_nobody_waits_for_leaves_the_queue(tmp_path: Path) -> None:
         engines.give_up(jobs[2], "client_gone", ClientGone("too late"))
         engines.expire(jobs[2])
         for reason, count in ("client_gone", 1), ("deadline", 2):
-            assert total(process.engine, "dropped_total", reason=reason) == count
-            assert total(engines, "dropped_total", reason=reason) == 0, "it is counted once"
+            assert counted(process.engine, "dropped_total", reason=reason) == count
+            assert counted(engines, "dropped_total", reason=reason) == 0, "it is counted once"
 
 
 @scenario
@@ -175,7 +180,7 @@ async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_
         encoder.open.set()
         await ready(engines)
         assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
-        assert total(engines, "dropped_total", reason="lane") == 3
+        assert counted(engines, "dropped_total", reason="lane") == 3
 
 
 @scenario
@@ -184,13 +189,19 @@ async def test_what_a_new_engine_process_cannot_open_is_said_and_tried_again(
 ) -> None:
     monkeypatch.setattr("service.front.REOPEN_SECONDS", 0.05)
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
+        again: list[bool] = []
+        engines.load_again = lambda: again.append(True)
         process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
         for connection in process.connections:
             connection.abort()
         await until(lambda: engines.obstacles() == ["nowhere has changed"])
         with pytest.raises(Unavailable, match="nowhere has changed"):
             engines.submit(handle, [("a", row(30))], soon())
+        await asyncio.sleep(0.2)
+        assert again == [True], "what is on disk is asked for once"
         process.sessions.error = None  # type: ignore[attr-defined]
+        other = await asyncio.to_thread(engines.open, BUNDLE)  # what was asked for is opened though the old one is not
+        assert other.number in engines.live
         await ready(engines)
         assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
 

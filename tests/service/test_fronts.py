@@ -19,7 +19,7 @@ from tests.service.reloading import KEY, TEXT, load, refused
 from tests.service.serving import serving, until
 
 PROGRAM = ("-m", "tests.service.fronts")
-LIMITS = {"max_items": 8, "max_characters": 5000, "max_queued_tokens": 2000}
+LIMITS: dict[str, Any] = {"max_items": 8, "max_characters": 5000, "max_queued_tokens": 2000}
 LONG = " ".join(["the cat sat on the mat ."] * 40)
 ASKED: list[tuple[str, Any]] = [
     ("/classify", {"inputs": "the cat sat"}),
@@ -76,7 +76,7 @@ def test_there_is_one_queue_and_one_copy_of_the_weights(fronts: tuple[int, str])
     assert len(children(pid)) == 3 and engine in children(pid)
     page = httpx.get(f"{url}/metrics").text
     assert total(url, "lanes ") == total(url, "lanes_alive ") >= 1
-    assert f'bertheads_queue_tokens_limit {LIMITS["max_queued_tokens"]}.0' in page, "of one queue"
+    assert f"bertheads_queue_tokens_limit {LIMITS['max_queued_tokens']}.0" in page, "of one queue"
     assert f'process_resident_memory_bytes{{pid="{engine}"}}' in page
     before = total(url, "batches_total")
     assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
@@ -144,6 +144,12 @@ def test_a_killed_front_loses_its_own_requests_only(fronts: tuple[int, str]) -> 
     assert engine_process(pid) == engine and total(url, "queue_rows") == 0
 
 
+def served(url: str) -> str:
+    """Return the line of the metrics that says what is served."""
+    page = httpx.get(f"{url}/metrics", timeout=20).text.splitlines()
+    return "".join(line for line in page if line.startswith("bertheads_bundle_info") and line.endswith(" 1.0"))
+
+
 def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +172,13 @@ def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
             answers = [client.post("/classify", json={"inputs": TEXT}) for _ in range(12)]
             assert {answer.status_code for answer in answers} == {200}
             return {answer.headers["X-Bundle"] for answer in answers}
+
+        # A new engine process finds another bundle than is served: all fronts change to it.
+        (tmp_path / "next").symlink_to(root / "tiny" / "1.1.0")
+        (tmp_path / "next").rename(current)
+        os.kill(engine_process(running.pid), signal.SIGKILL)
+        until(lambda: total(url, 'bundle_info{bundle="tiny"') == 1 and "1.1.0" in served(url) and ready(url))
+        assert bundles() == {"tiny/1.1.0"}
 
         for version in ("1.1.0", "2.0.0"):
             assert load(client, "tiny", version).json()["version"] == version
