@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -83,13 +83,15 @@ def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixtu
     assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
 
 
-def test_a_worker_may_ask_for_all_bundles(caplog: pytest.LogCaptureFixture) -> None:
-    roll, (ours, theirs) = Roll(Settings(workers=2), lambda: False), multiprocessing.Pipe()
-    roll.pipes = {SimpleNamespace(sentinel=theirs, pid=1): ours}  # type: ignore[dict-item]
-    Control(theirs, SimpleNamespace()).ask_for_all()  # type: ignore[arg-type]
-    theirs.send(("done", 1, Outcome("refused", "it asked")))
+def test_a_worker_may_ask_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    roll, (ours, theirs) = Roll(Settings(bundles=(Path("a"),), workers=2), lambda: False), multiprocessing.Pipe()
+    roll.pipes = {Mock(): ours}
+    asked: list[Change] = []
+    monkeypatch.setattr(roll, "roll", lambda change: asked.append(change) or Outcome("ok"))
+    Control(theirs, Mock()).ask_for_all()
     roll.serve()
-    assert "was not loaded again, what was served goes on: it asked" in caplog.text and not roll.wanted
+    roll.serve()
+    assert asked == [Change(Path("a"), Path("a"))]
 
 
 def test_a_worker_that_starts_later_knows_the_new_names() -> None:
