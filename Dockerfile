@@ -1,8 +1,8 @@
 # The service with its starter bundle, on CPU or CUDA:
 #   docker build -t bertheads .
-#   docker build -t bertheads:cuda --build-arg PROVIDER=cuda .      # CUDA 13 and cuDNN 9 from PyPI; run with --gpus all
+#   docker build -t bertheads:cuda --build-arg PROVIDER=cuda .      # CUDA 13 from PyPI; run with --gpus all
 #   docker buildx build --platform linux/amd64,linux/arm64 .        # CPU only: onnxruntime-gpu has no wheels for arm64
-# CUDA needs a bundle with fp16 or fp32 (export --precision fp16), which the starter is not: mount one, and name it by --bundle.
+# For CUDA, the starter is exported in fp16 on the way: that stage takes PyTorch and some minutes, and stays behind.
 # EXTRAS are further extras of pyproject.toml: otel sends traces once OTEL_* says where to; EXTRAS= leaves it out.
 # tests/deploy/image.sh builds it without Docker and tests that it answers.
 
@@ -56,6 +56,21 @@ RUN mkdir bertheads.dist-info \
            > bertheads.dist-info/METADATA \
     && python -m compileall -q --invalidation-mode unchecked-hash .
 
+# ---- the starter: GPUs have no kernels for int8 ----
+FROM docker.io/library/python:3.11-slim-bookworm AS starter
+ARG PROVIDER=cpu
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN if [ "$PROVIDER" = cuda ]; then \
+        python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+                   optional = project['optional-dependencies']; \
+                   print(*project['dependencies'], *optional['cpu'], *optional['train'], sep='\n')" > requirements.txt \
+        && python -m pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt; fi
+COPY models models
+COPY training training
+RUN if [ "$PROVIDER" = cuda ]; then python -m training export models/starter --precision fp16 --out /starter; \
+    else cp -r models/starter /starter; fi
+
 # ---- the SBOM: what the image holds, in CycloneDX ----
 FROM docker.io/library/python:3.11-slim-bookworm AS sbom
 WORKDIR /build
@@ -66,7 +81,7 @@ COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=dependencies /build/installed.json ./
 COPY --from=kernels /kernels.so ./
 COPY pyproject.toml deploy/sbom.py ./
-COPY models/starter/bundle.json ./
+COPY --from=starter /starter/bundle.json ./
 RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file python.json /opt/venv \
     && /opt/tools/bin/python sbom.py > bertheads.cdx.json
 
@@ -80,7 +95,7 @@ LABEL org.opencontainers.image.title="bertheads" \
 RUN python -m pip uninstall --yes --no-cache-dir pip setuptools wheel
 COPY --from=dependencies /opt/venv /opt/venv
 WORKDIR /app
-COPY models/starter models/starter
+COPY --from=starter /starter models/starter
 COPY --from=source /app .
 # docker run --rm --entrypoint cat bertheads /usr/share/sbom/bertheads.cdx.json
 COPY --from=sbom /build/bertheads.cdx.json /usr/share/sbom/

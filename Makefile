@@ -7,7 +7,7 @@ KERNELS := hatch_build.py $(wildcard kernels/*)
 # Without --use-pep517, an old pip lets seqeval's setup.py fetch its build tools by itself, and it misses one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 
-.PHONY: serve train test lint bench peers starter clean
+.PHONY: serve train test gpu-check lint bench peers starter clean
 
 serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
@@ -17,6 +17,10 @@ train: .venv/all
 
 test: .venv/all
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The CUDA provider of ONNX Runtime on stand-ins for CUDA; needs no GPU.
+gpu-check: .venv/all .venv/gpu/all
+	$(BIN)/pytest -n 2 --dist loadfile tests/standins tests/gpu
 
 lint: .venv/all
 	$(BIN)/ruff check
@@ -48,6 +52,13 @@ clean:
 
 .venv/serve: pyproject.toml constraints.txt $(KERNELS) | .venv/bin/python
 	$(INSTALL) --editable '.[cpu]'
+	touch $@
+
+# What serving needs, with onnxruntime-gpu, which never shares an environment with onnxruntime; without CUDA itself.
+.venv/gpu/all: pyproject.toml constraints.txt $(KERNELS)
+	$(PYTHON) -m venv .venv/gpu
+	.venv/gpu/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt \
+		--editable . onnxruntime-gpu
 	touch $@
 
 # torch on its own first: an index or folder with another build of this version, for CPU or some CUDA, then decides

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.batch import PACKED, PADDED
 from models.contents import AGAIN, Contents
 from models.errors import BundleError, CheckpointError
 from models.manifest import (
@@ -217,9 +218,7 @@ def _check_graphs(contents: Contents, manifest: Manifest) -> set[str]:
 def _check_encoder(opened: Graph, encoder: EncoderEntry) -> str:
     """Return the fingerprint of the weights."""
     path, graph = opened.path, read_signature(opened)
-    integers = "tensor(int64)"
-    rows = {name: (integers, ["B", "S"]) for name in ("input_ids", "token_type_ids", "attention_mask")}
-    _check_values(path, "inputs", graph.inputs, rows | {"positions": (integers, ["N"])})
+    _check_values(path, "inputs", graph.inputs, PACKED if "places" in graph.inputs else PADDED)
     _check_values(path, "outputs", graph.outputs, {"vectors": ("tensor(float)", ["N", encoder.hidden_size])})
     for key, limit in (("vocab_size", encoder.vocab_size), ("layers", encoder.layers)):
         _check_equal(path, f"encoder.{key}", limit, metadata_json(graph.metadata, key, path))

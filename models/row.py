@@ -3,34 +3,29 @@
 A row is never padded: rows of different tasks meet in one batch, and only the batch knows how long it is.
 """
 
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from array import array
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 Source = TypeVar("Source")
 
 
-class RowKey:
-    """What the encoder reads of a row: equal keys make equal vectors. Hashed once, for a tuple is each time."""
+class RowKey(NamedTuple):
+    """What the encoder reads of a row, as it reads it: equal keys make equal vectors."""
 
-    __slots__ = ("_hash", "input_ids", "token_type_ids")
+    input_ids: bytes
+    """int32, in the order of this machine."""
+    token_type_ids: bytes
+    """uint8"""
 
-    def __init__(self, input_ids: tuple[int, ...], token_type_ids: tuple[int, ...]) -> None:
-        self.input_ids = input_ids
-        self.token_type_ids = token_type_ids
-        self._hash = hash((input_ids, len(token_type_ids)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, RowKey)
-            and self.input_ids == other.input_ids
-            and self.token_type_ids == other.token_type_ids
-        )
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.token_type_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """One row of an encoder batch: [CLS] a [SEP] or [CLS] a [SEP] b [SEP], or RoBERTa's `<s> a </s></s> b </s>`."""
 
@@ -38,15 +33,11 @@ class Row:
     token_type_ids: list[int]
     positions: list[int]
     """Columns whose vectors the head reads, ascending; at least one."""
-    _key: RowKey | None = field(default=None, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def key(self) -> RowKey:
-        """Return what tells rows apart that the encoder must compute separately; made once."""
-        if self._key is None:
-            object.__setattr__(self, "_key", RowKey(tuple(self.input_ids), tuple(self.token_type_ids)))
-        assert self._key
-        return self._key
+        """What tells rows apart that the encoder must compute separately."""
+        return RowKey(array("i", self.input_ids).tobytes(), bytes(self.token_type_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ labels. Nothing here imports onnx.
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnxruntime
 from onnxruntime.datasets import get_example
 
 from models.errors import BundleError
+from models.gpu import check_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +26,13 @@ Provider = Literal["cpu", "cuda"]
 
 NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",  # powers of two would ratchet memory up with every new shape
     "use_tf32": "0",  # 10 bits of mantissa are not the fp32 that parity.json speaks of
+    "enable_skip_layer_norm_strict_mode": "1",  # sums in fp32: those in fp16 lose a bit of every answer
 }
+CUDA_ATTENTION, CPU_ATTENTION = "PackedMultiHeadAttention", "PaddedMultiHeadAttention"
+"""What a packed graph calls, which only CUDA has, and the function by which it defines the same for CPU."""
+FLASH = ("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
+"""Tokens of the longest row from which FlashAttention reads query, key and value of one product; by default 513."""
 Levels = onnxruntime.GraphOptimizationLevel
 # Our graphs are fused as they are written. On CPU the extended level would still turn Add and LayerNormalization into
 # SkipLayerNormalization, whose CPU kernel takes five times as long as the two.
@@ -71,44 +77,80 @@ class Signature:
     metadata: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Device:
+    """Where a graph runs."""
+
+    provider: Provider = "cpu"
+    number: int = 0
+    """Of the GPU, as in nvidia-smi."""
+    memory: int = 0
+    """Bytes of GPU memory that each graph may take for its work; 0: all there are."""
+
+    @property
+    def providers(self) -> list[Any]:
+        """What ONNX Runtime is asked for."""
+        if self.provider == "cpu":
+            return [NAMES["cpu"]]
+        limit = {"gpu_mem_limit": str(self.memory)} if self.memory else {}
+        return [(NAMES["cuda"], CUDA_OPTIONS | {"device_id": str(self.number)} | limit), NAMES["cpu"]]
+
+
+CPU = Device()
+
+
 def open_graph(
-    graph: Graph, provider: Provider = "cpu", threads: int = 1, spins: bool = False
+    graph: Graph, device: Device = CPU, threads: int = 1, spins: bool = False
 ) -> onnxruntime.InferenceSession:
     """Load a graph for running; raise BundleError naming a file that is no graph, or a provider that is not there.
 
     `spins`: the threads of a run wait for each other awake, for who has the cores to itself.
     """
+    provider = device.provider
     options = _options(threads, spins)
     options.graph_optimization_level = LEVELS[provider]
-    prepare(provider)
+    prepare(provider, device.number)
     if provider == "cpu":
         options.add_session_config_entry("session.use_env_allocators", "1")  # the memory that was prepared
         if _flushes():  # threads of its own would go back to denormal numbers
             options.add_session_config_entry(*FLUSH)
-    wanted: list[Any] = [(NAMES["cuda"], CUDA_OPTIONS), NAMES["cpu"]] if provider == "cuda" else [NAMES["cpu"]]
-    session = _load(graph, options, wanted)
+    session = _load(graph, options, device.providers)
     # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
     _check_provider(provider, session.get_providers())
     return session
 
 
-def is_packed(session: onnxruntime.InferenceSession) -> bool:
-    """Whether an encoder computes tokens one row behind the other, without padding; older bundles do not."""
-    return bool(json.loads(session.get_modelmeta().custom_metadata_map.get("packed", "false")))
+def metadata_of(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    """Return what a graph of our export says of itself, by name."""
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 @cache
-def prepare(provider: Provider) -> None:
+def prepare(provider: Provider, number: int = 0) -> None:
     """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""
     _check_version()
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
-        onnxruntime.preload_dlls()  # where pip puts CUDA and cuDNN
+        _prepare_cuda(number)
         return
     # All graphs on CPU work in this memory, where each else keeps what its largest run took.
     arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(memory, None)
+
+
+def _prepare_cuda(number: int) -> None:
+    """Load CUDA and cuDNN from where pip puts them; raise BundleError for a GPU or a library that is missing.
+
+    ONNX Runtime would run on CPU without an error, for which a packed graph has no kernel.
+    """
+    check_gpu(number)
+    os.environ.setdefault(*FLASH)  # before the first session
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)  # it warns of each session that it has no plugin
+    onnxruntime.preload_dlls()
+    wanted = Device("cuda", number).providers
+    session = onnxruntime.InferenceSession(get_example("mul_1.onnx"), _options(1), providers=wanted)
+    _check_provider("cuda", session.get_providers())
 
 
 def flush_denormals() -> None:
@@ -133,7 +175,7 @@ def read_signature(graph: Graph) -> Signature:
     options = _options(1)
     options.graph_optimization_level = Levels.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # it will not run
-    session = _load(graph, options, [NAMES["cpu"]])
+    session = _load(graph, options, CPU.providers)
     return Signature(
         {value.name: (value.type, value.shape) for value in session.get_inputs()},
         {value.name: (value.type, value.shape) for value in session.get_outputs()},
@@ -163,7 +205,7 @@ def _check_provider(provider: Provider, found: list[str]) -> None:
     if NAMES[provider] not in found:
         raise BundleError(
             f"ONNX Runtime {onnxruntime.__version__} runs on {', '.join(found)} here, expected {NAMES[provider]}; "
-            "install onnxruntime-gpu[cuda,cudnn] in place of onnxruntime and check the NVIDIA driver"
+            "install onnxruntime-gpu and the libraries of the extra gpu in place of onnxruntime"
         )
 
 
@@ -206,8 +248,11 @@ def _load(graph: Graph, options: Any, providers: list[Any]) -> onnxruntime.Infer
         options.add_external_initializers_from_files_in_memory(
             list(graph.constants), list(graph.constants.values()), sizes
         )
+    contents = graph.contents
+    if providers == CPU.providers:
+        contents = contents.replace(CUDA_ATTENTION.encode(), CPU_ATTENTION.encode())
     try:
-        session = onnxruntime.InferenceSession(graph.contents, options, providers=providers)
+        session = onnxruntime.InferenceSession(contents, options, providers=providers)
     except Exception as error:  # its exceptions share no other base
         reason = str(error).splitlines()[0][:200]
         raise BundleError(

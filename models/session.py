@@ -10,16 +10,18 @@ import math
 import time
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
+from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
 from models.errors import BundleError
+from models.probe import Probe, read_probe
 from models.row import Row, RowKey
-from models.runtime import Precision, Provider, find_kernels, is_packed, open_graph
+from models.runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
 from models.task import Logits
 from models.vectors import DeviceVectors, Floats, HostVectors, Vectors
 
@@ -54,9 +56,12 @@ class Session:
         threads: int = 1,
         wide_threads: int = 1,
         wide: Wide = "auto",
+        device: int = 0,
+        memory: int = 0,
     ) -> None:
         """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none.
 
+        On CUDA they run on the GPU of number `device`, and each may work in `memory` bytes (0: in all there are).
         A run takes `threads`; a long one that is alone takes `wide_threads`, by a second encoder if `wide` is "on".
         Its weights are in memory twice then, so that "auto" has it in int8 only: those of fp32 are four times as large.
         """
@@ -68,21 +73,36 @@ class Session:
         self._tokenizer = bundle.tokenizer
         widens = wide == "on" or (wide == "auto" and self.precision == "int8")
         widens = widens and provider == "cpu" and wide_threads > threads and self.max_length >= WIDE_TOKENS
+        self._device = Device(provider, device, memory)
         with bundle.open() as contents:
             encoder = contents.graph(files[self.precision])
-            self._encoder = open_graph(encoder, provider, threads)
-            self._wide = open_graph(encoder, provider, wide_threads, spins=True) if widens else None
+            self._encoder = open_graph(encoder, self._device, threads)
+            self._wide = open_graph(encoder, self._device, wide_threads, spins=True) if widens else None
             self._heads = {
-                name: open_graph(contents.graph(head.file), provider, threads)
+                name: open_graph(contents.graph(head.file), self._device, threads)
                 for name, head in bundle.manifest.heads.items()
             }
-        self.pads = not (is_packed(self._encoder) and find_kernels())
+            probe = read_probe(contents) if provider == "cuda" else None
+        metadata = metadata_of(self._encoder)
+        self._stride = metadata["max_length"]
+        self._packs = {value.name for value in self._encoder.get_inputs()} == PACKED.keys()
+        """Whether the graph of the encoder takes packed rows."""
+        has_kernel = provider == "cuda" if self._packs else find_kernels() is not None
+        self.pads = not (metadata.get("packed", False) and has_kernel)
         """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
         sizes = bundle.manifest.encoder
         self._shape = (self.precision, provider, sizes.hidden_size, sizes.layers, sizes.max_length, wide_threads)
         self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
+        if probe:
+            self._try(probe, bundle)
+
+    def _try(self, probe: Probe, bundle: Bundle) -> None:
+        """Raise BundleError if the device does not compute what export knows."""
+        names = {head.file: name for name, head in bundle.manifest.heads.items()}
+        place = f"{bundle.directory} on {self.provider} {self._device.number}"
+        probe.check(lambda rows: self.run([(names[each.head], each.row) for each in rows]), place)
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order."""
@@ -90,10 +110,7 @@ class Session:
 
     def vectors(self, rows: Sequence[Row]) -> Floats:
         """Return the vectors [positions of all rows, H] that a head would read, in order."""
-        batch = pad(rows, self._tokenizer.pad_id)
-        length = batch["input_ids"].shape[1]
-        flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
-        found: Floats = self._encoder.run(["vectors"], batch | {"positions": np.array(flat, np.int64)})[0]
+        found: Floats = self._encoder.run(["vectors"], self._lay([row.key for row in rows]).read_all(rows))[0]
         return found
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
@@ -155,22 +172,25 @@ class Session:
         by_head: dict[str, dict[Question, None]] = {}
         for question in questions:
             by_head.setdefault(question.head, {})[question] = None
-        batch = pad(list(numbers), self._tokenizer.pad_id)
-        length = batch["input_ids"].shape[1]
+        batch = self._lay(list(numbers))
         flat = [
-            question.row * length + column
+            batch.starts[question.row] + column
             for asked in by_head.values()
             for question in asked
             for column in question.positions
         ]
-        vectors = self._encode(encoder, batch | {"positions": np.array(flat, np.int64)}, len(by_head) > 1)
+        vectors = self._encode(encoder, batch.read(flat), len(by_head) > 1)
         answers = self._read_heads(by_head, vectors)
         return [answers[question] for question in questions]
 
-    def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[np.int64]], several: bool) -> Vectors:
+    def _lay(self, rows: Sequence[RowKey]) -> Batch:
+        return pack(rows, self._stride) if self._packs else pad(rows, self._tokenizer.pad_id)
+
+    def _encode(self, encoder: InferenceSession, inputs: dict[str, NDArray[Any]], several: bool) -> Vectors:
+        least = 2 if self._packs else 1
         if self.provider == "cpu":
-            return HostVectors(encoder, inputs, several)
-        return DeviceVectors(encoder, inputs, self.provider)
+            return HostVectors(encoder, inputs, several, least)
+        return DeviceVectors(encoder, inputs, self._device, least)
 
     def _read_heads(self, by_head: dict[str, dict[Question, None]], vectors: Vectors) -> dict[Question, Logits]:
         answers: dict[Question, Logits] = {}
@@ -192,17 +212,6 @@ class Session:
             raise BundleError(
                 f"a row has {longest} tokens, expected at most {self.max_length}; cut it or slide windows"
             )
-
-
-def pad(rows: Sequence[Row] | Sequence[RowKey], pad_id: int) -> dict[str, NDArray[np.int64]]:
-    """Lay rows into input_ids, token_type_ids and attention_mask [rows, longest], padded on the right."""
-    lengths = np.array([len(row.input_ids) for row in rows])
-    filled = np.arange(lengths.max()) < lengths[:, None]
-    input_ids = np.full(filled.shape, pad_id, np.int64)
-    token_type_ids = np.zeros(filled.shape, np.int64)
-    input_ids[filled] = [token for row in rows for token in row.input_ids]
-    token_type_ids[filled] = [segment for row in rows for segment in row.token_type_ids]
-    return {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": filled.astype(np.int64)}
 
 
 def _choose(bundle: Bundle, precision: Precision | None, provider: Provider) -> Precision:

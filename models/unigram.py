@@ -101,7 +101,7 @@ def _prepends(parts: Parts) -> str:
 def without_removed(text: str, normalizer: Normalizer | None) -> str:
     """Return a text without the characters at its start that the normalizer removes, such as U+0007.
 
-    One of such characters alone stays as it is. The library gives every piece behind them the offsets of one character too early.
+    One of such characters alone stays as it is. The library gives pieces behind them offsets that are one too small.
     """
     start = 0
     while normalizer and not text[start : start + 1].isprintable() and not normalizer.normalize_str(text[start]):

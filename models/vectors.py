@@ -4,14 +4,16 @@ Between a GPU and memory the vectors of a question of 384 tokens would travel tw
 take longer than the network itself.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, OrtValue
 
-from models.runtime import Provider
+from models.runtime import Device
 from models.task import Logits
 
-Ids = NDArray[np.int64]
+Ids = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
@@ -20,12 +22,12 @@ class HostVectors:
 
     _places: Ids | None
 
-    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids], several: bool) -> None:
-        """Run the encoder. `several`: more than one head reads, so positions may repeat."""
+    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids], several: bool, least: int = 1) -> None:
+        """Run the encoder at `least` so many positions. `several`: more than one head reads, so they may repeat."""
         asked, self._places = inputs["positions"], None
         if several:
             asked, self._places = np.unique(asked, return_inverse=True)
-        self._vectors: Floats = encoder.run(["vectors"], inputs | {"positions": asked})[0]
+        self._vectors: Floats = encoder.run(["vectors"], inputs | {"positions": spread(asked, least)})[0]
 
     def read(self, head: InferenceSession, start: int, end: int) -> Logits:
         """Return what a head makes of the vectors from `start` to before `end`."""
@@ -37,12 +39,13 @@ class HostVectors:
 class DeviceVectors:
     """Vectors [N, H] on a device, of which only logits come back."""
 
-    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids], device: Provider) -> None:
+    def __init__(self, encoder: InferenceSession, inputs: dict[str, Ids], device: Device, least: int = 1) -> None:
+        """Run the encoder at `least` so many positions."""
         self._device = device
         binding = encoder.io_binding()
-        for name, values in inputs.items():
+        for name, values in (inputs | {"positions": spread(inputs["positions"], least)}).items():
             binding.bind_cpu_input(name, values)
-        binding.bind_output("vectors", device)
+        binding.bind_output("vectors", device.provider, device.number)
         encoder.run_with_iobinding(binding)
         self._vectors: OrtValue = binding.get_outputs()[0]
 
@@ -51,11 +54,17 @@ class DeviceVectors:
         width = self._vectors.shape()[1]
         first = self._vectors.data_ptr() + start * width * np.dtype(np.float32).itemsize
         binding = head.io_binding()
-        binding.bind_input("vectors", self._device, 0, np.float32, [end - start, width], first)
+        shape = [end - start, width]
+        binding.bind_input("vectors", self._device.provider, self._device.number, np.float32, shape, first)
         binding.bind_output("logits")
         head.run_with_iobinding(binding)
         logits: Logits = binding.copy_outputs_to_cpu()[0]
         return logits
+
+
+def spread(positions: Ids, least: int) -> Ids:
+    """Repeat positions that are fewer: a product of one row sums in another order, which shows in the bits of fp16."""
+    return positions if len(positions) >= least else np.repeat(positions, least)
 
 
 Vectors = HostVectors | DeviceVectors

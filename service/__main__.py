@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
+from models.command_line import Parser
 from models.errors import BertheadsError
 from service import logs
 from service.errors import SettingsError
@@ -49,9 +50,10 @@ def run(settings: Settings) -> int:
 
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     """Return the flags that were given, by the name of their setting."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "bertheads-serve", description=__doc__.splitlines()[0], epilog="", argument_default=argparse.SUPPRESS
     )
+    parser.add_version()
     for name, setting in Settings.model_fields.items():
         flag = "--" + name.replace("_", "-")
         text = f"{setting.description} [{PREFIX}{name.upper()}{_default(setting.default)}]".replace("%", "%%")

@@ -385,4 +385,4 @@ class Engine(Keeper):
 
 def _computed_tokens(batch: Iterable[Item]) -> int:
     """Return the tokens that the encoder computes: equal rows once."""
-    return sum(len(key.input_ids) for key in {item.key for item in batch})
+    return sum(key.length for key in {item.key for item in batch})

@@ -2,7 +2,7 @@
 
     u32 length of what follows · u8 kind · a body by kind
     REQUEST  number, session, deadline, weight, trace, then int32: lengths of rows; head, row and count of positions of
-             each call; all positions; all ids. Then a byte per token: its segment.
+             each call; all positions. Then the keys of rows: ids as int32, then a byte per token, its segment.
     ANSWER   number, start and end of computing, then int32: shape of each call's logits. Then float32: all logits.
     FAILURE  number, start of computing, then JSON: a ServiceError
     EXPIRE   number: the deadline has passed
@@ -14,13 +14,14 @@ Times are those of time.monotonic, which all processes of a machine share. Rows 
 
 import json
 import struct
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.row import Row
+from models.row import Row, RowKey
 from service.errors import (
     ClientGone,
     DeadlinePassed,
@@ -47,8 +48,6 @@ ERRORS: dict[str, type[ServiceError]] = {
 }
 """Those that an engine raises, besides Unprocessable and DeadlinePassed."""
 MAX_JSON_BYTES = 1 << 20
-TOKEN_BYTES = 9
-"""Of a token in a request: id, segment, and at most one position."""
 
 
 class FrameError(Exception):
@@ -120,45 +119,46 @@ def pack_request(number: int, session: int, heads: Mapping[str, int], job: Job) 
     for _, row in calls:
         numbers += row.positions
     positions = len(numbers) - before
-    for item in job.items:
-        numbers += item.key.input_ids
-    segments = b"".join([bytes(item.key.token_type_ids) for item in job.items])
+    keys = [part for item in job.items for part in item.key]
     trace = bytes.fromhex(job.trace.get("trace_id", "")), bytes.fromhex(job.trace.get("span_id", ""))
     asked = (number, session, *job.deadline, job.weight, *trace, len(job.items), len(calls), positions)
-    return frame(REQUEST, ASKED.pack(*asked), struct.pack(f"={len(numbers)}i", *numbers), segments)
+    return frame(REQUEST, ASKED.pack(*asked), struct.pack(f"={len(numbers)}i", *numbers), *keys)
 
 
 def unpack_request(body: memoryview) -> Request:
-    """Return a request; its rows are tuples, of which calls share those that are equal."""
+    """Return a request; calls share the keys of rows that are equal."""
     number, session, at, seconds, weight, trace_id, span_id, rows, count, positions = ASKED.unpack_from(body)
     place = ASKED.size
     sizes = struct.unpack_from(f"={rows + 3 * count}i", body, place)
     lengths, heads = sizes[:rows], sizes[rows : rows + count]
     of_call, counts = sizes[rows + count : rows + 2 * count], sizes[rows + 2 * count :]
     place += 4 * len(sizes)
-    tokens = sum(lengths)
     read = struct.unpack_from(f"={positions}i", body, place)
     place += 4 * positions
-    ids = struct.unpack_from(f"={tokens}i", body, place)
-    segments = tuple(bytes(body[place + 4 * tokens :]))
-    if len(segments) != tokens:
-        raise FrameError(f"a request has {len(segments)} segments, expected {tokens}")
-    if rows == count == 1:  # as most have
-        calls = [(heads[0], _row(ids, segments, read))]
+    expected = place + 5 * sum(lengths)
+    if len(body) != expected:
+        raise FrameError(f"a request of {sum(lengths)} tokens has {len(body)} bytes, expected {expected}")
+    keys = []
+    for length in lengths:
+        middle, end = place + 4 * length, place + 5 * length
+        keys.append(RowKey(bytes(body[place:middle]), bytes(body[middle:end])))
+        place = end
+    if count == 1:  # as most have
+        calls = [(heads[0], _row(keys[0], read))]
     else:
-        keys = [(ids[a:b], segments[a:b]) for a, b in pairwise(accumulate(lengths, initial=0))]
         columns = [read[a:b] for a, b in pairwise(accumulate(counts, initial=0))]
-        asked = zip(heads, of_call, columns, strict=True)
-        calls = [(head, _row(keys[row][0], keys[row][1], mine)) for head, row, mine in asked]
+        calls = [(head, _row(keys[row], mine)) for head, row, mine in zip(heads, of_call, columns, strict=True)]
     trace = {"trace_id": trace_id.hex()} if any(trace_id) else {}
     if any(span_id):
         trace["span_id"] = span_id.hex()
     return Request(number, session, Deadline(at, seconds), weight, trace, calls)
 
 
-def _row(ids: tuple[int, ...], segments: tuple[int, ...], positions: tuple[int, ...]) -> Row:
-    """Return a row of tuples, whose key costs no copy."""
-    return Row(ids, segments, positions)  # type: ignore[arg-type]  # nobody appends to them
+def _row(key: RowKey, positions: tuple[int, ...]) -> Row:
+    """Return the row of a key, which is not copied."""
+    row = Row(array("i", key.input_ids), key.token_type_ids, positions)  # type: ignore[arg-type]  # they are only read
+    row.__dict__["key"] = key
+    return row
 
 
 def pack_answer(number: int, started: float, finished: float, logits: Sequence[Logits]) -> list[Any]:

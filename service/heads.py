@@ -236,14 +236,14 @@ def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: boo
 def open_session(bundle: Bundle, settings: Settings, like: Session | None = None, device: int = 0) -> Session:
     """Open the graphs of a bundle; where `like` gained nothing from more threads, this takes no memory for them."""
     wide = settings.threads * settings.lane_count if like is None or like.is_wide else settings.threads
-    options: Any = {"device": device} if device else {}
     return Session(
         bundle,
         precision=settings.precision,
         provider=settings.provider,
         threads=settings.threads,
         wide_threads=wide,
-        **options,
+        device=device,
+        memory=settings.gpu_memory << 20,
     )
 
 

@@ -93,7 +93,7 @@ class Job:
         equal: dict[RowKey, list[int]] = {}
         for index, (_, row) in enumerate(self.calls):
             equal.setdefault(row.key, []).append(index)
-        self.items = [Item(self, indices, len(key.input_ids), key) for key, indices in equal.items()]
+        self.items = [Item(self, indices, key.length, key) for key, indices in equal.items()]
         self.tokens = sum(item.length for item in self.items)
         self.waiting = len(self.items)
 

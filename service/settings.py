@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     device: Annotated[tuple[int, ...], NoDecode] = Field(
         (0,), min_length=1, description="numbers of the GPUs that compute, separated by commas; each has its own engine"
     )
+    gpu_memory: int = Field(
+        0, ge=0, le=1 << 20, description="MiB of GPU memory that each graph may take for its work; 0: no limit"
+    )
     lane_timeout: float = Field(
         120.0, gt=0, description="maximum seconds of one batch; then its lane counts as dead and the worker as not live"
     )

@@ -55,6 +55,11 @@ def python_with(name: str, *packages: str) -> Path:
     return made_once(name, (list(packages), sys.version_info[:2]), install) / "bin" / "python"
 
 
+def has_gpu() -> bool:
+    """Whether this machine has a device of NVIDIA, and its driver."""
+    return Path("/dev/nvidiactl").exists()
+
+
 def free_port() -> int:
     """Return a port of this machine that nobody listens on."""
     with socket.socket() as found:

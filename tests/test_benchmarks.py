@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from onnxruntime import get_available_providers
 
 from models import runtime
 from models.bundle import read_bundle
@@ -29,6 +28,7 @@ from tests.benchmarks.load import BenchmarkError, offer
 from tests.benchmarks.peaks import needed_operations
 from tests.benchmarks.workloads import Workloads, variants
 from tests.kernels.sessions import LEFT_OUT, opening_with
+from tests.programs import has_gpu
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.serving import until
 
@@ -228,7 +228,7 @@ def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(capsys: pytes
     assert http["workers"] == 1 and http["rate"] > 0
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="there is CUDA here")
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
 def test_the_program_for_gpus_says_that_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert serving.main([]) == 1
     assert "expected CUDAExecutionProvider; install onnxruntime-gpu" in capsys.readouterr().err

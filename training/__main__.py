@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from models.cgroup import usable_cores
+from models.command_line import Parser
 from training.errors import DataError
 from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser of all verbs; or of one, and of the others only the names, since their imports take seconds."""
-    parser = argparse.ArgumentParser(prog="python -m training", description="From raw text and labels to a bundle.")
+    parser = Parser(prog="python -m training", description="From raw text and labels to a bundle.")
+    parser.add_version()
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for name, (add_arguments, help_text) in VERBS.items():
         of_verb = verbs.add_parser(name, help=help_text)

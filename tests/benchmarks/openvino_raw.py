@@ -17,9 +17,9 @@ import torch
 from nncf import Dataset, ModelType, quantize  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
+from models.batch import pad
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.row import Row
-from models.session import pad
 
 BATCHES = (1, 2, 4, 8, 16)
 
@@ -52,7 +52,7 @@ def rows_of(checkpoint: Checkpoint, texts: Path) -> Iterator[Row]:
 
 
 def compile_int8(model: nn.Module, rows: list[Row], pad_id: int) -> Any:
-    examples = [pad([row], pad_id) for row in rows]
+    examples = [pad([row.key], pad_id).inputs for row in rows]
     first = {name: torch.from_numpy(values) for name, values in examples[-1].items()}
     converted = openvino.convert_model(model, example_input=first)
     quantised = quantize(converted, Dataset(examples), model_type=ModelType.TRANSFORMER)
@@ -60,7 +60,7 @@ def compile_int8(model: nn.Module, rows: list[Row], pad_id: int) -> Any:
 
 
 def measure(compiled: Any, rows: list[Row], pad_id: int, size: int, seconds: float) -> dict[str, float]:
-    batches = [pad(rows[i : i + size], pad_id) for i in range(0, len(rows), size)]
+    batches = [pad([row.key for row in rows[i : i + size]], pad_id).inputs for i in range(0, len(rows), size)]
     queue = openvino.AsyncInferQueue(compiled)
     for batch in batches:
         queue.start_async(batch)

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from models.batch import pad
 from models.cgroup import usable_cores
 from models.row import Row
-from models.session import Session, pad
+from models.session import Session
 from tests import families
 from training.exporting.export import ExportOptions, export
 from training.run.hugging_face import read_hugging_face
@@ -124,7 +125,9 @@ def theirs(model: Any, place: Path, threads: int) -> dict[tuple[str, int], Run]:
         known = {value.name for value in session.get_inputs()}
 
         def batch_run(batch: Batch) -> NDArray[np.float32]:
-            inputs = {name: values for name, values in pad(batch, pad_id).items() if name in known}
+            inputs = {
+                name: values for name, values in pad([row.key for row in batch], pad_id).inputs.items() if name in known
+            }
             logits: NDArray[np.float32] = session.run(None, inputs)[0]
             return logits
 
@@ -174,7 +177,7 @@ def measure(
 @torch.inference_mode()
 def reference(model: Any, pad_id: int, batch: Batch) -> NDArray[np.float32]:
     """Return the logits of torch in fp32."""
-    given = {name: torch.from_numpy(values) for name, values in pad(batch, pad_id).items()}
+    given = {name: torch.from_numpy(values) for name, values in pad([row.key for row in batch], pad_id).inputs.items()}
     if model.config.type_vocab_size == 1:
         del given["token_type_ids"]
     logits: NDArray[np.float32] = model(**given)[0].numpy()

@@ -100,9 +100,15 @@ def inline(contained: str) -> str:
 @pytest.mark.parametrize(("provider", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
 @pytest.mark.parametrize("extras", ["", "otel", "otel batch"])
 def test_the_image_installs_what_is_declared(provider: str, extra: str, extras: str) -> None:
-    command = [sys.executable, "-c", inline("optional-dependencies"), provider, extras]
+    command = [sys.executable, "-c", inline("sys.argv[2].split()"), provider, extras]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines == [*PROJECT["dependencies"], *(line for each in (extra, *extras.split()) for line in OPTIONAL[each])]
+
+
+def test_the_stage_of_the_starter_installs_what_exporting_takes() -> None:
+    command = [sys.executable, "-c", inline("optional['train']")]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines == [*PROJECT["dependencies"], *OPTIONAL["cpu"], *OPTIONAL["train"]]
 
 
 def needed(requirements: Iterable[Requirement], without: str = "") -> set[str]:

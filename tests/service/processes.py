@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +21,16 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def process(*flags: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def process(
+    *flags: str,
+    program: tuple[str, ...] = ("-m", "service"),
+    python: str | Path = sys.executable,
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run the service as a user does; yield it with its address."""
-    command = [sys.executable, *program, "--port", "0", *flags]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [str(python), *program, "--port", "0", *flags]
+    environment = {**environment, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     assert running.stderr
     try:
         first = running.stderr.readline()

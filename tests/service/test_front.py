@@ -13,7 +13,8 @@ import pytest
 from models.errors import BundleError
 from service.engine import Engine
 from service.errors import ClientGone, DeadlinePassed, ServiceError, SettingsError, Unavailable, problem
-from service.front import LOST, Engines, Handle, SentJob
+from service.front import Engines, Handle
+from service.link import LOST, SentJob
 from service.queue import Deadline
 from tests.service.devices import BUNDLE, Told, device, front, ready
 from tests.service.engines import DEADLY, POISON, row, running, soon, until
@@ -156,7 +157,7 @@ async def test_a_deadline_holds_though_the_engine_process_is_silent(
         job = engines.submit(handle, [("a", row(30))], soon(0.1))
         engines.expire(job)
         assert isinstance(await error_of(job), DeadlinePassed)
-        monkeypatch.setattr("service.front.MAX_SILENCE", -1.0)
+        monkeypatch.setattr("service.link.MAX_SILENCE", -1.0)
         assert "silent" in engines.obstacles()[0]
 
 
@@ -187,7 +188,7 @@ async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_
 async def test_what_a_new_engine_process_cannot_open_is_said_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.front.REOPEN_SECONDS", 0.05)
+    monkeypatch.setattr("service.link.REOPEN_SECONDS", 0.05)
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
         again: list[bool] = []
         engines.load_again = lambda: again.append(True)

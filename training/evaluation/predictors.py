@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from models.batch import pad
 from models.classification import PairInput
 from models.predictor import LocalPredictor, Prediction
 from models.row import Row
-from models.session import pad
 from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
@@ -91,11 +91,9 @@ class CheckpointPredictor(LocalPredictor):
     def _batch(self, rows: Sequence[Row]) -> "dict[str, Tensor]":
         import torch
 
-        batch = pad(rows, self._pad_id)
-        length = batch["input_ids"].shape[1]
-        flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
         device = next(self._encoder.parameters()).device
-        return {name: torch.from_numpy(a).to(device) for name, a in (batch | {"positions": np.array(flat)}).items()}
+        inputs = pad([row.key for row in rows], self._pad_id).read_all(rows)
+        return {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
 
 
 class MeanPredictor(LocalPredictor):

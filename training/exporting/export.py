@@ -1,6 +1,7 @@
 """A checkpoint becomes a bundle: ONNX graphs, tokenizer, model card, and the figures that it was let through by.
 
     python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
+    python -m training export BUNDLE --out BUNDLE --precision fp16     # the same heads, for a GPU
 
 int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
 (training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the
@@ -12,7 +13,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import get_args
@@ -22,7 +23,7 @@ from pydantic import JsonValue, ValidationError
 
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
-from models.manifest import CARD, HEADS, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.manifest import CARD, HEADS, MANIFEST, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest, read_manifest
 from models.reference import Reference
 from models.runtime import Precision
 from training.errors import ExportError
@@ -38,10 +39,12 @@ from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.logit_comparison import Figures
 from training.parity.measure import REFERENCE, measure_parity
+from training.parity.probe_file import write_probe
 from training.parity.run_files import RunFiles
 from training.run.hugging_face import read_any
 from training.run.progress import tell
 from training.run.provenance import code
+from training.run.start_from import read_base
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 
@@ -91,6 +94,8 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         write_reports(manifest, reports, directory, options.run.directory if options.run else None)
         manifest = with_references(with_metrics(manifest, figures), met)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
+        if manifest.encoder.files.keys() != {"int8"}:
+            write_probe(checkpoint, bundle, directory)
         text = options.card.read_text(encoding="utf8") if options.card else None
         (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
         seal(directory, manifest)
@@ -112,7 +117,8 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
     """Return the manifest, its hashes still missing."""
-    encoder = kept.bundle.manifest.encoder if kept else _encoder_entry(checkpoint, options.precisions or ("int8",))
+    known = tuple(kept.bundle.manifest.encoder.files) if kept else ("int8",)
+    encoder = _encoder_entry(checkpoint, options.precisions or known, kept)
     heads = {name: _head_entry(name, head, kept) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
     provenance: dict[str, JsonValue] = {
@@ -141,10 +147,10 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None)
         raise ExportError(f"{place}: {first['input']!r} will not do ({first['msg']}); name it otherwise") from None
 
 
-def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision]) -> EncoderEntry:
-    config = checkpoint.config
+def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision], kept: Kept | None) -> EncoderEntry:
+    config, files = checkpoint.config, kept.files if kept else {}
     return EncoderEntry(
-        files={precision: f"encoder.{precision}.onnx" for precision in precisions},
+        files={precision: files.get(precision, f"encoder.{precision}.onnx") for precision in precisions},
         max_length=config.max_length,
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
@@ -182,8 +188,9 @@ def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path, k
     (directory / HEADS).mkdir()
     if kept:
         kept.copy(directory)
-    graphs = {} if kept else {file: encoder_model(encoder, name, vocab_size) for name, file in files.items()}
     mark, int8_only = str(manifest.provenance["weights"]), set(files) == {"int8"}
+    made = [name for name in files if not kept or name not in kept.files]
+    graphs = {files[name]: encoder_model(encoder, name, vocab_size, mark) for name in made}
     for name, entry in manifest.heads.items():
         if not (kept and name in kept.heads):
             module = checkpoint.heads[name].module
@@ -249,7 +256,9 @@ def _examples(head: HeadEntry) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `export_command` reads."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="directory with config.json")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="directory with config.json, or a bundle to export again"
+    )
     add_bundle_arguments(parser)
 
 
@@ -258,7 +267,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     add("--name", help="name of the bundle; by default that of its directory")
-    add("--version", default="1.0.0", help="version of the bundle")
+    add("--version", help="version of the bundle; default 1.0.0, or that of the bundle which is exported again")
     add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
     add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
     add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
@@ -273,7 +282,7 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
     """Read what `add_bundle_arguments` added."""
     return ExportOptions(
         name=arguments.name or arguments.out.resolve().name,
-        version=arguments.version,
+        version=arguments.version or "1.0.0",
         precisions=arguments.precision,
         data=data_of(arguments.data),
         run=RunFiles.find(arguments.checkpoint) if "checkpoint" in arguments else None,
@@ -296,8 +305,14 @@ def data_of(pairs: Sequence[tuple[str, str]]) -> dict[str, list[Path]]:
 
 def export_command(arguments: argparse.Namespace) -> None:
     """Export as the command line says."""
-    bundle = export(read_any(arguments.checkpoint), arguments.out, options_of(arguments))
-    report(bundle)
+    options, source = options_of(arguments), arguments.checkpoint
+    if (source / MANIFEST).exists():
+        checkpoint, manifest = read_base(source), read_manifest(source / MANIFEST)
+        name, version = arguments.name or manifest.name, arguments.version or manifest.version
+        options = replace(options, base=options.base or source, name=name, version=version)
+    else:
+        checkpoint = read_any(source)
+    report(export(checkpoint, arguments.out, options))
 
 
 def report(bundle: Bundle) -> None:

@@ -85,12 +85,12 @@ class Graph:
     def split(self, values: str, parts: int) -> list[str]:
         """Append a node that cuts the last axis of `values` into equal parts."""
         outs = [f"{values}.{number}" for number in range(parts)]
-        self.nodes.append(helper.make_node("Split", [values], outs, values, axis=-1, num_outputs=parts))
+        self.nodes.append(helper.make_node("Split", [values], outs, outs[0], axis=-1, num_outputs=parts))
         return outs
 
     def call(self, function: Function, *inputs: str, outs: Sequence[str] = (), **attributes: Any) -> list[str]:
         """Append a call of `function`, which the model then holds, and return its outputs."""
-        self._functions |= {function.name: function.definition} | function.calls
+        self.define(function)
         names = list(outs) or [f"{out}.{len(self.nodes)}" for out in function.outputs]
         self.nodes.append(helper.make_node(function.name, inputs, names, names[0], domain=OURS, **attributes))
         return names
@@ -99,12 +99,19 @@ class Graph:
         """Let an attribute of the newest node be that of the function that these nodes become."""
         self.nodes[-1].attribute.append(AttributeProto(name=name, ref_attr_name=attribute[0], type=attribute[1]))
 
-    def function(self, name: str, inputs: Sequence[str], outputs: Sequence[str], *attributes: Attribute) -> Function:
+    def define(self, function: Function) -> None:
+        """Let the model hold a function, called or not."""
+        self._functions |= {function.name: function.definition} | function.calls
+
+    def function(
+        self, name: str, inputs: Sequence[str], outputs: Sequence[str], *attributes: Attribute, domain: str = OURS
+    ) -> Function:
         """Return these nodes and constants as a function."""
         constants = [helper.make_node("Constant", [], [key], value=held) for key, held in self._constants.items()]
         names = [attribute[0] for attribute in attributes]
         nodes = [*constants, *self.nodes]
-        definition = helper.make_function(OURS, name, inputs, outputs, nodes, opsets(ATTENTION_OPSET), names)
+        versions = opsets(ATTENTION_OPSET) if domain == OURS else opsets(OPSET)[:-1]
+        definition = helper.make_function(domain, name, inputs, outputs, nodes, versions, names)
         return Function(definition, attributes, self._functions)
 
     def model(
@@ -119,7 +126,7 @@ class Graph:
             list(self._constants.values()),
         )
         functions = list(self._functions.values())
-        imports = opsets(opset)[: None if functions else -1]
+        imports = opsets(opset)[: None if any(each.domain == OURS for each in functions) else -1]
         model = helper.make_model(
             graph, opset_imports=imports, ir_version=10, producer_name="bertheads", functions=functions
         )

@@ -1,4 +1,4 @@
-"""What an export takes over from the bundle that a checkpoint began from, byte for byte.
+"""What an export takes over from the bundle that a checkpoint began from, or that it exports again, byte for byte.
 
 int8 that is rounded once more answers a little otherwise: a head added on an encoder that stayed as it was
 (`freeze_encoder`) must not move the others.
@@ -26,20 +26,21 @@ CONSTANTS = "*.bin"
 
 @dataclass(frozen=True)
 class Kept:
-    """The encoder of a bundle, and those of its heads that a checkpoint has with the same weights."""
+    """Graphs of a bundle's encoder, and of those of its heads that a checkpoint has with the same weights."""
 
     bundle: Bundle
+    files: dict[Precision, str]
+    """Of the encoder."""
     heads: list[str]
 
     @classmethod
     def of(cls, bundle: Bundle, checkpoint: Checkpoint, precisions: Sequence[Precision]) -> "Kept":
-        """Compare the two; raise ExportError if the checkpoint's encoder is another, or other precisions are wanted."""
+        """Compare the two; raise ExportError if the checkpoint's encoder is another.
+
+        Precisions that the bundle lacks are made of its weights, as they are rounded in it.
+        """
         found = bundle.manifest.encoder.files
-        if precisions and set(precisions) != set(found):
-            raise ExportError(
-                f"--precision is {','.join(precisions)}, but {bundle.directory} has {','.join(found)}, which is kept; "
-                "leave --precision out, or export without --base"
-            )
+        files = {name: file for name, file in found.items() if name in (precisions or found)}
         before = unpack(bundle)
         if not _alike(before.encoder, checkpoint.encoder):
             raise ExportError(
@@ -47,8 +48,11 @@ class Kept:
                 f'base = "{bundle.directory}" and freeze_encoder = true, or export without --base'
             )
         entries = bundle.manifest.heads
+        # The decoder of fill-mask is integer where the encoder is in int8 alone, and GPUs have no kernel for that.
+        redone = {"fill-mask"} if set(found) == {"int8"} != set(precisions or found) else set()
         in_place = [name for name in entries if entries[name].file == f"{HEADS}/{name}.onnx"]
-        return cls(bundle, [name for name in in_place if _same(before.heads[name], checkpoint.heads.get(name))])
+        kept = [name for name in in_place if entries[name].task not in redone]
+        return cls(bundle, files, [name for name in kept if _same(before.heads[name], checkpoint.heads.get(name))])
 
     @property
     def mark(self) -> str:
@@ -65,8 +69,10 @@ class Kept:
     def copy(self, directory: Path) -> None:
         """Copy the graphs, and the constants that they share, to where they stand in the bundle."""
         source, manifest = self.bundle.directory, self.bundle.manifest
-        graphs = [*manifest.encoder.files.values(), *(manifest.heads[name].file for name in self.heads)]
-        constants = [path.relative_to(source).as_posix() for path in source.rglob(CONSTANTS)]
+        graphs = [*self.files.values(), *(manifest.heads[name].file for name in self.heads)]
+        named = b"".join((source / graph).read_bytes() for graph in graphs)
+        found = [path.relative_to(source) for path in source.rglob(CONSTANTS)]
+        constants = [path.as_posix() for path in found if path.name.encode() in named]
         for file in (*graphs, *constants):
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             copyfile(source / file, directory / file)

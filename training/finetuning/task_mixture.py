@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.batch import pad
 from models.checkpoint import Checkpoint
-from models.session import pad
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.finetuning.targets import Target, batch_loss, class_weights, joined, targets
 from training.pretraining.batches import Rows, collate
@@ -139,11 +139,10 @@ def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
     """Vectors [positions of all rows, H]."""
     rows = [target.row for target in batch]
     device = next(checkpoint.encoder.parameters()).device
-    arrays = pad(rows, checkpoint.tokenizer.pad_id)
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    length = tensors["input_ids"].shape[1]
-    flat = [number * length + column for number, row in enumerate(rows) for column in row.positions]
-    vectors: Tensor = checkpoint.encoder(**tensors, positions=torch.tensor(flat, device=device))
+    inputs = pad([row.key for row in rows], checkpoint.tokenizer.pad_id).read_all(rows)
+    vectors: Tensor = checkpoint.encoder(
+        **{name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
+    )
     return vectors
 
 

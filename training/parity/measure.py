@@ -135,7 +135,7 @@ def reference_logits(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, l
     for row in rows:
         vectors = checkpoint.encoder(torch.tensor([row.input_ids]), torch.tensor([row.token_type_ids]))[0]
         for name, head in checkpoint.heads.items():
-            answers = head.module.eval()(vectors[_positions(head.spec.task, row)])
+            answers = head.module.eval()(vectors[positions_of(head.spec.task, row)])
             logits[name].append(answers[:, : head.spec.width(checkpoint.tokenizer.vocab_size)].numpy())
     return logits
 
@@ -166,10 +166,11 @@ def _probe(generator: np.random.Generator, ordinary: Any, tokenizer: Tokenizer, 
 
 
 def _items(name: str, task: TaskName, rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    return [(name, Row(row.input_ids, row.token_type_ids, _positions(task, row))) for row in rows]
+    return [(name, Row(row.input_ids, row.token_type_ids, positions_of(task, row))) for row in rows]
 
 
-def _positions(task: TaskName, row: Row) -> list[int]:
+def positions_of(task: TaskName, row: Row) -> list[int]:
+    """Return the columns of a probe that a head of a task reads."""
     if task == "fill-mask":
         return row.positions
     return [0] if task in ("classify", "pair") else list(range(len(row.input_ids)))

@@ -28,7 +28,7 @@ LEAST = 1.0
 BLOCKS = 16
 """Of the corpus that are counted at most, which bounds memory, to two gigabytes, and time."""
 DEVIATION = 0.04
-"""Of the embedding; at 0.02, where random weights begin, and at 0.08 the loss falls later (training/README.md)."""
+"""Of the embedding; at 0.02, where random weights begin, and at 0.08 the loss falls later (dev/LOG.md)."""
 
 
 @torch.no_grad()

@@ -21,14 +21,15 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
 from models.manifest import MANIFEST
-from models.runtime import Precision
+from models.runtime import CUDA_ATTENTION, Precision
 from training.errors import TrainingError
 from training.run.model_directory import check_directory
 from training.run.progress import tell
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads"}
+HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads", CUDA_ATTENTION: "num_heads"}
 """The attribute that says how many heads an operator for attention has; in int8, older bundles have the second."""
+NORMS = ("LayerNormalization", "SkipLayerNormalization")
 ACTIVATION_OPERATORS: dict[Activation, str] = {"tanh": "Tanh", "gelu": "Gelu", "relu": "Relu"}
 """What a classifier's graph has between its two layers."""
 
@@ -71,7 +72,7 @@ def unpack(bundle: Bundle) -> Checkpoint:
     weights = float_weights(graph)
     config = config_of(bundle, graph, weights)
     checkpoint = Checkpoint(config, Encoder(config), bundle.tokenizer)
-    fill(checkpoint.encoder, encoder_weights(weights, config.num_hidden_layers), bundle)
+    fill(checkpoint.encoder, encoder_weights(weights, config.num_hidden_layers, config.num_attention_heads), bundle)
     for name, entry in bundle.manifest.heads.items():
         head = onnx.load(bundle.directory / entry.file)
         embedding = checkpoint.encoder.embeddings.word
@@ -114,15 +115,14 @@ def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weight
 
 def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> EncoderConfig:
     """The shape of an encoder, by its graph."""
-    attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
-    norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+    norm = next(node for node in model.graph.node if node.op_type in NORMS)
     positions, longest = len(weights["embeddings.position"]), bundle.manifest.encoder.max_length
     width = weights["embeddings.word"].shape[1]
     return EncoderConfig(
         vocab_size=len(weights["embeddings.word"]),
         hidden_size=bundle.manifest.encoder.hidden_size,
         num_hidden_layers=bundle.manifest.encoder.layers,
-        num_attention_heads=helper.get_node_attr_value(attention, HEAD_COUNT[attention.op_type]),
+        num_attention_heads=head_count(model),
         intermediate_size=weights["layers.0.intermediate.weight"].shape[1],
         max_position_embeddings=positions,
         trained_length=longest if longest < positions else None,
@@ -133,18 +133,37 @@ def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> Encod
     )
 
 
-def encoder_weights(weights: Weights, layers: int) -> Weights:
+def head_count(model: onnx.ModelProto) -> int:
+    """Return the number of attention heads of an encoder's graph."""
+    attention = next(node for node in model.graph.node if node.op_type in HEAD_COUNT)
+    count: int = helper.get_node_attr_value(attention, HEAD_COUNT[attention.op_type])
+    return count
+
+
+def encoder_weights(weights: Weights, layers: int, heads: int) -> Weights:
     """Rename the constants of an encoder's graph as its module names them; query, key and value become one matrix."""
     ours = {f"embeddings.{table}.weight": weights[f"embeddings.{table}"] for table in ("word", "position", "segment")}
     ours |= {key: transposed(key, values) for key, values in weights.items()}
     first = "embeddings.project" if "embeddings.project.weight" in weights else "embeddings.norm"
     for layer in range(layers):
-        three = [weights[f"layers.{layer}.{part}.weight"].T for part in ("query", "key", "value")]
         name, before = f"layers.{layer}", f"layers.{layer - 1}.output_norm" if layer else first
-        ours[f"{name}.query_key_value.weight"] = np.concatenate(three)
+        ours[f"{name}.query_key_value.weight"] = query_key_value(weights, name, heads)
         put_back(ours, f"{name}.attention_output", before, f"{name}.query_key_value")
         put_back(ours, f"{name}.output", f"{name}.attention_norm", f"{name}.intermediate")
     return ours
+
+
+def query_key_value(weights: Weights, name: str, heads: int) -> NDArray[np.float32]:
+    """Return the matrix [3 H, H] of a layer, whichever way its graph has it."""
+    if f"{name}.query_key_value.weight" in weights:
+        return apart(weights[f"{name}.query_key_value.weight"], heads)
+    return np.concatenate([weights[f"{name}.{part}.weight"].T for part in ("query", "key", "value")])
+
+
+def apart(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """[in, heads * 3 * size], query, key and value of each head side by side (packed_encoder.py) → [3 H, in]."""
+    width, size = weight.shape[0], weight.shape[1] // (3 * heads)
+    return weight.reshape(width, heads, 3, size).transpose(2, 1, 3, 0).reshape(-1, width)
 
 
 def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:

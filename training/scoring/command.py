@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from models.cgroup import usable_cores
+from models.command_line import Parser
 from models.predictor import Predictor
 from models.runtime import Precision, Provider
 from training.errors import DataError, TrainingError
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bertheads-score", description="Answers for every row of data files.")
+    parser = Parser(prog="bertheads-score", description="Answers for every row of data files.")
+    parser.add_version()
     add_arguments(parser)
     parser.set_defaults(command=score_command)
     return parser

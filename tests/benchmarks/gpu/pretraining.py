@@ -3,7 +3,7 @@
     python -m tests.benchmarks.gpu.pretraining [--steps N] [--batch-tokens T] [--json OUT]
 
 On made-up text of the starter's vocabulary: what is measured is arithmetic. Prints a line a length; run it where there
-is a GPU, and put device and figures into training/README.md.
+is a GPU, and put device and figures into dev/LOG.md.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.models import bundles
+from training.__main__ import main
 from training.errors import ExportError
 from training.exporting import export as exporting
 from training.exporting import int8_operators
@@ -32,6 +33,7 @@ from training.exporting.export import ExportOptions, export
 from training.exporting.graph_builder import ATTENTION_OPSET, MICROSOFT, OURS, Graph, Value
 from training.exporting.int8_operators import GELU, SYMMETRIC, Grid, quantize_rows
 from training.exporting.quantize import Floats, Quantized, check_quantized, linear, quantize_columns, quantize_table
+from training.parity.measure import probes, reference_logits
 from training.run.start_from import read_base
 
 
@@ -366,7 +368,8 @@ def test_a_head_more_leaves_the_others_their_bytes(
     assert list(after.manifest.heads) == [*bundles.HEADS, "mine", "mask"]
     assert after.manifest.encoder == before.manifest.encoder and after.manifest.provenance["base"] == "base 1.0.0"
     moved = {file for file, digest in before.manifest.sha256.items() if after.manifest.sha256.get(file) != digest}
-    assert moved == {"heads/sentiment.onnx", "README.md", "parity.json"}
+    known = {"probe.json"} if "fp32" in precisions else set()
+    assert moved == {"heads/sentiment.onnx", "README.md", "parity.json"} | known
     row = Row([5, 6, checkpoint.tokenizer.mask_id, 7], [0, 0, 0, 1], [2])
     rows = [(name, row) for name in bundles.HEADS]
     for precision in precisions:
@@ -378,6 +381,28 @@ def test_a_head_more_leaves_the_others_their_bytes(
 def test_a_base_with_another_encoder(checkpoint: Checkpoint, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"not that of .*tiny.*freeze_encoder = true, or export without --base"):
         export(checkpoint, tmp_path / "out", ExportOptions("x", base=bundle.directory))
-    with pytest.raises(ExportError, match="--precision is fp32, but .* has int8, which is kept; leave --precision out"):
-        export(checkpoint, tmp_path / "out", ExportOptions("x", precisions=("fp32",), base=bundle.directory))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precisions", [("fp16",), ("int8", "fp16")])
+def test_a_bundle_of_int8_is_exported_for_a_gpu(
+    precisions: tuple[Precision, ...], bundle: Bundle, tmp_path: Path
+) -> None:
+    """It answers what the weights in int8 give in PyTorch, by heads without integers; what it had keeps its bytes."""
+    out = ["--out", str(tmp_path / "gpu"), "--precision", ",".join(precisions), "--budget", str(bundles.ANY_LOSS)]
+    main(["export", str(bundle.directory), *out])
+    made = read_bundle(tmp_path / "gpu")
+    assert set(made.manifest.encoder.files) == set(precisions)
+    assert made.manifest.provenance["base"] == "tiny 1.0.0" == f"{made.manifest.name} {made.manifest.version}"
+    kept = {file for file, digest in bundle.manifest.sha256.items() if made.manifest.sha256.get(file) == digest}
+    heads = {entry.file for entry in bundle.manifest.heads.values() if entry.task != "fill-mask"}
+    assert heads | {"tokenizer.json"} <= kept
+    assert ("encoder.int8.onnx" in kept) == ("int8" in precisions)
+    operators = {node.op_type for node in onnx.load(made.directory / "heads/fill-mask.onnx").graph.node}
+    assert "Gemm" in operators and "MatMulIntegerToFloat" not in operators
+    checkpoint = read_base(bundle.directory)
+    rows = [row for batch in probes(bundle.tokenizer, 64) for row in batch]
+    expected = reference_logits(checkpoint, rows)["fill-mask"]
+    found = Session(made, precision="fp16").run([("fill-mask", row) for row in rows])
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=0.05)

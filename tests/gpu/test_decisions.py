@@ -1,0 +1,70 @@
+"""If this breaks, a GPU computes what a CPU should not, waits for copies, or builds a plan for each new batch."""
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import STARTER
+from tests.standins.emulated_gpu import EmulatedGPU, Probe
+
+NO_PLAN = {"FLASH_ATTENTION", "EFFICIENT_ATTENTION", "TRT_FUSED_ATTENTION", "TRT_FLASH_ATTENTION"}
+"""Kernels for any shape; CUDNN_FLASH_ATTENTION builds a plan for each, and MATH keeps the scores of all pairs."""
+LAYERS = 12
+MAX_LAUNCHES = 116
+"""Kernels and products of a batch: nine of each layer, which is the provider's least, and eight around them."""
+INT8_ONLY = pytest.mark.xfail(reason="the starter has no encoder in fp16")
+
+
+def assert_on_gpu(probe: Probe) -> None:
+    assert {provider for provider, _ in probe.nodes} == {"CUDAExecutionProvider"}
+    assert probe.copy_nodes == 0
+
+
+def test_every_node_of_an_imported_network_runs_on_the_gpu(gpu: EmulatedGPU, base: Path) -> None:
+    probe = gpu.probe(base)
+    assert_on_gpu(probe)
+    assert len(probe.nodes) == 2 and probe.nodes[0][1] > 100, "an encoder and a head"
+
+
+def test_every_node_of_all_heads_runs_on_the_gpu(gpu: EmulatedGPU, small: Path) -> None:
+    probe = gpu.probe(small)
+    assert_on_gpu(probe)
+    assert len(probe.nodes) == 7
+
+
+@INT8_ONLY
+def test_every_node_of_the_starter_runs_on_the_gpu(gpu: EmulatedGPU) -> None:
+    assert_on_gpu(gpu.probe(STARTER))
+
+
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 120])
+def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, capability: int) -> None:
+    probe = EmulatedGPU(gpu.logs, capability).probe(base, "--batches", "4")
+    assert set(probe.attention) <= NO_PLAN, probe.attention
+    assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
+
+
+def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:
+    probe = gpu.probe(base, "--batches", "200")
+    assert gpu.read()[0].count("plan") == 0
+    assert len(probe.found["batches"]) == 200
+
+
+def test_launches_of_a_batch(gpu: EmulatedGPU, base: Path) -> None:
+    batches = gpu.probe(base, "--batches", "10").found["batches"]
+    assert max(batch["launches"] for batch in batches) <= MAX_LAUNCHES
+
+
+def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
+    """Ids go to the device once, and only logits come back."""
+    for batch in gpu.probe(base, "--batches", "10").found["batches"]:
+        back = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "DtoH"]
+        assert back == [batch["rows"] * 2 * 4], "start and end of one position of each row, in fp32"
+        there = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "HtoD"]
+        assert len(there) <= 8 and sum(there) < 200 * batch["tokens"]
+        assert batch["missing"] == [], "the stand-ins have all that it asks for"
+
+
+def test_memory_stops_growing(gpu: EmulatedGPU, base: Path) -> None:
+    batches = gpu.probe(base, "--batches", "60").found["batches"]
+    assert sum(batch["takes"] for batch in batches[:30]) > sum(batch["takes"] for batch in batches[30:])

@@ -1,0 +1,89 @@
+"""If this breaks, the service on a GPU does not start, or does not answer on some route."""
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.processes import process, ready
+from tests.service.serving import until
+from tests.standins.emulated_gpu import PYTHON, EmulatedGPU
+
+KEY = "secret"
+TEXT = "the cat sat on the mat"
+QUESTION = {"question": "who sat?", "context": TEXT}
+ASKED: dict[str, Any] = {
+    "/classify": TEXT,
+    "/pair/nli": {"text": TEXT, "text_pair": "the cat"},
+    "/pair/nsp": {"text": TEXT, "text_pair": "the cat"},
+    "/fill-mask": "the [MASK] sat",
+    "/tag": TEXT,
+    "/qa": QUESTION,
+}
+
+
+@contextmanager
+def served(gpu: EmulatedGPU, bundle: Path, *flags: str) -> Iterator[httpx.Client]:
+    """Run the service on an emulated GPU until it is ready."""
+    command = ("--bundle", str(bundle), "--provider", "cuda", *flags)
+    with (
+        process(*command, python=PYTHON, environment=gpu.environment | {"BERTHEADS_API_KEY": KEY}) as (running, url),
+        httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as client,
+    ):
+        until(lambda: ended(running) or ready(url))
+        yield client
+
+
+def ended(running: "subprocess.Popen[str]") -> bool:
+    assert running.poll() is None, running.communicate()[1]
+    return False
+
+
+def answer(client: httpx.Client, path: str, **body: object) -> Any:
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_all_routes_answer(gpu: EmulatedGPU, small: Path) -> None:
+    with served(gpu, small) as client:
+        found = {path: answer(client, path, inputs=inputs) for path, inputs in ASKED.items()}
+        several = answer(client, "/classify", inputs=[TEXT, "a dog", "an owl"])
+        zero = answer(client, "/zero-shot", inputs=TEXT, parameters={"candidate_labels": ["cats", "dogs"]})
+        together = answer(client, "/heads", inputs=TEXT, heads=["sentiment", "ner"])
+    labels = {"/classify": 1, "/pair/nli": 1, "/pair/nsp": 1, "/fill-mask": 5}
+    assert {path: len(found[path]) for path in labels} == labels
+    assert set(found["/qa"]) >= {"answer", "score", "start", "end"} and isinstance(found["/tag"], list)
+    assert len(several) == 3 and len(zero) == 2 and set(together) == {"sentiment", "ner"}
+    (log,) = gpu.read()
+    assert log.work and not log.count("missing")
+
+
+def test_a_reload(gpu: EmulatedGPU, small: Path) -> None:
+    with served(gpu, small, "--model-control", "explicit") as client:
+        before = answer(client, "/classify", inputs=TEXT)
+        assert client.post("/v2/repository/models/tiny/load").status_code == 200
+        assert answer(client, "/classify", inputs=TEXT) == before
+    (log,) = gpu.read()
+    given_back = [entry for entry in log.entries if entry.what == "give back"]
+    assert given_back, "the former sessions free their memory"
+
+
+@pytest.mark.xfail(reason="one lane on a GPU")
+def test_two_batches_are_in_flight(gpu: EmulatedGPU, base: Path) -> None:
+    """The device is so slow that requests wait; then it has its next batch before it needs it."""
+    slow = EmulatedGPU(gpu.logs, settings={"KERNEL_US": 400})
+    questions = [QUESTION | {"context": f"{TEXT} {number}"} for number in range(96)]
+    patient = ("--batch-tokens", "128", "--max-queue-seconds", "60")
+    with served(slow, base, *patient) as client, ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda question: client.post("/qa", json={"inputs": question}), questions))
+    (log,) = slow.read()
+    batches = sum(entry.name == "DtoH" for entry in log.entries)
+    late = sum(wait > 0 for wait in log.idle())
+    assert {each.status_code for each in answers} == {200} and batches > 10
+    assert late < batches, "one lane has the device wait for each encoder and each head"

@@ -1,0 +1,111 @@
+"""What ONNX Runtime's CUDA provider decides about a bundle; runs on the stand-ins, in their environment.
+
+    python -m tests.standins.probe BUNDLE [--threads N] [--batches N] [--tokens N]
+
+Runs batches of mixed lengths, and prints a line of JSON last: what the device was asked for by all of them, and by each
+if one thread runs them. Before it come the lines of ONNX Runtime (ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import runtime
+from models.bundle import Bundle, read_bundle
+from models.errors import BertheadsError
+from models.row import Row
+from models.session import Session
+from tests.standins.device_log import DeviceLog, parse
+
+VERBOSE = 0
+Items = list[tuple[str, Row]]
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.standins.probe", description=__doc__)
+    add = parser.add_argument
+    add("bundle", type=Path)
+    add("--batches", type=int, default=0)
+    add("--tokens", type=int, default=2048, help="of a batch, at most")
+    add("--threads", type=int, default=1, help="that run batches at once")
+    options = parser.parse_args(arguments)
+    try:
+        bundle = read_bundle(options.bundle)
+        runtime.ERRORS_ONLY = VERBOSE  # ONNX Runtime says on which provider each node runs
+        found = probe(bundle, options)
+    except BertheadsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    return 0
+
+
+def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
+    session = Session(bundle, provider="cuda")
+    session.warm_up()
+    log = Log()
+    log.new()
+    sizes, logs = [], []
+
+    def run(items: Items) -> None:
+        session.run(items)
+        sizes.append({"rows": len(items), "tokens": sum(len(row.input_ids) for _, row in items)})
+        logs.append(log.new())
+
+    with ThreadPoolExecutor(options.threads) as pool:
+        list(pool.map(run, mixed_batches(bundle, options.batches, options.tokens)))
+    together = DeviceLog([entry for each in logs for entry in each.entries])
+    return {"batches": [size | counts(each) for size, each in zip(sizes, logs, strict=True)]} | counts(together)
+
+
+class Log:
+    """The log of this process, read on from where it was read last."""
+
+    def __init__(self) -> None:
+        self._file = open(Path(os.environ["STANDIN_LOG"]) / str(os.getpid()))
+
+    def new(self) -> DeviceLog:
+        return DeviceLog(parse(self._file.read().splitlines()))
+
+
+def counts(log: DeviceLog) -> dict[str, Any]:
+    """Return what tests assert."""
+    waits = log.idle()
+    return {
+        "launches": len(log.work),
+        "kernels": log.kernels(),
+        "products": log.count("product"),
+        "plans": log.count("plan"),
+        "waits": log.count("wait"),
+        "takes": log.count("take"),
+        "missing": [entry.name for entry in log.entries if entry.what == "missing"],
+        "copies": [[direction, size, times] for (direction, size), times in log.copies().items()],
+        "late": sum(wait > 0 for wait in waits),
+        "idle_ms": sum(waits) / 1e6,
+        "busy_ms": log.busy() / 1e6,
+    }
+
+
+def mixed_batches(bundle: Bundle, count: int, tokens: int) -> Iterator[Items]:
+    """Yield batches of rows of 8 to 400 tokens, of any heads, up to so many tokens."""
+    generator = np.random.default_rng(0)
+    longest = min(400, bundle.manifest.encoder.max_length)
+    heads = list(bundle.manifest.heads)
+    for _ in range(count):
+        items: Items = []
+        while sum(len(row.input_ids) for _, row in items) < tokens - longest:
+            ids = generator.integers(5, bundle.tokenizer.vocab_size, generator.integers(8, longest + 1)).tolist()
+            items.append((heads[len(items) % len(heads)], Row(ids, [0] * len(ids), [0])))
+        yield items
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
