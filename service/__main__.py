@@ -44,7 +44,8 @@ def run(settings: Settings) -> int:
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         samples.announce(settings)
-        return serve(settings, listener) if settings.worker_count == 1 else Supervisor(settings, listener).run()
+        alone = settings.worker_count == 1 and not settings.has_fronts
+        return serve(settings, listener) if alone else Supervisor(settings, listener).run()
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Builds the app, and nothing else: service.app.create_app(settings)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -16,10 +17,10 @@ from service.routes import add_routes
 from service.settings import Settings
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the app; its bundles load once it runs."""
+def create_app(settings: Settings, devices: Sequence[Path] = ()) -> FastAPI:
+    """Return the app; its bundles load once it runs. `devices`: see service.lifecycle.Service."""
     metrics = Metrics()
-    service = Service(settings, metrics)
+    service = Service(settings, metrics, devices)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -36,6 +36,10 @@ class Control:
         finally:
             del self._asked[ticket]
 
+    def ask_for_all(self) -> None:
+        """Have all workers load every bundle again from where it came."""
+        self._pipe.send(("all", 0))
+
     def _read(self) -> None:
         try:
             message = self._pipe.recv()

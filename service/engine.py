@@ -14,18 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from models.row import Row
+from service.admission import Limits, Load, check_room
 from service.errors import (
     SHUTTING_DOWN,
     DeadlinePassed,
     FieldError,
     InferenceFailed,
-    QueueFull,
     ServiceError,
     Unavailable,
     Unprocessable,
@@ -43,15 +42,9 @@ logger = logging.getLogger(__name__)
 
 MOST_LOGITS = 1 << 26
 """256 MiB. A mask makes one for each word of the vocabulary: 512 masks of BERT's are 16 million."""
-NICENESS = 4
-"""Added to the lanes' niceness: otherwise they keep the event loop from refusing excess requests at once."""
-MARGIN = 1.1
-"""Factor on estimated waits: without it, requests admitted at the edge of their deadline are answered too late."""
 SWITCH_SECONDS = 0.0005
 """After which a thread that computes in Python lets others run: by default (5 ms) tokenising a long text delays each
 step of a short request."""
-SLOWDOWN = 4
-"""How many times its own computing time a request may wait beyond `queue_seconds`: long ones share with each other."""
 TURNS = 4
 """First turns of long requests that fit into one batch."""
 
@@ -59,29 +52,14 @@ Outcome = list[Logits] | Exception
 """Of the calls that share a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the engine keeps within."""
-
-    lanes: int
-    batch_tokens: int
-    """Tokens of a batch, padding included."""
-    run_tokens: int
-    """What a run costs whatever is in it, in tokens: where it pads, more padding than that costs more than two runs."""
-    queued_tokens: int
-    """Tokens that may wait."""
-    queue_seconds: float
-    """Seconds that a short request may be expected to wait for others; see SLOWDOWN for long ones."""
-    lane_timeout: float
-    """Seconds of one batch after which its lane counts as dead."""
-
-
 class Lane(threading.Thread):
     """One batch at a time."""
 
-    def __init__(self, name: str, work: Callable[["Lane"], None]) -> None:
+    def __init__(self, name: str, work: Callable[["Lane"], None], niceness: int) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
+        self._niceness = niceness
+        """Added to that of the process."""
         self.busy_since = 0.0
         """When it took its batch, by time.monotonic; 0 while it waits for one."""
         self.tokens = 0
@@ -92,17 +70,58 @@ class Lane(threading.Thread):
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
         with suppress(OSError, AttributeError):  # elsewhere they have none
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
         self._work(self)
 
 
-class Engine:
-    """Every method but those of the lanes is called on the event loop that `start` found running."""
+class Keeper:
+    """Counts the logits that a process keeps; several processes share MOST_LOGITS."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, traces: "Traces | None" = None) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        self._processes = processes
+        self._logits = 0
+
+    @contextmanager
+    def keeping(self, logits: int) -> Iterator[None]:
+        """Count logits from before they are computed until they are decoded, for they are what memory fills with.
+
+        A single request may make up to MOST_LOGITS where nothing else is kept.
+        Raises QueueFull, and Unprocessable for more than would ever fit.
+        """
+        share = MOST_LOGITS // self._processes
+        if logits > MOST_LOGITS:
+            message = f"makes {logits} scores, but at most {MOST_LOGITS} are kept at a time; send fewer texts or masks"
+            raise Unprocessable([FieldError("inputs", message)])
+        if self._logits and self._logits + logits > share:
+            reason = f"{self._logits} scores are kept, and {logits} more would exceed {share}"
+            raise queue_full(reason, self._wait())
+        self._logits += logits
+        try:
+            yield
+        finally:
+            self._logits -= logits
+
+    def _wait(self) -> float:
+        """Return the seconds until all that waits now is computed."""
+        raise NotImplementedError
+
+
+class Engine(Keeper):
+    """Every method except those of the lanes is called on the event loop that `start` found running."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        metrics: Metrics,
+        traces: "Traces | None" = None,
+        show: Callable[[Load], None] | None = None,
+    ) -> None:
+        """`show` gets the state of the queue whenever it changes, on any thread; by default the metrics do."""
+        super().__init__()
         self.limits = limits
         self.metrics = metrics
         self._traces = traces
+        self._show = show or self.measure
         self._queue = Queue(limits.run_tokens, limits.batch_tokens // TURNS)
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
@@ -111,7 +130,6 @@ class Engine:
         """Whether the newest batch was taken while others were at work, or waited."""
         self._stopping = False
         self._pace = Pace()
-        self._logits = 0
         self._lag = 0.0
         """Seconds from the end of a batch until the event loop has its answers."""
 
@@ -119,7 +137,7 @@ class Engine:
         """Start the lanes; from now on, all threads of this process take shorter turns in Python."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._lanes = [Lane(f"lane-{number}", self._work) for number in range(self.limits.lanes)]
+        self._lanes = [Lane(f"lane-{number}", self._work, self.limits.niceness) for number in range(self.limits.lanes)]
         for lane in self._lanes:
             lane.start()
         self.metrics.lanes.set(len(self._lanes))
@@ -135,10 +153,20 @@ class Engine:
         ]
         return [] if self._stopping else dead + stuck
 
+    def obstacles(self) -> list[str]:
+        """Return why this engine should get no requests; empty if it should."""
+        return self.troubles()
+
     @property
     def waiting(self) -> int:
         """Rows that wait."""
         return self._queue.rows
+
+    @property
+    def load(self) -> Load:
+        """The state of the queue."""
+        queue, running = self._queue, sum(lane.tokens for lane in self._lanes)
+        return Load(queue.rows, queue.tokens, queue.first_tokens, running, self._seconds(1), self._lag)
 
     def submit(
         self,
@@ -161,7 +189,7 @@ class Engine:
         with self._changed:
             self._admit(job)
             self._queue.push(job)
-            self._measure_queue()
+            self._show(self.load)
             self._changed.notify(len(job.items))
         return job
 
@@ -170,26 +198,13 @@ class Engine:
 
         This is what the least request meets; its cost does not depend on how many wait.
         """
-        first = self._queue.first_tokens
-        self._check_room(tokens, first + min(first, self._queue.tokens - first), deadline)
+        load = self.load
+        check_room(self.limits, load, tokens, load.least_ahead, deadline)
 
-    @contextmanager
-    def keeping(self, logits: int) -> Iterator[None]:
-        """Count logits from before they are computed until they are decoded, for they are what memory fills with.
-
-        Raises QueueFull, and Unprocessable for more than would ever fit.
-        """
-        if logits > MOST_LOGITS:
-            message = f"makes {logits} scores, but at most {MOST_LOGITS} are kept at a time; send fewer texts or masks"
-            raise Unprocessable([FieldError("inputs", message)])
-        if self._logits + logits > MOST_LOGITS:
-            reason = f"{self._logits} scores are kept, and {logits} more would exceed {MOST_LOGITS}"
-            raise queue_full(reason, self._seconds(self._queue.tokens))
-        self._logits += logits
-        try:
-            yield
-        finally:
-            self._logits -= logits
+    def measure(self, load: Load) -> None:
+        """Let the metrics say what waits."""
+        self.metrics.queue_rows.set(load.rows)
+        self.metrics.queue_tokens.set(load.tokens)
 
     def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
         """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""
@@ -198,7 +213,7 @@ class Engine:
             return
         with self._changed:
             self._queue.drop(job)
-            self._measure_queue()
+            self._show(self.load)
         self.metrics.dropped.labels(reason).inc()
         if not cancelled:
             job.future.set_exception(error)
@@ -229,37 +244,14 @@ class Engine:
         if job.tokens > limit:
             message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"
             raise Unprocessable([FieldError("inputs", message)])
-        self._check_room(job.tokens, self._queue.ahead_of(job), job.deadline)
-
-    def _check_room(self, tokens: int, ahead: float, deadline: Deadline) -> None:
-        """Refuse `tokens` that would wait too long for those `ahead` of them in the queue."""
-        waiting, limit = self._queue.tokens, self.limits.queued_tokens
-        if (excess := waiting + tokens - limit) > 0:
-            raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", self._seconds(excess))
-        if not waiting:
-            return  # whatever the speed was, the next batch shows what it is
-        # one batch more, for younger rows that ride along with older ones
-        ahead += sum(lane.tokens for lane in self._lanes) + self.limits.batch_tokens
-        left = deadline.at - time.monotonic() - self._lag
-        late = MARGIN * self._seconds(ahead + tokens) - left
-        if late > 0 and (alone := self._seconds(tokens)) > left:  # waiting would not help
-            raise QueueFull(
-                f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
-                "send fewer or shorter inputs, or give more time"
-            )
-        if late > 0:
-            raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)
-        wait, longest = MARGIN * self._seconds(ahead), self.limits.queue_seconds + SLOWDOWN * self._seconds(tokens)
-        if wait > longest:
-            raise queue_full(f"the wait would be {wait:.2g} s, but at most {longest:.2g} s is allowed", wait - longest)
+        check_room(self.limits, self.load, job.tokens, self._queue.ahead_of(job), job.deadline)
 
     def _seconds(self, tokens: float) -> float:
         """Time that all lanes together take for so many tokens, at their recent speed."""
         return self._pace.seconds(tokens) / max(1, len(self._lanes))
 
-    def _measure_queue(self) -> None:
-        self.metrics.queue_rows.set(self._queue.rows)
-        self.metrics.queue_tokens.set(self._queue.tokens)
+    def _wait(self) -> float:
+        return self._seconds(self._queue.tokens)
 
     # ---- on the lanes ----
 
@@ -290,9 +282,10 @@ class Engine:
                     lane.gain = batch[0].job.runner.gain(lane.tokens) if self._alone_again() else 1.0
                     for item in batch:
                         item.job.started_at = item.job.started_at or lane.busy_since
-                    self._measure_queue()
+                    self._show(self.load)
                     return batch
                 lane.busy_since, lane.tokens = 0.0, 0
+                self._show(self.load)
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1

@@ -175,8 +175,11 @@ class Snapshot(Heads):
         return found
 
 
-def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
-    """Read, verify and warm every bundle; raise BundleError or SettingsError. Takes seconds: not on the event loop."""
+def load_heads(settings: Settings, progress: Callable[[str], None], opened: "Opener | None" = None) -> Snapshot:
+    """Read, verify and warm every bundle; raise BundleError or SettingsError. Takes seconds: not on the event loop.
+
+    `opened` opens a bundle; by default `open_session` does.
+    """
     loaded, bundles, directories = list[Loaded](), list[Bundle](), settings.directories
     for place, directory in _numbered(directories):
         progress(f"reading {place}")
@@ -186,7 +189,7 @@ def load_heads(settings: Settings, progress: Callable[[str], None]) -> Snapshot:
     check_names(bundles[: len(settings.bundles)])
     for (place, directory), bundle in zip(_numbered(directories), bundles, strict=True):
         progress(f"warming {place}")
-        session = open_session(bundle, settings)
+        session = (opened or open_session)(bundle, settings)
         session.warm_up()
         if (gain := session.gain(session.max_length)) > 1:
             logger.info("a long text that is alone runs on all cores, %.1f times as fast", gain)
@@ -230,7 +233,7 @@ def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: boo
             raise SettingsError(f"there is no head {key} to rename, expected one of {', '.join(known)}; correct it")
 
 
-def open_session(bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
+def open_session(bundle: Bundle, settings: Settings, like: Session | None = None, device: int = 0) -> Session:
     """Open the graphs of a bundle; where `like` gained nothing from more threads, this takes no memory for them."""
     wide = settings.threads * settings.lane_count if like is None or like.is_wide else settings.threads
     return Session(
@@ -239,8 +242,12 @@ def open_session(bundle: Bundle, settings: Settings, like: Session | None = None
         provider=settings.provider,
         threads=settings.threads,
         wide_threads=wide,
+        device=device,
         memory=settings.gpu_memory << 20,
     )
+
+
+Opener = Callable[[Bundle, Settings], Session]
 
 
 def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:

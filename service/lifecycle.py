@@ -7,18 +7,24 @@ replaces another takes no connection before it can answer, for there are others 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
 
+from models.bundle import Bundle
 from models.cgroup import memory_limit
 from models.errors import BertheadsError
+from models.session import Session
+from service.admission import Limits
 from service.drift import Drift
-from service.engine import Engine, Limits
+from service.engine import Engine
 from service.errors import Unavailable
-from service.heads import Heads, Snapshot, load_heads
+from service.front import Engines, Handle
+from service.heads import Heads, Snapshot, load_heads, open_session
 from service.metrics import Metrics
 from service.queue import Deadline
-from service.reload import TRIM_AFTER, Reload, give_back_after, trim
+from service.reload import TRIM_AFTER, Reload, check_memory, give_back_after, trim
 from service.request_body import Bodies
 from service.samples import Samples
 from service.settings import Settings
@@ -27,8 +33,6 @@ from service.traces import open_traces
 
 logger = logging.getLogger(__name__)
 
-RUN_TOKENS = {"cpu": 6, "cuda": 2048}
-"""Of a run: measured with 6 x 384 on CPU (tests/benchmarks/README.md); on a GPU the launches of its kernels."""
 MAX_HELD = 1000
 """Requests that may wait while bundles load. None of them has a body in memory yet."""
 PIN = "x-bundle"
@@ -40,23 +44,17 @@ TEXT_THREADS = 2
 class Service:
     """What the routes share; one an app."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, devices: Sequence[Path] = ()) -> None:
+        """`devices`: the sockets of engine processes, for a front, which has no engine of its own."""
         self.settings = settings
         self.metrics = metrics
-        self._declare_limits()
         self.traces = open_traces()
-        self.engine = Engine(
-            Limits(
-                lanes=settings.lane_count,
-                batch_tokens=settings.token_budget,
-                run_tokens=RUN_TOKENS[settings.provider],
-                queued_tokens=settings.max_queued_tokens,
-                queue_seconds=settings.max_queue_seconds,
-                lane_timeout=settings.lane_timeout,
-            ),
-            metrics,
-            self.traces,
-        )
+        limits = Limits.of(settings)
+        fronts = settings.worker_count
+        self._engines = Engines(devices, limits, fronts, metrics, self._load_again) if devices else None
+        # Engines has the methods of Engine that the service calls.
+        self.engine = cast(Engine, self._engines) if self._engines else Engine(limits, metrics, self.traces)
+        self._declare_limits()
         self.bodies = Bodies()
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
         self.progress = "starting"
@@ -79,8 +77,9 @@ class Service:
         """Let the metrics say how much there should be, and may be."""
         settings, metrics = self.settings, self.metrics
         metrics.workers.set(settings.worker_count)
-        metrics.expected_lanes.set(settings.worker_count * settings.lane_count)
-        metrics.max_queue_tokens.set(settings.max_queued_tokens)
+        if not self._engines:
+            metrics.expected_lanes.set(settings.worker_count * settings.lane_count)
+            metrics.max_queue_tokens.set(settings.max_queued_tokens)
         metrics.max_memory.set(memory_limit())
 
     @property
@@ -117,7 +116,7 @@ class Service:
         """Return why this worker is not ready; empty if it is."""
         if self.served is None:
             return [f"loading: {self.progress}"]
-        return (["draining"] if self.draining else []) + self.engine.troubles()
+        return (["draining"] if self.draining else []) + self.engine.obstacles()
 
     def loading(self) -> asyncio.Task[None]:
         """Return the task that loads, which begins with the first call."""
@@ -132,8 +131,10 @@ class Service:
         started = time.monotonic()
         self.engine.start()
         try:
-            heads = await asyncio.to_thread(load_heads, self.settings, self._report)
+            heads = await asyncio.to_thread(load_heads, self.settings, self._report, self.open_session)
         except BertheadsError as error:
+            if self.draining:
+                return
             logger.error("%s", error)
             self.failure = str(error)
             return
@@ -148,6 +149,19 @@ class Service:
         self.note_ready()
         names = ", ".join(heads.by_name)
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
+
+    def open_session(self, bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
+        """Open a bundle, in this process or by its handle; `like`: one that serves meanwhile. Not on the event loop."""
+        if self._engines:
+            return cast(Session, self._engines.open(bundle, cast(Handle | None, like)))
+        if like:
+            check_memory(bundle)
+        return open_session(bundle, settings, like, settings.device[0])
+
+    def _load_again(self) -> None:
+        """Let all workers load what is on disk now: it is not what is served."""
+        if self.reload.control:
+            self.reload.control.ask_for_all()
 
     def serve(self, heads: Snapshot) -> None:
         """Answer with these from the next request on."""

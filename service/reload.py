@@ -21,7 +21,7 @@ from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError, BundleError
 from models.manifest import MANIFEST
 from models.session import Session
-from service.heads import Loaded, Snapshot, check_names, check_renames, open_session, renamed
+from service.heads import Loaded, Snapshot, check_names, check_renames, renamed
 
 if TYPE_CHECKING:
     from service.control import Control
@@ -78,7 +78,7 @@ class Reload:
         self._turn = asyncio.Lock()
         """Held while a change is made."""
         self._all: asyncio.Task[None] | None = None
-        self._looker, self._opener = _niced(LOOKING), _niced(OPENING)
+        self._looker, self._opener = niced(LOOKING), niced(OPENING)
         self.control: Control | None = None
         """How to reach the supervisor, where there is one."""
         self.retired: dict[str, Path] = {}
@@ -170,7 +170,7 @@ class Reload:
     async def _load(self, change: Change, like: Loaded) -> Loaded:
         assert change.new
         settings = self._settings
-        bundle = await _run(self._looker, read_bundle, change.new)
+        bundle = await run_on(self._looker, read_bundle, change.new)
         _check_name(bundle, change.expected)
         check_renames(change.rename, [bundle])
         bundle = renamed(bundle, settings.rename)
@@ -178,10 +178,9 @@ class Reload:
         if change.old in (None, *(loaded.source for loaded in snapshot.bundles)):  # neither canary nor shadow
             others = [loaded.bundle for loaded in snapshot.bundles if loaded.source != change.old]
             check_names([*others, bundle])  # before the work, and the new one last, which is the one to rename
-        _check_memory(bundle)
-        session = await _run(self._opener, open_session, bundle, settings, like.session)
+        session = await run_on(self._opener, self._service.open_session, bundle, settings, like.session)
         give_back_after(session)
-        await _run(self._looker, session.warm_up, like.session)
+        await run_on(self._looker, session.warm_up, like.session)
         return Loaded.of(change.new, bundle, session)
 
     def _refuse(self, change: Change, old: Loaded | None, sentence: str) -> Outcome:
@@ -239,8 +238,8 @@ def _mark(source: Path) -> tuple[object, ...] | None:
     return source.resolve(), *((file, at.st_ino, at.st_mtime_ns, at.st_size) for file, at in files.items())
 
 
-def _niced(niceness: int) -> ThreadPoolExecutor:
-    """Return one thread, which starts with its first work."""
+def niced(niceness: int) -> ThreadPoolExecutor:
+    """Return one thread of this niceness, which starts with its first work."""
 
     def lower() -> None:
         with suppress(OSError):  # on Linux each thread has a niceness of its own
@@ -249,7 +248,8 @@ def _niced(niceness: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower)
 
 
-async def _run(executor: ThreadPoolExecutor, work: Callable[..., Result], *arguments: Any) -> Result:
+async def run_on(executor: ThreadPoolExecutor, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Run work on an executor."""
     return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
 
@@ -273,7 +273,7 @@ def _check_heads(old: Loaded | None, new: Loaded | None, force: bool) -> None:
             )
 
 
-def _check_memory(bundle: Bundle) -> None:
+def check_memory(bundle: Bundle) -> None:
     """Raise BundleError if two copies of the largest graph and of all constants exceed what the container has left."""
     files = [file for file in bundle.manifest.sha256 if file.endswith(".bin")]
     encoder = max((bundle.directory / file).stat().st_size for file in bundle.manifest.encoder.files.values())

@@ -43,6 +43,7 @@ class Roll:
             while message := self._receive(pipe):
                 if message[0] == "ask":
                     self._send(pipe, ("answer", message[1], self.roll(message[2])))
+                self.wanted = self.wanted or message[0] == "all"
         if self.wanted:
             self.wanted = False
             self._roll_all(self.settings.directories)
@@ -81,6 +82,8 @@ class Roll:
                 message = self._receive(other)
                 if message and message[0] == "ask":
                     self._send(other, ("answer", message[1], BUSY))
+                elif message and message[0] == "all":
+                    self.wanted = True
                 elif message and message[1] == self._number:
                     outcome: Outcome = message[2]
                     return outcome

@@ -9,8 +9,10 @@ SIGUSR1 loads all bundles again from where they came.
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -36,9 +38,10 @@ LOST = 2
 class Server(uvicorn.Server):
     """Uvicorn with a delay before it stops, and an end when loading failed."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, load_first: bool) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, load_first: bool, supervised: bool) -> None:
         super().__init__(config)
         self.service = service
+        self.supervised = supervised
         self.load_first = load_first
         self.lost = False
         """Whether a lane was, and a supervisor is there to start another worker."""
@@ -61,7 +64,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Only take note: the signal may have come while a lock was held."""
-        if self.service.settings.worker_count > 1 and sig != signal.SIGTERM:
+        if self.supervised and sig != signal.SIGTERM:
             return  # a terminal sends it to the supervisor too, which passes it on as SIGTERM
         now = time.monotonic()
         self.force_exit = self.should_exit
@@ -80,7 +83,7 @@ class Server(uvicorn.Server):
             self._reload_wanted = False
             self.service.reload.start_all()
         self.service.note_ready()
-        if self.service.settings.worker_count > 1 and self.service.engine.troubles():
+        if self.supervised and self.service.engine.troubles():
             self.lost = self.should_exit = True
         return await super().on_tick(counter) or self.service.failure is not None
 
@@ -95,9 +98,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsError(sentence) from None
 
 
-def create_server(settings: Settings, load_first: bool = False) -> Server:
+def create_server(settings: Settings, load_first: bool = False, devices: Sequence[Path] = ()) -> Server:
     """Return a server that has yet to run."""
-    app = create_app(settings)
+    app = create_app(settings, devices)
     connections = Connections(connection_limit(settings.max_connections), app.state.service.metrics)
     config = uvicorn.Config(
         app.state.gate,
@@ -110,20 +113,25 @@ def create_server(settings: Settings, load_first: bool = False) -> Server:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.drain_timeout,
     )
-    return Server(config, app.state.service, load_first)
+    return Server(config, app.state.service, load_first, settings.worker_count > 1 or bool(devices))
 
 
 def serve(
-    settings: Settings, listener: socket.socket, load_first: bool = False, pipe: "Connection[Any, Any] | None" = None
+    settings: Settings,
+    listener: socket.socket,
+    load_first: bool = False,
+    pipe: "Connection[Any, Any] | None" = None,
+    devices: Sequence[Path] = (),
 ) -> int:
     """Serve until a signal; return the exit status.
 
     `load_first`: take no connection before the bundles are loaded. `pipe`: to the supervisor, where there is one.
+    `devices`: the sockets of engine processes, for a front.
     """
     logs.configure(settings.log_level, settings.log_format)
     flush_denormals()  # before the lanes start
     raise_file_limit()
-    server = create_server(settings, load_first)
+    server = create_server(settings, load_first, devices)
     if pipe:
         server.service.reload.control = Control(pipe, server.service.reload)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN if pipe else server.handle_reload)

@@ -56,11 +56,12 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=1024,
-        description="processes that share the port, each with its own lanes, queue and copy of the weights in memory; "
+        description="processes that share the port; on CPU each has its own lanes, queue and copy of the weights in "
+        "memory, on GPUs they share one engine process per device; "
         f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set or on a GPU",
     )
     lanes: int = Field(
-        0, ge=0, le=1024, description="batches that run at once in a worker; 0: one per usable core, one on a GPU"
+        0, ge=0, le=1024, description="batches that run at once in an engine; 0: one per usable core, two per GPU"
     )
     threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime per lane")
     wide_encoder: Literal["auto", "on", "off"] = Field(
@@ -111,6 +112,9 @@ class Settings(BaseSettings):
         None, description="precision of the encoders; by default the best one that a bundle has for the provider"
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="hardware that ONNX Runtime runs on")
+    device: Annotated[tuple[int, ...], NoDecode] = Field(
+        (0,), min_length=1, description="numbers of the GPUs that compute, separated by commas; each has its own engine"
+    )
     gpu_memory: int = Field(
         0, ge=0, le=1 << 20, description="MiB of GPU memory that each graph may take for its work; 0: no limit"
     )
@@ -152,7 +156,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="text for people, JSON lines for machines")
 
-    @field_validator("bundles", "cors_origins", "allowed_hosts", "safe_labels", mode="before")
+    @field_validator("bundles", "cors_origins", "allowed_hosts", "safe_labels", "device", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -217,6 +221,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_devices(self) -> Self:
+        given = ",".join(map(str, self.device))
+        if min(self.device) < 0 or len(set(self.device)) < len(self.device):
+            raise ValueError(f"device is {given}, expected different numbers from 0; write it as 0,1")
+        if self.provider == "cpu" and self.device != (0,):
+            raise ValueError(f"device is {given}, but the provider cpu has only device 0; set provider to cuda")
+        return self
+
     @cached_property  # the cores may change; the number of workers does not
     def worker_count(self) -> int:
         """Worker processes."""
@@ -224,6 +237,11 @@ class Settings(BaseSettings):
             return self.workers or 1
         cores = usable_cores()
         return max(1, min(round(cores / CORES_PER_WORKER), cores // self.threads))
+
+    @property
+    def has_fronts(self) -> bool:
+        """Whether workers are fronts of one engine process per device, in place of an engine each."""
+        return self.provider == "cuda" and (self.worker_count > 1 or len(self.device) > 1)
 
     @property
     def asks_for_key(self) -> bool:
@@ -249,9 +267,10 @@ class Settings(BaseSettings):
 
     @property
     def lane_count(self) -> int:
-        """Lanes of one worker."""
-        cpu = max(1, usable_cores() // (self.threads * self.worker_count))
-        return self.lanes or (1 if self.provider == "cuda" else cpu)
+        """Lanes of one engine."""
+        engines = 1 if self.has_fronts else self.worker_count
+        cpu = max(1, usable_cores() // (self.threads * engines))
+        return self.lanes or (2 if self.provider == "cuda" else cpu)
 
     @property
     def token_budget(self) -> int:

@@ -1,5 +1,7 @@
 """Several workers on one port: starts them, replaces one that dies, ends them all on a signal.
 
+Where workers are fronts, it does the same for the engine process of each device, which outlives them when they drain.
+
 A worker that cannot load ends the whole if none ever could; otherwise it is tried again while the others serve. Workers
 that keep ending are started less and less often. Metrics of all workers meet in files (service/metric_files.py).
 """
@@ -13,8 +15,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
@@ -23,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from models.errors import BertheadsError
+from service.board import Board, socket_path
 from service.metric_files import GAUGES, VARIABLE, collected, fold, hold, metric_directory
 from service.metrics import ready_workers
 from service.roll import Roll
@@ -50,6 +53,14 @@ class Worker:
     pause: float = 0.0
     """Seconds that it waited before."""
     process: SpawnProcess | None = None
+    device: int | None = None
+    """Whose engine process it is; None: it answers requests."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        kind = "worker" if self.device is None else f"engine process of device {self.device}"
+        return f"{kind} {self.process.pid if self.process else ''}".rstrip()
 
     def back_off(self) -> None:
         """Wait twice as long as the last time, unless it has been healthy since."""
@@ -60,7 +71,7 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `settings.worker_count` processes until a signal."""
+    """Runs `settings.worker_count` processes until a signal, and one per device where these are fronts."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
@@ -79,15 +90,19 @@ class Supervisor:
     def run(self) -> int:
         """Return the exit status once all workers have ended; raise SettingsError if there is no room for metrics."""
         with metric_directory() as directory, self._signals():
-            self.workers = [Worker(time.monotonic()) for _ in range(self.settings.worker_count)]
+            now = time.monotonic()
+            self.workers = [Worker(now, device=device) for device in self._devices]
+            self.workers += [Worker(now) for _ in range(self.settings.worker_count)]
             while self._started() or not self._stopping:
                 if self._stopping:
                     self.listener.close()  # else the kernel takes connections that no worker will
                     self._kill_late()
+                self._kill_silent(directory)
                 ready = ready_workers(collected(directory, GAUGES))
                 self._been_ready = self._been_ready or ready > 0
                 self._replace_ended(directory)
-                self._start_due(ready)
+                self._end_engines()
+                self._start_due(ready, directory)
                 waker = [] if self._stopping else [self._woken]
                 sentinels = [process.sentinel for process in self._started()]
                 connection.wait([*waker, *self.roll.pipes.values(), *sentinels], timeout=LOOK_SECONDS)
@@ -107,23 +122,42 @@ class Supervisor:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    @property
+    def _devices(self) -> tuple[int, ...]:
+        return self.settings.device if self.settings.has_fronts else ()
+
     def _started(self) -> list[SpawnProcess]:
         return [worker.process for worker in self.workers if worker.process]
 
-    def _start_due(self, ready: int) -> None:
+    def _answering(self) -> list[SpawnProcess]:
+        """Return the processes that answer requests."""
+        return [worker.process for worker in self.workers if worker.process and worker.device is None]
+
+    def _start_due(self, ready: int, directory: Path) -> None:
         """Start those whose pause is over; a worker takes no connection while it loads if another is there for them."""
         for worker in self.workers:
             if worker.process is None and not self._stopping and time.monotonic() >= worker.start_at:
-                load_first = ready > 0 or len(self._started()) > 0
+                load_first = ready > 0 or len(self._answering()) > 0
                 worker.start_at = time.monotonic()
-                worker.process = self._start(load_first)
+                if worker.device is None:
+                    worker.process = self._start(load_first, directory)
+                else:
+                    worker.process = self._start_engine(worker.device, directory)
                 if self._stopping:  # the signal came before it was in the list
                     worker.process.terminate()
 
-    def _start(self, load_first: bool) -> SpawnProcess:
-        ours, theirs = multiprocessing.Pipe()
+    def _start_engine(self, device: int, directory: Path) -> SpawnProcess:
         process = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self.roll.settings, self.listener, load_first, theirs), daemon=True
+            target=run_engine, args=(self.roll.settings, device, directory), daemon=True
+        )
+        process.start()
+        return process
+
+    def _start(self, load_first: bool, directory: Path) -> SpawnProcess:
+        ours, theirs = multiprocessing.Pipe()
+        sockets = [socket_path(directory, device) for device in self._devices]
+        process = multiprocessing.get_context("spawn").Process(
+            target=run_worker, args=(self.roll.settings, self.listener, load_first, theirs, sockets), daemon=True
         )
         process.start()
         theirs.close()  # so that the pipe ends with the worker
@@ -134,7 +168,7 @@ class Supervisor:
         for worker in self.workers:
             if worker.process is None or (status := worker.process.exitcode) is None:
                 continue
-            process, worker.process = worker.process, None
+            name, process, worker.process = worker.name, worker.process, None
             self.roll.pipes.pop(process, None)
             fold(directory, [each.pid for each in self._started() if each.pid], restarts=not self._stopping)
             if status == 1 and not self._been_ready:
@@ -142,25 +176,42 @@ class Supervisor:
                 self._stop(signal.SIGTERM, None)
             elif not self._stopping:
                 worker.back_off()
-                sentence = "worker %s %s; starting another in %g s"
-                logger.error(sentence, process.pid, reason(status), worker.pause)
+                logger.error("%s %s; starting another in %g s", name, reason(status), worker.pause)
 
     def _reload(self, sig: int, frame: FrameType | None) -> None:
         self.roll.wanted = True
 
+    def _end_engines(self) -> None:
+        """End the engine processes once nothing answers requests any more."""
+        if self._stopping and not self._answering():
+            for process in self._started():
+                process.terminate()
+
+    def _kill_silent(self, directory: Path) -> None:
+        """Kill an engine process that gives no sign of life, as one that was stopped by SIGSTOP; another is started."""
+        for worker in self.workers:
+            if worker.process and worker.device is not None:
+                with suppress(OSError):  # it has no board yet
+                    board = Board.open(socket_path(directory, worker.device).with_suffix(".board"))
+                    silence = min(board.silence, time.monotonic() - worker.start_at)
+                    if silence > self.settings.lane_timeout:
+                        logger.error("%s has been silent for %.0f s; killing it", worker.name, silence)
+                        worker.process.kill()
+
     def _kill_late(self) -> None:
         """Kill workers that do not end, as one that was stopped by SIGSTOP does not."""
         if time.monotonic() >= self._kill_at:
-            for process in self._started():
-                logger.error("worker %s does not end; killing it", process.pid)
-                process.kill()
+            for worker in self.workers:
+                if worker.process:
+                    logger.error("%s does not end; killing it", worker.name)
+                    worker.process.kill()
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
         self._stopping = True
         patience = self.settings.drain_delay + 2 * self.settings.drain_timeout + END_SECONDS  # for requests, then lanes
         self._kill_at = min(self._kill_at, time.monotonic() + patience)
         os.write(self._wake, b".")
-        for process in self._started():
+        for process in self._answering():
             process.terminate()
 
 
@@ -174,15 +225,31 @@ def reason(status: int) -> str:
 
 
 def run_worker(
-    settings: Settings, listener: socket.socket, load_first: bool, pipe: "connection.Connection[Any, Any]"
+    settings: Settings,
+    listener: socket.socket,
+    load_first: bool,
+    pipe: "connection.Connection[Any, Any]",
+    devices: Sequence[Path] = (),
 ) -> None:
-    """Be one worker."""
+    """Be one worker; a front, if there are sockets of devices."""
     from service.server import serve  # not before the environment says where metrics go, and never in the supervisor
 
+    _run(lambda: serve(settings, listener, load_first, pipe, devices))
+
+
+def run_engine(settings: Settings, device: int, directory: Path) -> None:
+    """Be the engine process of a device."""
+    from service.device import serve  # as above
+
+    _run(lambda: serve(settings, device, directory))
+
+
+def _run(serve: Callable[[], int]) -> None:
+    """Exit with what it returns; end with the supervisor."""
     hold(Path(os.environ[VARIABLE]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        sys.exit(serve(settings, listener, load_first, pipe))
+        sys.exit(serve())
     except BertheadsError as error:
         logger.error("%s", error)
         sys.exit(1)

@@ -21,7 +21,7 @@ from models.row import Row
 from models.session import Session
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
-from tests.benchmarks import cores, fairness, few_examples, overload, roberta, sharing, soak, traces
+from tests.benchmarks import cores, fairness, few_examples, fronts, overload, roberta, sharing, soak, traces
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.contenders import Server, Service, choices, paused, stat
 from tests.benchmarks.gpu import __main__ as gpu
@@ -150,6 +150,19 @@ def test_traces_are_compared_with_none(
     found = json.loads(capsys.readouterr().out)
     assert all(each["cpu_ms"] > 0 for each in found.values())
     assert found["off"]["spans"] < 1 < 4 < found["sampled"]["spans"]  # late ones count for whoever runs then
+
+
+def test_the_cost_of_fronts_and_of_the_engine_process_is_told_apart(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "tiny", tokenizer, max_length=256)
+    options = [f"--bundle={bundle}", "--workloads", "short", "--seconds=0.3", "--windows=1", "--rows=8"]
+    assert fronts.main(options) == 0
+    found = json.loads(capsys.readouterr().out)["short"]
+    assert set(found) == {"front_cpu_ms", "engine_cpu_ms", "row_cpu_ms"}
+    assert all(least > 0 and middle >= least for middle, least in found.values())
+    with pytest.raises(BenchmarkError, match="has no engine process"):
+        fronts.engine_process(os.getpid())
 
 
 def test_a_lonely_request_is_timed_beside_each_load(

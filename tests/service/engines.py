@@ -10,7 +10,8 @@ from itertools import count
 import numpy as np
 
 from models.row import Row
-from service.engine import Engine, Limits
+from service.admission import Limits
+from service.engine import Engine
 from service.metrics import Metrics
 from service.queue import Deadline, Job, Logits
 

@@ -42,12 +42,12 @@ def process(
 
 
 @contextmanager
-def half_sent(url: str) -> Iterator[socket.socket]:
-    """A request that is in flight until the rest of its body is sent: ' "the cat"}'."""
+def half_sent(url: str, headers: str = "") -> Iterator[socket.socket]:
+    """A request, with more lines of headers, that is in flight until the rest of its body is sent: ' "the cat"}'."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
         until(lambda: ready(url))
-        slow.sendall(b'POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n{"inputs":')
+        slow.sendall(f'POST /classify HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 21\r\n\r\n{{"inputs":'.encode())
         yield slow
 
 

@@ -31,10 +31,10 @@ from tests.service.test_bad_input import problem
 def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = threading.Event()
 
-    def slowly(settings: Any, progress: Any) -> Any:
-        progress("reading bundle 1 of 1")
+    def slowly(*arguments: Any) -> Any:
+        arguments[1]("reading bundle 1 of 1")
         assert loaded.wait(30)
-        return load_heads(settings, progress)
+        return load_heads(*arguments)
 
     monkeypatch.setattr("service.lifecycle.load_heads", slowly)
     with serving(bundle, wait=False, lanes=1) as served:
@@ -57,9 +57,9 @@ def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch
 def test_only_so_many_requests_are_held_while_it_loads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = threading.Event()
 
-    def slowly(settings: Any, progress: Any) -> Any:
+    def slowly(*arguments: Any) -> Any:
         assert loaded.wait(30)
-        return load_heads(settings, progress)
+        return load_heads(*arguments)
 
     monkeypatch.setattr("service.lifecycle.load_heads", slowly)
     monkeypatch.setattr("service.lifecycle.MAX_HELD", 1)

@@ -1,6 +1,7 @@
 """If this breaks, a change on disk or a signal loads nothing, or workers serve different versions."""
 
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
 from models.bundle import Bundle, read_bundle
-from service.reload import Change, Watch
+from service.control import Control
+from service.reload import Change, Outcome, Watch
 from service.roll import Roll, changed
 from service.settings import Settings
 from tests.service.processes import children, process
@@ -78,6 +81,17 @@ def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixtu
     roll.wanted = True
     roll.serve()
     assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
+
+
+def test_a_worker_may_ask_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    roll, (ours, theirs) = Roll(Settings(bundles=(Path("a"),), workers=2), lambda: False), multiprocessing.Pipe()
+    roll.pipes = {Mock(): ours}
+    change = Mock(return_value=Outcome("ok"))
+    monkeypatch.setattr(roll, "roll", change)
+    Control(theirs, Mock()).ask_for_all()
+    roll.serve()
+    roll.serve()
+    change.assert_called_once_with(Change(Path("a"), Path("a")))
 
 
 def test_a_worker_that_starts_later_knows_the_new_names() -> None:

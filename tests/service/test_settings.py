@@ -127,8 +127,8 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypat
         (8, {"workers": 16}, 16, 1),
         (32, {"lanes": 3}, 1, 3),
         (32, {"workers": 2, "lanes": 3}, 2, 3),
-        (32, {"provider": "cuda"}, 1, 1),
-        (32, {"provider": "cuda", "workers": 2}, 2, 1),
+        (32, {"provider": "cuda"}, 1, 2),
+        (32, {"provider": "cuda", "workers": 2}, 2, 2),
     ],
 )
 def test_the_defaults_use_each_core_once(
@@ -137,6 +137,32 @@ def test_the_defaults_use_each_core_once(
     monkeypatch.setattr("service.settings.usable_cores", lambda: cores)
     chosen = Settings(**given)
     assert (chosen.worker_count, chosen.lane_count) == (workers, lanes)
+
+
+def test_devices_are_numbers_of_gpus() -> None:
+    assert Settings().device == (0,) and Settings(provider="cuda", device="1, 0").device == (1, 0)
+    for given, sentence in (
+        ({"device": "1"}, "device is 1, but the provider cpu has only device 0; set provider to cuda"),
+        ({"device": "0,0", "provider": "cuda"}, "device is 0,0, expected different numbers from 0"),
+        ({"device": "-1", "provider": "cuda"}, "device is -1, expected different numbers from 0"),
+        ({"device": "a", "provider": "cuda"}, "unable to parse string as an integer"),
+        ({"device": "", "provider": "cuda"}, "at least 1 item"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Settings(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "fronts"),
+    [
+        ({"workers": 4}, False),
+        ({"provider": "cuda"}, False),
+        ({"provider": "cuda", "workers": 2}, True),
+        ({"provider": "cuda", "device": "0,1"}, True),
+    ],
+)
+def test_workers_are_fronts_where_several_would_share_a_gpu(given: dict[str, Any], fronts: bool) -> None:
+    assert Settings(**given).has_fronts is fronts
 
 
 def test_a_worker_counts_as_many_workers_as_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

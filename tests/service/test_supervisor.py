@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from service import server
+from service.board import Board, socket_path
 from service.metric_files import PREFIX
 from service.settings import Settings
 from service.supervisor import END_SECONDS, HEALTHY_SECONDS, MAX_PAUSE, MIN_PAUSE, Supervisor, Worker, reason
@@ -60,6 +62,57 @@ def test_a_worker_that_does_not_end_is_killed_after_its_time(monkeypatch: pytest
     supervisor._stop(signal.SIGTERM, None)  # a second signal does not give more time
     supervisor._kill_late()
     assert process.killed
+
+
+def test_an_engine_process_that_gives_no_sign_of_life_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("service.supervisor.time", clock)
+    monkeypatch.setattr("service.board.time", clock)
+    with socket.socket() as listener:
+        supervisor = Supervisor(Settings(provider="cuda", workers=2, lane_timeout=20), listener)
+    engine, worker = Stopped(), Stopped()
+    supervisor.workers = [Worker(now, process=engine, device=0), Worker(now, process=worker)]  # type: ignore[arg-type]
+    supervisor._kill_silent(tmp_path)  # it has no board yet
+    board = Board.create(socket_path(tmp_path, 0).with_suffix(".board"))
+    now += 19
+    supervisor._kill_silent(tmp_path)
+    board.beat()
+    now += 19
+    supervisor._kill_silent(tmp_path)
+    assert not engine.killed
+    now += 2
+    supervisor._kill_silent(tmp_path)
+    assert engine.killed and not worker.killed
+    assert "engine process of device 0 1 has been silent for 21 s; killing it" in caplog.text
+
+
+def test_engine_processes_end_after_the_fronts() -> None:
+    ended: list[str] = []
+
+    class Running(Stopped):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def terminate(self) -> None:
+            ended.append(self.name)
+
+    with socket.socket() as listener:
+        supervisor = Supervisor(Settings(provider="cuda", workers=2), listener)
+    engine = Worker(0.0, process=Running("engine"), device=0)  # type: ignore[arg-type]
+    fronts = [Worker(0.0, process=Running("front")) for _ in range(2)]  # type: ignore[arg-type]
+    supervisor.workers = [engine, *fronts]
+    supervisor._end_engines()
+    supervisor._stop(signal.SIGTERM, None)
+    supervisor._end_engines()
+    fronts[0].process = None
+    supervisor._end_engines()
+    assert ended == ["front", "front"]
+    fronts[1].process = None
+    supervisor._end_engines()
+    assert ended == ["front", "front", "engine"]
 
 
 @pytest.mark.parametrize(
