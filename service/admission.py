@@ -68,6 +68,8 @@ class Load(NamedTuple):
     """Tokens of the batches that lanes run."""
     token_seconds: float
     """What all lanes together take per token, at their recent speed; 0 before the first batch."""
+    run_seconds: float
+    """What they take per batch beyond that: on a GPU, most of what a small one costs."""
     lag: float
     """Seconds from the end of a batch until the event loop has its answers."""
 
@@ -78,7 +80,7 @@ class Load(NamedTuple):
 
     def seconds(self, tokens: float) -> float:
         """What all lanes together take for so many tokens."""
-        return tokens * self.token_seconds
+        return tokens * self.token_seconds + self.run_seconds if tokens else 0.0
 
 
 def check_room(limits: Limits, load: Load, tokens: int, ahead: float, deadline: Deadline) -> None:

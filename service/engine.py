@@ -129,7 +129,7 @@ class Engine(Keeper):
         self._shared = False
         """Whether the newest batch was taken while others were at work, or waited."""
         self._stopping = False
-        self._pace = Pace()
+        self._pace = Pace(limits.run_tokens)
         self._lag = 0.0
         """Seconds from the end of a batch until the event loop has its answers."""
 
@@ -166,7 +166,9 @@ class Engine(Keeper):
     def load(self) -> Load:
         """The state of the queue."""
         queue, running = self._queue, sum(lane.tokens for lane in self._lanes)
-        return Load(queue.rows, queue.tokens, queue.first_tokens, running, self._seconds(1), self._lag)
+        per_token = self._pace.token_seconds / max(1, len(self._lanes))
+        run = per_token * self.limits.run_tokens
+        return Load(queue.rows, queue.tokens, queue.first_tokens, running, per_token, run, self._lag)
 
     def submit(
         self,

@@ -4,11 +4,11 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.service.processes import process, ready
 from tests.service.serving import until
@@ -74,7 +74,6 @@ def test_a_reload(gpu: EmulatedGPU, small: Path) -> None:
     assert given_back, "the former sessions free their memory"
 
 
-@pytest.mark.xfail(reason="one lane on a GPU")
 def test_two_batches_are_in_flight(gpu: EmulatedGPU, base: Path) -> None:
     """The device is so slow that requests wait; then it has its next batch before it needs it."""
     slow = EmulatedGPU(gpu.logs, settings={"KERNEL_US": 400})
@@ -86,4 +85,26 @@ def test_two_batches_are_in_flight(gpu: EmulatedGPU, base: Path) -> None:
     batches = sum(entry.name == "DtoH" for entry in log.entries)
     late = sum(wait > 0 for wait in log.idle())
     assert {each.status_code for each in answers} == {200} and batches > 10
-    assert late < batches, "one lane has the device wait for each encoder and each head"
+    assert late < batches, "one lane would have the device wait for each encoder and each head"
+
+
+def test_fronts_share_an_engine_of_each_device(gpu: EmulatedGPU, small: Path) -> None:
+    two = replace(gpu, settings={"DEVICES": 2, "KERNEL_US": 200})
+    with (
+        served(two, small, "--workers", "2", "--device", "0,1") as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        list(pool.map(lambda number: answer(client, "/classify", inputs=f"{TEXT} {number}"), range(64)))
+    logs = gpu.read()
+    assert len(logs) == 2, "a front asks nothing of a device"
+    assert sorted({entry.device for entry in log.work}.pop() for log in logs) == [0, 1]
+    warm_up = min(sum(entry.name == "DtoH" for entry in log.entries) for log in logs)
+    assert warm_up > 2 * len(ASKED), "both answered"
+
+
+def test_a_burst_is_answered(gpu: EmulatedGPU, small: Path) -> None:
+    """What small batches took says little per token: a GPU takes a thousand times as many in the same time."""
+    with served(gpu, small) as client, ThreadPoolExecutor(32) as pool:
+        for _ in range(2):
+            sent = [pool.submit(client.post, "/classify", json={"inputs": f"{TEXT} {n}"}) for n in range(64)]
+            assert {each.result().status_code for each in sent} == {200}

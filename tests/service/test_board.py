@@ -16,8 +16,8 @@ def test_readers_see_what_was_written_last(tmp_path: Path) -> None:
         Board.open(path)
     written = Board.create(path)
     read = Board.open(path)
-    assert read.load == Load(0, 0, 0, 0, 0, 0)
-    for load in (Load(1, 20, 10, 384, 1e-5, 0.002), Load(0, 0, 0, 0, 2e-5, 0.001)):
+    assert read.load == Load(0, 0, 0, 0, 0, 0, 0)
+    for load in (Load(1, 20, 10, 384, 1e-5, 6e-5, 0.002), Load(0, 0, 0, 0, 2e-5, 0, 0.001)):
         written.show(load)
         assert read.load == load
     with pytest.raises((TypeError, ValueError)):
@@ -28,8 +28,8 @@ def test_a_new_process_has_a_new_board(tmp_path: Path) -> None:
     path = tmp_path / "device-0.board"
     old = Board.create(path)
     reader = Board.open(path)
-    Board.create(path).show(Load(1, 1, 1, 1, 1, 1))
-    old.show(Load(2, 2, 2, 2, 2, 2))
+    Board.create(path).show(Load(1, 1, 1, 1, 1, 1, 1))
+    old.show(Load(2, 2, 2, 2, 2, 2, 2))
     assert reader.load.rows == 2 and Board.open(path).load.rows == 1
 
 
