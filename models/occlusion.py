@@ -169,7 +169,8 @@ class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
 
 def obstacle(task: TaskName) -> str:
     """Say why the answers of a task cannot be explained."""
-    needed = " or ".join(f"/{name}" for name in EXPLAINED)
+    *most, last = (f"/{name}" for name in EXPLAINED)
+    needed = f"{', '.join(most)} or {last}"
     return f"is for /{task}, whose answers have no single score to explain; choose a head for {needed}"
 
 
@@ -190,7 +191,7 @@ def word_spans(text: str, pieces: Pieces) -> list[Span]:
 def left_out(text: str, span: Span) -> Span:
     """Return a word with one blank beside it, unless its neighbours would then be one word."""
     start, end = span
-    before, after = text[:start][-1:], text[end : end + 1]
+    before, after = text[max(0, start - 1) : start], text[end : end + 1]
     if after and after in BLANKS and not before.isalnum():
         return start, end + 1
     if before and before in BLANKS and not after.isalnum():

@@ -1,6 +1,7 @@
 """If this breaks, an explanation tells another influence than leaving the word out has, or costs what nobody counts."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 import models
+from models.occlusion import Occlusion
 from models.predictor import Predictor
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
@@ -176,6 +178,20 @@ def test_what_it_may_cost_is_bounded(served: Served) -> None:
     assert served.post("/explain/sentiment", "x" * 5001).status_code == 422
 
 
+def test_texts_are_tokenised_beside_the_event_loop(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    encode = Occlusion.encode
+
+    def encoding(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return encode(*given)
+
+    monkeypatch.setattr(Occlusion, "encode", encoding)
+    explain(served, "sentiment", "a b")
+    (thread,) = threads
+    assert thread in served.service.texts._threads
+
+
 def test_headers_are_those_of_the_own_route(served: Served) -> None:
     own = served.post("/classify/topic", LONG, max_length=30)
     explained = served.post("/explain/topic", LONG, max_length=30)
@@ -219,7 +235,7 @@ def test_defaults_of_the_head_hold(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "field", "says"),
     [
-        ("/explain/ner", {"inputs": "a"}, 422, "head", "choose a head for /classify or /pair or /qa; these routes"),
+        ("/explain/ner", {"inputs": "a"}, 422, "head", "choose a head for /classify, /pair or /qa; these routes"),
         ("/explain/fill-mask", {"inputs": "a"}, 422, "head", "/explain/sentiment, /explain/topic, /explain/nli"),
         ("/explain/sentimant", {"inputs": "a"}, 404, "head", "did you mean sentiment?"),
         ("/explain/sentiment", {}, 422, "inputs", "missing"),
