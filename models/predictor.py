@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from models.bundle import Bundle, read_bundle
 from models.errors import InferenceError, InputError
 from models.input_errors import at, input_error, kind_of
+from models.occlusion import Explanation, Occlusion
 from models.row import Encoded, Row
 from models.runtime import Precision, Provider
 from models.session import Session
@@ -117,7 +118,23 @@ class LocalPredictor(ABC):
         route: RouteName | None = None,
     ) -> Iterator[Prediction]:
         """Answer every input once, in any order; one that cannot be answered has its `error` and stops no other."""
-        task = self.task(head, route)
+        yield from self._predict_each(head, self.task(head, route), inputs, parameters)
+
+    def explain(self, head: str, one: Any, parameters: Mapping[str, Any] = NO_PARAMETERS) -> Explanation:
+        """Return the answer to one input, and the influence of each of its words; see models/occlusion.py.
+
+        Raises InputError for a head that cannot explain, an input (as inputs[0]) or a parameter at fault, and
+        InferenceError where the model fails.
+        """
+        (found,) = self._predict_each(head, Occlusion(self.task(head)), [one], parameters)
+        if found.error:
+            raise found.error
+        explanation: Explanation = found.answer
+        return explanation
+
+    def _predict_each(
+        self, head: str, task: AnyTask, inputs: Sequence[Any], parameters: Mapping[str, Any]
+    ) -> Iterator[Prediction]:
         parsed = task.parse_parameters(parameters)
         encoded: dict[int, Encoded[Any]] = {}
         for index, one in enumerate(_listed(inputs)):

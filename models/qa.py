@@ -29,6 +29,8 @@ MOST_SPANS = 4_000_000
 
 USUAL_LENGTH = 384
 """Tokens of a row in Google's and Hugging Face's training of this task."""
+NO_ANSWER = (0, 0)
+"""The place of the answer "" in every context."""
 
 
 class QuestionInput(Strict):
@@ -153,6 +155,27 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
             null: Answer = {"score": math.exp(scaled.null - scaled.normaliser), "start": 0, "end": 0, "answer": ""}
             answers = _insert_null(answers, null, margin > parameters.no_answer_threshold)
         return answers[0] if parameters.top_k == 1 else answers[: parameters.top_k]
+
+    def score(
+        self,
+        encoded: Encoded[QuestionSource],
+        logits: Logits,
+        parameters: QuestionParameters,
+        place: tuple[int, int],
+    ) -> float:
+        """Return the score that `decode` gives to the answer at a place, its start and end in the context.
+
+        NO_ANSWER is the place of "". A place that no answer has scores 0.
+        """
+        source = encoded.source
+        scaled = _candidates(source, logits, self.head.temperature, parameters.max_answer_len)
+        if place == NO_ANSWER:
+            return math.exp(scaled.null - scaled.normaliser)
+        firsts = np.flatnonzero(source.word_starts == place[0])
+        lasts = firsts[:, None] + np.arange(scaled.spans.shape[1])
+        ends = np.append(source.word_ends, np.full(lasts.shape[1], -1))[lasts]  # behind the last token is no end
+        best = scaled.spans[firsts][ends == place[1]].max(initial=-np.inf)
+        return math.exp(best - scaled.normaliser)
 
     def no_answer_margin(
         self, encoded: Encoded[QuestionSource], logits: Logits, parameters: QuestionParameters

@@ -6,7 +6,7 @@ Evaluation and the service both go through this code, so that what was measured 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,8 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
     inputs: Any
     """Type of one input, as pydantic reads it: `str`, a model of named texts, or a union."""
     parameters: type[Parameters]
+    repeats: ClassVar[bool] = False
+    """Whether an input is tokenised many times over, which takes long even for a short text."""
 
     def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
         """Raise BundleError for a head that this task cannot ask."""

@@ -17,8 +17,9 @@ __all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "best
 # Any: which input, parameters and answer belong together is known only inside a task.
 AnyTask = Task[Any, Any, Any, Any]
 
-RouteName = TaskName | Literal["zero-shot", "rerank"]
-"""Routes of POST: the tasks that a bundle may declare, and zero-shot and rerank, which ask a pair head."""
+RouteName = TaskName | Literal["zero-shot", "rerank", "explain"]
+"""Routes of POST: the tasks that a bundle may declare; zero-shot and rerank, which ask a pair head; and explain, which
+asks a head for its reasons (models/occlusion.py)."""
 
 ROUTES: dict[RouteName, type[AnyTask]] = {
     "classify": Classify,

@@ -160,7 +160,8 @@ class Inference:
 
     async def _tokenize(self, calls: list[Call]) -> Rows:
         started = time.monotonic()
-        heavy = not self.small and sum(map(len, _texts(calls))) + sum(c.parameters.characters for c in calls) > LONG
+        repeats = any(call.task.repeats for call in calls)
+        heavy = repeats or (not self.small and _characters(calls) > LONG)
         encoded = await self._aside(heavy, "tokenize", lambda: self._encode_calls(calls))
         self.info.stages["tokenize"] = started, time.monotonic()
         return encoded
@@ -372,6 +373,11 @@ def _planned(body: bytes, check: Callable[[bytes], None], plan: Callable[[bytes]
 
 def _texts(calls: Sequence[Call]) -> list[str]:
     return [text for call in calls for item in call.inputs for text in texts_of(item)]
+
+
+def _characters(calls: Sequence[Call]) -> int:
+    """Return the length of all texts that must be tokenised."""
+    return sum(map(len, _texts(calls))) + sum(call.parameters.characters for call in calls)
 
 
 def texts_of(item: Any) -> list[str]:

@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from models.occlusion import EXPLAINED
 from models.tasks import ROUTES
 from service.errors import DETECTOR, EXAMPLES, MEDIA_TYPE, media_type, problem
-from service.heads import Heads
+from service.heads import Head, Heads
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -170,9 +171,14 @@ def _in_path(path: str, heads: Heads | None) -> Iterator[dict[str, Any]]:
     """Yield the parameters in a path, each a choice of what is served."""
     served = list(heads.by_name.values()) if heads else []
     route = path.split("/")[1]
-    names = [head.name for head in served if route not in ROUTES or route in head.ways]
+    names = [head.name for head in served if _answers(head, route)]
     versions = list(dict.fromkeys(head.bundle.manifest.version for head in served))
     choices = {"head": names, "model": names, "version": versions}
     for name in re.findall(r"{(\w+)}", path):
         schema = {"type": "string"} | ({"enum": choices[name]} if choices.get(name) else {})
         yield {"name": name, "in": "path", "required": True, "description": PLACES[name], "schema": schema}
+
+
+def _answers(head: Head, route: str) -> bool:
+    """Whether a head answers under the first part of a path, which may be no route of heads."""
+    return head.spec.task in EXPLAINED if route == "explain" else route not in ROUTES or route in head.ways

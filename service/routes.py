@@ -9,6 +9,7 @@ from models.task import ProblemType, TaskName
 from models.tasks import ROUTES, RouteName
 from service import pages, vllm
 from service.errors import Unprocessable, require_none
+from service.explain import explain_routes
 from service.guards import guard_routes
 from service.heads import Head, describe
 from service.inference import NESTED, Plan, call_of, json_response, service_of, start
@@ -183,6 +184,7 @@ def routes(settings: Settings) -> list[BareRoute]:
     return [
         *(task_route(route, f"/{route}{head}", settings) for route in ASKED for head in ("", "/{head}")),
         *rerank_routes(settings),
+        *explain_routes(settings),
         several_route(settings),
         *guard_routes(),
         *v2_routes(),

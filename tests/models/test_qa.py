@@ -99,6 +99,20 @@ def pipeline_scores(logits: NDArray[np.float32], longest: int) -> tuple[int, int
     return int(first), int(last), float(table.max()), float(null)
 
 
+@pytest.mark.parametrize("asked", [{}, {"max_seq_len": 16, "doc_stride": 2}])
+def test_the_score_of_each_place_is_that_of_plain_loops(asked: dict[str, int]) -> None:
+    task = qa()
+    parameters = task.parse_parameters({"max_answer_len": 5, **asked})
+    encoded = task.encode(ANN, parameters)
+    logits = random_logits(encoded, 3)
+    spans, null, _ = brute_force(encoded, logits, 5)
+    for start in range(len(ANN.context)):
+        for end in range(start + 1, len(ANN.context) + 1):
+            expected = spans.get((start, end), 0.0)
+            assert task.score(encoded, logits, parameters, (start, end)) == pytest.approx(expected, rel=1e-6)
+    assert task.score(encoded, logits, parameters, (0, 0)) == pytest.approx(null, rel=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_one_window_scores_as_the_pipeline_of_transformers(seed: int) -> None:
     task = qa()

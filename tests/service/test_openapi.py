@@ -40,7 +40,7 @@ INFERENCE_PROTOCOL = [
 ]
 OPERATIONS = [
     *(("post", f"/{task}{head}") for task in INPUTS for head in ("", "/{head}")),
-    *(("post", path) for path in GUARDS),
+    *(("post", path) for path in [*GUARDS, "/explain", "/explain/{head}"]),
     *(("get", path) for path in ("/heads", "/heads/{head}", "/health/live", "/health/ready")),
     *(("post" if path.endswith(("/infer", ":predict")) else "get", path) for path in INFERENCE_PROTOCOL),
 ]
@@ -99,7 +99,7 @@ def test_every_parameter_is_described_and_every_refusal_has_an_example(document:
 
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
-    tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot", "rerank"] for head in ("", "/{head}")]
+    tasks = [f"/{task}{head}" for task in [*INPUTS, "zero-shot", "rerank", "explain"] for head in ("", "/{head}")]
     heads = ["/heads", "/heads/{head}", "/health/live", "/health/ready", "/metrics"]
     control = {f"/v2/repository/{path}" for path in ("index", "models/{name}/load", "models/{name}/unload")}
     assert set(document["paths"]) == {*tasks, *heads, *GUARDS, *INFERENCE_PROTOCOL, *control}
