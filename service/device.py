@@ -8,7 +8,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -22,8 +23,9 @@ from service import frames
 from service.admission import Limits
 from service.board import Board, socket_path
 from service.engine import Engine
-from service.errors import ClientGone, InferenceFailed, ServiceError, Unavailable
+from service.errors import ClientGone, InferenceFailed, ServiceError, SettingsError, Unavailable
 from service.heads import open_session
+from service.metric_files import MEMORY
 from service.metrics import DROPPED, Metrics
 from service.queue import Job, Logits
 from service.reload import LOOKING, OPENING, check_memory, give_back_after, niced, run_on
@@ -118,7 +120,8 @@ class Device:
         self.metrics = Metrics()
         self.metrics.expected_lanes.set(len(settings.device) * settings.lane_count)
         self.metrics.max_queue_tokens.set(settings.max_queued_tokens)
-        self.board = Board.create(self.path.with_suffix(".board"))
+        with self._saying_why():
+            self.board = Board.create(self.path.with_suffix(".board"))
         self.traces = open_traces()
         self.engine = Engine(Limits.of(settings), self.metrics, self.traces, self.board.show)
         self.sessions = Sessions(settings, device)
@@ -132,7 +135,8 @@ class Device:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         self.engine.start()
-        server = await loop.create_unix_server(partial(Connection, self), str(self.path))
+        with self._saying_why():
+            server = await loop.create_unix_server(partial(Connection, self), str(self.path))
         while not (lost := self.engine.troubles()) and not self._is_over():
             self.board.beat()
             self.engine.measure(self.engine.load)
@@ -146,6 +150,16 @@ class Device:
         if self.traces:
             self.traces.close(self.settings.drain_timeout)
         return LOST if lost else 0
+
+    @contextmanager
+    def _saying_why(self) -> Iterator[None]:
+        """Raise SettingsError where there is no place for the files by which fronts find this process."""
+        try:
+            yield
+        except OSError as error:
+            raise SettingsError(
+                f"cannot make {self.path} ({error}); make {MEMORY} writable with some room, or start with --workers 1"
+            ) from None
 
     def _is_over(self) -> bool:
         now = time.monotonic()

@@ -16,7 +16,8 @@ from models.errors import BundleError
 from models.row import Row
 from models.session import Session
 from service.admission import NICENESS, Limits
-from service.device import Sessions
+from service.device import Device, Sessions
+from service.errors import SettingsError
 from service.metric_files import metric_directory
 from service.settings import Settings
 from tests.service.devices import device, front
@@ -85,10 +86,19 @@ async def test_spans_and_logs_of_batches_have_the_ids_of_requests(
     )
     monkeypatch.setattr("service.device.open_traces", lambda: traces)
     async with device(tmp_path), front(tmp_path) as (engines, handle):
-        job = engines.submit(handle, [("a", row(9, POISON))], soon(), 1.0, trace)
+        job = engines.submit(handle, [("a", row(9, POISON))], soon(1e6), 1.0, trace)
         await asyncio.wait([job.future])
         await until(lambda: told == [trace])
         assert any(getattr(record, "fields", None) == trace for record in caplog.records)
+
+
+def test_an_engine_process_without_a_place_for_its_files_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot make .*/nowhere/device-0.socket .*; make /dev/shm writable"):
+        Device(Settings(), 0, tmp_path / "nowhere")
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    with pytest.raises(SettingsError, match="cannot make .*; make /dev/shm writable"):
+        asyncio.run(Device(Settings(lanes=1), 0, deep).serve())
 
 
 @scenario
@@ -99,7 +109,7 @@ async def test_a_draining_engine_process_waits_for_its_fronts(tmp_path: Path) ->
             process._stop()
             await asyncio.sleep(0.3)
             assert process.connections
-            waiting = engines.submit(handle, [("a", row(30))], soon())
+            waiting = engines.submit(handle, [("a", row(30))], soon(1e6))
             encoder.open.set()
             assert len(await job.future) == len(await waiting.future) == 1
         await until(lambda: not process.connections)

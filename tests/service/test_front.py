@@ -34,7 +34,7 @@ async def blocked(engines: Engines, handle: Handle, encoder: Told) -> SentJob:
     """Keep a lane busy with a row of 3 tokens."""
     encoder.open.clear()
     before = len(encoder.batches)
-    job = engines.submit(handle, [("c", row(3))], soon())
+    job = engines.submit(handle, [("c", row(3))], soon(1e6))
     await until(lambda: len(encoder.batches) > before)
     return job
 
@@ -57,7 +57,7 @@ async def test_rows_come_back_in_order_whatever_their_head(tmp_path: Path) -> No
         )
         assert handle.gain(512) == 2.0 and handle.gain(511) == 1.0
         rows = [row(40, first) for first in range(100)]
-        job = engines.submit(handle, [(head, each) for head in "ab" for each in rows], soon())
+        job = engines.submit(handle, [(head, each) for head in "ab" for each in rows], soon(1e6))
         logits = await job.future
         assert [each[0, 0] for each in logits] == [*range(100)] * 2
         assert job.queued_at <= job.started_at <= job.finished_at and job.tokens == 100 * 40
@@ -66,9 +66,9 @@ async def test_rows_come_back_in_order_whatever_their_head(tmp_path: Path) -> No
 
 
 REFUSALS: dict[str, Callable[[Any, Any], Any]] = {
-    "too much": lambda engine, runner: engine.submit(runner, [("a", row(9)) for _ in range(200)], soon()),
-    "full": lambda engine, runner: engine.submit(runner, [("a", row(30)) for _ in range(40)], soon()),
-    "failed": lambda engine, runner: engine.submit(runner, [("a", row(9, POISON))], soon()),
+    "too much": lambda engine, runner: engine.submit(runner, [("a", row(9)) for _ in range(200)], soon(1e6)),
+    "full": lambda engine, runner: engine.submit(runner, [("a", row(30)) for _ in range(40)], soon(1e6)),
+    "failed": lambda engine, runner: engine.submit(runner, [("a", row(9, POISON))], soon(1e6)),
     "deadline": lambda engine, runner: engine.submit(runner, [("a", row(9))], Deadline(time.monotonic() + 0.2, 0.2)),
 }
 
@@ -94,9 +94,9 @@ async def test_an_error_is_the_one_that_a_service_without_fronts_answers(tmp_pat
 async def refused(engine: Any, runner: Any, encoder: Any, case: str) -> ServiceError:
     """Return the error of a case, which comes beside a batch that runs and 500 tokens that wait."""
     encoder.open.clear()
-    running = engine.submit(runner, [("a", row(3))], soon())
+    running = engine.submit(runner, [("a", row(3))], soon(1e6))
     await until(lambda: len(encoder.batches) == 1)
-    waiting = engine.submit(runner, [("a", row(20)) for _ in range(25)], soon())
+    waiting = engine.submit(runner, [("a", row(20)) for _ in range(25)], soon(1e6))
     try:
         job = REFUSALS[case](engine, runner)
     except ServiceError as error:
@@ -116,7 +116,7 @@ async def refused(engine: Any, runner: Any, encoder: Any, case: str) -> ServiceE
 async def test_what_nobody_waits_for_leaves_the_queue(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         blocker = await blocked(engines, handle, encoder)
-        jobs = [engines.submit(handle, [("a", row(30))], soon()) for _ in range(3)]
+        jobs = [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(3)]
         await until(lambda: process.engine.waiting == 3 and engines.waiting == 3)
         engines.give_up(jobs[0], "client_gone", ClientGone("the client left"))
         engines.give_up(jobs[0], "client_gone", ClientGone("the client left"))
@@ -139,7 +139,7 @@ async def test_what_nobody_waits_for_leaves_the_queue(tmp_path: Path) -> None:
 async def test_a_cancelled_request_is_dropped_too(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         await blocked(engines, handle, encoder)
-        jobs = [engines.submit(handle, [("a", row(30))], soon()) for _ in range(2)]
+        jobs = [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(2)]
         await until(lambda: process.engine.waiting == 2)
         jobs[1].future.cancel()
         engines.give_up(jobs[1], "draining", ClientGone("the server cut the connection"))
@@ -165,7 +165,7 @@ async def test_a_deadline_holds_though_the_engine_process_is_silent(
 async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         jobs = [await blocked(engines, handle, encoder)]
-        jobs += [engines.submit(handle, [("a", row(30))], soon()) for _ in range(2)]
+        jobs += [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(2)]
         await until(lambda: process.engine.waiting == 2)
         for connection in process.connections:
             connection.abort()
@@ -174,13 +174,13 @@ async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_
             assert isinstance(error, Unavailable) and error.detail == LOST and error.headers["Retry-After"] == "1"
         assert "is starting" in engines.obstacles()[0] and engines.troubles() == []
         with pytest.raises(Unavailable, match="is starting") as refusal:
-            engines.submit(handle, [("a", row(30))], soon())
+            engines.submit(handle, [("a", row(30))], soon(1e6))
         assert refusal.value.headers["Retry-After"] == "1"
-        engines.check_room(10, soon())
+        engines.check_room(10, soon(1e6))
         assert process.engine.waiting == 0, "what it waited for is dropped"
         encoder.open.set()
         await ready(engines)
-        assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
+        assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
         assert counted(engines, "dropped_total", reason="lane") == 3
 
 
@@ -197,14 +197,14 @@ async def test_what_a_new_engine_process_cannot_open_is_said_and_tried_again(
             connection.abort()
         await until(lambda: engines.obstacles() == ["nowhere has changed"])
         with pytest.raises(Unavailable, match="nowhere has changed"):
-            engines.submit(handle, [("a", row(30))], soon())
+            engines.submit(handle, [("a", row(30))], soon(1e6))
         await asyncio.sleep(0.2)
         assert again == [True], "what is on disk is asked for once"
         process.sessions.error = None  # type: ignore[attr-defined]
         other = await asyncio.to_thread(engines.open, BUNDLE)  # what was asked for is opened though the old one is not
         assert other.number in engines.live
         await ready(engines)
-        assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
+        assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
 
 
 @scenario
@@ -214,7 +214,7 @@ async def test_a_bundle_that_cannot_be_opened_is_refused(tmp_path: Path) -> None
             process.sessions.error = error  # type: ignore[attr-defined]
             with pytest.raises(BundleError, match=sentence):
                 await asyncio.to_thread(engines.open, BUNDLE)
-        assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
+        assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
 
 
 @scenario
@@ -222,7 +222,7 @@ async def test_a_front_that_ends_loses_its_own_requests_only(tmp_path: Path) -> 
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         async with front(tmp_path) as (other, its):
             await blocked(engines, handle, encoder)
-            jobs = [each.submit(of, [("a", row(30))], soon()) for each, of in ((engines, handle), (other, its)) * 3]
+            jobs = [each.submit(of, [("a", row(30))], soon(1e6)) for each, of in ((engines, handle), (other, its)) * 3]
             await until(lambda: process.engine.waiting == 6)
             assert other._links[0]._transport
             other._links[0]._transport.abort()
@@ -236,12 +236,12 @@ async def test_a_front_that_ends_loses_its_own_requests_only(tmp_path: Path) -> 
 async def test_a_front_that_stops_answers_what_is_under_way(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         await blocked(engines, handle, encoder)
-        job = engines.submit(handle, [("a", row(30))], soon())
+        job = engines.submit(handle, [("a", row(30))], soon(1e6))
         await until(lambda: process.engine.waiting == 1)
         engines.stop(1)
         assert "shutting down" in (await error_of(job)).detail
         with pytest.raises(Unavailable, match="shutting down"):
-            engines.submit(handle, [("a", row(30))], soon())
+            engines.submit(handle, [("a", row(30))], soon(1e6))
         with pytest.raises(SettingsError, match="shutting down"):
             engines._links[0].ready = False
             await asyncio.to_thread(engines.open, BUNDLE)
@@ -253,10 +253,10 @@ async def test_fronts_share_one_queue_by_weight(tmp_path: Path) -> None:
     async with device(tmp_path, batch_tokens=512) as (process, encoder), front(tmp_path) as (one, of_one):
         async with front(tmp_path) as (two, of_two):
             encoder.open.clear()
-            blocker = one.submit(of_one, [("c", row(3))], soon())
+            blocker = one.submit(of_one, [("c", row(3))], soon(1e6))
             await until(lambda: len(encoder.batches) == 1)
-            light = one.submit(of_one, [("a", row(20)) for _ in range(200)], soon(), 1.0)
-            heavy = two.submit(of_two, [("b", row(20)) for _ in range(200)], soon(), 3.0)
+            light = one.submit(of_one, [("a", row(20)) for _ in range(200)], soon(1e6), 1.0)
+            heavy = two.submit(of_two, [("b", row(20)) for _ in range(200)], soon(1e6), 3.0)
             await until(lambda: process.engine.waiting == 400)
             encoder.open.set()
             await asyncio.gather(blocker.future, light.future, heavy.future)
@@ -270,12 +270,12 @@ async def test_a_front_refuses_by_the_queue_of_the_engine_process(tmp_path: Path
     async with device(tmp_path, **limits) as (process, encoder), front(tmp_path, **limits) as (engines, handle):
         async with front(tmp_path, **limits) as (other, its):
             jobs = [await blocked(engines, handle, encoder)]
-            jobs += [engines.submit(handle, [("a", row(30))], soon()) for _ in range(15)]
+            jobs += [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(15)]
             await until(lambda: process.engine.waiting == 15)
-            other.check_room(150, soon())
+            other.check_room(150, soon(1e6))
             with pytest.raises(ServiceError, match="450 tokens wait, and 151 more would exceed 600"):
-                other.check_room(151, soon())
-            error = await error_of(other.submit(its, [("a", row(151))], soon()))
+                other.check_room(151, soon(1e6))
+            error = await error_of(other.submit(its, [("a", row(151))], soon(1e6)))
             assert "450 tokens wait, and 151 more would exceed 600" in error.detail
             encoder.open.set()
             await asyncio.gather(*(job.future for job in jobs))
@@ -301,20 +301,20 @@ async def test_requests_go_to_the_device_with_the_least_to_do(tmp_path: Path) ->
         async with front(tmp_path, devices=2) as (engines, handle):
             await ready(engines)
             jobs = [await blocked(engines, handle, each) for each in (one, two)]
-            jobs += [engines.submit(handle, [("a", row(30))], soon()) for _ in range(8)]
+            jobs += [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(8)]
             await until(lambda: first.engine.waiting == second.engine.waiting == 4)
             for connection in first.connections:
                 connection.abort()
             await until(lambda: not engines._links[0].ready)
             assert engines.obstacles() == [], "one device is left"
-            job = engines.submit(handle, [("a", row(30))], soon())
+            job = engines.submit(handle, [("a", row(30))], soon(1e6))
             await until(lambda: second.engine.waiting == 5)
             one.open.set()
             two.open.set()
             found = await asyncio.gather(job.future, *(each.future for each in jobs), return_exceptions=True)
             assert sum(isinstance(each, Unavailable) for each in found) == 5
             await ready(engines)
-            assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
+            assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
 
 
 @scenario
@@ -326,7 +326,7 @@ async def test_a_bundle_that_nobody_holds_is_dropped(tmp_path: Path) -> None:
         del again
         gc.collect()
         await until(lambda: users.users == 1)
-        assert len(await engines.submit(handle, [("b", row(30))], soon()).future) == 1
+        assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
         for connection in process.connections:
             connection.abort()
         await until(lambda: users.users == 0)
@@ -337,7 +337,7 @@ async def test_a_bundle_that_nobody_holds_is_dropped(tmp_path: Path) -> None:
 @scenario
 async def test_a_lane_that_dies_ends_the_engine_process(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
-        job = engines.submit(handle, [("a", row(30, DEADLY))], soon())
+        job = engines.submit(handle, [("a", row(30, DEADLY))], soon(1e6))
         assert isinstance(await error_of(job), Unavailable)
         await until(lambda: not process.connections)
         assert "is starting" in engines.obstacles()[0]

@@ -124,9 +124,9 @@ def test_a_service_that_starts_is_not_flooded(package: Path, bundle: Path, monke
     """The client sends a request that gets 503 again at once, without end."""
     loaded = threading.Event()
 
-    def slowly(settings: Any, progress: Any) -> Any:
+    def slowly(*arguments: Any) -> Any:
         assert loaded.wait(60)
-        return load_heads(settings, progress)
+        return load_heads(*arguments)
 
     monkeypatch.setattr("service.lifecycle.load_heads", slowly)
     with serving(bundle, wait=False, lanes=1) as served:
