@@ -19,6 +19,20 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from service.errors import NotFound
 
 PLAYGROUND = Path(__file__).with_name("page.html")
+PARTS = PLAYGROUND.with_suffix("")
+STYLE = "style.css"
+SCRIPTS = (
+    "tasks.js",
+    "elements.js",
+    "storage.js",
+    "form.js",
+    "link.js",
+    "requests.js",
+    "answer.js",
+    "code.js",
+    "start.js",
+)
+"""The files of one script, in the order in which they stand in it."""
 # Swagger UI from a package: FastAPI's own page would load it from a content delivery network.
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 SEALED = "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -71,8 +85,15 @@ def docs_asset(request: Request, name: str) -> Response:
 
 @cache
 def _playground() -> Static:
-    html = PLAYGROUND.read_text("utf8")
+    html = _filled(PLAYGROUND.read_text("utf8"))
     return _page(html, f"script-src {_hash(html, 'script')}; style-src {_hash(html, 'style')}; img-src data:")
+
+
+def _filled(html: str) -> str:
+    """Return the page with its style and its script in it, so that a browser loads one file."""
+    style, *scripts = (PARTS.joinpath(name).read_text("utf8") for name in (STYLE, *SCRIPTS))
+    html = html.replace("<style></style>", f"<style>\n{style}</style>", 1)
+    return html.replace("<script></script>", f"<script>\n{''.join(scripts)}</script>", 1)
 
 
 @cache

@@ -55,6 +55,19 @@ def python_with(name: str, *packages: str) -> Path:
     return made_once(name, (list(packages), sys.version_info[:2]), install) / "bin" / "python"
 
 
+def npm_packages(locked: Path) -> Path:
+    """Return a directory that has the packages of a lock file."""
+    npm = program("npm", package="nodejs npm")
+
+    def install(directory: Path) -> None:
+        shutil.copytree(locked, directory, dirs_exist_ok=True)
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+
+    return made_once("npm", (locked / "package-lock.json").read_bytes(), install)
+
+
 def has_gpu() -> bool:
     """Whether this machine has a device of NVIDIA, and its driver."""
     return Path("/dev/nvidiactl").exists()

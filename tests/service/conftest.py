@@ -9,6 +9,8 @@ import pytest
 
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
+from tests.service.chromium import Browser, Page, chromium
+from tests.service.relay import Relay, relay
 from tests.service.reloading import write_versions
 from tests.service.serving import Served, serving
 
@@ -49,3 +51,23 @@ def served(bundle: Path) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def root(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_versions(tmp_path_factory.mktemp("root"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page with storage of its own, in which no script fails and nothing breaks the security policy."""
+    yield browser.page()
+    violations, browser.violations = browser.violations, []
+    assert violations == []
+
+
+@pytest.fixture
+def front(served: Served) -> Iterator[Relay]:
+    with relay(served.url) as front:
+        yield front

@@ -5,7 +5,6 @@ It is installed from the lock file in npm/, once for all runs on a machine.
 
 import json
 import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.heads import load_heads
-from tests.programs import made_once, program
+from tests.programs import npm_packages, program
 from tests.service.serving import Served, serving, until
 from tests.service.test_routes import same
 
@@ -71,18 +70,10 @@ console.log(JSON.stringify({ ...found, fetches }));
 @pytest.fixture(scope="module")
 def package() -> Path:
     """Return a directory that has the package."""
-    npm = program("npm", package="nodejs npm")
     node = subprocess.run([program("node", package="nodejs"), "--version"], capture_output=True, text=True, check=True)
     if int(node.stdout.lstrip("v").partition(".")[0]) < NODE and not os.environ.get("CI"):
         pytest.skip(f"node is {node.stdout.strip()}; install {NODE} or newer")
-
-    def install(directory: Path) -> None:
-        shutil.copytree(LOCKED, directory, dirs_exist_ok=True)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-4000:]
-
-    return made_once("npm", (LOCKED / "package-lock.json").read_bytes(), install)
+    return npm_packages(LOCKED)
 
 
 def start(package: Path, script: str, served: Served) -> "subprocess.Popen[str]":

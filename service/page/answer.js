@@ -1,0 +1,142 @@
+// Answers, drawn by task. A drawer gets the answer to one input, that input, and the head.
+
+const LONGEST_LIST = 12;
+const STAGES = ["tokenize", "queue", "encode", "decode"];
+const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers };
+
+async function run(byPerson = false) {
+  const wrong = formFaults();
+  if (wrong.length) return showProblem({ title: "A parameter is not a number", text: "Nothing was sent. Correct it, then press Run.", errors: wrong }, byPerson);
+  const turn = ++state.turn, started = performance.now(), asked = { head: currentHead(), route: route(), body: body() };
+  $("result").ariaBusy = "true";
+  const found = await ask(asked.route, { body: asked.body });
+  if (turn !== state.turn) return;
+  $("result").ariaBusy = "false";
+  if (found.problem) showProblem(found.problem, byPerson);
+  else show(asked, found, performance.now() - started);
+}
+
+function show(asked, { answer, headers }, elapsed) {
+  showProblem(null);
+  try {
+    $("result").replaceChildren(...drawn(asked, answer, headers), ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
+  } catch {
+    showProblem({ title: "This page does not understand the answer", text: "Reload the page: the service may have a new version." });
+  }
+}
+
+function drawn({ head, body }, answer, headers) {
+  const cut = headers.get("X-Truncated");
+  say("Answer: " + inWords(head.task, answer));
+  const warning = cut ? [notice("warn", `${cut} tokens were cut`, "The text is longer than this head takes.")] : [];
+  return [...warning, ...DRAWERS[head.task](answer, body.inputs, head)];
+}
+
+function origin(answer, headers) {
+  return [
+    make("p", { class: "about mono", textContent: `${headers.get("X-Bundle")} · request ${headers.get("X-Request-Id")}` }),
+    make("details", {}, make("summary", { textContent: "JSON" }), scrolling("pre", "Answer as JSON", { textContent: JSON.stringify(answer, null, 2) })),
+  ];
+}
+
+/** Show what went wrong and what to do, or nothing. */
+function showProblem(problem, byPerson = false) {
+  const first = markFaults(problem?.errors || []);
+  $("trouble").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text)] : []));
+  if (!problem) return;
+  $("result").replaceChildren();
+  if (problem.status === 401) $("key-field").hidden = false;
+  if (byPerson) first?.focus();
+}
+
+/** Say an answer in a few words, for screen readers. */
+function inWords(task, answer) {
+  const best = bestOf(task, answer);
+  if (task === "tag") return answer.length ? answer.map((span) => `${span.word}, ${kindOf(span)}`).join("; ") : "no entities";
+  if (!best) return "none";
+  return `${best.label ?? best.token_str ?? (best.answer || "the context does not say")}, ${percent(best.score)}`;
+}
+
+const bestOf = (task, answer) => [answer].flat(2)[0];
+
+function bars(items, name, onRest) {
+  const list = make("div", { class: "bars" });
+  const draw = (some, offset) => some.forEach((item, index) => {
+    const fill = make("span", { class: "fill" });
+    fill.style.width = Math.max(0, Math.min(100, 100 * item.score)) + "%";
+    list.append(make("span", { class: "name" + (offset + index === 0 ? " first" : ""), textContent: name(item), title: onRest ? onRest(item) : "" }),
+      make("span", { class: "track" }, fill), make("span", { class: "score", textContent: percent(item.score) }));
+  });
+  draw(items.slice(0, LONGEST_LIST), 0);
+  if (items.length <= LONGEST_LIST) return [list];
+  const more = button(`Show all ${items.length}`, () => { draw(items.slice(LONGEST_LIST), LONGEST_LIST); more.remove(); });
+  return [list, more];
+}
+
+function drawLabels(answer) {
+  return bars(answer[0], (item) => item.label);
+}
+
+function drawMasks(answer, text) {
+  const masks = Array.isArray(answer[0]) ? answer : [answer];
+  const parts = text.split("[MASK]");
+  const passage = scrolling("p", "Text", { class: "passage" });
+  parts.forEach((part, index) => {
+    passage.append(part);
+    if (index < masks.length && masks[index][0]) passage.append(make("mark", { class: "h" + (index % 8), textContent: masks[index][0].token_str }));
+  });
+  return [passage, ...masks.flatMap((choices, index) => [
+    ...(masks.length > 1 ? [make("h3", { textContent: `Mask ${index + 1}` })] : []), ...bars(choices, (item) => item.token_str, (item) => item.sequence)])];
+}
+
+// Offsets count Unicode characters, JavaScript's strings UTF-16 units.
+function passageWith(text, spans) {
+  const characters = Array.from(text);
+  const passage = scrolling("p", "Text", { class: "passage" });
+  let end = 0;
+  for (const span of [...spans].sort((a, b) => a.start - b.start)) {
+    if (span.start < end || span.end <= span.start) continue;
+    passage.append(characters.slice(end, span.start).join(""));
+    const mark = make("mark", { class: "h" + (span.hue % 8), title: span.title }, characters.slice(span.start, span.end).join(""));
+    if (span.tag) mark.append(make("span", { class: "tag", textContent: span.tag }));
+    passage.append(mark);
+    end = span.end;
+  }
+  passage.append(characters.slice(end).join(""));
+  return passage;
+}
+
+const kindOf = (span) => span.entity_group ?? span.entity;
+const kindsOf = (head) => [...new Set(head.labels.map((label) => label.replace(/^[BI]-/, "")))].filter((label) => label !== "O");
+
+function drawSpans(spans, text, head) {
+  const kinds = kindsOf(head);
+  const hue = (span) => Math.max(0, kinds.indexOf(kindOf(span).replace(/^[BI]-/, "")));
+  const passage = passageWith(text, spans.map((span) => ({ ...span, hue: hue(span), tag: kindOf(span), title: percent(span.score) })));
+  if (!spans.length) return [passage, make("p", { class: "empty", textContent: "No entities found." })];
+  const rows = spans.map((span) => [span.word, kindOf(span), [`${span.start}–${span.end}`, "number"], [percent(span.score), "number"]]);
+  return [passage, table(["Words", "Entity", ["Characters", "number"], ["Score", "number"]], rows)];
+}
+
+function drawAnswers(answer, { context }) {
+  const answers = Array.isArray(answer) ? answer : [answer];
+  const best = answers[0];
+  if (!best) return [make("p", { class: "empty", textContent: "No answer." })];
+  const title = best.answer ? make("p", { class: "answer", textContent: best.answer }) : make("p", { class: "answer none", textContent: "The context does not say." });
+  if (answers.length === 1) title.append(make("span", { class: "hint", textContent: "  " + percent(best.score) }));
+  const spans = best.answer ? [{ ...best, hue: 0, title: percent(best.score) }] : [];
+  return [title, ...(answers.length > 1 ? bars(answers, (item) => item.answer || "no answer") : []), passageWith(context, spans)];
+}
+
+function drawTiming(header, elapsed) {
+  const server = Object.fromEntries([...header.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, stage, value]) => [stage, Number(value)]));
+  const rest = Math.max(0, elapsed - STAGES.reduce((sum, stage) => sum + (server[stage] || 0), 0));
+  const stages = [...STAGES.map((stage) => [stage, server[stage] || 0]), ["network and browser", rest]];
+  const strip = make("div", { class: "timing", role: "img", "aria-label": "Share of each stage" }, ...stages.map(([, value], index) => {
+    const part = make("span", { class: "s" + index });
+    part.style.flex = String(value);
+    return part;
+  }));
+  const legend = make("div", { class: "legend" }, ...stages.map(([stage, value], index) => make("span", { class: "d" + index, textContent: `${stage} ${milliseconds(value)}` })));
+  return [make("h3", { textContent: "Time" }), strip, legend];
+}

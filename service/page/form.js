@@ -1,0 +1,134 @@
+// The form: tabs, heads, texts, parameters. Its values last by task, in the tab and in the link.
+
+const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false };
+
+const headsOf = (task) => state.heads.filter((head) => head.task === task);
+const currentHead = () => state.heads.find((head) => head.name === $("head").value && head.task === state.task);
+const route = (head = currentHead()) => state.task + (head && !head.default ? "/" + encodeURIComponent(head.name) : "");
+
+function drawTabs() {
+  for (const tab of $("tabs").children) {
+    const task = tab.id.slice(4);
+    tab.disabled = state.heads.length > 0 && !headsOf(task).length;
+    tab.title = tab.disabled ? "No head for this task is served" : "POST /" + task;
+  }
+  selectTab("tabs", state.task);
+}
+
+function choose(task, name) {
+  state.task = task;
+  drawTabs();
+  const heads = headsOf(task);
+  $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (head.default ? " (default)" : "") })));
+  if (heads.some((head) => head.name === name)) $("head").value = name;
+  $("inputs").replaceChildren(...TASKS[task].fields.map(textField));
+  $("examples").replaceChildren(...TASKS[task].examples.map(exampleButton));
+  drawExample(state.kept[task] ? [] : TASKS[task].examples[0]);
+  chooseHead();
+  if (heads.length) run();
+}
+
+function textField([name, label, kind]) {
+  const options = { id: "in-" + name, "data-name": name, value: String(state.kept[state.task]?.[name] ?? "") };
+  const control = kind === "line" ? make("input", { ...options, type: "text" }) : make("textarea", { ...options, class: kind, spellcheck: false });
+  return labelled(label, control, "field");
+}
+
+function labelled(text, control, kind = "") {
+  return make("div", { class: kind }, make("label", { htmlFor: control.id, textContent: text }), control, make("p", { class: "fault", id: control.id + "-fault" }));
+}
+
+function exampleButton(texts) {
+  const short = texts[0].length > 44 ? texts[0].slice(0, 43) + "…" : texts[0];
+  return button(short, () => { drawExample(texts); changed(); run(); }, { title: texts.join("\n") });
+}
+
+function drawExample(texts) {
+  texts.forEach((text, index) => { $("in-" + TASKS[state.task].fields[index][0]).value = text; });
+}
+
+function chooseHead() {
+  const head = currentHead();
+  $("about").textContent = head ? describe(head) : "";
+  const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.parameters[name]));
+  $("parameters").replaceChildren(...drawn);
+  changed();
+}
+
+function describe(head) {
+  const facts = [`${head.bundle.name} ${head.bundle.version}`, `${head.precision} on ${head.provider}`];
+  if (head.labels.length) facts.push(head.labels.length > 8 ? `${head.labels.length} labels` : head.labels.join(", "));
+  for (const [name, value] of Object.entries(head.metrics)) if (typeof value === "number" && facts.length < 6) facts.push(`${name} ${+value.toFixed(3)}`);
+  return facts.join(" · ");
+}
+
+function parameterField(name, kind, preset) {
+  const id = "p-" + name, choices = kind === "boolean" ? ["false", "true"] : kind;
+  const shown = preset === null || preset === undefined ? "" : Array.isArray(preset) ? preset.join(", ") : String(preset);
+  const given = state.kept[state.task]?.[name];
+  const control = Array.isArray(choices)
+    ? make("select", { id }, ...optionsOf([shown, ...choices, given ?? shown]))
+    : make("input", { id, type: "text", inputMode: kind === "number" ? "decimal" : "text", placeholder: shown || "default", autocomplete: "off" });
+  Object.assign(control.dataset, { kind: Array.isArray(kind) ? "choice" : kind, preset: shown, name });
+  control.value = given ?? (Array.isArray(choices) ? shown : "");
+  return labelled(name, control);
+}
+
+const optionsOf = (values) => [...new Set(values)].map((value) => make("option", { value, textContent: value || "default" }));
+
+// ---- values ----
+
+const controls = () => [...$("form").querySelectorAll("[data-name]")];
+const isGiven = ({ value, dataset }) => !dataset.kind || (value.trim() !== "" && value !== dataset.preset);
+const givenValues = () => Object.fromEntries(controls().filter(isGiven).map(({ value, dataset }) => [dataset.name, value]));
+const isNumber = (text) => /^[+-]?\d+([.]\d+)?$/.test(text.trim());
+const READ = {
+  number: (text) => (isNumber(text) ? Number(text) : text),
+  boolean: (text) => text === "true",
+  choice: String,
+  list: (text) => text.split(",").map((part) => part.trim()).filter(Boolean),
+};
+
+function body() {
+  const given = controls().filter(isGiven);
+  const texts = Object.fromEntries(given.filter(({ dataset }) => !dataset.kind).map(({ value, dataset }) => [dataset.name, value]));
+  const parameters = Object.fromEntries(given.filter(({ dataset }) => dataset.kind).map(({ value, dataset }) => [dataset.name, READ[dataset.kind](value)]));
+  const single = TASKS[state.task].fields.length === 1;
+  return { inputs: single ? texts.text : texts, ...(Object.keys(parameters).length ? { parameters } : {}) };
+}
+
+/** Keep the form, and draw what follows from it. */
+function changed() {
+  state.kept[state.task] = givenValues();
+  store("sessionStorage", "texts", state.kept);
+  drawCode();
+  writeLink();
+}
+
+// ---- faults ----
+
+/** Return what can be said of the parameters without asking the service. */
+function formFaults() {
+  const wrong = controls().filter((control) => control.dataset.kind === "number" && isGiven(control) && !isNumber(control.value));
+  return wrong.map(({ value, dataset }) => ({
+    field: `parameters.${dataset.name}`, message: `"${value}" is not a number. Write one such as 3, or leave it empty.`,
+  }));
+}
+
+/** Mark the controls that errors name; return the first of them. */
+function markFaults(errors) {
+  for (const control of controls()) {
+    const mine = errors.filter((error) => fieldOf(error) === control.dataset.name);
+    $(control.id + "-fault").textContent = mine.map((error) => error.message).join(" ");
+    if (mine.length) control.setAttribute("aria-describedby", control.id + "-fault");
+    else control.removeAttribute("aria-describedby");
+    control.setAttribute("aria-invalid", String(mine.length > 0));
+    if (mine.length && control.dataset.kind) $("more").open = true;
+  }
+  return $("form").querySelector("[aria-invalid=true]");
+}
+
+function fieldOf({ field }) {
+  const name = field.replace(/^(parameters|inputs)[.]?/, "").split(/[.[]/)[0];
+  return name || TASKS[state.task].fields[0][0];
+}

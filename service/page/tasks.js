@@ -1,0 +1,57 @@
+"use strict";
+// What the page knows of each task: its fields, its examples, and the parameters that it offers.
+
+const LABEL_PARAMETERS = {
+  top_k: "number", function_to_apply: ["softmax", "sigmoid", "none"],
+  truncation: ["right", "left", "windows", "error"], window_scores: ["maximum", "mean"],
+};
+const TASKS = {
+  "classify": {
+    title: "Classify", fields: [["text", "Text", ""]], parameters: LABEL_PARAMETERS,
+    examples: [
+      ["A gorgeous, witty, seductive film."],
+      ["It is neither funny nor moving, and it goes on for two hours."],
+      ["What is the exchange rate between dollars and yen?"],
+    ],
+  },
+  "pair": {
+    title: "Pair", fields: [["text", "Text", ""], ["text_pair", "Second text", ""]], parameters: LABEL_PARAMETERS,
+    examples: [
+      ["A man is playing a guitar on the street.", "Someone is making music."],
+      ["The museum opens at nine every day.", "The museum is closed on Mondays."],
+      ["She bought a house.", "The house has a garden."],
+    ],
+  },
+  "fill-mask": {
+    title: "Fill mask", fields: [["text", "Text with [MASK]", ""]], parameters: { top_k: "number", targets: "list" },
+    examples: [
+      ["Paris is the [MASK] of France."],
+      ["The cat sat on the [MASK] and looked out of the [MASK]."],
+      ["Water [MASK] at one hundred degrees."],
+    ],
+  },
+  "tag": {
+    title: "Tag", fields: [["text", "Text", ""]],
+    parameters: {
+      aggregation_strategy: ["simple", "first", "average", "max", "none"],
+      max_seq_len: "number", stride: "number", ignore_labels: "list",
+    },
+    examples: [
+      ["Clara Schumann was born in Leipzig and later moved to Frankfurt."],
+      ["Tim Cook of Apple met Angela Merkel in Berlin."],
+      ["The United Nations has its seat in New York."],
+    ],
+  },
+  "qa": {
+    title: "Ask", fields: [["question", "Question", "line"], ["context", "Context", "tall"]],
+    parameters: {
+      top_k: "number", max_answer_len: "number", handle_impossible_answer: "boolean",
+      max_seq_len: "number", doc_stride: "number", max_question_len: "number",
+    },
+    examples: [
+      ["Where did the expedition spend the winter?", "The ship left Bergen in June with twenty men. After weeks of fog it reached the ice, where it was beset. The expedition spent the winter in a bay on the east coast of Greenland, and sailed home the following August."],
+      ["How tall is the tower?", "The tower is 324 metres tall, about the height of a building of 81 storeys. Its base is square, measuring 125 metres on each side."],
+      ["Who painted the ceiling?", "The library was built in 1743. It holds forty thousand volumes, among them the chronicle of the abbey."],
+    ],
+  },
+};

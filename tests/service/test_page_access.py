@@ -1,0 +1,114 @@
+"""If this breaks, some people cannot use the playground: with a keyboard, a screen reader, a phone, or low vision.
+
+Rules: WCAG 2.2 AA, as far as axe-core checks them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import npm_packages
+from tests.service.chromium import Page
+from tests.service.relay import Relay
+from tests.service.serving import Served
+
+TASKS = ["classify", "pair", "fill-mask", "tag", "qa"]
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}}})"
+FINDINGS = "violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`))"
+WIDE = "[...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 1"
+"""Elements beyond the right edge, except in what scrolls by itself."""
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    return (npm_packages(Path(__file__).parent / "npm") / "node_modules/axe-core/axe.min.js").read_text()
+
+
+def check(page: Page, state: str) -> None:
+    """Assert that axe finds nothing wrong, and that nothing is wider than a phone."""
+    assert (state, page.run(f"{LOOK}.then(({{violations}}) => {FINDINGS})")) == (state, [])
+    width = page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert (state, width) == (state, 0), page.run(f"{WIDE}).map((each) => each.outerHTML.slice(0, 90))")
+
+
+@pytest.fixture(params=["light", "dark"])
+def shown(request: pytest.FixtureRequest, page: Page, front: Relay, axe: str) -> Iterator[Page]:
+    page.resize(320)
+    page.prefer(request.param)
+    page.open(front.url).answered()
+    page.run(axe)
+    assert page.run("document.documentElement.dataset.theme") == request.param
+    yield page
+
+
+def test_every_tab_has_no_findings(shown: Page) -> None:
+    for task in TASKS:
+        shown.click(f"#tab-{task}")
+        shown.until(f"state.task === '{task}' && $('result').ariaBusy === 'false'")
+        shown.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        check(shown, task)
+
+
+def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
+    shown.write("#in-text", "longwordwithoutanyblank" * 20)
+    shown.write("#p-top_k", "abc")
+    shown.click("#run")
+    shown.said("is not a number")
+    check(shown, "a wrong number")
+    shown.run("location.hash = '#nope/nope?nope=' + 'nope'.repeat(40)")
+    shown.said("The link does not fit")
+    check(shown, "a bad link")
+    shown.run("$('key-field').hidden = false")
+    check(shown, "a key")
+    front.down = True
+    shown.write("#p-top_k", "")
+    shown.click("#run")
+    shown.said("The service does not answer")
+    check(shown, "no service")
+
+
+def focused(page: Page) -> str:
+    found: str = page.run("document.activeElement.id || document.activeElement.textContent.trim()")
+    return found
+
+
+def test_everything_is_reached_by_keyboard_in_order_and_shows_its_focus(page: Page, served: Served) -> None:
+    page.open(served.url).answered()
+    page.run("document.body.focus()")
+    seen: list[str] = []
+    for _ in range(40):
+        page.press("Tab")
+        name = focused(page)
+        if name in seen or page.run("document.activeElement === document.body"):
+            break
+        seen.append(name)
+        outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", name
+    wanted = ["API", "theme", "tab-classify", "head", "in-text", "Parameters", "run", "copy-link", "copy", "code"]
+    assert [name for name in seen if name in wanted] == wanted
+    order = "[...document.querySelectorAll('*')].filter((each) => each.matches(':is(a, button, select, input, textarea)"
+    order += ':not([tabindex="-1"])\') && each.checkVisibility()).map((each) => each.id || each.textContent.trim())'
+    assert set(page.run(order)) <= set(seen)
+
+
+def test_arrow_keys_move_between_tabs(page: Page, served: Served) -> None:
+    page.open(served.url).answered()
+    page.run("$('tab-classify').focus()")
+    for key, task in (("ArrowRight", "pair"), ("End", "qa"), ("ArrowRight", "classify"), ("ArrowLeft", "qa")):
+        page.press(key)
+        assert focused(page) == f"tab-{task}"
+        assert page.run(f"$('tab-{task}').getAttribute('aria-selected')") == "true"
+        assert page.run("$('panel').getAttribute('aria-labelledby')") == f"tab-{task}"
+    page.press("Home")
+    page.until("state.task === 'classify'")
+
+
+def test_an_answer_is_said_without_taking_the_focus(page: Page, served: Served) -> None:
+    page.open(served.url).answered()
+    page.write("#in-text", "The sea is blue.")
+    page.run("$('said').textContent = ''; $('run').focus()")
+    page.press("Enter")
+    assert "%" in page.said("Answer: ")
+    assert focused(page) == "run"
