@@ -29,7 +29,9 @@ SCRIPTS = (
     "link.js",
     "requests.js",
     "answer.js",
+    "why.js",
     "code.js",
+    "card.js",
     "start.js",
 )
 """The files of one script, in the order in which they stand in it."""

@@ -1,6 +1,6 @@
 // The form: tabs, heads, texts, parameters. Its values last by task, in the tab and in the link.
 
-const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false };
+const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, explains: false, language: "curl" };
 
 const headsOf = (task) => state.heads.filter((head) => head.task === task);
 const currentHead = () => state.heads.find((head) => head.name === $("head").value && head.task === state.task);
@@ -50,6 +50,7 @@ function drawExample(texts) {
 function chooseHead() {
   const head = currentHead();
   $("about").textContent = head ? describe(head) : "";
+  drawCard(head);
   const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.parameters[name]));
   $("parameters").replaceChildren(...drawn);
   changed();

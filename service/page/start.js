@@ -22,6 +22,8 @@ const chosenTheme = stored("localStorage", "theme", "");
 setTheme(["dark", "light"].includes(chosenTheme) ? chosenTheme : matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 state.kept = { ...stored("sessionStorage", "texts", {}) };
 tablist("tabs", Object.entries(TASKS).map(([task, { title }]) => [task, title, "panel"]), (task) => { tell(""); choose(task); });
+tablist("languages", Object.entries(LANGUAGES).map(([language, [name]]) => [language, name, "code"]), chooseLanguage);
+selectTab("languages", state.language);
 $("theme").addEventListener("click", switchTheme);
 $("form").addEventListener("submit", byHand);
 $("form").addEventListener("input", (event) => { if (event.target.dataset.name) changed(); });

@@ -86,7 +86,19 @@ def test_everything_is_reached_by_keyboard_in_order_and_shows_its_focus(page: Pa
         seen.append(name)
         outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", name
-    wanted = ["API", "theme", "tab-classify", "head", "in-text", "Parameters", "run", "copy-link", "copy", "code"]
+    wanted = [
+        "API",
+        "theme",
+        "tab-classify",
+        "head",
+        "in-text",
+        "Parameters",
+        "run",
+        "copy-link",
+        "tab-curl",
+        "copy",
+        "code",
+    ]
     assert [name for name in seen if name in wanted] == wanted
     order = "[...document.querySelectorAll('*')].filter((each) => each.matches(':is(a, button, select, input, textarea)"
     order += ':not([tabindex="-1"])\') && each.checkVisibility()).map((each) => each.id || each.textContent.trim())'
