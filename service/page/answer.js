@@ -21,7 +21,7 @@ function show(asked, { answer, headers }, elapsed) {
   state.last = asked;
   try {
     const why = make("div", { id: "why" }, ...whyButton(asked));
-    $("result").replaceChildren(...drawn(asked, answer, headers), why, ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
+    $("result").replaceChildren(...drawn(asked, answer, headers), why, ...correction(asked, answer, headers.get("X-Bundle")), ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
   } catch {
     showProblem({ title: "This page does not understand the answer", text: "Reload the page: the service may have a new version." });
   }

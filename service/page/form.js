@@ -25,6 +25,7 @@ function choose(task, name) {
   $("examples").replaceChildren(...TASKS[task].examples.map(exampleButton));
   drawExample(state.kept[task] ? [] : TASKS[task].examples[0]);
   chooseHead();
+  drawColumns();
   if (heads.length) run();
 }
 
@@ -51,6 +52,7 @@ function chooseHead() {
   const head = currentHead();
   $("about").textContent = head ? describe(head) : "";
   drawCard(head);
+  drawRivals();
   const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.parameters[name]));
   $("parameters").replaceChildren(...drawn);
   changed();

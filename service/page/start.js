@@ -34,5 +34,8 @@ $("key").addEventListener("change", () => { if (!state.heads.length) connect(); 
 $("copy-link").addEventListener("click", copyLink);
 $("copy").addEventListener("click", () => copy($("copy"), $("code").textContent, () => selectText($("code"))));
 addEventListener("hashchange", () => { if (state.heads.length) openLink(); });
+$("compare-now").addEventListener("click", compare);
+listenToMany();
+drawCorrections();
 drawTabs();
 connect();

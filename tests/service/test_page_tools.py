@@ -13,6 +13,7 @@ from tests.service.chromium import Page
 from tests.service.relay import Canned, Relay
 from tests.service.serving import Served, serving
 from tests.service.test_routes import same
+from training.text.examples import Example, PairExample, QuestionExample, SpannedText, TextExample, read_examples
 
 HARD = 'It\'s "so" $HOME `x` \\n {a} é 🙂\nnew <b>line</b>!'
 JSON = {"Content-Type": "application/json"}
@@ -106,3 +107,81 @@ def test_why_is_not_offered_where_the_service_does_not_explain(page: Page, front
     page.open(front.url).answered()
     page.until("state.heads.length")
     assert page.run("learnWhy().then(() => document.querySelector('#why button'))") is None
+
+
+QA = {"question": "Who?", "context": "🙂 Ann met Bob. Ann left."}
+
+
+@pytest.mark.parametrize(
+    ("route", "texts", "right", "example"),
+    [
+        ("classify/topic", [HARD], "sea", TextExample(HARD, "sea")),
+        ("pair/nsp", ["a", HARD], "notNext", PairExample("a", HARD, "notNext")),
+        (
+            "tag/ner",
+            ["🙂 Ann = Bob met Bob"],
+            "Ann = PER\nBob = LOC",
+            SpannedText("🙂 Ann = Bob met Bob", [(2, 5, "PER"), (8, 11, "LOC")]),
+        ),
+        ("qa/qa", list(QA.values()), "Bob", QuestionExample("", QA["context"], "Who?", ["Bob"], [10])),
+        ("qa/qa", list(QA.values()), "", QuestionExample("", QA["context"], "Who?", [], [])),
+    ],
+)
+def test_training_reads_corrections_as_they_were_meant(
+    page: Page, served: Served, tmp_path: Path, route: str, texts: list[str], right: str, example: Example
+) -> None:
+    page.open(f"{served.url}/#{route}").answered()
+    page.run(f"drawExample({json.dumps(texts)}); changed(); $('result').replaceChildren(); run()")
+    page.answered()
+    page.write("#right", right)
+    page.run(f"$('right').value = {json.dumps(right)}")
+    page.click("#correct button")
+    page.said("Correction kept")
+    page.reload()
+    page.until("document.querySelector('#corrections li')")
+    page.run("window.saved = []; download = (name, type, text) => saved.push(text)")
+    page.click("#corrections .row button")
+    file = tmp_path / "corrections.jsonl"
+    file.write_text(page.run("saved[0]"))
+    task = route.partition("/")[0]
+    (found,) = read_examples(file, task)  # type: ignore[call-overload]
+    if isinstance(found, QuestionExample):
+        found = QuestionExample("", found.context, found.question, found.answers, found.starts)
+    assert found == example
+    page.click("#corrections li button")
+    page.until("!document.querySelector('#corrections li')")
+
+
+@pytest.mark.parametrize(
+    ("route", "right", "says"),
+    [("tag/ner", "Nobody = PER", "is not in the text"), ("qa/qa", "xyz", "does not have this")],
+)
+def test_a_correction_that_cannot_be_says_why(page: Page, served: Served, route: str, right: str, says: str) -> None:
+    page.open(f"{served.url}/#{route}").answered()
+    page.write("#right", right)
+    page.run(f"$('right').value = {json.dumps(right)}")
+    page.click("#correct button")
+    page.said(says)
+    assert page.run("corrections().length") == 0
+
+
+@pytest.mark.parametrize(("number", "written"), [("3", "3.0"), ("-0.5", "-0.5"), ("1000000000000000000000", "1e+21")])
+def test_a_corrected_number_stays_a_number(page: Page, served: Served, number: str, written: str) -> None:
+    page.open(served.url).answered()
+    assert page.run(f"rightNumber({json.dumps(number)})") == written
+
+
+def test_two_heads_are_compared(page: Page, front: Relay) -> None:
+    page.open(f"{front.url}/#classify/sentiment").answered()
+    page.click("#compare summary")
+    page.click("#compare-now")
+    page.until("document.querySelectorAll('#compared section').length === 2")
+    assert page.run("$('verdict').textContent").startswith("They differ")
+    page.write("#rival", "sentiment")
+    page.write("#version", "tiny/1.2.3")
+    page.click("#compare-now")
+    page.until("$('verdict').textContent.startsWith('Both answer ')")
+    assert next(each for path, _, each in reversed(front.asked) if "X-Bundle" in each)["X-Bundle"] == "tiny/1.2.3"
+    page.write("#version", "tiny/9")
+    page.click("#compare-now")
+    page.said("there are tiny/1.2.3")
