@@ -29,7 +29,13 @@ SCRIPTS = (
     "link.js",
     "requests.js",
     "answer.js",
+    "why.js",
     "code.js",
+    "card.js",
+    "table.js",
+    "many.js",
+    "corrections.js",
+    "compare.js",
     "start.js",
 )
 """The files of one script, in the order in which they stand in it."""

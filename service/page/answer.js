@@ -18,8 +18,10 @@ async function run(byPerson = false) {
 
 function show(asked, { answer, headers }, elapsed) {
   showProblem(null);
+  state.last = asked;
   try {
-    $("result").replaceChildren(...drawn(asked, answer, headers), ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
+    const why = make("div", { id: "why" }, ...whyButton(asked));
+    $("result").replaceChildren(...drawn(asked, answer, headers), why, ...correction(asked, answer, headers.get("X-Bundle")), ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
   } catch {
     showProblem({ title: "This page does not understand the answer", text: "Reload the page: the service may have a new version." });
   }
@@ -45,6 +47,7 @@ function showProblem(problem, byPerson = false) {
   $("trouble").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text)] : []));
   if (!problem) return;
   $("result").replaceChildren();
+  state.last = null;
   if (problem.status === 401) $("key-field").hidden = false;
   if (byPerson) first?.focus();
 }
@@ -90,9 +93,9 @@ function drawMasks(answer, text) {
 }
 
 // Offsets count Unicode characters, JavaScript's strings UTF-16 units.
-function passageWith(text, spans) {
+function passageWith(text, spans, name = "Text") {
   const characters = Array.from(text);
-  const passage = scrolling("p", "Text", { class: "passage" });
+  const passage = scrolling("p", name, { class: "passage" });
   let end = 0;
   for (const span of [...spans].sort((a, b) => a.start - b.start)) {
     if (span.start < end || span.end <= span.start) continue;

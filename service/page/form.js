@@ -1,6 +1,6 @@
 // The form: tabs, heads, texts, parameters. Its values last by task, in the tab and in the link.
 
-const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false };
+const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, explains: false, language: "curl" };
 
 const headsOf = (task) => state.heads.filter((head) => head.task === task);
 const currentHead = () => state.heads.find((head) => head.name === $("head").value && head.task === state.task);
@@ -25,6 +25,7 @@ function choose(task, name) {
   $("examples").replaceChildren(...TASKS[task].examples.map(exampleButton));
   drawExample(state.kept[task] ? [] : TASKS[task].examples[0]);
   chooseHead();
+  drawColumns();
   if (heads.length) run();
 }
 
@@ -50,6 +51,8 @@ function drawExample(texts) {
 function chooseHead() {
   const head = currentHead();
   $("about").textContent = head ? describe(head) : "";
+  drawCard(head);
+  drawRivals();
   const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.parameters[name]));
   $("parameters").replaceChildren(...drawn);
   changed();

@@ -62,8 +62,18 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     check(shown, "a bad link")
     shown.run("$('key-field').hidden = false")
     check(shown, "a key")
-    front.down = True
     shown.write("#p-top_k", "")
+    shown.run("loadTable('text,label\\n' + 'a,positive\\n'.repeat(3)); $('many').open = true; $('many-start').click()")
+    shown.said("Accuracy")
+    shown.run("$('result').replaceChildren(); tell(''); run()")
+    shown.answered()
+    shown.run("$('compare').open = true; compare()")
+    shown.until("$('compared').childElementCount")
+    shown.run("$('correct').querySelector('button').click()")
+    shown.said("Correction kept")
+    shown.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    check(shown, "tables")
+    front.down = True
     shown.click("#run")
     shown.said("The service does not answer")
     check(shown, "no service")
@@ -86,7 +96,19 @@ def test_everything_is_reached_by_keyboard_in_order_and_shows_its_focus(page: Pa
         seen.append(name)
         outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", name
-    wanted = ["API", "theme", "tab-classify", "head", "in-text", "Parameters", "run", "copy-link", "copy", "code"]
+    wanted = [
+        "API",
+        "theme",
+        "tab-classify",
+        "head",
+        "in-text",
+        "Parameters",
+        "run",
+        "copy-link",
+        "tab-curl",
+        "copy",
+        "code",
+    ]
     assert [name for name in seen if name in wanted] == wanted
     order = "[...document.querySelectorAll('*')].filter((each) => each.matches(':is(a, button, select, input, textarea)"
     order += ':not([tabindex="-1"])\') && each.checkVisibility()).map((each) => each.id || each.textContent.trim())'

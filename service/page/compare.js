@@ -1,0 +1,48 @@
+// Compare: the same input to another head, or to another version of the bundle.
+
+function drawRivals() {
+  const heads = headsOf(state.task);
+  $("rival").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name })));
+  const other = heads.find((head) => head !== currentHead());
+  if (other) $("rival").value = other.name;
+  $("compared").replaceChildren();
+}
+
+async function compare() {
+  const rival = state.heads.find((head) => head.name === $("rival").value), version = $("version").value.trim();
+  const sides = [{ head: currentHead() }, { head: rival, version }];
+  const sent = body(), task = state.task;
+  const found = await Promise.all(sides.map(({ head, version: pinned }) => ask(
+    `${task}/${encodeURIComponent(head.name)}`, { body: sent, headers: pinned ? { "X-Bundle": pinned } : {} })));
+  if (task !== state.task) return;
+  $("compared").replaceChildren(
+    make("p", { id: "verdict", textContent: verdict(task, found) }),
+    make("div", { class: "columns" }, ...found.map((each, index) => side(sides[index].head, each, sent))));
+  say(found.find((each) => each.problem)?.problem.text ?? $("verdict").textContent);
+}
+
+function side(head, { answer, headers, problem }, sent) {
+  const drawing = problem ? [notice("bad", problem.title, problem.text)] : sideAnswer(head, answer, sent);
+  return make("section", { "aria-label": head.name }, make("h3", { textContent: `${head.name} · ${headers?.get("X-Bundle") ?? "no answer"}` }), ...drawing);
+}
+
+function sideAnswer(head, answer, sent) {
+  try {
+    return DRAWERS[head.task](answer, sent.inputs, head);
+  } catch {
+    return [notice("bad", "This page does not understand the answer", "Reload the page.")];
+  }
+}
+
+function verdict(task, found) {
+  if (found.some((each) => each.problem)) return "One of them did not answer.";
+  const [first, second] = found.map(({ answer }) => gist(task, answer));
+  return first === second ? `Both answer ${first || "nothing"}.` : `They differ: ${first || "nothing"}, and ${second || "nothing"}.`;
+}
+
+/** Return what of an answer counts as equal: no scores. */
+function gist(task, answer) {
+  if (task === "tag") return answer.map((span) => `${span.word} ${kindOf(span)}`).join(", ");
+  const best = bestOf(task, answer);
+  return best?.label ?? best?.token_str ?? best?.answer ?? "";
+}

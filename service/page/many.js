@@ -1,0 +1,180 @@
+// Many texts: a table is sent in lists, and its answers are downloaded as CSV.
+
+const MAX_FILE = 32 << 20; // bytes
+const MAX_LIST = 64; // rows of one request, at most
+const MAX_TRIES = 5; // of a request that gets no answer
+const MAX_SHOWN = 20; // rows of the preview
+const job = { table: null, running: null, answers: [], faults: [], cut: 0, key: "" };
+
+const manyState = (text) => { $("many-state").textContent = text; };
+
+async function readFile(file) {
+  if (!file) return;
+  if (file.size > MAX_FILE) return loadTable("", `${file.name} has ${(file.size / 1048576).toFixed(0)} MB, and this page takes 32 MB. Use the command bertheads-score.`);
+  try {
+    loadTable(new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()), "", file.name);
+  } catch {
+    loadTable("", `${file.name} is not UTF-8. Save it as UTF-8 and choose it again.`);
+  }
+}
+
+/** Take a text as the table, or say why not. */
+function loadTable(text, wrong = "", name = "") {
+  job.running?.abort();
+  Object.assign(job, { table: null, running: null, answers: [], faults: [], cut: 0, text, name });
+  $("many-results").replaceChildren();
+  try {
+    if (!wrong && text.trim()) job.table = readTable(text, $("many-format").value);
+  } catch (error) {
+    wrong = error.message;
+  }
+  drawColumns();
+  const { table } = job;
+  manyState(wrong || (table ? `${name ? name + ": " : ""}${table.rows.length} rows, read as ${table.kind}. Columns: ${table.names.join(", ")}.` : ""));
+}
+
+function drawColumns() {
+  const names = job.table?.names ?? [];
+  const fields = [...TASKS[state.task].fields, ["label", "Right label, if there is one", ""]];
+  $("many-columns").replaceChildren(...(job.table ? fields.map(([field, label]) => columnField(field, label, names)) : []));
+  $("many-start").disabled = !job.table?.rows.length || job.running !== null;
+}
+
+function columnField(field, label, names) {
+  const options = names.map((name, index) => make("option", { value: String(index), textContent: name }));
+  if (field === "label") options.unshift(make("option", { value: "", textContent: "none" }));
+  const control = make("select", { id: "column-" + field }, ...options);
+  const usual = names.findIndex((name) => USUAL[field].includes(name.trim().toLowerCase()));
+  control.value = String(usual >= 0 ? usual : field === "label" ? "" : 0);
+  return labelled(`Column: ${label}`, control);
+}
+
+// ---- sending ----
+
+async function startMany() {
+  const running = job.running = new AbortController();
+  const asked = askedNow();
+  if (job.key !== asked.key) Object.assign(job, { answers: [], faults: [], cut: 0, key: asked.key });
+  showRunning(true);
+  let end = "Finished.";
+  try {
+    const open = job.table.rows.map((_, index) => index).filter((index) => !job.answers[index] && !job.faults[index]);
+    const size = Math.min(MAX_LIST, asked.head.limits.max_items);
+    for (let at = 0; at < open.length; at += size) await sendRows(asked, open.slice(at, at + size), running.signal);
+  } catch (error) {
+    end = `${running.signal.aborted ? "Stopped." : error.message} Start goes on where it stopped.`;
+  }
+  if (job.running !== running) return; // another table has come meanwhile
+  job.running = null;
+  finishMany(asked, end);
+}
+
+/** Return what all rows are asked with; answers to something else are not kept. */
+function askedNow() {
+  const columns = TASKS[state.task].fields.map(([field]) => [field, Number($("column-" + field).value)]);
+  const asked = { head: currentHead(), route: route(), parameters: body().parameters, columns, label: $("column-label").value };
+  return { ...asked, key: JSON.stringify([asked.head.name, asked.head.sha256, asked.parameters, columns]) };
+}
+
+/** Ask for the answers to some rows, as often as it takes; halves of a list find the row at fault. */
+async function sendRows(asked, rows, signal) {
+  for (let tries = 1; ; tries++) {
+    const { answer, headers, problem } = await ask(asked.route, { body: listOf(asked, rows), signal });
+    if (!problem) return takeAnswers(rows, answer, headers);
+    if ([413, 422].includes(problem.status)) return splitRows(asked, rows, problem, signal);
+    const busy = [429, 503].includes(problem.status);
+    if (!busy && ([401, 403, 404].includes(problem.status) || tries === MAX_TRIES)) throw new Error(`${problem.title}. ${problem.text}`);
+    manyState(`${problem.title}. Trying again in ${problem.wait ?? tries} s.`);
+    await sleep((problem.wait ?? tries) * 1000, signal);
+  }
+}
+
+async function splitRows(asked, rows, problem, signal) {
+  if (rows.length === 1) {
+    job.faults[rows[0]] = problem.text || problem.title;
+    return;
+  }
+  const half = rows.length >> 1;
+  await sendRows(asked, rows.slice(0, half), signal);
+  await sendRows(asked, rows.slice(half), signal);
+}
+
+function listOf({ columns, parameters }, rows) {
+  const inputs = rows.map((index) => {
+    const texts = Object.fromEntries(columns.map(([field, column]) => [field, job.table.rows[index][column]]));
+    return columns.length === 1 ? texts.text : texts;
+  });
+  return { inputs, ...(parameters ? { parameters } : {}) };
+}
+
+function takeAnswers(rows, answer, headers) {
+  if (!Array.isArray(answer) || answer.length !== rows.length) throw new Error("This page does not understand the answer. Reload it.");
+  rows.forEach((index, place) => { job.answers[index] = answer[place]; });
+  job.cut += Number(headers.get("X-Truncated")) || 0;
+  const done = job.answers.filter(Boolean).length + job.faults.filter(Boolean).length;
+  Object.assign($("many-progress"), { max: job.table.rows.length, value: done });
+  $("many-count").textContent = `${done} of ${job.table.rows.length} rows`;
+}
+
+const sleep = (time, signal) => new Promise((done, fail) => {
+  setTimeout(done, time);
+  signal.addEventListener("abort", () => fail(signal.reason));
+});
+
+// ---- results ----
+
+function showRunning(running) {
+  $("many-progress").hidden = !running;
+  $("many-stop").disabled = !running;
+  $("many-start").disabled = running;
+  if (running) manyState("Running.");
+}
+
+function finishMany(asked, sentence) {
+  showRunning(false);
+  const rows = resultRows(asked.head), failed = job.faults.filter(Boolean).length;
+  const facts = [sentence, failed ? `${failed} rows failed; the column error says why.` : "", job.cut ? `${job.cut} tokens were cut.` : "", accuracyOf(asked)];
+  manyState(facts.filter(Boolean).join(" "));
+  const save = button("Download CSV", () => download("answers.csv", "text/csv", writeCsv(rows)));
+  const shown = rows.slice(0, MAX_SHOWN + 1).map((row) => row.map((cell) => String(cell).slice(0, 200)));
+  const preview = make("div", { class: "wide", tabIndex: 0, role: "region", "aria-label": "First rows" }, table(shown[0], shown.slice(1)));
+  $("many-results").replaceChildren(save, preview);
+}
+
+/** Return the names and the rows of the table, with what was answered. */
+function resultRows(head) {
+  const { names, rows } = job.table;
+  const added = ["prediction", "score", "answer", "error"].map((name) => (names.includes(name) ? `${name}_of_${head.name}` : name));
+  return [[...names, ...added], ...rows.map((row, index) => [...row, ...answerCells(head, job.answers[index]), job.faults[index] ?? ""])];
+}
+
+function answerCells(head, answer) {
+  if (!answer) return ["", "", ""];
+  const best = head.task === "tag" ? undefined : bestOf(head.task, answer);
+  return [best ? best.label ?? best.token_str ?? best.answer : "", best?.score ?? "", JSON.stringify(answer)];
+}
+
+function accuracyOf({ head, label: column }) {
+  if (column === "" || !["classify", "pair"].includes(head.task)) return "";
+  if (head.problem_type !== "single_label_classification") return "Accuracy is for heads that give one label.";
+  const wanted = job.table.rows.map((row) => row[column].trim());
+  const scored = [...job.answers.keys()].filter((index) => job.answers[index] && wanted[index] !== "");
+  const right = scored.filter((index) => bestOf(head.task, job.answers[index])?.label === wanted[index]).length;
+  const strange = [...new Set(scored.map((index) => wanted[index]))].filter((label) => !head.labels.includes(label));
+  const note = strange.length ? ` The head does not have the labels ${strange.slice(0, 5).join(", ")}.` : "";
+  return scored.length ? `Accuracy: ${percent(right / scored.length)} (${right} of ${scored.length}).${note}` : "No row has a label.";
+}
+
+function listenToMany() {
+  $("many-text").addEventListener("input", () => loadTable($("many-text").value));
+  $("many-file").addEventListener("change", () => readFile($("many-file").files[0]));
+  $("many-format").addEventListener("change", () => loadTable(job.text ?? "", "", job.name));
+  $("many-start").addEventListener("click", startMany);
+  $("many-stop").addEventListener("click", () => job.running?.abort());
+  $("many").addEventListener("dragover", (event) => event.preventDefault());
+  $("many").addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    readFile(event.dataTransfer.files[0]);
+  });
+}

@@ -1,0 +1,53 @@
+// Why: how the score of the answer falls when a word is left out.
+
+const MAX_REASONS = 12; // words in the table
+
+/** Learn from the OpenAPI document whether the service explains its answers. */
+async function learnWhy() {
+  const { answer } = await ask("openapi.json");
+  state.explains = Object.hasOwn(answer?.paths ?? {}, "/explain/{head}");
+  if (state.explains && state.last) $("why").replaceChildren(...whyButton(state.last));
+}
+
+function whyButton(asked) {
+  const known = ["classify", "pair", "qa"].includes(asked.head.task);
+  return state.explains && known ? [button("Why?", () => explain(asked))] : [];
+}
+
+async function explain(asked) {
+  const turn = state.turn;
+  const { answer, problem } = await ask("explain/" + encodeURIComponent(asked.head.name), { body: asked.body });
+  if (turn !== state.turn) return;
+  try {
+    $("why").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text)] : drawReasons(answer, asked.body.inputs)));
+  } catch {
+    $("why").replaceChildren(notice("bad", "This page does not understand the explanation", "Reload the page: the service may have a new version."));
+  }
+  say(problem ? `${problem.title}. ${problem.text}` : $("why").textContent);
+}
+
+function drawReasons({ label, score, words }, inputs) {
+  const most = Math.max(1e-9, ...words.map((word) => Math.abs(word.influence)));
+  const fields = typeof inputs === "string" ? [["", inputs]] : Object.entries(inputs);
+  const passages = fields.map(([name, text]) => shaded(name, text, words.filter((word) => !name || word.field === name), most));
+  const ranked = [...words].sort((a, b) => Math.abs(b.influence) - Math.abs(a.influence)).slice(0, MAX_REASONS);
+  const rows = ranked.map((word) => [word.word, word.influence < 0 ? "against" : "for", [signed(word.influence), "number"]]);
+  const about = "Influence is how much the score falls without the word. A solid line speaks for the answer, a dashed one against it.";
+  return [
+    make("h3", { textContent: `Why “${label || "no answer"}” (${percent(score)})?` }),
+    ...passages, make("p", { class: "about", textContent: about }), table(["Word", "Speaks", ["Influence", "number"]], rows),
+  ];
+}
+
+const signed = (influence) => (influence < 0 ? "−" : "+") + Math.abs(influence).toFixed(3);
+
+function shaded(name, text, words, most) {
+  const spans = words.map((word) => ({ ...word, hue: word.influence < 0 ? 1 : 0, title: `${word.word}: ${signed(word.influence)}` }));
+  const passage = passageWith(text, spans, name ? `Influence in ${name}` : "Influence of each word");
+  const strengths = spans.filter((span) => span.end > span.start).sort((a, b) => a.start - b.start);
+  [...passage.querySelectorAll("mark")].forEach((mark, index) => {
+    mark.classList.add("reason", strengths[index].influence < 0 ? "against" : "for");
+    mark.style.setProperty("--strength", (Math.abs(strengths[index].influence) / most).toFixed(3));
+  });
+  return passage;
+}
