@@ -156,7 +156,9 @@ def chromium(profile: Path) -> Iterator[Browser]:
             port = profile / "DevToolsActivePort"
             until(lambda: port.exists() and port.read_text().count("\n") == 1)
             number, path = port.read_text().split("\n")
-            with connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None, close_timeout=0.1) as socket:
+            with connect(
+                f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None, close_timeout=0.1, ping_interval=None
+            ) as socket:
                 browser = Browser(socket)
                 yield browser
                 browser.call("Browser.close")

@@ -89,8 +89,9 @@ async def running(
     queued_tokens: int = 10_000,
     queue_seconds: float = 3600.0,
     lane_timeout: float = 60.0,
+    run_tokens: int = 6,
 ) -> AsyncIterator[tuple[Engine, Encoder]]:
-    limits = Limits(lanes, batch_tokens, 6, queued_tokens, queue_seconds, lane_timeout)
+    limits = Limits(lanes, batch_tokens, run_tokens, queued_tokens, queue_seconds, lane_timeout)
     engine, encoder = Engine(limits, Metrics()), Encoder()
     engine.start()
     try:

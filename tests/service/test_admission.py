@@ -88,9 +88,9 @@ async def test_logits_that_are_kept_are_bounded() -> None:
 
 @scenario
 async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
-    async with running(batch_tokens=100) as (engine, encoder):
+    async with running(batch_tokens=100, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
-        engine._pace.add(10, 1.0)  # 10 tokens a second; 3 run
+        engine._pace.add(10, 1.0)  # 10 tokens per second; 3 run
         submit(engine, encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
         submit(engine, encoder, "a", [row(97)], soon(33.5))  # 200 tokens and a batch more, 30 s
         with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.8 s late") as refusal:
@@ -131,7 +131,7 @@ async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
 
 @scenario
 async def test_a_request_may_wait_for_others_for_so_long() -> None:
-    async with running(batch_tokens=100, queue_seconds=30.0) as (engine, encoder):
+    async with running(batch_tokens=100, queue_seconds=30.0, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
         engine._pace.add(10, 1.0)  # 10 tokens per second; 3 run
         submit(engine, encoder, "a", [row(100)], soon(3600))
@@ -150,7 +150,7 @@ async def test_a_request_may_wait_for_others_for_so_long() -> None:
 
 @scenario
 async def test_long_requests_leave_room_for_short_ones_and_for_their_like() -> None:
-    async with running(batch_tokens=100, queue_seconds=35.0, queued_tokens=100_000) as (engine, encoder):
+    async with running(batch_tokens=100, queue_seconds=35.0, queued_tokens=100_000, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
         engine._pace.add(10, 1.0)
         for _ in range(4):

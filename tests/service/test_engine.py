@@ -64,7 +64,7 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
 @scenario
 async def test_the_pace_is_that_of_a_lane_among_others() -> None:
     """By it what is too much is refused, and then no batch is alone."""
-    clock, expected = [time.monotonic()], Pace()
+    clock, expected = [time.monotonic()], Pace(run_tokens=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
         async with running(lanes=2) as (engine, encoder):

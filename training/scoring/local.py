@@ -65,6 +65,8 @@ class Pool:
         if kind:
             for process in set(active_children()) - self._before:
                 process.kill()  # a part appears whole or not at all
+            # Before CPython 3.11.7, a chunk that is on its way to a process which died blocks the thread that sends it.
+            self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
         self._executor.shutdown(cancel_futures=True)
 
     def score(self, chunk: Chunk) -> Iterator[Summary]:
