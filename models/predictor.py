@@ -23,14 +23,12 @@ from models.occlusion import Explanation, Occlusion
 from models.row import Encoded, Row
 from models.runtime import Precision, Provider
 from models.session import Session
-from models.task import HeadSpec, Logits, Strict
+from models.task import MAX_LOGITS, HeadSpec, Logits, Strict
 from models.tasks import ROUTES, AnyTask, RouteName, routes_of
 from models.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
 """Maximum tokens of a batch, padding included."""
-MAX_LOGITS = 1 << 26
-"""Maximum logits of one input (256 MiB): a mask makes one for each word of the vocabulary."""
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 Place = tuple[int, int]
 """Of a row: the index of its input, and its number within it."""

@@ -26,6 +26,10 @@ not, or numbers."""
 Function = Literal["softmax", "sigmoid", "none"]
 """How logits become scores."""
 
+MAX_LOGITS = 1 << 26
+"""Maximum logits that are kept at a time, or of one input (256 MiB). A mask makes one for each word of the vocabulary:
+512 masks of BERT's are 16 million."""
+
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError, BundleError
@@ -24,6 +24,7 @@ from service.admission import Limits
 from service.board import Board, socket_path
 from service.engine import Engine
 from service.errors import ClientGone, InferenceFailed, ServiceError, SettingsError, Unavailable
+from service.frame_protocol import FrameProtocol
 from service.heads import open_session
 from service.metric_files import MEMORY
 from service.metrics import DROPPED, Metrics
@@ -170,18 +171,17 @@ class Device:
         self._end_at = min(self._end_at, time.monotonic() + settings.drain_delay + 2 * settings.drain_timeout)
 
 
-class Connection(asyncio.Protocol):
+class Connection(FrameProtocol):
     """One front."""
 
     def __init__(self, device: Device) -> None:
+        super().__init__()
         self._device = device
         self._engine = device.engine
         self._jobs: dict[int, Job] = {}
         self._opened: dict[int, Opened] = {}
         self._keys: dict[int, tuple[str, list[str]]] = {}
         self._opening: set[asyncio.Task[None]] = set()
-        self._transport: asyncio.Transport | None = None
-        self._out: list[Any] = []
         self._frames = frames.Splitter(device.settings.max_queued_tokens * REQUEST_BYTES + frames.MAX_JSON_BYTES)
         self._handlers: dict[int, Callable[[memoryview], None]] = {
             frames.REQUEST: self._request,
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note a front."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._loop = asyncio.get_running_loop()
         self._device.connections.add(self)
 
@@ -302,17 +302,6 @@ class Connection(asyncio.Protocol):
     def _let_go(self, number: int) -> None:
         self._opened.pop(number)
         self._device.sessions.close(*self._keys.pop(number))
-
-    def _send(self, parts: list[Any]) -> None:
-        """Send a frame, together with all others of this turn of the loop: each write is a system call."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out += parts
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self._transport:
-            self._transport.write(b"".join(out))
 
 
 def serve(settings: Settings, device: int, directory: Path) -> int:

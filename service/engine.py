@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from models.row import Row
+from models.task import MAX_LOGITS
 from service.admission import Limits, Load, check_room
 from service.errors import (
     SHUTTING_DOWN,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_LOGITS = 1 << 26
-"""256 MiB. A mask makes one for each word of the vocabulary: 512 masks of BERT's are 16 million."""
 SWITCH_SECONDS = 0.0005
 """After which a thread that computes in Python lets others run: by default (5 ms) tokenising a long text delays each
 step of a short request."""
@@ -75,7 +74,7 @@ class Lane(threading.Thread):
 
 
 class Keeper:
-    """Counts the logits that a process keeps; several processes share MOST_LOGITS."""
+    """Counts the logits that a process keeps; several processes share MAX_LOGITS."""
 
     def __init__(self, processes: int = 1) -> None:
         self._processes = processes
@@ -85,12 +84,12 @@ class Keeper:
     def keeping(self, logits: int) -> Iterator[None]:
         """Count logits from before they are computed until they are decoded, for they are what memory fills with.
 
-        A single request may make up to MOST_LOGITS where nothing else is kept.
+        A single request may make up to MAX_LOGITS where nothing else is kept.
         Raises QueueFull, and Unprocessable for more than would ever fit.
         """
-        share = MOST_LOGITS // self._processes
-        if logits > MOST_LOGITS:
-            message = f"makes {logits} scores, but at most {MOST_LOGITS} are kept at a time; send fewer texts or masks"
+        share = MAX_LOGITS // self._processes
+        if logits > MAX_LOGITS:
+            message = f"makes {logits} scores, but at most {MAX_LOGITS} are kept at a time; send fewer texts or masks"
             raise Unprocessable([FieldError("inputs", message)])
         if self._logits and self._logits + logits > share:
             reason = f"{self._logits} scores are kept, and {logits} more would exceed {share}"

@@ -6,14 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from models.errors import BundleError
+from models.task import MAX_LOGITS
 from service import frames
 from service.admission import Load
 from service.board import Board
-from service.engine import MOST_LOGITS
 from service.errors import ServiceError, Unavailable
+from service.frame_protocol import FrameProtocol
 from service.metrics import DROPPED
 from service.queue import Job, Logits
 
@@ -44,10 +45,11 @@ class SentJob(Job):
     number: int = 0
 
 
-class Link(asyncio.Protocol):
+class Link(FrameProtocol):
     """One connection, and what waits for its answers."""
 
     def __init__(self, engines: "Engines", path: Path) -> None:
+        super().__init__()
         self.path = path
         self.ready = False
         """Whether all that is served is open there."""
@@ -62,9 +64,7 @@ class Link(asyncio.Protocol):
         """Why it could not open what is served."""
         self._opening: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = count(1)
-        self._transport: asyncio.Transport | None = None
         self._lost = asyncio.Event()
-        self._out: list[Any] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -146,10 +146,10 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with nothing."""
-        self._transport = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
         self._lost.clear()
         self._engines.note_connected()
-        self._frames = frames.Splitter(4 * MOST_LOGITS + self._engines.limits.queued_tokens * 16 + (1 << 20))
+        self._frames = frames.Splitter(4 * MAX_LOGITS + self._engines.limits.queued_tokens * 16 + (1 << 20))
 
     def data_received(self, data: bytes) -> None:
         """Hand on the frames that are complete now."""
@@ -197,17 +197,6 @@ class Link(asyncio.Protocol):
         if job:
             self.tokens -= job.tokens
         return job
-
-    def _send(self, parts: list[Any]) -> None:
-        """Send a frame, together with all others of this turn of the loop: each write is a system call."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out += parts
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self._transport:
-            self._transport.write(b"".join(out))
 
     # ---- the connection ----
 

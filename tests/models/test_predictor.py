@@ -12,9 +12,9 @@ import pytest
 import models
 from models.bundle import read_bundle
 from models.errors import BundleError, InferenceError, InputError
-from models.predictor import MAX_LOGITS, Predictor
+from models.predictor import Predictor
 from models.row import Row
-from models.task import Logits
+from models.task import MAX_LOGITS, Logits
 from tests.service.serving import serving
 
 STARTER = Path(models.__file__).parent / "starter"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.engine import MOST_LOGITS
+from models.task import MAX_LOGITS
 from service.errors import ClientGone, DeadlinePassed, QueueFull, Unprocessable
 from tests.service.engines import held, row, running, scenario, soon, submit, total
 
@@ -74,15 +74,15 @@ async def test_admission_counts_tokens_alike_for_one_row_and_for_many() -> None:
 @scenario
 async def test_logits_that_are_kept_are_bounded() -> None:
     async with running() as (engine, _):
-        with engine.keeping(MOST_LOGITS - 10):
+        with engine.keeping(MAX_LOGITS - 10):
             with pytest.raises(QueueFull, match="11 more would exceed") as refusal, engine.keeping(11):
                 raise AssertionError("it was let in")
             assert int(refusal.value.headers["Retry-After"]) >= 1
             with engine.keeping(10):
                 pass
-        with engine.keeping(MOST_LOGITS):
+        with engine.keeping(MAX_LOGITS):
             pass
-        with pytest.raises(Unprocessable, match="send fewer texts or masks"), engine.keeping(MOST_LOGITS + 1):
+        with pytest.raises(Unprocessable, match="send fewer texts or masks"), engine.keeping(MAX_LOGITS + 1):
             raise AssertionError("it was let in")
 
 

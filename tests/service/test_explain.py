@@ -11,9 +11,8 @@ import pytest
 import models
 from models.occlusion import Occlusion
 from models.predictor import Predictor
-from models.task import HeadSpec
+from models.task import MAX_LOGITS, HeadSpec
 from models.tokenizer import Tokenizer
-from service.engine import MOST_LOGITS
 from service.logs import FIELDS
 from tests.models.test_occlusion import brute, variant
 from tests.service.bundles import HEADS, write_bundle
@@ -161,7 +160,7 @@ def test_all_texts_are_one_job_and_admission_counts_all_of_it(
 
 
 def test_a_full_service_says_when_to_come_back(served: Served) -> None:
-    with served.service.engine.keeping(MOST_LOGITS - 10):  # two scores of each text
+    with served.service.engine.keeping(MAX_LOGITS - 10):  # two scores of each text
         assert served.post("/classify/sentiment", TEXTS[0]).status_code == 200
         refused = served.post("/explain/sentiment", TEXTS[0])
     assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1

@@ -46,7 +46,7 @@ def raw_lines(path: Path) -> Iterator[bytes]:
     """
     with _whole(path), opened(path) as file:
         first = file.readline(MAX_LINE)
-        if first.startswith(codecs.BOM_UTF8):  # a mark is no part of the line, nor of its length
+        if first.startswith(codecs.BOM_UTF8):  # a mark does not belong to the line, nor to its length
             first = first.removeprefix(codecs.BOM_UTF8)
             first += b"" if first.endswith(b"\n") else file.readline(len(codecs.BOM_UTF8))
         if first:

@@ -179,7 +179,7 @@ def test_what_is_wrong_is_one_sentence_before_the_work(
 
 
 def modules_of(*extras: str) -> set[str]:
-    """Return what one can import of extras of ours; of "", of what is always installed."""
+    """Return what one can import of our own extras; of "", of what is always installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {"": project["dependencies"], **project["optional-dependencies"]}
     names = {canonicalize_name(Requirement(each).name) for extra in extras for each in wanted[extra]}

@@ -11,7 +11,8 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
-from models.predictor import MAX_LOGITS, Predictor
+from models.predictor import Predictor
+from models.task import MAX_LOGITS
 from models.tasks import RouteName
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
