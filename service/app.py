@@ -9,9 +9,9 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 
-from service.gate import Gate
 from service.lifecycle import Service
 from service.metrics import Metrics
+from service.middleware import Gate
 from service.openapi import document
 from service.routes import add_routes
 from service.settings import Settings

@@ -33,10 +33,10 @@ from service.errors import (
     InferenceFailed,
     Unprocessable,
 )
-from service.gate import DEADLINE_HEADER, info_of
 from service.heads import Head, Heads
 from service.lifecycle import Service
 from service.metrics import Metric
+from service.middleware import DEADLINE_HEADER, info_of
 from service.queue import Deadline, Job, Logits
 from service.request_body import JSON, LONG_BODY, check_values, read_body
 from service.settings import Settings

@@ -70,7 +70,7 @@ class Job:
     weight: float = 1.0
     """Share of the lanes' time, relative to other jobs."""
     trace: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the request's trace, for log lines and for the span of a batch; see service.gate.RequestInfo."""
+    """Ids of the request's trace, for log lines and for the span of a batch; see service.middleware.RequestInfo."""
     items: "list[Item]" = field(init=False)
     tokens: int = field(init=False)
     """Equal rows count once."""

@@ -40,7 +40,7 @@ from service.queue import Item
 from service.traces import ended_in_time, quieten
 
 if TYPE_CHECKING:
-    from service.gate import RequestInfo
+    from service.middleware import RequestInfo
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from service import keys as module
 from service import logs
 from service.__main__ import main
 from service.errors import SettingsError
-from service.gate import RequestInfo
 from service.keys import Guesses, Key, Keys, read_keys
 from service.metrics import Metrics
+from service.middleware import RequestInfo
 from service.settings import Settings
 from tests.service.serving import Served, serving, until
 
@@ -199,7 +199,7 @@ def test_the_name_of_the_key_is_in_log_and_metrics(
 ) -> None:
     infos = [RequestInfo("r", 0.0) for _ in range(4)]
     given = iter(infos)
-    monkeypatch.setattr("service.gate.start_info", lambda _: next(given, RequestInfo("r", 0.0)))
+    monkeypatch.setattr("service.middleware.start_info", lambda _: next(given, RequestInfo("r", 0.0)))
     caplog.set_level(logging.INFO, "service.access")
     for key in ("k1", "k1", "k2", "wrong"):
         status(keyed, key)

@@ -17,7 +17,7 @@ from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service import logs, spans
 from service.errors import queue_full
-from service.gate import RequestInfo
+from service.middleware import RequestInfo
 from service.spans import _error_type, _server
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.collector import ERROR, INTERNAL, SERVER, UNSET, Collector, Received, collecting

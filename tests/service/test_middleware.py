@@ -13,8 +13,8 @@ import pytest
 from starlette.responses import Response
 
 from service import logs
-from service.gate import Gate, Pauses, RequestInfo
 from service.metrics import Metrics
+from service.middleware import Gate, Pauses, RequestInfo
 from service.settings import Settings
 from tests.service.serving import Served, serving
 from tests.service.test_bad_input import problem
@@ -23,7 +23,7 @@ from tests.service.test_bad_input import problem
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many wrong keys come from this one address."""
-    monkeypatch.setattr("service.gate.GUESS_PAUSE", 0.0)
+    monkeypatch.setattr("service.middleware.GUESS_PAUSE", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_guesses_are_slowed_down_and_the_right_key_is_not(bundle: Path, pauses: 
 
 
 def test_a_guess_too_many_costs_its_connection(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.gate.MAX_PAUSED", 0)
+    monkeypatch.setattr("service.middleware.MAX_PAUSED", 0)
     with serving(bundle, lanes=1, api_key="s3cret") as guarded, httpx.Client(base_url=guarded.url) as client:
         answers = [client.get("/heads", headers={"Authorization": "Bearer wrong"}) for _ in range(11)]
         assert [answer.headers.get("Connection") for answer in answers] == [None] * 10 + ["close"]
@@ -251,7 +251,7 @@ def test_a_guess_too_many_costs_its_connection(bundle: Path, monkeypatch: pytest
 
 
 def test_pauses_are_bounded_and_end_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.gate.MAX_PAUSED", 2)
+    monkeypatch.setattr("service.middleware.MAX_PAUSED", 2)
 
     async def scenario() -> None:
         pauses = Pauses()
