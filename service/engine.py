@@ -33,8 +33,8 @@ from service.errors import (
 )
 from service.logs import FIELDS
 from service.metrics import Metrics
-from service.pace import NEWEST, Pace
 from service.queue import Deadline, Item, Job, Logits, Queue, Runner
+from service.throughput import NEWEST, Pace
 
 if TYPE_CHECKING:
     from service.spans import Traces

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.errors import InferenceFailed, Unavailable
-from service.pace import Pace
+from service.throughput import Pace
 from tests.service.engines import DEADLY, POISON, Steps, held, row, running, scenario, soon, submit, total, until
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.pace import Pace
+from service.throughput import Pace
 
 
 def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
