@@ -23,7 +23,7 @@ from models.row import Row
 from models.special_tokens import BRACKETED, OF_BERT, Parts, read_rows, token_id
 from models.special_tokens import MASK as MASK
 from models.tokenizer_files import TokenizerFiles, parse_file
-from models.words import Words, split_words
+from models.wordpiece_cache import Words, split_words
 
 # Another normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
 WORD_PIECE = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tokenizer import Tokenizer
-from models.words import Words
+from models.wordpiece_cache import Words
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
 from training.run.interruption import follow_parent

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.tokenizer import Tokenizer
-from models.words import Words
+from models.wordpiece_cache import Words
 
 WORDS = 400_000  # size of the words that are remembered; only those of sentences with [UNK] are looked at
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.tokenizer import Tokenizer
-from models.words import size
+from models.wordpiece_cache import size
 from tests.training.corpora import FIXTURES
 
 TOKENIZER = Tokenizer.read(FIXTURES)
