@@ -18,12 +18,12 @@ from onnxruntime import InferenceSession
 
 from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
+from models.encoder_output import DeviceVectors, Floats, HostVectors, Vectors
 from models.errors import BundleError
 from models.probe import Probe, read_probe
 from models.row import Row, RowKey
 from models.runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
 from models.task import Logits
-from models.vectors import DeviceVectors, Floats, HostVectors, Vectors
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}

@@ -25,13 +25,13 @@ from onnx import TensorProto
 
 from models.batch import pad
 from models.bundle import Bundle, read_bundle, seal
+from models.encoder_output import DeviceVectors, HostVectors
 from models.errors import BundleError
 from models.row import Row
 from models.runtime import CPU, Precision, find_kernels, prepare
 from models.session import Session
 from models.task import Logits
 from models.tokenizer import Tokenizer
-from models.vectors import DeviceVectors, HostVectors
 from tests.models import bundles
 from tests.programs import has_gpu
 from training.exporting.graph_builder import Graph
