@@ -31,7 +31,7 @@ from models.manifest import (
     parse_object,
     read_json,
 )
-from models.runtime import Graph, Signature, metadata_json, read_signature
+from models.onnx_runtime import Graph, Signature, metadata_json, read_signature
 from models.tasks import TASKS
 from models.tokenizer import Tokenizer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from models.errors import BundleError
-from models.runtime import Constants, Graph
+from models.onnx_runtime import Constants, Graph
 
 AGAIN = "restore the file or export the bundle again"
 CONSTANTS = ".bin"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, OrtValue
 
-from models.runtime import Device
+from models.onnx_runtime import Device
 from models.task import Logits
 
 Ids = NDArray[Any]

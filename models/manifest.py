@@ -18,8 +18,8 @@ from pydantic import (
 
 from models.contents import AGAIN
 from models.errors import BundleError
+from models.onnx_runtime import Precision
 from models.reference import Reference
-from models.runtime import Precision
 from models.task import HeadSpec, ProblemType, TaskName, Trained
 
 FORMAT: Literal["bertheads-bundle/1"] = "bertheads-bundle/1"

@@ -20,8 +20,8 @@ from models.bundle import Bundle, read_bundle
 from models.errors import InferenceError, InputError
 from models.input_errors import at, input_error, kind_of
 from models.occlusion import Explanation, Occlusion
+from models.onnx_runtime import Precision, Provider
 from models.row import Encoded, Row
-from models.runtime import Precision, Provider
 from models.session import Session
 from models.task import MAX_LOGITS, HeadSpec, Logits, Strict
 from models.tasks import ROUTES, AnyTask, RouteName, routes_of

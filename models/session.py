@@ -20,9 +20,9 @@ from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
 from models.encoder_output import DeviceVectors, Floats, HostVectors, Vectors
 from models.errors import BundleError
+from models.onnx_runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
 from models.probe import Probe, read_probe
 from models.row import Row, RowKey
-from models.runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
 from models.task import Logits
 
 # The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.

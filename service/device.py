@@ -308,7 +308,7 @@ def serve(settings: Settings, device: int, directory: Path) -> int:
     """Be the engine process of a device; return the exit status."""
     from uvicorn.loops.auto import auto_loop_factory
 
-    from models.runtime import flush_denormals
+    from models.onnx_runtime import flush_denormals
     from service import logs
 
     logs.configure(settings.log_level, settings.log_format)

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvicorn
 
-from models.runtime import flush_denormals
+from models.onnx_runtime import flush_denormals
 from service import logs
 from service.app import create_app
 from service.connections import Connections, connection_limit, raise_file_limit

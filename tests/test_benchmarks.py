@@ -15,7 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from models import runtime
+from models import onnx_runtime
 from models.bundle import read_bundle
 from models.row import Row
 from models.session import Session
@@ -71,7 +71,7 @@ def test_sessions_without_kernels_are_those_that_are_opened_meanwhile(tokenizer:
     bundle = read_bundle(write_bundle(tmp_path / "tiny", tokenizer, precisions=["int8"]))
     with opening_with(LEFT_OUT):
         assert Session(bundle).pads
-    assert Session(bundle).pads == (not runtime.KERNELS.exists())
+    assert Session(bundle).pads == (not onnx_runtime.KERNELS.exists())
 
 
 def test_who_waits_for_a_turn_is_paused() -> None:

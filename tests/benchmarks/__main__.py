@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models import runtime
+from models import onnx_runtime
 from models.bundle import Bundle, read_bundle
 from models.cgroup import usable_cores
 from models.errors import BertheadsError
@@ -103,7 +103,7 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
         check_answers([one for one in contenders.values() if isinstance(one, Server)], workloads)
         for name in RAW:
             if not options.only or name in options.only:
-                with opening_with(LEFT_OUT if name.endswith("-onnx") else runtime.KERNELS):
+                with opening_with(LEFT_OUT if name.endswith("-onnx") else onnx_runtime.KERNELS):
                     contenders[name] = Raw(Session(bundle))
         runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
         for run in runs:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.bundle import read_bundle
 from models.classification import Classify, ScoredLabel
-from models.runtime import flush_denormals
+from models.onnx_runtime import flush_denormals
 from models.session import Session
 
 

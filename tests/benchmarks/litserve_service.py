@@ -6,7 +6,7 @@ from typing import Any
 
 import litserve  # type: ignore[import-not-found]  # of an environment of its own
 
-from models import runtime
+from models import onnx_runtime
 from models.cgroup import usable_cores
 from models.classification import ScoredLabel
 from tests.benchmarks.classifier import Classifier
@@ -15,7 +15,7 @@ from tests.kernels.sessions import LEFT_OUT, opening_with
 
 class Service(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        with opening_with(LEFT_OUT if sys.argv[3:] else runtime.KERNELS):
+        with opening_with(LEFT_OUT if sys.argv[3:] else onnx_runtime.KERNELS):
             self.classifier = Classifier(Path(sys.argv[1]))
 
     def decode_request(self, request: dict[str, str]) -> str:

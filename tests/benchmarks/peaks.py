@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle import Bundle
 from models.cgroup import usable_cores
+from models.onnx_runtime import Device, Graph, Precision, Provider, open_graph
 from models.row import Row
-from models.runtime import Device, Graph, Precision, Provider, open_graph
 
 SIDE: dict[Provider, int] = {"cpu": 2048, "cuda": 8192}
 REPEATS = 7

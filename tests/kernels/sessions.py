@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models import runtime
+from models import onnx_runtime
 
 LEFT_OUT = Path("kernels that were left out")
 """No library: ONNX Runtime alone, as who has the graphs and not our kernels would run them."""
@@ -13,10 +13,10 @@ LEFT_OUT = Path("kernels that were left out")
 @contextmanager
 def opening_with(library: Path) -> Iterator[None]:
     """Let sessions that are opened meanwhile take this library; none, if it is not there."""
-    installed, runtime.KERNELS = runtime.KERNELS, library
-    runtime.find_kernels.cache_clear()
+    installed, onnx_runtime.KERNELS = onnx_runtime.KERNELS, library
+    onnx_runtime.find_kernels.cache_clear()
     try:
         yield
     finally:
-        runtime.KERNELS = installed
-        runtime.find_kernels.cache_clear()
+        onnx_runtime.KERNELS = installed
+        onnx_runtime.find_kernels.cache_clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import runtime
+from models import onnx_runtime
 from models.bundle import read_bundle
 from models.session import Session
 from models.tokenizer import Tokenizer
@@ -34,15 +34,15 @@ def test_every_head_answers_alike(library: Path) -> None:
 ALL_HEADS = """
 import sys
 from pathlib import Path
-from models import runtime
+from models import onnx_runtime
 from models.bundle import read_bundle
 from models.row import Row
 from models.session import Session
 from service.settings import STARTER
 
-runtime.KERNELS = Path(sys.argv[1])
+onnx_runtime.KERNELS = Path(sys.argv[1])
 session = Session(read_bundle(STARTER), wide_threads=2)
-assert runtime.find_kernels() and not session.pads
+assert onnx_runtime.find_kernels() and not session.pads
 session.warm_up()
 session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length in (3, 70) for head in session._heads])
 """
@@ -71,4 +71,4 @@ def test_a_library_that_does_not_load_is_said_and_done_without(
 def test_the_installed_library_is_there() -> None:
     """Where there is a compiler, installing has used it, so that what the tests run is what is served."""
     compiler()
-    assert runtime.find_kernels() == runtime.KERNELS
+    assert onnx_runtime.find_kernels() == onnx_runtime.KERNELS

@@ -12,8 +12,8 @@ from models.checkpoint import Checkpoint, Head
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
+from models.onnx_runtime import Precision
 from models.row import Row
-from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.exporting.export import ExportOptions, export

@@ -11,7 +11,7 @@ from models import contents
 from models.bundle import Bundle, read_bundle
 from models.contents import Contents
 from models.errors import BundleError
-from models.runtime import open_graph
+from models.onnx_runtime import open_graph
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles

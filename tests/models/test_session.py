@@ -27,8 +27,8 @@ from models.batch import pad
 from models.bundle import Bundle, read_bundle, seal
 from models.encoder_output import DeviceVectors, HostVectors
 from models.errors import BundleError
+from models.onnx_runtime import CPU, Precision, find_kernels, prepare
 from models.row import Row
-from models.runtime import CPU, Precision, find_kernels, prepare
 from models.session import Session
 from models.task import Logits
 from models.tokenizer import Tokenizer
@@ -332,7 +332,7 @@ DENORMAL = """
 import sys
 import numpy as np
 from pathlib import Path
-from models.runtime import Graph, flush_denormals, open_graph
+from models.onnx_runtime import Graph, flush_denormals, open_graph
 flush_denormals()
 graph = open_graph(Graph.read(Path(sys.argv[1])), threads=int(sys.argv[2]))
 (product,) = graph.run(None, {"x": np.full(1 << 20, 1e-38, np.float32)})

@@ -13,8 +13,8 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
 from models.manifest import CARD, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest
+from models.onnx_runtime import Precision
 from models.reference import MAX_LABELS, OTHER, Numbers, Reference, is_number, label_names
-from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from models import runtime
+from models import onnx_runtime
 from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError
 from models.row import Row
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = read_bundle(options.bundle)
-        runtime.prepare("cuda", 0)
-        runtime.ERRORS_ONLY = VERBOSE  # ONNX Runtime says on which provider each node runs
+        onnx_runtime.prepare("cuda", 0)
+        onnx_runtime.ERRORS_ONLY = VERBOSE  # ONNX Runtime says on which provider each node runs
         found = probe(bundle, options)
     except BertheadsError as error:
         sys.stderr.write(f"error: {error}\n")

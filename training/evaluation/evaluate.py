@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from models.bundle import read_bundle
+from models.onnx_runtime import Precision
 from models.predictor import LocalPredictor, Prediction, Predictor
 from models.qa import QuestionInput
-from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from training.errors import DataError, EvaluationError

@@ -17,7 +17,7 @@ from models.architectures import Activation
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import ClassificationHead, MaskedTokenHead, TokenHead
-from models.runtime import Precision
+from models.onnx_runtime import Precision
 from models.task import HeadSpec
 from training.exporting import int8_operators
 from training.exporting.encoder_builder import EncoderBuilder, array

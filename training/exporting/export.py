@@ -24,8 +24,8 @@ from pydantic import JsonValue, ValidationError
 from models.bundle import Bundle, read_bundle, seal, staged
 from models.checkpoint import Checkpoint, Head
 from models.manifest import CARD, HEADS, MANIFEST, PARITY, TOKENIZER, EncoderEntry, HeadEntry, Manifest, read_manifest
+from models.onnx_runtime import Precision
 from models.reference import Reference
-from models.runtime import Precision
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report import REPORTS, copy_report, write_report

@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, Head
 from models.encoder import Encoder
 from models.heads import activation_of
 from models.manifest import HEADS
-from models.runtime import Graph, Precision, metadata_json, read_signature
+from models.onnx_runtime import Graph, Precision, metadata_json, read_signature
 from training.errors import ExportError
 from training.parity.measure import REFERENCE
 from training.run.start_from import unpack

@@ -15,8 +15,8 @@ from typing import Any
 
 from models.bundle import Bundle, read_bundle
 from models.config import read_json
+from models.onnx_runtime import Precision
 from models.predictor import LocalPredictor, Predictor, known_head
-from models.runtime import Precision
 from models.task import TaskName
 from training.errors import EvaluationError
 from training.evaluation.evaluate import positive

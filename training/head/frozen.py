@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
+from models.onnx_runtime import Graph, Precision, metadata_json, read_signature
 from models.row import Row
-from models.runtime import Graph, Precision, metadata_json, read_signature
 from models.session import Session
 from models.task import HeadSpec, TaskName
 from models.task import Trained as TrainedRows

@@ -14,10 +14,10 @@ import torch
 
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint
+from models.onnx_runtime import Precision
 from models.predictor import Predictor
 from models.reference import Reference
 from models.row import Row
-from models.runtime import Precision
 from models.session import Session
 from models.task import HeadSpec, Logits, TaskName
 from models.tokenizer import Tokenizer

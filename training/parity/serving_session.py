@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 
 from models.bundle import Bundle
-from models.runtime import find_kernels
+from models.onnx_runtime import find_kernels
 from training.run.atomic_files import hash_of
 
 SOURCES = Path(__file__).parents[2] / "kernels"

@@ -21,7 +21,7 @@ from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
 from models.manifest import MANIFEST
-from models.runtime import CUDA_ATTENTION, Precision
+from models.onnx_runtime import CUDA_ATTENTION, Precision
 from training.errors import TrainingError
 from training.run.model_directory import check_directory
 from training.run.progress import tell

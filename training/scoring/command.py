@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 from models.cgroup import usable_cores
 from models.command_line import Parser
+from models.onnx_runtime import Precision, Provider
 from models.predictor import Predictor
-from models.runtime import Precision, Provider
 from training.errors import DataError, TrainingError
 from training.run.exit_status import run_command
 from training.run.interruption import Interrupted

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from models.runtime import Precision, Provider
+from models.onnx_runtime import Precision, Provider
 from models.tasks import RouteName
 
 Form = Literal["parquet", "jsonl"]

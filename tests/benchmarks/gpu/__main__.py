@@ -21,7 +21,7 @@ from typing import Any
 
 from models.bundle import read_bundle
 from models.errors import BertheadsError
-from models.runtime import Precision, Provider
+from models.onnx_runtime import Precision, Provider
 from models.session import PREFERENCE, Session
 from tests.benchmarks.gpu import engine, machine
 from tests.benchmarks.gpu.http import WORKLOADS, over_http

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.bundle import Bundle
 from models.cgroup import usable_cores
-from models.runtime import Provider
+from models.onnx_runtime import Provider
 from tests.benchmarks.contenders import our_service, started
 from tests.benchmarks.load import Load, drive
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts

@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime.datasets import get_example
 
 from models.cgroup import usable_cores
-from models.runtime import Device, Graph, Provider, open_graph
+from models.onnx_runtime import Device, Graph, Provider, open_graph
 
 
 def check(provider: Provider) -> None:

@@ -15,7 +15,7 @@ import torch
 from models.bundle import read_bundle, seal
 from models.config import EncoderConfig
 from models.encoder import Encoder
-from models.runtime import Precision
+from models.onnx_runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.settings import STARTER

@@ -20,9 +20,9 @@ from models.checkpoint import Checkpoint, Head, write_checkpoint
 from models.config import EncoderConfig
 from models.encoder import Encoder
 from models.heads import build_head
+from models.onnx_runtime import Precision
 from models.predictor import Predictor
 from models.qa import QuestionInput
-from models.runtime import Precision
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.app import create_app

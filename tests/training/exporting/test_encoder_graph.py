@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from models.bundle import Bundle
 from models.checkpoint import Checkpoint, read_checkpoint
 from models.heads import ClassificationHead, activation_of
+from models.onnx_runtime import Precision
 from models.row import Row
-from models.runtime import Precision
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models.architectures import CLASSES, HEADS, batch, logits_of, random_model

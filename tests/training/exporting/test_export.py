@@ -18,8 +18,8 @@ from models.bundle import Bundle, read_bundle, seal
 from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.errors import BundleError
 from models.heads import build_head
+from models.onnx_runtime import Precision
 from models.row import Row
-from models.runtime import Precision
 from models.session import Session
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
@@ -328,7 +328,7 @@ def test_attention_gives_the_bits_of_the_former_one(
 ) -> None:
     """Answers do not move, and a bundle of before is served and gone on from as one of today."""
     older = shutil.copytree(bundle.directory, tmp_path / "older")
-    monkeypatch.setattr("models.runtime.find_kernels", lambda: None)
+    monkeypatch.setattr("models.onnx_runtime.find_kernels", lambda: None)
     model = former(inliner.inline_local_functions(onnx.load(bundle.directory / "encoder.int8.onnx")))
     assert "Attention" not in {node.op_type for node in model.graph.node}
     onnx.save(model, older / "encoder.int8.onnx")

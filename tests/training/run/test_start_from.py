@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from models.runtime import Precision
+from models.onnx_runtime import Precision
 from models.session import Session
 from models.tokenizer import Tokenizer
 from tests.models import bundles
