@@ -32,7 +32,7 @@ from models.manifest import (
     read_json,
 )
 from models.onnx_runtime import Graph, Signature, metadata_json, read_signature
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from models.tokenizer import Tokenizer
 
 

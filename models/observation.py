@@ -25,7 +25,7 @@ from models.reference import (
 )
 from models.row import Encoded
 from models.task import HeadSpec
-from models.tasks import AnyTask, best_answer
+from models.task_registry import AnyTask, best_answer
 
 MIN_INPUTS = 100
 """Inputs from which on shares are worth comparing with."""

@@ -24,7 +24,7 @@ from models.onnx_runtime import Precision, Provider
 from models.row import Encoded, Row
 from models.session import Session
 from models.task import MAX_LOGITS, HeadSpec, Logits, Strict
-from models.tasks import ROUTES, AnyTask, RouteName, routes_of
+from models.task_registry import ROUTES, AnyTask, RouteName, routes_of
 from models.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048

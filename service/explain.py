@@ -15,7 +15,7 @@ from models.classification import PairInput
 from models.errors import InputError
 from models.occlusion import EXPLAINED, Explanation, Occlusion, obstacle
 from models.qa import QuestionInput
-from models.tasks import RouteName
+from models.task_registry import RouteName
 from service.errors import FieldError, Unprocessable
 from service.heads import Head, Heads
 from service.inference import Inference, Plan, call_of, json_response, start

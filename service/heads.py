@@ -15,7 +15,7 @@ from zlib import crc32
 from models.bundle import Bundle, read_bundle
 from models.session import Session
 from models.task import HeadSpec, Strict
-from models.tasks import ROUTES, AnyTask, RouteName, routes_of
+from models.task_registry import ROUTES, AnyTask, RouteName, routes_of
 from service.errors import NotFound, SettingsError, did_you_mean
 from service.settings import Settings
 

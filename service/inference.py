@@ -23,7 +23,7 @@ from models.input_errors import at, place
 from models.row import Encoded, Row
 from models.session import Session
 from models.task import Strict
-from models.tasks import AnyTask, RouteName, best_answer
+from models.task_registry import AnyTask, RouteName, best_answer
 from models.tokenizer import LONG
 from service.errors import (
     BadRequest,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models.tasks import ROUTES
+from models.task_registry import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,

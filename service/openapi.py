@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from models.occlusion import EXPLAINED
-from models.tasks import ROUTES
+from models.task_registry import ROUTES
 from service.errors import DETECTOR, EXAMPLES, MEDIA_TYPE, media_type, problem
 from service.heads import Head, Heads
 

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from models.input_errors import explain, input_error, written
 from models.task import Strict, parameter_error
-from models.tasks import ROUTES, RouteName
+from models.task_registry import ROUTES, RouteName
 from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
 from service.request_body import malformed
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from models.task import ProblemType, TaskName
-from models.tasks import ROUTES, RouteName
+from models.task_registry import ROUTES, RouteName
 from service import pages, vllm
 from service.errors import Unprocessable, require_none
 from service.explain import explain_routes

@@ -26,7 +26,7 @@ from models.classification import PairInput
 from models.observation import given_labels
 from models.qa import QuestionInput
 from models.task import HeadSpec
-from models.tasks import best_answer
+from models.task_registry import best_answer
 from service.errors import SettingsError
 from service.settings import Settings
 

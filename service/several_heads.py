@@ -11,7 +11,7 @@ from starlette.responses import Response
 from models.classification import PairInput
 from models.errors import InputError
 from models.qa import QuestionInput
-from models.tasks import RouteName
+from models.task_registry import RouteName
 from service.errors import FieldError, Unprocessable
 from service.heads import Head, Heads
 from service.inference import Call, Plan, call_of, json_response, start

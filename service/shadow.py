@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.task import Strict
-from models.tasks import AnyTask, best_answer
+from models.task_registry import AnyTask, best_answer
 from service.heads import Head
 from service.queue import Deadline
 

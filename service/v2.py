@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from models.errors import InputError
 from models.input_errors import kind_of
-from models.tasks import AnyTask
+from models.task_registry import AnyTask
 from service.errors import FieldError, Unprocessable, require_none
 from service.heads import Head
 from service.inference import Call, Inference, Plan, call_of, json_response, service_of, start

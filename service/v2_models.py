@@ -5,7 +5,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from models.task import TaskName
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from service.errors import NotFound
 from service.heads import Head, Heads
 from service.inference import NESTED

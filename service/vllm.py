@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from models.classification import scores_of
-from models.tasks import AnyTask
+from models.task_registry import AnyTask
 from service.guards import GUARDED, Tolerant
 from service.heads import Head, Heads
 from service.inference import Inference, Plan, call_of, json_response

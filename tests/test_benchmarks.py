@@ -19,7 +19,7 @@ from models import onnx_runtime
 from models.bundle import read_bundle
 from models.row import Row
 from models.session import Session
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import cores, fairness, few_examples, fronts, overload, roberta, sharing, soak, traces
 from tests.benchmarks.__main__ import main

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from models.bundle import Bundle
 from models.row import Row
 from models.task import TaskName
-from models.tasks import TASKS, AnyTask
+from models.task_registry import TASKS, AnyTask
 from tests.benchmarks.load import BenchmarkError, Call
 
 TEXTS = Path(__file__).parent / "texts.jsonl"

@@ -12,7 +12,7 @@ from transformers import BertForQuestionAnswering, BertForSequenceClassification
 
 from models.bundle import Bundle
 from models.session import Session
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from models.tokenizer import Tokenizer
 from tests.models import tiny
 

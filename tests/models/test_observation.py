@@ -10,7 +10,7 @@ from models.qa import QuestionInput
 from models.reference import OTHER
 from models.row import Encoded, Row
 from models.task import HeadSpec
-from models.tasks import TASKS, AnyTask
+from models.task_registry import TASKS, AnyTask
 from models.tokenizer import Tokenizer
 
 TAGS = ["O", "B-PER", "B-LOC"]

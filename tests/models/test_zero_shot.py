@@ -13,7 +13,7 @@ from models.classification import Pair, PairInput
 from models.errors import BundleError, InputError
 from models.rerank import Rerank
 from models.task import HeadSpec, Trained
-from models.tasks import ROUTES, TASKS, routes_of
+from models.task_registry import ROUTES, TASKS, routes_of
 from models.tokenizer import Tokenizer
 from models.zero_shot import MAX_CANDIDATES, MAX_CHARACTERS, ZeroShot, obstacle
 from tests.models import tiny

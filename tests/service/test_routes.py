@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle import read_bundle
 from models.session import Session
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from tests.service.serving import Served
 
 TEXT = "The cat sat on the mat, and the dog slept."

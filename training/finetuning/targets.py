@@ -18,7 +18,7 @@ from models.errors import InputError
 from models.qa import QuestionInput
 from models.row import Row
 from models.task import HeadSpec, TaskName
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from models.tokenizer import Tokenizer
 from training.errors import DataError, RecipeError
 from training.text.examples import Example, Label, PairExample, QuestionExample, SpannedText, TaggedExample, TextExample

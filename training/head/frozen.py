@@ -15,7 +15,7 @@ from models.row import Row
 from models.session import Session
 from models.task import HeadSpec, TaskName
 from models.task import Trained as TrainedRows
-from models.tasks import TASKS
+from models.task_registry import TASKS
 from training.evaluation.predictors import input_of
 from training.finetuning.calibration import Calibration
 from training.finetuning.finetune_recipe import DEFAULTS

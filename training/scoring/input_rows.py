@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from models.tasks import RouteName
+from models.task_registry import RouteName
 from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
 from training.scoring.job import Job

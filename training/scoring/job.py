@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from models.onnx_runtime import Precision, Provider
-from models.tasks import RouteName
+from models.task_registry import RouteName
 
 Form = Literal["parquet", "jsonl"]
 FORMS: tuple[Form, ...] = get_args(Form)

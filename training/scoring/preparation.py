@@ -10,7 +10,7 @@ from typing import Any
 
 from models.errors import InputError
 from models.predictor import Predictor
-from models.tasks import RouteName, routes_of
+from models.task_registry import RouteName, routes_of
 from training.errors import ColumnError, DataError
 from training.run.json_lines import Row
 from training.run.progress import tell

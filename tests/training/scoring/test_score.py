@@ -13,7 +13,7 @@ import pytest
 
 from models.predictor import Predictor
 from models.task import MAX_LOGITS
-from models.tasks import RouteName
+from models.task_registry import RouteName
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from training.errors import DataError

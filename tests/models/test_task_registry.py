@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from models.tasks import ROUTES, RouteName
+from models.task_registry import ROUTES, RouteName
 
 
 def schemas(route: RouteName) -> Iterator[dict[str, Any]]:
