@@ -25,7 +25,7 @@ compile() { # SOURCE OBJECT FLAG...
         -c "$here/$source.c" -o "$objects/$object.o"
 }
 
-for source in operators scratch rows attention attention_tiles product product_tiles product_vnni; do
+for source in operators scratch row_operators attention attention_amx matmul matmul_amx matmul_vnni; do
     compile $source $source
 done
 case $($compiler -dumpmachine) in # not uname, for a compiler may be for other processors

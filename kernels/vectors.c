@@ -1,8 +1,8 @@
 #include <math.h>
 
-#include "lanes.h"
-#include "numbers.h"
-#include "words.h"
+#include "attention_float.h"
+#include "scalar_math.h"
+#include "attention_int16.h"
 
 /* ---- rows ---- */
 

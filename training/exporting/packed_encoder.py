@@ -8,7 +8,7 @@ B * S in a padded batch, then the same of all padding. `positions`: tokens to re
 
 PackedMultiHeadAttention runs on CUDA alone: FlashAttention (Dao, 2023) from compute capability 8.0 on. No kernel there
 is chosen, compiled or planned by the shape of a batch. The graph defines the same for CPU, under another name of equal
-length, which models.onnx_runtime writes over the first one: parity is measured on CPU with the very file that CUDA gets.
+length, which models.onnx_runtime writes over the first: parity is measured on CPU with the very file that CUDA gets.
 """
 
 from collections.abc import Sequence

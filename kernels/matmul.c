@@ -1,6 +1,6 @@
 /* The product of bytes, and what is done to its rows. */
 
-#include "product.h"
+#include "matmul.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-#include "numbers.h"
+#include "scalar_math.h"
 #include "scratch.h"
 
 #if defined(__AVX512F__)

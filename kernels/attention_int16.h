@@ -6,7 +6,7 @@
 #ifndef WORDS_H
 #define WORDS_H
 
-#include "lanes.h"
+#include "attention_float.h"
 
 #if defined(__AVX512VNNI__)
 
@@ -21,7 +21,7 @@ INLINE uint32_t pair(float low, float high) {
     return ((uint32_t)bits_of(low + ROUND) & 0xffff) | (uint32_t)bits_of(high + ROUND) << 16;
 }
 
-/* As in lanes.h, of words. */
+/* As in attention_float.h, of words. */
 typedef struct {
     const uint32_t *values;
     size_t rows, row_step, depth, depth_step;
@@ -40,7 +40,7 @@ INLINE void multiply_words(LeftWords left, const uint32_t *right, size_t wide, f
             EACH (w, wide) words[w] = _mm512_loadu_si512(right + k * lanes + w * LANES);
             EACH (i, ROWS) {
                 __m512i word = _mm512_set1_epi32((int)of[i][k * left.depth_step]);
-                EACH (w, wide) /* no intrinsic: product_vnni.c */
+                EACH (w, wide) /* no intrinsic: matmul_vnni.c */
                     __asm__("vpdpwssd %2, %1, %0" : "+v"(sum[i][w]) : "v"(word), "v"(words[w]));
             }
         }

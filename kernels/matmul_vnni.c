@@ -1,8 +1,8 @@
 /* The product of bytes by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on): sums of 12 rows by 32 columns
    stay in registers, and four bytes are added to each by one instruction. */
 
-#include "numbers.h"
-#include "product.h"
+#include "scalar_math.h"
+#include "matmul.h"
 
 #if defined(__x86_64__)
 

@@ -6,7 +6,7 @@
 
 #include "operators.h"
 #include "scratch.h"
-#include "tiles.h"
+#include "amx.h"
 
 #ifdef HAVE_TILES
 

@@ -1,8 +1,8 @@
 /* The product of bytes by the tiles of AMX. ONNX Runtime's own takes four times as long there for the few rows of a
    short batch. */
 
-#include "product.h"
-#include "tiles.h"
+#include "matmul.h"
+#include "amx.h"
 
 #ifdef HAVE_TILES
 
