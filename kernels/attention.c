@@ -22,10 +22,10 @@ static Status *find_starts(const Heads *heads, size_t tokens, size_t *starts) {
         if (heads->lengths[row] < 0 || (size_t)heads->lengths[row] > tokens - start)
             return refuse("the length of a row is less than 0, or more than there is of it");
         size_t length = (size_t)heads->lengths[row];
-        if (length > MOST_TOKENS || length * heads->size > MOST_IN_HEAD)
+        if (length > MAX_TOKENS || length * heads->size > MAX_IN_HEAD)
             return refuse("row %zu has %zu tokens with heads of %zu places, but the kernels take no more than %d "
                           "tokens and %d places in all; shorten the row or open the session without this library",
-                          row, length, heads->size, MOST_TOKENS, MOST_IN_HEAD);
+                          row, length, heads->size, MAX_TOKENS, MAX_IN_HEAD);
         start += length;
     }
     return start < tokens ? refuse("there are more tokens than the lengths of rows say") : NULL;

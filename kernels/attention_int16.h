@@ -12,10 +12,10 @@
 
 #include <immintrin.h>
 
-enum { MOST_IN_SUM = 256 }; /* places of a head: 256 * 2047^2 is below 2^31 */
-static const float MOST_SHORT = 2047, TINY = 1e-30f;
+enum { MAX_IN_SUM = 256 }; /* places of a head: 256 * 2047^2 is below 2^31 */
+static const float MAX_SHORT = 2047, TINY = 1e-30f;
 /* One weight, and all of a query together: 2047 times that is below 2^31 too. */
-static const float MOST_WEIGHT = 32767, MOST_WEIGHTS = 1e6f;
+static const float MAX_WEIGHT = 32767, MAX_WEIGHTS = 1e6f;
 
 INLINE uint32_t pair(float low, float high) {
     return ((uint32_t)bits_of(low + ROUND) & 0xffff) | (uint32_t)bits_of(high + ROUND) << 16;
@@ -66,11 +66,11 @@ INLINE void find_peaks(const float *rows, size_t step, size_t count, size_t size
 }
 
 INLINE void lay_out_keys(const float *key, size_t step, size_t size, Words *words) {
-    float peaks[MOST_IN_SUM], peak = TINY;
+    float peaks[MAX_IN_SUM], peak = TINY;
     find_peaks(key, step, words->count, size, peaks);
     for (size_t k = 0; k < size; k++) peak = MAX(peak, peaks[k]);
-    words->key_unit = peak / MOST_SHORT;
-    float inverse = MOST_SHORT / peak;
+    words->key_unit = peak / MAX_SHORT;
+    float inverse = MAX_SHORT / peak;
     for (size_t j = 0; j < words->count; j++) {
         int16_t *shorts = (int16_t *)(words->key + j * words->channels);
 #pragma omp simd
@@ -80,11 +80,11 @@ INLINE void lay_out_keys(const float *key, size_t step, size_t size, Words *word
 }
 
 INLINE void lay_out_values(const float *value, size_t step, size_t size, Words *words) {
-    float inverse[MOST_IN_SUM];
+    float inverse[MAX_IN_SUM];
     find_peaks(value, step, words->count, size, words->units);
     for (size_t k = 0; k < size; k++) {
-        inverse[k] = MOST_SHORT / MAX(words->units[k], TINY);
-        words->units[k] *= 1 / MOST_SHORT;
+        inverse[k] = MAX_SHORT / MAX(words->units[k], TINY);
+        words->units[k] *= 1 / MAX_SHORT;
     }
     for (size_t j = 0; j < words->keys; j++) {
         const float *low = value + 2 * j * step, *high = 2 * j + 1 < words->count ? low + step : low;
@@ -95,7 +95,7 @@ INLINE void lay_out_values(const float *value, size_t step, size_t size, Words *
 
 /* Queries [size][lanes] as words, and what a score is to be multiplied with in each lane. */
 INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float *scale) {
-    float inverse[WIDE * LANES], unit = words->key_unit / MOST_SHORT / sqrtf((float)size);
+    float inverse[WIDE * LANES], unit = words->key_unit / MAX_SHORT / sqrtf((float)size);
     const float *query = words->queries;
     memset(scale, 0, lanes * sizeof *scale);
     for (size_t k = 0; k < size; k++)
@@ -103,7 +103,7 @@ INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float
         for (size_t i = 0; i < lanes; i++) scale[i] = MAX(scale[i], fabsf(query[k * lanes + i]));
 #pragma omp simd
     for (size_t i = 0; i < lanes; i++) {
-        inverse[i] = MOST_SHORT / MAX(scale[i], TINY);
+        inverse[i] = MAX_SHORT / MAX(scale[i], TINY);
         scale[i] *= unit;
     }
     for (size_t k = 0; k < words->channels; k++, query += 2 * lanes)
@@ -114,7 +114,7 @@ INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float
 
 /* Weights of scores [count][lanes], where `scale` is that of each lane, and the sum of each lane. */
 INLINE void soften_words(const Words *words, size_t lanes, float *scale, float *sum) {
-    float *score = words->scores, shift[WIDE * LANES], most = MIN(MOST_WEIGHT, MOST_WEIGHTS / (float)words->count);
+    float *score = words->scores, shift[WIDE * LANES], most = MIN(MAX_WEIGHT, MAX_WEIGHTS / (float)words->count);
     find_largest(score, words->count, lanes, shift);
     float above = log2f(most);
 #pragma omp simd
@@ -161,7 +161,7 @@ INLINE void attend_words_wide(const Heads *heads, size_t at, size_t first, size_
 static int attend_long(const Heads *heads, size_t row, size_t head) {
     size_t size = heads->size, hidden = heads->heads * size, at = heads->starts[row] * hidden + head * size;
     size_t count = (size_t)heads->lengths[row], lanes = WIDE * LANES, first = 0;
-    if (size > MOST_IN_SUM) return attend(heads, row, head);
+    if (size > MAX_IN_SUM) return attend(heads, row, head);
     Words words = {.count = count, .channels = (size + 1) / 2, .keys = (count + 1) / 2};
     size_t of_query = lanes * words.channels, of_weight = lanes * words.keys, of_mixed = lanes * (size + ROWS);
     size_t of_scores = lanes * (count + ROWS), of_key = whole(count * words.channels, 16);

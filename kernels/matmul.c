@@ -120,9 +120,9 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     size_t depth = (size_t)weight.sizes[operator->transposed], width = (size_t)weight.sizes[!operator->transposed];
     if (weight.axes != 2 || !weight.count || scale.count != width || zero.count != 1)
         return refuse("a weight is not [K, N], or its scale not [N], or its zero not one number");
-    if (depth > MOST_WIDTH || !has_room(operator->rows, width))
+    if (depth > MAX_WIDTH || !has_room(operator->rows, width))
         return refuse("a weight of [%zu, %zu] is longer than %d; open the session without this library", depth, width,
-                      MOST_WIDTH);
+                      MAX_WIDTH);
     Product *product = calloc(1, sizeof *product);
     if (!product) return refuse("there is no memory for an operator");
     product->way = best_way();

@@ -68,7 +68,7 @@ static void multiply(const Product *product, const uint8_t *left, size_t rows, f
 }
 
 const Way *by_vnni(void) {
-    static const Way WAY = {.rows = 2 * ROWS, .depth = MOST_WIDTH, .multiply = multiply};
+    static const Way WAY = {.rows = 2 * ROWS, .depth = MAX_WIDTH, .multiply = multiply};
     __builtin_cpu_init();
 #define HAS(feature) __builtin_cpu_supports(feature)
     return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512vnni") ? &WAY : NULL;

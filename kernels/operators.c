@@ -46,7 +46,7 @@ Status *read_tensor(const Value *value, Tensor *tensor) {
     Status *status = api->shape(value, &shape);
     if (status) return status;
     if (!(status = api->rank(shape, &tensor->axes)))
-        status = tensor->axes <= MOST_AXES ? api->sizes(shape, tensor->sizes, tensor->axes)
+        status = tensor->axes <= MAX_AXES ? api->sizes(shape, tensor->sizes, tensor->axes)
                                            : refuse("a tensor has more than 8 axes");
     api->release_shape(shape);
     if (status) return status;
@@ -62,7 +62,7 @@ Status *read_input(const Context *context, size_t index, Tensor *tensor) {
 }
 
 Status *make_output(Context *context, size_t index, const Tensor *like, size_t last_size, void **data) {
-    int64_t sizes[MOST_AXES];
+    int64_t sizes[MAX_AXES];
     Value *value;
     memcpy(sizes, like->sizes, sizeof sizes);
     sizes[like->axes - 1] = (int64_t)last_size;

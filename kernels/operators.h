@@ -1,5 +1,5 @@
-/* An operator of ONNX Runtime, and what all of them do with tensors. training/fused.py defines what each of them
-   computes in ONNX's own operators, and a graph takes those where this library, or what it needs of the processor, is
+/* An operator of ONNX Runtime, and what all of them do with tensors. training/exporting/int8_operators.py defines each
+   in ONNX's own operators. A graph runs that definition where this library, or what it needs of the processor, is
    missing. */
 
 #ifndef OPERATORS_H
@@ -8,7 +8,7 @@
 #include "onnxruntime.h"
 #include "vectors.h"
 
-enum { MOST_AXES = 8 };
+enum { MAX_AXES = 8 };
 
 typedef struct Operator Operator;
 
@@ -28,7 +28,7 @@ struct Operator {
 typedef struct {
     void *data;
     size_t axes, count; /* of elements */
-    int64_t sizes[MOST_AXES];
+    int64_t sizes[MAX_AXES];
 } Tensor;
 
 extern const Api *api;

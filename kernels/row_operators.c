@@ -8,7 +8,7 @@ enum { ROWS_AT_ONCE = 16 };
 
 size_t room_of(int kind, size_t width) { return kind == ADD_NORM_QUANTIZE || kind == GELU_QUANTIZE ? width : 0; }
 
-int has_room(int kind, size_t width) { return room_of(kind, width) <= MOST_WIDTH; }
+int has_room(int kind, size_t width) { return room_of(kind, width) <= MAX_WIDTH; }
 
 Status *take_input(const Operator *operator, const Context *context, size_t index, Rows *rows, size_t place) {
     Tensor tensor;
@@ -61,7 +61,7 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
     if (!rows.width || !has_room(rows.kind, rows.width))
         return refuse("a row has no places, or more than %d: it has %zu; open the session without this library",
-                      MOST_WIDTH, rows.width);
+                      MAX_WIDTH, rows.width);
     rows.count = first.count / rows.width;
     for (size_t index = 0; operator->takes[index]; index++)
         if ((status = take_input(operator, context, index, &rows, index))) return status;

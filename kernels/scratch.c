@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 /* Bytes. A thread keeps its block for the next part, unless it is larger than what rows of usual lengths need. */
-enum { UNIT = 1 << 16, MOST_KEPT = 1 << 22 };
+enum { UNIT = 1 << 16, MAX_KEPT = 1 << 22 };
 
 typedef struct {
     _Alignas(CACHE_LINE) size_t bytes; /* of the memory behind this */
@@ -34,7 +34,7 @@ void *take_scratch(size_t bytes) {
     if (kept && bytes <= kept->bytes) return kept + 1;
     Block *block = allocate(bytes);
     if (!block) return NULL;
-    if (has_key && bytes <= MOST_KEPT && !pthread_setspecific(key, block)) free(kept);
+    if (has_key && bytes <= MAX_KEPT && !pthread_setspecific(key, block)) free(kept);
     return block + 1;
 }
 

@@ -6,9 +6,9 @@
 
 /* ---- rows ---- */
 
-/* Where the 256 integers lie: training/fused.py. */
+/* Where the 256 integers lie: training/exporting/int8_operators.py. */
 static const float SYMMETRIC_ZERO = 128, SYMMETRIC_ABOVE = 127;
-static const float GELU_ZERO = 32, GELU_ABOVE = 223, LEAST_GELU = 0.17f;
+static const float GELU_ZERO = 32, GELU_ABOVE = 223, MIN_GELU = 0.17f;
 
 INLINE void to_integers(const Float *values, float scale, float zero, uint8_t *integers, size_t width) {
     float inverse = scale > 0 ? 1 / scale : 0;
@@ -66,7 +66,7 @@ static void gelu_quantize(const Rows *rows, const Float *product, size_t row, fl
         values[i] = gelu(product[i] * scale + bias[i]);
         largest = MAX(largest, values[i]);
     }
-    float step = ((float *)rows->out[1])[row] = MAX(largest * (1 / GELU_ABOVE), LEAST_GELU / GELU_ZERO);
+    float step = ((float *)rows->out[1])[row] = MAX(largest * (1 / GELU_ABOVE), MIN_GELU / GELU_ZERO);
     to_integers(values, step, GELU_ZERO, (uint8_t *)rows->out[0] + row * width, width);
 }
 

@@ -41,7 +41,7 @@ typedef struct {
 } Heads;
 
 /* Places of a row, tokens of a text, and their places in a head: what scratch memory may grow with. */
-enum { MOST_WIDTH = 1 << 14, MOST_TOKENS = 1 << 13, MOST_IN_HEAD = 1 << 19 };
+enum { MAX_WIDTH = 1 << 14, MAX_TOKENS = 1 << 13, MAX_IN_HEAD = 1 << 19 };
 
 typedef struct {
     /* `room` is what has_room in operators.h says. */

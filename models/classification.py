@@ -16,10 +16,10 @@ from typing_extensions import TypedDict
 from models.errors import BundleError, InputError
 from models.row import Encoded, Row
 from models.task import ANSWER, Function, HeadSpec, Logits, Scores, Strict, Task, sigmoid, softmax
-from models.windows import MOST_WINDOWS, slide, usual_overlap
+from models.windows import MAX_WINDOWS, slide, usual_overlap
 
 Truncation = Literal["right", "left", "windows", "error"]
-LEAST_ROW = 8
+MIN_ROW = 8
 """Tokens of a row that a client may ask for, special ones included."""
 Threshold = Annotated[
     Annotated[float, Tag("number")] | Annotated[dict[str, float], Tag("labels")],
@@ -40,7 +40,7 @@ class ClassificationParameters(Strict):
     truncation: Truncation | bool = "right"
     """What to do with an input that is too long: cut it on the "right" or "left", read it in overlapping "windows", or
     answer 422 ("error"). As in transformers, true means the head's default, and false means "error"."""
-    max_length: int | None = Field(default=None, ge=LEAST_ROW)
+    max_length: int | None = Field(default=None, ge=MIN_ROW)
     """Maximum tokens of a row, special ones included. It can only lower the limit of the model (and of a window): a
     larger number has no effect."""
     window_scores: Literal["maximum", "mean"] = "maximum"
@@ -181,7 +181,7 @@ def _fit(task: Classify | Pair, parameters: ClassificationParameters) -> Fit:
     """Windows are as long as the rows that the head learned from, where that is known."""
     truncation, length = _truncation(task.head, parameters.truncation), task.max_length
     if truncation == "windows":
-        length = min(length, max(task.head.trained.max_length or length, LEAST_ROW))
+        length = min(length, max(task.head.trained.max_length or length, MIN_ROW))
     return Fit(truncation, min(length, parameters.max_length or length))
 
 
@@ -204,11 +204,11 @@ def _meetings(first: list[int], second: list[int], room: int) -> Iterable[tuple[
     """Every window of one text beside every window of the other; the shorter text keeps what it has up to half."""
     first_room, second_room = share_room(len(first), len(second), room)
     parts, others = _parts(first, first_room), _parts(second, second_room)
-    if len(parts) * len(others) > MOST_WINDOWS:
+    if len(parts) * len(others) > MAX_WINDOWS:
         raise InputError(
             "inputs",
             f"has {len(first)} and {len(second)} tokens, which makes {len(parts) * len(others)} pairs of windows, "
-            f"expected at most {MOST_WINDOWS}; shorten one of the texts",
+            f"expected at most {MAX_WINDOWS}; shorten one of the texts",
         )
     return product(parts, others)
 

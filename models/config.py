@@ -17,7 +17,7 @@ ABSENT = {
     "quantization_config": "the weights as they were before they were quantised",
 }
 """What would make another network of the weights, and what to pass instead."""
-LEAST = {
+MIN_VALUES = {
     "vocab_size": 1,
     "hidden_size": 1,
     "num_hidden_layers": 1,
@@ -51,7 +51,7 @@ class EncoderConfig:
     """Tokens of the longest row that training has met; None where nobody noted it."""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
+        for name, least in MIN_VALUES.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise CheckpointError(f"{name} is {value!r}, expected a whole number from {least} on; correct it")

@@ -18,10 +18,10 @@ from models.row import Encoded
 from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.tokenizer import MASK
 
-MOST_CHOICES = 1000
+MAX_CHOICES = 1000
 # Every choice repeats its sentence, so that top_k times masks is what an answer costs.
-MOST_SEQUENCES = 5000
-MOST_CHARACTERS = 100  # of a target
+MAX_SEQUENCES = 5000
+MAX_CHARACTERS = 100  # of a target
 BLOCK = 64
 """Columns that share a maximum."""
 
@@ -29,10 +29,10 @@ BLOCK = 64
 class FillMaskParameters(Strict):
     """Parameters of fill-mask."""
 
-    top_k: int = Field(default=5, ge=1, le=MOST_CHOICES)
+    top_k: int = Field(default=5, ge=1, le=MAX_CHOICES)
     """Number of tokens to return for each mask, best first."""
-    targets: list[Annotated[str, Field(max_length=MOST_CHARACTERS)]] | None = Field(
-        default=None, min_length=1, max_length=MOST_CHOICES
+    targets: list[Annotated[str, Field(max_length=MAX_CHARACTERS)]] | None = Field(
+        default=None, min_length=1, max_length=MAX_CHOICES
     )
     """Words to choose from, each a single token of the vocabulary. Their scores are still probabilities over the whole
     vocabulary."""
@@ -123,7 +123,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
             raise InputError(
                 "inputs", f"has {len(ids)} tokens, but this model takes {room} beside the two special ones; shorten it"
             )
-        most = min(self.tokenizer.vocab_size, MOST_SEQUENCES // len(columns))
+        most = min(self.tokenizer.vocab_size, MAX_SEQUENCES // len(columns))
         if parameters.top_k > most:
             raise InputError(
                 "parameters.top_k",

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-LEAST_SHARE = 0.001
+MIN_SHARE = 0.001
 """Share of the entries with capitals (or accents) from which a vocabulary is taken to keep them."""
 
 
@@ -33,7 +33,7 @@ def letter_case(vocabulary: Iterable[str]) -> LetterCase:
 
 
 def _are_enough(count: int, total: int) -> bool:
-    return count > 0 and count >= LEAST_SHARE * total
+    return count > 0 and count >= MIN_SHARE * total
 
 
 def _without_accents(word: str) -> str:

@@ -30,7 +30,7 @@ PROBE = "probe.json"
 CARD = "README.md"
 HEADS = "heads"
 """The directory of their graphs."""
-MOST_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
+MAX_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
 
 # No component begins with a dot: neither "..", nor an absolute path, nor a hidden file is a name.
 FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
@@ -146,15 +146,15 @@ def read_json(path: Path) -> bytes:
     """Read a JSON file of a bundle if it is not too large."""
     if not path.is_file():
         raise BundleError(f"{path} does not exist; pass the directory of a bundle")
-    if path.stat().st_size > MOST_JSON_BYTES:
-        raise BundleError(f"{path} has {path.stat().st_size} bytes, expected at most {MOST_JSON_BYTES}; {AGAIN}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}; {AGAIN}")
     return path.read_bytes()
 
 
 def parse_object(contents: bytes, path: Path) -> dict[str, Any]:
     """Read a JSON object of a bundle; a key may stand once only, since readers disagree on which one counts."""
-    if len(contents) > MOST_JSON_BYTES:
-        raise BundleError(f"{path} has {len(contents)} bytes, expected at most {MOST_JSON_BYTES}; {AGAIN}")
+    if len(contents) > MAX_JSON_BYTES:
+        raise BundleError(f"{path} has {len(contents)} bytes, expected at most {MAX_JSON_BYTES}; {AGAIN}")
     try:
         values = json.loads(contents.decode("utf8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -40,7 +40,7 @@ LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.OR
 CONSTANTS_FOLDER = "session.model_external_initializers_file_folder_path"
 ERRORS_ONLY = 3
 FLUSH = ("session.set_denormal_as_zero", "1")
-LEAST_VERSION = (1, 26)
+MIN_VERSION = (1, 26)
 KERNELS = Path(__file__).with_name("kernels.so")
 """What kernels/ is compiled to when this is installed, if there is a C compiler."""
 SPIN = 50
@@ -193,8 +193,8 @@ def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
 
 def _check_version() -> None:
     version = onnxruntime.__version__
-    if tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
-        least = ".".join(map(str, LEAST_VERSION))
+    if tuple(map(int, version.split(".")[:2])) < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
         raise BundleError(
             f"ONNX Runtime is {version}, which ignores the lengths of rows in attention or how long threads may wait "
             f"awake, expected {least} or newer; pip install 'onnxruntime>={least}'"

@@ -23,7 +23,7 @@ from models.scripts import word_numbers
 from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.windows import owners, slide
 
-MOST_SPANS = 4_000_000
+MAX_SPANS = 4_000_000
 """Spans that are weighed for one context, 8 bytes each."""
 
 
@@ -202,11 +202,11 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
             raise InputError(
                 "parameters.max_answer_len", f"is {parameters.max_answer_len}, but max_seq_len is {length}; pass less"
             )
-        if context * min(parameters.max_answer_len, room) > MOST_SPANS:
+        if context * min(parameters.max_answer_len, room) > MAX_SPANS:
             raise InputError(
                 "parameters.max_answer_len",
-                f"is {parameters.max_answer_len}, which makes more than {MOST_SPANS} spans of a context of {context} "
-                f"tokens; pass {MOST_SPANS // context} or less, or ask of its parts",
+                f"is {parameters.max_answer_len}, which makes more than {MAX_SPANS} spans of a context of {context} "
+                f"tokens; pass {MAX_SPANS // context} or less, or ask of its parts",
             )
         return slide(context, room, _stride(parameters, length, room), "inputs.context"), room
 

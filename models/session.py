@@ -30,9 +30,9 @@ PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], 
 Wide = Literal["auto", "on", "off"]
 WIDE_TOKENS = 32
 """Of a batch from which more threads may gain: below, they wait for each other longer than they compute."""
-LEAST_GAIN = 0.1
+MIN_GAIN = 0.1
 """In time, of each thread more: a second encoder takes the memory of its weights, and threads that wait take cores."""
-MOST_REPEATS = 3
+MAX_REPEATS = 3
 """Of a measurement, whose fastest run counts."""
 
 
@@ -92,7 +92,7 @@ class Session:
         """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
         sizes = bundle.manifest.encoder
         self._shape = (self.precision, provider, sizes.hidden_size, sizes.layers, sizes.max_length, wide_threads)
-        self._least_gain = 1 + LEAST_GAIN * (wide_threads - threads)
+        self._least_gain = 1 + MIN_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
         """Of more threads, by the tokens of a row, the longest first."""
         if probe:
@@ -151,7 +151,7 @@ class Session:
         """Run a row on both encoders in turn, a short one more often, and compare the fastest run of each."""
         items = [(next(iter(self._heads)), self._any_row(length))]
         seconds = {wide: math.inf, self._encoder: math.inf}
-        for encoder in (wide, self._encoder) * min(2 * self.max_length // length, MOST_REPEATS):
+        for encoder in (wide, self._encoder) * min(2 * self.max_length // length, MAX_REPEATS):
             began = time.monotonic()
             self._run(items, encoder)
             seconds[encoder] = min(seconds[encoder], time.monotonic() - began)

@@ -34,17 +34,17 @@ from models.scripts import after_spaces, first_pieces, word_numbers
 from models.sentences import sentence_starts
 from models.task import ANSWER, HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.tokenizer import Tokenizer
-from models.windows import MOST_WINDOWS, owners, slide, usual_overlap
+from models.windows import MAX_WINDOWS, owners, slide, usual_overlap
 
 Strategy = Literal["none", "simple", "first", "average", "max"]
 
 Reading = Literal["joint", "first", "all"]
 
-MOST_LABELS = 1000
+MAX_LABELS = 1000
 """That a request may name."""
 MAX_WORDS = 100_000
 """Of one input, each of which costs time even if it is empty."""
-LEAST_ROW = 3
+MIN_ROW = 3
 """Tokens of a row that holds one word."""
 
 
@@ -57,9 +57,9 @@ class TagParameters(Strict):
     "average" and "max" label a word by its first piece, the mean of its pieces, or the piece with the highest score."""
     stride: int | None = Field(default=None, ge=0)
     """Tokens that two neighbouring windows share; by default a quarter of a window, at most 64."""
-    max_seq_len: int | None = Field(default=None, ge=LEAST_ROW)
+    max_seq_len: int | None = Field(default=None, ge=MIN_ROW)
     """Tokens of a window, with its two special tokens; by default as many as in training."""
-    ignore_labels: list[str] = Field(default=["O"], max_length=MOST_LABELS)
+    ignore_labels: list[str] = Field(default=["O"], max_length=MAX_LABELS)
     """Labels (with "none") or entities that are left out of the answer."""
     threshold: float = Field(default=0.0, ge=0, le=1)
     """Spans (with "none": words) with a lower score are left out of the answer."""
@@ -250,9 +250,9 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         parameters: TagParameters,
     ) -> list[Row]:
         """Lay out rows for the `read` pieces; no row holds pieces of two `sentences`, given by their first pieces."""
-        if len(sentences) > MOST_WINDOWS:
+        if len(sentences) > MAX_WINDOWS:
             raise InputError(
-                "inputs", f"has {len(sentences)} sentences, expected at most {MOST_WINDOWS}; send its parts"
+                "inputs", f"has {len(sentences)} sentences, expected at most {MAX_WINDOWS}; send its parts"
             )
         room = self._row_length(parameters) - 2
         stride = self._stride(parameters, room)

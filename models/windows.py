@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from models.errors import InputError
 
 # About two million characters of English at default settings; a stride that hardly advances reaches it sooner.
-MOST_WINDOWS = 2048
+MAX_WINDOWS = 2048
 
 
-MOST_OVERLAP = 64
+MAX_OVERLAP = 64
 """Tokens that two windows share by default, where a quarter of a window has as many."""
 
 
 def usual_overlap(room: int) -> int:
     """Return how many tokens two windows of `room` share unless somebody says otherwise."""
-    return min(room // 4, MOST_OVERLAP)
+    return min(room // 4, MAX_OVERLAP)
 
 
 def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]:
@@ -31,10 +31,10 @@ def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]
         return np.zeros(1, dtype=np.int64)
     step = room - overlap
     count = -(-(length - room) // step) + 1
-    if count > MOST_WINDOWS:
+    if count > MAX_WINDOWS:
         raise InputError(
             field,
-            f"has {length} tokens, which makes {count} windows of {room} tokens; at most {MOST_WINDOWS} are allowed, "
+            f"has {length} tokens, which makes {count} windows of {room} tokens; at most {MAX_WINDOWS} are allowed, "
             "so shorten it or let the windows overlap less",
         )
     return np.minimum(np.arange(count, dtype=np.int64) * step, length - room)

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
-from models.classification import LEAST_ROW, Pair, ScoredLabel, Truncation
+from models.classification import MIN_ROW, Pair, ScoredLabel, Truncation
 from models.errors import BundleError, InputError
 from models.row import Encoded, Row
 from models.task import HeadSpec, Logits, Scores, Strict, Task, softmax
 from models.tokenizer import Tokenizer
-from models.windows import MOST_WINDOWS
+from models.windows import MAX_WINDOWS
 
 MAX_CANDIDATES = 500
 MAX_CHARACTERS = 500
@@ -55,7 +55,7 @@ class ZeroShotParameters(Strict):
     Otherwise the scores of all labels sum to 1. A single label is always rated on its own."""
     truncation: Truncation | bool | None = None
     """What to do with a text that is too long, as on /pair; by default what this head does there."""
-    max_length: int | None = Field(default=None, ge=LEAST_ROW)
+    max_length: int | None = Field(default=None, ge=MIN_ROW)
     """Maximum tokens of a row, as on /pair."""
     _hypotheses: list[list[int]] | None = PrivateAttr(None)
     """The ids of the sentences, once they were made."""
@@ -98,11 +98,11 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
             made, cut = self._pair.rows(text, hypothesis, asked)
             rows += made
             truncated = max(truncated, cut)
-            if len(rows) > MOST_WINDOWS:
+            if len(rows) > MAX_WINDOWS:
                 raise InputError(
                     "inputs",
                     f"has {len(text)} tokens, which with {len(parameters.candidate_labels)} labels makes more than "
-                    f"{MOST_WINDOWS} rows; shorten it, or send fewer candidate_labels",
+                    f"{MAX_WINDOWS} rows; shorten it, or send fewer candidate_labels",
                 )
         return Encoded(rows, firsts, truncated)
 

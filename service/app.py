@@ -11,7 +11,7 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 
 from service.lifecycle import Service
 from service.metrics import Metrics
-from service.middleware import Gate
+from service.middleware import Middleware
 from service.openapi import document
 from service.routes import add_routes
 from service.settings import Settings
@@ -41,7 +41,7 @@ def create_app(settings: Settings, devices: Sequence[Path] = ()) -> FastAPI:
     app.state.service = service
     add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
-    # In place of FastAPI's five middlewares: the gate turns every error into an answer.
-    app.state.gate = Gate(AsyncExitStackMiddleware(app.router), app, settings, metrics, service.traces)
-    app.build_middleware_stack = lambda: app.state.gate  # type: ignore[method-assign]
+    # In place of FastAPI's five middlewares: ours turns every error into an answer.
+    app.state.middleware = Middleware(AsyncExitStackMiddleware(app.router), app, settings, metrics, service.traces)
+    app.build_middleware_stack = lambda: app.state.middleware  # type: ignore[method-assign]
     return app

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HARMLESS = {"top_k", "redact"}
 """Parameters that change how much of an answer is shown, but neither the best one nor its score."""
-LEAST_INPUTS = 0.5
+MIN_INPUTS = 0.5
 """Share that an empty bin of the reference is shown with, in inputs: the index takes logarithms, and 0 means that a
 bin is not in use any more."""
 
@@ -78,7 +78,7 @@ class Drift:
         """Compare with the reference figures of these heads from now on."""
         found = {name: reference for name, head in heads.items() if (reference := reference_of(head))}
         cells = {
-            (name, figure, one): max(share, LEAST_INPUTS / reference.inputs)
+            (name, figure, one): max(share, MIN_INPUTS / reference.inputs)
             for name, reference in found.items()
             for figure, shares in reference.shares.items()
             for one, share in shares.items()

@@ -34,7 +34,7 @@ from service.errors import (
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.queue import Deadline, Item, Job, Logits, Queue, Runner
-from service.throughput import NEWEST, Pace
+from service.throughput import NEWEST, Throughput
 
 if TYPE_CHECKING:
     from service.spans import Traces
@@ -128,7 +128,7 @@ class Engine(Keeper):
         self._shared = False
         """Whether the newest batch was taken while others were at work, or waited."""
         self._stopping = False
-        self._pace = Pace(limits.run_tokens)
+        self._throughput = Throughput(limits.run_tokens)
         self._lag = 0.0
         """Seconds from the end of a batch until the event loop has its answers."""
 
@@ -165,7 +165,7 @@ class Engine(Keeper):
     def load(self) -> Load:
         """The state of the queue."""
         queue, running = self._queue, sum(lane.tokens for lane in self._lanes)
-        per_token = self._pace.token_seconds / max(1, len(self._lanes))
+        per_token = self._throughput.token_seconds / max(1, len(self._lanes))
         run = per_token * self.limits.run_tokens
         return Load(queue.rows, queue.tokens, queue.first_tokens, running, per_token, run, self._lag)
 
@@ -249,7 +249,7 @@ class Engine(Keeper):
 
     def _seconds(self, tokens: float) -> float:
         """Time that all lanes together take for so many tokens, at their recent speed."""
-        return self._pace.seconds(tokens) / max(1, len(self._lanes))
+        return self._throughput.seconds(tokens) / max(1, len(self._lanes))
 
     def _wait(self) -> float:
         return self._seconds(self._queue.tokens)
@@ -294,7 +294,7 @@ class Engine(Keeper):
 
     def _note_pace(self, lane: Lane) -> None:
         seconds = time.monotonic() - lane.busy_since
-        self._pace.add(lane.tokens, seconds * lane.gain)
+        self._throughput.add(lane.tokens, seconds * lane.gain)
         self.metrics.lane_busy.inc(seconds)
 
     def _alone_again(self) -> bool:
@@ -305,7 +305,7 @@ class Engine(Keeper):
     def _take(self) -> list[Item]:
         """Take a batch, and give up on the way requests that would only be finished after their deadline."""
         while batch := self._queue.take(self._budget()):
-            now, seconds = time.monotonic(), self._pace.seconds(_computed_tokens(batch))
+            now, seconds = time.monotonic(), self._throughput.seconds(_computed_tokens(batch))
             late = [item for item in batch if self._is_late(item.job, now, seconds)]
             if not late or not self._queue.rows:
                 return batch  # the last one runs whatever the pace was: only a batch shows what it is

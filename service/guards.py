@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.classification import LEAST_ROW, Truncation
+from models.classification import MIN_ROW, Truncation
 from models.errors import InputError
 from models.redaction import Placeholders, redact
 from models.task import Strict
@@ -61,7 +61,7 @@ class GuardParameters(Strict):
     """The only labels that count; by default all but the safe ones."""
     truncation: Truncation | bool | None = None
     """What to do with a text that is too long, as on /classify, but "windows" by default."""
-    max_length: int | None = Field(None, ge=LEAST_ROW)
+    max_length: int | None = Field(None, ge=MIN_ROW)
     """Maximum tokens of a row, as on /classify."""
 
 

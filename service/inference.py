@@ -344,7 +344,7 @@ def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
 def start(request: Request) -> Inference:
     """Return the inference of a request, unless it is refused before anything is spent on it."""
     service, deadline = service_of(request), info_of(request.scope).deadline
-    if deadline is None:  # the gate has not looked whether there is room
+    if deadline is None:  # the middleware has not looked whether there is room
         deadline = deadline_of(request, service.settings)
         service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)

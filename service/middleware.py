@@ -104,7 +104,7 @@ def start_info(headers: Mapping[bytes, bytes]) -> RequestInfo:
 
 
 def info_of(scope: Scope) -> RequestInfo:
-    """Return what the gate put into a scope."""
+    """Return what the middleware put into a scope."""
     info: RequestInfo = scope[INFO]
     return info
 
@@ -130,7 +130,7 @@ class Pauses:
         return True
 
 
-class Gate:
+class Middleware:
     """The outermost middleware; a server calls it in place of `whole`, FastAPI's app, whose own way in costs more."""
 
     def __init__(

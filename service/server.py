@@ -103,7 +103,7 @@ def create_server(settings: Settings, load_first: bool = False, devices: Sequenc
     app = create_app(settings, devices)
     connections = Connections(connection_limit(settings.max_connections), app.state.service.metrics)
     config = uvicorn.Config(
-        app.state.gate,
+        app.state.middleware,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,

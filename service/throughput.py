@@ -1,12 +1,12 @@
-"""How fast lanes are: by it a request learns at once whether it can be answered in time."""
+"""Tokens per second of a lane, by which a request learns at once whether it can be answered in time."""
 
 NEWEST = 0.05
 """Weight of the newest batch in running means: about the last twenty count."""
-MOST = 4
+MAX_RATIO = 4
 """How much slower than expected a batch can be and still count in full."""
 
 
-class Pace:
+class Throughput:
     """How fast a busy lane is of late, all that it does from batch to batch included."""
 
     def __init__(self, run_tokens: int = 0) -> None:
@@ -19,7 +19,7 @@ class Pace:
     def add(self, tokens: int, seconds: float) -> None:
         """Count a batch; one that took far longer than expected, when the machine stood still, counts in part."""
         if self.tokens:
-            seconds = min(seconds, MOST * self.seconds(tokens))
+            seconds = min(seconds, MAX_RATIO * self.seconds(tokens))
         self.tokens = self.tokens * (1 - NEWEST) + tokens + self._run_tokens
         self.time = self.time * (1 - NEWEST) + seconds
 

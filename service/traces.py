@@ -1,7 +1,7 @@
 """OpenTelemetry traces: on where the OTEL_* variables name a collector, and free where they do not.
 
-FastAPI's own (`FastAPI(telemetry=...)`) is not used: the server calls the Gate, which goes past FastAPI's way in and
-its middleware. Its spans would also have no stages and no batches, and cost three times as much.
+FastAPI's own (`FastAPI(telemetry=...)`) is not used: the server calls Middleware directly, past FastAPI's entry point
+and middleware. Its spans would also have no stages and no batches, and cost three times as much.
 """
 
 import logging

@@ -34,7 +34,7 @@ from training.run.hugging_face import read_hugging_face
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 HEAD_WIDTH = 64
 MAX_LENGTH = 128
-SHORTEST, LONGEST = 8, 80
+MIN_LENGTH, MAX_LENGTH = 8, 80
 """Tokens of a row."""
 Batch = list[Row]
 Run = Callable[[Batch], NDArray[np.float32]]
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--family", choices=("bert", "roberta"), default="roberta", help="default: roberta")
     add("--layers", type=int, default=12, help="default: 12")
     add("--width", type=int, default=768, help="default: 768")
-    add("--rows", type=int, default=64, help=f"of {SHORTEST} to {LONGEST} tokens; default: 64")
+    add("--rows", type=int, default=64, help=f"of {MIN_LENGTH} to {MAX_LENGTH} tokens; default: 64")
     add("--batch", type=int, default=8, help="rows per batch; default: 8")
     add("--rounds", type=int, default=5, help="of A B A B; default: 5")
     add("--threads", type=int, default=usable_cores(), help="default: one per usable core")
@@ -82,7 +82,7 @@ def network(family: str, layers: int, width: int) -> tuple[Any, Any]:
 def batches_of(tokenizer: Any, count: int, size: int) -> list[Batch]:
     """Return batches of rows of random tokens, of like length in a batch, as a server would sort them."""
     generator = np.random.default_rng(0)
-    lengths = sorted(generator.integers(SHORTEST, LONGEST + 1, count).tolist())
+    lengths = sorted(generator.integers(MIN_LENGTH, MAX_LENGTH + 1, count).tolist())
     first = len(tokenizer.all_special_ids) + 3
     rows = [
         Row(

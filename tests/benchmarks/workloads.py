@@ -20,7 +20,7 @@ from models.task_registry import TASKS, AnyTask
 from tests.benchmarks.load import BenchmarkError, Call
 
 TEXTS = Path(__file__).parent / "texts.jsonl"
-LONGEST = 400  # tokens of `mixed`
+MAX_LENGTH = 400  # tokens of `mixed`
 CONTEXT = 350  # tokens of `qa`
 
 
@@ -58,7 +58,7 @@ class Workloads:
     def _mixed(self) -> Iterator[Question]:
         draw = random.Random(0)
         for _ in self.texts:
-            wanted = round(8 * (LONGEST / 8) ** draw.random())
+            wanted = round(8 * (MAX_LENGTH / 8) ** draw.random())
             yield self._ask("classify", self._joined(draw, wanted))
 
     def _qa(self) -> Iterator[Question]:

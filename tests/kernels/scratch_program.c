@@ -53,11 +53,11 @@ int main(void) {
     work_on_threads();
     taken = freed = 0;
     void *first = use(100);
-    CHECK(use(100) == first && use(MOST_KEPT / 2) && taken == 2 && freed == 1); /* kept, and then grown */
+    CHECK(use(100) == first && use(MAX_KEPT / 2) && taken == 2 && freed == 1); /* kept, and then grown */
     use(100);
     CHECK(taken == 2);
-    use(MOST_KEPT + 1);
+    use(MAX_KEPT + 1);
     CHECK(taken == 3 && freed == 2); /* too large to keep */
     without_memory = 1;
-    CHECK(!take_scratch(MOST_KEPT) && use(MOST_KEPT / 2)); /* what there was is still there */
+    CHECK(!take_scratch(MAX_KEPT) && use(MAX_KEPT / 2)); /* what there was is still there */
 }

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from models.bundle import Bundle, read_bundle, seal, sha256_of, staged
 from models.errors import BundleError
-from models.manifest import MOST_JSON_BYTES, read_manifest
+from models.manifest import MAX_JSON_BYTES, read_manifest
 from models.tokenizer import Tokenizer
 from tests.models import bundles
 from training.exporting.export import ExportOptions, export
@@ -143,8 +143,8 @@ def test_json_that_is_none(copy: Path, contents: bytes, complaint: str) -> None:
 
 def test_huge_json(copy: Path) -> None:
     with (copy / "bundle.json").open("r+b") as file:
-        file.truncate(MOST_JSON_BYTES + 1)
-    refused(copy, "bundle.json", f"expected at most {MOST_JSON_BYTES}")
+        file.truncate(MAX_JSON_BYTES + 1)
+    refused(copy, "bundle.json", f"expected at most {MAX_JSON_BYTES}")
 
 
 def head(name: str, **changes: object) -> Callable[[dict[str, Any]], object]:

@@ -211,7 +211,7 @@ def test_more_threads_must_gain(
 ) -> None:
     """Of a wide encoder that takes 0.2 s for the longest row, where a gain of 1.04 by two threads more is enough."""
     monkeypatch.setattr("models.session.WIDE_TOKENS", 64)
-    monkeypatch.setattr("models.session.LEAST_GAIN", 0.02)
+    monkeypatch.setattr("models.session.MIN_GAIN", 0.02)
     session = Session(bundle, wide_threads=3)
     wide = session._wide
     take(session, monkeypatch, 0.2, lambda tokens: narrow_seconds)

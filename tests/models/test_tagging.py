@@ -19,7 +19,7 @@ from models.scripts import word_numbers
 from models.tagging import Tag, TagParameters, TagSource, Token
 from models.task import HeadSpec, Trained
 from models.tokenizer import Pieces, Tokenizer
-from models.windows import MOST_WINDOWS, owners, slide
+from models.windows import MAX_WINDOWS, owners, slide
 from tests.models import tiny
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -323,7 +323,7 @@ def test_a_span_in_the_overlap_of_windows_appears_once() -> None:
         ("cat", {"max_seq_len": 2}, "parameters.max_seq_len: is 2"),
         ("cat", {"aggregation_strategy": "best"}, "parameters.aggregation_strategy: is 'best'"),
         ("cat", {"ignore_labels": "O"}, "parameters.ignore_labels: is 'O'"),
-        ("a " * 3000, {"stride": 125}, f"inputs: has 3000 tokens, .* at most {MOST_WINDOWS}"),
+        ("a " * 3000, {"stride": 125}, f"inputs: has 3000 tokens, .* at most {MAX_WINDOWS}"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(text: str, given_parameters: dict[str, object], message: str) -> None:

@@ -90,7 +90,7 @@ async def test_logits_that_are_kept_are_bounded() -> None:
 async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
     async with running(batch_tokens=100, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
-        engine._pace.add(10, 1.0)  # 10 tokens per second; 3 run
+        engine._throughput.add(10, 1.0)  # 10 tokens per second; 3 run
         submit(engine, encoder, "a", [row(100)], soon(5))  # nothing waits: only a batch can tell how fast lanes are now
         submit(engine, encoder, "a", [row(97)], soon(33.5))  # 200 tokens and a batch more, 30 s
         with pytest.raises(QueueFull, match="197 tokens wait, and 30 more would be 2.8 s late") as refusal:
@@ -111,14 +111,14 @@ async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() 
         await held(engine, encoder)
         late = [submit(engine, encoder, "late", [row(100)], soon(2)) for _ in range(3)]
         good = submit(engine, encoder, "good", [row(200)], soon(100))
-        engine._pace.add(10, 1.0)  # 10 tokens a second
+        engine._throughput.add(10, 1.0)  # 10 tokens a second
         encoder.open.set()
         for job in late:
             with pytest.raises(DeadlinePassed, match="deadline of 2 s passed in queue"):
                 await job.future
         await good.future
         assert encoder.batches[1:] == [[("good", 200)]] and total(engine, "dropped_total", reason="deadline") == 3
-        engine._pace.add(10_000, 100_000.0)
+        engine._throughput.add(10_000, 100_000.0)
         assert await submit(engine, encoder, "a", [row(10)], soon(2)).future
 
 
@@ -133,7 +133,7 @@ async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
 async def test_a_request_may_wait_for_others_for_so_long() -> None:
     async with running(batch_tokens=100, queue_seconds=30.0, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
-        engine._pace.add(10, 1.0)  # 10 tokens per second; 3 run
+        engine._throughput.add(10, 1.0)  # 10 tokens per second; 3 run
         submit(engine, encoder, "a", [row(100)], soon(3600))
         engine.check_room(0, soon(3600))
         submit(engine, encoder, "a", [row(69)], soon(3600))  # behind 203 tokens, 22 s
@@ -152,7 +152,7 @@ async def test_a_request_may_wait_for_others_for_so_long() -> None:
 async def test_long_requests_leave_room_for_short_ones_and_for_their_like() -> None:
     async with running(batch_tokens=100, queue_seconds=35.0, queued_tokens=100_000, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
-        engine._pace.add(10, 1.0)
+        engine._throughput.add(10, 1.0)
         for _ in range(4):
             submit(engine, encoder, "a", [row(25) for _ in range(400)], soon(36_000))
         engine.check_room(0, soon(40))
@@ -167,7 +167,7 @@ async def test_long_requests_leave_room_for_short_ones_and_for_their_like() -> N
 async def test_a_huge_request_alone_is_admitted_up_to_the_limit_of_tokens() -> None:
     async with running(queue_seconds=0.001, queued_tokens=5000) as (engine, encoder):
         await held(engine, encoder)
-        engine._pace.add(10, 1.0)
+        engine._throughput.add(10, 1.0)
         submit(engine, encoder, "a", [row(50) for _ in range(100)], soon(3600))
         assert total(engine, "queue_tokens") == 5000
 
@@ -178,7 +178,7 @@ async def test_what_cannot_be_finished_is_given_up_before_its_deadline() -> None
         await held(engine, encoder)
         late = submit(engine, encoder, "late", [row(50) for _ in range(40)], soon(60))
         good = submit(engine, encoder, "good", [row(50) for _ in range(40)], soon(3600))
-        engine._pace.add(10, 1.0)  # 2000 tokens take 200 s
+        engine._throughput.add(10, 1.0)  # 2000 tokens take 200 s
         encoder.open.set()
         with pytest.raises(DeadlinePassed):
             await late.future

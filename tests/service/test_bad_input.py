@@ -211,7 +211,7 @@ def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.
     assert "at most 3000 are kept at a time; send fewer texts or masks" in answer["detail"]
     assert served.post("/fill-mask", "[MASK]").status_code == 200 and served.service.engine._logits == 0
     monkeypatch.undo()
-    monkeypatch.setattr("models.qa.MOST_SPANS", 5000)
+    monkeypatch.setattr("models.qa.MAX_SPANS", 5000)
     question = {"question": "who?", "context": "a " * 2000}
     answer = problem(served.post("/qa", question, max_answer_len=15), 422)
     assert answer["errors"][0]["field"] == "parameters.max_answer_len" and "pass 2 or less" in answer["detail"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.errors import InferenceFailed, Unavailable
-from service.throughput import Pace
+from service.throughput import Throughput
 from tests.service.engines import DEADLY, POISON, Steps, held, row, running, scenario, soon, submit, total, until
 
 
@@ -64,7 +64,7 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
 @scenario
 async def test_the_pace_is_that_of_a_lane_among_others() -> None:
     """By it what is too much is refused, and then no batch is alone."""
-    clock, expected = [time.monotonic()], Pace(run_tokens=6)
+    clock, expected = [time.monotonic()], Throughput(run_tokens=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
         async with running(lanes=2) as (engine, encoder):
@@ -79,8 +79,8 @@ async def test_the_pace_is_that_of_a_lane_among_others() -> None:
                 expected.add(length, length / 100 * encoder.gain(length))
             await until(lambda: engine._idle == 2)
             assert encoder.alone == [1, 3, 4]
-            assert engine._pace.tokens == pytest.approx(expected.tokens)
-            assert engine._pace.time == pytest.approx(expected.time)
+            assert engine._throughput.tokens == pytest.approx(expected.tokens)
+            assert engine._throughput.time == pytest.approx(expected.time)
 
 
 @scenario

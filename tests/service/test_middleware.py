@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service import logs
 from service.metrics import Metrics
-from service.middleware import Gate, Pauses, RequestInfo
+from service.middleware import Middleware, Pauses, RequestInfo
 from service.settings import Settings
 from tests.service.serving import Served, serving
 from tests.service.test_bad_input import problem
@@ -200,14 +200,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
-    """Return the answer of an app behind the gate that always gives one status."""
+    """Return the answer of an app behind the middleware that always gives one status."""
     engine = SimpleNamespace(check_room=lambda tokens, deadline: None)
     service = SimpleNamespace(draining=draining, engine=engine, settings=Settings())
     whole: Any = SimpleNamespace(state=SimpleNamespace(service=service))
-    gate = Gate(Response("", status), whole, Settings(), Metrics())
+    middleware = Middleware(Response("", status), whole, Settings(), Metrics())
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://service") as client:
             return await client.post(path)
 
     return asyncio.run(ask())

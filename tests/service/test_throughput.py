@@ -2,27 +2,29 @@
 
 import pytest
 
-from service.throughput import Pace
+from service.throughput import Throughput
 
 
 def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
-    pace = Pace()
-    assert pace.seconds(100) == 0
+    throughput = Throughput()
+    assert throughput.seconds(100) == 0
     for tokens, seconds in ((100, 1.0), (300, 2.0)):
-        pace.add(tokens, seconds)
-    assert pace.seconds(100) == pytest.approx(0.75, rel=0.02)  # all tokens by all seconds, not the mean of two speeds
-    pace.add(100, 60.0)
-    assert pace.seconds(100) < 1.5
+        throughput.add(tokens, seconds)
+    assert throughput.seconds(100) == pytest.approx(
+        0.75, rel=0.02
+    )  # all tokens by all seconds, not the mean of two speeds
+    throughput.add(100, 60.0)
+    assert throughput.seconds(100) < 1.5
     for _ in range(100):
-        pace.add(100, 3.0)
-    assert pace.seconds(100) == pytest.approx(3.0, rel=0.05)
+        throughput.add(100, 3.0)
+    assert throughput.seconds(100) == pytest.approx(3.0, rel=0.05)
 
 
 def test_small_batches_say_what_a_large_one_takes() -> None:
     """On a GPU a batch of ten tokens takes nearly as long as one of thousands."""
-    pace = Pace(run_tokens=2048)
+    throughput = Throughput(run_tokens=2048)
     for tokens in (10, 20, 30):
-        pace.add(tokens, 0.005)
-    assert pace.seconds(10) == pytest.approx(0.005, rel=0.02)
-    assert 0.005 < pace.seconds(16_384) < 0.05
-    assert pace.seconds(0) == 0
+        throughput.add(tokens, 0.005)
+    assert throughput.seconds(10) == pytest.approx(0.005, rel=0.02)
+    assert 0.005 < throughput.seconds(16_384) < 0.05
+    assert throughput.seconds(0) == 0

@@ -3,7 +3,7 @@
 
 #include "standins.h"
 
-enum { MOST_KERNELS = 1 << 16, CONTAINER = (int)0xBA55ED50, MACHINE_CODE = 2 };
+enum { MAX_KERNELS = 1 << 16, CONTAINER = (int)0xBA55ED50, MACHINE_CODE = 2 };
 
 /* What the compiler writes; the fields that nobody here reads are left out. */
 typedef struct {
@@ -30,7 +30,7 @@ typedef struct {
     int runs;
 } Kernel;
 
-static Kernel kernels[MOST_KERNELS];
+static Kernel kernels[MAX_KERNELS];
 static int no = 0, yes = 1;
 
 /* Code for 8.0 runs on 8.6, and not on 9.0. */
@@ -48,8 +48,8 @@ static int has_code(const char *container) {
 }
 
 static Kernel *place_of(const void *address) {
-    size_t at = (uintptr_t)address / 16 % MOST_KERNELS;
-    while (kernels[at].address && kernels[at].address != address) at = (at + 1) % MOST_KERNELS;
+    size_t at = (uintptr_t)address / 16 % MAX_KERNELS;
+    while (kernels[at].address && kernels[at].address != address) at = (at + 1) % MAX_KERNELS;
     return &kernels[at];
 }
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MOST_LINE = 4096, ROOM = 1 << 20 };
+enum { MAX_LINE = 4096, ROOM = 1 << 20 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char buffer[ROOM];
@@ -16,7 +16,7 @@ static size_t filled;
 static int file(void) {
     static int found = -1;
     const char *directory = getenv("STANDIN_LOG");
-    char path[MOST_LINE];
+    char path[MAX_LINE];
     if (found >= 0 || !directory) return found;
     snprintf(path, sizeof path, "%s/%d", directory, getpid());
     return found = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -38,8 +38,8 @@ __attribute__((destructor)) static void end(void) { flush_log(); }
 void write_log(Entry entry) {
     int device = entry.stream ? entry.stream->device : current_device, number = entry.stream ? entry.stream->number : 0;
     pthread_mutex_lock(&lock);
-    if (filled + MOST_LINE > ROOM) empty_buffer();
-    int length = snprintf(buffer + filled, MOST_LINE, "%s\t%.3000s\t%.0f\t%d\t%d\t%ld\t%ld\t%ld\n", entry.what,
+    if (filled + MAX_LINE > ROOM) empty_buffer();
+    int length = snprintf(buffer + filled, MAX_LINE, "%s\t%.3000s\t%.0f\t%d\t%d\t%ld\t%ld\t%ld\n", entry.what,
                           entry.name, entry.amount, device, number, entry.asked, entry.start, entry.end);
     filled += (size_t)length;
     pthread_mutex_unlock(&lock);

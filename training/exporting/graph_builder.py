@@ -31,7 +31,7 @@ MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OURS = "bertheads"  # operators that a graph defines as functions of the others, and kernels/ computes at once
 OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
 ATTENTION_OPSET = 24  # whose Attention takes the length of each row; for that of 25 ONNX Runtime has no kernel
-MOST_BYTES = (1 << 31) - 1  # of a protobuf message
+MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 
 LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own
 
@@ -131,8 +131,8 @@ class Graph:
             graph, opset_imports=imports, ir_version=10, producer_name="bertheads", functions=functions
         )
         helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
-        if model.ByteSize() > MOST_BYTES:
-            raise ExportError(f"{name} has {model.ByteSize()} bytes, expected at most {MOST_BYTES}; export it as fp16")
+        if model.ByteSize() > MAX_BYTES:
+            raise ExportError(f"{name} has {model.ByteSize()} bytes, expected at most {MAX_BYTES}; export it as fp16")
         checker.check_model(model)
         return model
 

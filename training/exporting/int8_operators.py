@@ -26,7 +26,7 @@ class Grid:
 SYMMETRIC = Grid("symmetric", zero=128, above=127)
 # GELU is never below -0.17: 32 steps suffice for that side, if a step is at least 0.17 / 32.
 GELU = Grid("gelu", zero=32, above=223)
-LEAST_GELU = 0.17
+MIN_GELU = 0.17
 
 EPSILON = ("epsilon", AttributeProto.FLOAT)
 HEADS = ("heads", AttributeProto.INT)
@@ -124,7 +124,7 @@ def quantize_rows(graph: Graph, values: str, width: int, grid: Grid) -> Sequence
     inverse = graph.constant(f"{grid.name}.step", np.float32(1 / grid.above))
     step = graph.add("Mul", peak, inverse, out="" if grid is GELU else "step")
     if grid is GELU:
-        graph.add("Max", step, graph.constant("gelu.least", np.float32(LEAST_GELU / GELU.zero)), out="step")
+        graph.add("Max", step, graph.constant("gelu.least", np.float32(MIN_GELU / GELU.zero)), out="step")
     zeros = graph.add("Expand", zero(graph, grid), graph.add("Shape", "step"))
     graph.add("QuantizeLinear", values, "step", zeros, axis=-1, block_size=width, out="integers")
     return "integers", "step"

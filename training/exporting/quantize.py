@@ -18,7 +18,7 @@ from training.errors import ExportError
 from training.exporting.graph_builder import OURS, Function, Graph
 
 Floats = NDArray[np.float32]
-LARGEST = 127
+MAX_INT8 = 127
 """Of a weight, and of the sum of two neighbours of one sign: 255 * 127 stays below the 32,767 of 16 bits."""
 
 
@@ -29,7 +29,7 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     for half in (even.clip(min=0), -even.clip(max=0)):
         largest = np.maximum(largest, (half[0::2] + half[1::2]).max(axis=0))
     # Rounding may lift both of a pair by a half: one step of room keeps their sum at 128, and 255 * 128 fits too.
-    scale = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+    scale = np.maximum(largest / MAX_INT8, np.finfo(np.float32).tiny).astype(np.float32)
     return np.round(weight / scale).astype(np.int8), scale
 
 

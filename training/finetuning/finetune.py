@@ -31,7 +31,7 @@ from training.finetuning.finetune_recipe import DEFAULTS, FinetuneRecipe, HeadRe
 from training.finetuning.first_bias import start_at_frequencies
 from training.finetuning.label_thresholds import fit_thresholds
 from training.finetuning.loop import Loop
-from training.finetuning.no_answer_threshold import LEAST, fit_no_answer
+from training.finetuning.no_answer_threshold import MIN_EXAMPLES, fit_no_answer
 from training.finetuning.probe import probe
 from training.finetuning.targets import targets
 from training.finetuning.task_mixture import build_sources, choose, encode_sets, in_steps
@@ -52,7 +52,7 @@ from training.text.examples import Example, labels_of
 from training.text.file_formats import files_in
 from training.text.problem_types import as_problem, problem_of
 
-SHORTEST = 8
+MIN_LENGTH = 8
 """Tokens of a row that are worth training on."""
 
 
@@ -186,9 +186,9 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
     longest = checkpoint.config.max_position_embeddings
     known, heads = checkpoint.heads, dict[str, Head]()
     for name, head in recipe.heads.items():
-        if not SHORTEST <= head.max_length <= longest:
+        if not MIN_LENGTH <= head.max_length <= longest:
             raise RecipeError(
-                f"heads.{name}.max_length is {head.max_length}, expected {SHORTEST} to {longest} as the base has "
+                f"heads.{name}.max_length is {head.max_length}, expected {MIN_LENGTH} to {longest} as the base has "
                 "positions; change it"
             )
         if not sets[name]:
@@ -318,8 +318,8 @@ def no_answer(
     threshold = fit_no_answer(predictor, name, asked)
     if threshold is None:
         tell(
-            f"heads.{name}: no_answer_threshold was not fitted, because validation has fewer than {LEAST} questions "
-            "with an answer, or without one; add some, or set unanswerable"
+            f"heads.{name}: no_answer_threshold was not fitted, because validation has fewer than {MIN_EXAMPLES} "
+            "questions with an answer, or without one; add some, or set unanswerable"
         )
         return {}
     return {"no_answer_threshold": round(threshold, 4)}

@@ -16,14 +16,14 @@ from models.qa import QuestionInput
 from training.evaluation.metrics import answer_f1
 from training.text.examples import QuestionExample
 
-LEAST = 20
+MIN_EXAMPLES = 20
 """Questions of each kind that a threshold is fitted on; a few would choose it by chance."""
 
 
 def fit_no_answer(predictor: LocalPredictor, head: str, examples: Sequence[QuestionExample]) -> float | None:
     """Return the threshold for `head` on `examples`; None where there are too few with or without an answer."""
     answerable = np.array([bool(example.answers) for example in examples], dtype=bool)
-    if min(answerable.sum(), (~answerable).sum()) < LEAST:
+    if min(answerable.sum(), (~answerable).sum()) < MIN_EXAMPLES:
         return None
     inputs = [QuestionInput(question=example.question, context=example.context) for example in examples]
     task: Any = predictor.task(head)

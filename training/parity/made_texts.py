@@ -12,7 +12,7 @@ from models.tokenizer import Tokenizer
 
 OFFSET = 2.7
 """Of the ranks (Mandelbrot): the first words are not as frequent as the law alone says."""
-SHORTEST, LONGEST = 3, 60
+MIN_LENGTH, MAX_LENGTH = 3, 60
 """Words of a text; as many lengths are short as are long, on a scale of ratios."""
 
 
@@ -21,7 +21,7 @@ def made_texts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[str]:
     generator = np.random.default_rng(seed)
     tokens = np.array(list(_words(tokenizer)) or ["[UNK]"])
     weights = 1 / (np.arange(len(tokens)) + OFFSET)
-    lengths = np.exp(generator.uniform(np.log(SHORTEST), np.log(LONGEST + 1), count)).astype(int)
+    lengths = np.exp(generator.uniform(np.log(MIN_LENGTH), np.log(MAX_LENGTH + 1), count)).astype(int)
     drawn = [generator.choice(tokens, length, p=weights / weights.sum()) for length in lengths]
     return [" ".join(words) for words in drawn]
 

@@ -38,7 +38,7 @@ from training.text.problem_types import as_problem, problem_for
 
 REFERENCE = "PyTorch, fp32, each row alone"
 MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read
-MOST_READ = 8  # masks of a probe
+MAX_READ = 8  # masks of a probe
 GROUPS = 20
 """Parts of the examples that are left out in turn, for the error of a figure (jackknife)."""
 
@@ -159,7 +159,7 @@ def _probe(generator: np.random.Generator, ordinary: Any, tokenizer: Tokenizer, 
     """Draw a row whose positions are its masks; the second half is the second segment, as in a pair."""
     ids = generator.choice(ordinary, length)
     ids[0], ids[-1] = tokenizer.cls_id, tokenizer.sep_id
-    masks = 1 + generator.permutation(length - 2)[: min(MOST_READ, max(1, round(MASKED * length)))]
+    masks = 1 + generator.permutation(length - 2)[: min(MAX_READ, max(1, round(MASKED * length)))]
     ids[masks] = tokenizer.mask_id
     segments = (np.arange(length) > length // 2) * tokenizer.layout.segment
     return Row(ids.tolist(), segments.tolist(), sorted(masks.tolist()))

@@ -18,7 +18,7 @@ SHORT_SHARE = 0.1
 """Share of chunks with a shorter target, so that the model meets short texts (BERT paper)."""
 
 NEXT, RANDOM = 0, 1
-LEAST_ROW = 8
+MIN_ROW = 8
 """Tokens of the longest row of any model."""
 
 Ranges = NDArray[np.int64]
@@ -74,7 +74,7 @@ def longest_row(corpus: Corpus, max_length: int, nsp: bool) -> int:
     """
     longest = np.sort(np.diff(corpus.sentences[corpus.documents]))[::-1]
     tokens = int(longest[:2].sum()) + 3 if nsp else int(longest[:1].sum()) + 2
-    return max(LEAST_ROW, min(max_length, tokens))
+    return max(MIN_ROW, min(max_length, tokens))
 
 
 def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:

@@ -23,7 +23,7 @@ from training.text.corpus import BLOCK, Corpus
 WINDOW = 5
 """Tokens on each side that are context."""
 SMOOTHING = 0.75
-LEAST = 1.0
+MIN_COUNT = 1.0
 """Count of a pair that tells something: once side by side, or twice with a token between."""
 BLOCKS = 16
 """Of the corpus that are counted at most, which bounds memory, to two gigabytes, and time."""
@@ -88,6 +88,6 @@ def positive_information(counts: csr_array) -> csr_array:
     contexts = tokens**SMOOTHING
     expected = tokens[pairs.row] * contexts[pairs.col] / contexts.sum()
     information = np.log(pairs.data / expected)
-    told = (pairs.data >= LEAST) & (information > 0)
+    told = (pairs.data >= MIN_COUNT) & (information > 0)
     kept = (information[told], (pairs.row[told], pairs.col[told]))
     return csr_array(kept, shape=counts.shape, dtype=np.float32)

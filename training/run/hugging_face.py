@@ -23,7 +23,7 @@ from training.run.progress import tell
 
 HEADS = "heads.json"
 """Only directories that were written here have it."""
-SHORTEST = 8  # tokens of a bundle's rows
+MIN_LENGTH = 8  # tokens of a bundle's rows
 
 Values = dict[str, Any]
 
@@ -84,10 +84,10 @@ def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) ->
         checkpoint.heads[name] = head._replace(spec=classifier_spec(spec, values, directory / "config.json"))
     positions = checkpoint.config.max_position_embeddings
     length = min(files.max_length or positions, positions)
-    if length < SHORTEST:
+    if length < MIN_LENGTH:
         raise CheckpointError(
             f"{directory} has rows of {length} tokens by max_position_embeddings and model_max_length, expected "
-            f"{SHORTEST} or more; correct them, as when the checkpoint was trained"
+            f"{MIN_LENGTH} or more; correct them, as when the checkpoint was trained"
         )
     if length < positions:
         _shorten(checkpoint, length, directory)

@@ -40,9 +40,9 @@ from training.text.languages import rules_of
 from training.text.source_files import Sources, hashes, readable_files
 from training.text.unknown_characters import UnknownCharacters
 
-LONGEST_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
+MAX_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
 WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
-MOST_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
+MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
 LAYOUT = 3  # of OUT.partial; what another version has left is not gone on from
 UNPACKED = 3  # bytes of text in a compressed byte, at least
 BLANKS = " \n\t\u3000"
@@ -186,7 +186,7 @@ def cut(words: Words, text: str, language: str = "en", unknown: UnknownCharacter
         some = found[start : start + TOGETHER]
         cuts = words.encode(some)
         ids.append(np.fromiter(chain.from_iterable(cuts), np.uint32))
-        lengths += [min(LONGEST_SENTENCE, len(one) - at) for one in cuts for at in range(0, len(one), LONGEST_SENTENCE)]
+        lengths += [min(MAX_SENTENCE, len(one) - at) for one in cuts for at in range(0, len(one), MAX_SENTENCE)]
         lost += unknown.count(some, cuts, ids[-1]) if unknown else 0
     together = np.concatenate(ids)
     return Sentences(
@@ -223,8 +223,8 @@ def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
     if not counts.tokens:
         raise DataError(f"{names}: no token for training, expected running text; pass other files")
     for share, kind in ((counts.unknown_share, "tokens"), (counts.unknown_character_share, "characters")):
-        if share > MOST_UNKNOWN:
+        if share > MAX_UNKNOWN:
             raise DataError(
                 f"{names}: {share:.0%} of the {kind} are unknown to the vocabulary, expected at most "
-                f"{MOST_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
+                f"{MAX_UNKNOWN:.0%}; pass a tokenizer of this language, or train one with: python -m training vocab"
             )

@@ -23,7 +23,7 @@ from training.text.notes import Notes
 from training.text.rows import rows_of
 from training.text.source_files import Sources
 
-LONGEST_LINE = 1 << 17
+MAX_LINE = 1 << 17
 """Characters that are searched for sentences at a time; the search takes longer than in proportion."""
 
 
@@ -97,8 +97,8 @@ def sentences(text: str, language: str) -> list[str]:
 def bounded(line: str) -> Iterator[str]:
     """A line, in parts where it is very long: cut at a blank where there is one."""
     start = 0
-    while len(line) - start > LONGEST_LINE:
-        end = line.rfind(" ", start, start + LONGEST_LINE) + 1 or start + LONGEST_LINE
+    while len(line) - start > MAX_LINE:
+        end = line.rfind(" ", start, start + MAX_LINE) + 1 or start + MAX_LINE
         yield line[start:end]
         start = end
     yield line[start:]

@@ -28,7 +28,7 @@ from training.text.documents import Documents, Reading
 from training.text.examples import Document
 from training.text.source_files import Sources, hashes, readable_files
 
-LEAST_SIZE, MOST_SIZE = 100, 10_000_000
+MIN_SIZE, MAX_SIZE = 100, 10_000_000
 
 
 def train_vocabulary(
@@ -46,8 +46,8 @@ def train_vocabulary(
     entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000 would make
     the rest unknown.
     """
-    if not LEAST_SIZE <= size <= MOST_SIZE:
-        raise DataError(f"--size is {size}, expected {LEAST_SIZE} or more, up to {MOST_SIZE:,}; BERT has 30,522")
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise DataError(f"--size is {size}, expected {MIN_SIZE} or more, up to {MAX_SIZE:,}; BERT has 30,522")
     with readable_files(files, out) as given:
         refuse_existing(out)
         characters = Counter() if characters is None else characters

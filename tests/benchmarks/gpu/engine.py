@@ -16,7 +16,7 @@ from tests.benchmarks.peaks import needed_operations
 
 MIXED = "mixed"
 """Lengths from 8 to 400 tokens."""
-LONGEST = 400
+MAX_LENGTH = 400
 BATCH_TOKENS = (4_096, 16_384, 65_536)
 NEW_SHAPES = 20
 FIRST_ID, LAST_ID = 1000, 20_000
@@ -74,7 +74,9 @@ def rows_of(session: Session, head: str, length: int | str) -> list[Item]:
     generator = np.random.default_rng(2)
     items, tokens = [], 0
     while tokens < max(BATCH_TOKENS):
-        size = min(session.max_length, length if isinstance(length, int) else int(generator.integers(8, LONGEST + 1)))
+        size = min(
+            session.max_length, length if isinstance(length, int) else int(generator.integers(8, MAX_LENGTH + 1))
+        )
         items.append(random_item(head, size, generator))
         tokens += size
     return items

@@ -258,7 +258,7 @@ def test_a_checkpoint_without_heads(tokenizer: Tokenizer, tmp_path: Path) -> Non
 
 
 def test_a_graph_that_one_file_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.exporting.graph_builder.MOST_BYTES", 100)
+    monkeypatch.setattr("training.exporting.graph_builder.MAX_BYTES", 100)
     graph = Graph()
     graph.add("Add", "x", graph.constant("c", weights(0, 8, 8)), out="y")
     value = ("x", TensorProto.FLOAT, list[int | str]([8, 8]))

@@ -24,7 +24,7 @@ MAX_ELEMENT = 1 << 26
 """Characters of an element of a list: some hundred novels."""
 MAX_SHOWN = 20
 """Characters of the file in a message."""
-LONGEST_WORD = 16
+MAX_WORD = 16
 """Characters before the end of a block where an error may only mean that the block ends there: tru, "\\u12."""
 
 
@@ -144,7 +144,7 @@ class Stream:
         """Whether an error may be one only because the text is not read to its end."""
         if not isinstance(error, json.JSONDecodeError):
             return False
-        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - LONGEST_WORD
+        return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - MAX_WORD
 
     def _skip_value(self, part: str) -> None:
         """Pass a broken value: up to the comma or bracket that ends it."""
