@@ -97,7 +97,6 @@ async function loadHeads() {
   state.heads = answer.heads;
   setStatus(`ready, ${state.heads.length} head${state.heads.length === 1 ? "" : "s"}`, "ready");
   drawTabs();
-  learnWhy();
   if (!again || !currentHead()) openLink();
   else tell("The service answers again", "Press Run.");
 }

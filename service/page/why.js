@@ -2,20 +2,11 @@
 
 const MAX_REASONS = 12; // words in the table
 
-/** Learn from the OpenAPI document whether the service explains its answers. */
-async function learnWhy() {
-  const { answer } = await ask("openapi.json");
-  state.explains = Object.hasOwn(answer?.paths ?? {}, "/explain/{head}");
-  if (state.explains && state.last) $("why").replaceChildren(...whyButton(state.last));
-}
-
-function whyButton(asked) {
-  const known = ["classify", "pair", "qa"].includes(asked.head.task);
-  return state.explains && known ? [button("Why?", () => explain(asked))] : [];
-}
+const whyButton = (asked) => (asked.task === asked.head.task && answersOn(asked.head, "explain") ? [button("Why?", () => explain(asked))] : []);
 
 async function explain(asked) {
   const turn = state.turn;
+  $("why").replaceChildren(make("p", { class: "empty", textContent: "Reading the text again without each of its words …" }));
   const { answer, problem } = await ask("explain/" + encodeURIComponent(asked.head.name), { body: asked.body });
   if (turn !== state.turn) return;
   try {
