@@ -30,6 +30,7 @@ MAX_CONTROL_BYTES = 65_536
 BROKEN = '{"inputs": "A '
 """A body that is not JSON."""
 OTHER = "other.example"
+NO_KEY = {"headers": {"Authorization": ""}}
 TYPE = {"headers": {"Content-Type": "text/plain"}}
 REPOSITORY = "/v2/repository"
 CONTROL = REPOSITORY + "/models"
@@ -111,7 +112,7 @@ def error_example(status: int, path: str, method: str, heads: Snapshot, settings
     usual = next(error for error in EXAMPLES if error.status == status)
     special: dict[int, Callable[[], ErrorExample]] = {
         400: lambda: ErrorExample(usual, {"body": BROKEN}),
-        401: lambda: ErrorExample(usual, {} if _needs_key(path, settings) else None),
+        401: lambda: ErrorExample(usual, NO_KEY if _needs_key(path, settings) else None),
         403: lambda: _forbidden(usual, path, method, settings),
         404: lambda: _not_found(usual, path, heads),
         413: lambda: _too_large(path, settings),

@@ -77,8 +77,13 @@ function bars(items, name, onRest) {
   return [list, more];
 }
 
-const drawLabels = ([labels]) => bars(labels, (item) => item.label);
-const drawRanks = (answer, { texts }) => bars(answer, (item) => texts[item.index]);
+function drawLabels([labels]) {
+  return bars(labels, (item) => item.label);
+}
+
+function drawRanks(answer, { texts }) {
+  return bars(answer, (item) => texts[item.index]);
+}
 
 function drawMasks(answer, { inputs: text }) {
   const masks = Array.isArray(answer[0]) ? answer : [answer];
@@ -117,8 +122,8 @@ function drawSpans(spans, { inputs: text }, head) {
   const hue = (span) => Math.max(0, kinds.indexOf(kindOf(span).replace(/^[BI]-/, "")));
   const passage = passageWith(text, spans.map((span) => ({ ...span, hue: hue(span), tag: kindOf(span), title: percent(span.score) })));
   if (!spans.length) return [passage, make("p", { class: "empty", textContent: "No entities found." })];
-  const rows = spans.map((span) => [span.word, kindOf(span), [`${span.start}–${span.end}`, "number"], [percent(span.score), "number"]]);
-  return [passage, table(["Words", "Entity", ["Characters", "number"], ["Score", "number"]], rows)];
+  const rows = spans.map((span) => [span.word, kindOf(span), [`${span.start}–${span.end}`, "number place"], [percent(span.score), "number"]]);
+  return [passage, table(["Words", "Entity", ["Characters", "number place"], ["Score", "number"]], rows)];
 }
 
 function drawAnswers(answer, { inputs: { context } }) {

@@ -67,8 +67,14 @@ function chooseHead() {
 
 function describe(head) {
   const facts = [`${head.bundle.name} ${head.bundle.version}`, `${head.precision} on ${head.provider}`];
-  if (head.labels.length) facts.push(head.labels.length > 8 ? `${head.labels.length} labels` : head.labels.join(", "));
-  for (const [name, value] of Object.entries(head.metrics)) if (typeof value === "number" && facts.length < 6) facts.push(`${name} ${+value.toFixed(3)}`);
+  const labels = head.task === "tag" ? kindsOf(head) : head.labels;
+  if (labels.length) facts.push(labels.length > 8 ? `${labels.length} labels` : labels.join(", "));
+  const figures = head.metrics;
+  const shown = Object.entries(figures).filter(([name, value]) => typeof value === "number" && !Number.isInteger(value) && !name.endsWith("_chance"));
+  for (const [name, value] of shown.slice(0, 2)) {
+    const chance = figures[name + "_chance"];
+    facts.push(`${name.replaceAll("_", " ")} ${+value.toFixed(3)}${chance === undefined ? "" : ` (by chance ${+chance.toFixed(3)})`}`);
+  }
   return facts.join(" · ");
 }
 
@@ -106,7 +112,8 @@ function body() {
   const parameters = Object.fromEntries(given.filter(({ dataset }) => dataset.kind).map(({ value, dataset }) => [dataset.name, READ[dataset.kind](value)]));
   const { compose } = TASKS[state.task], single = textFields(state.task).length === 1;
   if (compose) return compose(texts, parameters);
-  return { inputs: single ? texts.text : texts, ...(Object.keys(parameters).length ? { parameters } : {}) };
+  const needsParameters = textFields(state.task).length < TASKS[state.task].fields.length;
+  return { inputs: single ? texts.text : texts, ...(needsParameters || Object.keys(parameters).length ? { parameters } : {}) };
 }
 
 /** Keep the form, and draw what follows from it. */

@@ -80,9 +80,11 @@ def test_each_error_is_what_its_request_gets(served: Served) -> None:
             if status == "200" or sent is None:
                 assert status == "200" or int(status) in UNSENT or path.startswith(CONTROL), (path, status)
                 continue
-            sent = sent | ({"headers": {"Authorization": ""}} if status == "401" else {})
             answer = send(served, method, path, operation, **sent)
-            if (status, answer.status_code) == ("504", 408):  # the body came too late for a millisecond
+            if status == "504" and answer.status_code in (
+                200,
+                408,
+            ):  # a millisecond was enough, or not even for the body
                 continue
             seen.add(int(status))
             media, content = content_of(response)
