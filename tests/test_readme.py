@@ -1,17 +1,24 @@
 """What would break: a README that names verbs, flags, files or requests that do not exist."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from models.task_registry import ROUTES, RouteName
 from service.settings import STARTER
 from tests.service.serving import Served, serving
 from tests.settings_page import settings_page
 from training.__main__ import build_parser
 
+EXAMPLE = re.compile(
+    r"curl -s localhost:8000/(\S+) -d '(.+)'(?:\s+#.*)?$(?:\n```\n\n```json\n((?:(?!```).*\n)+)```)?", re.MULTILINE
+)
+"""A request, and the answer below it if there is one."""
 CURL = "application/x-www-form-urlencoded"  # what curl -d declares
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "training" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,10 +50,46 @@ def starter() -> Iterator[Served]:
         yield served
 
 
-@pytest.mark.parametrize(("route", "body"), re.findall(r"curl -s localhost:8000/(\S+) -d '(.+)'$", TEXT, re.MULTILINE))
-def test_every_request_is_answered(starter: Served, route: str, body: str) -> None:
+@pytest.mark.parametrize(("route", "body", "answer"), [example.groups() for example in EXAMPLE.finditer(TEXT)])
+def test_every_request_is_answered(starter: Served, route: str, body: str, answer: str | None) -> None:
     response = starter.client.post(f"/{route}", content=body, headers={"Content-Type": CURL})
-    assert response.status_code == 200 and response.json(), response.text
+    found = response.json()
+    refused = response.headers["Content-Type"] == "application/problem+json"
+    assert found and refused == ('"status"' in (answer or "")), response.text
+    if refused:
+        assert response.status_code == found["status"] and found.pop("request_id")
+    if answer:
+        assert found == near(json.loads(answer))
+
+
+def near(value: Any) -> Any:
+    """Return an answer whose scores equal those that are within 0.015: processors round int8 differently."""
+    if isinstance(value, dict):
+        return {key: near(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [near(part) for part in value]
+    return pytest.approx(value, abs=0.015) if isinstance(value, float) else value
+
+
+TABLE = re.compile(r"^\| parameter \|.*\n\|---.*\n((?:\|.*\n)+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("title", "route"),
+    [
+        ("Classify", "classify"),
+        ("Fill a mask", "fill-mask"),
+        ("Tag", "tag"),
+        ("Answer a question", "qa"),
+        ("Labels of your choice", "zero-shot"),
+    ],
+)
+def test_every_parameter_is_described(title: str, route: RouteName) -> None:
+    page = (ROOT / "docs/http.md").read_text(encoding="utf8")
+    table = TABLE.search(page, page.index(f"## {title}\n"))
+    assert table
+    names = [name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(names) == sorted(ROUTES[route].parameters.model_fields)
 
 
 def test_the_page_of_settings_is_what_the_service_has() -> None:
