@@ -1,8 +1,8 @@
 """What it costs that heads share a queue: python -m tests.benchmarks.sharing.
 
-The texts of `short` go to each head alone and, shuffled, to all heads together. Both alternate in many short rounds, since
-machines change their speed. With one queue per head, or batches of one head, the mixture would be slower than its parts;
-1.0 means that sharing costs nothing.
+The texts of `short` go to each head alone and, shuffled, to all heads together. Both alternate in many short rounds,
+since machines change their speed. With one queue per head, or batches of one head, the mixture would be slower than its
+parts; 1.0 means that sharing costs nothing.
 """
 
 import argparse
