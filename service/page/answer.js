@@ -1,6 +1,6 @@
 // Answers, drawn by task. A drawer gets the answer to one input, that input, and the head.
 
-const MAX_LIST = 12;
+const MAX_BARS = 12;
 const STAGES = ["tokenize", "queue", "encode", "decode"];
 const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers };
 
@@ -70,9 +70,9 @@ function bars(items, name, onRest) {
     list.append(make("span", { class: "name" + (offset + index === 0 ? " first" : ""), textContent: name(item), title: onRest ? onRest(item) : "" }),
       make("span", { class: "track" }, fill), make("span", { class: "score", textContent: percent(item.score) }));
   });
-  draw(items.slice(0, MAX_LIST), 0);
-  if (items.length <= MAX_LIST) return [list];
-  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_LIST), MAX_LIST); more.remove(); });
+  draw(items.slice(0, MAX_BARS), 0);
+  if (items.length <= MAX_BARS) return [list];
+  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_BARS), MAX_BARS); more.remove(); });
   return [list, more];
 }
 

@@ -1,7 +1,7 @@
 // Many texts: a table is sent in lists, and its answers are downloaded as CSV.
 
 const MAX_FILE = 32 << 20; // bytes
-const MAX_LIST = 64; // rows of one request, at most
+const MAX_ROWS = 64; // rows per request
 const MAX_TRIES = 5; // of a request that gets no answer
 const MAX_SHOWN = 20; // rows of the preview
 const job = { table: null, running: null, answers: [], faults: [], cut: 0, key: "" };
@@ -59,7 +59,7 @@ async function startMany() {
   let end = "Finished.";
   try {
     const open = job.table.rows.map((_, index) => index).filter((index) => !job.answers[index] && !job.faults[index]);
-    const size = Math.min(MAX_LIST, asked.head.limits.max_items);
+    const size = Math.min(MAX_ROWS, asked.head.limits.max_items);
     for (let at = 0; at < open.length; at += size) await sendRows(asked, open.slice(at, at + size), running.signal);
   } catch (error) {
     end = `${running.signal.aborted ? "Stopped." : error.message} Start goes on where it stopped.`;

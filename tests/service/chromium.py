@@ -121,7 +121,7 @@ class Browser:
         self._socket = socket
         self._numbers = itertools.count()
         self.violations: list[str] = []
-        """What pages logged as errors of scripts and of their content security policy."""
+        """What pages logged as errors and as breaches of their content security policy."""
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -138,8 +138,8 @@ class Browser:
         return Page(self, self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"])
 
     def _note(self, event: dict[str, Any]) -> None:
-        if event.get("method") == "Runtime.exceptionThrown":
-            self.violations.append(str(event["params"]["exceptionDetails"]))
+        if event.get("method") == "Runtime.exceptionThrown":  # what a test waits for would never come
+            raise AssertionError(f"a script of the page failed: {event['params']['exceptionDetails']}")
         entry = event.get("params", {}).get("entry", {})
         if entry.get("source") in ("security", "violation", "javascript"):
             self.violations.append(entry["text"])
