@@ -33,7 +33,7 @@ class Pieces:
         return len(self.ids)
 
     def behind(self, characters: int) -> "Pieces":
-        """Return the same pieces in a text with so many characters before them."""
+        """Return the same pieces in a text with this many characters before them."""
         if not characters:
             return self
         offsets = [(start + characters, end + characters) for start, end in self.offsets]

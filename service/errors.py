@@ -136,7 +136,7 @@ class DeadlinePassed(ServiceError, status=504, code="deadline-passed"):
 
 
 def queue_full(reason: str, seconds: float) -> QueueFull:
-    """Return the refusal of a request that may come back in so many seconds."""
+    """Return the refusal of a request that may come back after this many seconds."""
     wait = str(max(1, math.ceil(seconds)))
     return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
 

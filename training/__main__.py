@@ -130,6 +130,7 @@ VERBS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str]] = {
     "finetune": (add_finetune, "heads on an encoder, by a recipe"),
     "export": (of_module("exporting.export", "export_command"), "checkpoint → bundle"),
     "parity": (of_module("exporting.remeasure", "parity_command"), "measure a bundle against PyTorch again"),
+    "card": (of_module("exporting.card_command", "card_command"), "write the model card of a bundle again"),
     "vocab": (add_vocab, "a WordPiece vocabulary of your text"),
     "corpus": (add_corpus, "documents → sentences → tokenised corpus"),
     "pretrain": (add_pretrain, "masked tokens and next sentences on a corpus"),

@@ -1,4 +1,4 @@
-"""If this breaks, an answer is cut off when its connection closes, or who says nothing keeps a connection for ever."""
+"""If this breaks, an answer is cut off when its connection closes, or a silent client keeps a connection for ever."""
 
 import asyncio
 import json

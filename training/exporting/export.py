@@ -33,7 +33,7 @@ from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
 from training.exporting.graph_builder import place_constants, share_constants
-from training.exporting.model_card import model_card
+from training.exporting.model_card import model_card, said_in
 from training.exporting.unchanged_parts import Kept
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
@@ -66,7 +66,7 @@ class ExportOptions:
     budget: float = 0.5
     """Points that a head may lose by int8 or fp16."""
     card: Path | None = None
-    """What a person says of the model; README.md of the bundle has it above the figures."""
+    """Text for README.md of the bundle, above the figures; by default the text that a person wrote there before."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Provenance that only a person knows: data, licences."""
     replace: bool = False
@@ -96,7 +96,7 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         if manifest.encoder.files.keys() != {"int8"}:
             write_probe(checkpoint, bundle, directory)
-        text = options.card.read_text(encoding="utf8") if options.card else None
+        text = said_in(options.card or out / CARD)
         (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
@@ -309,7 +309,8 @@ def export_command(arguments: argparse.Namespace) -> None:
     if (source / MANIFEST).exists():
         checkpoint, manifest = read_base(source), read_manifest(source / MANIFEST)
         name, version = arguments.name or manifest.name, arguments.version or manifest.version
-        options = replace(options, base=options.base or source, name=name, version=version)
+        card = options.card or (source / CARD if (source / CARD).is_file() else None)
+        options = replace(options, base=options.base or source, name=name, version=version, card=card)
     else:
         checkpoint = read_any(source)
     report(export(checkpoint, arguments.out, options))

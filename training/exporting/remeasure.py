@@ -21,7 +21,7 @@ from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
 from training.exporting.export import data_of, pair, points, with_metrics, with_references, write_reports
-from training.exporting.model_card import kept_of, model_card
+from training.exporting.model_card import model_card, said_in
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity
@@ -57,9 +57,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
         tell(remark)
     check_parity(figures, options.budget)
     manifest = with_references(with_metrics(bundle.manifest, figures), met)
-    source = options.card or directory / CARD
-    said = source.read_text(encoding="utf8") if source.is_file() else ""
-    text = said if options.card else kept_of(said)
+    text = said_in(options.card or directory / CARD)
     with staged(directory, replace=True) as staging:
         shutil.copytree(directory, staging, dirs_exist_ok=True)
         (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
