@@ -38,7 +38,7 @@ function shaded(name, text, words, most) {
   const strengths = spans.filter((span) => span.end > span.start).sort((a, b) => a.start - b.start);
   [...passage.querySelectorAll("mark")].forEach((mark, index) => {
     mark.classList.add("reason", strengths[index].influence < 0 ? "against" : "for");
-    mark.style.setProperty("--strength", (Math.abs(strengths[index].influence) / most).toFixed(3));
+    mark.style.setProperty("--strength", Math.sqrt(Math.abs(strengths[index].influence) / most).toFixed(3)); // weak words stay visible
   });
   return passage;
 }

@@ -25,9 +25,8 @@ def opened(page: Page, served: Served, route: str = "") -> Page:
 def run(command: str, **environment: str) -> tuple[int, Any]:
     """Run a command for a shell that calls curl; return the status, and the answer."""
     curl = command.replace("curl ", "curl --silent --write-out '\\n%{http_code}' ", 1)
-    ran = subprocess.run(
-        [program("bash", package="bash"), "-c", curl], capture_output=True, env=os.environ | environment
-    )
+    shell = [program("bash", package="bash"), "-c", curl]
+    ran = subprocess.run(shell, capture_output=True, env=os.environ | environment)
     text, _, status = ran.stdout.decode().rpartition("\n")
     return int(status), json.loads(text)
 

@@ -90,18 +90,19 @@ def test_why_shades_words_and_says_their_influence(page: Page, front: Relay) -> 
     assert asked == [{"inputs": text}]
 
 
-@pytest.mark.parametrize("route", ["classify/topic", "pair/nli", "qa/qa"])
+@pytest.mark.parametrize(
+    "route",
+    ["classify/topic?text=Ann+left.", "pair/nli?text=Ann+left.&text_pair=Bob", "qa/qa?question=Who%3F&context=Ann"],
+)
 def test_why_shows_what_the_service_explains(page: Page, served: Served, route: str) -> None:
     page.open(f"{served.url}/#{route}").answered()
     ask_why(page)
-    found = served.client.post(f"/explain/{route.partition('/')[2]}", json=page.run("body()")).json()
-    texts = page.run("Object.values(state.last.body.inputs).length > 1 ? state.last.body.inputs : {}") or {}
+    head = route.partition("/")[2].partition("?")[0]
+    found = served.client.post(f"/explain/{head}", json=page.run("body()")).json()
     signs = {True: "−", False: "+"}
-    shown = [(word, title) for word, title, _ in page.run(MARKS)]
-    words = sorted(found["words"], key=lambda each: list(texts).index(each["field"]) if each["field"] in texts else 0)
-    assert shown == [
-        (each["word"], f"{each['word']}: {signs[each['influence'] < 0]}{abs(each['influence']):.3f}") for each in words
-    ]
+    shown = [title for _, title, _ in page.run(MARKS)]
+    assert shown == [f"{e['word']}: {signs[e['influence'] < 0]}{abs(e['influence']):.3f}" for e in found["words"]]
+    assert len(shown) >= 2
     assert f"“{found['label'] or 'no answer'}”" in page.run("document.querySelector('#why h3').textContent")
 
 
