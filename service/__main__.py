@@ -81,10 +81,9 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
 
 def _metavar(name: str, kind: object) -> str:
     """Return the choices of a setting, or the kind of its value."""
-    choices = [
-        str(choice) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)
-    ]
-    return "{" + ",".join(choices) + "}" if choices else name.split("_")[-1].upper()
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    choices = ",".join(str(choice) for part in literals for choice in get_args(part))
+    return f"{{{choices}}}" if choices else name.split("_")[-1].upper()
 
 
 def _default(value: object) -> str:

@@ -29,6 +29,8 @@ MAX_CONTROL_BYTES = 65_536
 """Of a body that asks to load or unload a bundle."""
 BROKEN = '{"inputs": "A '
 """A body that is not JSON."""
+MISSING = "missing/1.0.0"
+"""A bundle that is not loaded."""
 OTHER = "other.example"
 NO_KEY = {"headers": {"Authorization": ""}}
 TYPE = {"headers": {"Content-Type": "text/plain"}}
@@ -162,7 +164,7 @@ def _not_found(usual: ServiceError, path: str, heads: Snapshot) -> ErrorExample:
     """Return what the service says of a name that it does not have."""
     part, route = re.search(r"{(head|model|name)}", path), path.split("/")[1]
     if not part:
-        return ErrorExample(_raised(lambda: heads.pinned(OTHER), usual), {"headers": {"X-Bundle": OTHER}})
+        return ErrorExample(_raised(lambda: heads.pinned(MISSING), usual), {"headers": {"X-Bundle": MISSING}})
     known = choices(path, heads)[part[1]]
     name = next(iter(known), "sentiment") + "s"
     sent = {"path": path.replace(part[0], name)}

@@ -197,6 +197,7 @@ function drawAnswerOf(chosen, response) {
   const title = problem ? `${response.description.split("\n")[0]}` : "The answer.";
   return [
     make("p", { textContent: title }),
+    ...(sent || !problem ? [] : [make("p", { class: "about", textContent: "It depends on the settings or on the load: no single request gets it here." })]),
     ...(sent ? [make("p", { class: "about", textContent: "A request that gets it:" }), scrolling("pre", "Request that gets it", { textContent: shell(chosen, changed(chosen, sent)) })] : []),
     ...(content?.example === undefined ? [] : [make("p", { class: "about", textContent: media }), scrolling("pre", "Example of an answer", { textContent: JSON.stringify(content.example, null, 2) })]),
     ...Object.entries(response.headers ?? {}).map(([name, { description }]) => make("p", { class: "about" }, make("code", { textContent: name }), ` ${description}`)),

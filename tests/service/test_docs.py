@@ -90,12 +90,11 @@ def test_there_is_a_way_back_and_the_theme_is_the_playgrounds(page: Page, served
     opened(page, served, "post/qa")
     page.click("#theme")
     theme = page.run("document.documentElement.dataset.theme")
-    page.run("[...document.querySelectorAll('a')].find((each) => each.textContent.startsWith('Try it')).click()")
-    page.answered()
+    href = "[...document.querySelectorAll('#screen a')].find((each) => each.textContent.startsWith('Try it')).href"
+    page.open(page.run(href)).answered()
     assert page.run("state.task") == "qa" and page.run("document.documentElement.dataset.theme") == theme
     opened(page, served)
-    page.run("document.querySelector('header a').click()")
-    page.answered()
+    page.open(page.run("document.querySelector('header a').href")).answered()
 
 
 def test_a_service_that_does_not_answer_says_so(page: Page, front: Any) -> None:
