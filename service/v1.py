@@ -21,7 +21,7 @@ from service.v2_models import ModelReady
 PREDICT = "/v1/models/{model}:predict"
 MODEL = "/v1/models/{model}"
 REQUEST = {"instances": ["A gorgeous, witty film."]}
-RESPONSE = {"predictions": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]]}
+RESPONSE = {"predictions": [{"positive": 0.9807, "negative": 0.0193}]}
 
 
 class PredictRequest(Strict):
