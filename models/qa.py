@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from models.errors import InputError
 from models.pieces import Pieces
 from models.row import Encoded, Row
-from models.scripts import word_numbers
+from models.scripts import changes, word_numbers
 from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.windows import owners, slide
 
@@ -224,15 +224,16 @@ def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
 
 
 def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, align: bool) -> QuestionSource:
-    offsets = np.asarray(context.offsets)
-    tokens, visible = np.arange(len(context)), np.flatnonzero(offsets[:, 0] < offsets[:, 1])
-    words = word_numbers(text, context)[visible] if align else visible
+    offsets = context.offsets
+    visible = np.flatnonzero(offsets[:, 0] < offsets[:, 1])
     spans = offsets[visible]
-    begins = spans[np.searchsorted(words, words, side="left"), 0]
-    ends = spans[np.searchsorted(words, words, side="right") - 1, 1]
-    # A token of blanks begins with the word behind it, and ends with the one before it.
-    begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
-    ends = np.insert(ends, 0, 0)[np.searchsorted(visible, tokens, side="right")]
+    firsts = np.flatnonzero(changes(word_numbers(text, context)[visible] if align else visible))
+    counts = np.diff(firsts, append=len(visible))
+    begins, ends = np.repeat(spans[firsts, 0], counts), np.repeat(spans[firsts + counts - 1, 1], counts)
+    if len(visible) < len(context):  # a token of blanks begins with the word behind it, and ends with the one before it
+        tokens = np.arange(len(context))
+        begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
+        ends = np.append(0, ends)[np.searchsorted(visible, tokens, side="right")]
     return QuestionSource(text, offsets, begins, ends, starts, owners(starts, room, len(context)))
 
 
