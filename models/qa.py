@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
@@ -253,11 +252,12 @@ def _candidates(source: QuestionSource, logits: Logits, temperature: float, max_
     starts, ends = by_window[:, 1:, 0], by_window[:, 1:, 1]
     room = starts.shape[1]
     reach = min(max_answer_len, room)
-    tokens = np.arange(len(source.owners))
-    columns = tokens - source.starts[source.owners]
+    columns = np.arange(len(source.owners)) - source.starts[source.owners]
     own_starts = starts[source.owners, columns]  # (T,)
-    padded = np.pad(ends, ((0, 0), (0, reach - 1)), constant_values=-np.inf)
-    own_ends = sliding_window_view(padded, reach, axis=1)[source.owners, columns]  # (T, reach)
+    padded = np.full((len(ends), room + reach - 1), -np.inf)
+    padded[:, :room] = ends
+    places = source.owners * padded.shape[1] + columns
+    own_ends = padded.ravel()[places[:, None] + np.arange(reach)]  # (T, reach)
     normaliser = _log_sum(own_starts, null[0]) + _log_sum(ends, null[1])
     return Candidates(own_starts[:, None] + own_ends, float(null.sum()), normaliser)
 
@@ -284,7 +284,10 @@ def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> l
 
 def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
     """Indices of the `count` highest, best first, the lower index first among equals."""
-    some = np.sort(np.argpartition(-flat, count - 1)[:count])
+    if count == 1:
+        some = flat.argmax(keepdims=True)
+    else:
+        some = np.sort(np.argpartition(-flat, count - 1)[:count])
     highest: NDArray[np.int64] = some[np.argsort(-flat[some], kind="stable")]
     return highest[np.isfinite(flat[highest])]
 
