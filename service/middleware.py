@@ -45,6 +45,8 @@ INFO = "bertheads.request"
 OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
 DEADLINE_HEADER = "x-deadline-ms"
+ASKED_OF_HEADS = {*ROUTES, "explain"}
+"""First parts of paths that wait in the queue, except those that are no tasks of one input: they are refused later."""
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -243,7 +245,7 @@ class Middleware:
     def _check_room(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         """Raise QueueFull for a task under overload: the way to its route costs more than the refusal."""
         task, _, head = scope["path"][1:].partition("/")
-        if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER.encode() in headers:
+        if task not in ASKED_OF_HEADS or scope["method"] != "POST" or DEADLINE_HEADER.encode() in headers:
             return
         service, info = self.whole.state.service, info_of(scope)
         info.route = f"/{task}/{{head}}" if head else f"/{task}"
