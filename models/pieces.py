@@ -49,8 +49,8 @@ class Pieces:
 
 def of_words(text: str, encoding: tokenizers.Encoding) -> Pieces:
     """Return what a tokenizer gives that divides words before it cuts them (WordPiece)."""
-    words: list[int] = encoding.word_ids  # None would be a special token, of which none is made
-    return Pieces(encoding.ids, cover_marks(text, as_array(encoding.offsets)), np.array(words, np.int64))
+    words = np.array(encoding.word_ids, np.int64)  # None would be a special token, of which none is made
+    return Pieces(encoding.ids, cover_marks(text, as_array(encoding.offsets)), words)
 
 
 def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:

@@ -285,7 +285,7 @@ def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> l
 def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
     """Indices of the `count` highest, best first, the lower index first among equals."""
     if count == 1:
-        some = flat.argmax(keepdims=True)
+        some = np.array([flat.argmax()])
     else:
         some = np.sort(np.argpartition(-flat, count - 1)[:count])
     highest: NDArray[np.int64] = some[np.argsort(-flat[some], kind="stable")]

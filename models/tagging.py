@@ -235,7 +235,8 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         rows = self._rows(pieces, sentences, firsts, read, parameters)
         if reading == "all":
             continues = np.isin(every, firsts, invert=True).tolist()
-            return Encoded(rows, TagSource(text, list(map(tuple, pieces.offsets.tolist())), continues, (every + 1).tolist(), every.tolist()), 0)
+            spans = list(zip(*pieces.offsets.T.tolist(), strict=True))
+            return Encoded(rows, TagSource(text, spans, continues, (every + 1).tolist(), every.tolist()), 0)
         begins = np.searchsorted(read, firsts)
         lasts = visible[[*(np.searchsorted(visible, firsts[1:]) - 1).tolist(), -1]].tolist()
         spans = list(zip(pieces.offsets[firsts, 0].tolist(), pieces.offsets[lasts, 1].tolist(), strict=True))

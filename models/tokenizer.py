@@ -23,7 +23,7 @@ from models.row import Row
 from models.special_tokens import BRACKETED, OF_BERT, Parts, read_rows, token_id
 from models.special_tokens import MASK as MASK
 from models.tokenizer_files import TokenizerFiles, parse_file
-from models.wordpiece_cache import Words, pack, split_words, unpack, unpack_ids
+from models.wordpiece_cache import Memory, Words, pack, split_words, unpack, unpack_ids
 
 # Another normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
 WORD_PIECE = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
@@ -61,7 +61,7 @@ class Tokenizer:
         self._backend, self._hidden = self._prepare(backend, parts, origin)
         self.vocab_size = _vocab_size(parts)
         """The highest id and one more: a repeated line of vocab.txt leaves a number without a token."""
-        self._known = Words(partial(_pack, self._backend), split_words, KNOWN)
+        self._known = Memory(partial(_pack, self._backend), split_words, KNOWN)
         self._divides = self.kind == "WordPiece" and not _added_words(self._backend)
         """Whether what stands between blanks and ASCII punctuation is cut the same wherever it stands."""
         self._rules: dict[str, Any] = parts["normalizer"] or {}
@@ -148,7 +148,7 @@ class Tokenizer:
         """Cut a text into pieces; raise InputError for `field` if it holds NUL or a lone surrogate, or has no piece."""
         _check_characters(text, field)
         pieces = self._encode_known(text) if self._is_fast([text]) else self.encode_batch([text])[0]
-        _check_visible((pieces.words != NO_WORD).any(), text, field)
+        _check_visible(bool((pieces.words != NO_WORD).any()), text, field)
         return pieces
 
     def ids(self, text: str, field: str = "inputs") -> list[int]:
@@ -258,7 +258,7 @@ class Tokenizer:
         return unigram.without_removed(text, self._backend.normalizer) if self.kind == "Unigram" else text
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return [unpack_ids(each) for each in self._known.find(texts)] if self._is_fast(texts) else self.encode_ids(texts)
+        return list(map(unpack_ids, self._known.find(texts))) if self._is_fast(texts) else self.encode_ids(texts)
 
     def _encode_known(self, text: str) -> Pieces:
         (known,) = self._known.find([text])

@@ -32,7 +32,7 @@ FIELDS = 4
 word as BERT divides them."""
 
 
-class Words(Generic[Value]):
+class Memory(Generic[Value]):
     """What is known of the words met so far; several threads may ask at once.
 
     `cut` returns one value for each word: what the tokenizer makes of it. What it makes of a text must be what it makes
@@ -56,10 +56,6 @@ class Words(Generic[Value]):
             known = self._learn(known, new, split)
         return [list(map(known.__getitem__, words)) for words in split]
 
-    def encode(self: "Words[list[int]]", texts: Iterable[str]) -> list[list[int]]:
-        """Return the ids of each text, where those of a word are its value."""
-        return [list(chain.from_iterable(found)) for found in self.find(texts)]
-
     def _learn(self, known: dict[str, Value], new: set[str], split: Sequence[Sequence[str]]) -> dict[str, Value]:
         added = size(new)
         self._size += added
@@ -72,13 +68,21 @@ class Words(Generic[Value]):
         return known
 
 
+class Words(Memory[list[int]]):
+    """The ids of the words met so far."""
+
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return the ids of each text, those that `cut` gives."""
+        return [list(chain.from_iterable(found)) for found in self.find(texts)]
+
+
 def size(words: Iterable[str]) -> int:
     """Return what words take in memory, in characters."""
     return sum(len(word) + ENTRY for word in words)
 
 
 def pack(encoding: tokenizers.Encoding, words: Sequence[str]) -> list[bytes]:
-    """Return the pieces of each word as int32, FIELDS each, from the encoding of all words with a blank between them."""
+    """Return the pieces of each word as int32, FIELDS each, by the encoding of all words with a blank between them."""
     starts = np.array([0, *accumulate(len(word) + 1 for word in words)])
     offsets, numbers = as_array(encoding.offsets), np.array(encoding.word_ids, np.int64)
     firsts = np.searchsorted(offsets[:, 0], starts)
