@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     canary_percent: int = Field(10, ge=0, le=100, description="percentage of requests that the canary answers")
     canary_by: str = Field(
         "",
-        description="header whose value decides which requests the canary answers; by default they are chosen at random",
+        description="header whose value decides which requests the canary answers; by default chosen at random",
     )
     shadow: Path | None = Field(
         None, description="directory of a bundle that also computes each answer, only to count differences"
