@@ -6,7 +6,7 @@ Each setting is a flag and an environment variable: --max-items and BERTHEADS_MA
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -32,19 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     given = parse(arguments)
     try:
-        return run(settings(given))
+        return run(settings(given), given)
     except BertheadsError as error:
         sys.stderr.write(f"bertheads-serve: {error}\n")
         return 1
 
 
-def run(settings: Settings) -> int:
-    """Listen, then load and serve in this process or under a supervisor."""
+def run(settings: Settings, given: Collection[str] = ()) -> int:
+    """Listen, then load and serve in this process or under a supervisor; `given` are the settings set by flags."""
     from service import samples
     from service.server import listen, serve
     from service.supervisor import Supervisor
 
     logs.configure(settings.log_level, settings.log_format)
+    if "api_key" in given:
+        logger.warning("other users of this machine can read --api-key; use %sAPI_KEY or --api-keys-file", PREFIX)
     samples.check(settings)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]

@@ -13,8 +13,10 @@ import pytest
 from starlette.responses import Response
 
 from service import logs
+from service.errors import queue_full
 from service.metrics import Metrics
 from service.middleware import Middleware, Pauses, RequestInfo
+from service.queue import Deadline
 from service.settings import Settings
 from tests.service.serving import Served, serving
 from tests.service.test_bad_input import problem
@@ -199,9 +201,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
+def through_gate(status: int, path: str, draining: bool, room: bool = True) -> httpx.Response:
     """Return the answer of an app behind the middleware that always gives one status."""
-    engine = SimpleNamespace(check_room=lambda tokens, deadline: None)
+
+    def check_room(tokens: int, deadline: Deadline) -> None:
+        if not room:
+            raise queue_full("1000 tokens wait", 2.5)
+
+    engine = SimpleNamespace(check_room=check_room)
     service = SimpleNamespace(draining=draining, engine=engine, settings=Settings())
     whole: Any = SimpleNamespace(state=SimpleNamespace(service=service))
     middleware = Middleware(Response("", status), whole, Settings(), Metrics())
@@ -211,6 +218,12 @@ def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
             return await client.post(path)
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", ["/classify", "/tag/words", "/explain", "/explain/topic"])
+def test_overload_refuses_what_heads_are_asked_before_anything_else(path: str) -> None:
+    response = through_gate(200, path, draining=False, room=False)
+    assert response.status_code == 429 and response.headers["Retry-After"] == "3"
 
 
 @pytest.mark.parametrize(

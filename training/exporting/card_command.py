@@ -7,6 +7,7 @@ For a person's text that has changed, or a newer version of this program.
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -46,4 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def card_command(arguments: argparse.Namespace) -> None:
     """Write the card as the command line says."""
     bundle = rewrite_card(arguments.bundle, arguments.card)
-    sys.stdout.write(f"{bundle.directory / CARD}: written from the figures of {PARITY}; nothing was measured\n")
+    again = shlex.join(["python", "-m", "training", "parity", str(bundle.directory)])
+    place = bundle.directory / CARD
+    sys.stdout.write(f"{place}: written from the figures of {PARITY}; to measure them again: {again}\n")

@@ -34,7 +34,7 @@ def test_a_new_text_changes_the_card_alone(bundle: Bundle, tmp_path: Path, capsy
     assert text_of(card) == "Mine." and "license: mit" in card and hashes(after) == hashes(bundle)
     assert after.manifest.provenance == bundle.manifest.provenance
     assert card.partition("## Data")[2] == before.partition("## Data")[2]
-    assert capsys.readouterr().out.endswith("nothing was measured\n")
+    assert capsys.readouterr().out.endswith(f"again: python -m training parity {bundle.directory}\n")
 
 
 def test_without_a_text_the_old_one_stays(bundle: Bundle, tmp_path: Path) -> None:

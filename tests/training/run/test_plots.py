@@ -119,7 +119,7 @@ def test_a_resumed_run_has_one_line_without_a_gap(tmp_path: Path) -> None:
     after = [{"step": step, "loss/nli": 0.5} for step in (20, 30, 40)]
     axis = figure_of(tmp_path, *before, *after).axes[0]
     (line,) = axis.lines
-    assert line.get_xdata().tolist() == [10, 20, 30, 40] and line.get_ydata().tolist() == [1.0, 0.5, 0.5, 0.5]
+    assert np.asarray(line.get_xydata()).tolist() == [[10, 1.0], [20, 0.5], [30, 0.5], [40, 0.5]]
 
 
 def test_draws_long_noisy_curves_with_gaps_and_many_heads(tmp_path: Path) -> None:
