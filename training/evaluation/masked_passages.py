@@ -99,7 +99,7 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
 
 def _begin(text: str, pieces: Pieces, index: int, tokenizer: Tokenizer) -> int:
     """Return the character at which a piece begins, with the blank that is part of a piece of RoBERTa's."""
-    start = pieces.offsets[index][0]
+    start = int(pieces.offsets[index, 0])
     has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index])
     return start - (has_blank and text[start - 1 : start] == " ")
 

@@ -30,10 +30,11 @@ from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report import REPORTS, copy_report, write_report
 from training.evaluation.report_figures import Report
+from training.evaluation.report_text import figure_text
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
 from training.exporting.graph_builder import place_constants, share_constants
-from training.exporting.model_card import model_card
+from training.exporting.model_card import model_card, said_in
 from training.exporting.unchanged_parts import Kept
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
@@ -44,6 +45,7 @@ from training.parity.run_files import RunFiles
 from training.run.hugging_face import read_any
 from training.run.progress import tell
 from training.run.provenance import code
+from training.run.results import HEADLINES
 from training.run.start_from import read_base
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
@@ -66,7 +68,7 @@ class ExportOptions:
     budget: float = 0.5
     """Points that a head may lose by int8 or fp16."""
     card: Path | None = None
-    """What a person says of the model; README.md of the bundle has it above the figures."""
+    """Text for README.md of the bundle, above the figures; by default the text that a person wrote there before."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Provenance that only a person knows: data, licences."""
     replace: bool = False
@@ -96,7 +98,7 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
         if manifest.encoder.files.keys() != {"int8"}:
             write_probe(checkpoint, bundle, directory)
-        text = options.card.read_text(encoding="utf8") if options.card else None
+        text = said_in(options.card or out / CARD)
         (directory / CARD).write_text(model_card(manifest, figures, directory, text), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
@@ -266,16 +268,16 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `options_of` reads: all but where the weights come from."""
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
-    add("--name", help="name of the bundle; by default that of its directory")
-    add("--version", help="version of the bundle; default 1.0.0, or that of the bundle which is exported again")
-    add("--precision", type=_precisions, default=(), metavar="P,…", help="of int8, fp16, fp32; default int8")
-    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data; repeatable")
-    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
-    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
-    add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="provenance: data, licences, …")
-    add("--replace", action="store_true", help="overwrite a bundle that is there")
-    add("--base", type=Path, metavar="BUNDLE", help="what it began from: what did not change keeps its bytes")
+    add("--name", help="name of the bundle; default: the name of its directory")
+    add("--version", help="version of the bundle; default: 1.0.0, or the one of a bundle that is exported again")
+    add("--precision", type=_precisions, default=(), metavar="P,…", help="int8, fp16, fp32, or several; default: int8")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="validation data; repeatable")
+    add("--limit", type=positive, metavar="N", help="measure each head with N random examples")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="points that int8 and fp16 may lose; default: 0.5")
+    add("--card", type=Path, metavar="FILE", help="text for README.md, above the figures; default: the old one")
+    add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="license=…, language=…; repeatable")
+    add("--replace", action="store_true", help="overwrite an existing bundle")
+    add("--base", type=Path, metavar="BUNDLE", help="bundle it was trained from: equal parts keep their bytes")
 
 
 def options_of(arguments: argparse.Namespace) -> ExportOptions:
@@ -309,17 +311,26 @@ def export_command(arguments: argparse.Namespace) -> None:
     if (source / MANIFEST).exists():
         checkpoint, manifest = read_base(source), read_manifest(source / MANIFEST)
         name, version = arguments.name or manifest.name, arguments.version or manifest.version
-        options = replace(options, base=options.base or source, name=name, version=version)
+        card = options.card or (source / CARD if (source / CARD).is_file() else None)
+        options = replace(options, base=options.base or source, name=name, version=version, card=card)
     else:
         checkpoint = read_any(source)
     report(export(checkpoint, arguments.out, options))
 
 
 def report(bundle: Bundle) -> None:
-    """Tell what was written, and how large it is."""
+    """Print what was written, its size and figures, and the command that serves it."""
     size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
-    heads = ", ".join(f"{name} ({head.task})" for name, head in bundle.manifest.heads.items())
-    sys.stdout.write(f"{bundle.directory}: {size / 1e6:.1f} MB, {heads}\n")
+    heads = ", ".join(f"{name} ({head.task}{_figure(head)})" for name, head in bundle.manifest.heads.items())
+    place = shlex.quote(str(bundle.directory))
+    sys.stdout.write(f"{bundle.directory}: {size / 1e6:.1f} MB, {heads}; next: bertheads-serve --bundle {place}\n")
+
+
+def _figure(head: HeadEntry) -> str:
+    """Return the most important figure of a head, as ", accuracy 90.5 %"; "" without any."""
+    scores = {key: value for key, value in head.metrics.items() if isinstance(value, int | float)}
+    name = next((name for name in HEADLINES if name in scores), None)
+    return f", {name.replace('_', ' ')} {figure_text(name, scores[name])}" if name else ""
 
 
 def _precisions(text: str) -> tuple[Precision, ...]:

@@ -51,11 +51,11 @@ def head_name(directory: Path) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `import_command` reads."""
-    parser.add_argument("directory", type=Path, metavar="HF_DIRECTORY", help="with config.json and weights")
-    parser.add_argument("--head", metavar="NAME", help="name of its head; by default that of the directory")
+    parser.add_argument("directory", type=Path, metavar="HF_DIRECTORY", help="directory with config.json and weights")
+    parser.add_argument("--head", metavar="NAME", help="name of its head; default: the name of the directory")
     parser.add_argument(
         "--task",
         choices=get_args(TaskName),
-        help="classify or pair for a sequence classifier, default classify; any where config.json names no class",
+        help="classify or pair for a sequence classifier (default: classify); any if config.json names no class",
     )
     add_bundle_arguments(parser)

@@ -20,8 +20,8 @@ from models.reference import Reference
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
-from training.exporting.export import data_of, pair, points, with_metrics, with_references, write_reports
-from training.exporting.model_card import kept_of, model_card
+from training.exporting.export import data_of, pair, points, report, with_metrics, with_references, write_reports
+from training.exporting.model_card import model_card, said_in
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity
@@ -57,9 +57,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
         tell(remark)
     check_parity(figures, options.budget)
     manifest = with_references(with_metrics(bundle.manifest, figures), met)
-    source = options.card or directory / CARD
-    said = source.read_text(encoding="utf8") if source.is_file() else ""
-    text = said if options.card else kept_of(said)
+    text = said_in(options.card or directory / CARD)
     with staged(directory, replace=True) as staging:
         shutil.copytree(directory, staging, dirs_exist_ok=True)
         (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
@@ -96,11 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `parity_command` reads."""
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="directory with bundle.json")
-    add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; by default its own weights")
-    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data")
-    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
-    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
+    add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; default: its own weights")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="validation data; repeatable")
+    add("--limit", type=positive, metavar="N", help="measure each head with N random examples")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="points that int8 and fp16 may lose; default: 0.5")
+    add("--card", type=Path, metavar="FILE", help="text for README.md, above the figures; default: the old one")
 
 
 def parity_command(arguments: argparse.Namespace) -> None:
@@ -109,4 +107,5 @@ def parity_command(arguments: argparse.Namespace) -> None:
         arguments.reference, data_of(arguments.data), arguments.limit, arguments.budget, arguments.card
     )
     bundle = remeasure(arguments.bundle, options)
-    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json were written\n")
+    report(bundle)
+    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json are new\n")

@@ -7,6 +7,7 @@ The tokens of each text are compared too, since a wrong token explains a wrong a
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,18 +169,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `verify_command` reads."""
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="directory with bundle.json")
-    add("--against", type=Path, required=True, metavar="HF_DIRECTORY", help="what transformers reads")
-    told = "examples of the task, in any format; by default made-up texts of many kinds"
+    add("--against", type=Path, required=True, metavar="HF_DIRECTORY", help="directory that transformers loads")
+    told = "examples of the task, in any format; default: made-up texts of many kinds"
     add("--data", nargs="+", action="extend", default=[], type=Path, metavar="FILE", help=told)
     add_data_options(parser)
-    add("--head", metavar="NAME", help="which head; by default the one of the directory's class")
-    add("--limit", type=positive, default=DEFAULT_LIMIT, metavar="N", help=f"texts at most; default {DEFAULT_LIMIT}")
+    add("--head", metavar="NAME", help="head to compare; default: the one that fits the directory")
+    add("--limit", type=positive, default=DEFAULT_LIMIT, metavar="N", help=f"maximum texts; default: {DEFAULT_LIMIT}")
     add(
         "--agreement",
         type=float,
         default=DEFAULT_AGREEMENT,
         metavar="SHARE",
-        help=f"of equal answers that int8 and fp16 must reach; default {DEFAULT_AGREEMENT}",
+        help=f"share of equal answers that int8 and fp16 must reach; default: {DEFAULT_AGREEMENT}",
     )
 
 
@@ -202,6 +203,10 @@ def verify_command(arguments: argparse.Namespace) -> None:
             "expected equal answers in fp32 and enough of them in other precisions; import the directory again, with "
             "--precision fp32 where only int8 or fp16 differs"
         )
+    sys.stdout.write(
+        f"{arguments.bundle} answers as {arguments.against}; next: "
+        f"bertheads-serve --bundle {shlex.quote(str(arguments.bundle))}\n"
+    )
 
 
 def lines(head: str, task: str, source: str, found: Sequence[Comparison], agreement: float) -> list[str]:

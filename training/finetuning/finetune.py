@@ -69,7 +69,6 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     """The run, from the reading of its data to the measured heads."""
     run = Run(out, recipe, processes, inputs(recipe))
     if run.finished:
-        run.tell_results()
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
     run.set_threads(recipe.threads)

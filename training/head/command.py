@@ -19,6 +19,7 @@ from models.manifest import MANIFEST, NAME
 from models.task import TaskName
 from training.errors import RecipeError
 from training.evaluation.metrics import Scores
+from training.evaluation.remote_predictor import refuse_password
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.base import STARTER, Base
 from training.head.data import TRAIN, VALIDATION, divide, keep, labels_told
@@ -73,6 +74,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     out: Path = arguments.out
     inferred, version = name_and_version(out) if arguments.service else (out.resolve().name, "1.0.0")
     name = arguments.name or inferred
+    if arguments.service:
+        refuse_password(arguments.service)
     if not re.fullmatch(NAME, name):
         raise RecipeError(f"{name!r} is no name of a head: expected letters, digits, '.', '_' and '-'; pass --name")
     if arguments.service and name != inferred:
@@ -195,27 +198,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="+", type=Path, metavar="DATA", help=DATA_HELP)
     add("--task", required=True, choices=("classify", "pair", "tag", "qa"), help="what the head does")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write; ROOT/NAME/VERSION for --service")
-    add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="by default a tenth is held out")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="to write; with --service ROOT/NAME/VERSION")
+    add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="default: a tenth is held out")
     add(
         "--base",
         type=Path,
         default=STARTER,
         metavar="DIR",
-        help="a bundle, a checkpoint, or a directory of transformers",
+        help="a bundle, a checkpoint, or a Hugging Face directory; default: the starter bundle",
     )
-    add("--name", help="of the head and its bundle; by default that of the directory")
-    add("--run", type=Path, metavar="DIR", help="where it trains; by default BUNDLE-run")
-    add("--epochs", type=epochs, metavar="N", help="passes over the data; by default more for less data")
+    add("--name", help="name of the head and of its bundle; default: the name of BUNDLE")
+    add("--run", type=Path, metavar="DIR", help="directory of the training run; default: BUNDLE-run")
+    add("--epochs", type=epochs, metavar="N", help="passes over the data; default: the fewer rows, the more")
     add(
         "--freeze",
         action="store_true",
-        help="keep the encoder as it is: a weaker head; in seconds where a text or a pair has one class",
+        help="keep the encoder as it is: a weaker head, in seconds if each text or pair has one class",
     )
     add_data_options(parser)
-    add("--seed", type=int, default=0, metavar="N", help="of what is held out, and of training")
-    add("--replace", action="store_true", help="overwrite a bundle that is there")
-    add("--service", metavar="URL", help="load the bundle into this service, with the key of BERTHEADS_API_KEY")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the held-out tenth and of training; default: 0")
+    add("--replace", action="store_true", help="overwrite an existing bundle")
+    add("--service", metavar="URL", help="load the bundle into this service; its key comes from BERTHEADS_API_KEY")
 
 
 def epochs(text: str) -> float:

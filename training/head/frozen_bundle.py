@@ -23,7 +23,7 @@ from training.evaluation.report import REPORTS, copy_report, report_of, write_re
 from training.evaluation.report_figures import Report
 from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
 from training.exporting.graph_builder import ATTENTION_OPSET, OPSET, Graph
-from training.exporting.model_card import model_card
+from training.exporting.model_card import model_card, said_in
 from training.finetuning.regression import Floats
 from training.head.frozen import THREADS, Learned, read_vectors, rows_of
 from training.parity.accuracy_gate import check_parity
@@ -70,7 +70,7 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
             write_report(report, data.run / REPORTS / name)
             copy_report(data.run / REPORTS / name, directory / REPORTS / name)
         (directory / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
-        (directory / CARD).write_text(model_card(manifest, figures, directory), encoding="utf8")
+        (directory / CARD).write_text(model_card(manifest, figures, directory, said_in(out / CARD)), encoding="utf8")
         seal(directory, manifest)
         read_bundle(directory)
     return read_bundle(out)

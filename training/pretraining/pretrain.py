@@ -52,7 +52,6 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     """The run, as each of its processes sees it."""
     run = Run(out, recipe, processes, map(Path, filter(None, (recipe.corpus, recipe.base, recipe.teacher))))
     if run.finished:
-        run.tell_results()
         return read_checkpoint(out)
     torch.manual_seed(recipe.seed)
     run.set_threads(recipe.threads)
@@ -141,7 +140,6 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if processes.first:
         seen = f"{state.get('seen', 0):.2f} epochs of the corpus"
         tell(f"{recipe.all_steps:,} steps, {seen}{best.sentence}")
-    run.tell_results()
     return checkpoint
 
 

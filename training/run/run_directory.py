@@ -247,15 +247,6 @@ class Run:
             "the directory to begin again"
         )
 
-    def tell_results(self) -> None:
-        """Say where the results of a finished run are."""
-        if self.processes.first:
-            pictures = " and metrics.png" if (self.out / "metrics.png").exists() else ""
-            tell(
-                f"{self.out} is finished: it holds the model, and its figures in metrics.jsonl{pictures}; make a "
-                f"bundle with: python -m training export {self.out} --out BUNDLE"
-            )
-
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the finished model to OUT, weights last, for `finished` looks for them."""
         if self._board:

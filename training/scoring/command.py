@@ -40,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="bertheads-score", description="Answers for every row of data files.")
+    parser = Parser(
+        prog="bertheads-score",
+        description="Answer every row of data files of any size.",
+        epilog="example:\n  bertheads-score texts.csv --bundle tickets --out answers",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_version()
     add_arguments(parser)
     parser.set_defaults(command=score_command)
@@ -51,18 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `score_command` reads."""
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help=f"data with or without labels, or folders of it: {KNOWN}")
-    add("--bundle", type=Path, required=True, metavar="DIR", help="whose head answers")
-    add("--head", metavar="NAME", help="which head; needed if there are several")
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder of answers; the same again goes on")
-    names = "which column is which field, such as text=body or id=number; columns without names count from 0"
+    add("--bundle", type=Path, required=True, metavar="DIR", help="bundle whose head answers")
+    add("--head", metavar="NAME", help="head that answers; needed if the bundle has several")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of answers; the same command continues it")
+    names = "columns of the fields, such as text=body or id=number; columns without names count from 0"
     add("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=names)
-    add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to carry over as text")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the head, such as top_k=3")
-    add("--route", choices=tuple(FIELDS), help="another way to ask the head, such as zero-shot")
-    add("--format", choices=FORMS, default=FORMS[0], help="of the answers; default parquet")
-    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="by default one per core")
-    add("--precision", choices=get_args(Precision), help="by default what is served")
-    add("--provider", choices=get_args(Provider), default="cpu", help="default cpu")
+    add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to copy to the answers, as text")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter, such as top_k=3; repeatable")
+    routes = f"how to ask the head: {', '.join(FIELDS)}; default: its task"
+    add("--route", choices=tuple(FIELDS), metavar="ROUTE", help=routes)
+    add("--format", choices=FORMS, default=FORMS[0], help="format of the answers; default: parquet")
+    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="processes; default: one per core")
+    add("--precision", choices=get_args(Precision), help="precision; default: the one that is served")
+    add("--provider", choices=get_args(Provider), default="cpu", help="hardware; default: cpu")
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="score with Ray, here or on the cluster at ADDRESS")
 
 

@@ -1,13 +1,12 @@
 """What a run says: its progress on standard error, and one line at its end."""
 
 import shlex
-import sys
 import time
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from training.run.progress import columns
+from training.run.progress import bar_file, columns, interval
 from training.scoring.job import Job
 from training.scoring.outcome import Outcome
 from training.scoring.scorer import Summary
@@ -15,8 +14,6 @@ from training.scoring.scorer import Summary
 BAR = "{desc} {percentage:3.0f}%|{bar:8}| {remaining} left"
 MAX_ERROR = 100
 """Characters of an error in the last line."""
-LOG_SECONDS = 30.0
-"""Between two states of the bar where no one looks at it."""
 
 
 class Progress:
@@ -35,8 +32,14 @@ class Progress:
 
     def show(self, summaries: Iterable[Summary]) -> None:
         """Show the progress of a run until it ends; parts that were there already count as nothing to do."""
-        seconds = 0.5 if sys.stderr.isatty() else LOG_SECONDS
-        with tqdm(total=self._size, bar_format=BAR, ncols=columns(), mininterval=seconds, smoothing=0.05) as bar:
+        with tqdm(
+            total=self._size,
+            bar_format=BAR,
+            smoothing=0.05,
+            ncols=columns(),
+            mininterval=interval(),
+            file=bar_file(),
+        ) as bar:
             for summary in summaries:
                 self.rows += summary.rows
                 if summary.rows:

@@ -30,7 +30,7 @@ from training.text.label_notes import note_labels
 from training.text.notes import Notes
 from training.text.rows import rows_of
 
-DATA_HELP = f"labelled files, or folders of them: {KNOWN}; several count together"
+DATA_HELP = f"labelled files or folders, one or several: {KNOWN}"
 
 
 def read_data(
@@ -114,11 +114,11 @@ def _sides(example: Example) -> tuple[object, object]:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add --columns and --skip-broken, which go with data files."""
     example = "text=sentence,label=intent"
-    told = f"which column is which field, such as {example}; NAME alone is that of the text; columns without names "
-    told += "count from 0; usual names are known"
-    names = ("--columns", "--column", "--text-column")
-    parser.add_argument(*names, type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=told)
-    skip = "skip up to N broken rows and list them; default 0"
+    told = f"columns of the fields, such as {example}; one NAME alone is the text's column; columns without names "
+    told += "count from 0; default: usual names"
+    for flags, text in ((["--columns"], told), (["--column", "--text-column"], argparse.SUPPRESS)):
+        parser.add_argument(*flags, dest="columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=text)
+    skip = "skip up to N broken rows and list them; default: 0"
     parser.add_argument("--skip-broken", type=_count, default=0, metavar="N", help=skip)
 
 

@@ -169,7 +169,7 @@ def test_a_student_learns_of_states_alone_unless_told_otherwise(corpus: Path, te
 
 
 def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(corpus: Path, teacher: Path, tmp_path: Path) -> None:
-    """Components are found anew, and are the same."""
+    """Components are found again, and are the same."""
     whole = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "whole")
     with stopped_after_saving():
         pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")

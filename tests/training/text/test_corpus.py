@@ -98,7 +98,7 @@ def test_the_form_of_a_file_changes_nothing(suffix: str, tmp_path: Path) -> None
 def test_what_is_no_document_is_named(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"title": ["a"]}), wrong)
-    with pytest.raises(DataError, match='no column is known as text among title; name it with --columns text=COLUMN'):
+    with pytest.raises(DataError, match="no column is known as text among title; name it with --columns text=COLUMN"):
         build(wrong, tmp_path / "corpus")
     pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["text", "text"]), wrong)
     with pytest.raises(DataError, match="two columns are named 'text', expected different names"):
