@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     """Return the flags that were given, by the name of their setting."""
     parser = Parser(
         "bertheads-serve",
-        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [--workers WORKERS] [options]",
+        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [options]",
         description="Serves bundles of finetuned BERT heads over HTTP. Each flag is also an environment variable.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
