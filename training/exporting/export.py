@@ -118,7 +118,7 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
-    """Return the manifest, its hashes still missing."""
+    """Return the manifest, still without hashes."""
     known = tuple(kept.bundle.manifest.encoder.files) if kept else ("int8",)
     encoder = _encoder_entry(checkpoint, options.precisions or known, kept)
     heads = {name: _head_entry(name, head, kept) for name, head in checkpoint.heads.items()}

@@ -196,7 +196,7 @@ def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsy
     for head, options, words in (
         ("mood", ["--sure", "1.1"], "of 5 inputs none has labels of score 1.1 or more; lower --sure"),
         ("nli", [], 'in.jsonl:1: key "text_a" is missing among text'),
-        ("nli", ["--sentences", "en"], "--sentences is en, but a pair is asked as it stands; leave the option out"),
+        ("nli", ["--sentences", "en"], "--sentences is en, but pairs are not split; leave the option out"),
         ("moods", [], "there is no head 'moods', expected one of mood, ner, nli, qa"),
     ):
         with pytest.raises(SystemExit):

@@ -238,7 +238,7 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
     single = write(tmp_path / "single.jsonl", [{"text": "the city", "label": "place"}] * 3)
     with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has the label place alone, expected two"):
         finetune(recipe(base, {"mine": HeadRecipe("classify", [single], max_length=48)}), tmp_path / "single")
-    with pytest.raises(TrainingError, match="holds a model that no run has made there; name another --out"):
+    with pytest.raises(TrainingError, match="holds a model that no run has written; name another --out"):
         write_checkpoint(read_checkpoint(base), tmp_path / "base")
         finetune(recipe(base, {"mine": mine}), tmp_path / "base")
 

@@ -118,7 +118,7 @@ def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() 
 def test_validation_that_was_learned_from_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[Example] = [TextExample(f"text {number}", "ab"[number % 2]) for number in range(9)]
     divide(rows[:6], rows[4:], 0.1, 0)
-    assert "2 of 5 validation examples are in the training data too" in capsys.readouterr().err
+    assert "2 of 5 validation examples are also in the training data" in capsys.readouterr().err
     divide(rows[:6], rows[6:], 0.1, 0)
     divide(rows, [], 0.1, 0)
     assert not capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
 def test_what_a_recipe_says_in_vain_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(recipe(corpus, phases=[Phase(steps=1, max_length=48, batch_size=2)]), tmp_path)
     told = capsys.readouterr().err.splitlines()[0]
-    assert told == "steps, batch_size, max_length: not read, for phases, base or teacher of the recipe say it"
+    assert told == "steps, batch_size, max_length: ignored, because phases, base or teacher of the recipe set it"
     assert recipe(corpus, base="b").unread == ["tokenizer"]
 
 

@@ -54,7 +54,7 @@ def test_the_environment_of_openmp_holds(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(
     ("given", "before", "count", "why"),
-    [(0, 3, 3, "as this run began"), (3, 3, 3, ""), (3, 0, 3, ""), (1, 3, 1, "3 before: sums may differ")],
+    [(0, 3, 3, "as at the start of this run"), (3, 3, 3, ""), (3, 0, 3, ""), (1, 3, 1, "3 before: sums may differ")],
 )
 def test_a_run_keeps_its_threads_unless_its_recipe_says_others(given: int, before: int, count: int, why: str) -> None:
     found, said = settled_threads(given, before)

@@ -185,7 +185,7 @@ def test_the_same_text_under_two_names_is_read_once(tmp_path: Path, capsys: pyte
     assert counts["train"].documents == 6 and counts["train"].duplicates == 0
     assert read_manifest(tmp_path / "corpus")["sources"] == {"documents.jsonl": hash_of(source)}
     told = capsys.readouterr().err
-    assert f"2 of the files hold what another one does, and are read once: {files[1]} as {source}, {source} as" in told
+    assert f"2 of the files equal another one, and are read once: {files[1]} as {source}, {source} as" in told
 
 
 @pytest.mark.parametrize(("changes", "words"), [({"limit": 0}, "limit is 0"), ({"workers": 0}, "workers is 0")])

@@ -65,7 +65,7 @@ def test_files_of_others_with_names_like_those_of_a_corpus_stay(name: str, tmp_p
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     source = write_documents(tmp_path / "documents.jsonl", 6, 3)
-    with pytest.raises(DataError, match="is not of a corpus, but would be removed; move it, or name another --out"):
+    with pytest.raises(DataError, match="is not part of a corpus and would be removed; move it, or name another --out"):
         build(source, tmp_path / "corpus")
     assert mine.read_text() == "mine"
 
