@@ -177,7 +177,7 @@ def obstacle(task: TaskName) -> str:
 def word_spans(text: str, pieces: Pieces) -> list[Span]:
     """Return the start and end of each word of a text, by its pieces; no two share a character."""
     spans, last = list[Span](), NO_WORD
-    for number, (start, end) in zip(word_numbers(text, pieces).tolist(), pieces.offsets, strict=True):
+    for number, (start, end) in zip(word_numbers(text, pieces).tolist(), pieces.offsets.tolist(), strict=True):
         if number == NO_WORD or start == end:
             continue
         if spans and (number == last or start < spans[-1][1]):

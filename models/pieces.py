@@ -7,45 +7,50 @@ first piece of one.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 BLANKS += "\u2028\u2029\u202f\u205f\u3000"
 """White_Space of Unicode, as in the `tokenizers` library; Python's `isspace` adds four control characters."""
+FIRST_MARK = 0x300
+"""The lowest combining mark of Unicode."""
 NO_WORD = -1
 
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pieces:
     """The tokens of one text, without special tokens."""
 
     ids: list[int]
-    offsets: list[Span]
-    """Start and end of each piece in characters of the original text."""
-    words: list[int]
-    """For each piece, the number of its word, ascending: as BERT divides words, or as given to `encode_words`.
+    offsets: NDArray[np.int64]
+    """(T, 2) start and end of each piece in characters of the original text."""
+    words: NDArray[np.int64]
+    """(T,) the number of the word of each piece, ascending: as BERT divides words, or as given to `encode_words`.
     NO_WORD for a piece of blanks that begins no word."""
+
+    @classmethod
+    def of(cls, ids: list[int], offsets: Sequence[Span], words: Sequence[int]) -> Self:
+        """Return the pieces of lists."""
+        return cls(ids, as_array(offsets), np.array(words, np.int64))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def behind(self, characters: int) -> "Pieces":
         """Return the same pieces in a text with this many characters before them."""
-        if not characters:
-            return self
-        offsets = [(start + characters, end + characters) for start, end in self.offsets]
-        return Pieces(self.ids, offsets, self.words)
+        return Pieces(self.ids, self.offsets + characters, self.words) if characters else self
 
 
 def of_words(text: str, encoding: tokenizers.Encoding) -> Pieces:
     """Return what a tokenizer gives that divides words before it cuts them (WordPiece)."""
-    words = [
-        word for word in encoding.word_ids if word is not None
-    ]  # None would be a special token, of which none is made
-    return Pieces(encoding.ids, cover_marks(text, encoding.offsets), words)
+    words = np.array(encoding.word_ids, np.int64)  # None would be a special token, of which none is made
+    return Pieces(encoding.ids, cover_marks(text, as_array(encoding.offsets)), words)
 
 
 def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:
@@ -54,7 +59,7 @@ def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:
     for piece in range(len(offsets) - 1):
         if _leads(piece, offsets, numbers):
             offsets[piece] = offsets[piece + 1][0], offsets[piece + 1][0]
-    return Pieces(encoding.ids, offsets, _words(text, offsets, numbers))
+    return Pieces.of(encoding.ids, offsets, _words(text, offsets, numbers))
 
 
 def _leads(piece: int, offsets: Sequence[Span], numbers: Sequence[int | None]) -> bool:
@@ -65,7 +70,8 @@ def _leads(piece: int, offsets: Sequence[Span], numbers: Sequence[int | None]) -
 
 def trim(text: str, offsets: Sequence[Span]) -> list[Span]:
     """Take the blanks around pieces away, and add the marks behind them that were composed or removed."""
-    return cover_marks(text, [without_blanks(text, start, end) for start, end in offsets])
+    spans = [without_blanks(text, start, end) for start, end in offsets]
+    return spans if text.isascii() else [(start, end) for start, end in cover_marks(text, as_array(spans)).tolist()]
 
 
 def without_blanks(text: str, start: int, end: int) -> Span:
@@ -108,15 +114,28 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character).startswith("P")
 
 
-def cover_marks(text: str, offsets: list[Span]) -> list[Span]:
+def cover_marks(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Extend pieces over combining marks that lowercasing stripped behind them.
 
     The library ends the piece of "e" + U+0301 at the "e"; a span that ends there would cut the letter in two.
     """
-    if text.isascii() or not offsets:
+    if text.isascii() or not len(offsets):
         return offsets
-    limits = [*(start for start, _ in offsets[1:]), len(text)]
-    return [(start, _end_of_marks(text, end, limit)) for (start, end), limit in zip(offsets, limits, strict=True)]
+    ends, limits = offsets[:, 1].copy(), np.append(offsets[1:, 0], len(text))
+    behind = code_points(text)[np.minimum(ends, len(text) - 1)]
+    for piece in np.flatnonzero((ends < limits) & (behind >= FIRST_MARK)).tolist():
+        ends[piece] = _end_of_marks(text, int(ends[piece]), int(limits[piece]))
+    return np.stack([offsets[:, 0], ends], axis=1)
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """Return the number of each character; a text with a lone surrogate has none."""
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def as_array(offsets: Sequence[Span]) -> NDArray[np.int64]:
+    """Return spans as an array (n, 2)."""
+    return np.array(offsets, np.int64).reshape(-1, 2)
 
 
 def _end_of_marks(text: str, end: int, limit: int) -> int:

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
@@ -19,7 +18,7 @@ from typing_extensions import TypedDict
 from models.errors import InputError
 from models.pieces import Pieces
 from models.row import Encoded, Row
-from models.scripts import word_numbers
+from models.scripts import changes, word_numbers
 from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.windows import owners, slide
 
@@ -224,15 +223,16 @@ def _stride(parameters: QuestionParameters, length: int, room: int) -> int:
 
 
 def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, align: bool) -> QuestionSource:
-    offsets = np.asarray(context.offsets)
-    tokens, visible = np.arange(len(context)), np.flatnonzero(offsets[:, 0] < offsets[:, 1])
-    words = word_numbers(text, context)[visible] if align else visible
+    offsets = context.offsets
+    visible = np.flatnonzero(offsets[:, 0] < offsets[:, 1])
     spans = offsets[visible]
-    begins = spans[np.searchsorted(words, words, side="left"), 0]
-    ends = spans[np.searchsorted(words, words, side="right") - 1, 1]
-    # A token of blanks begins with the word behind it, and ends with the one before it.
-    begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
-    ends = np.insert(ends, 0, 0)[np.searchsorted(visible, tokens, side="right")]
+    firsts = np.flatnonzero(changes(word_numbers(text, context)[visible] if align else visible))
+    counts = np.diff(firsts, append=len(visible))
+    begins, ends = np.repeat(spans[firsts, 0], counts), np.repeat(spans[firsts + counts - 1, 1], counts)
+    if len(visible) < len(context):  # a token of blanks begins with the word behind it, and ends with the one before it
+        tokens = np.arange(len(context))
+        begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
+        ends = np.append(0, ends)[np.searchsorted(visible, tokens, side="right")]
     return QuestionSource(text, offsets, begins, ends, starts, owners(starts, room, len(context)))
 
 
@@ -252,11 +252,12 @@ def _candidates(source: QuestionSource, logits: Logits, temperature: float, max_
     starts, ends = by_window[:, 1:, 0], by_window[:, 1:, 1]
     room = starts.shape[1]
     reach = min(max_answer_len, room)
-    tokens = np.arange(len(source.owners))
-    columns = tokens - source.starts[source.owners]
+    columns = np.arange(len(source.owners)) - source.starts[source.owners]
     own_starts = starts[source.owners, columns]  # (T,)
-    padded = np.pad(ends, ((0, 0), (0, reach - 1)), constant_values=-np.inf)
-    own_ends = sliding_window_view(padded, reach, axis=1)[source.owners, columns]  # (T, reach)
+    padded = np.full((len(ends), room + reach - 1), -np.inf)
+    padded[:, :room] = ends
+    places = source.owners * padded.shape[1] + columns
+    own_ends = padded.ravel()[places[:, None] + np.arange(reach)]  # (T, reach)
     normaliser = _log_sum(own_starts, null[0]) + _log_sum(ends, null[1])
     return Candidates(own_starts[:, None] + own_ends, float(null.sum()), normaliser)
 
@@ -283,7 +284,10 @@ def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> l
 
 def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
     """Indices of the `count` highest, best first, the lower index first among equals."""
-    some = np.sort(np.argpartition(-flat, count - 1)[:count])
+    if count == 1:
+        some = np.array([flat.argmax()])
+    else:
+        some = np.sort(np.argpartition(-flat, count - 1)[:count])
     highest: NDArray[np.int64] = some[np.argsort(-flat[some], kind="stable")]
     return highest[np.isfinite(flat[highest])]
 

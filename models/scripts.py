@@ -24,13 +24,13 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
 
     Beside a letter of an unspaced script a word begins, but not at a second piece of one character.
     """
-    words = np.asarray(pieces.words)
-    visible = np.flatnonzero(words != NO_WORD)
-    begins = np.diff(words[visible], prepend=NO_WORD) != 0
-    if not text.isascii() and UNSPACED.search(text):
-        spans = [pieces.offsets[piece] for piece in visible.tolist()]
-        begins[1:] |= np.fromiter((_divides(text, *two) for two in pairwise(spans)), bool)
-    numbers = np.full(len(words), NO_WORD)
+    if text.isascii() or not UNSPACED.search(text):
+        return pieces.words
+    visible = np.flatnonzero(pieces.words != NO_WORD)
+    begins = changes(pieces.words[visible])
+    spans = pieces.offsets[visible].tolist()
+    begins[1:] |= np.fromiter((_divides(text, *two) for two in pairwise(spans)), bool)
+    numbers = np.full(len(pieces), NO_WORD)
     numbers[visible] = np.cumsum(begins) - 1
     return numbers
 
@@ -38,8 +38,15 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
 def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first piece of each word by the words [pieces] of the pieces."""
     visible = np.flatnonzero(numbers != NO_WORD)
-    firsts: NDArray[np.int64] = visible[np.diff(numbers[visible], prepend=NO_WORD) != 0]
+    firsts: NDArray[np.int64] = visible[changes(numbers[visible])]
     return firsts
+
+
+def changes(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each number differs from the one before it; the first one does."""
+    changed = np.ones(len(numbers), bool)
+    changed[1:] = numbers[1:] != numbers[:-1]
+    return changed
 
 
 def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
@@ -47,7 +54,7 @@ def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
 
     There begin the words of transformers' TokenClassificationPipeline where a vocabulary does not mark them with "##".
     """
-    starts = [start for start, _ in pieces.offsets]
+    starts = pieces.offsets[:, 0].tolist()
     return np.array(
         [piece == 0 or start == 0 or " " in text[start - 1 : start + 1] for piece, start in enumerate(starts)]
     )

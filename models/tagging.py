@@ -150,7 +150,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         if parameters.pieces != "all":
             return word_numbers(text, pieces)
         if self.tokenizer.kind == "WordPiece":
-            return np.asarray(pieces.words)
+            return pieces.words
         unknown = np.asarray(pieces.ids) == self.tokenizer.unk_id
         return np.cumsum(unknown | after_spaces(text, pieces)) - 1
 
@@ -207,7 +207,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
 
     def _check_visible(self, words: Sequence[str], pieces: Pieces) -> None:
         """Raise InputError for a word of blanks, or one that has no piece, which stands as [UNK]."""
-        unknown = {n for n, i in zip(pieces.words, pieces.ids, strict=True) if i == self.tokenizer.unk_id}
+        unknown = {n for n, i in zip(pieces.words.tolist(), pieces.ids, strict=True) if i == self.tokenizer.unk_id}
         doubtful = [n for n, word in enumerate(words) if n in unknown or is_blank(word)]
         for number, ids in zip(doubtful, self.tokenizer.encode_ids([words[n] for n in doubtful]), strict=True):
             if not ids or is_blank(words[number]):
@@ -217,7 +217,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
 
     def _encode_words(self, words: Sequence[str], pieces: Pieces, parameters: TagParameters) -> Encoded[TagSource]:
         parameters = parameters.model_copy(update={"is_split_into_words": True})
-        firsts = first_pieces(np.asarray(pieces.words))
+        firsts = first_pieces(pieces.words)
         encoded = self._encode(" ".join(words), pieces, np.zeros(1, np.int64), firsts, parameters)
         return replace(encoded, source=replace(encoded.source, numbers=list(range(len(words)))))
 
@@ -230,15 +230,16 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         parameters: TagParameters,
     ) -> Encoded[TagSource]:
         every, reading = np.arange(len(pieces)), _reading(parameters)
-        visible = np.flatnonzero(np.asarray(pieces.words) != NO_WORD)
+        visible = np.flatnonzero(pieces.words != NO_WORD)
         read = {"first": firsts, "joint": visible, "all": every}[reading]
         rows = self._rows(pieces, sentences, firsts, read, parameters)
         if reading == "all":
             continues = np.isin(every, firsts, invert=True).tolist()
-            return Encoded(rows, TagSource(text, pieces.offsets, continues, (every + 1).tolist(), every.tolist()), 0)
+            spans = list(zip(*pieces.offsets.T.tolist(), strict=True))
+            return Encoded(rows, TagSource(text, spans, continues, (every + 1).tolist(), every.tolist()), 0)
         begins = np.searchsorted(read, firsts)
         lasts = visible[[*(np.searchsorted(visible, firsts[1:]) - 1).tolist(), -1]].tolist()
-        spans = [(pieces.offsets[a][0], pieces.offsets[b][1]) for a, b in zip(firsts.tolist(), lasts, strict=True)]
+        spans = list(zip(pieces.offsets[firsts, 0].tolist(), pieces.offsets[lasts, 1].tolist(), strict=True))
         return Encoded(rows, TagSource(text, spans, [False] * len(spans), (firsts + 1).tolist(), begins.tolist()), 0)
 
     def _rows(
@@ -275,7 +276,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         """First pieces of the sentences of a text, for a head that learned from single ones; else 0 alone."""
         if self.head.trained.sentences != "one":
             return np.zeros(1, np.int64)
-        begins = np.searchsorted([pieces.offsets[first][0] for first in firsts.tolist()], sentence_starts(text))
+        begins = np.searchsorted(pieces.offsets[firsts, 0], sentence_starts(text))
         return np.unique(firsts[np.minimum(begins, len(firsts) - 1)])
 
     def _row_length(self, parameters: TagParameters) -> int:

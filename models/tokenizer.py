@@ -23,7 +23,7 @@ from models.row import Row
 from models.special_tokens import BRACKETED, OF_BERT, Parts, read_rows, token_id
 from models.special_tokens import MASK as MASK
 from models.tokenizer_files import TokenizerFiles, parse_file
-from models.wordpiece_cache import Words, split_words
+from models.wordpiece_cache import Memory, Words, pack, split_words, unpack, unpack_ids
 
 # Another normalizer or pre-tokenizer would cut text otherwise than the checkpoint was trained with, unnoticed.
 WORD_PIECE = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
@@ -32,8 +32,9 @@ SPECIALS = BRACKETED
 KINDS = ("WordPiece", "BPE", "Unigram")
 # NUL ends strings in too many places to be let in; a lone surrogate is half a character, which UTF-8 cannot hold.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
-KNOWN = 400_000  # size of the words whose ids are remembered: 5 to 8 MB
+KNOWN = 1_000_000  # size of the words whose pieces are remembered: some 11 MB
 LONG = 2000  # characters of texts, some 0.5 ms, beyond which they are cut as a batch: only then may other threads run
+MAX_REMEMBERED = 16_000  # characters of texts that are read word by word: 1 ms in which no other thread runs
 FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 
 
@@ -60,7 +61,9 @@ class Tokenizer:
         self._backend, self._hidden = self._prepare(backend, parts, origin)
         self.vocab_size = _vocab_size(parts)
         """The highest id and one more: a repeated line of vocab.txt leaves a number without a token."""
-        self._words = self.words(KNOWN)
+        self._known = Memory(partial(_pack, self._backend), split_words, KNOWN)
+        self._divides = self.kind == "WordPiece" and not _added_words(self._backend)
+        """Whether what stands between blanks and ASCII punctuation is cut the same wherever it stands."""
         self._rules: dict[str, Any] = parts["normalizer"] or {}
         self.lowercase = _lowercases(self._backend)
 
@@ -144,8 +147,8 @@ class Tokenizer:
     def encode(self, text: str, field: str = "inputs") -> Pieces:
         """Cut a text into pieces; raise InputError for `field` if it holds NUL or a lone surrogate, or has no piece."""
         _check_characters(text, field)
-        (pieces,) = self.encode_batch([text])
-        _check_visible(any(word != NO_WORD for word in pieces.words), text, field)
+        pieces = self._encode_known(text) if self._is_fast([text]) else self.encode_batch([text])[0]
+        _check_visible(bool((pieces.words != NO_WORD).any()), text, field)
         return pieces
 
     def ids(self, text: str, field: str = "inputs") -> list[int]:
@@ -184,7 +187,7 @@ class Tokenizer:
             offsets += [(max(left + first, start), left + last) for first, last in spans]
             numbers += [number] * len(spans)
             start += len(word) + 1
-        return Pieces(ids, offsets, numbers)
+        return Pieces.of(ids, offsets, numbers)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Pieces]:
         """Cut many texts on all cores; a text may be empty."""
@@ -198,15 +201,9 @@ class Tokenizer:
         return _encode_ids(self._backend, texts)
 
     def words(self, most: int) -> Words:
-        """Return what gives the ids of running text by its words, of which a size of `most` is remembered.
-
-        Tokens that were added to the vocabulary are found across blanks and punctuation, and models other than
-        WordPiece do not divide texts there: then a "word" is a whole text.
-        """
-        added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
-        whole = added or self.kind != "WordPiece"
+        """Return what gives the ids of running text by its words, of which a size of `most` is remembered."""
         cut = partial(_encode_ids, self._backend)  # a method would hold this object in a cycle, and its memory with it
-        return Words(cut, (lambda text: [text]) if whole else split_words, most)
+        return Words(cut, split_words if self._divides else (lambda text: [text]), most)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Join tokens to text as transformers does: "##" and the blank before punctuation go."""
@@ -261,8 +258,15 @@ class Tokenizer:
         return unigram.without_removed(text, self._backend.normalizer) if self.kind == "Unigram" else text
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        is_fast = self.kind == "WordPiece" and _characters(texts) <= LONG
-        return self._words.encode(texts) if is_fast else self.encode_ids(texts)
+        return list(map(unpack_ids, self._known.find(texts))) if self._is_fast(texts) else self.encode_ids(texts)
+
+    def _encode_known(self, text: str) -> Pieces:
+        (known,) = self._known.find([text])
+        return unpack(text, known)
+
+    def _is_fast(self, texts: Sequence[str]) -> bool:
+        """Whether to read texts by the words that are known; new ones in long texts would hold up other threads."""
+        return self._divides and _characters(texts) <= MAX_REMEMBERED
 
     def _encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         return _encode_batch(self._backend, texts)
@@ -272,6 +276,11 @@ def _encode_batch(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[t
     if _are_light(texts):
         return [backend.encode(text, add_special_tokens=False) for text in texts]
     return list(backend.encode_batch(list(texts), add_special_tokens=False))
+
+
+def _pack(backend: tokenizers.Tokenizer, words: Sequence[str]) -> list[bytes]:
+    (encoding,) = _encode_batch(backend, [" ".join(words)])
+    return pack(encoding, words)
 
 
 def _encode_ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -289,6 +298,8 @@ def _are_light(texts: Sequence[str]) -> bool:
 
 
 def _check_characters(text: str, field: str) -> None:
+    if text.isascii() and "\0" not in text:  # as most are: ten times faster than the search
+        return
     found = UNUSABLE.search(text)
     if found:
         raise InputError(
@@ -337,6 +348,11 @@ def _mark_special(added: list[dict[str, Any]], ids: dict[str, int]) -> list[dict
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     every = [*added, *({"id": ids[token], "content": token, **flags} for token in missing)]
     return [token | {"special": token.get("special", True) or token["content"] in ids} for token in every]
+
+
+def _added_words(backend: tokenizers.Tokenizer) -> list[tokenizers.AddedToken]:
+    """Return the tokens that were added to the vocabulary, which are found across blanks and punctuation."""
+    return [token for token in backend.get_added_tokens_decoder().values() if not token.special]
 
 
 def _added_token(token: dict[str, Any]) -> tokenizers.AddedToken:

@@ -46,5 +46,7 @@ def owners(starts: NDArray[np.int64], room: int, length: int) -> NDArray[np.int6
     This is `_check_is_max_context` of Google's run_squad.py. In windows of equal length it is the window whose middle
     is nearest, the earlier of two equals, so that the answer never decreases along the text.
     """
+    if len(starts) == 1:
+        return np.zeros(length, np.int64)
     cuts = (starts[:-1] + starts[1:] + room - 1) // 2  # the last token that the earlier of two neighbours owns
     return np.searchsorted(cuts, np.arange(length), side="left").astype(np.int64)

@@ -20,8 +20,10 @@ from service.settings import PREFIX, STARTER, Settings, check_environment
 logger = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
-  bertheads-serve
-  bertheads-serve --bundle models/starter --bundle tickets --port 8080"""
+  bertheads-serve                                       # the starter bundle on http://127.0.0.1:8000
+  bertheads-serve --bundle bundles/legal --port 9000
+  bertheads-serve --host 0.0.0.0 --api-keys-file keys   # for other machines, with keys
+"""
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
 """Settings whose flag may be given several times, and what the help calls a value."""
 
@@ -58,10 +60,11 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     """Return the flags that were given, by the name of their setting."""
     parser = Parser(
         "bertheads-serve",
-        description="Serve the heads of one or several bundles over HTTP.\nEach flag is also an environment variable.",
+        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [--workers WORKERS] [options]",
+        description="Serves bundles of finetuned BERT heads over HTTP. Each flag is also an environment variable.",
         epilog=EXAMPLES,
-        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_version()
     for name, setting in Settings.model_fields.items():
@@ -79,15 +82,17 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
 
 
 def _metavar(name: str, kind: object) -> str:
-    """Return the choices of a setting, or the last word of its name."""
-    choices = [choice for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)]
-    return f"{{{','.join(choices)}}}" if choices else name.split("_")[-1].upper()
+    """Return the choices of a setting, or the kind of its value."""
+    choices = [
+        str(choice) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)
+    ]
+    return "{" + ",".join(choices) + "}" if choices else name.split("_")[-1].upper()
 
 
 def _default(value: object) -> str:
+    if value == (STARTER,):
+        return "; default: the starter bundle"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    if shown == str(STARTER):
-        shown = "the starter bundle"
     return "" if shown in (None, "", {}) else f"; default {shown}"
 
 

@@ -12,7 +12,7 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from service.lifecycle import Service
 from service.metrics import Metrics
 from service.middleware import Middleware
-from service.openapi import document
+from service.openapi import BareRoute, document
 from service.routes import add_routes
 from service.settings import Settings
 
@@ -42,6 +42,11 @@ def create_app(settings: Settings, devices: Sequence[Path] = ()) -> FastAPI:
     add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
     # In place of FastAPI's five middlewares: ours turns every error into an answer.
-    app.state.middleware = Middleware(AsyncExitStackMiddleware(app.router), app, settings, metrics, service.traces)
+    tasks = {
+        route.path: route.app for route in app.routes if isinstance(route, BareRoute) and route.methods == {"POST"}
+    }
+    app.state.middleware = Middleware(
+        AsyncExitStackMiddleware(app.router), app, settings, metrics, service.traces, tasks
+    )
     app.build_middleware_stack = lambda: app.state.middleware  # type: ignore[method-assign]
     return app

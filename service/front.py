@@ -74,7 +74,7 @@ class Engines(Keeper):
         self._numbers = count(1)
         self._news = asyncio.Event()
         """Set when a link is connected, or never will be."""
-        self._stopping = False
+        self._draining = self._stopping = False
 
     def start(self) -> None:
         """Connect to the engine processes as soon as they are there, and whenever they are again."""
@@ -155,10 +155,15 @@ class Engines(Keeper):
         else:
             self._expire_here(job)
 
+    def drain(self) -> None:
+        """Wait no longer for a first engine process: requests that are under way need none that is not there yet."""
+        self._draining = True
+        self._news.set()
+
     def stop(self, patience: float) -> None:
         """Give up what is under way, and leave the engine processes."""
         self._stopping = True
-        self._news.set()
+        self.drain()
         for link in self._links:
             for job in list(link.jobs.values()):
                 self.give_up(job, "draining", Unavailable(SHUTTING_DOWN))
@@ -205,9 +210,12 @@ class Engines(Keeper):
         return handle
 
     async def _connected(self) -> "list[Link]":
-        """Wait until a link is connected, and return those that are; raise SettingsError if none will be."""
+        """Wait until a link is connected, and return those that are; raise SettingsError if none will be.
+
+        A front that is told to end does not wait.
+        """
         while not (found := [link for link in self._links if link.connected]):
-            if self._stopping:
+            if self._draining:
                 raise SettingsError(SHUTTING_DOWN)
             self._news.clear()
             await self._news.wait()

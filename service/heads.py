@@ -13,6 +13,7 @@ from typing import Any, Self
 from zlib import crc32
 
 from models.bundle import Bundle, read_bundle
+from models.occlusion import EXPLAINED
 from models.session import Session
 from models.task import HeadSpec, Strict
 from models.task_registry import ROUTES, AnyTask, RouteName, routes_of
@@ -259,7 +260,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "name": head.name,
         "task": task,
         "route": f"/{task}/{head.name}",
-        "routes": [f"/{route}/{head.name}" for route in head.ways],
+        "routes": [f"/{route}/{head.name}" for route in [*head.ways, *(["explain"] if task in EXPLAINED else [])]],
         "default": heads.defaults[task] is head,
         "labels": head.spec.labels,
         "problem_type": head.spec.problem_type,

@@ -29,9 +29,7 @@ from service.errors import (
     BadRequest,
     ClientGone,
     DeadlinePassed,
-    FieldError,
     InferenceFailed,
-    Unprocessable,
 )
 from service.heads import Head, Heads
 from service.lifecycle import Service
@@ -40,6 +38,7 @@ from service.middleware import DEADLINE_HEADER, info_of
 from service.queue import Deadline, Job, Logits
 from service.request_body import JSON, LONG_BODY, check_values, read_body
 from service.settings import Settings
+from service.size import Size, all_texts, count_characters, count_decoded, count_logits, count_tokens
 
 Result = TypeVar("Result")
 Rows = list[list[Encoded[Any]]]
@@ -47,8 +46,6 @@ Rows = list[list[Encoded[Any]]]
 
 LARGE_LOGITS = 50_000
 """Logits, or tokens times ten, from which decoding leaves the event loop."""
-MAX_ANSWERED = 4_000_000
-"""Tokens of text that an answer may repeat: some 20 MB."""
 NESTED = ("classify", "pair")
 """Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 SEVERAL = "several"
@@ -145,7 +142,7 @@ class Inference:
         self.small = len(body) <= LONG
         planned = await self._aside(len(body) > LONG_BODY, "parse", lambda: plan(body))
         if len(body) > LONG_BODY:
-            count(max(0, sum(map(sys.getsizeof, _texts(planned.calls))) - len(body)))
+            count(max(0, sum(map(sys.getsizeof, all_texts(planned.calls))) - len(body)))
         return planned
 
     async def _compute(self, calls: list[Call], watch: "asyncio.Future[Any]") -> tuple[Rows, list[list[Any]]]:
@@ -154,14 +151,14 @@ class Inference:
             self.info.attributes |= span_attributes(calls, encoded)
         if watch.done():
             raise ClientGone("the client left before its request was queued")
-        with self.service.engine.keeping(_count_logits(calls, encoded)):
+        with self.service.engine.keeping(count_logits(calls, encoded)):
             logits = await self._encode(calls, encoded, watch)
             return encoded, await self._decode(calls, encoded, logits)
 
     async def _tokenize(self, calls: list[Call]) -> Rows:
         started = time.monotonic()
         repeats = any(call.task.repeats for call in calls)
-        heavy = repeats or (not self.small and _characters(calls) > LONG)
+        heavy = repeats or (not self.small and count_characters(calls) > LONG)
         encoded = await self._aside(heavy, "tokenize", lambda: self._encode_calls(calls))
         self.info.stages["tokenize"] = started, time.monotonic()
         return encoded
@@ -176,7 +173,7 @@ class Inference:
             encoded = call.task.encode(call.inputs[index], call.parameters)
         except InputError as error:
             raise (at(error, index) if call.is_list else error) from None
-        size.add(_tokens(encoded), call.task.answer_tokens(encoded, call.parameters))
+        size.add(count_tokens(encoded), call.task.answer_tokens(encoded, call.parameters))
         return encoded
 
     async def _encode(self, calls: list[Call], encoded: Rows, watch: "asyncio.Future[Any]") -> list[list[Logits]]:
@@ -233,7 +230,7 @@ class Inference:
     async def _decode(self, calls: list[Call], encoded: Rows, logits: list[list[Logits]]) -> list[list[Any]]:
         started = time.monotonic()
         work = list(zip(calls, encoded, logits, strict=True))
-        heavy = sum(_decoding(*each) for each in work) > LARGE_LOGITS
+        heavy = sum(count_decoded(*each) for each in work) > LARGE_LOGITS
         answers = await self._aside(heavy, "decode", lambda: [self._decode_call(*each) for each in work])
         self.info.stages["decode"] = started, time.monotonic()
         return answers
@@ -284,7 +281,7 @@ class Inference:
                 metrics.exemplars.note(metrics.stage, (stage, name), ended - began, self.info.trace)
         for call, of_call, answered in zip(calls, encoded, answers, strict=True):
             self._series(metrics.inputs, call).inc(len(of_call))
-            self._series(metrics.tokens, call).inc(sum(map(_tokens, of_call)))
+            self._series(metrics.tokens, call).inc(sum(map(count_tokens, of_call)))
             for item in of_call:
                 if item.truncated:
                     self._series(metrics.truncated_inputs, call).inc()
@@ -297,33 +294,13 @@ class Inference:
         return self.service.metrics.series(metric, call.head.name)
 
 
-class Size:
-    """Adds up what one request makes of its texts; raises Unprocessable once it is more than may be."""
-
-    def __init__(self, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.tokens = self.answered = 0
-
-    def add(self, tokens: int, answered: int) -> None:
-        """Count an input's tokens, and those that its answer repeats."""
-        self.tokens += tokens
-        self.answered += answered
-        if self.tokens > self.max_tokens:
-            message = f"makes more than {self.max_tokens} tokens, windows included; no more may wait, so send less"
-        elif self.answered > MAX_ANSWERED:
-            message = f"asks for more than {MAX_ANSWERED} tokens of text; send fewer texts, or lower top_k"
-        else:
-            return
-        raise Unprocessable([FieldError("inputs", message)])
-
-
 def span_attributes(calls: list[Call], encoded: Rows) -> dict[str, object]:
     """Return what the span of a request says of its inputs: how many and how long, never what."""
     items = [item for of_call in encoded for item in of_call]
     return {
         "bertheads.bundle": ", ".join(dict.fromkeys(call.head.bundle_name for call in calls)),
         "bertheads.items": len(items),
-        "bertheads.tokens": sum(map(_tokens, items)),
+        "bertheads.tokens": sum(map(count_tokens, items)),
         "bertheads.truncated": sum(item.truncated for item in items),
     }
 
@@ -369,36 +346,3 @@ def deadline_of(request: Request, settings: Settings) -> Deadline:
 def _planned(body: bytes, check: Callable[[bytes], None], plan: Callable[[bytes], Plan]) -> Plan:
     check(body)
     return plan(body)
-
-
-def _texts(calls: Sequence[Call]) -> list[str]:
-    return [text for call in calls for item in call.inputs for text in texts_of(item)]
-
-
-def _characters(calls: Sequence[Call]) -> int:
-    """Return the length of all texts that must be tokenised."""
-    return sum(map(len, _texts(calls))) + sum(call.parameters.characters for call in calls)
-
-
-def texts_of(item: Any) -> list[str]:
-    """Return the texts of one input: itself, its words, or the fields of its model."""
-    if isinstance(item, str):
-        return [item]
-    return item if isinstance(item, list) else [getattr(item, name) for name in type(item).model_fields]
-
-
-def _tokens(item: Encoded[Any]) -> int:
-    return sum(len(row.input_ids) for row in item.rows)
-
-
-def _decoding(call: Call, encoded: list[Encoded[Any]], logits: list[Logits]) -> int:
-    """Return how much there is to decode, in logits."""
-    answered = sum(call.task.answer_tokens(item, call.parameters) for item in encoded)
-    return sum(each.size for each in logits) + 10 * sum(map(_tokens, encoded)) + answered
-
-
-def _count_logits(calls: Sequence[Call], encoded: Rows) -> int:
-    return sum(
-        call.head.width * sum(len(row.positions) for item in of_call for row in item.rows)
-        for call, of_call in zip(calls, encoded, strict=True)
-    )

@@ -195,6 +195,8 @@ class Service:
         if not self.draining:
             logger.info("draining: not ready any more")
         self.draining = True
+        if self._engines:
+            self._engines.drain()
         self.note_ready()
 
     async def stop(self) -> None:

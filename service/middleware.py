@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -42,9 +43,11 @@ logger = logging.getLogger("service.access")
 
 INFO = "bertheads.request"
 """Where a request's scope keeps its RequestInfo."""
-OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
+OPEN = frozenset({"/", "/docs", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
 DEADLINE_HEADER = "x-deadline-ms"
+ASKED_OF_HEADS = {*ROUTES, "explain"}
+"""First parts of paths that wait in the queue, except those that are no tasks of one input: they are refused later."""
 HEALTH = ("/health/", "/v2/health/")
 """Beginnings of paths that probes ask for, without a key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
@@ -134,9 +137,17 @@ class Middleware:
     """The outermost middleware; a server calls it in place of `whole`, FastAPI's app, whose own way in costs more."""
 
     def __init__(
-        self, app: ASGIApp, whole: FastAPI, settings: Settings, metrics: Metrics, traces: "Traces | None" = None
+        self,
+        app: ASGIApp,
+        whole: FastAPI,
+        settings: Settings,
+        metrics: Metrics,
+        traces: "Traces | None" = None,
+        tasks: Mapping[str, ASGIApp] = MappingProxyType({}),
     ) -> None:
+        """`tasks`: what answers POST to a task, by the template of its path; `app` finds all other routes."""
         self.app = app
+        self._tasks = tasks
         self.whole = whole
         self.metrics = metrics
         self._traces = traces
@@ -203,8 +214,7 @@ class Middleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
         try:
             app = await self._admit(scope, headers)
-            self._check_room(scope, headers)
-            await app(scope, receive, send)
+            await (self._task(scope, headers) or app)(scope, receive, send)
         except asyncio.CancelledError:  # the time for draining is over
             if info_of(scope).status:
                 raise
@@ -240,16 +250,24 @@ class Middleware:
             await self._check_key(scope, headers.get(b"authorization", b""))
         return self.app
 
-    def _check_room(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-        """Raise QueueFull for a task under overload: the way to its route costs more than the refusal."""
-        task, _, head = scope["path"][1:].partition("/")
-        if task not in ROUTES or scope["method"] != "POST" or DEADLINE_HEADER.encode() in headers:
-            return
+    def _task(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp | None:
+        """Return the route of a task; raise QueueFull under overload. The way through all routes costs more than that.
+
+        None for another route, which the app finds, or refuses.
+        """
+        task, slash, head = scope["path"][1:].partition("/")
+        if task not in ASKED_OF_HEADS or scope["method"] != "POST":
+            return None
         service, info = self.whole.state.service, info_of(scope)
         info.route = f"/{task}/{{head}}" if head else f"/{task}"
-        seconds = service.settings.deadline
-        info.deadline = Deadline(info.started + seconds, seconds)
-        service.engine.check_room(0, info.deadline)
+        if DEADLINE_HEADER.encode() not in headers:
+            seconds = service.settings.deadline
+            info.deadline = Deadline(info.started + seconds, seconds)
+            service.engine.check_room(0, info.deadline)
+        if slash and (not head or "/" in head):
+            return None
+        scope["path_params"] = {"head": head} if head else {}
+        return self._tasks.get(info.route)
 
     async def _check_key(self, scope: Scope, authorization: bytes) -> None:
         scheme, _, secret = authorization.partition(b" ")

@@ -6,6 +6,7 @@ signal skips the delay, and one after the delay what is in flight. SIGINT and SI
 SIGUSR1 loads all bundles again from where they came.
 """
 
+import asyncio
 import signal
 import socket
 import time
@@ -31,6 +32,8 @@ from service.settings import Settings
 BACKLOG = 2048
 KEEP_ALIVE = 75
 """Seconds that a connection may idle: longer than the 60 s of usual proxies, which else meet one that just closed."""
+LOOK_SECONDS = 0.1
+"""Between two looks whether to end, while a worker loads before it takes connections."""
 LOST = 2
 """Exit status of a worker that lost a lane; 1 is that of one that cannot load."""
 
@@ -51,8 +54,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take connections; where others do, not before the bundles are loaded."""
         if self.load_first:
-            await self.service.loading()
-            self.should_exit = self.service.failure is not None
+            loading = self.service.loading()
+            while not loading.done():
+                await asyncio.wait([loading], timeout=LOOK_SECONDS)
+                if self._stop_at is not None:
+                    self.service.drain()
+            self.should_exit = self.service.served is None
         if not self.should_exit:
             await super().startup(sockets)
 

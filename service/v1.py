@@ -3,6 +3,7 @@
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
 
+import re
 from typing import Any
 
 from starlette.requests import Request
@@ -20,8 +21,10 @@ from service.v2_models import ModelReady
 
 PREDICT = "/v1/models/{model}:predict"
 MODEL = "/v1/models/{model}"
+NAMED = re.compile(r"^/v1/models/(?P<model>[^/]+)(?<!:predict)$")
+"""MODEL, except what is PREDICT."""
 REQUEST = {"instances": ["A gorgeous, witty film."]}
-RESPONSE = {"predictions": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]]}
+RESPONSE = {"predictions": [{"positive": 0.9807, "negative": 0.0193}]}
 
 
 class PredictRequest(Strict):
@@ -65,9 +68,11 @@ def _prediction(head: Head, answer: Any) -> Any:
 def v1_routes() -> list[BareRoute]:
     """Return the routes below /v1."""
     summary = "Predict, as KServe's first protocol has it"
+    told = model_route(MODEL, "Does a model answer?", tell_ready, ModelReady)
+    told.path_regex = NAMED  # else GET of the other path would be 404, not 405
     return [
         inference_route(
             PREDICT, predict, (REQUEST, RESPONSE), body=PredictRequest, summary=summary, response_model=PredictResponse
         ),
-        model_route(MODEL, "Does a model answer?", tell_ready, ModelReady),
+        told,
     ]

@@ -62,14 +62,15 @@ PLACE = re.compile(r"inputs\[(\d+)\](?:\.(\w+))?")
 REQUEST = {
     "id": "1",
     "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["A gorgeous, witty film."]}],
+    "outputs": [{"name": "label"}, {"name": "score"}],
 }
 RESPONSE = {
     "model_name": "sentiment",
-    "model_version": "1.0.0",
+    "model_version": "0.4.0",
     "id": "1",
     "outputs": [
         {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["positive"]},
-        {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.9991]},
+        {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.9807]},
     ],
 }
 INFER = f"""Tensors in JSON, or in the binary form of Triton: then the header {HEADER_LENGTH} tells how

@@ -133,6 +133,15 @@ def test_every_link_leads_somewhere() -> None:
             assert not anchor or anchor in anchors(linked), (page, link)
 
 
+PATH = re.compile(r"`((?:models|service|training|kernels|deploy|docs|dev)/[\w./-]*\w/?|tests/[\w./-]*\w/?)`")
+MADE_UP = {"models/mytask.py", "deploy/kubernetes/overlays/mine/kustomization.yaml"}
+
+
+@pytest.mark.parametrize("path", sorted(set(PATH.findall(TEXT)) - MADE_UP))
+def test_every_named_file_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
 def anchors(page: Path) -> set[str]:
     """Return the names that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf8"), re.MULTILINE)

@@ -83,7 +83,7 @@ def best_window(windows: list[tuple[int, NDArray[np.float64]]], token: int) -> i
     return best
 
 
-def word_span(offsets: list[tuple[int, int]], words: list[int], token: int) -> tuple[int, int]:
+def word_span(offsets: NDArray[np.int64], words: NDArray[np.int64], token: int) -> tuple[int, int]:
     same = [offset for offset, word in zip(offsets, words, strict=True) if word == words[token]]
     return same[0][0], same[-1][1]
 

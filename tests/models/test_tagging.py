@@ -127,12 +127,12 @@ def test_words_of_free_text_are_those_of_the_pre_tokenizer(text: str, words: lis
 def test_where_no_blank_divides_words_each_token_is_one() -> None:
     # The vocabulary of the fixtures has no kana: pieces are made by hand, as a Japanese vocabulary would give them.
     text = "カタナとKatanas"
-    pieces = Pieces([5] * 5, [(0, 2), (2, 3), (3, 4), (4, 10), (10, 11)], [0] * 5)
+    pieces = Pieces.of([5] * 5, [(0, 2), (2, 3), (3, 4), (4, 10), (10, 11)], [0] * 5)
     assert word_numbers(text, pieces).tolist() == [0, 1, 2, 3, 3]
     korean = "대한민국 서울"
-    assert word_numbers(korean, Pieces([5] * 3, [(0, 2), (2, 4), (5, 7)], [0, 0, 1])).tolist() == [0, 0, 1]
-    assert word_numbers("の", Pieces([5], [(0, 1)], [0])).tolist() == [0]
-    assert word_numbers("の", Pieces([], [], [])).tolist() == []
+    assert word_numbers(korean, Pieces.of([5] * 3, [(0, 2), (2, 4), (5, 7)], [0, 0, 1])).tolist() == [0, 0, 1]
+    assert word_numbers("の", Pieces.of([5], [(0, 1)], [0])).tolist() == [0]
+    assert word_numbers("の", Pieces.of([], [], [])).tolist() == []
 
 
 @settings(deadline=None, max_examples=60)

@@ -203,7 +203,7 @@ def test_of_many_bad_items_few_become_errors(
 
 
 def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.inference.MAX_ANSWERED", 2000)
+    monkeypatch.setattr("service.size.MAX_ANSWERED", 2000)
     answer = problem(served.post("/fill-mask", ["a b c d e f [MASK]"] * 8, top_k=100), 422)
     assert "more than 2000 tokens of text; send fewer texts, or lower top_k" in answer["detail"]
     monkeypatch.setattr("service.engine.MAX_LOGITS", 3000)

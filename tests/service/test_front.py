@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -215,6 +217,29 @@ async def test_a_bundle_that_cannot_be_opened_is_refused(tmp_path: Path) -> None
             with pytest.raises(BundleError, match=sentence):
                 await asyncio.to_thread(engines.open, BUNDLE)
         assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from service.server import listen, serve
+from service.settings import Settings
+settings = Settings(port=0, drain_delay=0)
+listener = listen(settings.host, settings.port)
+sys.exit(serve(settings, listener, sys.argv[1] == "True", devices=[Path("nowhere/0.socket")]))
+"""
+
+
+@pytest.mark.parametrize("load_first", [False, True])
+def test_a_front_ends_soon_though_no_engine_process_comes_up(load_first: bool) -> None:
+    command = [sys.executable, "-c", ALONE, str(load_first)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr and any("warming bundle" in line for line in process.stderr)
+            process.terminate()
+            assert process.wait(20) == 0, process.stderr.read()
+        finally:
+            process.kill()
 
 
 @scenario

@@ -13,8 +13,10 @@ import pytest
 from starlette.responses import Response
 
 from service import logs
+from service.errors import queue_full
 from service.metrics import Metrics
 from service.middleware import Middleware, Pauses, RequestInfo
+from service.queue import Deadline
 from service.settings import Settings
 from tests.service.serving import Served, serving
 from tests.service.test_bad_input import problem
@@ -33,7 +35,7 @@ def guarded(bundle: Path) -> Iterator[Served]:
 
 
 PROTECTED = ["/heads", "/heads/qa", "/metrics", "/nothing", "/classify"]
-OPEN = ["/", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/health/live", "/health/ready"]
+OPEN = ["/", "/docs", "/openapi.json", "/health/live", "/health/ready"]
 
 
 @pytest.mark.parametrize("path", PROTECTED)
@@ -181,7 +183,7 @@ def test_answers_are_neither_guessed_at_nor_stored(guarded: Served, path: str) -
 
 
 def test_files_keep_the_lifetime_that_they_have(served: Served) -> None:
-    headers = served.client.get("/docs/swagger-ui.css").headers
+    headers = served.client.get("/docs").headers
     assert headers.get_list("Cache-Control") != ["no-store"] and len(headers.get_list("Cache-Control")) == 1
     assert served.client.get("/").headers.get_list("X-Content-Type-Options") == ["nosniff"]
 
@@ -199,9 +201,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
+def through_gate(status: int, path: str, draining: bool, room: bool = True) -> httpx.Response:
     """Return the answer of an app behind the middleware that always gives one status."""
-    engine = SimpleNamespace(check_room=lambda tokens, deadline: None)
+
+    def check_room(tokens: int, deadline: Deadline) -> None:
+        if not room:
+            raise queue_full("1000 tokens wait", 2.5)
+
+    engine = SimpleNamespace(check_room=check_room)
     service = SimpleNamespace(draining=draining, engine=engine, settings=Settings())
     whole: Any = SimpleNamespace(state=SimpleNamespace(service=service))
     middleware = Middleware(Response("", status), whole, Settings(), Metrics())
@@ -211,6 +218,12 @@ def through_gate(status: int, path: str, draining: bool) -> httpx.Response:
             return await client.post(path)
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("path", ["/classify", "/tag/words", "/explain", "/explain/topic"])
+def test_overload_refuses_what_heads_are_asked_before_anything_else(path: str) -> None:
+    response = through_gate(200, path, draining=False, room=False)
+    assert response.status_code == 429 and response.headers["Retry-After"] == "3"
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_browser_that_does_not_let_the_page_copy(page: Page, served: Served) -
     [
         ("#%E0%A4%A", "which this page does not have", "classify"),
         ("#__proto__/constructor?text=a", 'the task "__proto__"', "classify"),
-        ("#zero-shot", 'the task "zero-shot"', "classify"),
+        ("#rerank?query=a", "for which no head is served", "classify"),
         ("#classify/nope", 'the head "nope"', "classify"),
         ("#pair/nope/%2F?text=a", 'the head "nope//"', "pair"),
         ("#classify/topic?topk=3&text=a", 'It sets "topk"', "classify"),

@@ -99,7 +99,7 @@ def test_a_key_among_the_flags_is_warned_of(
         (["--host", "256.0.0.1"], "--host"),
         (["--rename", "classify=support"], "'classify=support' is not BUNDLE:HEAD=NEW"),
         (["--rename", "mine:classify=two words"], "is not BUNDLE:HEAD=NEW"),
-        (["--rename", "a:b=c", "--rename", "a:b=d"], "'a:b' stands there twice"),
+        (["--rename", "a:b=c", "--rename", "a:b=d"], "'a:b' is given twice"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(

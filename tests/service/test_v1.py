@@ -36,6 +36,12 @@ def test_readiness(served: Served) -> None:
     assert "'none'" in refused(served.client.get("/v1/models/none"), 404)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+def test_another_method_is_405_and_post_is_named(served: Served, method: str) -> None:
+    response = served.client.request(method, "/v1/models/topic:predict")
+    assert response.status_code == 405 and response.headers["Allow"] == "POST"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [

@@ -98,7 +98,7 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
 
 def _begin(text: str, pieces: Pieces, index: int, tokenizer: Tokenizer) -> int:
     """Return the first character of a piece, including the blank that pieces of RoBERTa contain."""
-    start = pieces.offsets[index][0]
+    start = int(pieces.offsets[index, 0])
     has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index])
     return start - (has_blank and text[start - 1 : start] == " ")
 

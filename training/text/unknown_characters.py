@@ -31,6 +31,7 @@ class UnknownCharacters:
 def unknown_in_words(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
     """Return for each word a list of one number: its characters inside [UNK]."""
     return [
-        [sum(end - start for i, (start, end) in zip(pieces.ids, pieces.offsets, strict=True) if i == tokenizer.unk_id)]
+        [sum(end - start for i, (start, end) in zip(pieces.ids, spans, strict=True) if i == tokenizer.unk_id)]
         for pieces in tokenizer.encode_batch(words)
+        for spans in [pieces.offsets.tolist()]
     ]

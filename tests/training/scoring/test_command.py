@@ -52,15 +52,16 @@ def parts(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(out.glob("part-*"))}
 
 
-def test_killed_five_times_and_finished(folder: Path) -> None:
-    out = folder / "killed"
-    for _ in range(5):
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_and_finished(folder: Path, times: int) -> None:
+    out = folder / f"killed-{times}"
+    for _ in range(times):
         before = len(parts(out))
-        running = subprocess.Popen(arguments(folder, "killed"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        running = subprocess.Popen(arguments(folder, out.name), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
         kill(running, out, before + 2)
     kept = {file: file.stat().st_mtime_ns for file in out.glob("part-*")}
     assert len(kept) < len(parts(folder / "whole")), "it was finished before the last kill"
-    done = run(folder, "killed")
+    done = run(folder, out.name)
     assert done.returncode == 0, done.stderr
     assert parts(out) == parts(folder / "whole")
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "a part was written twice"
