@@ -59,7 +59,7 @@ def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version
         _copy_encoder(learned.encoder, learned.base.directory, directory)
         (directory / HEADS).mkdir(exist_ok=True)
         onnx.save(head_graph(learned), directory / manifest.heads[name].file)
-        (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
+        (directory / PARITY).write_text("{}\n", encoding="utf8")  # opening a bundle verifies its files
         bundle = Bundle(directory, seal(directory, manifest), learned.base.tokenizer)
         figures, report = measure(learned, name, bundle, data)
         check_parity(figures, BUDGET)

@@ -104,7 +104,7 @@ def test_frozen_embeddings_stay_and_the_rest_learns(corpus: Path, tmp_path: Path
     learned = pretrain(recipe(corpus, steps=4, save_every=2, **frozen), tmp_path / "out")
     before, after = base.encoder.state_dict(), learned.encoder.state_dict()
     assert [name for name in before if torch.equal(before[name], after[name])] == ["embeddings.word.weight"]
-    with pytest.raises(RecipeError, match="freeze_embeddings is true, but there is no base"):
+    with pytest.raises(RecipeError, match="freeze_embeddings is true, but random embeddings must learn"):
         recipe(corpus, freeze_embeddings=True)
 
 

@@ -102,4 +102,4 @@ def test_a_cross_encoder_of_several_labels_answers_as_the_pipeline(
     directory = classifier(tokenizer, tmp_path / "hf", LABELS)
     change(directory / "config.json", sbert_ce_default_activation_function=IDENTITY)
     assert read_hugging_face(directory).heads["classify"].spec.function == "softmax"
-    assert f"has the activation {IDENTITY}; scores are those of transformers' pipeline" in capsys.readouterr().err
+    assert f"has the activation {IDENTITY}; scores follow transformers' pipeline" in capsys.readouterr().err

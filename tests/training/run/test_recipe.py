@@ -56,7 +56,7 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("heads.answers={task='qa', train=['x'], labels=['a']}", "heads.answers.labels are given, but qa has none"),
         ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected each"),
         ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected each"),
-        ("base.x=1", "base is no table, expected one; set it as a whole: base=…"),
+        ("base.x=1", "base is not a table, expected one; set it as a whole: base=…"),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, words: str) -> None:

@@ -240,7 +240,7 @@ def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: P
     with data.open("a") as file:
         file.write("{}\n")
     with pytest.raises(
-        TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
+        TrainingError, match=r"train\.jsonl changed while it was read, expected an input that nothing writes"
     ):
         run.check_inputs()
 

@@ -100,7 +100,7 @@ def test_a_folder_of_thousands_of_files_is_read_in_order(tmp_path: Path, capsys:
     assert len(Corpus(tmp_path / "corpus")) == len(sources) == 2700
     assert list(sources) == sorted(sources) and not any("hidden" in name for name in sources)
     told = capsys.readouterr().err
-    assert "300 of the files hold what another one does, and are read once" in told and " and 290 more" in told
+    assert "300 of the files equal another one, and are read once" in told and " and 290 more" in told
     assert "and 2,990 more; skipped .hidden.txt, picture.png" in told
 
 
