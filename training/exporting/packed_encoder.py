@@ -1,15 +1,14 @@
-"""The encoder in fp16, for CUDA: rows are packed end to end, and no padding is computed.
+"""The encoder in fp16, for CUDA: the tokens of all rows lie one behind the other, and no padding is computed.
 
     input_ids[T] places[T] starts[B+1] offsets[B,S] positions[N]  →  vectors[N,H]
 
-All inputs are int32. `places`: the row of each token in the table of position plus segment vectors, which is
-segment * max_length + position. `starts`: the first token of each row, and T. `offsets`: the index of each token among
-B * S in a padded batch, then the indices of all padding. `positions`: tokens to read, among T.
+All inputs are int32. `places`: where a token finds the sum of its position's and its segment's vector, which is
+segment * max_length + position. `starts`: the first token of each row, and T. `offsets`: what each token would be among
+B * S in a padded batch, then the same of all padding. `positions`: tokens to read, among T.
 
-PackedMultiHeadAttention runs only on CUDA: FlashAttention (Dao, 2023) from compute capability 8.0 on. None of its
-kernels is chosen, compiled or planned by the shape of a batch. The graph also defines the operator for CPU, under
-another name of equal length, which models.onnx_runtime writes over the first. So parity is measured on CPU with the
-same file.
+PackedMultiHeadAttention runs on CUDA alone: FlashAttention (Dao, 2023) from compute capability 8.0 on. No kernel there
+is chosen, compiled or planned by the shape of a batch. The graph defines the same for CPU, under another name of equal
+length, which models.onnx_runtime writes over the first: parity is measured on CPU with the very file that CUDA gets.
 """
 
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ HEADS = ("num_heads", AttributeProto.INT)
 
 
 class PackedEncoderBuilder(EncoderBuilder):
-    """Adds an encoder to a graph, nine launches or products per layer.
+    """Adds an encoder to a graph, nine launches or products a layer.
 
     Query, key and value are one product. SkipLayerNormalization adds what it normalises, with the bias.
     """
@@ -55,7 +54,7 @@ class PackedEncoderBuilder(EncoderBuilder):
         """[T, H]"""
         embeddings, graph = self.encoder.embeddings, self.graph
         position, segment = array(embeddings.position.weight), array(embeddings.segment.weight)
-        # Unused, for reading the weights back.
+        # Unread, for who wants the weights back.
         graph.constant("embeddings.position", position.astype(self.dtype))
         graph.constant("embeddings.segment", segment.astype(self.dtype))
         sums = np.concatenate([position + each for each in segment]).astype(self.dtype)
@@ -79,11 +78,11 @@ class PackedEncoderBuilder(EncoderBuilder):
         return self._skip_norm(added, hidden, layer.output_norm, f"{name}.output_norm")
 
     def _product(self, rows: str, linear: nn.Linear, name: str) -> tuple[str, str]:
-        """Return a product, and the bias that must still be added."""
+        """Return a product, and the bias that is still to be added."""
         return self._multiply(rows, linear.weight, name), self._weight(f"{name}.bias", linear.bias)
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
-        """[T, H] → [T, H], with one product, whose columns are query, key and value of each head in turn."""
+        """[T, H] → [T, H], by one product, whose columns are query, key and value of each head in turn."""
         graph, heads = self.graph, layer.heads
         weight = interleaved(array(layer.query_key_value.weight), heads).astype(self.dtype)
         product = graph.add("MatMul", hidden, graph.constant(f"{name}.query_key_value.weight", weight))
@@ -94,7 +93,7 @@ class PackedEncoderBuilder(EncoderBuilder):
         return graph.add(CUDA_ATTENTION, *inputs, domain=MICROSOFT, num_heads=heads)
 
     def _skip_norm(self, added: Sequence[str], residual: str, norm: nn.LayerNorm, name: str) -> str:
-        """Add norm(residual + rows) under a name, with their bias if `added` has one."""
+        """Add norm(residual + rows), with their bias where `added` has one, under a name."""
         rows, *bias = added
         inputs = rows, residual, *self._gain_and_shift(norm, name, None), *bias
         return self.graph.add("SkipLayerNormalization", *inputs, out=name, domain=MICROSOFT, epsilon=norm.eps)
@@ -107,7 +106,7 @@ def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def padded_attention() -> Function:
-    """PackedMultiHeadAttention by MultiHeadAttention on padded rows, which has a kernel on CPU.
+    """What PackedMultiHeadAttention computes, by MultiHeadAttention on padded rows, which has a kernel on CPU.
 
     query [T, heads, 3, H / heads], bias [3 H], offsets [B, S], starts [B+1] → mixed [T, H].
     """
@@ -119,7 +118,7 @@ def padded_attention() -> Function:
     count = graph.add("Shape", "query", start=0, end=1)
     padded = graph.add("Cast", graph.add("Reshape", "offsets", last), to=TensorProto.INT64)
     tokens = graph.add("Slice", padded, zero, count)
-    sources = graph.add("ConstantOfShape", graph.add("Shape", padded))  # zeros of int64 would need an attribute
+    sources = graph.add("ConstantOfShape", graph.add("Shape", padded))  # int64 zeros would need an attribute
     sources = graph.add("Cast", sources, to=TensorProto.INT64)
     scalar = graph.add("Squeeze", count)
     numbers = graph.add("Range", graph.add("Squeeze", zero), scalar, graph.add("Squeeze", one))

@@ -240,7 +240,7 @@ def test_an_answer_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_url_that_is_none_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="http://host:port is no URL .* expected http://HOST:PORT"):
+    with pytest.raises(EvaluationError, match="http://host:port is not a URL .* expected http://HOST:PORT"):
         UrlPredictor("http://host:port")
 
 

@@ -89,7 +89,7 @@ def test_a_cross_encoder_reads_pairs_and_keeps_its_activation(
     assert (spec.task, spec.function) == ("pair", function)
     told = capsys.readouterr().err
     assert "is a CrossEncoder, so its head reads pairs" in told
-    assert ("has the activation torch.nn.modules.activation.Tanh; scores are" in told) == ("Tanh" in str(written))
+    assert ("has the activation torch.nn.modules.activation.Tanh; scores follow" in told) == ("Tanh" in str(written))
     bundle = export(checkpoint, tmp_path / "bundle", ExportOptions("it", precisions=("fp32",)))
     task_input = type("Pair", (), PAIR)
     assert answer(bundle, "classify", task_input)[0]["score"] == pytest.approx(expected, abs=1e-5)

@@ -54,8 +54,8 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("heads.pretraining={task='classify', train=['x']}", "heads.pretraining is trained by a corpus"),
         ("heads.nsp={task='pair', train=['x']}", "heads.nsp is trained by a corpus, expected another name"),
         ("heads.answers={task='qa', train=['x'], labels=['a']}", "heads.answers.labels are given, but qa has none"),
-        ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected each"),
-        ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected each"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected different"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected different"),
         ("base.x=1", "base is not a table, expected one; set it as a whole: base=…"),
     ],
 )

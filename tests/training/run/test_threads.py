@@ -86,4 +86,4 @@ def test_a_resume_computes_with_as_many_threads_whatever_the_load_is_now(
     torch.set_num_threads(before)
     assert used == [2, 2, 2] and json.loads((tmp_path / "run" / "threads.json").read_text()) == {"threads": 2}
     told = capsys.readouterr().err
-    assert "threads: 2 (two cores are free)\n" in told and "threads: 2 (as this run began)\n" in told
+    assert "threads: 2 (two cores are free)\n" in told and "threads: 2 (as at the start of this run)\n" in told
