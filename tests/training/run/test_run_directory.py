@@ -191,7 +191,7 @@ def test_what_no_run_has_written_is_not_written_over(name: str, corpus: Path, tm
     theirs = tmp_path / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(TrainingError, match="exists, and no run has written it there; move it, or name another --out"):
+    with pytest.raises(TrainingError, match="exists, and no run has written it; move it, or name another --out"):
         pretrain(recipe(corpus), tmp_path / "out")
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
     assert files == [theirs] and theirs.read_text() == "theirs"
@@ -240,7 +240,7 @@ def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: P
     with data.open("a") as file:
         file.write("{}\n")
     with pytest.raises(
-        TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
+        TrainingError, match=r"train\.jsonl changed while it was read, expected an input that nothing writes"
     ):
         run.check_inputs()
 
