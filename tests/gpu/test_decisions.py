@@ -30,7 +30,7 @@ def test_every_node_of_an_imported_network_runs_on_the_gpu(gpu: EmulatedGPU, bas
 def test_every_node_of_all_heads_runs_on_the_gpu(gpu: EmulatedGPU, small: Path) -> None:
     probe = gpu.probe(small)
     assert_on_gpu(probe)
-    assert len(probe.nodes) == 7
+    assert len(probe.nodes) == 8, "an encoder, six heads, and what chooses tokens"
 
 
 def test_every_node_of_the_starter_runs_on_the_gpu(gpu: EmulatedGPU, starter: Path) -> None:
@@ -72,6 +72,14 @@ def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
         there = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "HtoD"]
         assert len(there) <= 8 and sum(there) < 200 * batch["tokens"]
         assert batch["missing"] == [], "the stand-ins have all that it asks for"
+
+
+def test_what_masks_copy(gpu: EmulatedGPU, small: Path) -> None:
+    """Five tokens of a mask and their probabilities come back, and no logits of the vocabulary."""
+    for batch in gpu.probe(small, "--batches", "4", "--masks", "8").found["batches"]:
+        back = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "DtoH"]
+        masks = 8 * batch["rows"]
+        assert sorted(back) == [0, masks * 5 * 4, masks * 5 * 8], "fp32 and int64; nobody named targets"
 
 
 def test_memory_stops_growing(gpu: EmulatedGPU, base: Path) -> None:
