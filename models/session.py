@@ -251,5 +251,5 @@ def _choose(bundle: Bundle, precision: Precision | None, provider: Provider) -> 
             return choice
     raise BundleError(
         f"{bundle.directory} has its encoder in {', '.join(files)}, expected {' or '.join(wanted)} for {provider}; "
-        f"export it with --precision {wanted[0]}"
+        f"make a bundle that has it: python -m training export {bundle.directory} --precision {wanted[0]} --out BUNDLE"
     )
