@@ -66,6 +66,7 @@ def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(options.threads) as pool:
         list(pool.map(run, batches))
     contents = log.read_bytes()
+    marks = [contents.rfind(b"\n", 0, mark) + 1 for mark in sorted(marks)]  # another thread may have been writing
     parts = [contents[start:end] for start, end in pairwise(marks)]
     found = [size_of(items) | counts(part) for items, part in zip(batches, parts, strict=True)]
     return {"batches": found} | counts(contents[marks[0] : marks[-1]])
