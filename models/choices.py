@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
+from models.errors import BundleError
 from models.onnx_runtime import Device, Graph, open_graph
-from models.task import Logits
+from models.task import Logits, softmax
 
 GRAPH = Path(__file__).with_name("choices.onnx")
 """training/exporting/choices_graph.py says what it computes."""
+MAX_ERROR = 0.01
+"""Of a probability."""
 
 
 class Asked(NamedTuple):
@@ -57,6 +60,19 @@ class Chooser:
             binding.bind_output(name)
         self._graph.run_with_iobinding(binding)
         return list(_parted(asked, *binding.copy_outputs_to_cpu()))
+
+
+def check_best(found: Logits, logits: Logits, temperature: float, place: str) -> None:
+    """Raise BundleError, which begins with `place`, if the best token of a position is not as probable as it should be.
+
+    `found` [2 * positions, 1] was chosen on the device, out of `logits` [positions, V].
+    """
+    error = float(np.abs(found[len(logits) :, 0] - softmax(logits, temperature).max(axis=1)).max())
+    if not error <= MAX_ERROR:
+        raise BundleError(
+            f"{place}: probabilities of the best tokens are off by {error:.3g}, expected at most {MAX_ERROR}; "
+            "this GPU, its driver or its libraries compute something else: change them, or serve with --provider cpu"
+        )
 
 
 def _parted(asked: Sequence[Asked], tokens: NDArray[np.int64], scores: Logits, of_targets: Logits) -> Iterator[Logits]:

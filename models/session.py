@@ -9,6 +9,7 @@ one row at a time, padding adds exact zeros or is left out, and int8 scales its 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from onnxruntime import InferenceSession
 
 from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
-from models.choices import Asked, Chooser
+from models.choices import Asked, Chooser, check_best
 from models.encoder_output import DeviceVectors, Floats, HostVectors, Vectors
 from models.errors import BundleError
 from models.onnx_runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
@@ -113,6 +114,10 @@ class Session:
         names = {head.file: name for name, head in bundle.manifest.heads.items()}
         place = f"{bundle.directory} on {self.provider} {self._device.number}"
         probe.check(lambda rows: self.run([(names[each.head], each.row) for each in rows]), place)
+        masks = [(names[each.head], each.row) for each in probe.rows if names[each.head] in self._temperatures]
+        best = self.run([(name, replace(row, wanted=(1,))) for name, row in masks])
+        for (name, _), found, logits in zip(masks, best, self.run(masks), strict=True):
+            check_best(found, logits, self._temperatures[name], f"{place}, {name}")
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order.

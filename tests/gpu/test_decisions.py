@@ -46,11 +46,13 @@ def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, ca
     assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
 
 
-def test_cudnn_is_not_needed(gpu: EmulatedGPU, base: Path, tmp_path: Path) -> None:
+def test_cudnn_is_not_needed(gpu: EmulatedGPU, base: Path, small: Path, tmp_path: Path) -> None:
     for library in built().glob("lib*"):
         if "cudnn" not in library.name:
             (tmp_path / library.name).symlink_to(library)
-    assert_on_gpu(replace(gpu, libraries=tmp_path).probe(base, "--batches", "1"))
+    without = replace(gpu, libraries=tmp_path)
+    for probe in without.probe(base, "--batches", "1"), without.probe(small, "--batches", "1", "--masks", "2"):
+        assert_on_gpu(probe)
 
 
 def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from onnxruntime import OrtValue
 
 from models.bundle import read_bundle
-from models.choices import Asked, Chooser
+from models.choices import Asked, Chooser, check_best
 from models.encoder_output import DeviceVectors
+from models.errors import BundleError
 from models.fill_mask import FillMask
 from models.onnx_runtime import CPU
 from models.row import Row
@@ -100,6 +101,15 @@ def test_a_batch_of_a_gpu_holds_what_each_row_wants(
     together = [*items, ("fill-mask", row)]
     for mine, theirs in zip(on_gpu.run(together), on_cpu.run(together), strict=True):
         assert np.array_equal(mine, theirs)
+
+
+def test_a_device_that_chooses_something_else_is_refused(chooser: Chooser) -> None:
+    logits = np.random.default_rng(2).normal(scale=5, size=(3, WIDTH)).astype(np.float32)
+    (best,) = chooser.choose(OrtValue.ortvalue_from_numpy(logits), 1.3, [Asked(3, (1,))])
+    check_best(best, logits, 1.3, "here")
+    for wrong in (np.zeros_like(best), np.full_like(best, np.nan)):
+        with pytest.raises(BundleError, match="here: probabilities of the best tokens are off by"):
+            check_best(wrong, logits, 1.3, "here")
 
 
 def assert_alike(mine: Any, theirs: Any) -> None:
