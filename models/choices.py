@@ -79,9 +79,9 @@ def _parted(asked: Sequence[Asked], tokens: NDArray[np.int64], scores: Logits, o
     """Yield what belongs to each of `asked`."""
     rows = np.cumsum([each.positions for each in asked])[:-1]
     places = np.cumsum([each.positions * len(each.targets) for each in asked])[:-1]
-    best = np.split(tokens, rows), np.split(scores, rows), np.split(of_targets, places)
-    for each, *chosen, probabilities in zip(asked, *best, strict=True):
+    parts = np.split(tokens, rows), np.split(scores, rows), np.split(of_targets, places)
+    for each, ids, probabilities, at_places in zip(asked, *parts, strict=True):
+        shape = each.positions, len(each.targets) or each.wanted[0]
         if each.targets:
-            shape = each.positions, len(each.targets)
-            chosen = [np.broadcast_to(each.targets, shape), probabilities.reshape(shape)]
-        yield np.concatenate([part[:, : len(each.targets) or each.wanted[0]] for part in chosen], dtype=np.float32)
+            ids, probabilities = np.broadcast_to(each.targets, shape), at_places.reshape(shape)
+        yield np.concatenate([ids[:, : shape[1]], probabilities[:, : shape[1]]], dtype=np.float32)

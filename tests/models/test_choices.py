@@ -65,8 +65,8 @@ def test_an_answer_is_that_of_all_logits(
     parameters = task.parse_parameters(chosen)
     encoded = task.encode(text, parameters)
     (row,) = encoded.rows
-    logits = np.random.default_rng(1).normal(scale=3, size=(len(row.positions), tokenizer.vocab_size))
-    logits = logits.astype(np.float32)
+    shape = len(row.positions), tokenizer.vocab_size
+    logits = np.random.default_rng(1).normal(scale=3, size=shape).astype(np.float32)
     (choices,) = chooser.choose(OrtValue.ortvalue_from_numpy(logits), 1.7, [Asked(len(logits), row.wanted)])
     assert choices.size == 2 * len(logits) * len(chosen.get("targets", range(parameters.top_k)))
     assert_alike(task.decode(encoded, choices, parameters), task.decode(encoded, logits, parameters))
