@@ -127,7 +127,7 @@ def pack_request(number: int, session: int, heads: Mapping[str, int], job: Job) 
     keys = [part for item in job.items for part in item.key]
     trace = bytes.fromhex(job.trace.get("trace_id", "")), bytes.fromhex(job.trace.get("span_id", ""))
     asked = (number, session, *job.deadline, job.weight, *trace, len(job.items), len(calls), positions, wanted)
-    return frame(REQUEST, ASKED.pack(*asked), struct.pack(f"={len(numbers)}i", *numbers), *keys)
+    return frame(REQUEST, ASKED.pack(*asked), array("i", numbers).tobytes(), *keys)
 
 
 def unpack_request(body: memoryview) -> Request:
