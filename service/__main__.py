@@ -20,9 +20,8 @@ from service.settings import PREFIX, STARTER, Settings, check_environment
 logger = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
-  bertheads-serve                       the starter, on http://127.0.0.1:8000
-  bertheads-serve --bundle bundles/legal --port 9000
-  bertheads-serve --host 0.0.0.0 --api-keys-file keys
+  bertheads-serve
+  bertheads-serve --bundle models/starter --bundle tickets --port 8080
 """
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
 """Settings whose flag may be given several times, and what the help calls a value."""
@@ -90,7 +89,7 @@ def _metavar(name: str, kind: object) -> str:
 
 def _default(value: object) -> str:
     if value == (STARTER,):
-        return "; default: the starter bundle"
+        return "; default the starter bundle"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if shown in (None, "", {}) else f"; default {shown}"
 
