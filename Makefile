@@ -7,7 +7,9 @@ KERNELS := hatch_build.py $(wildcard kernels/*)
 # Without --use-pep517, an old pip lets seqeval's setup.py fetch its build tools by itself, and it misses one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 
-.PHONY: serve train test gpu-check lint bench peers starter clean
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: serve train test test-all lower-bounds gpu-check lint bench peers starter clean
 
 serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
@@ -15,8 +17,17 @@ serve: .venv/serve
 train: .venv/all
 	@echo '$(BIN)/python -m training --help lists the commands'
 
+# make test TESTS=tests/kernels runs some of them.
 test: .venv/all
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/$(PYTEST) -m 'not slow' $(TESTS)
+
+# Also those that take long: torchrun, kills in many rounds, whole benchmarks, clients in environments of their own.
+test-all: test
+	$(BIN)/$(PYTEST) -m slow $(TESTS)
+
+# With the oldest packages that pyproject.toml allows.
+lower-bounds: .venv/lower/all
+	.venv/lower/bin/$(PYTEST) -m 'not slow' tests/models tests/service tests/training
 
 # The CUDA provider of ONNX Runtime on stand-ins for CUDA; needs no GPU.
 gpu-check: .venv/all .venv/gpu/all
@@ -59,6 +70,17 @@ clean:
 	$(PYTHON) -m venv .venv/gpu
 	.venv/gpu/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt \
 		--editable . onnxruntime-gpu
+	touch $@
+
+# Tools for development are as new as the others allow. torch is the tested version: older ones have no CPU build on PyPI.
+.venv/lower/all: pyproject.toml constraints.txt $(KERNELS)
+	$(PYTHON) -m venv .venv/lower
+	grep '^torch==' constraints.txt > .venv/lower/constraints.txt
+	sed -nE '/^dev = /q; /"torch>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
+		>> .venv/lower/constraints.txt
+	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
+		--constraint .venv/lower/constraints.txt --editable '.[cpu,train,batch,otel,dev]'
 	touch $@
 
 # torch on its own first: an index or folder with another build of this version, for CPU or some CUDA, then decides

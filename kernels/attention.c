@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-enum { LONG = 64 }; /* below, laying numbers out anew takes as long as their products do in floats */
+enum { LONG = 64 }; /* below this length, laying numbers out takes as long as their products in floats */
 
 static void run_head(void *data, size_t part) {
     Heads *heads = data;
@@ -14,7 +14,7 @@ static void run_head(void *data, size_t part) {
         run_out_of_memory(&heads->out_of_memory);
 }
 
-/* Where each row begins, if rows are what there is, and none is longer than there is room for. */
+/* Where each row begins; an error if the lengths do not add up to the tokens, or there is no room for a row. */
 static Status *find_starts(const Heads *heads, size_t tokens, size_t *starts) {
     size_t start = 0;
     for (size_t row = 0; row < heads->rows; row++) {

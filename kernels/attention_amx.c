@@ -1,4 +1,4 @@
-/* Attention by tiles: numbers have 8 bits behind the point (bf16), which is finer than the int8 around them, and sums
+/* Attention in tiles of AMX. Numbers are bf16 (8 bits of fraction), which is finer than the int8 around them. Sums
    are floats. */
 
 #include <math.h>
@@ -12,7 +12,7 @@
 
 enum { DEPTH = TILE_BYTES / 2 }; /* of a tile of bf16 */
 
-/* Everything of one head of one row, as tiles read it. */
+/* All arrays of one head of one row, as tiles read them. */
 typedef struct {
     size_t count, size;
     size_t queries;  /* in whole tiles */
@@ -59,7 +59,7 @@ TILES static void multiply(const uint16_t *left, size_t depth, const uint32_t *r
     }
 }
 
-/* Lay query, key and value out as above; what is behind their ends is 0. */
+/* Lay query, key and value out as above, padded with 0. */
 TILES static void lay_out(const Heads *heads, size_t at, const Tiled *tiled) {
     size_t size = heads->size, hidden = heads->heads * size, channels = tiled->channels, steps = channels / DEPTH;
     size_t pairs = tiled->keys / 2, tile = TILE_ROWS * TILE_COLUMNS;

@@ -1,5 +1,5 @@
-/* Attention in floats, with queries in the lanes of vectors: all that is done for one query stays in its own lane, and
-   no key is laid out anew or padded. */
+/* Attention in floats, with queries in the lanes of vectors. All work for one query stays in its lane. Keys are read
+   where they are, without padding. */
 
 #ifndef LANES_H
 #define LANES_H

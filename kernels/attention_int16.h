@@ -1,7 +1,7 @@
-/* Attention in numbers of 16 bits, two in a word: AVX-512 VNNI multiplies those of 16 words by as many and adds both
-   products to sums of 32 bits in the time in which floats do 16. Numbers have 11 bits and a sign, so that no sum of
-   products overflows, by a scale for each query, for all keys of a head, and for each channel of its values: some ten
-   times as fine as bf16. */
+/* Attention in int16, two numbers per 32-bit word. AVX-512 VNNI multiplies 16 pairs of words and adds both products
+   of each to 32-bit sums, in the time that floats take for 16 products. Numbers have 11 bits and a sign, so no sum
+   of products overflows. There is one scale per query, one for all keys of a head, and one per channel of its
+   values. This is about ten times as fine as bf16. */
 
 #ifndef WORDS_H
 #define WORDS_H
@@ -14,7 +14,7 @@
 
 enum { MAX_IN_SUM = 256 }; /* places of a head: 256 * 2047^2 is below 2^31 */
 static const float MAX_SHORT = 2047, TINY = 1e-30f;
-/* One weight, and all of a query together: 2047 times that is below 2^31 too. */
+/* A weight, and the sum of all weights of a query: 2047 times that is below 2^31 too. */
 static const float MAX_WEIGHT = 32767, MAX_WEIGHTS = 1e6f;
 
 INLINE uint32_t pair(float low, float high) {
@@ -49,7 +49,7 @@ INLINE void multiply_words(LeftWords left, const uint32_t *right, size_t wide, f
     }
 }
 
-/* Everything of one head of one row; a pair of channels or keys is a word. */
+/* All arrays of one head of one row. A pair of channels, or of keys, is one word. */
 typedef struct {
     size_t count, channels /* in pairs */, keys /* in pairs */;
     uint32_t *key, *value;    /* [count][channels], [keys][size] */
@@ -93,7 +93,7 @@ INLINE void lay_out_values(const float *value, size_t step, size_t size, Words *
     }
 }
 
-/* Queries [size][lanes] as words, and what a score is to be multiplied with in each lane. */
+/* Queries [size][lanes] as words, and the factor of a score in each lane. */
 INLINE void shorten_queries(const Words *words, size_t size, size_t lanes, float *scale) {
     float inverse[WIDE * LANES], unit = words->key_unit / MAX_SHORT / sqrtf((float)size);
     const float *query = words->queries;

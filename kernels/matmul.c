@@ -1,4 +1,4 @@
-/* The product of bytes, and what is done to its rows. */
+/* The int8 product, and the operation on each of its rows. */
 
 #include "matmul.h"
 
@@ -12,7 +12,7 @@ enum { LINE = CACHE_LINE / sizeof(float) };
 typedef struct {
     const Product *product;
     const uint8_t *left;
-    int in_place; /* the first output is as wide as the product, in floats, which is written there at first */
+    int in_place; /* the first output has the width of the product, in floats, so the product is written there first */
     Rows rows;
 } Job;
 
@@ -47,7 +47,7 @@ static const Way *best_way(void) {
     return way ? way : by_vnni();
 }
 
-#if defined(WITHOUT_PRODUCTS) /* as a test wants it, and most processors */
+#if defined(WITHOUT_PRODUCTS) /* for tests, and for most processors */
 int has_products(void) { return 0; }
 #else
 int has_products(void) { return best_way() != NULL; }

@@ -1,5 +1,5 @@
-/* The weight of a product of bytes, in the order in which processors read it, and the ways to multiply by it. Sums are
-   integers, so the floats that they become are the same bits whichever way is taken. */
+/* The weight of an int8 product, in the order in which processors read it, and the implementations that multiply by
+   it. Sums are integers, so all implementations give the same bits. */
 
 #ifndef PRODUCT_H
 #define PRODUCT_H
@@ -22,15 +22,15 @@ struct Product {
     size_t depth, width;
     size_t padded_depth;      /* to a multiple of 4 */
     size_t tile_depth, tiles; /* which divide that */
-    size_t panels;            /* of 32 columns; what the last has too many is 0 */
+    size_t panels;            /* of 32 columns; the last is padded with 0 */
     uint8_t zero;
     int8_t *weight;  /* [panels][tiles][2][tile_depth / 4][16][4] */
-    int32_t *offset; /* what zero adds to each column */
+    int32_t *offset; /* what the zero point adds to each column */
     float *scale;
     float epsilon;
 };
 
-/* What a processor has not is NULL. */
+/* NULL where the processor lacks the instructions. */
 const Way *by_tiles(void), *by_vnni(void);
 
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-/* The product of bytes by the tiles of AMX. ONNX Runtime's own takes four times as long there for the few rows of a
-   short batch. */
+/* The int8 product in tiles of AMX. ONNX Runtime's product takes four times as long for the few rows of a short
+   batch. */
 
 #include "matmul.h"
 #include "amx.h"

@@ -1,5 +1,5 @@
-/* The product of bytes by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on): sums of 12 rows by 32 columns
-   stay in registers, and four bytes are added to each by one instruction. */
+/* The int8 product by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on). Sums of 12 rows by 32 columns
+   stay in registers; one instruction adds four products to each. */
 
 #include "scalar_math.h"
 #include "matmul.h"
@@ -8,7 +8,7 @@
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { ROWS = 12, AHEAD = 8192 }; /* bytes of weights that are asked of the next cache before they are needed */
+enum { ROWS = 12, AHEAD = 8192 }; /* bytes of weights that are prefetched */
 
 /* GCC 12 copies the sums of the intrinsic into other registers and back. */
 #define ADD_FOUR(SUMS, BYTES, WEIGHTS) __asm__("vpdpbusd %2, %1, %0" : "+v"(SUMS) : "v"(BYTES), "v"(WEIGHTS))
@@ -58,7 +58,7 @@ VNNI static void multiply_part(const Product *product, const uint8_t *left, size
 }
 
 static void multiply(const Product *product, const uint8_t *left, size_t rows, float *out) {
-    size_t parts = (rows + ROWS - 1) / ROWS; /* as equal as can be */
+    size_t parts = (rows + ROWS - 1) / ROWS; /* of nearly equal size */
     for (size_t panel = 0; panel < product->panels; panel++)
         for (size_t part = 0; part < parts; part++) {
             size_t first = rows * part / parts, end = rows * (part + 1) / parts;

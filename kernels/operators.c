@@ -145,7 +145,7 @@ static const OperatorTable TABLE = {
 static Status *add(Domain *domain, const Operator *operators, size_t count) {
     Status *status = NULL;
     for (size_t i = 0; !status && i < count; i++) {
-        Operator *operator = malloc(sizeof *operator); /* stays as long as the process */
+        Operator *operator = malloc(sizeof *operator); /* lives as long as the process */
         if (!operator) return refuse("there is no memory for an operator");
         *operator = operators[i];
         operator->table = TABLE;
@@ -164,7 +164,8 @@ static Status *create_domain(Domain **domain) {
 
 /* An ONNX Runtime without our version of the table still has the first one, in which `error` has the same place. */
 static Status *refuse_version(const ApiBase *base) {
-    if (!(api = base->api(1))) return NULL; /* no way to say it: the session has none of our operators */
+    if (!(api = base->api(1))) return NULL; /* an error cannot be reported here: the session then has none of our
+                                               operators */
     Status *status = refuse("ONNX Runtime %s has no version %d of its C interface, which the kernels need; "
                             "install ONNX Runtime 1.%d or later",
                             base->version(), API_VERSION, API_VERSION);

@@ -15,8 +15,8 @@ typedef struct Operator Operator;
 struct Operator {
     OperatorTable table;
     const char *name;
-    /* A letter for each input and output: P and R are a float for each place of each row, S is one a row, W one for
-       each place, B is a byte as R, Z one byte, I a weight of int8, and L an int64 for each text. */
+    /* One letter per input and output. P, R: one float per place of each row. S: one float per row. W: one float per
+       place. B: one byte per place of each row. Z: one byte. I: an int8 weight. L: one int64 per text. */
     const char *takes, *makes;
     int rows;       /* what it does to a row */
     int transposed; /* its weight is [N, K] */
@@ -35,26 +35,26 @@ extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
 extern const Operator PACKED_ATTENTION;
-/* The product of bytes before what is done to rows. */
+/* The int8 product before the operation on rows. */
 enum { LINEAR_KINDS = 4 };
 extern const Operator LINEAR_OPERATORS[LINEAR_KINDS];
-/* Whether the processor has a way to products that is worth an own operator. */
+/* Whether the processor has an implementation of the product that is faster than ONNX Runtime's. */
 int has_products(void);
 /* Whether the processor has tiles, and the system lets this process use them. */
 int has_tiles(void);
 int attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */
 
-/* An error whose sentence is made as by printf. */
+/* An error with a message in the format of printf. */
 Status *refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Run each part of an operator, on any thread. A part that calls run_out_of_memory makes this an error. */
 Status *run_parallel(const Context *, void (*part)(void *, size_t), size_t parts, void *data, const int *out_of_memory);
 void run_out_of_memory(int *out_of_memory);
 Status *read_tensor(const Value *, Tensor *);
 Status *read_input(const Context *, size_t index, Tensor *);
-/* Of the sizes of `like`, but for the last one. */
+/* With the sizes of `like`, except the last one. */
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
-/* How many floats are kept of a row while one of so many places is worked on, and whether that is not too many. */
+/* Floats of scratch memory for a row of so many places, and whether that fits. */
 size_t room_of(int kind, size_t width);
 int has_room(int kind, size_t width);
 /* Take input `index` as number `place` of what is done to rows, if it fits them. */

@@ -1,4 +1,4 @@
-/* Functions of one number, which compilers make vectors of. */
+/* Functions of one number, which compilers vectorise. */
 
 #ifndef NUMBERS_H
 #define NUMBERS_H
@@ -9,7 +9,7 @@
 #include "vectors.h"
 
 #define INLINE static inline __attribute__((always_inline))
-/* For each I below COUNT, a constant of at most 16: no loop is left, and arrays that it walks through are registers. */
+/* For each I below COUNT, a constant of at most 16. The loop is unrolled, so arrays indexed by I stay in registers. */
 #if defined(__clang__)
 #define EACH(I, COUNT) _Pragma("clang loop unroll(full)") for (size_t I = 0; I < (COUNT); I++)
 #else

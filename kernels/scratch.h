@@ -8,8 +8,8 @@
 
 enum { CACHE_LINE = 64 };
 
-/* `bytes` of undefined content at the start of a cache line; NULL if there is no memory. A thread may hold one block at
-   a time and must give it back. */
+/* `bytes` of undefined content, aligned to a cache line; NULL if there is no memory. A thread may hold one block at
+   a time and must return it. */
 void *take_scratch(size_t bytes);
 void give_back_scratch(void *memory);
 

@@ -1,4 +1,5 @@
-/* What processors compute in vectors: compiled once for each level of them (build.sh), of which the best is taken. */
+/* Vector code, compiled once per level of the instruction set (build.sh). The best level of the processor is chosen
+   at run time. */
 
 #ifndef VECTORS_H
 #define VECTORS_H
@@ -10,8 +11,8 @@
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 /* What lies between two products, in one pass over memory. A row is computed alone, in one order of sums, so that an
-   answer does not depend on what shares its batch. P is the product, S its scale, one a row; integers come with a scale
-   of theirs.
+   answer does not depend on what shares its batch. P is the product, and S its scale, one per row. Integers come
+   with their scale.
 
    RESCALE            P S, bias                             -> P * S + bias
    QUANTIZE           P                                     -> integers of P
@@ -40,7 +41,7 @@ typedef struct {
     int out_of_memory; /* as above */
 } Heads;
 
-/* Places of a row, tokens of a text, and their places in a head: what scratch memory may grow with. */
+/* Limits by which scratch memory is bounded: places of a row, tokens of a text, places of a head. */
 enum { MAX_WIDTH = 1 << 14, MAX_TOKENS = 1 << 13, MAX_IN_HEAD = 1 << 19 };
 
 typedef struct {
@@ -48,9 +49,10 @@ typedef struct {
     void (*row[ROW_KINDS])(const Rows *, const Float *product, size_t row, float *room);
     /* Attention of one head of one row; 0 if there is no memory for it. */
     int (*attend)(const Heads *, size_t row, size_t head);
-    /* The same for rows of 64 tokens or more, where fewer bits than those of floats may do. */
+    /* The same for rows of 64 tokens or more, where fewer bits than in floats are enough. */
     int (*attend_long)(const Heads *, size_t row, size_t head);
-    /* Make weights of scores, but for their sum, whose inverse is returned; `penalty` takes away what is no key. */
+    /* Turn scores into weights that are not yet divided by their sum, and return the inverse of the sum. `penalty`
+       removes padding. */
     float (*soften)(float *scores, const float *penalty, size_t wide);
     /* Round to bf16. */
     void (*shorten)(const float *values, float scale, uint16_t *rounded, size_t count);

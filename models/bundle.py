@@ -47,7 +47,7 @@ class Bundle:
     """SHA-256 of bundle.json, which holds the hashes of all other files: one for the whole bundle."""
 
     def open(self) -> Contents:
-        """Return a context that reads files, and verifies what it reads: they may have changed meanwhile."""
+        """Return a context that reads files, and verifies what it reads: they may have changed since."""
         return Contents(self.directory, self.manifest.sha256)
 
 

@@ -58,7 +58,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     heads: dict[str, Head] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
-    """Heads that were made with random weights; only known to those who made them."""
+    """Heads that were made with random weights; only the code that made them knows."""
 
 
 def read_checkpoint(directory: Path, task: TaskName | None = None) -> Checkpoint:

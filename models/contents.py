@@ -21,7 +21,7 @@ CONSTANTS = ".bin"
 """Suffix of the files that hold constants of graphs."""
 MEMORY = Path("/dev/shm")
 FREE = 2
-"""A private copy is made where at least so many times its size is free."""
+"""A private copy is made where at least this many times its size is free."""
 
 
 class Contents:
@@ -69,7 +69,7 @@ class Contents:
         return Graph(self.directory / file, self.read(file), near)
 
     def _place_constants(self) -> Constants:
-        """Copy the constants to a directory; where none has room, keep them in memory, which takes a copy a session."""
+        """Copy the constants to a directory; where none has room, keep them in memory, with one copy per session."""
         files = [file for file in self.hashes if file.endswith(CONSTANTS)]
         for parent in _parents(sum(self._size(file) for file in files)):
             with ExitStack() as made, suppress(OSError):

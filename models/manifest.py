@@ -46,7 +46,7 @@ class Entry(BaseModel):
 
 
 class EncoderEntry(Entry):
-    """The encoder: one graph a precision, all of the same weights."""
+    """The encoder: one graph per precision, all of the same weights."""
 
     files: dict[Precision, FileName] = Field(min_length=1)
     max_length: int = Field(ge=8)

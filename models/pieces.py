@@ -50,7 +50,7 @@ class Pieces:
         return same and self.ids == other.ids
 
     def behind(self, characters: int) -> "Pieces":
-        """Return the same pieces in a text with so many characters before them."""
+        """Return the same pieces in a text with this many characters before them."""
         return Pieces(self.ids, self.offsets + characters, self.words) if characters else self
 
 

@@ -146,7 +146,7 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
     def encode(self, inputs: Inputs, parameters: Parameters) -> Encoded[Source]:
         """Cut an input into rows; raise InputError naming the field and the limit.
 
-        A field is relative to one input ("inputs.question"); who encodes a list knows the place in it.
+        A field is relative to one input ("inputs.question"); the caller that encodes a list knows the place in it.
         """
 
     def answer_tokens(self, encoded: Encoded[Source], parameters: Parameters) -> int:

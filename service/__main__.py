@@ -6,7 +6,8 @@ Each setting is a flag and an environment variable: --max-items and BERTHEADS_MA
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -14,10 +15,15 @@ from models.command_line import Parser
 from models.errors import BertheadsError
 from service import logs
 from service.errors import SettingsError
-from service.settings import PREFIX, Settings, check_environment
+from service.settings import PREFIX, STARTER, Settings, check_environment
 
 logger = logging.getLogger(__name__)
 
+EXAMPLES = """examples:
+  bertheads-serve                       the starter, on http://127.0.0.1:8000
+  bertheads-serve --bundle bundles/legal --port 9000
+  bertheads-serve --host 0.0.0.0 --api-keys-file keys
+"""
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
 """Settings whose flag may be given several times, and what the help calls a value."""
 
@@ -26,19 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status."""
     given = parse(arguments)
     try:
-        return run(settings(given))
+        return run(settings(given), given)
     except BertheadsError as error:
         sys.stderr.write(f"bertheads-serve: {error}\n")
         return 1
 
 
-def run(settings: Settings) -> int:
-    """Listen, then load and serve in this process or under a supervisor."""
+def run(settings: Settings, given: Collection[str] = ()) -> int:
+    """Listen, then load and serve in this process or under a supervisor; `given` are the settings set by flags."""
     from service import samples
     from service.server import listen, serve
     from service.supervisor import Supervisor
 
     logs.configure(settings.log_level, settings.log_format)
+    if "api_key" in given:
+        logger.warning("other users of this machine can read --api-key; use %sAPI_KEY or --api-keys-file", PREFIX)
     samples.check(settings)
     with listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
@@ -51,7 +59,12 @@ def run(settings: Settings) -> int:
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     """Return the flags that were given, by the name of their setting."""
     parser = Parser(
-        "bertheads-serve", description=__doc__.splitlines()[0], epilog="", argument_default=argparse.SUPPRESS
+        "bertheads-serve",
+        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [options]",
+        description="Serves bundles of finetuned BERT heads over HTTP.\nEach flag is also an environment variable.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_version()
     for name, setting in Settings.model_fields.items():
@@ -63,12 +76,21 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
             flags = ["--bundle", flag] if name == "bundles" else [flag]
             parser.add_argument(*flags, action="append", dest=name, metavar=REPEATED[name], help=text)
         else:
-            parser.add_argument(flag, metavar=name.split("_")[-1].upper(), help=text)
+            parser.add_argument(flag, metavar=_metavar(name, setting.annotation), help=text)
     given = vars(parser.parse_args(arguments))
     return given | {name: ",".join(given[name]) for name in REPEATED if name in given}
 
 
+def _metavar(name: str, kind: object) -> str:
+    """Return the choices of a setting, or the kind of its value."""
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    choices = ",".join(str(choice) for part in literals for choice in get_args(part))
+    return f"{{{choices}}}" if choices else name.split("_")[-1].upper()
+
+
 def _default(value: object) -> str:
+    if value == (STARTER,):
+        return "; default: the starter bundle"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if shown in (None, "", {}) else f"; default {shown}"
 

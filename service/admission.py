@@ -17,7 +17,7 @@ MARGIN = 1.1
 SLOWDOWN = 4
 """How many times its own computing time a request may wait beyond `queue_seconds`: long ones share with each other."""
 RUN_TOKENS = {"cpu": 6, "cuda": 2048}
-"""Of a run: measured with 6 x 384 on CPU (tests/benchmarks/README.md); on a GPU the launches of its kernels."""
+"""Of a run: measured with 6 x 384 on CPU (dev/LOG.md); on a GPU the launches of its kernels."""
 NICENESS = 4
 """Added to that of lanes which compute on the CPU, so that the event loop can refuse excess requests at once. A lane
 that feeds a GPU keeps the normal one: while it waits for a core, the GPU idles."""

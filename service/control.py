@@ -61,7 +61,7 @@ class Control:
 
     def _answer(self, ticket: int, outcome: Outcome) -> None:
         asked = self._asked.get(ticket)
-        if asked and not asked.done():  # the request may have been cut off meanwhile
+        if asked and not asked.done():  # the request may have been cut off in the meantime
             asked.set_result(outcome)
 
     async def _prepare(self, number: int, change: Change) -> None:

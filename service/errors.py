@@ -136,7 +136,7 @@ class DeadlinePassed(ServiceError, status=504, code="deadline-passed"):
 
 
 def queue_full(reason: str, seconds: float) -> QueueFull:
-    """Return the refusal of a request that may come back in so many seconds."""
+    """Return the refusal of a request that may come back after this many seconds."""
     wait = str(max(1, math.ceil(seconds)))
     return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
 
@@ -193,18 +193,26 @@ def _for_clients(error: ServiceError, path: str) -> dict[str, object]:
 
 
 EXAMPLES: list[ServiceError] = [
-    BadRequest("the body is not JSON: EOF while parsing a string at line 1 column 9", field="body"),
+    BadRequest("the body is not JSON: EOF while parsing a string at line 1 column 14", field="body"),
     Unauthorized("there is no key; send the header Authorization: Bearer KEY", field="Authorization"),
-    Forbidden("https://other.example is not an allowed origin; add it to --cors-origins", field="Origin"),
+    Forbidden(
+        "Origin is 'https://other.example', which is not allowed to use this service; "
+        "if it shall, add its origin to the setting cors_origins (BERTHEADS_CORS_ORIGINS)",
+        field="Origin",
+    ),
     NotFound("there is no head 'sentimant' for /classify; there are sentiment; did you mean sentiment?", field="head"),
     SlowRequest("the body did not arrive within the deadline of 30 s", field="body"),
-    Conflict("starter/1.5.0 is being loaded; try again once it is"),
-    TooLarge("the body of 5000000 bytes exceeds the limit of 4194304 bytes; send fewer inputs", field="body"),
-    UnsupportedMedia("the body is declared as text/plain; send JSON", field="Content-Type"),
+    Conflict("another bundle is being loaded; wait for its end, then try again"),
+    TooLarge(
+        "the body of 4194305 bytes exceeds the limit of 4194304 bytes; send fewer or shorter inputs", field="body"
+    ),
+    UnsupportedMedia(
+        "the body is declared as text/plain; send JSON with Content-Type: application/json", field="Content-Type"
+    ),
     Unprocessable([FieldError("parameters.top_k", "is 0, but input should be greater than or equal to 1")]),
     QueueFull("131072 tokens wait, and 12 more would exceed 131072; come back after Retry-After seconds"),
     InferenceFailed("the model failed on this input; the log has the reason"),
-    Unavailable("loading: warming bundle 1 of 1; ask /health/ready"),
-    DeadlinePassed("queue", 30),
+    Unavailable("loading: warming bundle 1 of 1, models/starter; ask /health/ready"),
+    DeadlinePassed("queue", 0.001),
 ]
-"""An example of each error that the OpenAPI document has."""
+"""An example of each error; service/error_examples.py says which request gets it on which route."""

@@ -26,12 +26,12 @@ from service.settings import Settings
 EXAMPLE = {"inputs": "A gripping film."}
 ANSWER = {
     "label": "positive",
-    "score": 0.98,
+    "score": 0.9805,
     "words": [
-        {"field": "inputs", "word": "A", "start": 0, "end": 1, "influence": 0.01},
-        {"field": "inputs", "word": "gripping", "start": 2, "end": 10, "influence": 0.41},
-        {"field": "inputs", "word": "film", "start": 11, "end": 15, "influence": -0.02},
-        {"field": "inputs", "word": ".", "start": 15, "end": 16, "influence": 0.0},
+        {"field": "inputs", "word": "A", "start": 0, "end": 1, "influence": -0.0024},
+        {"field": "inputs", "word": "gripping", "start": 2, "end": 10, "influence": 0.0287},
+        {"field": "inputs", "word": "film", "start": 11, "end": 15, "influence": -0.0026},
+        {"field": "inputs", "word": ".", "start": 15, "end": 16, "influence": 0.0001},
     ],
 }
 
@@ -53,7 +53,7 @@ def find_explained(heads: Heads, name: str) -> Head:
     if head.spec.task not in EXPLAINED:
         others = ", ".join(f"/explain/{each.name}" for each in heads.by_name.values() if each.spec.task in EXPLAINED)
         known = f"these routes explain: {others}" if others else "no head that explains is served"
-        raise Unprocessable([FieldError("head", f"is {head.name!r}: {obstacle(head.spec.task)}; {known}")])
+        raise Unprocessable([FieldError("head", f"is {head.name!r}, which {obstacle(head.spec.task)}; {known}")])
     return head
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from zlib import crc32
 
 from models.bundle import Bundle, read_bundle
+from models.occlusion import EXPLAINED
 from models.session import Session
 from models.task import HeadSpec, Strict
 from models.task_registry import ROUTES, AnyTask, RouteName, routes_of
@@ -192,7 +193,7 @@ def load_heads(settings: Settings, progress: Callable[[str], None], opened: "Ope
         session = (opened or open_session)(bundle, settings)
         session.warm_up()
         if (gain := session.gain(session.max_length)) > 1:
-            logger.info("a long text that is alone runs on all cores, %.1f times as fast", gain)
+            logger.info("a long text runs on all cores while nothing else runs: %.1f times as fast", gain)
         loaded.append(Loaded.of(directory, bundle, session))
     shadow = loaded.pop() if settings.shadow else None
     canary = loaded.pop() if settings.canary else None
@@ -259,7 +260,7 @@ def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
         "name": head.name,
         "task": task,
         "route": f"/{task}/{head.name}",
-        "routes": [f"/{route}/{head.name}" for route in head.ways],
+        "routes": [f"/{route}/{head.name}" for route in [*head.ways, *(["explain"] if task in EXPLAINED else [])]],
         "default": heads.defaults[task] is head,
         "labels": head.spec.labels,
         "problem_type": head.spec.problem_type,

@@ -127,11 +127,13 @@ class Service:
         return self._loading
 
     async def _load(self) -> None:
-        """Load all bundles and become ready; on an error of theirs, say so and set `failure`."""
+        """Load all bundles and become ready; if one fails, log it and set `failure`."""
         started = time.monotonic()
         self.engine.start()
         try:
             heads = await asyncio.to_thread(load_heads, self.settings, self._report, self.open_session)
+            for loaded in heads.loaded:
+                await self.warm_lanes(loaded.session)
         except BertheadsError as error:
             if self.draining:
                 return
@@ -151,12 +153,17 @@ class Service:
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
 
     def open_session(self, bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
-        """Open a bundle, in this process or by its handle; `like`: one that serves meanwhile. Not on the event loop."""
+        """Open a bundle here or by its handle; `like`: the one that serves until then. Not on the event loop."""
         if self._engines:
             return cast(Session, self._engines.open(bundle, cast(Handle | None, like)))
         if like:
             check_memory(bundle)
         return open_session(bundle, settings, like, settings.device[0])
+
+    async def warm_lanes(self, session: Session) -> None:
+        """Let each lane run all heads: on CUDA a thread makes a stream and a handle of its own for each graph."""
+        if self.settings.provider == "cuda" and not self._engines:
+            await self.engine.on_each_lane(session.warm_up)
 
     def _load_again(self) -> None:
         """Let all workers load what is on disk now: it is not what is served."""

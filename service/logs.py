@@ -153,7 +153,7 @@ def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return a text of about `limit` characters at most, that says how many are missing in its middle."""
+    """Return at most about `limit` characters of a text, with a note of how many are left out in the middle."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]} […{len(text) - limit // 2 * 2} characters were cut…] {text[len(text) - limit // 2 :]}"
@@ -168,8 +168,8 @@ def _dump(line: dict[str, object]) -> str:
 
 
 def configure(level: str, form: str) -> None:
-    """Send every record to standard error; what uvicorn says of requests and of its own stages, we say ourselves."""
-    # A record need not find out what no line of ours says: file and line, thread, process (Python's logging HOWTO).
+    """Send every record to standard error; requests and stages are logged by us, not by uvicorn."""
+    # A record need not collect what our lines do not show: file and line, thread, process (Python's logging HOWTO).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = Lines(_standard_error())

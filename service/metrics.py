@@ -56,7 +56,7 @@ Value = TypeVar("Value")
 
 
 class Shared(Generic[Value]):
-    """A value that a thread computes at most once per MAX_AGE_SECONDS, for all who ask on an event loop."""
+    """A value that a thread computes at most once per MAX_AGE_SECONDS, shared by all callers on an event loop."""
 
     def __init__(self, compute: Callable[[], Value]) -> None:
         self._compute = compute
@@ -68,11 +68,11 @@ class Shared(Generic[Value]):
         if self._newest is None or (self._newest.done() and time.monotonic() >= self._stale_at):
             self._newest = asyncio.ensure_future(asyncio.to_thread(self._compute))
             self._stale_at = time.monotonic() + MAX_AGE_SECONDS
-        return await asyncio.shield(self._newest)  # one who leaves does not end it for the others
+        return await asyncio.shield(self._newest)  # a caller that leaves does not end it for the others
 
 
 class Metrics:
-    """One instance an app; every name starts with bertheads_, but for those of the process."""
+    """One instance per app; every name starts with bertheads_, except those of the process."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp beside every series, which nobody asks for

@@ -43,7 +43,7 @@ logger = logging.getLogger("service.access")
 
 INFO = "bertheads.request"
 """Where a request's scope keeps its RequestInfo."""
-OPEN = frozenset({"/", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json"})
+OPEN = frozenset({"/", "/docs", "/openapi.json"})
 """Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
 DEADLINE_HEADER = "x-deadline-ms"
 ASKED_OF_HEADS = {*ROUTES, "explain"}

@@ -19,18 +19,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from models.occlusion import EXPLAINED
-from models.task_registry import ROUTES
+from service.error_examples import choices, error_example
 from service.errors import DETECTOR, EXAMPLES, MEDIA_TYPE, media_type, problem
-from service.heads import Head, Heads
+from service.heads import Snapshot
+from service.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+EMPTY = Snapshot([])
+"""What is served while bundles load."""
 TEMPLATE = "#/components/schemas/{model}"
 READ = (401, 403, 503)
-"""Statuses of what a route that only tells something may refuse; 404 is added for those with a name in their path."""
+"""Error statuses of routes that only report something; 404 is added where the path has a name."""
 SPENT = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of what an inference route may refuse."""
+"""Error statuses of inference routes."""
 HEADERS = {
     "Server-Timing": "Milliseconds in tokenize, queue, encode, decode",
     "X-Bundle": "Name and version of the bundle that answered",
@@ -42,6 +44,12 @@ DEADLINE = {
     "in": "header",
     "description": "Milliseconds after which the client no longer needs the answer",
     "schema": {"type": "integer", "minimum": 1, "exclusiveMaximum": 10**12},
+}
+PIN = {
+    "name": "X-Bundle",
+    "in": "header",
+    "description": "The bundle that should answer, as NAME/VERSION; by default the one that is served",
+    "schema": {"type": "string"},
 }
 PLACES = {
     **dict.fromkeys(("head", "model"), "The name of a head; GET /heads lists them"),
@@ -87,7 +95,7 @@ class BareRoute(APIRoute):
         words, methods = re.findall(r"\w+", path), options.setdefault("methods", ["GET"])
         options["operation_id"] = "_".join(words if "POST" in methods else ["get", *words])
         options["responses"] = options.get("responses", {}) | _problems(refused, path)
-        super().__init__(path, _endpoint(body), tags=words[:1], **options)
+        super().__init__(path, _endpoint(body), tags=[_group(path, methods)], **options)
 
         async def plain(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive, send)
@@ -95,6 +103,17 @@ class BareRoute(APIRoute):
             await response(scope, receive, send)
 
         self.app = plain
+
+
+def _group(path: str, methods: Collection[str]) -> str:
+    """Return the heading under which /docs lists a route."""
+    if "repository" in path:
+        return "Bundles"
+    if path.startswith("/v2"):
+        return "Open Inference Protocol"
+    if path.startswith(("/v1", "/api", "/beta")):
+        return "Other clients"
+    return "Tasks" if "POST" in methods else "What is served"
 
 
 def _endpoint(body: Any) -> Callable[..., Any]:
@@ -122,7 +141,7 @@ def inference_route(
         methods=["POST"],
         refused=SPENT,
         responses={200: {"headers": headers, "content": answered}},
-        openapi_extra={"parameters": [DEADLINE], "requestBody": {"content": asked}},
+        openapi_extra={"parameters": [DEADLINE, PIN], "requestBody": {"content": asked}},
         **options,
     )
 
@@ -135,16 +154,15 @@ class DetectorFailure(Problem):
 
 
 def _problems(statuses: Collection[int], path: str) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of errors in `responses` of a path, each with an example."""
+    """Return the entries of errors in `responses` of a path; `document` adds their examples."""
     media = media_type(path)
     model = "DetectorFailure" if path == DETECTOR else "Problem" if media == MEDIA_TYPE else "Failure"
     schema = {"$ref": TEMPLATE.format(model=model)}
-    found: dict[int | str, dict[str, Any]] = {}
-    for error in EXAMPLES:
-        if error.status in statuses or (error.status == 404 and "{" in path):
-            content = {media: {"schema": schema, "example": json.loads(problem(error, "7d41f0", path))}}
-            found[error.status] = {"description": type(error).__doc__, "content": content}
-    return found
+    return {
+        error.status: {"description": type(error).__doc__, "content": {media: {"schema": schema}}}
+        for error in EXAMPLES
+        if error.status in statuses or (error.status == 404 and "{" in path)
+    }
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -155,8 +173,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         return app.openapi_schema
     whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     for path, operations in whole["paths"].items():
-        for operation in operations.values():
-            operation["parameters"] = [*_in_path(path, heads), *operation.get("parameters", ())]
+        for method, operation in operations.items():
+            operation["parameters"] = [*_in_path(path, heads or EMPTY), *operation.get("parameters", ())]
+            _add_examples(operation["responses"], path, method, heads or EMPTY, service.settings)
     models: Any = [(model, "serialization") for model in (Problem, Failure, DetectorFailure)]
     _, errors = models_json_schema(models, ref_template=TEMPLATE)
     whole["components"]["schemas"] |= errors["$defs"]
@@ -167,18 +186,22 @@ def document(app: FastAPI) -> dict[str, Any]:
     return whole
 
 
-def _in_path(path: str, heads: Heads | None) -> Iterator[dict[str, Any]]:
-    """Yield the parameters in a path, each a choice of what is served."""
-    served = list(heads.by_name.values()) if heads else []
-    route = path.split("/")[1]
-    names = [head.name for head in served if _answers(head, route)]
-    versions = list(dict.fromkeys(head.bundle.manifest.version for head in served))
-    choices = {"head": names, "model": names, "version": versions}
+def _add_examples(responses: dict[str, Any], path: str, method: str, heads: Snapshot, settings: Settings) -> None:
+    """Add to each error what the service answers, and as x-request what differs in a request that gets it."""
+    for status, response in responses.items():
+        if status == "200":
+            continue
+        found = error_example(int(status), path, method, heads, settings)
+        (content,) = response["content"].values()
+        content["example"] = json.loads(problem(found.error, "7d41f0", path))
+        if found.sent is not None:
+            response["x-request"] = found.sent
+
+
+def _in_path(path: str, heads: Snapshot) -> Iterator[dict[str, Any]]:
+    """Yield the parameters in a path; what is served are the choices, except where bundles are loaded."""
+    known = choices(path, heads)
     for name in re.findall(r"{(\w+)}", path):
-        schema = {"type": "string"} | ({"enum": choices[name]} if choices.get(name) else {})
-        yield {"name": name, "in": "path", "required": True, "description": PLACES[name], "schema": schema}
-
-
-def _answers(head: Head, route: str) -> bool:
-    """Whether a head answers under the first part of a path, which may be no route of heads."""
-    return head.spec.task in EXPLAINED if route == "explain" else route not in ROUTES or route in head.ways
+        listed = {"enum": known[name]} if known[name] and name != "name" else {}
+        found = {"name": name, "in": "path", "required": True, "description": PLACES[name]}
+        yield {**found, "schema": {"type": "string"} | listed, **({"example": known[name][0]} if known[name] else {})}

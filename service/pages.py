@@ -1,6 +1,7 @@
-"""Pages for people: the playground, and Swagger UI over the OpenAPI document. Neither loads anything from elsewhere.
+"""Pages for people: the playground, and the description of the API. Neither loads anything from elsewhere.
 
-Each is read, hashed and compressed once. FastAPI runs these routes, which are no coroutines, on threads.
+Each is one file, whose style and script may run because the security policy names their hashes. It is read, hashed and
+compressed once. FastAPI runs these routes on threads, because they are not coroutines.
 """
 
 import base64
@@ -10,21 +11,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
-
-from service.errors import NotFound
 
 PLAYGROUND = Path(__file__).with_name("page.html")
+DOCS = PLAYGROUND.with_name("docs.html")
 PARTS = PLAYGROUND.with_suffix("")
 STYLE = "style.css"
 SCRIPTS = (
     "tasks.js",
     "elements.js",
     "storage.js",
+    "theme.js",
     "form.js",
     "link.js",
     "requests.js",
@@ -38,13 +37,10 @@ SCRIPTS = (
     "compare.js",
     "start.js",
 )
-"""The files of one script, in the order in which they stand in it."""
-# Swagger UI from a package: FastAPI's own page would load it from a content delivery network.
-ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+DOCS_SCRIPTS = ("tasks.js", "elements.js", "storage.js", "theme.js", "code.js", "docs.js")
+"""The files of a page's script, in the order in which they stand in it."""
 SEALED = "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 REVALIDATED = "no-cache"
-LASTING = "public, max-age=31536000, immutable"
-"""For assets: the pages name them with their hash, so that another version has another address."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -71,59 +67,23 @@ class Static:
 
 @router.get("/")
 def playground(request: Request) -> Response:
-    """Return the one file, whose script and style may run because their hashes are named."""
-    return _playground().answer(request)
+    """Return the playground."""
+    return _filled(PLAYGROUND, SCRIPTS).answer(request)
 
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
-    """Return Swagger UI."""
-    return _docs().answer(request)
-
-
-@router.get("/docs/{name}")
-def docs_asset(request: Request, name: str) -> Response:
-    """Return a file of Swagger UI."""
-    if name not in ASSETS:
-        raise NotFound(f"there is no {name[:80]!r}; there are {', '.join(ASSETS)}")
-    return _asset(name).answer(request)
+    """Return the description of the API, which its script draws from /openapi.json."""
+    return _filled(DOCS, DOCS_SCRIPTS).answer(request)
 
 
 @cache
-def _playground() -> Static:
-    html = _filled(PLAYGROUND.read_text("utf8"))
-    return _page(html, f"script-src {_hash(html, 'script')}; style-src {_hash(html, 'style')}; img-src data:")
-
-
-def _filled(html: str) -> str:
-    """Return the page with its style and its script in it, so that a browser loads one file."""
-    style, *scripts = (PARTS.joinpath(name).read_text("utf8") for name in (STYLE, *SCRIPTS))
-    html = html.replace("<style></style>", f"<style>\n{style}</style>", 1)
-    return html.replace("<script></script>", f"<script>\n{''.join(scripts)}</script>", 1)
-
-
-@cache
-def _docs() -> Static:
-    page = get_swagger_ui_html(
-        openapi_url="openapi.json",
-        title="bertheads",
-        swagger_js_url=_address("swagger-ui-bundle.js"),
-        swagger_css_url=_address("swagger-ui.css"),
-        swagger_favicon_url="data:,",
-    )
-    html = bytes(page.body).decode()
-    policy = f"script-src 'self' {_hash(html, 'script')}; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-    return _page(html, policy)
-
-
-@cache
-def _asset(name: str) -> Static:
-    content = files("fastapi_swagger.resources").joinpath(name).read_bytes()
-    return _static(content, {"Content-Type": f"{ASSETS[name]}; charset=utf-8", "Cache-Control": LASTING})
-
-
-def _address(asset: str) -> str:
-    return f"docs/{asset}?{_asset(asset).digest}"
+def _filled(html: Path, scripts: tuple[str, ...]) -> Static:
+    """Return a page with its style and its script in it, so that a browser loads one file."""
+    style, *parts = (PARTS.joinpath(name).read_text("utf8") for name in (STYLE, *scripts))
+    page = html.read_text("utf8").replace("<style></style>", f"<style>\n{style}</style>", 1)
+    page = page.replace("<script></script>", f"<script>\n{''.join(parts)}</script>", 1)
+    return _page(page, f"script-src {_hash(page, 'script')}; style-src {_hash(page, 'style')}; img-src data:")
 
 
 def _page(html: str, policy: str) -> Static:

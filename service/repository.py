@@ -15,20 +15,23 @@ from starlette.responses import Response
 
 from models.manifest import MANIFEST, NAME, Name
 from models.task import Strict
+from service.error_examples import CLOSED, FOREIGN, MAX_CONTROL_BYTES
 from service.errors import BadRequest, Conflict, Forbidden, NotFound
 from service.heads import Snapshot
 from service.inference import deadline_of, json_response, service_of
 from service.lifecycle import Service
-from service.openapi import BareRoute
+from service.openapi import READ, BareRoute
 from service.reload import Change, Outcome
 from service.request_body import read_body
 from service.request_models import Model, parse_json
 
-MAX_BODY_BYTES = 65_536
 REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 503)
-"""Statuses of what these routes may refuse."""
-LOAD = {"parameters": {"version": "1.5.0", "force": False}}
+"""Statuses of what the routes that change bundles may refuse."""
+LISTED = [{"name": "sentiment", "version": "0.4.0", "state": "READY", "reason": ""}]
+LOAD = {"parameters": {"force": False}}
+LOADED = {"name": "starter", "load": True, "version": "0.4.0", "previous": "0.4.0"}
 UNLOAD = {"parameters": {"unload_dependents": False}}
+UNLOADED = {"name": "starter", "unload": True, "version": "0.4.0"}
 
 
 class BundleRefused(BadRequest, code="bundle-refused"):
@@ -57,20 +60,28 @@ def repository_routes() -> list[BareRoute]:
     """Return the control routes."""
     base = "/v2/repository"
     return [
-        _route(f"{base}/index", _index, "List heads with versions and states", {}),
-        _route(f"{base}/models/{{name}}/load", _load, "Load a bundle again, or another version of it", LOAD),
-        _route(f"{base}/models/{{name}}/unload", _unload, "Unload a bundle", UNLOAD),
+        _route(f"{base}/index", _index, "List heads with versions and states", ({}, LISTED)),
+        _route(f"{base}/models/{{name}}/load", _load, "Load a bundle again, or another version of it", (LOAD, LOADED)),
+        _route(f"{base}/models/{{name}}/unload", _unload, "Unload a bundle", (UNLOAD, UNLOADED)),
     ]
 
 
-def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, example: object) -> BareRoute:
+def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, examples: tuple[Any, Any]) -> BareRoute:
     async def handler(request: Request) -> Response:
         if request.headers.get("origin") or request.headers.get("sec-fetch-site") == "cross-site":
-            raise Forbidden("a page of another origin asks; send the request from a program, without Origin")
+            raise Forbidden(FOREIGN)
         return json_response(await work(request))
 
-    asked = {"requestBody": {"content": {"application/json": {"example": example}}}}
-    return BareRoute(path, handler, refused=REFUSED, methods=["POST"], summary=summary, openapi_extra=asked)
+    asked, answered = ({"content": {"application/json": {"example": each}}} for each in examples)
+    return BareRoute(
+        path,
+        handler,
+        refused=READ if work is _index else REFUSED,
+        methods=["POST"],
+        summary=summary,
+        responses={200: answered},
+        openapi_extra={"requestBody": asked},
+    )
 
 
 async def _index(request: Request) -> list[dict[str, str]]:
@@ -143,9 +154,9 @@ def _find(root: Path | None, name: str, version: str) -> Path:
 async def _parsed(request: Request, service: Service, model: type[Model]) -> Model:
     """Read a body of any declared type; an empty one holds nothing but defaults. Raises Forbidden without control."""
     if service.settings.model_control != "explicit":
-        raise Forbidden("bundles cannot be changed here; start the service with --model-control explicit and a key")
+        raise Forbidden(CLOSED)
     with service.bodies.one() as count:
-        body = await read_body(request, deadline_of(request, service.settings), MAX_BODY_BYTES, count, media=None)
+        body = await read_body(request, deadline_of(request, service.settings), MAX_CONTROL_BYTES, count, media=None)
     return parse_json(body or b"{}", model)
 
 

@@ -72,7 +72,7 @@ class Roll:
                 logger.error("%s was not loaded again, what was served goes on: %s", source, outcome.sentence)
 
     def _step(self, worker: SpawnProcess, pipe: "Connection[Any, Any]", step: str, argument: object) -> Outcome:
-        """Have a worker take a step, and wait for its word; who asks meanwhile is told to wait."""
+        """Have a worker take a step, and wait for its answer; other callers are told to wait."""
         self._number += 1
         self._send(pipe, (step, self._number, argument))
         end = time.monotonic() + MAX_SECONDS

@@ -25,23 +25,32 @@ from service.v2 import v2_routes
 ASKED: dict[RouteName, Any] = {
     "classify": {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},
     "pair": {"inputs": {"text": "A man plays a guitar.", "text_pair": "Someone makes music."}},
-    "fill-mask": {"inputs": "Paris is the [MASK] of France.", "parameters": {"top_k": 1}},
+    "fill-mask": {"inputs": "He was born in the [MASK] States.", "parameters": {"top_k": 1}},
     "tag": {"inputs": "Clara lives in Berkeley.", "parameters": {"aggregation_strategy": "simple"}},
     "qa": {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
     "zero-shot": {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
 }
 """An example of a request of each task."""
 ANSWERED: dict[RouteName, Any] = {
-    "classify": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]],
-    "pair": [[{"label": "entailment", "score": 0.95}, {"label": "neutral", "score": 0.05}]],
-    "fill-mask": [
-        {"score": 0.99, "token": 3007, "token_str": "capital", "sequence": "paris is the capital of france."}
+    "classify": [[{"label": "positive", "score": 0.9807}, {"label": "negative", "score": 0.0193}]],
+    "pair": [
+        [
+            {"label": "entailment", "score": 0.7783},
+            {"label": "neutral", "score": 0.1725},
+            {"label": "contradiction", "score": 0.0492},
+        ]
     ],
-    "tag": [{"entity_group": "PER", "score": 0.99, "word": "Clara", "start": 0, "end": 5}],
-    "qa": {"score": 0.93, "start": 15, "end": 23, "answer": "Berkeley"},
-    "zero-shot": [{"label": "sport", "score": 0.97}, {"label": "politics", "score": 0.03}],
+    "fill-mask": [
+        {"score": 0.9636, "token": 2142, "token_str": "united", "sequence": "he was born in the united states."}
+    ],
+    "tag": [
+        {"entity_group": "PER", "score": 0.9998, "word": "Clara", "start": 0, "end": 5},
+        {"entity_group": "LOC", "score": 0.9996, "word": "Berkeley", "start": 15, "end": 23},
+    ],
+    "qa": {"score": 0.7816, "start": 15, "end": 23, "answer": "Berkeley"},
+    "zero-shot": [{"label": "sport", "score": 0.6276}, {"label": "politics", "score": 0.3724}],
 }
-"""The answer to it."""
+"""The answer of the starter bundle to it."""
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------

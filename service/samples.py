@@ -168,7 +168,7 @@ class SampleFile:
 
 
 def check(settings: Settings) -> None:
-    """Raise SettingsError before the start if inputs are to be stored where they cannot be."""
+    """Raise SettingsError before the start if inputs cannot be stored where the settings say."""
     if settings.sample_file:
         SampleFile(settings.sample_file, settings.sample_max_bytes).check()
 

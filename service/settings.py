@@ -25,6 +25,8 @@ STARTER = Path(models.__file__).parent / "starter"
 CORES_PER_WORKER = 4
 """One event loop feeds about as many lanes: with 1, 2, 4 and 8 lanes of 20,000 tokens per second it answered 1.0, 1.8,
 2.6 and 2.4 times the short texts of one lane (python -m tests.benchmarks.cores --speed 20000)."""
+FRONTS_PER_GPU = 8
+"""A front feeds a GPU with some 450 questions per second, and BERT-large on an H100 computes a few thousand."""
 # What Kubernetes sets in every pod beside a Service named bertheads: BERTHEADS_PORT=tcp://10.0.0.1:80 and its kin.
 HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
@@ -48,7 +50,7 @@ class Settings(BaseSettings):
         "its directory",
     )
     model_name: str | None = Field(
-        None, pattern="^[^/]+$", description="one more name under which /v1 and /v2 serve the first head (KServe's)"
+        None, pattern="^[^/]+$", description="another name for the first head on /v1 and /v2, as KServe sets it"
     )
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 for any free port")
@@ -57,27 +59,30 @@ class Settings(BaseSettings):
         ge=0,
         le=1024,
         description="processes that share the port; on CPU each has its own lanes, queue and copy of the weights in "
-        "memory, on GPUs they share one engine process per device; "
-        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set or on a GPU",
+        "memory; on GPUs they share one engine process per device; "
+        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set; with GPUs, the cores that these leave, "
+        f"at most {FRONTS_PER_GPU} per GPU",
     )
     lanes: int = Field(
         0, ge=0, le=1024, description="batches that run at once in an engine; 0: one per usable core, two per GPU"
     )
-    threads: int = Field(1, ge=1, le=1024, description="threads of ONNX Runtime per lane")
+    threads: int = Field(1, ge=1, le=1024, description="ONNX Runtime threads per lane")
     wide_encoder: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="a second encoder that runs a long text on all cores while nothing else runs; it takes the memory "
-        "of its weights; auto: for int8 only",
+        description="run a long text on all cores while nothing else runs, by a second copy of the encoder; "
+        "this takes the memory of its weights; auto: for int8 only",
     )
     batch_tokens: int = Field(
-        0, ge=0, description="maximum tokens of a batch, padding included; 0: 384, or 16384 on a GPU"
+        0, ge=0, description="maximum tokens per batch, padding included; 0: 384, or 16384 on a GPU"
     )
-    max_queued_tokens: int = Field(131_072, ge=512, description="maximum tokens that wait in a worker; more get 429")
+    max_queued_tokens: int = Field(
+        131_072, ge=512, description="maximum tokens that wait in a worker; requests beyond it get 429"
+    )
     max_queue_seconds: float = Field(
         1.5,
         gt=0,
         le=3600,
-        description="maximum seconds that a short request is expected to wait for others; more get 429",
+        description="maximum expected wait of a short request, in seconds; above it, requests get 429",
     )
     deadline: float = Field(30.0, gt=0, le=3600, description="maximum seconds per request; slower ones get 504")
     max_body_bytes: int = Field(4 * 2**20, ge=1024, description="maximum bytes of a request body; larger ones get 413")
@@ -85,16 +90,16 @@ class Settings(BaseSettings):
     max_items: int = Field(256, ge=1, description="maximum inputs in a list; longer lists get 422")
     safe_labels: Annotated[tuple[str, ...], NoDecode] = Field(
         ("safe", "benign", "legit", "neutral", "normal", "clean", "ok", "label_0"),
-        description="labels that mean that a guard found nothing, separated by commas, in any case of letters",
+        description="labels that mean a guard found nothing, separated by commas; upper and lower case are the same",
     )
     max_connections: int = Field(
-        0, ge=0, description="maximum connections of a worker; more get 503; 0: what the limit of open files allows"
+        0, ge=0, description="maximum connections per worker; others get 503; 0: what the limit of open files allows"
     )
     api_key: SecretStr | None = Field(
         None,
         min_length=1,
         description="key that clients send as Authorization: Bearer KEY; "
-        "prefer the variable, since other users of a machine can read flags",
+        "prefer the variable, because other users of the machine can read flags",
     )
     api_keys_file: Path | None = Field(
         None, description="file of keys, one line each: NAME KEY [WEIGHT]; read again when it changes"
@@ -109,48 +114,51 @@ class Settings(BaseSettings):
     )
     protect_metrics: bool = Field(False, description="require the key on /metrics too")
     precision: Literal["int8", "fp16", "fp32"] | None = Field(
-        None, description="precision of the encoders; by default the best one that a bundle has for the provider"
+        None, description="encoder precision; by default the best one that a bundle has for the provider"
     )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="hardware that ONNX Runtime runs on")
     device: Annotated[tuple[int, ...], NoDecode] = Field(
         (0,), min_length=1, description="numbers of the GPUs that compute, separated by commas; each has its own engine"
     )
-    gpu_memory: int = Field(
-        0, ge=0, le=1 << 20, description="MiB of GPU memory that each graph may take for its work; 0: no limit"
-    )
+    gpu_memory: int = Field(0, ge=0, le=1 << 20, description="maximum MiB of GPU memory per graph; 0: no limit")
     lane_timeout: float = Field(
-        120.0, gt=0, description="maximum seconds of one batch; then its lane counts as dead and the worker as not live"
+        120.0,
+        gt=0,
+        description="maximum seconds per batch; after that, its lane counts as dead and the worker as not live",
     )
     model_control: Literal["none", "explicit"] = Field(
         "none", description="explicit: bundles can be loaded and unloaded by POST /v2/repository; needs an api_key"
     )
     bundle_root: Path | None = Field(
-        None, description="directory of bundles that may be loaded while it runs, as NAME/VERSION"
+        None, description="directory of bundles that may be loaded while the service runs, as NAME/VERSION"
     )
     watch: float = Field(
-        0.0, ge=0, le=86_400, description="seconds between looks whether a bundle was replaced on disk; 0: never"
+        0.0, ge=0, le=86_400, description="seconds between checks for a replaced bundle on disk; 0: never"
     )
     canary: Path | None = Field(
-        None, description="directory of a bundle whose heads answer a part of the requests for heads of their names"
+        None, description="directory of a bundle that answers part of the requests for heads of the same names"
     )
-    canary_percent: int = Field(10, ge=0, le=100, description="percent of requests that the canary answers")
+    canary_percent: int = Field(10, ge=0, le=100, description="percentage of requests that the canary answers")
     canary_by: str = Field(
-        "", description="header by whose value the canary's requests are chosen; by default each by chance"
+        "",
+        description="header whose value decides which requests the canary answers; by default chosen at random",
     )
     shadow: Path | None = Field(
-        None, description="directory of a bundle that computes answers too, only to count where they differ"
+        None, description="directory of a bundle that also computes each answer, only to count differences"
     )
     drain_delay: float = Field(
-        0.0, ge=0, description="seconds between SIGTERM and closing the port; not ready, but still answering"
+        0.0, ge=0, description="seconds between SIGTERM and closing the port; meanwhile not ready, but still answering"
     )
     drain_timeout: int = Field(
         30, ge=1, description="maximum seconds for running requests to finish after the port is closed"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     sample_file: Path | None = Field(
-        None, description="file to which inputs of answered requests are appended as JSON lines, to be labelled"
+        None, description="file to which inputs of answered requests are appended as JSON lines, for labelling"
     )
-    sample_percent: float = Field(1.0, gt=0, le=100, description="percent of inputs that sample_file gets, by chance")
+    sample_percent: float = Field(
+        1.0, gt=0, le=100, description="percentage of inputs that sample_file gets, chosen at random"
+    )
     sample_max_bytes: int = Field(
         64 * 2**20, ge=1024, description="maximum bytes of sample_file; when it is full, no more inputs are stored"
     )
@@ -174,7 +182,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{part[:80]!r} is not BUNDLE:HEAD=NEW; write it as mine:classify=support")
             key = f"{Path(parts[1])}:{parts[2]}"
             if key in found:
-                raise ValueError(f"{key!r} stands there twice; leave one out")
+                raise ValueError(f"{key!r} is given twice; leave one out")
             found[key] = parts[3]
         return found
 
@@ -233,9 +241,13 @@ class Settings(BaseSettings):
     @cached_property  # the cores may change; the number of workers does not
     def worker_count(self) -> int:
         """Worker processes."""
-        if self.workers or self.lanes or self.provider == "cuda":
-            return self.workers or 1
         cores = usable_cores()
+        if self.workers:
+            return self.workers
+        if self.provider == "cuda":
+            return max(1, min(FRONTS_PER_GPU * len(self.device), cores - len(self.device)))
+        if self.lanes:
+            return 1
         return max(1, min(round(cores / CORES_PER_WORKER), cores // self.threads))
 
     @property
@@ -279,7 +291,7 @@ class Settings(BaseSettings):
 
 
 def _origin(given: str) -> str:
-    """Return an origin as browsers write it; raise ValueError for what is none."""
+    """Return an origin as browsers write it; raise ValueError for anything else."""
     if given == "*":
         return given
     parts = ORIGIN.fullmatch(given.lower())
@@ -290,7 +302,7 @@ def _origin(given: str) -> str:
 
 
 def check_environment() -> None:
-    """Raise SettingsError for a BERTHEADS_ variable that is no setting; remove those that Kubernetes set."""
+    """Raise SettingsError for a BERTHEADS_ variable that is not a setting; remove those that Kubernetes set."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         if SERVICE_LINK.fullmatch(name) and (name not in known or "://" in os.environ[name]):
@@ -298,4 +310,4 @@ def check_environment() -> None:
         elif name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else "see python -m service --help"
-            raise SettingsError(f"{name} is no setting of the service; {hint}")
+            raise SettingsError(f"{name} is not a setting of the service; {hint}")

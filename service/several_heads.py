@@ -27,8 +27,11 @@ EXAMPLE = {
     "parameters": {"ner": {"aggregation_strategy": "simple"}},
 }
 ANSWER = {
-    "sentiment": [[{"label": "positive", "score": 0.99}, {"label": "negative", "score": 0.01}]],
-    "ner": [{"entity_group": "PER", "score": 0.99, "word": "Clara", "start": 0, "end": 5}],
+    "sentiment": [[{"label": "positive", "score": 0.9752}, {"label": "negative", "score": 0.0248}]],
+    "ner": [
+        {"entity_group": "PER", "score": 0.9998, "word": "Clara", "start": 0, "end": 5},
+        {"entity_group": "LOC", "score": 0.9988, "word": "Berkeley", "start": 12, "end": 20},
+    ],
 }
 Names = Annotated[
     list[str],

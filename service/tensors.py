@@ -206,9 +206,9 @@ def _texts(raw: bytes, count: int, place: str) -> list[str]:
 
 
 def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, bool]:
-    """Return the names of the outputs that a request asks for, and whether each is to be binary.
+    """Return the names of the outputs that a request asks for, and whether each is binary.
 
-    Without a choice, all but `scores`. Raises BadRequest for an output that the model has not.
+    Without a choice, all but `scores`. Raises BadRequest for an output that the model does not have.
     """
     usual = flag(request.parameters, "binary_data_output", "parameters", default=False)
     if not request.outputs:

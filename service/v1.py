@@ -24,7 +24,7 @@ MODEL = "/v1/models/{model}"
 NAMED = re.compile(r"^/v1/models/(?P<model>[^/]+)(?<!:predict)$")
 """MODEL, except what is PREDICT."""
 REQUEST = {"instances": ["A gorgeous, witty film."]}
-RESPONSE = {"predictions": [[{"label": "positive", "score": 0.9991}, {"label": "negative", "score": 0.0009}]]}
+RESPONSE = {"predictions": [{"positive": 0.9807, "negative": 0.0193}]}
 
 
 class PredictRequest(Strict):
@@ -67,7 +67,7 @@ def _prediction(head: Head, answer: Any) -> Any:
 
 def v1_routes() -> list[BareRoute]:
     """Return the routes below /v1."""
-    summary = "Predict, as KServe's first protocol has it"
+    summary = "Run a head by KServe's protocol, version 1"
     told = model_route(MODEL, "Does a model answer?", tell_ready, ModelReady)
     told.path_regex = NAMED  # else GET of the other path would be 404, not 405
     return [

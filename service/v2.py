@@ -62,14 +62,15 @@ PLACE = re.compile(r"inputs\[(\d+)\](?:\.(\w+))?")
 REQUEST = {
     "id": "1",
     "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["A gorgeous, witty film."]}],
+    "outputs": [{"name": "label"}, {"name": "score"}],
 }
 RESPONSE = {
     "model_name": "sentiment",
-    "model_version": "1.0.0",
+    "model_version": "0.4.0",
     "id": "1",
     "outputs": [
         {"name": "label", "datatype": "BYTES", "shape": [1], "data": ["positive"]},
-        {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.9991]},
+        {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.9807]},
     ],
 }
 INFER = f"""Tensors in JSON, or in the binary form of Triton: then the header {HEADER_LENGTH} tells how
@@ -203,7 +204,7 @@ def _infer_route(path: str) -> BareRoute:
         (REQUEST, RESPONSE),
         {BINARY: {"schema": {"type": "string", "format": "binary"}}},
         body=InferRequest,
-        summary="Infer, as the Open Inference Protocol has it" + _of_version(path),
+        summary="Run a head by the Open Inference Protocol" + _of_version(path),
         description=INFER,
         response_model=InferResponse,
     )

@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -39,6 +40,15 @@ training/pretraining/test_pretrain.py
 deploy/test_packaging.py
 """.split()
 """Files that come first, the longest at the beginning, so that no process of xdist is left with one at the end."""
+
+
+gc.disable()
+"""While modules are imported, which all stay."""
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,17 +38,16 @@ ROUNDS, CONNECTIONS = 2, [1, 3]
 TEXTS = ["the cat runs in the house .", "the big dog eats .", "the man sees a woman in the old city .", "a cat ."] * 3
 
 
-def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("only", [["raw"], pytest.param(["naive", "raw", "raw-onnx"], marks=pytest.mark.slow)])
+def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_path: Path, only: list[str]) -> None:
     bundle, out = write_bundle(tmp_path / "tiny", tokenizer), tmp_path / "report.json"
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    options = (
-        f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --only naive raw raw-onnx"
-    )
-    options += " --workloads short heads --overload"
-    assert main([*options.split(), "--connections", *map(str, CONNECTIONS)]) == 0
+    options = f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --overload"
+    options += " --workloads short heads --only"
+    assert main([*options.split(), *only, "--connections", *map(str, CONNECTIONS)]) == 0
     report = json.loads(out.read_text())
-    names = {"short": ["bertheads", "naive", "raw", "raw-onnx"], "heads": ["bertheads", "raw", "raw-onnx"]}
+    names = {"short": ["bertheads", *only], "heads": ["bertheads", *(name for name in only if name != "naive")]}
     expected = [
         (work, count, name) for work in names for count in CONNECTIONS for _ in range(ROUNDS) for name in names[work]
     ]
@@ -129,6 +128,7 @@ def test_needed_operations_are_those_of_the_products(tokenizer: Tokenizer, tmp_p
     assert needed_operations(bundle, row) == 2 * sum(m * k * n for m, k, n in products)
 
 
+@pytest.mark.slow
 def test_the_mixture_asks_every_head_as_often_as_it_is_asked_alone(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +140,7 @@ def test_the_mixture_asks_every_head_as_often_as_it_is_asked_alone(
     assert sharing.summary(rounds)["rounds"] == [1.0, 0.5]  # a second of a, a third of a second of b: 200 in 4/3 s
 
 
+@pytest.mark.slow
 def test_traces_are_compared_with_none(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ def test_traces_are_compared_with_none(
     assert found["off"]["spans"] < 1 < 4 < found["sampled"]["spans"]  # late ones count for whoever runs then
 
 
+@pytest.mark.slow
 def test_the_cost_of_fronts_and_of_the_engine_process_is_told_apart(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +167,7 @@ def test_the_cost_of_fronts_and_of_the_engine_process_is_told_apart(
         fronts.engine_process(os.getpid())
 
 
+@pytest.mark.slow
 def test_a_lonely_request_is_timed_beside_each_load(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_lonely_request_is_timed_beside_each_load(
         assert line["requests"] > 0 and 0 < line["p50"] <= line["p95"] <= line["p99"]
 
 
+@pytest.mark.slow
 def test_overload_is_offered_with_deadlines_and_without(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +198,7 @@ def test_variants_of_a_row_are_different_and_as_long() -> None:
     assert len({each.key for each in found}) == 5 and {len(each.input_ids) for each in found} == {3}
 
 
+@pytest.mark.slow
 def test_the_soak_finds_answers_that_differ_and_none_here(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +212,7 @@ def test_the_soak_finds_answers_that_differ_and_none_here(
         assert soak.difference(one, other) == float("inf")
 
 
+@pytest.mark.slow
 def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
     tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,22 +227,25 @@ def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.benchmarks.gpu.engine.BATCH_TOKENS", (64, 1024))
+    monkeypatch.setattr("tests.benchmarks.gpu.engine.MASKS", 32)
 
 
+@pytest.mark.slow
 def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(
     capsys: pytest.CaptureFixture[str], small_batches: None
 ) -> None:
     options = "--provider cpu --networks tiny --lengths 16 --workers 1 --workloads mixed --seconds 0.2"
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    middle = [*["correctness"] * 2, "new shapes", "peak", *["rows"] * 4, "http"]
+    middle = [*["correctness"] * 3, "masks", "new shapes", "peak", *["rows"] * 4, "http"]
     assert [line["step"] for line in lines] == ["device", *middle, "memory", "end"]
-    for line in lines[1:3]:
+    for line in lines[1:4]:
         assert line["difference_in_a_batch"] == 0 < line["difference_to_fp32"] < line["largest_logit"]
-    for line in lines[5:9]:
+    assert lines[4]["difference"] == 0 < lines[4]["five_tokens_ms"], "a CPU gives all logits in any case"
+    for line in lines[7:11]:
         assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 8 * line["rows_per_s"] and 0 < line["peak_share"] < 1
-    assert [line["length"] for line in lines[5:9]] == [16, 16, "mixed", "mixed"]
-    assert lines[9]["rate"] > 0
+    assert [line["length"] for line in lines[7:11]] == [16, 16, "mixed", "mixed"]
+    assert lines[11]["rate"] > 0
     assert lines[-1]["left_out"] == []
 
 
@@ -245,7 +254,7 @@ def test_the_program_for_gpus_ends_in_time(capsys: pytest.CaptureFixture[str]) -
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == ["device", "peak", "memory", "end"]
-    assert len(lines[-1]["left_out"]) == 2 + 1 + 4 + 2
+    assert len(lines[-1]["left_out"]) == 3 + 1 + 1 + 4 + 2
 
 
 def test_the_program_for_gpus_goes_on_after_an_error(
@@ -257,8 +266,8 @@ def test_the_program_for_gpus_goes_on_after_an_error(
     monkeypatch.setattr("tests.benchmarks.gpu.engine.first_and_second_runs", fail)
     assert gpu.main("--provider cpu --networks tiny --lengths 16 --workers --seconds 0.01".split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[3]["step"] == "new shapes" and lines[3]["error"] == "RuntimeError: CUDA out of memory"
-    assert lines[4]["step"] == "peak" and lines[-1]["step"] == "end"
+    assert lines[5]["step"] == "new shapes" and lines[5]["error"] == "RuntimeError: CUDA out of memory"
+    assert lines[6]["step"] == "peak" and lines[-1]["step"] == "end"
 
 
 def test_a_wheel_with_the_code_of_one_compute_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,13 @@
-// Answers, drawn by task. A drawer gets the answer to one input, that input, and the head.
+// Answers, drawn by task. A drawer gets the answer to one input, the body that was sent, and the head.
 
-const MAX_LIST = 12;
+const MAX_BARS = 12;
 const STAGES = ["tokenize", "queue", "encode", "decode"];
-const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers };
+const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers, "zero-shot": (answer) => drawLabels([answer]), "rerank": drawRanks };
 
 async function run(byPerson = false) {
   const wrong = formFaults();
   if (wrong.length) return showProblem({ title: "A parameter is not a number", text: "Nothing was sent. Correct it, then press Run.", errors: wrong }, byPerson);
-  const turn = ++state.turn, started = performance.now(), asked = { head: currentHead(), route: route(), body: body() };
+  const turn = ++state.turn, started = performance.now(), asked = { task: state.task, head: currentHead(), route: route(), body: body() };
   $("result").ariaBusy = "true";
   const found = await ask(asked.route, { body: asked.body });
   if (turn !== state.turn) return;
@@ -27,11 +27,11 @@ function show(asked, { answer, headers }, elapsed) {
   }
 }
 
-function drawn({ head, body }, answer, headers) {
+function drawn({ task, head, body }, answer, headers) {
   const cut = headers.get("X-Truncated");
-  say("Answer: " + inWords(head.task, answer));
+  say("Answer: " + inWords(task, answer, body));
   const warning = cut ? [notice("warn", `${cut} tokens were cut`, "The text is longer than this head takes.")] : [];
-  return [...warning, ...DRAWERS[head.task](answer, body.inputs, head)];
+  return [...warning, ...DRAWERS[task](answer, body, head)];
 }
 
 function origin(answer, headers) {
@@ -53,10 +53,11 @@ function showProblem(problem, byPerson = false) {
 }
 
 /** Say an answer in a few words, for screen readers. */
-function inWords(task, answer) {
+function inWords(task, answer, body) {
   const best = bestOf(task, answer);
   if (task === "tag") return answer.length ? answer.map((span) => `${span.word}, ${kindOf(span)}`).join("; ") : "no entities";
   if (!best) return "none";
+  if (task === "rerank") return `${body.texts[best.index]}, ${percent(best.score)}`;
   return `${best.label ?? best.token_str ?? (best.answer || "the context does not say")}, ${percent(best.score)}`;
 }
 
@@ -70,17 +71,21 @@ function bars(items, name, onRest) {
     list.append(make("span", { class: "name" + (offset + index === 0 ? " first" : ""), textContent: name(item), title: onRest ? onRest(item) : "" }),
       make("span", { class: "track" }, fill), make("span", { class: "score", textContent: percent(item.score) }));
   });
-  draw(items.slice(0, MAX_LIST), 0);
-  if (items.length <= MAX_LIST) return [list];
-  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_LIST), MAX_LIST); more.remove(); });
+  draw(items.slice(0, MAX_BARS), 0);
+  if (items.length <= MAX_BARS) return [list];
+  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_BARS), MAX_BARS); more.remove(); });
   return [list, more];
 }
 
-function drawLabels(answer) {
-  return bars(answer[0], (item) => item.label);
+function drawLabels([labels]) {
+  return bars(labels, (item) => item.label);
 }
 
-function drawMasks(answer, text) {
+function drawRanks(answer, { texts }) {
+  return bars(answer, (item) => texts[item.index]);
+}
+
+function drawMasks(answer, { inputs: text }) {
   const masks = Array.isArray(answer[0]) ? answer : [answer];
   const parts = text.split("[MASK]");
   const passage = scrolling("p", "Text", { class: "passage" });
@@ -112,16 +117,16 @@ function passageWith(text, spans, name = "Text") {
 const kindOf = (span) => span.entity_group ?? span.entity;
 const kindsOf = (head) => [...new Set(head.labels.map((label) => label.replace(/^[BI]-/, "")))].filter((label) => label !== "O");
 
-function drawSpans(spans, text, head) {
+function drawSpans(spans, { inputs: text }, head) {
   const kinds = kindsOf(head);
   const hue = (span) => Math.max(0, kinds.indexOf(kindOf(span).replace(/^[BI]-/, "")));
   const passage = passageWith(text, spans.map((span) => ({ ...span, hue: hue(span), tag: kindOf(span), title: percent(span.score) })));
   if (!spans.length) return [passage, make("p", { class: "empty", textContent: "No entities found." })];
-  const rows = spans.map((span) => [span.word, kindOf(span), [`${span.start}–${span.end}`, "number"], [percent(span.score), "number"]]);
-  return [passage, table(["Words", "Entity", ["Characters", "number"], ["Score", "number"]], rows)];
+  const rows = spans.map((span) => [span.word, kindOf(span), [`${span.start}–${span.end}`, "number place"], [percent(span.score), "number"]]);
+  return [passage, table(["Words", "Entity", ["Characters", "number place"], ["Score", "number"]], rows)];
 }
 
-function drawAnswers(answer, { context }) {
+function drawAnswers(answer, { inputs: { context } }) {
   const answers = Array.isArray(answer) ? answer : [answer];
   const best = answers[0];
   if (!best) return [make("p", { class: "empty", textContent: "No answer." })];

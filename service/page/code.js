@@ -4,6 +4,13 @@ const LANGUAGES = { curl: ["curl", curl], python: ["Python", python], javascript
 
 const pageAddress = () => location.href.replace(/[?#].*/, "");
 const hasKey = () => $("key").value !== "";
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`; // for a shell
+
+/** Return the header of the key in the bytes of UTF-8, as a header can hold no other letters. */
+function keyHeader() {
+  const bytes = new TextEncoder().encode($("key").value.trim().replace(/[\0-\x1f\x7f]/g, ""));
+  return bytes.length ? { Authorization: "Bearer " + String.fromCharCode(...bytes) } : {};
+}
 
 function drawCode() {
   $("code").textContent = LANGUAGES[state.language][1](String(new URL(route(), pageAddress())), body());
@@ -16,9 +23,9 @@ function chooseLanguage(language) {
 }
 
 function curl(address, sent) {
-  const quoted = JSON.stringify(sent, null, 1).replace(/\n\s*/g, " ").replaceAll("'", "'\\''");
+  const data = quoted(JSON.stringify(sent, null, 1).replace(/\n\s*/g, " "));
   const key = hasKey() ? " \\\n  -H 'Authorization: Bearer '\"$KEY\"" : "";
-  return `curl ${address} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
+  return `curl ${address} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d ${data}`;
 }
 
 function python(address, sent) {

@@ -16,33 +16,34 @@ async function compare() {
     `${task}/${encodeURIComponent(head.name)}`, { body: sent, headers: pinned ? { "X-Bundle": pinned } : {} })));
   if (task !== state.task) return;
   $("compared").replaceChildren(
-    make("p", { id: "verdict", textContent: verdict(task, found) }),
-    make("div", { class: "columns" }, ...found.map((each, index) => side(sides[index].head, each, sent))));
+    make("p", { id: "verdict", textContent: verdict(task, found, sent) }),
+    make("div", { class: "columns" }, ...found.map((each, index) => side(task, sides[index].head, each, sent))));
   say(found.find((each) => each.problem)?.problem.text ?? $("verdict").textContent);
 }
 
-function side(head, { answer, headers, problem }, sent) {
-  const drawing = problem ? [notice("bad", problem.title, problem.text)] : sideAnswer(head, answer, sent);
+function side(task, head, { answer, headers, problem }, sent) {
+  const drawing = problem ? [notice("bad", problem.title, problem.text)] : sideAnswer(task, head, answer, sent);
   return make("section", { "aria-label": head.name }, make("h3", { textContent: `${head.name} · ${headers?.get("X-Bundle") ?? "no answer"}` }), ...drawing);
 }
 
-function sideAnswer(head, answer, sent) {
+function sideAnswer(task, head, answer, sent) {
   try {
-    return DRAWERS[head.task](answer, sent.inputs, head);
+    return DRAWERS[task](answer, sent, head);
   } catch {
     return [notice("bad", "This page does not understand the answer", "Reload the page.")];
   }
 }
 
-function verdict(task, found) {
+function verdict(task, found, sent) {
   if (found.some((each) => each.problem)) return "One of them did not answer.";
-  const [first, second] = found.map(({ answer }) => gist(task, answer));
+  const [first, second] = found.map(({ answer }) => gist(task, answer, sent));
   return first === second ? `Both answer ${first || "nothing"}.` : `They differ: ${first || "nothing"}, and ${second || "nothing"}.`;
 }
 
 /** Return what of an answer counts as equal: no scores. */
-function gist(task, answer) {
+function gist(task, answer, sent) {
   if (task === "tag") return answer.map((span) => `${span.word} ${kindOf(span)}`).join(", ");
   const best = bestOf(task, answer);
+  if (task === "rerank") return sent.texts[best.index];
   return best?.label ?? best?.token_str ?? best?.answer ?? "";
 }

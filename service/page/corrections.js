@@ -6,7 +6,7 @@ const SPANS = /^(.*\S)\s*=\s*(\S+)$/; // a line of the editor of spans
 /** Return the part of an answer in which a person corrects it. */
 function correction(asked, answer, bundle) {
   const { task, labels } = asked.head;
-  if (task === "fill-mask" || (task === "tag" && !labels.some((label) => label.startsWith("B-")))) return [];
+  if (asked.task !== task || task === "fill-mask" || (task === "tag" && !labels.some((label) => label.startsWith("B-")))) return [];
   const control = rightControl(asked.head, answer);
   const keep = button("Keep correction", () => keepCorrection(asked, answer, bundle, control));
   return [make("details", { id: "correct" }, make("summary", { textContent: "Wrong? Correct it" }), labelled(hintOf(asked.head), control), keep)];

@@ -1,10 +1,13 @@
 // The form: tabs, heads, texts, parameters. Its values last by task, in the tab and in the link.
 
-const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, explains: false, language: "curl" };
+const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, language: "curl" };
 
-const headsOf = (task) => state.heads.filter((head) => head.task === task);
-const currentHead = () => state.heads.find((head) => head.name === $("head").value && head.task === state.task);
-const route = (head = currentHead()) => state.task + (head && !head.default ? "/" + encodeURIComponent(head.name) : "");
+const answersOn = (head, task) => head.routes.includes(`/${task}/${head.name}`);
+const headsOf = (task) => state.heads.filter((head) => answersOn(head, task));
+const isDefault = (head) => head === headsOf(state.task)[0];
+const currentHead = () => headsOf(state.task).find((head) => head.name === $("head").value);
+const route = (head = currentHead()) => state.task + (head && !isDefault(head) ? "/" + encodeURIComponent(head.name) : "");
+const textFields = (task) => TASKS[task].fields.filter(([, , kind]) => kind !== "list");
 
 function drawTabs() {
   for (const tab of $("tabs").children) {
@@ -18,8 +21,10 @@ function drawTabs() {
 function choose(task, name) {
   state.task = task;
   drawTabs();
+  $("task-about").textContent = TASKS[task].about;
+  $("many").hidden = Boolean(TASKS[task].compose);
   const heads = headsOf(task);
-  $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (head.default ? " (default)" : "") })));
+  $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (isDefault(head) ? " (default)" : "") })));
   if (heads.some((head) => head.name === name)) $("head").value = name;
   $("inputs").replaceChildren(...TASKS[task].fields.map(textField));
   $("examples").replaceChildren(...TASKS[task].examples.map(exampleButton));
@@ -31,7 +36,9 @@ function choose(task, name) {
 
 function textField([name, label, kind]) {
   const options = { id: "in-" + name, "data-name": name, value: String(state.kept[state.task]?.[name] ?? "") };
-  const control = kind === "line" ? make("input", { ...options, type: "text" }) : make("textarea", { ...options, class: kind, spellcheck: false });
+  const isLine = ["line", "list"].includes(kind);
+  const control = isLine ? make("input", { ...options, type: "text" }) : make("textarea", { ...options, class: kind, spellcheck: false });
+  if (kind === "list") control.dataset.kind = kind;
   return labelled(label, control, "field");
 }
 
@@ -53,15 +60,21 @@ function chooseHead() {
   $("about").textContent = head ? describe(head) : "";
   drawCard(head);
   drawRivals();
-  const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.parameters[name]));
+  const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.task === state.task ? head.parameters[name] : undefined));
   $("parameters").replaceChildren(...drawn);
   changed();
 }
 
 function describe(head) {
   const facts = [`${head.bundle.name} ${head.bundle.version}`, `${head.precision} on ${head.provider}`];
-  if (head.labels.length) facts.push(head.labels.length > 8 ? `${head.labels.length} labels` : head.labels.join(", "));
-  for (const [name, value] of Object.entries(head.metrics)) if (typeof value === "number" && facts.length < 6) facts.push(`${name} ${+value.toFixed(3)}`);
+  const labels = head.task === "tag" ? kindsOf(head) : head.labels;
+  if (labels.length) facts.push(labels.length > 8 ? `${labels.length} labels` : labels.join(", "));
+  const figures = head.metrics;
+  const shown = Object.entries(figures).filter(([name, value]) => typeof value === "number" && !Number.isInteger(value) && !name.endsWith("_chance"));
+  for (const [name, value] of shown.slice(0, 2)) {
+    const chance = figures[name + "_chance"];
+    facts.push(`${name.replaceAll("_", " ")} ${+value.toFixed(3)}${chance === undefined ? "" : ` (by chance ${+chance.toFixed(3)})`}`);
+  }
   return facts.join(" · ");
 }
 
@@ -89,6 +102,7 @@ const READ = {
   number: (text) => (isNumber(text) ? Number(text) : text),
   boolean: (text) => text === "true",
   choice: String,
+  text: String,
   list: (text) => text.split(",").map((part) => part.trim()).filter(Boolean),
 };
 
@@ -96,8 +110,10 @@ function body() {
   const given = controls().filter(isGiven);
   const texts = Object.fromEntries(given.filter(({ dataset }) => !dataset.kind).map(({ value, dataset }) => [dataset.name, value]));
   const parameters = Object.fromEntries(given.filter(({ dataset }) => dataset.kind).map(({ value, dataset }) => [dataset.name, READ[dataset.kind](value)]));
-  const single = TASKS[state.task].fields.length === 1;
-  return { inputs: single ? texts.text : texts, ...(Object.keys(parameters).length ? { parameters } : {}) };
+  const { compose } = TASKS[state.task], single = textFields(state.task).length === 1;
+  if (compose) return compose(texts, parameters);
+  const needsParameters = textFields(state.task).length < TASKS[state.task].fields.length;
+  return { inputs: single ? texts.text : texts, ...(needsParameters || Object.keys(parameters).length ? { parameters } : {}) };
 }
 
 /** Keep the form, and draw what follows from it. */

@@ -1,7 +1,7 @@
 // Many texts: a table is sent in lists, and its answers are downloaded as CSV.
 
 const MAX_FILE = 32 << 20; // bytes
-const MAX_LIST = 64; // rows of one request, at most
+const MAX_ROWS = 64; // rows per request
 const MAX_TRIES = 5; // of a request that gets no answer
 const MAX_SHOWN = 20; // rows of the preview
 const job = { table: null, running: null, answers: [], faults: [], cut: 0, key: "" };
@@ -35,7 +35,7 @@ function loadTable(text, wrong = "", name = "") {
 
 function drawColumns() {
   const names = job.table?.names ?? [];
-  const fields = [...TASKS[state.task].fields, ["label", "Right label, if there is one", ""]];
+  const fields = [...textFields(state.task), ["label", "Right label, if there is one", ""]];
   $("many-columns").replaceChildren(...(job.table ? fields.map(([field, label]) => columnField(field, label, names)) : []));
   $("many-start").disabled = !job.table?.rows.length || job.running !== null;
 }
@@ -59,7 +59,7 @@ async function startMany() {
   let end = "Finished.";
   try {
     const open = job.table.rows.map((_, index) => index).filter((index) => !job.answers[index] && !job.faults[index]);
-    const size = Math.min(MAX_LIST, asked.head.limits.max_items);
+    const size = Math.min(MAX_ROWS, asked.head.limits.max_items);
     for (let at = 0; at < open.length; at += size) await sendRows(asked, open.slice(at, at + size), running.signal);
   } catch (error) {
     end = `${running.signal.aborted ? "Stopped." : error.message} Start goes on where it stopped.`;
@@ -71,9 +71,9 @@ async function startMany() {
 
 /** Return what all rows are asked with; answers to something else are not kept. */
 function askedNow() {
-  const columns = TASKS[state.task].fields.map(([field]) => [field, Number($("column-" + field).value)]);
-  const asked = { head: currentHead(), route: route(), parameters: body().parameters, columns, label: $("column-label").value };
-  return { ...asked, key: JSON.stringify([asked.head.name, asked.head.sha256, asked.parameters, columns]) };
+  const columns = textFields(state.task).map(([field]) => [field, Number($("column-" + field).value)]);
+  const asked = { task: state.task, head: currentHead(), route: route(), parameters: body().parameters, columns, label: $("column-label").value };
+  return { ...asked, key: JSON.stringify([asked.route, asked.head.name, asked.head.sha256, asked.parameters, columns]) };
 }
 
 /** Ask for the answers to some rows, as often as it takes; halves of a list find the row at fault. */
@@ -81,6 +81,7 @@ async function sendRows(asked, rows, signal) {
   for (let tries = 1; ; tries++) {
     const { answer, headers, problem } = await ask(asked.route, { body: listOf(asked, rows), signal });
     if (!problem) return takeAnswers(rows, answer, headers);
+    if (problem.errors?.some(({ field }) => field.startsWith("parameters"))) throw new Error(`${problem.title}. ${problem.text}`); // of all rows
     if ([413, 422].includes(problem.status)) return splitRows(asked, rows, problem, signal);
     const busy = [429, 503].includes(problem.status);
     if (!busy && ([401, 403, 404].includes(problem.status) || tries === MAX_TRIES)) throw new Error(`${problem.title}. ${problem.text}`);
@@ -132,7 +133,7 @@ function showRunning(running) {
 
 function finishMany(asked, sentence) {
   showRunning(false);
-  const rows = resultRows(asked.head), failed = job.faults.filter(Boolean).length;
+  const rows = resultRows(asked), failed = job.faults.filter(Boolean).length;
   const facts = [sentence, failed ? `${failed} rows failed; the column error says why.` : "", job.cut ? `${job.cut} tokens were cut.` : "", accuracyOf(asked)];
   manyState(facts.filter(Boolean).join(" "));
   const save = button("Download CSV", () => download("answers.csv", "text/csv", writeCsv(rows)));
@@ -142,25 +143,25 @@ function finishMany(asked, sentence) {
 }
 
 /** Return the names and the rows of the table, with what was answered. */
-function resultRows(head) {
+function resultRows({ task, head }) {
   const { names, rows } = job.table;
   const added = ["prediction", "score", "answer", "error"].map((name) => (names.includes(name) ? `${name}_of_${head.name}` : name));
-  return [[...names, ...added], ...rows.map((row, index) => [...row, ...answerCells(head, job.answers[index]), job.faults[index] ?? ""])];
+  return [[...names, ...added], ...rows.map((row, index) => [...row, ...answerCells(task, job.answers[index]), job.faults[index] ?? ""])];
 }
 
-function answerCells(head, answer) {
+function answerCells(task, answer) {
   if (!answer) return ["", "", ""];
-  const best = head.task === "tag" ? undefined : bestOf(head.task, answer);
+  const best = task === "tag" ? undefined : bestOf(task, answer);
   return [best ? best.label ?? best.token_str ?? best.answer : "", best?.score ?? "", JSON.stringify(answer)];
 }
 
-function accuracyOf({ head, label: column }) {
-  if (column === "" || !["classify", "pair"].includes(head.task)) return "";
-  if (head.problem_type !== "single_label_classification") return "Accuracy is for heads that give one label.";
+function accuracyOf({ task, head, label: column }) {
+  if (column === "" || !["classify", "pair", "zero-shot"].includes(task)) return "";
+  if (task === head.task && head.problem_type !== "single_label_classification") return "Accuracy is for heads that give one label.";
   const wanted = job.table.rows.map((row) => row[column].trim());
   const scored = [...job.answers.keys()].filter((index) => job.answers[index] && wanted[index] !== "");
-  const right = scored.filter((index) => bestOf(head.task, job.answers[index])?.label === wanted[index]).length;
-  const strange = [...new Set(scored.map((index) => wanted[index]))].filter((label) => !head.labels.includes(label));
+  const right = scored.filter((index) => bestOf(task, job.answers[index])?.label === wanted[index]).length;
+  const strange = [...new Set(scored.map((index) => wanted[index]))].filter((label) => task === head.task && !head.labels.includes(label));
   const note = strange.length ? ` The head does not have the labels ${strange.slice(0, 5).join(", ")}.` : "";
   return scored.length ? `Accuracy: ${percent(right / scored.length)} (${right} of ${scored.length}).${note}` : "No row has a label.";
 }

@@ -63,12 +63,6 @@ function remedy(status, wait, response) {
   return `Press Run again. If this stays, report the request ${response.headers.get("X-Request-Id")}.`;
 }
 
-/** Return the header of the key in the bytes of UTF-8, as a header can hold no other letters. */
-function keyHeader() {
-  const bytes = new TextEncoder().encode($("key").value.trim().replace(/[\0-\x1f\x7f]/g, ""));
-  return bytes.length ? { Authorization: "Bearer " + String.fromCharCode(...bytes) } : {};
-}
-
 // ---- connection ----
 
 function setStatus(text, kind = "") {
@@ -97,7 +91,6 @@ async function loadHeads() {
   state.heads = answer.heads;
   setStatus(`ready, ${state.heads.length} head${state.heads.length === 1 ? "" : "s"}`, "ready");
   drawTabs();
-  learnWhy();
   if (!again || !currentHead()) openLink();
   else tell("The service answers again", "Press Run.");
 }

@@ -2,20 +2,11 @@
 
 const MAX_REASONS = 12; // words in the table
 
-/** Learn from the OpenAPI document whether the service explains its answers. */
-async function learnWhy() {
-  const { answer } = await ask("openapi.json");
-  state.explains = Object.hasOwn(answer?.paths ?? {}, "/explain/{head}");
-  if (state.explains && state.last) $("why").replaceChildren(...whyButton(state.last));
-}
-
-function whyButton(asked) {
-  const known = ["classify", "pair", "qa"].includes(asked.head.task);
-  return state.explains && known ? [button("Why?", () => explain(asked))] : [];
-}
+const whyButton = (asked) => (asked.task === asked.head.task && answersOn(asked.head, "explain") ? [button("Why?", () => explain(asked))] : []);
 
 async function explain(asked) {
   const turn = state.turn;
+  $("why").replaceChildren(make("p", { class: "empty", textContent: "Reading the text again without each of its words …" }));
   const { answer, problem } = await ask("explain/" + encodeURIComponent(asked.head.name), { body: asked.body });
   if (turn !== state.turn) return;
   try {
@@ -47,7 +38,7 @@ function shaded(name, text, words, most) {
   const strengths = spans.filter((span) => span.end > span.start).sort((a, b) => a.start - b.start);
   [...passage.querySelectorAll("mark")].forEach((mark, index) => {
     mark.classList.add("reason", strengths[index].influence < 0 ? "against" : "for");
-    mark.style.setProperty("--strength", (Math.abs(strengths[index].influence) / most).toFixed(3));
+    mark.style.setProperty("--strength", Math.sqrt(Math.abs(strengths[index].influence) / most).toFixed(3)); // weak words stay visible
   });
   return passage;
 }

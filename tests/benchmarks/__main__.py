@@ -147,7 +147,7 @@ def choose(
 
 def write_classifier(bundle: Bundle, directory: Path) -> None:
     """Write the classify head of a bundle and its encoder as transformers names them, in fp32."""
-    from models.checkpoint import Checkpoint, write_checkpoint  # needs torch, as do those who read it
+    from models.checkpoint import Checkpoint, write_checkpoint  # needs torch, as do the contenders that read it
     from training.run.start_from import unpack
 
     whole = unpack(bundle)
@@ -193,7 +193,7 @@ def alternate(
 
 
 def others(one: Server | Raw, contenders: dict[str, Server | Raw]) -> list[Server]:
-    """Who is paused while `one` is measured."""
+    """The contenders that are paused while `one` is measured."""
     return [other for other in contenders.values() if isinstance(other, Server) and other is not one]
 
 

@@ -255,7 +255,7 @@ def _wait(server: Server, process: "subprocess.Popen[bytes]", question: Question
 
 
 class Raw:
-    """ONNX Runtime in a loop: rows tokenised beforehand, no HTTP, no padding, one thread a core."""
+    """ONNX Runtime in a loop: rows tokenised beforehand, no HTTP, no padding, one thread per core."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -286,7 +286,7 @@ def summed(load: Load, cpu: float) -> Figures:
 
 
 def figures(latencies: Sequence[float], seconds: float, cpu: float) -> Figures:
-    """Return requests, rate [1/s], p50, p95, p99 [ms], and cpu_ms a request, of `cpu` seconds in all."""
+    """Return requests, rate [1/s], p50, p95, p99 [ms], and cpu_ms per request, of `cpu` seconds in all."""
     requests = len(latencies)
     p50, p95, p99 = np.percentile(np.array(latencies) * 1000, [50, 95, 99]).tolist()
     return {
@@ -300,7 +300,7 @@ def figures(latencies: Sequence[float], seconds: float, cpu: float) -> Figures:
 
 
 def batches(grown: Figures) -> Figures:
-    """Return what our service counted: rows, rows a batch, and the share of padding in the tokens it ran."""
+    """Return what our service counted: rows, rows per batch, and the share of padding in the tokens it ran."""
     if not grown:
         return {}
     rows, padding, tokens = grown["batch_rows_sum"], grown["padding_tokens_total"], grown["batch_tokens_sum"]

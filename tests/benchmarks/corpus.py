@@ -44,7 +44,7 @@ def write_text(files: Sequence[Path], out: Path, size: int) -> Path:
 
 
 def measure(text: Path, tokenizer: Path, out: Path) -> dict[str, float]:
-    """Return megabytes, their number a second, and the most memory of all processes [MB]."""
+    """Return megabytes, their number per second, and the most memory of all processes [MB]."""
     command = [sys.executable, "-m", "training", "corpus", str(text), "--tokenizer", str(tokenizer), "--out", str(out)]
     began, most = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def by_length(bundle: Bundle, head: str) -> list[dict[str, float]]:
-    """Microseconds a token of one row, by its tokens, on one thread; medians."""
+    """Microseconds per token of one row, by its tokens, on one thread; medians."""
     session = Session(bundle)
     filler = bundle.tokenizer.encode_ids(["word"])[0][0]
     found = []

@@ -1,4 +1,4 @@
-"""Tokens a second of pretraining: ours beside transformers' Trainer with BertForPreTraining, on the same rows.
+"""Tokens per second of pretraining: ours beside transformers' Trainer with BertForPreTraining, on the same rows.
 
     python -m tests.benchmarks.pretraining --corpus CORPUS --base CHECKPOINT [--precision bf16] [--steps N] [--rounds R]
 

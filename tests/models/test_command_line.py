@@ -1,4 +1,4 @@
-"""If these fail, who mistypes a flag reads a page of usage and does not see which one was meant."""
+"""If these fail, a mistyped flag gives a page of usage that does not say which flag was meant."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""If these fail, a user's answer depends on who else asked at that moment, or on how many, or is another head's."""
+"""If these fail, an answer depends on the other requests of that moment, or on their number, or is another head's."""
 
 import platform
 import re
@@ -81,7 +81,7 @@ def test_int8_is_the_same_bits_in_any_batch(bundle: Bundle, sessions: dict[Preci
 
 
 def test_a_single_position_is_the_same_bits_as_among_others(bundle: Bundle, sessions: dict[Precision, Session]) -> None:
-    """A product of one row is a kernel of its own on CPU: of fp16, one row in three hundred came out otherwise."""
+    """A product of one row is another kernel on CPU: of fp16, one row in three hundred came out otherwise."""
     generator = np.random.default_rng(5)
     lengths = generator.integers(3, 64, 600).tolist()
     items = [("nli", replace(bundles.random_row(bundle, generator, length), positions=[0])) for length in lengths]
@@ -303,7 +303,7 @@ def test_the_best_precision_there_is(bundle: Bundle) -> None:
 def test_a_precision_that_is_not_there(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> None:
     only = bundles.make(tokenizer, tmp_path_factory.mktemp("only") / "fp32", ("fp32",))
     assert Session(only).precision == "fp32"
-    with pytest.raises(BundleError, match="encoder in fp32, expected int8 for cpu; export it with --precision int8"):
+    with pytest.raises(BundleError, match=r"encoder in fp32, expected int8 for cpu; make .*--precision int8"):
         Session(only, precision="int8")
 
 

@@ -3,6 +3,7 @@
 https://chromedevtools.github.io/devtools-protocol
 """
 
+import base64
 import itertools
 import json
 import subprocess
@@ -35,6 +36,7 @@ class Page:
         self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # whichever page is in front
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **parameters)
@@ -72,11 +74,8 @@ class Page:
 
     def said(self, text: str) -> str:
         """Wait until a live region says a text; return all that they say."""
-        regions = (
-            "[...document.querySelectorAll('[role=alert], [role=status]')].map((each) => each.textContent).join('\\n')"
-        )
-        self.until(f"{regions}.includes({json.dumps(text)})")
-        found: str = self.run(regions)
+        self.until(f"{LIVE}.includes({json.dumps(text)})")
+        found: str = self.run(LIVE)
         return found
 
     def click(self, selector: str) -> None:
@@ -99,11 +98,25 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyDown", modifiers=SHIFT * shift, **named, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", modifiers=SHIFT * shift, **named)
 
-    def resize(self, width: int, height: int = 900) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    def resize(self, width: int, height: int = 900, scale: float = 1) -> None:
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
+        )
 
     def prefer(self, scheme: str) -> None:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def picture(self, file: Path) -> None:
+        """Write what the window shows as PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def forget(self) -> None:
+        """Undo what a test did to the page."""
+        self.run("origin === 'null' || (localStorage.clear(), sessionStorage.clear())")
+        self.call("Page.navigate", url="about:blank")
+        self.call("Emulation.clearDeviceMetricsOverride")
+        self.call("Emulation.setEmulatedMedia", features=[])
+        self.call("Page.setDownloadBehavior", behavior="default")
 
     def document(self) -> str:
         found: str = self.run("document.documentElement.outerHTML")
@@ -120,8 +133,9 @@ class Browser:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._numbers = itertools.count()
+        self._clean: Page | None = None
         self.violations: list[str] = []
-        """What pages logged as errors of scripts and of their content security policy."""
+        """What pages logged as errors and as breaches of their content security policy."""
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -133,13 +147,23 @@ class Browser:
         result: dict[str, Any] = message["result"]
         return result
 
+    @contextmanager
+    def clean_page(self) -> Iterator[Page]:
+        """Yield the same page as before, as good as new: another process for each would take longer than most tests."""
+        page = self._clean or self.page()
+        self._clean = None  # until the block has ended well
+        yield page
+        page.forget()
+        self._clean = page
+
     def page(self) -> Page:
+        """Open a page with storage of its own."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         return Page(self, self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"])
 
     def _note(self, event: dict[str, Any]) -> None:
-        if event.get("method") == "Runtime.exceptionThrown":
-            self.violations.append(str(event["params"]["exceptionDetails"]))
+        if event.get("method") == "Runtime.exceptionThrown":  # what a test waits for would never come
+            raise AssertionError(f"a script of the page failed: {event['params']['exceptionDetails']}")
         entry = event.get("params", {}).get("entry", {})
         if entry.get("source") in ("security", "violation", "javascript"):
             self.violations.append(entry["text"])

@@ -61,8 +61,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page with storage of its own, in which no script fails and nothing breaks the security policy."""
-    yield browser.page()
+    """A page with empty storage, in which no script fails and nothing breaks the security policy."""
+    with browser.clean_page() as page:
+        yield page
     violations, browser.violations = browser.violations, []
     assert violations == []
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -62,8 +62,9 @@ def children(pid: int) -> list[int]:
     """Workers of a supervisor; multiprocessing's resource tracker is a child too, but ignores the signals of tests."""
     found = []
     for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
-            found.append(int(number))
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end meanwhile
+            if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.append(int(number))
     return found
 
 

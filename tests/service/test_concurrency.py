@@ -1,4 +1,4 @@
-"""If this breaks, an answer depends on who else asks, or requests get lost under load."""
+"""If this breaks, an answer depends on other requests, or requests get lost under load."""
 
 import asyncio
 import random

@@ -13,9 +13,10 @@ from tests.service.chromium import Page
 from tests.service.relay import Relay
 from tests.service.serving import Served
 
-TASKS = ["classify", "pair", "fill-mask", "tag", "qa"]
+TASKS = ["classify", "pair", "fill-mask", "tag", "qa", "zero-shot"]
+WIDTHS = (1280, 320)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}}})"
+LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}, resultTypes: ['violations']}})"
 FINDINGS = "violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`))"
 WIDE = "[...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 1"
 """Elements beyond the right edge, except in what scrolls by itself."""
@@ -27,10 +28,13 @@ def axe() -> str:
 
 
 def check(page: Page, state: str) -> None:
-    """Assert that axe finds nothing wrong, and that nothing is wider than a phone."""
-    assert (state, page.run(f"{LOOK}.then(({{violations}}) => {FINDINGS})")) == (state, [])
-    width = page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert (state, width) == (state, 0), page.run(f"{WIDE}).map((each) => each.outerHTML.slice(0, 90))")
+    """Assert that axe finds nothing wrong, and that nothing is wider than the window, on a desk and on a phone."""
+    for width in WIDTHS:
+        page.resize(width)
+        assert (state, width, page.run(f"{LOOK}.then(({{violations}}) => {FINDINGS})")) == (state, width, [])
+        beyond = page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide = page.run(f"{WIDE}).map((each) => each.outerHTML.slice(0, 90))") if beyond else []
+        assert (state, width, beyond, wide) == (state, width, 0, [])
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -73,10 +77,35 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     shown.said("Correction kept")
     shown.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     check(shown, "tables")
+    shown.write("#in-text", "A good film.")
+    shown.click("#run")
+    shown.until("state.last?.body.inputs === 'A good film.' && document.querySelector('#why button')")
+    shown.click("#why button")
+    shown.until("document.querySelector('#why table')")
+    check(shown, "why")
     front.down = True
     shown.click("#run")
     shown.said("The service does not answer")
     check(shown, "no service")
+
+
+SCREENS = ["post/classify", "post/v2/models/{model}/infer", "get/heads/{head}", "get/nothing"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_description_of_the_api_has_no_findings(page: Page, served: Served, axe: str, scheme: str) -> None:
+    page.resize(320)
+    page.prefer(scheme)
+    page.open(f"{served.url}/docs").until("globalThis.docs?.screens ?? document.querySelector('#statuses button')")
+    page.run(axe)
+    assert page.run("document.documentElement.dataset.theme") == scheme
+    for screen in SCREENS:
+        page.run(f"location.hash = '{screen}'")
+        page.until("document.activeElement.id === 'title' && document.querySelector('#statuses button')")
+        page.run("[...document.querySelectorAll('#screen button')].find((each) => each.textContent === 'Send').click()")
+        page.until("document.querySelector('#sent pre')")
+        page.run("document.querySelector('#statuses button:last-child').click(); $('routes').open = true")
+        check(page, screen)
 
 
 def focused(page: Page) -> str:
@@ -115,10 +144,35 @@ def test_everything_is_reached_by_keyboard_in_order_and_shows_its_focus(page: Pa
     assert set(page.run(order)) <= set(seen)
 
 
+def test_the_description_of_the_api_is_used_by_keyboard(page: Page, served: Served) -> None:
+    page.resize(1280)
+    page.open(f"{served.url}/docs").until("document.querySelector('#statuses button')")
+    last = "[...document.querySelectorAll('#list a')].at(-1)"
+    page.run(f"{last}.focus()")
+    page.press("Enter")
+    page.until("document.activeElement.id === 'title' && location.hash.includes('unload')")
+    seen = []
+    while focused(page) != "Copy curl":
+        page.press("Tab")
+        seen.append(focused(page))
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none", seen
+    wanted = ["name-name", "body", "code", "Send"]
+    assert [name for name in seen if name in wanted] == wanted
+    page.run("document.querySelector('#statuses button').focus()")
+    page.press("End")
+    assert focused(page) == "tab-503" and page.run("$('answer').getAttribute('aria-labelledby')") == "tab-503"
+
+
 def test_arrow_keys_move_between_tabs(page: Page, served: Served) -> None:
     page.open(served.url).answered()
     page.run("$('tab-classify').focus()")
-    for key, task in (("ArrowRight", "pair"), ("End", "qa"), ("ArrowRight", "classify"), ("ArrowLeft", "qa")):
+    for key, task in (
+        ("ArrowRight", "pair"),
+        ("End", "zero-shot"),
+        ("ArrowRight", "classify"),
+        ("ArrowLeft", "zero-shot"),
+        ("ArrowLeft", "qa"),
+    ):
         page.press(key)
         assert focused(page) == f"tab-{task}"
         assert page.run(f"$('tab-{task}').getAttribute('aria-selected')") == "true"

@@ -129,7 +129,7 @@ def test_a_browser_that_does_not_let_the_page_copy(page: Page, served: Served) -
     [
         ("#%E0%A4%A", "which this page does not have", "classify"),
         ("#__proto__/constructor?text=a", 'the task "__proto__"', "classify"),
-        ("#zero-shot", 'the task "zero-shot"', "classify"),
+        ("#rerank?query=a", "for which no head is served", "classify"),
         ("#classify/nope", 'the head "nope"', "classify"),
         ("#pair/nope/%2F?text=a", 'the head "nope//"', "pair"),
         ("#classify/topic?topk=3&text=a", 'It sets "topk"', "classify"),
@@ -190,3 +190,9 @@ def test_a_service_without_heads_says_what_to_do(page: Page, front: Relay) -> No
     front.lasting["/heads"] = Canned(200, '{"heads": []}')
     page.open(front.url)
     page.said("Load a bundle, then reload the page")
+
+
+def test_a_slow_answer_is_said_to_be_awaited(page: Page, front: Relay) -> None:
+    page.open(front.url).answered()
+    page.run("fetch = () => new Promise(() => {}); void run()")
+    assert page.run("getComputedStyle($('result'), '::before').content") == '"Waiting for the answer …"'

@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from tests.programs import npm_packages, program
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
+from tests.programs import program
+from tests.service.bundles import write_bundle
 from tests.service.chromium import Page
 from tests.service.relay import Canned, Relay
 from tests.service.serving import Served, serving
@@ -61,28 +66,44 @@ def explained(text: str) -> str:
     return json.dumps({"label": "positive", "score": 0.98, "words": found})
 
 
-def test_why_shades_words_and_says_their_influence(page: Page, front: Relay) -> None:
-    text = "A 🙂 <b>good</b> film"
-    front.lasting["/openapi.json"] = Canned(200, '{"paths": {"/explain/{head}": {}}}', JSON)
-    front.lasting["/explain/sentiment"] = Canned(200, explained(text), JSON)
-    page.open(f"{front.url}/#classify").answered()
-    page.write("#in-text", text)
-    page.click("#run")
-    page.until(f"state.last?.body.inputs === {json.dumps(text)} && document.querySelector('#why button')")
+MARKS = "[...document.querySelectorAll('#why mark')].map((each) => [each.textContent, each.title, each.className])"
+
+
+def ask_why(page: Page) -> None:
     page.click("#why button")
     page.until("document.querySelector('#why table')")
-    marks = "[...document.querySelectorAll('#why mark')].map((each) => [each.textContent, each.title, each.className])"
-    assert page.run(marks) == [
+
+
+def test_why_shades_words_and_says_their_influence(page: Page, front: Relay) -> None:
+    text = "A 🙂 <b>good</b> film"
+    front.lasting["/explain/sentiment"] = Canned(200, explained(text), JSON)
+    page.open(f"{front.url}/#classify?text={quote(text)}").answered()
+    ask_why(page)
+    assert page.run(MARKS) == [
         ["A", "A: +0.000", "h0 reason for"],
         ["🙂", "🙂: −0.200", "h1 reason against"],
         ["<b>good</b>", "<b>good</b>: +0.410", "h0 reason for"],
     ]
     rows = page.run("[...document.querySelectorAll('#why tbody tr')].map((each) => each.innerText.split(/\\s+/))")
     assert rows == [["<b>good</b>", "for", "+0.410"], ["🙂", "against", "−0.200"], ["A", "for", "+0.000"]]
-    page.run((npm_packages(Path(__file__).parent / "npm") / "node_modules/axe-core/axe.min.js").read_text())
-    assert page.run("axe.run('#why').then(({violations}) => violations.map((each) => each.id))") == []
     asked = [json.loads(body) for path, body, _ in front.asked if path == "/explain/sentiment"]
     assert asked == [{"inputs": text}]
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["classify/topic?text=Ann+left.", "pair/nli?text=Ann+left.&text_pair=Bob", "qa/qa?question=Who%3F&context=Ann"],
+)
+def test_why_shows_what_the_service_explains(page: Page, served: Served, route: str) -> None:
+    page.open(f"{served.url}/#{route}").answered()
+    ask_why(page)
+    head = route.partition("/")[2].partition("?")[0]
+    found = served.client.post(f"/explain/{head}", json=page.run("body()")).json()
+    signs = {True: "−", False: "+"}
+    shown = [title for _, title, _ in page.run(MARKS)]
+    assert shown == [f"{e['word']}: {signs[e['influence'] < 0]}{abs(e['influence']):.3f}" for e in found["words"]]
+    assert len(shown) >= 2
+    assert f"“{found['label'] or 'no answer'}”" in page.run("document.querySelector('#why h3').textContent")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +115,6 @@ def test_why_shades_words_and_says_their_influence(page: Page, front: Relay) -> 
     ],
 )
 def test_an_explanation_that_fails_says_so(page: Page, front: Relay, answer: Canned, says: str) -> None:
-    front.lasting["/openapi.json"] = Canned(200, '{"paths": {"/explain/{head}": {}}}', JSON)
     front.canned["/explain/sentiment"] = [answer]
     page.open(front.url).answered()
     page.until("document.querySelector('#why button')")
@@ -102,11 +122,26 @@ def test_an_explanation_that_fails_says_so(page: Page, front: Relay, answer: Can
     page.until(f"$('why').textContent.includes({json.dumps(says)})")
 
 
-def test_why_is_not_offered_where_the_service_does_not_explain(page: Page, front: Relay) -> None:
-    front.lasting["/openapi.json"] = Canned(200, '{"paths": {}}', JSON)
-    page.open(front.url).answered()
-    page.until("state.heads.length")
-    assert page.run("learnWhy().then(() => document.querySelector('#why button'))") is None
+@pytest.mark.parametrize("route", ["tag/ner", "fill-mask/fill-mask", "zero-shot/nli"])
+def test_why_is_not_offered_where_the_service_does_not_explain(page: Page, served: Served, route: str) -> None:
+    page.open(f"{served.url}/#{route}").answered()
+    assert page.run("document.querySelector('#why button')") is None
+
+
+def test_labels_of_a_persons_own_are_asked_about_and_in_the_link(page: Page, served: Served) -> None:
+    page.open(f"{served.url}/#zero-shot").answered()
+    page.write("#in-candidate_labels", "sea, law")
+    page.click("#run")
+    page.until("document.querySelectorAll('.bars .name').length === 2")
+    sent = page.run("state.last.body")
+    assert sent["parameters"] == {"candidate_labels": ["sea", "law"]}
+    best = served.client.post("/zero-shot", json=sent).json()[0]["label"]
+    assert page.run("document.querySelector('.bars .first').textContent") == best
+    assert "candidate_labels=sea" in page.link()
+    page.write("#in-candidate_labels", " ")
+    page.click("#run")
+    page.said("candidate_labels")
+    assert page.run("document.activeElement.id") == "in-candidate_labels"
 
 
 QA = {"question": "Who?", "context": "🙂 Ann met Bob. Ann left."}
@@ -150,6 +185,72 @@ def test_training_reads_corrections_as_they_were_meant(
     assert found == example
     page.click("#corrections li button")
     page.until("!document.querySelector('#corrections li')")
+
+
+OTHERS = {
+    "topics": HeadSpec("classify", ["art", "law", "sea"], problem_type="multi_label_classification"),
+    "stars": HeadSpec("classify", ["score"], problem_type="regression"),
+    "likeness": HeadSpec("pair", ["score"], problem_type="regression"),
+}
+"""Heads that do not give one label."""
+
+
+@pytest.fixture(scope="module")
+def others(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(write_bundle(tmp_path_factory.mktemp("others") / "tiny", tokenizer, OTHERS), lanes=1) as served:
+        yield served
+
+
+def correct(page: Page, right: str) -> None:
+    page.write("#right", right)
+    page.run(f"$('right').value = {json.dumps(right)}")
+    page.click("#correct button")
+
+
+@pytest.mark.parametrize(
+    ("route", "right", "label"),
+    [
+        ("classify/topics", "sea, art", ("sea", "art")),
+        ("classify/topics", "", ()),
+        ("classify/stars", "3", 3.0),
+        ("pair/likeness", "-0.5", -0.5),
+    ],
+)
+def test_corrections_may_be_several_labels_or_a_number(
+    page: Page, others: Served, tmp_path: Path, route: str, right: str, label: object
+) -> None:
+    page.open(f"{others.url}/#{route}").answered()
+    correct(page, right)
+    page.said("Correction kept")
+    (tmp_path / "right.jsonl").write_text(page.run(f"linesOf('{route.partition('/')[2]}')"))
+    (found,) = read_examples(tmp_path / "right.jsonl", route.partition("/")[0])  # type: ignore[call-overload]
+    assert found.label == label
+
+
+@pytest.mark.parametrize(
+    ("route", "right", "says"),
+    [("classify/topics", "sea, war", "war is not a label"), ("classify/stars", "three", "is not a number")],
+)
+def test_a_correction_that_the_head_cannot_learn_says_why(
+    page: Page, others: Served, route: str, right: str, says: str
+) -> None:
+    page.open(f"{others.url}/#{route}").answered()
+    correct(page, right)
+    page.said(says)
+    assert page.run("corrections().length") == 0
+
+
+def test_texts_are_ranked_best_first(page: Page, others: Served) -> None:
+    page.open(f"{others.url}/#rerank").answered()
+    page.write("#in-query", "Where is Berlin?")
+    page.write("#in-texts", "Cats sleep.\n\nBerlin lies in Germany.\nA dog")
+    page.click("#run")
+    page.until("state.last?.body.texts[0] === 'Cats sleep.'")
+    sent = {"query": "Where is Berlin?", "texts": ["Cats sleep.", "Berlin lies in Germany.", "A dog"]}
+    assert page.run("state.last.body") == sent
+    ranked = [sent["texts"][each["index"]] for each in others.client.post("/rerank", json=sent).json()]
+    assert page.run("[...document.querySelectorAll('.bars .name')].map((each) => each.textContent)") == ranked
+    assert page.run("$('many').hidden")
 
 
 @pytest.mark.parametrize(

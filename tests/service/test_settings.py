@@ -52,6 +52,37 @@ def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.
     assert Settings.model_fields[name].description
 
 
+def test_help_fits_80_columns_and_names_choices_defaults_and_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80
+    for expected in ("--provider {cpu,cuda}", "--log-level {debug,info,warning,error}", "default the starter bundle"):
+        assert expected in told
+    examples = [line.split()[1:] for line in told.partition("examples:")[2].splitlines() if line.strip()]
+    assert [parse(words) for words in examples] == [{}, {"bundles": "models/starter,tickets", "port": "8080"}]
+
+
+def test_a_key_among_the_flags_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, unconfigured: None
+) -> None:
+    """Other users of a machine can read the flags of a process."""
+
+    def stop(*_: object) -> None:
+        raise SettingsError("stopped")
+
+    monkeypatch.setattr("service.server.listen", stop)
+    monkeypatch.setattr("service.logs.configure", lambda *_: None)
+    assert main(["--api-key", "secret"]) == 1
+    assert "--api-key" in caplog.text and "BERTHEADS_API_KEY" in caplog.text and "secret" not in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("BERTHEADS_API_KEY", "secret")
+    assert main([]) == 1 and not caplog.text
+
+
 @pytest.mark.usefixtures("unconfigured")
 @pytest.mark.parametrize(
     ("flags", "says"),
@@ -68,7 +99,7 @@ def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.
         (["--host", "256.0.0.1"], "--host"),
         (["--rename", "classify=support"], "'classify=support' is not BUNDLE:HEAD=NEW"),
         (["--rename", "mine:classify=two words"], "is not BUNDLE:HEAD=NEW"),
-        (["--rename", "a:b=c", "--rename", "a:b=d"], "'a:b' stands there twice"),
+        (["--rename", "a:b=c", "--rename", "a:b=d"], "'a:b' is given twice"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(
@@ -127,7 +158,10 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypat
         (8, {"workers": 16}, 16, 1),
         (32, {"lanes": 3}, 1, 3),
         (32, {"workers": 2, "lanes": 3}, 2, 3),
-        (32, {"provider": "cuda"}, 1, 2),
+        (1, {"provider": "cuda"}, 1, 2),
+        (6, {"provider": "cuda", "lanes": 3}, 5, 3),
+        (32, {"provider": "cuda"}, 8, 2),
+        (32, {"provider": "cuda", "device": "0,1,2,3"}, 28, 2),
         (32, {"provider": "cuda", "workers": 2}, 2, 2),
     ],
 )

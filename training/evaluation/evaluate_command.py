@@ -1,4 +1,4 @@
-"""The command `evaluate`: the figures of a head beside chance, its report, and files of both.
+"""The command `evaluate`: prints the figures of a head beside chance and its report, and writes both to files.
 
 python -m training evaluate (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... [--limit N]
                             [--json OUT] [--report DIR]
@@ -17,7 +17,8 @@ from rich.table import Table
 from training.errors import EvaluationError
 from training.evaluation.evaluate import open_predictor, positive
 from training.evaluation.metrics import Scores
-from training.evaluation.report import REPORT, read_report, report_of, write_report
+from training.evaluation.report import REPORT, WRONG, read_report, report_of, write_report
+from training.evaluation.report_figures import Report
 from training.evaluation.report_text import NUMBERS
 from training.run.atomic_files import check_room, hash_of
 from training.text.data_files import DATA_HELP, add_data_options, read_files
@@ -29,20 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="BUNDLE|CHECKPOINT|URL",
-        help="what to measure; http://HOST:PORT for a service; several bundles or checkpoints are averaged",
+        help="what to measure; http://HOST:PORT for a service (its key comes from BERTHEADS_API_KEY); the scores of "
+        "several bundles or checkpoints are averaged",
     )
-    parser.add_argument("--head", required=True, metavar="NAME", help="which of its heads")
+    parser.add_argument("--head", required=True, metavar="NAME", help="head to measure")
     parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; by default what is served")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="of a URL, for fill-mask: the served bundle")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write the report here: pictures, wrong answers")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write figures, files and command here too")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; default: as served")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="for fill-mask at a URL: the served bundle")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with pictures and wrong answers")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write figures, files and command as JSON")
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Evaluate as the command line says; print figures and report, and write files where asked to."""
+    """Evaluate as the command line says: print figures and report, and write the files that it names."""
     if arguments.json:
         check_report(arguments.json)
     if arguments.report:
@@ -59,7 +61,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in ["", *report.lines()]))
     if arguments.report:
         write_report(report, arguments.report)
-        sys.stdout.write(f"\nreport: {arguments.report}\n")
+    sys.stdout.write(f"\n{last_line(arguments, report)}\n")
     if arguments.json:
         values = {
             "source": source,
@@ -74,8 +76,18 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
 
 
+def last_line(arguments: argparse.Namespace, report: Report) -> str:
+    """Return the most important figure, where the report is, and how to look at the wrong answers."""
+    figure = f"{arguments.head}: {report.chief or 'measured'} on {report.scores.get('examples', 0):,.0f} examples"
+    if arguments.report:
+        wrong = shlex.quote(str(arguments.report / WRONG))
+        return f"{figure}; report: {arguments.report}; next, the most confident wrong answers: head -n 5 {wrong}"
+    again = shlex.join(["python", "-m", "training", *sys.argv[1:], "--report", f"report-{arguments.head}"])
+    return f"{figure}; next, a report with all wrong answers: {again}"
+
+
 def check_report(path: Path) -> None:
-    """Raise EvaluationError for a file that no evaluation has written: it would be lost."""
+    """Raise EvaluationError for an existing file that evaluate did not write: it would be lost."""
     if not path.exists():
         check_room(path)
         return
@@ -84,15 +96,15 @@ def check_report(path: Path) -> None:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not {"source", "head", "scores"} <= found.keys():
-        raise EvaluationError(f"--json {path} exists and is not a report of evaluate; name another file")
+        raise EvaluationError(f"--json {path} exists and was not written by evaluate; name another file")
 
 
 def check_directory(path: Path) -> None:
-    """Raise EvaluationError for a directory with files, unless a report was written there before."""
+    """Raise EvaluationError for a directory with files, unless it holds a report."""
     if path.exists() and not path.is_dir():
         raise EvaluationError(f"--report {path} is a file, expected a directory; name another one")
     if path.is_dir() and any(path.iterdir()) and read_report(path) is None:
-        raise EvaluationError(f"--report {path} holds files but no {REPORT}; name another directory")
+        raise EvaluationError(f"--report {path} has files but no {REPORT}; name another directory")
 
 
 def _describe(path: Path, examples: int) -> dict[str, object]:
@@ -103,7 +115,7 @@ COUNTS = {"examples", "spans", "passages", "masked_tokens"}
 
 
 def table(title: str, scores: Scores) -> Table:
-    """Return the figures as a person reads them: shares in percent, beside chance."""
+    """Return the figures as a table for people: shares in percent, with chance beside them."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("figure")
     shown.add_column("value", justify="right")

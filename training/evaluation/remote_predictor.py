@@ -1,4 +1,4 @@
-"""A running service as a predictor: what is measured is the whole way, HTTP included."""
+"""A running service as a predictor: the whole path is measured, HTTP included."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,30 @@ from models.tokenizer import Tokenizer
 from training.errors import EvaluationError
 
 CONNECTIONS = 4
-PER_REQUEST = 8  # inputs of one request
-PATIENCE = 60.0  # seconds that a busy or starting service gets to take a request
+PER_REQUEST = 8  # inputs per request
+PATIENCE = 60.0  # seconds that a busy or starting service has to accept a request
+
+
+def refuse_password(url: str) -> None:
+    """Raise EvaluationError for a text that is not a URL, or a URL with a password, which command lines would show."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise EvaluationError(f"{url} is not a URL ({error}), expected http://HOST:PORT; correct it") from None
+    if parsed.userinfo:
+        raise EvaluationError(
+            f"the URL of {parsed.host} holds a password, which other users of this machine can read; remove it, and "
+            "set BERTHEADS_API_KEY, or write it into ~/.netrc"
+        )
 
 
 class UrlPredictor:
-    """The heads of a service at `url`; `key` is its API key, `tokenizer` that of the served bundle (for masking)."""
+    """The heads of a service at `url`; `key` is its API key, `tokenizer` belongs to the served bundle (for masking)."""
 
     def __init__(self, url: str, key: str | None = None, tokenizer: Tokenizer | None = None) -> None:
         self.tokenizer = tokenizer
         self._url = url.rstrip("/")
-        try:
-            httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise EvaluationError(f"{url} is no URL ({error}), expected http://HOST:PORT; correct it") from None
+        refuse_password(url)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def head(self, name: str) -> HeadSpec:
@@ -37,7 +47,7 @@ class UrlPredictor:
         try:
             defaults = described.get("parameters", {})
             known = {name: described[name] for name in ("task", "labels")}
-            problem = described.get("problem_type", "single_label_classification")  # which older services do not tell
+            problem = described.get("problem_type", "single_label_classification")  # older services do not say it
             return HeadSpec(**known, defaults=defaults, problem_type=problem)
         except (KeyError, TypeError):
             raise EvaluationError(f"{self._url} does not describe its heads; pass the URL of this service") from None
@@ -61,7 +71,7 @@ class UrlPredictor:
         return httpx.Client(base_url=self._url, headers=self._headers, timeout=120.0)
 
     def _ask(self, client: httpx.Client, method: str, route: str, body: object = None) -> Any:
-        """Return the JSON answer; wait where the service says that it is busy."""
+        """Return the JSON answer; wait if the service is busy."""
         give_up = time.monotonic() + PATIENCE
         while True:
             response = self._send(client, method, route, body)
@@ -94,5 +104,5 @@ class UrlPredictor:
 
 
 def seconds(retry_after: str) -> float:
-    """The seconds of a header Retry-After; one for a date, which clocks need not agree on."""
+    """Return the seconds of a header Retry-After; 1 for a date, because clocks may differ."""
     return float(retry_after) if retry_after.isdecimal() else 1.0

@@ -1,8 +1,9 @@
-"""Pictures of a report: which class is taken for which, whether scores mean what they say, errors of numbers.
+"""Pictures of a report: which class is taken for which, whether scores are reliable, and the errors of numbers.
 
-Shades are of one colour, from light to dark, so that they are read in grey too.
+Shades go from light to dark in one colour, so they can be read in grey too.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,23 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from training.evaluation.report_figures import NONE, Report
-from training.evaluation.report_text import cut, percent
+from training.evaluation.report_text import percent
 
 MAX_CLASSES = 20
-"""In a picture; of more, those that are confused most."""
+"""Maximum classes in a picture; if there are more, it shows those that are confused most."""
 MAX_NAME = 28
-"""Characters of a label in a picture."""
+"""Maximum characters of a label in a picture."""
+MAX_COUNT = 10_000
+"""Counts from here on are shown in thousands, because a cell has room for five characters."""
 DPI = 110
+CHARACTER = 0.075
+"""Inches that a character of a label takes at most."""
 OTHERS = "(others)"
 BLUE, GREY = "#1f5a96", "#9a9a9a"
 
@@ -28,7 +35,7 @@ Counts = NDArray[np.int64]
 
 
 def plot_report(report: Report, directory: Path) -> None:
-    """Draw what the report has into PNG files of `directory`."""
+    """Draw the parts of a report into PNG files in `directory`."""
     if report.classes:
         _save(_confusion(report), directory / "confusion.png")
     if report.bins:
@@ -38,14 +45,14 @@ def plot_report(report: Report, directory: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight")  # a matrix keeps its shape, and may need more than the canvas
 
 
 # ---- confusion -------------------------------------------------------------------------------------------------------
 
 
 def confusion_matrix(report: Report) -> tuple[list[str], Counts]:
-    """Return labels, and counts of expected (rows) against found (columns); NONE comes last where it occurs."""
+    """Return the labels and the counts [expected, found] of their pairs; NONE comes last if it occurs."""
     names = [one.label for one in report.classes]
     if any(NONE in (one.expected, one.found) for one in report.confused):
         names.append(NONE)
@@ -62,8 +69,8 @@ def confusion_matrix(report: Report) -> tuple[list[str], Counts]:
 def most_confused(report: Report, most: int = MAX_CLASSES) -> list[str]:
     """Return the labels of the most confused pairs, pair by pair, until there are `most`.
 
-    Pairs are ranked by count times share of the expected class: a class of very many examples would fill the picture
-    by count alone, and classes of one example by share alone.
+    Pairs are ranked by their count times their share of the expected class. By count alone, one very large class would
+    fill the picture; by share alone, classes with a single example would.
     """
     support = {one.label: max(1, one.support) for one in report.classes}
     pairs = [one for one in report.pairs if NONE not in (one.expected, one.found)]
@@ -80,32 +87,60 @@ def _confusion(report: Report) -> Figure:
     title, found = f"{report.head}: expected against found", names
     shares = counts / np.maximum(1, counts.sum(axis=1))[:, None]
     if NONE in names:
-        shares[-1] = 0  # what is found where nothing is has no class to be a share of
+        shares[-1] = 0  # nothing was expected here, so there is no class to take a share of
     if report.errors:
         title += "\nspans that overlap, whatever their boundaries"
     if len(report.classes) > MAX_CLASSES:
-        worst = most_confused(report)
-        chosen = [number for number, name in enumerate(names) if name in worst]
+        chosen = [names.index(name) for name in most_confused(report)]  # confused pairs side by side
         title += f"\nthe {len(chosen)} most confused of {len(report.classes)} classes"
         counts, shares = _with_others(counts, chosen), _with_others(shares, chosen)
         names = [names[number] for number in chosen]
         found = [*names, OTHERS]
-    figure = _canvas(len(names), max((len(cut(name, MAX_NAME)) for name in found), default=1))
-    _draw_matrix(figure, (names, found), shares, counts)
+    shown = shown_names(report)
+    if any(shown[name] != shortened(name) for name in shown):
+        title += "\n“class 1” is the first in report.json"  # letters that the font lacks, or names that look alike
+    rows, columns = ([shown.get(name, name) for name in each] for each in (names, found))
+    figure = _canvas(len(rows), max(map(len, columns), default=1))
+    _draw_matrix(figure, (rows, columns), shares, counts)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
+def shortened(name: str) -> str:
+    """Return a label with its middle left out where it is too long: long labels often differ only at one end."""
+    reach = MAX_NAME // 2
+    return name if len(name) <= MAX_NAME else f"{name[: reach - 1]}…{name[-reach:]}"
+
+
+def shown_names(report: Report) -> dict[str, str]:
+    """Return how each class is written in a picture: its shortened name, or its number where that cannot be read."""
+    names = [one.label for one in report.classes]
+    short = Counter(map(shortened, names))
+    readable = {name: is_drawable(name) and short[shortened(name)] == 1 for name in names}
+    return {name: shortened(name) if readable[name] else f"class {place}" for place, name in enumerate(names, 1)}
+
+
+def is_drawable(text: str) -> bool:
+    """Tell whether the font of the pictures has all characters of a text; others become boxes."""
+    font = get_font(findfont(FontProperties()))
+    return all(font.get_char_index(ord(character)) for character in text)
+
+
 def _with_others(table: NDArray[Any], chosen: list[int]) -> NDArray[Any]:
-    """Keep the chosen rows and columns, and sum up the other columns in a last one."""
+    """Keep the chosen rows and columns, and add a last column with the sum of the others."""
     kept = table[np.ix_(chosen, chosen)]
     others = table[chosen].sum(axis=1) - kept.sum(axis=1)
     return np.concatenate([kept, others[:, None]], axis=1)
 
 
 def _canvas(classes: int, longest: int) -> Figure:
-    size = 1.9 + max(2.4, 0.36 * classes)
-    return Figure(figsize=(size + 0.075 * longest + 0.9, size + 0.05 * longest), layout="constrained")
+    size = 1.9 + classes * _cell(classes)
+    return Figure(figsize=(size + CHARACTER * longest + 0.9, size + CHARACTER * longest), layout="constrained")
+
+
+def _cell(classes: int) -> float:
+    """Return the width of a cell in inches."""
+    return max(0.36, 2.4 / classes)
 
 
 def _draw_matrix(
@@ -113,8 +148,9 @@ def _draw_matrix(
 ) -> None:
     axis = figure.subplots()
     image = axis.imshow(shares, cmap=colormaps["Blues"], vmin=0, vmax=1)
-    rows, found = ([cut(name, MAX_NAME) for name in each] for each in names)
-    axis.set_xticks(range(len(found)), found, rotation=90 if len(found) > 6 else 0, fontsize=8)
+    rows, found = names
+    longest = CHARACTER * max(map(len, found))
+    axis.set_xticks(range(len(found)), found, rotation=90 if longest > _cell(len(rows)) else 0, fontsize=8)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
     axis.set_xticks(np.arange(len(found) - 1) + 0.5, minor=True)
     axis.set_yticks(np.arange(len(rows) - 1) + 0.5, minor=True)
@@ -124,10 +160,17 @@ def _draw_matrix(
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.55 else "black"
         size = 9 if len(rows) <= 6 else 7
-        axis.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=size)
+        axis.text(column, row, _count(counts[row, column]), ha="center", va="center", color=colour, fontsize=size)
+    for place in range(len(rows) - (NONE in rows)):  # right answers, framed
+        frame = (place - 0.5, place - 0.5)
+        axis.add_patch(Rectangle(frame, 1, 1, fill=False, edgecolor="black", linewidth=1.2, zorder=3))
     bar = figure.colorbar(image, ax=axis, format=PercentFormatter(xmax=1), fraction=0.04, pad=0.02)
     bar.set_label("share of the expected class", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count < MAX_COUNT else f"{count / 1000:,.0f}k"
 
 
 # ---- reliability -----------------------------------------------------------------------------------------------------
@@ -156,13 +199,18 @@ def _reliability(report: Report) -> Figure:
 def _draw_bins(axis: Axes, report: Report) -> None:
     scores, right = [one.score for one in report.bins], [one.right for one in report.bins]
     axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated")
-    axis.plot(scores, right, color=BLUE, marker="o", markersize=5, linewidth=1.6, label="this head, 95 % intervals")
+    axis.plot(scores, right, color=BLUE, marker="o", markersize=5, linewidth=1.6, label="this head")
     low, high = zip(*(interval(one.right, one.count) for one in report.bins), strict=True)
-    axis.vlines(scores, low, high, color=BLUE, alpha=0.5, linewidth=1.2)
-    axis.set_ylabel("share that is right")
+    axis.vlines(scores, low, high, color=BLUE, alpha=0.5, linewidth=1.2, label="95 % interval")
+    axis.set_ylabel("right answers")
     axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    axis.legend(loc="upper left", fontsize=8, frameon=False)
+    _legend_above(axis)
+
+
+def _legend_above(axis: Axes) -> None:
+    """Set the legend outside, where it covers no curve."""
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False, borderaxespad=0.2)
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
@@ -181,15 +229,16 @@ def _residuals(report: Report) -> Figure:
     low, high = min(gold.min(), found.min()), max(gold.max(), found.max())
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1.2)
-    left.scatter(gold, found, s=10, color=BLUE, alpha=0.4, linewidths=0)
-    left.set(xlabel="expected", ylabel="found", title="found against expected")
-    right.axvline(0, color=GREY, linestyle="--", linewidth=1.2)
-    right.hist(found - gold, bins=40, color=BLUE, edgecolor="white", linewidth=0.4)
-    right.set(xlabel="found − expected", ylabel="examples", title="errors")
+    left.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1.2, label="found = expected")
+    left.scatter(gold, found, s=10, color=BLUE, alpha=0.4, linewidths=0, label="an example")
+    left.set(xlabel="expected", ylabel="found")
+    right.axvline(0, color=GREY, linestyle="--", linewidth=1.2, label="no error")
+    right.hist(found - gold, bins=40, color=BLUE, edgecolor="white", linewidth=0.4, label="errors")
+    right.set(xlabel="error (found − expected)", ylabel="examples")
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3, linewidth=0.6)
         axis.set_axisbelow(True)
-    figure.suptitle(report.head, fontsize=11)
+        _legend_above(axis)
+    figure.suptitle(f"{report.head}: {len(gold):,} numbers", fontsize=11)
     return figure

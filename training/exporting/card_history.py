@@ -1,7 +1,7 @@
-"""What a model card says of the data, the base, the recipe and the limits of a bundle, by what bundle.json knows."""
+"""What a model card says about the data, base, recipe and limits of a bundle, as far as bundle.json knows them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from training.parity.logit_comparison import Figures
 from training.parity.run_files import RunFiles
 
 TRAINING_EXAMPLES = "training_examples"
-"""Metric of a head: how many examples it learned from."""
+"""Metric of a head: the number of examples that it learned from."""
 BASE_LICENCE = "base_licence"
-"""Key of the provenance: the licence of the base, as its own card gives it."""
+"""Key of the provenance: the licence of the base, as its own card states it."""
 NOT_STATED = "not stated"
 
 
 def base_licence(base: Path | None, run: RunFiles | None) -> dict[str, str]:
-    """Return the licence that the card of the base states, for the provenance; {} where it states none.
+    """Return the licence that the card of the base states, for the provenance; {} if it states none.
 
-    The base is the bundle of --base, or what the recipe of the run names.
+    The base is the bundle of --base, or the one that the recipe of the run names.
     """
     named = str(run.recipe.get("base") or "") if run else ""
     card = (base or Path(named)) / CARD
@@ -36,14 +36,14 @@ def base_licence(base: Path | None, run: RunFiles | None) -> dict[str, str]:
     return {BASE_LICENCE: str(found)} if found else {}
 
 
-def history_lines(manifest: Manifest, figures: Figures) -> Iterator[str]:
-    """Yield the sections of data, base, recipe and limits."""
-    yield from ("## Data", "", *_data(manifest, figures), "## Base", "", *_base(manifest))
-    yield from ("## Recipe", "", *_recipe(manifest), "## Limits", "", *_limits(manifest, figures))
+def history_lines(manifest: Manifest, figures: Figures, known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the sections of data, base, recipe and limits; `known` is the front matter that a person wrote."""
+    yield from ("## Data", "", *_data(manifest, figures), "## Base", "", *_base(manifest, known))
+    yield from ("## Recipe", "", *_recipe(manifest), "## Limits of the inputs", "", *_limits(manifest, figures, known))
 
 
 def _training(manifest: Manifest) -> dict[str, Any]:
-    """Return what the run that made the heads noted."""
+    """Return the provenance of the run that made the heads."""
     found = manifest.provenance.get("training")
     return found if isinstance(found, dict) else {}
 
@@ -57,11 +57,15 @@ def _recipe_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def _data(manifest: Manifest, figures: Figures) -> Iterator[str]:
-    rows = [*_training_rows(manifest), *_validation_rows(manifest, figures)]
-    if rows:
-        yield from table(["head", "for", "file", "SHA-256", "licence", "rows"], rows, 5)
+    """Yield the files of training and validation; only a recipe can state their licences."""
+    header = ["head", "for", "file", "SHA-256", "licence", "rows"]
+    rows = [header, *_training_rows(manifest), *_validation_rows(manifest, figures)]
+    if not _recipe_of(manifest):
+        rows = [[*row[:4], row[5]] for row in rows]
+    if rows[1:]:
+        yield from table(rows[0], rows[1:], len(rows[0]) - 1)
     else:
-        yield from ("Nothing is known of the data that the heads learned from.", "")
+        yield from ("bundle.json does not name the data that the heads learned from.", "")
 
 
 def _training_rows(manifest: Manifest) -> Iterator[list[str]]:
@@ -76,7 +80,7 @@ def _training_rows(manifest: Manifest) -> Iterator[list[str]]:
 
 
 def _sum(file: str, inputs: dict[str, Any]) -> str:
-    """Return the beginning of the hash of a file, which the run notes by its path or its name."""
+    """Return the first digits of the hash of a file, which the run notes under its path or its name."""
     name = Path(file).name
     found = {entry["sha256"] for key, entry in inputs.items() if Path(key).name == name and entry.get("sha256")}
     return _short(found.pop()) if len(found) == 1 else ""
@@ -99,13 +103,13 @@ def _validation_rows(manifest: Manifest, figures: Figures) -> Iterator[list[str]
 # ---- base and recipe -------------------------------------------------------------------------------------------------
 
 
-def _base(manifest: Manifest) -> Iterator[str]:
-    base = noted(manifest, "base") or str(_recipe_of(manifest).get("base") or "")
-    if not base:
-        yield from ("Nothing is known of the checkpoint that the encoder began from.", "")
-        return
-    licence = noted(manifest, BASE_LICENCE) or NOT_STATED
-    yield from (f"`{base}`. Its licence: {licence}.", "")
+def _base(manifest: Manifest, known: Mapping[str, Any]) -> Iterator[str]:
+    if base := noted(manifest, "base") or str(_recipe_of(manifest).get("base") or ""):
+        yield from (f"`{base}`. Its licence: {noted(manifest, BASE_LICENCE) or NOT_STATED}.", "")
+    elif named := known.get("base_model"):
+        yield from (f"`{named}`.", "")
+    else:
+        yield from ("bundle.json does not name the checkpoint that the encoder started from.", "")
 
 
 def _recipe(manifest: Manifest) -> Iterator[str]:
@@ -119,12 +123,12 @@ def _recipe(manifest: Manifest) -> Iterator[str]:
 # ---- limits ----------------------------------------------------------------------------------------------------------
 
 
-def _limits(manifest: Manifest, figures: Figures) -> Iterator[str]:
-    """Yield what the heads were not made for, or not measured on."""
-    language = noted(manifest, "language")
+def _limits(manifest: Manifest, figures: Figures, known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the inputs that the heads were not made for, or not measured on."""
+    language = noted(manifest, "language") or known.get("language")
     yield f"- Language: {language}." if language else "- The language of the data is not stated."
     if manifest.encoder.lowercase:
-        yield "- Letters are lowercased: heads do not see capitals."
+        yield "- Letters are lowercased, so heads do not see capitals."
     for name, head in manifest.heads.items():
         if limit := _length(name, head):
             yield limit
@@ -132,7 +136,7 @@ def _limits(manifest: Manifest, figures: Figures) -> Iterator[str]:
     missing = [name for name in manifest.heads if "validation" not in measured[name]]
     if missing:
         yield f"- Not measured on labelled data here: {', '.join(f'`{name}`' for name in missing)}."
-    yield "- Texts of another kind, subject or length than the data above get worse answers. Measure on your own first."
+    yield "- Texts of another kind, subject or length get worse answers. Measure the heads on your own texts first."
     yield ""
 
 

@@ -1,4 +1,4 @@
-"""A report of evaluation as Markdown, for the model card; its pictures lie in the bundle."""
+"""A report of an evaluation as Markdown, for the model card; the pictures are files of the bundle."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from training.evaluation.report_figures import (
 from training.evaluation.report_text import percent
 
 FOLDED = 5
-"""Classes that a table shows unfolded."""
+"""A table of more classes than this is folded."""
 PICTURE_TEXTS = {
-    "confusion.png": "expected classes against those found",
+    "confusion.png": "expected classes against found classes",
     "reliability.png": "share of right answers by score",
-    "residuals.png": "numbers found against those expected",
+    "residuals.png": "found numbers against expected numbers",
 }
 
 
@@ -38,7 +38,7 @@ def report_lines(report: Report, directory: Path) -> Iterator[str]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Iterator[str]:
-    """Yield a table and an empty line; the first `texts` columns are texts, the others figures."""
+    """Yield a table and an empty line; the first `texts` columns hold text, the others figures."""
     yield row(header)
     yield "|" + "".join("---|" if place < texts else "---:|" for place in range(len(header)))
     yield from map(row, rows)
@@ -46,17 +46,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) 
 
 
 def row(cells: Sequence[str]) -> str:
-    """Return a row of a table; what would end a cell is escaped."""
+    """Return a row of a table; a `|` in a cell is escaped."""
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def folded(summary: str, lines: Iterator[str]) -> Iterator[str]:
-    """Yield lines that a reader unfolds."""
+    """Yield lines that stay hidden until a reader unfolds them."""
     yield from (f"<details><summary>{summary}</summary>", "", *lines, "</details>", "")
 
 
 def _summary(report: Report) -> str:
-    """Return the chief figure beside chance, and on how many examples."""
+    """Return the most important figure, chance, and the number of examples."""
     error = report.scores.get("calibration_error")
     gap = "" if error is None else f" Scores differ from the share of right answers by {percent(error)} points."
     return f"{report.chief or 'measured'} on {report.scores.get('examples', 0):,.0f} examples.{gap}"

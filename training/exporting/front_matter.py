@@ -1,6 +1,6 @@
-"""The front matter of a model card: what Hugging Face reads of a bundle.
+"""The front matter of a model card: what Hugging Face reads about a bundle.
 
-huggingface_hub writes and reads it: https://huggingface.co/docs/hub/model-cards#model-card-metadata
+huggingface_hub writes and parses it: https://huggingface.co/docs/hub/model-cards#model-card-metadata
 """
 
 import re
@@ -16,6 +16,8 @@ from models.task import TaskName
 from training.errors import ExportError
 
 LIBRARY = "bertheads"
+RESULTS = "model-index"
+"""The entry of the figures, which each export measures again."""
 PIPELINES: dict[TaskName, str] = {
     "classify": "text-classification",
     "pair": "text-classification",
@@ -30,7 +32,7 @@ FIGURES = (
     *("f1", "micro_f1", "accuracy", "macro_f1", "precision", "recall", "exact_match"),
     *("pearson", "spearman", "mean_absolute_error"),
 )
-"""The figures of model-index by the names of our scores, the chief one first."""
+"""The figures of model-index under our own names, the most important first."""
 METRICS = {
     "macro_f1": "f1",
     "micro_f1": "f1",
@@ -38,13 +40,18 @@ METRICS = {
     "spearman": "spearmanr",
     "mean_absolute_error": "mae",
 }
-"""Hugging Face's names of those that have another one there."""
+"""Hugging Face's names where they differ from ours."""
 
 Values = dict[str, Any]
 
 
 def front_matter(manifest: Manifest, known: Mapping[str, Any]) -> str:
-    """Return the block between two lines of `---`; `known` entries, which a person wrote, win."""
+    """Return the lines between the two `---`; `known` entries, which a person wrote, win."""
+    return str(ModelCardData(ignore_metadata_errors=True, **(written_entries(manifest) | dict(known))))
+
+
+def written_entries(manifest: Manifest) -> Values:
+    """Return the entries that an export writes."""
     tasks = list(dict.fromkeys(map(pipeline, manifest.heads.values())))
     results = [result for name, head in manifest.heads.items() for result in _results(name, head)]
     data: Values = ModelCardData(  # type: ignore[no-untyped-call]
@@ -57,11 +64,24 @@ def front_matter(manifest: Manifest, known: Mapping[str, Any]) -> str:
         model_name=manifest.name,
         eval_results=results or None,
     ).to_dict()
-    return str(ModelCardData(ignore_metadata_errors=True, **(data | dict(known))))
+    return data
+
+
+def own_entries(card: str, manifest: Manifest) -> Values:
+    """Return the entries of a card that its export did not write: those that a person added or changed."""
+    written = written_entries(manifest)
+    entries = split_card(card)[0]
+    return {key: value for key, value in entries.items() if key != RESULTS and written.get(key) != value}
+
+
+def joined(entries: Mapping[str, Any], text: str) -> str:
+    """Return a card with some front matter, none if there are no entries."""
+    block = f"---\n{ModelCardData(ignore_metadata_errors=True, **entries)}\n---\n" if entries else ""
+    return f"{block}{text}\n"
 
 
 def base_of(manifest: Manifest) -> str | None:
-    """Return the name of what the encoder began from: the bundle of --base, or the base of the run's recipe."""
+    """Return the name of the model that the encoder started from: the bundle of --base, or the base in the recipe."""
     if base := noted(manifest, "base"):
         return base.rpartition(" ")[0] or base  # without its version
     training = manifest.provenance.get("training")
@@ -71,18 +91,18 @@ def base_of(manifest: Manifest) -> str | None:
 
 
 def pipeline(head: HeadEntry) -> str:
-    """Return Hugging Face's name of what a head does; a pair head of one label ranks."""
+    """Return Hugging Face's name for what a head does; a pair head with one label ranks texts."""
     return "text-ranking" if head.task == "pair" and len(head.labels) == 1 else PIPELINES[head.task]
 
 
 def noted(manifest: Manifest, key: str) -> str | None:
-    """Return what --note said of `key`."""
+    """Return the text of --note for `key`."""
     found = manifest.provenance.get(key)
     return found if isinstance(found, str) and found.strip() else None
 
 
 def identifier(licence: str | None) -> str | None:
-    """Return the licence as an identifier, such as apache-2.0; None for what cannot be one."""
+    """Return the licence as an identifier such as apache-2.0, or None if its name cannot be one."""
     name = "-".join(licence.lower().split()) if licence else ""
     return name if LICENCE.fullmatch(name) else None
 
@@ -104,12 +124,12 @@ def _results(name: str, head: HeadEntry) -> Iterator[EvalResult]:
 
 
 def _slug(name: str) -> str:
-    """Return a name of a data set that Hugging Face takes."""
+    """Return a name that Hugging Face accepts for a data set."""
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
 
 
 def split_card(card: str) -> tuple[Values, str]:
-    """Return the front matter of a card, {} for none, and the text behind it."""
+    """Return the front matter of a card ({} if it has none) and the text after it."""
     if not card.startswith("---\n"):
         return {}, card
     try:

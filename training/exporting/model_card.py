@@ -1,29 +1,30 @@
-"""The model card, README.md of a bundle: what a person says, what its heads are worth, where they come from, parity."""
+"""The model card, README.md of a bundle: what a person wrote, what its heads are worth, their history, and parity."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.manifest import EncoderEntry, HeadEntry, Manifest
+from models.errors import BertheadsError
+from models.manifest import CARD, MANIFEST, EncoderEntry, HeadEntry, Manifest, read_manifest
 from training.evaluation.report import REPORTS, read_report
 from training.exporting.card_history import history_lines
 from training.exporting.card_report import report_lines, row
-from training.exporting.front_matter import front_matter, split_card
+from training.exporting.front_matter import front_matter, joined, own_entries, split_card
 from training.parity.logit_comparison import Figures
 
 GENERATED = "<!-- What follows is written by the export. -->"
-"""Ends what a person says."""
+"""Ends the text that a person wrote."""
 MEASURED = "## Exported against PyTorch"
-"""Ends it too, in cards of older versions."""
+"""Ends that text in cards of older versions."""
 COLUMNS = ("head", "task", "labels", "precision", "largest difference to PyTorch", "equal choices", "measured")
 SHOWN = 5
 """Labels of a head that are listed."""
 
 
 def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str | None = None) -> str:
-    """Return a README.md.
+    """Return the text of README.md.
 
-    `text`: what a person says, whose front matter wins; `directory`: that of the bundle, with its reports; `figures`:
+    `text` is what a person wrote; its front matter wins. `directory` is the bundle with its reports, and `figures` are
     those of parity.json.
     """
     known, said = split_card(text or "")
@@ -39,7 +40,7 @@ def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str 
         GENERATED,
         "",
         *_worth(manifest, directory),
-        *history_lines(manifest, figures),
+        *history_lines(manifest, figures, known),
         MEASURED,
         "",
         *_how(figures),
@@ -52,18 +53,32 @@ def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str 
     return "\n".join(lines)
 
 
+def said_in(path: Path) -> str | None:
+    """Return what a person wrote in a file: all of it, or in the card of a bundle all that no export wrote.
+
+    None if there is no file.
+    """
+    if not path.is_file():
+        return None
+    card, manifest = path.read_text(encoding="utf8"), path.parent / MANIFEST
+    if path.name != CARD or not manifest.is_file():
+        return card
+    try:
+        return kept_of(card, read_manifest(manifest))
+    except BertheadsError:
+        return text_of(card)  # the bundle is damaged, so nobody knows which front matter its export wrote
+
+
 def text_of(card: str) -> str | None:
-    """Return what a person said in a card that `model_card` wrote; None for nothing."""
+    """Return the text that a person wrote in a card of `model_card`, without front matter; None if there is none."""
     before = split_card(card)[1].partition(GENERATED)[0].partition(MEASURED)[0].lstrip()
     generated = re.match(r"# .*\n+(An? (BERT )?encoder of .*\n)?", before)
     return before[generated.end() if generated else 0 :].strip() or None
 
 
-def kept_of(card: str) -> str:
-    """Return the front matter and the text of a card, for the next one; figures are measured again."""
-    block = re.match(r"---\n.*?^---\n", card, re.DOTALL | re.MULTILINE)
-    kept = re.sub(r"^model-index:\n(?:(?:- | ).*\n)*", "", block.group(), flags=re.MULTILINE) if block else ""
-    return f"{kept}{text_of(card) or ''}\n"
+def kept_of(card: str, manifest: Manifest) -> str:
+    """Return a person's front matter and text from the card of a bundle, for its next card."""
+    return joined(own_entries(card, manifest), text_of(card) or "")
 
 
 def _worth(manifest: Manifest, directory: Path) -> Iterator[str]:
@@ -73,7 +88,7 @@ def _worth(manifest: Manifest, directory: Path) -> Iterator[str]:
         yield from ("## What the heads are worth", "")
     if before := [report.head for report in found if "graph" not in manifest.heads[report.head].metrics]:
         named = ", ".join(before)
-        yield from (f"Figures of {named} are PyTorch's in fp32; the last table says what the export changed.", "")
+        yield from (f"Figures of {named} are of PyTorch in fp32; the last table says what the export changed.", "")
     for report in found:
         yield from report_lines(report, directory)
 
@@ -86,7 +101,7 @@ def _sizes(encoder: EncoderEntry) -> str:
 
 
 def _how(figures: Figures) -> Iterator[str]:
-    """Yield what the figures were measured with, and an empty line."""
+    """Yield the session that was measured, and an empty line."""
     if session := figures.get("session"):
         kernels = "with" if session["kernels"] else "without"
         yield (
@@ -97,7 +112,7 @@ def _how(figures: Figures) -> Iterator[str]:
 
 
 def _met(manifest: Manifest) -> Iterator[str]:
-    """Yield how many inputs there are to compare traffic with, and an empty line."""
+    """Yield how many inputs the reference figures come from, and an empty line."""
     found = {name: head.reference.inputs for name, head in manifest.heads.items() if head.reference}
     if found:
         counts = ", ".join(f"{name} {inputs:,}" for name, inputs in found.items())
@@ -122,14 +137,14 @@ def _labels(entry: HeadEntry) -> str:
 
 
 def _equal(head: Figures) -> str:
-    """Return the share of equal choices on texts; for labels that stand alone, of those on the same side of 0.5."""
+    """Return the share of equal choices on texts; for independent labels, of scores on the same side of 0.5."""
     found = head.get("texts", head)
     share = found.get("equal_argmax", found.get("same_side"))
     return "none" if share is None else f"{100 * share:.1f} % of {found['choices']:,}"
 
 
 def _measured(head: Figures) -> str:
-    """Return the figure of the best evidence there is, with its count and what it was measured on."""
+    """Return the figure with the best evidence, its number of examples, and its data."""
     for kind in ("validation", "training"):
         if found := head.get(kind):
             error = "" if found["error"] is None else f" ± {found['error']:.2f}"
@@ -139,6 +154,6 @@ def _measured(head: Figures) -> str:
             )
     texts = head.get("texts")
     if not texts:
-        return "random rows alone"
+        return "only random rows"
     name = "expected_loss" if "expected_loss" in texts else "score_difference"
     return f"{name.replace('_', ' ')} {texts[name]:.2f} points on {texts['texts']:,} texts ({texts['source']})"

@@ -1,9 +1,9 @@
-"""Measure the parity of a bundle again, as it is served now: its graphs and its tokenizer keep their bytes.
+"""Measure the parity of a bundle again, with the session that serves it; graphs and tokenizer keep their bytes.
 
     python -m training parity BUNDLE [--reference CHECKPOINT] [--data HEAD=FILE]... [--limit N] [--card FILE]
 
-For whenever graphs, kernels or ONNX Runtime have changed. parity.json, the figures in bundle.json and the table in
-README.md are written together; the text above the table stays, unless --card gives another one.
+This is needed when graphs, kernels or ONNX Runtime have changed. parity.json, the figures in bundle.json and the table
+in README.md are written together. The text above the table stays, unless --card names another.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from models.reference import Reference
 from training.errors import ExportError
 from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
-from training.exporting.export import data_of, pair, points, with_metrics, with_references, write_reports
-from training.exporting.model_card import kept_of, model_card
+from training.exporting.export import data_of, pair, points, report, with_metrics, with_references, write_reports
+from training.exporting.model_card import model_card, said_in
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity
@@ -34,10 +34,10 @@ OWN_WEIGHTS = "with the weights of the bundle"
 
 @dataclass(frozen=True)
 class ParityOptions:
-    """What a bundle is measured against, and on."""
+    """The reference and the data for measuring a bundle."""
 
     reference: Path | None = None
-    """The checkpoint that it was made from; by default its own weights, which int8 has rounded."""
+    """The checkpoint that it was made from; by default its own weights, as rounded by int8."""
     data: Data = field(default_factory=dict)
     limit: int | None = None
     budget: float = 0.5
@@ -45,7 +45,7 @@ class ParityOptions:
 
 
 def remeasure(directory: Path, options: ParityOptions) -> Bundle:
-    """Measure and write; raise ExportError, and leave the bundle as it was, if a head is over the budget."""
+    """Measure and write; raise ExportError, and leave the bundle unchanged, if a head exceeds the budget."""
     bundle = read_bundle(directory)
     check_heads(options.data, bundle.manifest.heads)
     checkpoint, reference = _reference(bundle, options.reference)
@@ -57,9 +57,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
         tell(remark)
     check_parity(figures, options.budget)
     manifest = with_references(with_metrics(bundle.manifest, figures), met)
-    source = options.card or directory / CARD
-    said = source.read_text(encoding="utf8") if source.is_file() else ""
-    text = said if options.card else kept_of(said)
+    text = said_in(options.card or directory / CARD)
     with staged(directory, replace=True) as staging:
         shutil.copytree(directory, staging, dirs_exist_ok=True)
         (staging / PARITY).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf8")
@@ -71,7 +69,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
 
 
 def _reference(bundle: Bundle, directory: Path | None) -> tuple[Checkpoint, str]:
-    """Return a checkpoint with the heads of the bundle, as the bundle sets them, and what parity.json says of it."""
+    """Return a checkpoint with the heads and settings of the bundle, and its name for parity.json."""
     if directory is None:
         rounded = "" if "fp32" in bundle.manifest.encoder.files else ", rounded as it has them"
         return unpack(bundle), f"{REFERENCE}, {OWN_WEIGHTS}{rounded}"
@@ -96,17 +94,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `parity_command` reads."""
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="directory with bundle.json")
-    add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; by default its own weights")
-    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="its validation data")
-    add("--limit", type=positive, metavar="N", help="measure each head with N examples, drawn by chance")
-    add("--budget", type=points, default=0.5, metavar="POINTS", help="what int8 and fp16 may cost; default 0.5")
-    add("--card", type=Path, metavar="FILE", help="what README.md of the bundle says above the figures")
+    add("--reference", type=Path, metavar="CHECKPOINT", help="what it was made from; default: its own weights")
+    add("--data", type=pair, action="append", default=[], metavar="HEAD=FILE", help="validation data; repeatable")
+    add("--limit", type=positive, metavar="N", help="measure each head with N random examples")
+    add("--budget", type=points, default=0.5, metavar="POINTS", help="points that int8 and fp16 may lose; default: 0.5")
+    add("--card", type=Path, metavar="FILE", help="text for README.md, above the figures; default: the old one")
 
 
 def parity_command(arguments: argparse.Namespace) -> None:
-    """Measure as the command line says, and name what was lost."""
+    """Measure as the command line says, and print the outcome."""
     options = ParityOptions(
         arguments.reference, data_of(arguments.data), arguments.limit, arguments.budget, arguments.card
     )
     bundle = remeasure(arguments.bundle, options)
-    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json were written\n")
+    report(bundle)
+    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json are new\n")

@@ -1,12 +1,13 @@
 """Learning curves of a run as one PNG: a panel for each kind of figure, all over the same steps.
 
-Input is the run's metrics.jsonl: an object a line with "step" and any of the scalars that PANELS names: `loss/mlm`,
-`lr`, `validation/nli/accuracy`. Training is solid, validation dashed with markers, and chance on the same data dotted
-(`*_chance`). A head keeps its shade and its marker in all panels; shades differ in grey too.
+The input is the run's metrics.jsonl: one object per line with "step" and any of the scalars that PANELS names, such as
+`loss/nli`, `lr`, `validation/nli/accuracy`. Training curves are solid. Validation curves are dashed and show every
+measurement. Chance on the same data (`*_chance`) is dotted. A head keeps its shade and its marker in all panels;
+the shades also differ in grey.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from training.errors import DataError
@@ -27,33 +28,52 @@ Colour = str | tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis: those that measure one of `figures`."""
+    """Curves that share an axis: they measure one of `figures`, for subjects in `only` and not in `without`."""
 
     title: str
     axis: str
     figures: tuple[str, ...]
     percent: bool = False
     logarithmic: bool = False
-    noisy: bool = True  # drawn faint, with an average over it
+    noisy: bool = True  # drawn faint, under its moving average
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def shows(self, name: "Name") -> bool:
+        """Tell whether a curve belongs to this panel."""
+        chosen = name.subject not in self.without and (not self.only or name.subject in self.only)
+        return chosen and name.figure in self.figures
 
 
+MASKED, NEXT, BOTH = "fill-mask", "nsp", "pretraining"
+"""Subjects of losses: masked tokens, next sentences, and both of them among the heads of a finetuning run."""
 PANELS = (
-    Panel("Loss", "loss (log scale)", ("loss",), logarithmic=True),
+    Panel("Loss of masked tokens", "nats (log scale)", ("loss",), logarithmic=True, only=(MASKED,)),
+    Panel("Loss of next sentences", "nats (log scale)", ("loss",), logarithmic=True, only=(NEXT,)),
+    Panel("Loss of pretraining on the corpus", "nats (log scale)", ("loss",), logarithmic=True, only=(BOTH,)),
+    Panel("Loss of heads", "loss (log scale)", ("loss",), logarithmic=True, without=(MASKED, NEXT, BOTH)),
     Panel("Accuracy", "accuracy (%)", ("accuracy", "accuracy_top5"), percent=True),
     Panel("F1 and exact match", "score (%)", ("f1", "macro_f1", "exact_match", "answerable_f1"), percent=True),
-    Panel("Distance to the teacher", "nats, share of variance (log scale)", ("divergence", "state"), logarithmic=True),
+    Panel("Divergence from the teacher", "nats (log scale)", ("divergence",), logarithmic=True),
+    Panel("Hidden states against the teacher's", "share of variance (log scale)", ("state",), logarithmic=True),
     Panel("Learning rate", "learning rate", ("lr",), noisy=False),
     Panel("Gradient norm", "norm before clipping", ("grad_norm",)),
-    Panel("Throughput", "tokens / s", ("tokens_per_s",)),
+    Panel("Throughput", "tokens per second", ("tokens_per_s",)),
 )
 MARKERS = "os^Dv<>Ph*"
 """One for each head."""
 FEW = 60
-"""Points of a curve up to which each is shown by itself."""
+"""A curve of up to this many points shows each of them."""
+SPARSE = 6
+"""Markers of a training curve, which only say whose it is."""
 FILLS = ("full", "none", "left", "bottom")
 """One for each figure of a panel."""
 DARKEST, LIGHTEST = 0.0, 0.8
 """Of the colour map, whose luminance only rises."""
+TICKS = 5
+"""Of a log axis that spans less than a decade."""
+HEIGHT, LEGEND_LINE = 2.6, 0.19
+"""Inches: of a panel at least, and of a line of its legend."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +102,35 @@ class Name:
 def plot_metrics(metrics_jsonl: Path, out: Path) -> None:
     """Draw the curves of `metrics_jsonl` into the PNG `out`; raise DataError when there is nothing to draw."""
     curves = {Name.parse(key): curve for key, curve in read_curves(metrics_jsonl).items()}
-    panels = [panel for panel in PANELS if any(name.figure in panel.figures for name in curves)]
-    if not panels:
+    if not any(panel.shows(name) for panel in PANELS for name in curves):
         raise DataError(
             f"{metrics_jsonl} has no curve to draw, expected keys such as loss/mlm; pass a run's metrics.jsonl"
         )
-    figure = Figure(figsize=(11, 0.6 + 2.6 * len(panels)), layout="constrained", dpi=110)
-    figure.suptitle(f"{metrics_jsonl.parent.resolve().name}: {metrics_jsonl.name}", fontsize=12)
-    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    draw(curves, f"{metrics_jsonl.parent.resolve().name}: {metrics_jsonl.name}").savefig(out)
+
+
+def draw(curves: dict[Name, Curve], title: str) -> Figure:
+    """Return the figure of some curves."""
+    curves = {name: curve for name, curve in curves.items() if not _repeats(name, curves)}
+    shown = {panel: [name for name in curves if panel.shows(name)] for panel in PANELS}
+    panels = [panel for panel, names in shown.items() if names]
+    heights = [max(HEIGHT, LEGEND_LINE * (len(shown[panel]) + 4)) for panel in panels]
+    figure = Figure(figsize=(11, 0.6 + sum(heights)), layout="constrained", dpi=110)
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         _draw_panel(axis, panel, curves)
     axes[-1].set_xlabel("optimizer step")
+    axes[-1].set_xlim(left=0)
     axes[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     figure.align_ylabels(axes)
-    figure.savefig(out)
+    return figure
+
+
+def _repeats(name: Name, curves: dict[Name, Curve]) -> bool:
+    """Tell whether a curve would hide another: if every question has an answer, f1 equals answerable_f1."""
+    whole = curves.get(replace(name, figure=name.figure.removeprefix("answerable_")))
+    return whole is not None and whole is not curves[name] and np.array_equal(whole[1], curves[name][1])
 
 
 def read_curves(metrics_jsonl: Path) -> dict[str, Curve]:
@@ -121,41 +156,35 @@ def _draw_panel(axis: Axes, panel: Panel, curves: dict[Name, Curve]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     subjects = list(dict.fromkeys(name.subject for name in curves if name.subject))
     shades = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, max(2, len(subjects))))
+    shown = sorted((name for name in curves if panel.shows(name)), key=lambda name: (name.subject, name.validation))
     chance = False
-    for name in [name for name in curves if name.figure in panel.figures]:
+    for name in shown:
         place = subjects.index(name.subject) if name.subject else 0
         colour = shades[place] if name.subject else "black"
         _draw_curve(axis, panel, name, curves[name], colour, MARKERS[place % len(MARKERS)])
-        if line := curves.get(Name(f"{name.figure}_chance", name.subject, name.validation)):
+        if line := curves.get(replace(name, figure=f"{name.figure}_chance")):
             axis.axhline(line[1][-1], color=colour, linestyle=":", linewidth=1.1)
             chance = True
     if chance:
-        axis.plot([], [], color="grey", linestyle=":", linewidth=1.1, label="chance, in the same shade")
+        axis.plot([], [], color="grey", linestyle=":", linewidth=1.1, label="chance, in the shade of the head")
     _scale(axis, panel)
-    if any(name.subject for name in curves if name.figure in panel.figures):
+    if any(name.subject for name in shown):
         axis.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), fontsize=8, frameon=False, borderaxespad=0)
 
 
 def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colour, marker: str) -> None:
     steps, values = curve
+    style: dict[str, Any] = {"color": colour, "label": name.label(panel), "marker": marker if name.subject else ""}
     if name.validation:
-        style: dict[str, Any] = {
-            "color": colour,
-            "linestyle": (0, (4, 2)),
-            "linewidth": 1.3,
-            "marker": marker,
-            "markersize": 4.5,
-            "markevery": max(1, len(steps) // FEW),
-            "fillstyle": FILLS[panel.figures.index(name.figure) % len(FILLS)],
-            "markerfacecoloralt": "white",
-        }
-        axis.plot(steps, values, label=name.label(panel), **style)
-        return
-    if panel.noisy and len(steps) > FEW:
-        axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
-        values = smoothed(values)
-    alone = marker if len(steps) == 1 else ""
-    axis.plot(steps, values, color=colour, linewidth=1.5, marker=alone, label=name.label(panel))
+        fill = FILLS[panel.figures.index(name.figure) % len(FILLS)]
+        style |= {"linestyle": (0, (4, 2)), "linewidth": 1.3, "markersize": 5, "fillstyle": fill}
+        style |= {"markevery": max(1, len(steps) // FEW), "markerfacecoloralt": "white"}
+    else:
+        if panel.noisy and len(steps) > FEW:
+            axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
+            values = smoothed(values)
+        style |= {"linewidth": 1.5, "markersize": 3.5, "markevery": max(1, len(steps) // SPARSE)}
+    axis.plot(steps, values, **style)
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,10 +202,7 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _scale(axis: Axes, panel: Panel) -> None:
     if panel.logarithmic:
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("")
+        _scale_logarithmic(axis)
     elif panel.percent:
         axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     elif panel.figures == ("lr",):
@@ -185,3 +211,16 @@ def _scale(axis: Axes, panel: Panel) -> None:
     else:
         axis.yaxis.set_major_formatter(EngFormatter(sep="") if panel.figures == ("tokens_per_s",) else "{x:g}")
         axis.set_ylim(bottom=0)
+
+
+def _scale_logarithmic(axis: Axes) -> None:
+    """Set numbers at 1, 2 and 5 of each decade, at the powers of ten of many, and at even steps within one."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high < 10 * low:
+        axis.yaxis.set_major_locator(MaxNLocator(TICKS, steps=[1, 2, 2.5, 5, 10]))
+        axis.yaxis.set_minor_locator(NullLocator())
+    else:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter("{x:g}")

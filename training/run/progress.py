@@ -1,30 +1,48 @@
-"""What long work says on standard error: one progress bar, and sentences beside it."""
+"""What long work prints to standard error: one progress bar, and sentences above it."""
 
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar, cast
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
 WIDTH = 80
-"""Columns that a bar takes at most."""
+"""Maximum columns of a bar."""
+LOG_SECONDS = 30.0
+"""Seconds between two states of a bar where standard error is a file or a pipe."""
 STEPS = "{percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} [{remaining}, {rate_fmt}]{postfix}"
 
 
 def progress(items: Iterable[Item], unit: str, total: int | None = None, initial: int = 0) -> Iterator[Item]:
-    """Pass items through and show how many went, how fast, and the time left; `initial` went before."""
-    yield from tqdm(items, total=total, initial=initial, unit=f" {unit}", smoothing=0.05, ncols=columns())
+    """Yield the items, and show their count, their rate and the time left; `initial` were done before."""
+    yield from tqdm(
+        items,
+        total=total,
+        initial=initial,
+        unit=f" {unit}",
+        smoothing=0.05,
+        ncols=columns(),
+        mininterval=interval(),
+        file=bar_file(),
+    )
 
 
 class StepBar:
-    """The progress bar of a training loop: steps, time left, and as many figures as fit beside them."""
+    """The progress bar of a training loop: steps, time left, and as many figures as fit."""
 
     def __init__(self, total: int, initial: int = 0, disable: bool = False) -> None:
         self._bar: tqdm[NoReturn] = tqdm(
-            total=total, initial=initial, unit=" steps", ncols=columns(), bar_format=STEPS, disable=disable
+            total=total,
+            initial=initial,
+            unit=" steps",
+            ncols=columns(),
+            bar_format=STEPS,
+            disable=disable,
+            mininterval=interval(),
+            file=bar_file(),
         )
 
     def update(self) -> None:
@@ -32,7 +50,7 @@ class StepBar:
         self._bar.update()
 
     def show(self, figures: Iterable[str]) -> None:
-        """Show figures such as "ner 0.31", the most important first: those that fit, the others not."""
+        """Show figures such as "ner 0.31", the most important first, as far as they fit."""
         self._bar.set_postfix_str("", refresh=False)
         room = columns() - len(str(self._bar)) - 1
         shown: list[str] = []
@@ -40,7 +58,7 @@ class StepBar:
             if len(", ".join(["", *shown, figure])) > room:
                 break
             shown.append(figure)
-        self._bar.set_postfix_str(", ".join(shown))
+        self._bar.set_postfix_str(", ".join(shown), refresh=sys.stderr.isatty())
 
     def close(self) -> None:
         """End the bar's line."""
@@ -48,10 +66,31 @@ class StepBar:
 
 
 def columns() -> int:
-    """Return how many columns a bar may take: those of the terminal, at most WIDTH."""
+    """Return the columns of a bar: those of the terminal, at most WIDTH."""
     return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
+def interval() -> float:
+    """Return the minimum seconds between two states of a bar; a log gets few."""
+    return 0.1 if sys.stderr.isatty() else LOG_SECONDS
+
+
+def bar_file() -> TextIO:
+    """Return where bars go: standard error; if that is not a terminal, each state gets its own line."""
+    return sys.stderr if sys.stderr.isatty() else cast(TextIO, _Lines())
+
+
+class _Lines:
+    """Writes each state of a bar as a line; a terminal would draw it over the one before."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def tell(sentence: str) -> None:
-    """Say on standard error what a user would want to know before the work is over."""
+    """Print a sentence that a user should know before the work ends to standard error."""
     sys.stderr.write(sentence + "\n")

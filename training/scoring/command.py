@@ -2,7 +2,7 @@
 
     bertheads-score FILES... --bundle DIR [--head NAME] --out DIR [--columns text=body] [--set top_k=3]
 
-What was done stays: the same command again goes on after an interruption. A broken row becomes an error in its row.
+Finished work stays: the same command continues after an interruption. A broken row gets an error in its row.
 """
 
 import argparse
@@ -35,12 +35,17 @@ from training.text.source_files import Sources
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score as the command line says; exit with status 1 and one sentence where that cannot be done."""
+    """Score as the command line says; if it fails, exit with status 1 and one sentence."""
     run_command(build_parser, sys.argv[1:] if arguments is None else arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="bertheads-score", description="Answers for every row of data files.")
+    parser = Parser(
+        prog="bertheads-score",
+        description="Answer every row of data files of any size.",
+        epilog="example:\n  bertheads-score texts.csv --bundle tickets --out answers",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_version()
     add_arguments(parser)
     parser.set_defaults(command=score_command)
@@ -51,18 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `score_command` reads."""
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help=f"data with or without labels, or folders of it: {KNOWN}")
-    add("--bundle", type=Path, required=True, metavar="DIR", help="whose head answers")
-    add("--head", metavar="NAME", help="which head; needed if there are several")
-    add("--out", type=Path, required=True, metavar="DIR", help="the folder of answers; the same again goes on")
-    names = "which column is which field, such as text=body or id=number; columns without names count from 0"
+    add("--bundle", type=Path, required=True, metavar="DIR", help="bundle whose head answers")
+    add("--head", metavar="NAME", help="head that answers; needed if the bundle has several")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of answers; the same command continues it")
+    names = "columns of the fields, such as text=body or id=number; columns without names count from 0"
     add("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=names)
-    add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to carry over as text")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the head, such as top_k=3")
-    add("--route", choices=tuple(FIELDS), help="another way to ask the head, such as zero-shot")
-    add("--format", choices=FORMS, default=FORMS[0], help="of the answers; default parquet")
-    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="by default one per core")
-    add("--precision", choices=get_args(Precision), help="by default what is served")
-    add("--provider", choices=get_args(Provider), default="cpu", help="default cpu")
+    add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to copy to the answers, as text")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter, such as top_k=3; repeatable")
+    routes = f"how to ask the head: {', '.join(FIELDS)}; default: its task"
+    add("--route", choices=tuple(FIELDS), metavar="ROUTE", help=routes)
+    add("--format", choices=FORMS, default=FORMS[0], help="format of the answers; default: parquet")
+    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="processes; default: one per core")
+    add("--precision", choices=get_args(Precision), help="precision; default: the one that is served")
+    add("--provider", choices=get_args(Provider), default="cpu", help="hardware; default: cpu")
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="score with Ray, here or on the cluster at ADDRESS")
 
 
@@ -77,14 +83,14 @@ def _positive(text: str) -> int:
 
 
 def score_command(arguments: argparse.Namespace) -> None:
-    """Score as the command line says, and say in one line what came out."""
+    """Score as the command line says, and print the outcome in one line."""
     try:
         predictor = Predictor(arguments.bundle, precision=arguments.precision, provider=arguments.provider)
         job = job_of(arguments, predictor)
         check_parameters(job, predictor)
         check_files(job)
         sources, bundle = Sources(job.files), predictor.bundle
-        del predictor  # its memory is for the processes
+        del predictor  # the processes need its memory
         with claimed(job, bundle) as known:
             if known["finished"] and known["finished"]["parts"] == read_outcome(job).parts:
                 sys.stdout.write(f"finished already: {finished(job, Outcome(**known['finished']))}\n")
@@ -92,13 +98,13 @@ def score_command(arguments: argparse.Namespace) -> None:
                 score(job, arguments, sources, known)
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
-        done = f"what is in {arguments.out} stays, and the same command goes on"
-        sentence = done if (arguments.out / NOTE).exists() else "nothing was written, and the same command begins again"
+        done = f"the answers in {arguments.out} stay, and the same command continues"
+        sentence = done if (arguments.out / NOTE).exists() else "nothing was written, and the same command starts again"
         raise Interrupted(number, f"interrupted; {sentence}") from None
 
 
 def score(job: Job, arguments: argparse.Namespace, sources: Sources, known: dict[str, Any]) -> None:
-    """Write the parts that are missing; raise DataError at the end for files that could not be read to theirs."""
+    """Write the missing parts; at the end, raise DataError for files that could not be read to their ends."""
     unreadable: DataError | None = None
     progress = Progress(sum(file.stat().st_size for file in job.files))
     try:
@@ -114,7 +120,7 @@ def score(job: Job, arguments: argparse.Namespace, sources: Sources, known: dict
 
 
 def summaries(job: Job, arguments: argparse.Namespace) -> Iterator[Summary]:
-    """Run the job here, or with Ray."""
+    """Run the job on this machine, or with Ray."""
     if arguments.ray is None:
         return run(job, arguments.processes)
     try:

@@ -1,26 +1,23 @@
-"""What a run says: its progress on standard error, and one line at its end."""
+"""What a run prints: its progress on standard error, and one line at its end."""
 
 import shlex
-import sys
 import time
 from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from training.run.progress import columns
+from training.run.progress import bar_file, columns, interval
 from training.scoring.job import Job
 from training.scoring.outcome import Outcome
 from training.scoring.scorer import Summary
 
 BAR = "{desc} {percentage:3.0f}%|{bar:8}| {remaining} left"
 MAX_ERROR = 100
-"""Characters of an error in the last line."""
-LOG_SECONDS = 30.0
-"""Between two states of the bar where no one looks at it."""
+"""Maximum characters of an error in the last line."""
 
 
 class Progress:
-    """Rows and rows/s by what was answered, the time left by the bytes that were read for it."""
+    """The progress of a run: rows and rows/s count answers, and the time left follows from the bytes read."""
 
     def __init__(self, size: int) -> None:
         self.rows = 0
@@ -34,9 +31,15 @@ class Progress:
         return self.rows / max(1e-9, time.monotonic() - self._began)
 
     def show(self, summaries: Iterable[Summary]) -> None:
-        """Show the progress of a run until it ends; parts that were there already count as nothing to do."""
-        seconds = 0.5 if sys.stderr.isatty() else LOG_SECONDS
-        with tqdm(total=self._size, bar_format=BAR, ncols=columns(), mininterval=seconds, smoothing=0.05) as bar:
+        """Show the progress of a run until it ends; parts that already exist count as no work."""
+        with tqdm(
+            total=self._size,
+            bar_format=BAR,
+            smoothing=0.05,
+            ncols=columns(),
+            mininterval=interval(),
+            file=bar_file(),
+        ) as bar:
             for summary in summaries:
                 self.rows += summary.rows
                 if summary.rows:
@@ -47,7 +50,7 @@ class Progress:
 
 
 def finished(job: Job, outcome: Outcome, rate: float | None = None) -> str:
-    """Say in one line what a folder holds, and what to do next."""
+    """Return one line about the answers in a folder, and the next command."""
     parts = [f"{outcome.rows:,} rows in {job.out}", _errors(outcome)]
     if outcome.repeated:
         ids = ", ".join(outcome.repeated_ids[:3])

@@ -12,12 +12,13 @@ from models.checkpoint import Head, write_checkpoint
 from models.task import HeadSpec, Trained
 from models.tokenizer import Tokenizer
 from tests.models import bundles
+from training.__main__ import main
 from training.errors import ExportError
 from training.evaluation.report import read_report
 from training.exporting.card_report import table
 from training.exporting.export import ExportOptions, export
 from training.exporting.front_matter import identifier, split_card
-from training.exporting.model_card import kept_of, text_of
+from training.exporting.model_card import GENERATED, kept_of, model_card, said_in, text_of
 from training.exporting.remeasure import ParityOptions, remeasure
 from training.parity.run_files import RunFiles
 from training.run.atomic_files import hash_of
@@ -108,11 +109,41 @@ def test_measuring_again_keeps_what_a_person_said(bundle: Bundle, run: Path) -> 
     assert card_of(again) == before
 
 
-def test_what_is_kept_of_a_card_has_no_figures() -> None:
+def test_exporting_again_keeps_what_a_person_said(bundle: Bundle, run: Path, tmp_path: Path) -> None:
+    options = ["--budget=100000", "--precision=int8", "--limit=20"]
+    main(["export", str(bundle.directory), "--out", str(tmp_path / "other"), "--name", "other", *options])
+    card = (tmp_path / "other" / "README.md").read_text(encoding="utf8")
+    assert text_of(card) == "# Mine\n\n## Limits\n\nOnly films." and card.count(GENERATED) == 1
+    data: Any = ModelCard(card).data
+    assert (data.license, data.tags, data.model_name) == ("cc-by-4.0", ["films"], "other")
+    main(["export", str(run), "--out", str(tmp_path / "other"), "--replace", *options])
+    again = (tmp_path / "other" / "README.md").read_text(encoding="utf8")
+    assert text_of(again) == text_of(card) and "license: cc-by-4.0" in again and again.count(GENERATED) == 1
+
+
+def test_what_is_kept_of_a_card_is_what_no_export_wrote(bundle: Bundle) -> None:
     old = "# starter 0.4.0\n\nA BERT encoder of 6 layers.\n\nMine.\n\n## Exported against PyTorch\n\n| head |\n"
-    assert kept_of(old) == "Mine.\n" and text_of("# films 1.0.0\n") is None
-    new = "---\nlicense: mit\nmodel-index:\n- name: films\n  results: []\ntags:\n- a\n---\n# films 1.0.0\n\nMine.\n"
-    assert split_card(kept_of(new)) == ({"license": "mit", "tags": ["a"]}, "Mine.\n")
+    assert kept_of(old, bundle.manifest) == "Mine.\n" and text_of("# films 1.0.0\n") is None
+    values, text = split_card(kept_of(card_of(bundle), bundle.manifest))
+    assert values == {"license": "cc-by-4.0", "tags": ["films"]} and text == "# Mine\n\n## Limits\n\nOnly films.\n"
+
+
+def test_the_text_of_a_damaged_bundle_is_kept_without_its_front_matter(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card_of(bundle), encoding="utf8")
+    (tmp_path / "bundle.json").write_text("{}")
+    assert said_in(tmp_path / "README.md") == "# Mine\n\n## Limits\n\nOnly films."
+    assert said_in(tmp_path / "none.md") is None
+
+
+def test_the_front_matter_of_a_person_names_what_the_bundle_does_not_know(bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"provenance": {}})
+    figures = json.loads((bundle.directory / "parity.json").read_text(encoding="utf8"))
+    said = "---\nbase_model: some/encoder\nlanguage: de\n---\nMine.\n"
+    card = model_card(manifest, figures, bundle.directory, said)
+    assert "\n## Base\n\n`some/encoder`.\n" in card and "- Language: de." in card
+    assert "| head | for | file | SHA-256 | rows |" in card and "not stated" not in card
+    without = model_card(manifest, figures, bundle.directory)
+    assert "bundle.json does not name the checkpoint" in without and "The language of the data is not stated" in without
 
 
 def test_front_matter_that_is_not_yaml_is_refused() -> None:

@@ -169,7 +169,7 @@ def test_a_student_learns_of_states_alone_unless_told_otherwise(corpus: Path, te
 
 
 def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(corpus: Path, teacher: Path, tmp_path: Path) -> None:
-    """Components are found anew, and are the same."""
+    """Components are found again, and are the same."""
     whole = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "whole")
     with stopped_after_saving():
         pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "stopped")
@@ -182,7 +182,7 @@ def test_what_cannot_teach_is_named(corpus: Path, teacher: Path, tmp_path: Path)
     other = train_vocabulary([corpus.parent / "documents.jsonl"], tmp_path / "vocabulary", 200, True)
     student = start(recipe(corpus))
     student.tokenizer = other
-    with pytest.raises(RecipeError, match="has another vocabulary than the student"):
+    with pytest.raises(RecipeError, match="and student have different vocabularies"):
         reader_of(teacher, corpus, student)
     with pytest.raises(RecipeError, match=r"has 512 positions, but max_length is 600"):
         Teacher.read(teacher, start(recipe(corpus)), 600, batch_of(corpus, recipe(corpus)))

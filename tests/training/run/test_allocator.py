@@ -1,4 +1,4 @@
-"""What would break: large tensors that are mapped and faulted in anew at every step."""
+"""What would break: large tensors that are mapped and faulted in again at every step."""
 
 import subprocess
 import sys

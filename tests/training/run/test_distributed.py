@@ -78,6 +78,20 @@ def assert_alike(first: Checkpoint, second: Checkpoint) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_two_processes_train_as_one_stop_together_and_notice_a_lost_one(recipe: Path, tmp_path: Path) -> None:
+    """Forked; the tests below take seconds longer, since torchrun starts them."""
+    command = [sys.executable, "-m", "tests.training.run.forked", str(recipe), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
+    one, *others = (read_checkpoint(tmp_path / name) for name in ("one", "two", "stopped"))
+    for other in others:
+        assert_alike(one, other)
+    assert done.stderr.count("interrupted at step 5; checkpoint saved") == 1
+    assert "lost another one" in done.stderr and "continues from the last checkpoint" in done.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_resume_as_one(recipe: Path, tmp_path: Path) -> None:
     """Over 50 steps, masks not shared out evenly; then the second half once more, with another number of processes."""
@@ -121,6 +135,6 @@ def test_a_lost_process_ends_the_run_with_a_sentence_and_a_good_checkpoint(recip
         run.kill()
         run.wait()
     assert run.returncode != 0
-    assert "lost another one" in errors and "goes on from the last checkpoint" in errors
+    assert "lost another one" in errors and "continues from the last checkpoint" in errors
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-????????"))[-1]
     assert list(read_checkpoint(newest).heads) == ["fill-mask", "nsp"]

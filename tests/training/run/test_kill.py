@@ -9,7 +9,6 @@ import pytest
 from tests.training.corpora import FIXTURES, small_corpus
 
 ROOT = Path(__file__).parents[3]
-KILLS = 20
 
 # Forks, so that the imports are paid for once; each child trains until it is killed or has finished.
 SCRIPT = """
@@ -18,42 +17,40 @@ from pathlib import Path
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.pretraining.pretrain import pretrain
 
-corpus, tokenizer, out, kills = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+corpus, tokenizer, directory, steps, wanted = sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:])
 recipe = PretrainRecipe(
-    corpus=corpus, tokenizer=tokenizer, layers=2, width=64, attention_heads=2, batch_size=8, max_length=48, steps=150,
+    corpus=corpus, tokenizer=tokenizer, layers=2, width=64, attention_heads=2, batch_size=8, max_length=48, steps=steps,
     rate=2e-3, dropout=0.1, save_every=2, evaluate_every=1000, threads=1,
 )
 moments = random.Random(0)
-killed = 0
-while True:
-    child = os.fork()
-    if not child:
-        sys.stderr = open(os.devnull, "w")
-        pretrain(recipe, out)
-        os._exit(0)
-    if killed < kills:
-        time.sleep(moments.uniform(0.02, 0.45))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0
-        break
-    killed += 1
-print(killed)
+
+def run(name, kills):
+    killed = 0
+    while True:
+        child = os.fork()
+        if not child:
+            sys.stderr = open(os.devnull, "w")
+            pretrain(recipe, directory / name)
+            os._exit(0)
+        if killed < kills:
+            time.sleep(moments.uniform(0.02, 0.45))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return killed
+        killed += 1
+
+print(run("whole", 0), run("killed", wanted))
 """
 
 
-@pytest.mark.slow
-def test_killed_twenty_times_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "kills"), [(40, 4), pytest.param(150, 20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_ends_in_the_same_bytes(tmp_path: Path, steps: int, kills: int) -> None:
     corpus = small_corpus(tmp_path, documents=40, sentences=30)
-
-    def run(name: str, kills: int) -> int:
-        command = [sys.executable, "-c", SCRIPT, str(corpus), str(FIXTURES), str(tmp_path / name), str(kills)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return int(done.stdout)
-
-    assert run("whole", 0) == 0
-    assert run("killed", KILLS) == KILLS
+    command = [sys.executable, "-c", SCRIPT, str(corpus), str(FIXTURES), str(tmp_path), str(steps), str(kills)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["0", str(kills)]
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed"))
     assert first == second

@@ -13,6 +13,7 @@ import pytest
 from models.errors import CheckpointError
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
+from training.__main__ import tell_results
 from training.errors import TrainingError
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
 from training.pretraining.pretrain import pretrain
@@ -190,7 +191,7 @@ def test_what_no_run_has_written_is_not_written_over(name: str, corpus: Path, tm
     theirs = tmp_path / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(TrainingError, match="exists, and no run has written it there; move it, or name another --out"):
+    with pytest.raises(TrainingError, match="exists, and no run has written it; move it, or name another --out"):
         pretrain(recipe(corpus), tmp_path / "out")
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
     assert files == [theirs] and theirs.read_text() == "theirs"
@@ -239,7 +240,7 @@ def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: P
     with data.open("a") as file:
         file.write("{}\n")
     with pytest.raises(
-        TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
+        TrainingError, match=r"train\.jsonl changed while it was read, expected an input that nothing writes"
     ):
         run.check_inputs()
 
@@ -285,12 +286,13 @@ def test_a_run_that_is_finished_says_where_its_results_are(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At its end with what came out, and when it is started again."""
+    steps = recipe(corpus).all_steps
     for again in (False, True):
         pretrain(recipe(corpus), tmp_path / "run")
-        told = capsys.readouterr().err
-        assert told.splitlines()[-1] == (
-            f"{tmp_path}/run is finished: it holds the model, and its figures in metrics.jsonl and metrics.png; make a "
-            f"bundle with: python -m training export {tmp_path}/run --out BUNDLE"
-        )
-        steps = recipe(corpus).all_steps
-        assert (f"\n{steps} steps, " in told and "epochs of the corpus; best accuracy of held-out" in told) != again
+        tell_results(tmp_path / "run")
+        told = capsys.readouterr()
+        assert told.out.startswith(f"{tmp_path}/run: {steps} steps; fill-mask accuracy ") and told.out.count("\n") == 1
+        assert told.out.endswith(f"next: python -m training export {tmp_path}/run --out {tmp_path}/run-bundle\n")
+        assert (
+            f"{steps} steps, " in told.err and "epochs of the corpus; best accuracy of held-out" in told.err
+        ) != again

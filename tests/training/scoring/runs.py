@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -12,6 +13,7 @@ def children(process: int) -> list[int]:
     """Return the processes that a process started, and those that they started."""
     found = []
     for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end meanwhile
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)]
     return found
