@@ -72,10 +72,11 @@ clean:
 		--editable . onnxruntime-gpu
 	touch $@
 
-# Tools for development are as new as the others allow. torch is the tested version: older ones have no CPU build on PyPI.
+# torch and what runs the tests are the tested versions: the first is large, and new tools warn of what others do.
+# Other tools for development are as new as the rest allows.
 .venv/lower/all: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv/lower
-	grep '^torch==' constraints.txt > .venv/lower/constraints.txt
+	grep -E '^(torch|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
 	sed -nE '/^dev = /q; /"torch>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
 		>> .venv/lower/constraints.txt
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
