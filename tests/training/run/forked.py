@@ -8,17 +8,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.programs import free_port
 from training.__main__ import main
-from training.pretraining import pretrain
+from training.run.run_directory import seed_step
 
 
 def ranks(count: int, recipe: str, out: Path, *settings: str, stop: int | None = None) -> list[int]:
     """Start the processes of a run, as torchrun would; in step `stop`, counted from 0, the last one gets SIGINT."""
     port = free_port()
-    return [forked(lambda rank=rank: join(rank, count, port, recipe, out, settings, stop)) for rank in range(count)]
+    return [forked(partial(join, rank, count, port, recipe, out, settings, stop)) for rank in range(count)]
 
 
 def forked(run: Callable[[], None]) -> int:
@@ -40,14 +42,13 @@ def join(rank: int, count: int, port: int, recipe: str, out: Path, settings: tup
     """Be one process of a run."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if stop is not None and rank == count - 1:
-        seed_step = pretrain.seed_step
 
         def seed(seed: int, step: int, rank: int = 0) -> None:
             seed_step(seed, step, rank)
             if step == stop:
                 os.kill(os.getpid(), signal.SIGINT)
 
-        pretrain.seed_step = seed
+        patch("training.pretraining.pretrain.seed_step", seed).start()
     main(["pretrain", recipe, "--out", str(out), *(word for setting in settings for word in ("--set", setting))])
 
 

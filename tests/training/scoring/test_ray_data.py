@@ -81,13 +81,8 @@ def elsewhere(job: Job, out: Path, copied: bool = False) -> Job:
 # ---- the answers -----------------------------------------------------------------------------------------------------
 
 
-def test_two_cpus_fresh_and_continued(job: Job, two_cpus: None, tmp_path: Path) -> None:
-    """A run with Ray writes what one without it writes, byte for byte, and goes on from where that ended."""
-    fresh = elsewhere(job, tmp_path / "fresh")
-    found = score(fresh)
-    assert parts(fresh) == parts(job)
-    assert sum(summary.rows for summary in found) == ROWS
-    assert sum(summary.size for summary in found) == sum(file.stat().st_size for file in job.files)
+def test_a_run_is_continued(job: Job, two_cpus: None, tmp_path: Path) -> None:
+    """A run with Ray goes on from where one without it ended, and writes what that would have, byte for byte."""
     begun = elsewhere(job, tmp_path / "begun", copied=True)
     lost = {"part-00000-000003", "part-00001-000000"}
     for part in lost:
@@ -95,11 +90,22 @@ def test_two_cpus_fresh_and_continued(job: Job, two_cpus: None, tmp_path: Path) 
     kept = {file.name: file.stat().st_mtime_ns for file in begun.out.glob("part-*")}
     again = score(begun)
     assert {summary.part for summary in again if summary.rows} == lost
-    assert sorted((summary.part, summary.size) for summary in again) == sorted((s.part, s.size) for s in found)
+    expected = [(chunk.part, chunk.size) for chunk in every_chunk(job)]
+    assert sorted((summary.part, summary.size) for summary in again) == sorted(expected)
     assert parts(begun) == parts(job)
     assert kept == {name: (begun.out / name).stat().st_mtime_ns for name in kept}
 
 
+@pytest.mark.slow
+def test_a_fresh_run(job: Job, two_cpus: None, tmp_path: Path) -> None:
+    fresh = elsewhere(job, tmp_path / "fresh")
+    found = score(fresh)
+    assert parts(fresh) == parts(job)
+    assert sum(summary.rows for summary in found) == ROWS
+    assert sum(summary.size for summary in found) == sum(file.stat().st_size for file in job.files)
+
+
+@pytest.mark.slow
 def test_an_actor_that_is_killed(job: Job, two_cpus: None, tmp_path: Path) -> None:
     """Ray starts another one, which answers the chunk again."""
     killed = elsewhere(job, tmp_path / "out")
@@ -131,6 +137,7 @@ def descendants(process: int) -> Iterator[int]:
             yield from descendants(number)
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_ends_last(job: Job, two_cpus: None, tmp_path: Path) -> None:
     """What is before the damage and all other files are answered; then comes what a run without Ray says."""
     torn = tmp_path / "a.jsonl.gz"
@@ -181,6 +188,7 @@ def test_failures_and_parts_pass_through_actors(job: Job) -> None:
     assert "scorer" not in vars(actor)
 
 
+@pytest.mark.slow
 def test_an_error_of_an_actor_is_one_sentence(
     job: Job, two_cpus: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -250,7 +250,7 @@ def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "documents.jsonl", 20_000, 10)
+    source = write_documents(tmp_path / "documents.jsonl", 8_000, 10)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
