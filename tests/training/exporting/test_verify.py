@@ -86,7 +86,8 @@ def test_other_tokens_are_named(root: Path, tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr()
     assert "the tokens of classify" in printed.err
     assert "first text that differs: 'a'" in printed.out and "first answer that differs: " in printed.out
-    assert max(map(len, printed.out.splitlines())) <= 80
+    *report, last = printed.out.splitlines()
+    assert max(map(len, report)) <= 80 and "; next: bertheads-serve --bundle " in last
 
 
 def test_labels_in_another_order_are_other_answers(root: Path, tmp_path: Path) -> None:
