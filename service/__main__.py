@@ -20,9 +20,8 @@ from service.settings import PREFIX, STARTER, Settings, check_environment
 logger = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
-  bertheads-serve                                       # the starter bundle on http://127.0.0.1:8000
-  bertheads-serve --bundle bundles/legal --port 9000
-  bertheads-serve --host 0.0.0.0 --api-keys-file keys   # for other machines, with keys
+  bertheads-serve
+  bertheads-serve --bundle models/starter --bundle tickets --port 8080
 """
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
 """Settings whose flag may be given several times, and what the help calls a value."""
@@ -60,8 +59,8 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     """Return the flags that were given, by the name of their setting."""
     parser = Parser(
         "bertheads-serve",
-        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [--workers WORKERS] [options]",
-        description="Serves bundles of finetuned BERT heads over HTTP. Each flag is also an environment variable.",
+        usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [options]",
+        description="Serves bundles of finetuned BERT heads over HTTP.\nEach flag is also an environment variable.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -83,15 +82,14 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
 
 def _metavar(name: str, kind: object) -> str:
     """Return the choices of a setting, or the kind of its value."""
-    choices = [
-        str(choice) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for choice in get_args(part)
-    ]
-    return "{" + ",".join(choices) + "}" if choices else name.split("_")[-1].upper()
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    choices = ",".join(str(choice) for part in literals for choice in get_args(part))
+    return f"{{{choices}}}" if choices else name.split("_")[-1].upper()
 
 
 def _default(value: object) -> str:
     if value == (STARTER,):
-        return "; default: the starter bundle"
+        return "; default the starter bundle"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if shown in (None, "", {}) else f"; default {shown}"
 

@@ -29,14 +29,16 @@ MAX_CONTROL_BYTES = 65_536
 """Of a body that asks to load or unload a bundle."""
 BROKEN = '{"inputs": "A '
 """A body that is not JSON."""
+MISSING = "missing/1.0.0"
+"""A bundle that is not loaded."""
 OTHER = "other.example"
 NO_KEY = {"headers": {"Authorization": ""}}
 TYPE = {"headers": {"Content-Type": "text/plain"}}
 REPOSITORY = "/v2/repository"
 CONTROL = REPOSITORY + "/models"
 """Where the paths of the routes begin that load and unload bundles."""
-CLOSED = Forbidden("bundles cannot be changed here; start the service with --model-control explicit and a key")
-FOREIGN = Forbidden("a page of another origin asks; send the request from a program, without Origin")
+CLOSED = "bundles cannot be changed here; start the service with --model-control explicit and a key"
+FOREIGN = "a page of another origin asks; send the request from a program, without Origin"
 HEALTH = {
     "/health/live": "lane-0 died; see the log",
     "/health/ready": "loading: warming bundle 1 of 1, models/starter",
@@ -124,7 +126,7 @@ def error_example(status: int, path: str, method: str, heads: Snapshot, settings
     found = special.get(status, lambda: ErrorExample(usual))()
     if CONTROL not in path or settings.model_control == "explicit":
         return found
-    return ErrorExample(CLOSED, {}) if status == 403 else replace(found, sent=None)
+    return ErrorExample(Forbidden(CLOSED), {}) if status == 403 else replace(found, sent=None)
 
 
 def _needs_key(path: str, settings: Settings) -> bool:
@@ -148,7 +150,7 @@ def _answers(head: Head, route: str) -> bool:
 def _forbidden(usual: ServiceError, path: str, method: str, settings: Settings) -> ErrorExample:
     origin = {"headers": {"Origin": f"https://{OTHER}"}}
     if settings.asks_for_key:  # then only the control routes look where a request comes from
-        return ErrorExample(FOREIGN, origin) if REPOSITORY in path else ErrorExample(usual)
+        return ErrorExample(Forbidden(FOREIGN), origin) if REPOSITORY in path else ErrorExample(usual)
     if method == "post":
         return ErrorExample(usual, origin)
     sentence = (
@@ -162,7 +164,7 @@ def _not_found(usual: ServiceError, path: str, heads: Snapshot) -> ErrorExample:
     """Return what the service says of a name that it does not have."""
     part, route = re.search(r"{(head|model|name)}", path), path.split("/")[1]
     if not part:
-        return ErrorExample(_raised(lambda: heads.pinned(OTHER), usual), {"headers": {"X-Bundle": OTHER}})
+        return ErrorExample(_raised(lambda: heads.pinned(MISSING), usual), {"headers": {"X-Bundle": MISSING}})
     known = choices(path, heads)[part[1]]
     name = next(iter(known), "sentiment") + "s"
     sent = {"path": path.replace(part[0], name)}

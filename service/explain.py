@@ -53,7 +53,7 @@ def find_explained(heads: Heads, name: str) -> Head:
     if head.spec.task not in EXPLAINED:
         others = ", ".join(f"/explain/{each.name}" for each in heads.by_name.values() if each.spec.task in EXPLAINED)
         known = f"these routes explain: {others}" if others else "no head that explains is served"
-        raise Unprocessable([FieldError("head", f"is {head.name!r}: {obstacle(head.spec.task)}; {known}")])
+        raise Unprocessable([FieldError("head", f"is {head.name!r}, which {obstacle(head.spec.task)}; {known}")])
     return head
 
 

@@ -193,7 +193,7 @@ def load_heads(settings: Settings, progress: Callable[[str], None], opened: "Ope
         session = (opened or open_session)(bundle, settings)
         session.warm_up()
         if (gain := session.gain(session.max_length)) > 1:
-            logger.info("a long text that is alone runs on all cores, %.1f times as fast", gain)
+            logger.info("a long text runs on all cores while nothing else runs: %.1f times as fast", gain)
         loaded.append(Loaded.of(directory, bundle, session))
     shadow = loaded.pop() if settings.shadow else None
     canary = loaded.pop() if settings.canary else None

@@ -69,7 +69,7 @@ def repository_routes() -> list[BareRoute]:
 def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, examples: tuple[Any, Any]) -> BareRoute:
     async def handler(request: Request) -> Response:
         if request.headers.get("origin") or request.headers.get("sec-fetch-site") == "cross-site":
-            raise FOREIGN
+            raise Forbidden(FOREIGN)
         return json_response(await work(request))
 
     asked, answered = ({"content": {"application/json": {"example": each}}} for each in examples)
@@ -154,7 +154,7 @@ def _find(root: Path | None, name: str, version: str) -> Path:
 async def _parsed(request: Request, service: Service, model: type[Model]) -> Model:
     """Read a body of any declared type; an empty one holds nothing but defaults. Raises Forbidden without control."""
     if service.settings.model_control != "explicit":
-        raise CLOSED
+        raise Forbidden(CLOSED)
     with service.bodies.one() as count:
         body = await read_body(request, deadline_of(request, service.settings), MAX_CONTROL_BYTES, count, media=None)
     return parse_json(body or b"{}", model)

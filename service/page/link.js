@@ -58,6 +58,7 @@ function keepLinked(task, values, wrong) {
 
 function copyLink() {
   writeLink();
-  if (state.cut) tell("The text is too long for a link", "The link opens this head without the text. Send the text in a file.");
-  copy($("copy-link"), location.href, () => "The link is in the address bar. Copy it from there.");
+  const note = state.cut ? "The link opens this head without the text. Send the text in a file." : "";
+  if (note) tell("The text is too long for a link", note);
+  copy($("copy-link"), location.href, () => `The link is in the address bar. Copy it from there. ${note}`);
 }

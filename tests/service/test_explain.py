@@ -292,3 +292,9 @@ def test_explanations_are_neither_samples_nor_drift_nor_for_the_shadow(tokenizer
         assert served.post("/classify/sentiment", "a cat").status_code == 200
     (line,) = file.read_text().splitlines()
     assert "a cat" in line
+
+
+def test_heads_list_the_route_that_explains_them(served: Served) -> None:
+    for head in served.client.get("/heads").json()["heads"]:
+        route = f"/explain/{head['name']}"
+        assert (route in head["routes"]) == (head["task"] in ("classify", "pair", "qa"))

@@ -16,7 +16,7 @@ from tests.service.serving import Served
 TASKS = ["classify", "pair", "fill-mask", "tag", "qa", "zero-shot"]
 WIDTHS = (1280, 320)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}}})"
+LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}, resultTypes: ['violations']}})"
 FINDINGS = "violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`))"
 WIDE = "[...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 1"
 """Elements beyond the right edge, except in what scrolls by itself."""
@@ -142,6 +142,25 @@ def test_everything_is_reached_by_keyboard_in_order_and_shows_its_focus(page: Pa
     order = "[...document.querySelectorAll('*')].filter((each) => each.matches(':is(a, button, select, input, textarea)"
     order += ':not([tabindex="-1"])\') && each.checkVisibility()).map((each) => each.id || each.textContent.trim())'
     assert set(page.run(order)) <= set(seen)
+
+
+def test_the_description_of_the_api_is_used_by_keyboard(page: Page, served: Served) -> None:
+    page.resize(1280)
+    page.open(f"{served.url}/docs").until("document.querySelector('#statuses button')")
+    last = "[...document.querySelectorAll('#list a')].at(-1)"
+    page.run(f"{last}.focus()")
+    page.press("Enter")
+    page.until("document.activeElement.id === 'title' && location.hash.includes('unload')")
+    seen = []
+    while focused(page) != "Copy curl":
+        page.press("Tab")
+        seen.append(focused(page))
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none", seen
+    wanted = ["name-name", "body", "code", "Send"]
+    assert [name for name in seen if name in wanted] == wanted
+    page.run("document.querySelector('#statuses button').focus()")
+    page.press("End")
+    assert focused(page) == "tab-503" and page.run("$('answer').getAttribute('aria-labelledby')") == "tab-503"
 
 
 def test_arrow_keys_move_between_tabs(page: Page, served: Served) -> None:

@@ -190,3 +190,9 @@ def test_a_service_without_heads_says_what_to_do(page: Page, front: Relay) -> No
     front.lasting["/heads"] = Canned(200, '{"heads": []}')
     page.open(front.url)
     page.said("Load a bundle, then reload the page")
+
+
+def test_a_slow_answer_is_said_to_be_awaited(page: Page, front: Relay) -> None:
+    page.open(front.url).answered()
+    page.run("fetch = () => new Promise(() => {}); void run()")
+    assert page.run("getComputedStyle($('result'), '::before').content") == '"Waiting for the answer …"'

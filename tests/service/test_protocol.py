@@ -181,7 +181,7 @@ def test_who_does_not_read_is_let_go_and_who_reads_slowly_is_not(
 def test_of_those_who_do_not_read_the_first_goes_where_they_are_too_many(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.unread.MAX_UNREAD", 1 << 20)
+    monkeypatch.setattr("service.unread.MAX_UNREAD", 1 << 18)
     with serving(bundle, lanes=1) as served, connected(served) as first, connected(served) as second:
         whole = len(served.client.get("/openapi.json").content)
         for connection in (first, second):

@@ -15,7 +15,7 @@ import pytest
 
 from service import server
 from service.board import Board, socket_path
-from service.metric_files import PREFIX
+from service.metric_files import PREFIX, hold
 from service.settings import Settings
 from service.supervisor import END_SECONDS, HEALTHY_SECONDS, MAX_PAUSE, MIN_PAUSE, Supervisor, Worker, reason
 from tests.service.processes import children, half_sent, process, ready, total
@@ -186,9 +186,11 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(bundle: Path) -> N
         until(lambda: ready(url))
         (left,) = metric_directories(killed.pid)
         workers = children(killed.pid)
+        held = hold(left)  # or any other service that starts meanwhile removes it
         killed.kill()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert left.exists()
+    os.close(held)
     with process(*flags) as (running, url):
         until(lambda: ready(url))
         assert not left.exists()

@@ -82,6 +82,11 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [out], out, domain=domain, **attributes))
         return out
 
+    def top(self, values: str, count: str, out: str) -> str:
+        """Append a node that finds the `count` largest values of the last axis; return the name of their columns."""
+        self.nodes.append(helper.make_node("TopK", [values, count], [f"{out}.values", out], out))
+        return out
+
     def split(self, values: str, parts: int) -> list[str]:
         """Append a node that splits the last axis of `values` into equal parts."""
         outs = [f"{values}.{number}" for number in range(parts)]
