@@ -26,7 +26,7 @@ def test_a_figure_that_sank_is_told(tmp_path: Path) -> None:
         return list(trends(tmp_path / "metrics.jsonl", recipe))
 
     (warning,) = told([0.7, 0.9, 0.8, 0.75, 0.9])
-    assert "validation accuracy sank from 0.900 at epoch 2 of 20 to 0.750; the best is kept" in warning
+    assert "validation accuracy fell from 0.900 at epoch 2 of 20 to 0.750; the best is kept" in warning
     assert told([0.7, 0.8, 0.9, 0.89, 0.9]) == told([0.7, 0.9]) == []
     assert "set patience to keep the best" in told([0.7, 0.9, 0.8, 0.75], replace(RECIPE, patience=0))[0]
     assert list(trends(tmp_path / "none.jsonl", RECIPE)) == []

@@ -144,7 +144,7 @@ def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, pic
 
 def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Path) -> None:
     Run(tmp_path, recipe(corpus)).log(20, {"loss": 7.0})
-    with pytest.raises(TrainingError, match="began with rate = 0.002, now it is 0.1"):
+    with pytest.raises(TrainingError, match="was started with rate = 0.002, now it is 0.1"):
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 

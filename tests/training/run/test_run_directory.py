@@ -127,7 +127,7 @@ def test_another_corpus_in_its_place_is_refused(tmp_path: Path) -> None:
         pretrain(recipe(corpus), tmp_path / "run")
     shutil.rmtree(corpus)
     small_corpus(tmp_path, documents=41, sentences=30)
-    with pytest.raises(TrainingError, match=r"corpus is not what .*run began with .*restore it to resume, or pass"):
+    with pytest.raises(TrainingError, match=r"corpus changed since .*run was started .*restore it to resume, or pass"):
         pretrain(recipe(corpus), tmp_path / "run")
 
 
@@ -212,7 +212,7 @@ def test_a_run_of_another_command_is_not_gone_on_with(corpus: Path, stopped: Pat
     }
     heads = {"mine": HeadRecipe("classify", ["train.jsonl"])}
     with pytest.raises(
-        TrainingError, match=r"began with .* = .*, now it is .*; pass the same recipe to resume, or anot"
+        TrainingError, match=r"was started with .* = .*, now it is .*; pass the same recipe to resume, or anot"
     ):
         Run(stopped, FinetuneRecipe(base="", heads=heads, corpus=str(corpus), **values))
 
@@ -228,7 +228,7 @@ def test_a_recipe_of_an_older_version_lacks_fields_of_its_tables(tmp_path: Path)
     Run(run.out, newer)
     (run.out / "recipe.json").write_text(json.dumps(noted))
     weighed = FinetuneRecipe(base="base", heads={"mine": HeadRecipe("classify", ["train.jsonl"], class_weights=0.5)})
-    with pytest.raises(TrainingError, match="began with heads = "):
+    with pytest.raises(TrainingError, match="was started with heads = "):
         Run(run.out, weighed)
 
 
