@@ -163,7 +163,7 @@ def test_a_node_without_the_bundle(job: Job, tmp_path: Path) -> None:
     check(seen)
     (chunk, *_) = chunks(job, job.files[0])
     for gone in (job.bundle / "bundle.json", job.out / "_score.json"):
-        for path, sentence in ((tmp_path / gone.name, "is not there"), (gone, "is not the driver's")):
+        for path, sentence in ((tmp_path / gone.name, "does not exist"), (gone, "is not the driver's")):
             found = Actor(job, {**seen, path: "0"}).outcome(chunk)
             assert isinstance(found, Failure) and found.ends
             assert found.sentence.startswith(f"node {os.uname().nodename}: {path} {sentence}")
@@ -172,7 +172,7 @@ def test_a_node_without_the_bundle(job: Job, tmp_path: Path) -> None:
 
 def test_a_node_without_the_files(job: Job, tmp_path: Path) -> None:
     check_size(job.files[0], job.files[0].stat().st_size)
-    for path, sentence in ((tmp_path / "a.jsonl", "is not there"), (job.files[0], "bytes, expected the driver's 1;")):
+    for path, sentence in ((tmp_path / "a.jsonl", "does not exist"), (job.files[0], "bytes, expected the driver's 1;")):
         (found,) = work_of({"file": str(path), "size": 1}, job, digests(job), set())
         assert isinstance(found, Failure) and found.ends
         assert found.sentence.startswith(f"node {os.uname().nodename}: {path} ") and sentence in found.sentence
@@ -212,7 +212,7 @@ def test_nothing_moves(job: Job, two_cpus: None, tmp_path: Path, monkeypatch: py
 
     busy = Busy.remote()  # type: ignore[attr-defined]
     ray.get(busy.wait.remote())
-    with pytest.raises(TrainingError, match="no chunk .* for 2 s .* with 2 CPUs and 0 GPUs: .*start the same"):
+    with pytest.raises(TrainingError, match="no chunk .* for 2 s .* with 2 CPUs and 0 GPUs: .*run the same"):
         score(elsewhere(job, tmp_path / "out"))
     ray.kill(busy)
 
