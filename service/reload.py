@@ -186,7 +186,7 @@ class Reload:
 
     def _refuse(self, change: Change, old: Loaded | None, sentence: str) -> Outcome:
         name = old.bundle.manifest.name if old else change.expected.partition("/")[0]
-        logger.error("bundle %s is refused, what was served goes on: %s", change.new, sentence)
+        logger.error("bundle %s is refused, the old one is still served: %s", change.new, sentence)
         self._service.metrics.reloads.labels(name, "refused").inc()
         return Outcome("refused", sentence)
 

@@ -69,7 +69,7 @@ class Roll:
         for source in sources:
             outcome = self.roll(Change(source, source))
             if outcome.result != "ok":
-                logger.error("%s was not loaded again, what was served goes on: %s", source, outcome.sentence)
+                logger.error("%s was not loaded again, the old bundle is still served: %s", source, outcome.sentence)
 
     def _step(self, worker: SpawnProcess, pipe: "Connection[Any, Any]", step: str, argument: object) -> Outcome:
         """Have a worker take a step, and wait for its answer; other callers are told to wait."""

@@ -80,7 +80,7 @@ def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixtu
     roll = Roll(Settings(workers=2), lambda: False)  # no worker runs
     roll.wanted = True
     roll.serve()
-    assert "was not loaded again, what was served goes on: no worker runs" in caplog.text
+    assert "was not loaded again, the old bundle is still served: no worker runs" in caplog.text
 
 
 def test_a_worker_may_ask_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
