@@ -43,7 +43,7 @@ RUN sh /kernels/build.sh /kernels.so
 # ---- source ----
 FROM docker.io/library/python:3.11-slim-bookworm AS source
 WORKDIR /app
-COPY models/*.py models/
+COPY models/*.py models/*.onnx models/
 COPY service service
 COPY --from=kernels /kernels.so models/
 COPY pyproject.toml /

@@ -146,7 +146,10 @@ class Pair(Labels[PairInput]):
 def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParameters) -> list[ScoredLabel]:
     """Score each label from its logits [windows, labels], and return the best `top_k`, best first."""
     by_window = scores_of(head, logits, parameters.function_to_apply or head.function)
-    scores = by_window.max(axis=0) if parameters.window_scores == "maximum" else by_window.mean(axis=0)
+    if len(by_window) == 1:  # as most inputs have
+        scores: Scores = by_window[0]
+    else:
+        scores = by_window.max(axis=0) if parameters.window_scores == "maximum" else by_window.mean(axis=0)
     best = np.argsort(-scores, kind="stable")[: parameters.top_k]
     least = thresholds(head.labels, parameters.threshold)
     return [{"label": head.labels[i], "score": float(scores[i])} for i in best if scores[i] >= least[i]]
@@ -196,6 +199,8 @@ def _truncation(head: HeadSpec, given: Truncation | bool) -> Truncation:
 
 def _parts(ids: list[int], room: int) -> list[list[int]]:
     """Cut ids into overlapping windows of `room`; raise InputError if they are too many."""
+    if len(ids) <= room:
+        return [ids]
     starts = slide(len(ids), room, usual_overlap(room), "inputs").tolist()
     return [ids[start : start + room] for start in starts]
 

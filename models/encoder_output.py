@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, OrtValue
 
-from models.onnx_runtime import Device
+from models.onnx_runtime import CPU, Device
 from models.task import Logits
 
 Ids = NDArray[Any]
@@ -51,15 +51,23 @@ class DeviceVectors:
 
     def read(self, head: InferenceSession, start: int, end: int) -> Logits:
         """Return what a head makes of the vectors from `start` to before `end`."""
+        logits: Logits = self._run(head, start, end, CPU).copy_outputs_to_cpu()[0]
+        return logits
+
+    def keep(self, head: InferenceSession, start: int, end: int) -> OrtValue:
+        """Return the same, which stays on the device."""
+        return self._run(head, start, end, self._device).get_outputs()[0]
+
+    def _run(self, head: InferenceSession, start: int, end: int, to: Device) -> Any:
+        """Run a head whose logits go to a device; return their binding."""
         width = self._vectors.shape()[1]
         first = self._vectors.data_ptr() + start * width * np.dtype(np.float32).itemsize
         binding = head.io_binding()
         shape = [end - start, width]
         binding.bind_input("vectors", self._device.provider, self._device.number, np.float32, shape, first)
-        binding.bind_output("logits")
+        binding.bind_output("logits", to.provider, to.number)
         head.run_with_iobinding(binding)
-        logits: Logits = binding.copy_outputs_to_cpu()[0]
-        return logits
+        return binding
 
 
 def spread(positions: Ids, least: int) -> Ids:

@@ -5,7 +5,8 @@ alone, the others still masked in `sequence`). Two things are stricter: a target
 and nothing is cut.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +25,8 @@ MAX_SEQUENCES = 5000
 MAX_CHARACTERS = 100  # of a target
 BLOCK = 64
 """Columns that share a maximum."""
+Best = tuple[NDArray[np.int64], Scores]
+"""Tokens, the best first, and their probabilities."""
 
 
 class FillMaskParameters(Strict):
@@ -80,8 +83,9 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         ids = self.tokenizer.ids_with_masks(inputs)
         columns = [column for column, token in enumerate(ids, start=1) if token == self.tokenizer.mask_id]
         self._check(ids, columns, parameters)
-        row = self.tokenizer.single_row(ids, columns)
-        return Encoded([row], FillMaskSource(row.input_ids, columns, self._target_ids(parameters)), 0)
+        row, targets = self.tokenizer.single_row(ids, columns), self._target_ids(parameters)
+        source = FillMaskSource(row.input_ids, columns, targets)
+        return Encoded([replace(row, wanted=_wanted(source, parameters.top_k))], source, 0)
 
     def answer_tokens(self, encoded: Encoded[FillMaskSource], parameters: FillMaskParameters) -> int:
         """Every choice for every mask repeats the text."""
@@ -91,17 +95,23 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
     def decode(
         self, encoded: Encoded[FillMaskSource], logits: Logits, parameters: FillMaskParameters
     ) -> list[Choice] | list[list[Choice]]:
-        source = encoded.source
+        source, count = encoded.source, parameters.top_k
+        single, chosen = len(source.columns) == 1, len(logits) == 2 * len(source.columns)
+        best = _chosen(logits, count) if chosen else self._best_of_all(source, logits, count)
+        answers = [
+            self._choices(source, column, tokens.tolist(), scores.tolist(), single)
+            for column, (tokens, scores) in zip(source.columns, best, strict=True)
+        ]
+        return answers[0] if single else answers
+
+    def _best_of_all(self, source: FillMaskSource, logits: Logits, count: int) -> Iterator[Best]:
+        """Yield the best tokens of each mask, by the logits of the whole vocabulary."""
         scaled = logits / np.float32(self.head.temperature)
         candidates = scaled if source.targets is None else scaled[:, source.targets]
-        single = len(source.columns) == 1
-        answers = []
-        for column, row, every in zip(source.columns, candidates, _log_partition(scaled).tolist(), strict=True):
-            best = _best(row, parameters.top_k)
+        for row, every in zip(candidates, _log_partition(scaled).tolist(), strict=True):
+            best = _best(row, count)
             tokens = best if source.targets is None else source.targets[best]
-            scores = np.exp(row[best].astype(np.float64) - every)
-            answers.append(self._choices(source, column, tokens.tolist(), scores.tolist(), single))
-        return answers[0] if single else answers
+            yield tokens, np.exp(row[best].astype(np.float64) - every)
 
     def _choices(
         self, source: FillMaskSource, column: int, tokens: list[int], scores: list[float], single: bool
@@ -154,6 +164,22 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
             "parameters.targets",
             f"{target[:40]!r} is no single token of the vocabulary, but {split[:200]}; pass another word",
         )
+
+
+def _wanted(source: FillMaskSource, count: int) -> tuple[int, ...]:
+    """Return what a GPU is asked for: all logits for more targets than tokens, so that no ask is longer than its row.
+
+    What waits in a queue is limited by tokens.
+    """
+    targets = () if source.targets is None else source.targets.tolist()
+    return (count, *targets) if len(targets) <= len(source.input_ids) else ()
+
+
+def _chosen(choices: Logits, count: int) -> Iterator[Best]:
+    """Yield the best tokens of each mask out of those that models.choices chose."""
+    for tokens, scores in zip(*np.split(choices, 2), strict=True):
+        best = np.argsort(-scores, kind="stable")[:count]
+        yield tokens[best].astype(np.int64), scores[best].astype(np.float64)
 
 
 def _log_partition(logits: Logits) -> Scores:

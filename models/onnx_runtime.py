@@ -126,8 +126,11 @@ def metadata_of(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 
 @cache
-def prepare(provider: Provider, number: int = 0) -> None:
-    """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it."""
+def prepare(provider: Provider, number: int) -> None:
+    """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it.
+
+    `number`: of the device.
+    """
     _check_version()
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":

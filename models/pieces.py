@@ -42,6 +42,13 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether ids, offsets and words are the same."""
+        if not isinstance(other, Pieces):
+            return NotImplemented
+        same = np.array_equal(self.offsets, other.offsets) and np.array_equal(self.words, other.words)
+        return same and self.ids == other.ids
+
     def behind(self, characters: int) -> "Pieces":
         """Return the same pieces in a text with this many characters before them."""
         return Pieces(self.ids, self.offsets + characters, self.words) if characters else self

@@ -6,7 +6,7 @@ and errors are those of the service, since both go through the same task code: w
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -205,7 +205,8 @@ class Predictor(LocalPredictor):
 
     def run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
         try:
-            return self._session.run([(head, row) for row in rows])
+            # All logits, not only those that a service needs.
+            return self._session.run([(head, replace(row, wanted=()) if row.wanted else row) for row in rows])
         except Exception as error:
             raise InferenceError(
                 f"head {head!r} failed on {len(rows)} rows of at most {_longest(rows)} tokens"

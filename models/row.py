@@ -33,6 +33,9 @@ class Row:
     token_type_ids: list[int]
     positions: list[int]
     """Columns whose vectors the head reads, ascending; at least one."""
+    wanted: tuple[int, ...] = ()
+    """Of a fill-mask head on a GPU: how many tokens are wanted, then the ids to choose among, if not all; see
+    models/choices.py. By default all logits."""
 
     @cached_property
     def key(self) -> RowKey:

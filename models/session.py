@@ -9,6 +9,7 @@ one row at a time, padding adds exact zeros or is left out, and int8 scales its 
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from onnxruntime import InferenceSession
 
 from models.batch import PACKED, Batch, pack, pad
 from models.bundle import Bundle
+from models.choices import Asked, Chooser, check_best
 from models.encoder_output import DeviceVectors, Floats, HostVectors, Vectors
 from models.errors import BundleError
 from models.onnx_runtime import Device, Precision, Provider, find_kernels, metadata_of, open_graph
@@ -42,6 +44,8 @@ class Question(NamedTuple):
     head: str
     row: int
     positions: tuple[int, ...]
+    wanted: tuple[int, ...]
+    """As in Row; () for all logits."""
 
 
 class Session:
@@ -83,6 +87,13 @@ class Session:
                 for name, head in bundle.manifest.heads.items()
             }
             probe = read_probe(contents) if provider == "cuda" else None
+        self._temperatures = {
+            name: head.temperature
+            for name, head in bundle.manifest.heads.items()
+            if head.task == "fill-mask" and provider == "cuda"
+        }
+        """Of heads whose tokens are chosen on the device."""
+        self._chooser = Chooser(self._device) if self._temperatures else None
         metadata = metadata_of(self._encoder)
         self._stride = metadata["max_length"]
         self._packs = {value.name for value in self._encoder.get_inputs()} == PACKED.keys()
@@ -103,9 +114,16 @@ class Session:
         names = {head.file: name for name, head in bundle.manifest.heads.items()}
         place = f"{bundle.directory} on {self.provider} {self._device.number}"
         probe.check(lambda rows: self.run([(names[each.head], each.row) for each in rows]), place)
+        masks = [(names[each.head], each.row) for each in probe.rows if names[each.head] in self._temperatures]
+        best = self.run([(name, replace(row, wanted=(1,))) for name, row in masks])
+        for (name, _), found, logits in zip(masks, best, self.run(masks), strict=True):
+            check_best(found, logits, self._temperatures[name], f"{place}, {name}")
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
-        """Return the logits [positions of the row, labels] of each (head name, row), in order."""
+        """Return the logits [positions of the row, labels] of each (head name, row), in order.
+
+        On CUDA a fill-mask head may return what the row wants in their place: see models/choices.py.
+        """
         return self._run(items, self._encoder)
 
     def vectors(self, rows: Sequence[Row]) -> Floats:
@@ -158,7 +176,7 @@ class Session:
         return seconds[self._encoder] / seconds[wide]
 
     def _any_row(self, length: int) -> Row:
-        return Row([self._tokenizer.unk_id] * length, [0] * length, [0])
+        return Row([self._tokenizer.unk_id] * length, [0] * length, [0], wanted=(1,))
 
     def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
         """Compute equal rows once, and what a head is asked of them twice once too."""
@@ -167,7 +185,13 @@ class Session:
         self._check(items)
         numbers: dict[RowKey, int] = {}
         questions = [
-            Question(name, numbers.setdefault(row.key, len(numbers)), tuple(row.positions)) for name, row in items
+            Question(
+                name,
+                numbers.setdefault(row.key, len(numbers)),
+                tuple(row.positions),
+                row.wanted if name in self._temperatures else (),
+            )
+            for name, row in items
         ]
         by_head: dict[str, dict[Question, None]] = {}
         for question in questions:
@@ -196,12 +220,20 @@ class Session:
         answers: dict[Question, Logits] = {}
         start = 0
         for name, asked in by_head.items():
-            counts = [len(question.positions) for question in asked]
-            end = start + sum(counts)
-            logits = vectors.read(self._heads[name], start, end)
-            answers |= zip(asked, np.split(logits, list(accumulate(counts))[:-1]), strict=True)
+            end = start + sum(len(question.positions) for question in asked)
+            answers |= zip(asked, self._read_head(name, list(asked), vectors, start, end), strict=True)
             start = end
         return answers
+
+    def _read_head(
+        self, name: str, questions: list[Question], vectors: Vectors, start: int, end: int
+    ) -> Sequence[Logits]:
+        """Return the answer to each question; all logits travel if one of them needs them."""
+        head, asked = self._heads[name], [Asked(len(each.positions), each.wanted) for each in questions]
+        if self._chooser and isinstance(vectors, DeviceVectors) and all(each.wanted for each in asked):
+            return self._chooser.choose(vectors.keep(head, start, end), self._temperatures[name], asked)
+        logits = vectors.read(head, start, end)
+        return np.split(logits, list(accumulate(each.positions for each in asked))[:-1])
 
     def _check(self, items: Sequence[tuple[str, Row]]) -> None:
         for name, _ in items:
@@ -224,5 +256,5 @@ def _choose(bundle: Bundle, precision: Precision | None, provider: Provider) -> 
             return choice
     raise BundleError(
         f"{bundle.directory} has its encoder in {', '.join(files)}, expected {' or '.join(wanted)} for {provider}; "
-        f"export it with --precision {wanted[0]}"
+        f"make a bundle that has it: python -m training export {bundle.directory} --precision {wanted[0]} --out BUNDLE"
     )

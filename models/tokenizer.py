@@ -34,7 +34,7 @@ KINDS = ("WordPiece", "BPE", "Unigram")
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 KNOWN = 1_000_000  # size of the words whose pieces are remembered: some 11 MB
 LONG = 2000  # characters of texts, some 0.5 ms, beyond which they are cut as a batch: only then may other threads run
-MAX_REMEMBERED = 16_000  # characters of texts that are read word by word: 1 ms in which no other thread runs
+MAX_REMEMBERED = 8_000  # characters of texts that are read word by word: 0.5 ms in which no other thread runs
 FEW = 16  # texts or sequences that are not worth waking threads for, whose cores lanes are to have
 
 

@@ -20,9 +20,8 @@ from service.settings import PREFIX, STARTER, Settings, check_environment
 logger = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
-  bertheads-serve                                       # the starter bundle on http://127.0.0.1:8000
-  bertheads-serve --bundle bundles/legal --port 9000
-  bertheads-serve --host 0.0.0.0 --api-keys-file keys   # for other machines, with keys
+  bertheads-serve
+  bertheads-serve --bundle models/starter --bundle tickets --port 8080
 """
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
 """Settings whose flag may be given several times, and what the help calls a value."""
@@ -61,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
     parser = Parser(
         "bertheads-serve",
         usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [options]",
-        description="Serves bundles of finetuned BERT heads over HTTP. Each flag is also an environment variable.",
+        description="Serves bundles of finetuned BERT heads over HTTP.\nEach flag is also an environment variable.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -90,7 +89,7 @@ def _metavar(name: str, kind: object) -> str:
 
 def _default(value: object) -> str:
     if value == (STARTER,):
-        return "; default: the starter bundle"
+        return "; default the starter bundle"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return "" if shown in (None, "", {}) else f"; default {shown}"
 

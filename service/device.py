@@ -54,9 +54,10 @@ class Opened:
 class Sessions:
     """Opens each bundle once."""
 
-    def __init__(self, settings: Settings, device: int) -> None:
+    def __init__(self, settings: Settings, device: int, engine: Engine) -> None:
         self._settings = settings
         self._device = device
+        self._engine = engine
         self._tasks: dict[tuple[str, ...], asyncio.Task[Opened]] = {}
         self._users: dict[tuple[str, ...], int] = {}
         self._looker, self._opener = niced(LOOKING), niced(OPENING)
@@ -93,6 +94,8 @@ class Sessions:
             check_memory(bundle)
             session = await run_on(self._opener, self._open, bundle, like)
             await run_on(self._looker, session.warm_up, like)
+        if session.provider == "cuda":  # where a thread makes a stream and a handle of its own for each graph
+            await self._engine.on_each_lane(session.warm_up)
         give_back_after(session)
         return Opened(session, heads)
 
@@ -125,7 +128,7 @@ class Device:
             self.board = Board.create(self.path.with_suffix(".board"))
         self.traces = open_traces()
         self.engine = Engine(Limits.of(settings), self.metrics, self.traces, self.board.show)
-        self.sessions = Sessions(settings, device)
+        self.sessions = Sessions(settings, device, self.engine)
         self.connections: set[Connection] = set()
         self.numbers = count(1)
         self._end_at = float("inf")

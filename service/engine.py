@@ -65,6 +65,8 @@ class Lane(threading.Thread):
         """Of the current batch; equal rows count once."""
         self.gain = 1.0
         """Speed-up of the current batch over a normal one, because it runs alone on all cores (1.0 = none)."""
+        self.chores: list[Callable[[], None]] = []
+        """To be done before its next batch."""
 
     def run(self) -> None:
         thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
@@ -194,6 +196,16 @@ class Engine(Keeper):
             self._changed.notify(len(job.items))
         return job
 
+    async def on_each_lane(self, work: Callable[[], object]) -> None:
+        """Run `work` on every lane, before its next batch; raise what it raises."""
+        lanes = [lane for lane in self._lanes if lane.is_alive()]
+        done = [self._loop.create_future() for _ in lanes]
+        with self._changed:
+            for lane, future in zip(lanes, done, strict=True):
+                lane.chores.append(partial(self._do, work, future))
+            self._changed.notify_all()
+        await asyncio.gather(*done)
+
     def check_room(self, tokens: int, deadline: Deadline) -> None:
         """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did.
 
@@ -275,6 +287,8 @@ class Engine(Keeper):
         """Wait for work; an empty list means that the engine stops."""
         with self._changed:
             while not self._stopping:
+                if lane.chores:
+                    self._do_chores(lane)
                 batch = self._take()
                 if lane.tokens:
                     self._note_pace(lane)
@@ -291,6 +305,27 @@ class Engine(Keeper):
                 self._changed.wait()
                 self._idle -= 1
         return []
+
+    def _do_chores(self, lane: Lane) -> None:
+        """Do them without the lock, between two batches."""
+        if lane.tokens:
+            self._note_pace(lane)
+        lane.busy_since, lane.tokens = time.monotonic(), 0
+        chores, lane.chores = lane.chores, []
+        self._changed.release()
+        try:
+            for chore in chores:
+                chore()
+        finally:
+            self._changed.acquire()
+
+    def _do(self, work: Callable[[], object], done: "asyncio.Future[None]") -> None:
+        try:
+            work()
+        except Exception as error:
+            self._tell_loop(partial(_end, done, error))
+        else:
+            self._tell_loop(partial(_end, done, None))
 
     def _note_pace(self, lane: Lane) -> None:
         seconds = time.monotonic() - lane.busy_since
@@ -382,6 +417,13 @@ class Engine(Keeper):
     def _abandon(self, jobs: Iterable[Job], reason: str, sentence: str) -> None:
         for job in jobs:
             self.give_up(job, reason, Unavailable(sentence))
+
+
+def _end(done: "asyncio.Future[None]", error: Exception | None) -> None:
+    if error and not done.done():
+        done.set_exception(error)
+    elif not done.done():
+        done.set_result(None)
 
 
 def _computed_tokens(batch: Iterable[Item]) -> int:

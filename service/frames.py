@@ -1,8 +1,9 @@
 """The frames between a front and an engine process: what goes over their Unix socket, in native byte order.
 
     u32 length of what follows · u8 kind · a body by kind
-    REQUEST  number, session, deadline, weight, trace, then int32: lengths of rows; head, row and count of positions of
-             each call; all positions. Then the keys of rows: ids as int32, then a byte per token, its segment.
+    REQUEST  number, session, deadline, weight, trace, then int32: lengths of rows; head, row, count of positions and
+             of what is wanted of each call; all positions; all that is wanted (Row.wanted). Then the keys of rows: ids
+             as int32, then a byte per token, its segment.
     ANSWER   number, start and end of computing, then int32: shape of each call's logits. Then float32: all logits.
     FAILURE  number, start of computing, then JSON: a ServiceError
     EXPIRE   number: the deadline has passed
@@ -37,7 +38,7 @@ from service.queue import Deadline, Job, Logits
 REQUEST, ANSWER, FAILURE, EXPIRE, DROP, OPEN, OPENED, REFUSED, CLOSE = range(9)
 LENGTH = struct.Struct("=I")
 START = struct.Struct("=IB")
-ASKED = struct.Struct("=QIddd16s8sIII")
+ASKED = struct.Struct("=QIddd16s8sIIII")
 ANSWERED = struct.Struct("=QddI")
 SHAPE = struct.Struct("=2i")
 FAILED = struct.Struct("=Qd")
@@ -115,26 +116,32 @@ def pack_request(number: int, session: int, heads: Mapping[str, int], job: Job) 
     numbers += [heads[name] for name, _ in calls]
     numbers += [of_call[index] for index in range(len(calls))]
     numbers += [len(row.positions) for _, row in calls]
+    numbers += [len(row.wanted) for _, row in calls]
     before = len(numbers)
     for _, row in calls:
         numbers += row.positions
     positions = len(numbers) - before
+    for _, row in calls:
+        numbers += row.wanted
+    wanted = len(numbers) - before - positions
     keys = [part for item in job.items for part in item.key]
     trace = bytes.fromhex(job.trace.get("trace_id", "")), bytes.fromhex(job.trace.get("span_id", ""))
-    asked = (number, session, *job.deadline, job.weight, *trace, len(job.items), len(calls), positions)
-    return frame(REQUEST, ASKED.pack(*asked), struct.pack(f"={len(numbers)}i", *numbers), *keys)
+    asked = (number, session, *job.deadline, job.weight, *trace, len(job.items), len(calls), positions, wanted)
+    return frame(REQUEST, ASKED.pack(*asked), array("i", numbers).tobytes(), *keys)
 
 
 def unpack_request(body: memoryview) -> Request:
     """Return a request; calls share the keys of rows that are equal."""
-    number, session, at, seconds, weight, trace_id, span_id, rows, count, positions = ASKED.unpack_from(body)
+    number, session, at, seconds, weight, trace_id, span_id, rows, count, positions, wanted = ASKED.unpack_from(body)
     place = ASKED.size
-    sizes = struct.unpack_from(f"={rows + 3 * count}i", body, place)
+    sizes = struct.unpack_from(f"={rows + 4 * count}i", body, place)
     lengths, heads = sizes[:rows], sizes[rows : rows + count]
-    of_call, counts = sizes[rows + count : rows + 2 * count], sizes[rows + 2 * count :]
+    of_call, counts = sizes[rows + count : rows + 2 * count], sizes[rows + 2 * count : rows + 3 * count]
     place += 4 * len(sizes)
     read = struct.unpack_from(f"={positions}i", body, place)
     place += 4 * positions
+    asked = struct.unpack_from(f"={wanted}i", body, place)
+    place += 4 * wanted
     expected = place + 5 * sum(lengths)
     if len(body) != expected:
         raise FrameError(f"a request of {sum(lengths)} tokens has {len(body)} bytes, expected {expected}")
@@ -144,19 +151,21 @@ def unpack_request(body: memoryview) -> Request:
         keys.append(RowKey(bytes(body[place:middle]), bytes(body[middle:end])))
         place = end
     if count == 1:  # as most have
-        calls = [(heads[0], _row(keys[0], read))]
+        calls = [(heads[0], _row(keys[0], read, asked))]
     else:
         columns = [read[a:b] for a, b in pairwise(accumulate(counts, initial=0))]
-        calls = [(head, _row(keys[row], mine)) for head, row, mine in zip(heads, of_call, columns, strict=True)]
+        asks = [asked[a:b] for a, b in pairwise(accumulate(sizes[rows + 3 * count :], initial=0))]
+        parts = zip(heads, of_call, columns, asks, strict=True)
+        calls = [(head, _row(keys[row], mine, ask)) for head, row, mine, ask in parts]
     trace = {"trace_id": trace_id.hex()} if any(trace_id) else {}
     if any(span_id):
         trace["span_id"] = span_id.hex()
     return Request(number, session, Deadline(at, seconds), weight, trace, calls)
 
 
-def _row(key: RowKey, positions: tuple[int, ...]) -> Row:
+def _row(key: RowKey, positions: tuple[int, ...], wanted: tuple[int, ...]) -> Row:
     """Return the row of a key, which is not copied."""
-    row = Row(array("i", key.input_ids), key.token_type_ids, positions)  # type: ignore[arg-type]  # they are only read
+    row = Row(array("i", key.input_ids), key.token_type_ids, positions, wanted)  # type: ignore[arg-type]  # only read
     row.__dict__["key"] = key
     return row
 

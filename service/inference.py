@@ -240,7 +240,8 @@ class Inference:
         answers = []
         for item in encoded:
             self._check_deadline("decode")
-            of_item = np.concatenate([next(rest) for _ in item.rows])
+            of_rows = [next(rest) for _ in item.rows]
+            of_item = of_rows[0] if len(of_rows) == 1 else np.concatenate(of_rows)
             if not math.isfinite(of_item.sum()):
                 raise InferenceFailed(f"head {call.head.name!r} computed a score that is not a number for this input")
             answers.append(call.task.decode(item, of_item, call.parameters))

@@ -132,6 +132,8 @@ class Service:
         self.engine.start()
         try:
             heads = await asyncio.to_thread(load_heads, self.settings, self._report, self.open_session)
+            for loaded in heads.loaded:
+                await self.warm_lanes(loaded.session)
         except BertheadsError as error:
             if self.draining:
                 return
@@ -157,6 +159,11 @@ class Service:
         if like:
             check_memory(bundle)
         return open_session(bundle, settings, like, settings.device[0])
+
+    async def warm_lanes(self, session: Session) -> None:
+        """Let each lane run all heads: on CUDA a thread makes a stream and a handle of its own for each graph."""
+        if self.settings.provider == "cuda" and not self._engines:
+            await self.engine.on_each_lane(session.warm_up)
 
     def _load_again(self) -> None:
         """Let all workers load what is on disk now: it is not what is served."""

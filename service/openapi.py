@@ -30,9 +30,9 @@ EMPTY = Snapshot([])
 """What is served while bundles load."""
 TEMPLATE = "#/components/schemas/{model}"
 READ = (401, 403, 503)
-"""Statuses of what a route that only tells something may refuse; 404 is added for those with a name in their path."""
+"""Error statuses of routes that only report something; 404 is added where the path has a name."""
 SPENT = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of what an inference route may refuse."""
+"""Error statuses of inference routes."""
 HEADERS = {
     "Server-Timing": "Milliseconds in tokenize, queue, encode, decode",
     "X-Bundle": "Name and version of the bundle that answered",
@@ -44,6 +44,12 @@ DEADLINE = {
     "in": "header",
     "description": "Milliseconds after which the client no longer needs the answer",
     "schema": {"type": "integer", "minimum": 1, "exclusiveMaximum": 10**12},
+}
+PIN = {
+    "name": "X-Bundle",
+    "in": "header",
+    "description": "The bundle that should answer, as NAME/VERSION; by default the one that is served",
+    "schema": {"type": "string"},
 }
 PLACES = {
     **dict.fromkeys(("head", "model"), "The name of a head; GET /heads lists them"),
@@ -135,7 +141,7 @@ def inference_route(
         methods=["POST"],
         refused=SPENT,
         responses={200: {"headers": headers, "content": answered}},
-        openapi_extra={"parameters": [DEADLINE], "requestBody": {"content": asked}},
+        openapi_extra={"parameters": [DEADLINE, PIN], "requestBody": {"content": asked}},
         **options,
     )
 

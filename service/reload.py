@@ -181,6 +181,7 @@ class Reload:
         session = await run_on(self._opener, self._service.open_session, bundle, settings, like.session)
         give_back_after(session)
         await run_on(self._looker, session.warm_up, like.session)
+        await self._service.warm_lanes(session)
         return Loaded.of(change.new, bundle, session)
 
     def _refuse(self, change: Change, old: Loaded | None, sentence: str) -> Outcome:

@@ -25,6 +25,8 @@ STARTER = Path(models.__file__).parent / "starter"
 CORES_PER_WORKER = 4
 """One event loop feeds about as many lanes: with 1, 2, 4 and 8 lanes of 20,000 tokens per second it answered 1.0, 1.8,
 2.6 and 2.4 times the short texts of one lane (python -m tests.benchmarks.cores --speed 20000)."""
+FRONTS_PER_GPU = 8
+"""A front feeds a GPU with some 450 questions per second, and BERT-large on an H100 computes a few thousand."""
 # What Kubernetes sets in every pod beside a Service named bertheads: BERTHEADS_PORT=tcp://10.0.0.1:80 and its kin.
 HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
@@ -58,7 +60,8 @@ class Settings(BaseSettings):
         le=1024,
         description="processes that share the port; on CPU each has its own lanes, queue and copy of the weights in "
         "memory; on GPUs they share one engine process per device; "
-        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set or on a GPU",
+        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set; with GPUs, the cores that these leave, "
+        f"at most {FRONTS_PER_GPU} per GPU",
     )
     lanes: int = Field(
         0, ge=0, le=1024, description="batches that run at once in an engine; 0: one per usable core, two per GPU"
@@ -238,9 +241,13 @@ class Settings(BaseSettings):
     @cached_property  # the cores may change; the number of workers does not
     def worker_count(self) -> int:
         """Worker processes."""
-        if self.workers or self.lanes or self.provider == "cuda":
-            return self.workers or 1
         cores = usable_cores()
+        if self.workers:
+            return self.workers
+        if self.provider == "cuda":
+            return max(1, min(FRONTS_PER_GPU * len(self.device), cores - len(self.device)))
+        if self.lanes:
+            return 1
         return max(1, min(round(cores / CORES_PER_WORKER), cores // self.threads))
 
     @property

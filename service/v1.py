@@ -67,7 +67,7 @@ def _prediction(head: Head, answer: Any) -> Any:
 
 def v1_routes() -> list[BareRoute]:
     """Return the routes below /v1."""
-    summary = "Predict, as KServe's first protocol has it"
+    summary = "Run a head by KServe's protocol, version 1"
     told = model_route(MODEL, "Does a model answer?", tell_ready, ModelReady)
     told.path_regex = NAMED  # else GET of the other path would be 404, not 405
     return [

@@ -204,7 +204,7 @@ def _infer_route(path: str) -> BareRoute:
         (REQUEST, RESPONSE),
         {BINARY: {"schema": {"type": "string", "format": "binary"}}},
         body=InferRequest,
-        summary="Infer, as the Open Inference Protocol has it" + _of_version(path),
+        summary="Run a head by the Open Inference Protocol" + _of_version(path),
         description=INFER,
         response_model=InferResponse,
     )

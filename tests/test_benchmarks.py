@@ -227,6 +227,7 @@ def test_lanes_that_sleep_answer_as_fast_as_they_are_told(
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.benchmarks.gpu.engine.BATCH_TOKENS", (64, 1024))
+    monkeypatch.setattr("tests.benchmarks.gpu.engine.MASKS", 32)
 
 
 @pytest.mark.slow
@@ -236,14 +237,15 @@ def test_the_program_for_gpus_measures_errors_and_rates_on_cpu_too(
     options = "--provider cpu --networks tiny --lengths 16 --workers 1 --workloads mixed --seconds 0.2"
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    middle = [*["correctness"] * 2, "new shapes", "peak", *["rows"] * 4, "http"]
+    middle = [*["correctness"] * 3, "masks", "new shapes", "peak", *["rows"] * 4, "http"]
     assert [line["step"] for line in lines] == ["device", *middle, "memory", "end"]
-    for line in lines[1:3]:
+    for line in lines[1:4]:
         assert line["difference_in_a_batch"] == 0 < line["difference_to_fp32"] < line["largest_logit"]
-    for line in lines[5:9]:
+    assert lines[4]["difference"] == 0 < lines[4]["five_tokens_ms"], "a CPU gives all logits in any case"
+    for line in lines[7:11]:
         assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 8 * line["rows_per_s"] and 0 < line["peak_share"] < 1
-    assert [line["length"] for line in lines[5:9]] == [16, 16, "mixed", "mixed"]
-    assert lines[9]["rate"] > 0
+    assert [line["length"] for line in lines[7:11]] == [16, 16, "mixed", "mixed"]
+    assert lines[11]["rate"] > 0
     assert lines[-1]["left_out"] == []
 
 
@@ -252,7 +254,7 @@ def test_the_program_for_gpus_ends_in_time(capsys: pytest.CaptureFixture[str]) -
     assert gpu.main(options.split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == ["device", "peak", "memory", "end"]
-    assert len(lines[-1]["left_out"]) == 2 + 1 + 4 + 2
+    assert len(lines[-1]["left_out"]) == 3 + 1 + 1 + 4 + 2
 
 
 def test_the_program_for_gpus_goes_on_after_an_error(
@@ -264,8 +266,8 @@ def test_the_program_for_gpus_goes_on_after_an_error(
     monkeypatch.setattr("tests.benchmarks.gpu.engine.first_and_second_runs", fail)
     assert gpu.main("--provider cpu --networks tiny --lengths 16 --workers --seconds 0.01".split()) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[3]["step"] == "new shapes" and lines[3]["error"] == "RuntimeError: CUDA out of memory"
-    assert lines[4]["step"] == "peak" and lines[-1]["step"] == "end"
+    assert lines[5]["step"] == "new shapes" and lines[5]["error"] == "RuntimeError: CUDA out of memory"
+    assert lines[6]["step"] == "peak" and lines[-1]["step"] == "end"
 
 
 def test_a_wheel_with_the_code_of_one_compute_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

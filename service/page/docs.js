@@ -1,6 +1,6 @@
 // The API, drawn from /openapi.json: one screen per route. Paths that differ only in naming a head share a screen.
 
-const docs = { document: null, screens: [] };
+const docs = { document: null, screens: [], turn: 0 };
 const NARROW = matchMedia("(max-width: 860px)");
 
 const operations = () => Object.entries(docs.document.paths).flatMap(([path, methods]) =>
@@ -46,7 +46,7 @@ const method = (name) => make("span", { class: `method ${name}`, textContent: na
 
 /** Draw the route that the address names, or the first. */
 function openRoute() {
-  const wanted = decodeURIComponent(location.hash), all = docs.screens.flat();
+  const wanted = decoded(location.hash), all = docs.screens.flat();
   const chosen = all.find((each) => anchor(each) === wanted) ?? docs.screens[0][0];
   tell(wanted && anchor(chosen) !== wanted ? `There is no route ${wanted.slice(1)}` : "", "This is the first one instead. The list has all routes.");
   const screen = docs.screens.find((each) => each.includes(chosen));
@@ -55,10 +55,19 @@ function openRoute() {
     else link.removeAttribute("aria-current");
   }
   if (NARROW.matches) $("routes").open = false;
+  docs.turn++; // an answer that comes late is of another screen
   document.title = `${chosen.method.toUpperCase()} ${chosen.path} · bertheads API`;
   $("screen").replaceChildren(...drawScreen(screen, chosen));
   drawRequest(chosen);
   scrollTo(0, 0);
+}
+
+function decoded(hash) {
+  try {
+    return decodeURIComponent(hash);
+  } catch {
+    return hash;
+  }
 }
 
 function drawScreen(screen, chosen) {
@@ -145,14 +154,15 @@ function drawRequest(chosen) {
 }
 
 async function send(chosen) {
-  const { path, headers, body } = requestOf(chosen);
+  const { path, headers, body } = requestOf(chosen), turn = ++docs.turn;
   $("sent").replaceChildren(make("p", { class: "empty", textContent: "Sent. Waiting for the answer …" }));
   try {
     const key = $("key") ? keyHeader() : {};
     const response = await fetch(path.slice(1), { method: chosen.method.toUpperCase(), headers: { ...headers, ...key }, body });
-    drawSent(response, await response.text());
+    const text = await response.text();
+    if (turn === docs.turn) drawSent(response, text);
   } catch {
-    $("sent").replaceChildren(notice("bad", "The service does not answer", "Check that it runs, then press Send again."));
+    if (turn === docs.turn) $("sent").replaceChildren(notice("bad", "The service does not answer", "Check that it runs, then press Send again."));
   }
 }
 

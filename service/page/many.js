@@ -81,6 +81,7 @@ async function sendRows(asked, rows, signal) {
   for (let tries = 1; ; tries++) {
     const { answer, headers, problem } = await ask(asked.route, { body: listOf(asked, rows), signal });
     if (!problem) return takeAnswers(rows, answer, headers);
+    if (problem.errors?.some(({ field }) => field.startsWith("parameters"))) throw new Error(`${problem.title}. ${problem.text}`); // of all rows
     if ([413, 422].includes(problem.status)) return splitRows(asked, rows, problem, signal);
     const busy = [429, 503].includes(problem.status);
     if (!busy && ([401, 403, 404].includes(problem.status) || tries === MAX_TRIES)) throw new Error(`${problem.title}. ${problem.text}`);

@@ -36,6 +36,7 @@ def test_all_steps_on_an_emulated_gpu(gpu: EmulatedGPU) -> None:
     assert {line["step"] for line in found} == {
         "device",
         "correctness",
+        "masks",
         "new shapes",
         "peak",
         "rows",

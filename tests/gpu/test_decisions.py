@@ -11,8 +11,9 @@ from tests.standins.emulated_gpu import EmulatedGPU, Probe
 NO_PLAN = {"FLASH_ATTENTION", "EFFICIENT_ATTENTION", "TRT_FUSED_ATTENTION", "TRT_FLASH_ATTENTION"}
 """Kernels for any shape; CUDNN_FLASH_ATTENTION builds a plan for each, and MATH keeps the scores of all pairs."""
 LAYERS = 12
-MAX_LAUNCHES = 116
-"""Kernels and products of a batch: nine of each layer, which is the provider's least, and eight around them."""
+LAUNCHES = 9 * LAYERS + 3 + 2
+"""Kernels and products of a batch: nine of each layer, which is the provider's least; the embeddings, a Gather of the
+positions and a Cast around them; and a product with its bias in the head for questions."""
 
 
 def assert_on_gpu(probe: Probe) -> None:
@@ -29,7 +30,7 @@ def test_every_node_of_an_imported_network_runs_on_the_gpu(gpu: EmulatedGPU, bas
 def test_every_node_of_all_heads_runs_on_the_gpu(gpu: EmulatedGPU, small: Path) -> None:
     probe = gpu.probe(small)
     assert_on_gpu(probe)
-    assert len(probe.nodes) == 7
+    assert len(probe.nodes) == 8, "an encoder, six heads, and what chooses tokens"
 
 
 def test_every_node_of_the_starter_runs_on_the_gpu(gpu: EmulatedGPU, starter: Path) -> None:
@@ -45,11 +46,13 @@ def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, ca
     assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
 
 
-def test_cudnn_is_not_needed(gpu: EmulatedGPU, base: Path, tmp_path: Path) -> None:
+def test_cudnn_is_not_needed(gpu: EmulatedGPU, base: Path, small: Path, tmp_path: Path) -> None:
     for library in built().glob("lib*"):
         if "cudnn" not in library.name:
             (tmp_path / library.name).symlink_to(library)
-    assert_on_gpu(replace(gpu, libraries=tmp_path).probe(base, "--batches", "1"))
+    without = replace(gpu, libraries=tmp_path)
+    for probe in without.probe(base, "--batches", "1"), without.probe(small, "--batches", "1", "--masks", "2"):
+        assert_on_gpu(probe)
 
 
 def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:
@@ -60,7 +63,7 @@ def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:
 
 def test_launches_of_a_batch(gpu: EmulatedGPU, base: Path) -> None:
     batches = gpu.probe(base, "--batches", "10").found["batches"]
-    assert max(batch["launches"] for batch in batches) <= MAX_LAUNCHES
+    assert {batch["launches"] for batch in batches} == {LAUNCHES}
 
 
 def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
@@ -71,6 +74,14 @@ def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
         there = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "HtoD"]
         assert len(there) <= 8 and sum(there) < 200 * batch["tokens"]
         assert batch["missing"] == [], "the stand-ins have all that it asks for"
+
+
+def test_what_masks_copy(gpu: EmulatedGPU, small: Path) -> None:
+    """Five tokens of a mask and their probabilities come back, and no logits of the vocabulary."""
+    for batch in gpu.probe(small, "--batches", "4", "--masks", "8").found["batches"]:
+        back = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "DtoH"]
+        masks = 8 * batch["rows"]
+        assert sorted(back) == [0, masks * 5 * 4, masks * 5 * 8], "fp32 and int64; nobody named targets"
 
 
 def test_memory_stops_growing(gpu: EmulatedGPU, base: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.settings import STARTER
 from tests.programs import has_gpu
 from tests.standins.build import RUNTIME, built
 from tests.standins.emulated_gpu import EmulatedGPU, run_python
@@ -40,6 +41,11 @@ def test_a_driver_without_libraries(gpu: EmulatedGPU, small: Path, tmp_path: Pat
 def test_int8(gpu: EmulatedGPU, small: Path) -> None:
     line = refusal(gpu.environment, small, "--precision", "int8")
     assert "int8 has no kernels on CUDA; use fp16 or fp32" in line
+
+
+def test_a_bundle_for_cpus(gpu: EmulatedGPU) -> None:
+    line = refusal(gpu.environment, STARTER)
+    assert f"python -m training export {STARTER} --precision fp16 --out BUNDLE" in line
 
 
 @pytest.mark.parametrize("capability", [70, 100])

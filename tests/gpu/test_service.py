@@ -74,6 +74,17 @@ def test_a_reload(gpu: EmulatedGPU, small: Path) -> None:
     assert given_back, "the former sessions free their memory"
 
 
+def test_no_request_pays_for_the_first_run_of_a_lane(gpu: EmulatedGPU, small: Path) -> None:
+    """ONNX Runtime makes a stream, and a handle of cuBLAS, for each graph that a thread runs."""
+    with served(gpu, small) as client, ThreadPoolExecutor(16) as pool:
+        (before,) = gpu.read()
+        list(pool.map(lambda path: answer(client, path, inputs=ASKED[path]), [*ASKED] * 8))
+    (log,) = gpu.read()
+    graphs, threads = len(ASKED) + 2, 3
+    assert log.count("stream") == before.count("stream") == graphs * threads, "of what loads, and of two lanes"
+    assert len(log.work) > len(before.work)
+
+
 def test_two_batches_are_in_flight(gpu: EmulatedGPU, base: Path) -> None:
     """The device is so slow that requests wait; then it has its next batch before it needs it."""
     slow = EmulatedGPU(gpu.logs, settings={"KERNEL_US": 400})

@@ -1,11 +1,14 @@
 """If this breaks, what is served or trained on has other tokens than the tokenizer makes of its text."""
 
 import threading
+from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+import tokenizers
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from models.tokenizer import Tokenizer
+from models.tokenizer import MAX_REMEMBERED, UNUSABLE, Tokenizer
 from models.wordpiece_cache import size
 from tests.training.corpora import FIXTURES
 
@@ -21,6 +24,44 @@ PARTS += ["\ufeff", "\U0001f600", "x" * 120]
 @given(st.lists(st.one_of(st.text(max_size=20), st.lists(st.sampled_from(PARTS)).map("".join)), max_size=5))
 def test_words_have_the_ids_that_the_text_has(texts: list[str]) -> None:
     assert KNOWN.encode(texts) == TOKENIZER.encode_ids(texts)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=20), st.lists(st.sampled_from(PARTS)).map("".join)).map(lambda text: f"{text}a"))
+def test_pieces_stand_where_the_text_has_them(text: str) -> None:
+    assume(not UNUSABLE.search(text))
+    (expected,) = TOKENIZER.encode_batch([text])
+    assert TOKENIZER.encode(text) == expected
+    assert TOKENIZER.ids(text) == expected.ids
+
+
+@pytest.mark.parametrize("count", [200, 5000])
+def test_long_texts_have_the_same_pieces_word_by_word_or_not(count: int) -> None:
+    text = " ".join(f"caf\u00e9 cat{number}, {number:x}!\u0301" for number in range(count))
+    assert (len(text) > MAX_REMEMBERED) == (count == 5000)
+    (expected,) = TOKENIZER.encode_batch([text])
+    for _ in range(2):  # with new words, and with known ones
+        assert TOKENIZER.encode(text) == expected
+
+
+def test_known_words_are_not_cut_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, text = Tokenizer.read(FIXTURES), "the cat runs, the dog (a cat) sees."
+    before, ids = tokenizer.encode(text), tokenizer.ids(text)
+    monkeypatch.setattr(tokenizer, "_backend", None)
+    monkeypatch.setattr(tokenizer._known, "_cut", None)
+    assert tokenizer.encode(text) == before and tokenizer.ids(f"{text} ") == ids
+
+
+def test_words_are_not_remembered_where_tokens_were_added(tmp_path: Path) -> None:
+    """Such a token is found across blanks and punctuation."""
+    TOKENIZER.write(tmp_path)
+    backend = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    backend.add_tokens(["cat. dog", "the-cat"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, text = Tokenizer.read(tmp_path), "the-cat sees a cat. dog!"
+    (expected,) = tokenizer.encode_batch([text])
+    added = {tokenizer.token_id("cat. dog"), tokenizer.token_id("the-cat")}
+    assert tokenizer.encode(text) == expected and added <= set(tokenizer.ids(text))
 
 
 def test_a_full_memory_is_emptied_and_changes_nothing() -> None:

@@ -17,17 +17,23 @@ from models.row import Row
 from models.session import Session
 from service.admission import NICENESS, Limits
 from service.device import Device, Sessions
+from service.engine import Engine
 from service.errors import SettingsError
 from service.metric_files import metric_directory
+from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.devices import device, front
 from tests.service.engines import POISON, row, soon, until
 from tests.service.test_front import blocked, scenario
 
 
+def sessions_of(settings: Settings) -> Sessions:
+    return Sessions(settings, 0, Engine(Limits.of(settings), Metrics()))
+
+
 @scenario
 async def test_a_bundle_is_opened_once_and_dropped_with_its_last_user(bundle: Path) -> None:
-    sessions, digest = Sessions(Settings(lanes=1), 0), read_bundle(bundle).digest
+    sessions, digest = sessions_of(Settings(lanes=1)), read_bundle(bundle).digest
     names = list(read_bundle(bundle).manifest.heads)
     asking = [sessions.open(str(bundle), digest, names, None) for _ in range(3)]
     first, *others = await asyncio.gather(*asking)
@@ -55,7 +61,7 @@ async def test_a_bundle_is_opened_once_and_dropped_with_its_last_user(bundle: Pa
 async def test_what_the_front_verified_is_what_is_opened(bundle: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
     found = read_bundle(copy)
-    sessions, names = Sessions(Settings(lanes=1), 0), list(found.manifest.heads)
+    sessions, names = sessions_of(Settings(lanes=1)), list(found.manifest.heads)
     graph = copy / "encoder.fp32.onnx"
     contents = bytearray(graph.read_bytes())
     contents[len(contents) // 2] ^= 1

@@ -40,8 +40,9 @@ def test_every_route_has_a_screen(page: Page, served: Served) -> None:
         page.run(f"location.hash = {json.dumps(screen)}")
         page.until(f"document.querySelector('#list a[aria-current]')?.getAttribute('href') === {json.dumps(screen)}")
         assert page.run("document.querySelector('#title code').textContent") in screen
-    page.run("location.hash = 'post/nothing'")
-    page.said("There is no route post/nothing")
+    for wrong in ("post/nothing", "%E0%A4%A", "<img src=x>"):
+        page.run(f"location.hash = {json.dumps(wrong)}")
+        page.said("There is no route " + wrong)
 
 
 def test_a_request_is_sent_and_its_answer_shown(page: Page, served: Served) -> None:
@@ -102,3 +103,14 @@ def test_a_service_that_does_not_answer_says_so(page: Page, front: Any) -> None:
     front.down = True
     page.run(SEND)
     page.until("$('sent').textContent.includes('The service does not answer')")
+
+
+def test_a_late_answer_is_not_shown_on_another_screen(page: Page, served: Served) -> None:
+    opened(page, served, "get/heads")
+    page.run("window.real = fetch")
+    page.run("fetch = (...all) => new Promise((done) => { window.late = () => done(real(...all)); })")
+    page.run(SEND)
+    page.run("location.hash = 'get/metrics'")
+    page.until("document.activeElement.id === 'title'")
+    page.run("late(); new Promise((done) => setTimeout(done, 200))")
+    assert page.run("$('sent').textContent") == ""

@@ -235,6 +235,24 @@ async def test_a_lane_that_hangs_shows() -> None:
 
 
 @scenario
+async def test_work_on_each_lane() -> None:
+    """Before its next batch, while other lanes go on; and a lane survives what the work raises."""
+    names: list[str] = []
+    async with running(lanes=3) as (engine, encoder):
+        blocker = await held(engine, encoder)
+        done = asyncio.create_task(engine.on_each_lane(lambda: names.append(threading.current_thread().name)))
+        await until(lambda: len(names) == 2)
+        assert not done.done() and encoder.lanes.isdisjoint(names)
+        waiting = submit(engine, encoder, "a", [row(400)], soon())
+        encoder.open.set()
+        await asyncio.gather(done, blocker.future, waiting.future)
+        assert sorted(names) == ["lane-0", "lane-1", "lane-2"]
+        with pytest.raises(ZeroDivisionError):
+            await engine.on_each_lane(lambda: 1 // 0)
+        assert await submit(engine, encoder, "a", [row(10)], soon()).future and engine.troubles() == []
+
+
+@scenario
 async def test_stopping_finishes_what_runs_and_gives_up_what_waits() -> None:
     async with running() as (engine, encoder):
         runs = await held(engine, encoder)

@@ -31,7 +31,7 @@ def job(*calls: tuple[str, Row], weight: float = 1.0, trace: dict[str, str] | No
 
 def test_a_request_is_what_was_sent() -> None:
     long = Row(list(range(30_000, 30_500)), [0] * 200 + [1] * 300, list(range(0, 500, 3)))
-    same, short = Row(long.input_ids, long.token_type_ids, [7]), Row([101, 102], [0, 0], [0])
+    same, short = Row(long.input_ids, long.token_type_ids, [7], (5, 30_521)), Row([101, 102], [0, 0], [0], (1,))
     sent = job(("qa", long), ("ner", short), ("nli", same), weight=2.5, trace=TRACE)
     kind, body = one(frames.pack_request(7, 3, {"qa": 4, "ner": 0, "nli": 2}, sent))
     found = frames.unpack_request(body)
@@ -40,16 +40,16 @@ def test_a_request_is_what_was_sent() -> None:
     assert found.trace == TRACE
     assert [head for head, _ in found.calls] == [4, 0, 2]
     for (_, row), asked in zip(found.calls, (long, short, same), strict=True):
-        assert row.key == asked.key and list(row.positions) == list(asked.positions)
+        assert row.key == asked.key and list(row.positions) == list(asked.positions) and row.wanted == asked.wanted
     assert len(body) < 500 * 5 + 167 * 4 + 200, "equal rows are sent once"
 
 
 @pytest.mark.parametrize("trace", [{}, {"trace_id": TRACE["trace_id"]}])
 def test_a_request_of_one_row_is_what_was_sent(trace: dict[str, str]) -> None:
-    row = Row([2, 1, 3], [0, 0, 1], [0, 2])
+    row = Row([2, 1, 3], [0, 0, 1], [0, 2], (5, 8))
     found = frames.unpack_request(one(frames.pack_request(1, 1, {"a": 0}, job(("a", row), trace=trace)))[1])
     ((head, same),) = found.calls
-    assert (head, same.key, list(same.positions), found.trace) == (0, row.key, [0, 2], trace)
+    assert (head, same.key, list(same.positions), same.wanted, found.trace) == (0, row.key, [0, 2], (5, 8), trace)
 
 
 @pytest.mark.parametrize("shapes", [[(1, 2)], [(3, 4), (1, 1), (2, 30_522)], [(0, 4)], [(2, 3)] * 300])
@@ -101,5 +101,5 @@ def test_what_is_no_frame_is_refused_before_it_is_stored(length: int) -> None:
 
 def test_a_request_that_is_cut_is_refused() -> None:
     _, body = one(frames.pack_request(1, 1, {"a": 0}, job(("a", Row([2, 3], [0, 0], [0])))))
-    with pytest.raises(frames.FrameError, match="a request of 2 tokens has 101 bytes, expected 102"):
+    with pytest.raises(frames.FrameError, match="a request of 2 tokens has 109 bytes, expected 110"):
         frames.unpack_request(body[:-1])

@@ -5,12 +5,13 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import logs
 from service.errors import queue_full
@@ -201,7 +202,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def through_gate(status: int, path: str, draining: bool, room: bool = True) -> httpx.Response:
+def through_gate(
+    status: int, path: str, draining: bool, room: bool = True, method: str = "POST", tasks: Any = MappingProxyType({})
+) -> httpx.Response:
     """Return the answer of an app behind the middleware that always gives one status."""
 
     def check_room(tokens: int, deadline: Deadline) -> None:
@@ -211,13 +214,32 @@ def through_gate(status: int, path: str, draining: bool, room: bool = True) -> h
     engine = SimpleNamespace(check_room=check_room)
     service = SimpleNamespace(draining=draining, engine=engine, settings=Settings())
     whole: Any = SimpleNamespace(state=SimpleNamespace(service=service))
-    middleware = Middleware(Response("", status), whole, Settings(), Metrics())
+    middleware = Middleware(Response("app", status), whole, Settings(), Metrics(), tasks=tasks)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(middleware), base_url="http://service") as client:
-            return await client.post(path)
+            return await client.request(method, path)
 
     return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/classify", "task"),
+        ("POST", "/tag/my%20words", "my words"),
+        ("GET", "/classify", "app"),
+        ("POST", "/classify/", "app"),
+        ("POST", "/tag/words/more", "app"),
+        ("POST", "/qa", "app"),
+    ],
+)
+def test_tasks_are_found_ahead_of_all_routes(method: str, path: str, expected: str) -> None:
+    async def task(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(scope["path_params"].get("head", "task"))(scope, receive, send)
+
+    tasks = {"/classify": task, "/tag/{head}": task}
+    assert through_gate(200, path, draining=False, method=method, tasks=tasks).text == expected
 
 
 @pytest.mark.parametrize("path", ["/classify", "/tag/words", "/explain", "/explain/topic"])

@@ -54,6 +54,7 @@ def test_generated_requests_get_what_the_document_promises(api: Any, method: str
     @given(case=api[path][method].as_strategy())
     def check(case: Any) -> None:
         case.headers.pop("X-Deadline-Ms", None)  # one millisecond is a fair request for 504
+        case.headers.pop("X-Bundle", None)  # all that is generated is not loaded
         case.call_and_validate(checks=CHECKS)
 
     check()

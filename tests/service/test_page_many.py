@@ -148,3 +148,13 @@ def test_answers_of_one_head_are_never_those_of_another(page: Page, served: Serv
     assert [row["prediction"] for row in second] == [each[0]["label"] for each in expected]
     assert [len(json.loads(row["answer"])) for row in second] == [1, 1]
     assert [row["prediction"] for row in first] == [served.answer("/classify", each)[0][0]["label"] for each in "ab"]
+
+
+def test_a_parameter_at_fault_stops_all_rows_at_once(page: Page, front: Relay) -> None:
+    page.open(front.url).answered()
+    page.write("#p-top_k", "0")
+    before = len(front.asked)
+    page.run("$('many').open = true; loadTable('a\\n'.repeat(40))")
+    page.click("#many-start")
+    page.said("parameters.top_k: is 0")
+    assert [path for path, _, _ in front.asked[before:]] == ["/classify"]

@@ -158,7 +158,10 @@ def test_what_kubernetes_sets_beside_a_service_of_this_name_is_ignored(monkeypat
         (8, {"workers": 16}, 16, 1),
         (32, {"lanes": 3}, 1, 3),
         (32, {"workers": 2, "lanes": 3}, 2, 3),
-        (32, {"provider": "cuda"}, 1, 2),
+        (1, {"provider": "cuda"}, 1, 2),
+        (6, {"provider": "cuda", "lanes": 3}, 5, 3),
+        (32, {"provider": "cuda"}, 8, 2),
+        (32, {"provider": "cuda", "device": "0,1,2,3"}, 28, 2),
         (32, {"provider": "cuda", "workers": 2}, 2, 2),
     ],
 )

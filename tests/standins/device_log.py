@@ -13,7 +13,7 @@ class Entry(NamedTuple):
     """A line of a log. Times are nanoseconds: when it was asked for, started and ended."""
 
     what: str
-    """kernel, product, copy, plan, wait, call, take, give back, pin, unpin, or missing: no stand-in does it yet."""
+    """kernel, product, copy, plan, stream, wait, call, take, give back, pin, unpin; or missing: no stand-in does it."""
     name: str
     """Of a kernel, as the compiler calls it; direction of a copy; rows×columns×depth*count of a product."""
     amount: float

@@ -1,6 +1,6 @@
 """What ONNX Runtime's CUDA provider decides about a bundle; runs on the stand-ins, in their environment.
 
-    python -m tests.standins.probe BUNDLE [--threads N] [--batches N] [--tokens N]
+    python -m tests.standins.probe BUNDLE [--threads N] [--batches N] [--tokens N] [--masks N]
 
 Runs batches of mixed lengths, and prints a line of JSON last: what the device was asked for by all of them, and by each
 if one thread runs them. Before it come the lines of ONNX Runtime (ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1).
@@ -26,6 +26,7 @@ from models.session import Session
 from tests.standins.device_log import DeviceLog, parse
 
 VERBOSE = 0
+CHOICES = 5
 Items = list[tuple[str, Row]]
 
 
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> int:
     add("--batches", type=int, default=0)
     add("--tokens", type=int, default=2048, help="of a batch, at most")
     add("--threads", type=int, default=1, help="that run batches at once")
+    add("--masks", type=int, default=0, help="of each row, for five tokens each; only fill-mask heads are asked then")
     options = parser.parse_args(arguments)
     try:
         bundle = read_bundle(options.bundle)
@@ -54,7 +56,7 @@ def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     session = Session(bundle, provider="cuda")
     session.warm_up()
     log = Path(os.environ["STANDIN_LOG"]) / str(os.getpid())
-    batches = list(mixed_batches(bundle, options.batches, options.tokens))
+    batches = list(mixed_batches(bundle, options))
     marks = [log.stat().st_size]
 
     def run(items: Items) -> None:
@@ -64,6 +66,7 @@ def probe(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     with ThreadPoolExecutor(options.threads) as pool:
         list(pool.map(run, batches))
     contents = log.read_bytes()
+    marks = [contents.rfind(b"\n", 0, mark) + 1 for mark in sorted(marks)]  # another thread may have been writing
     parts = [contents[start:end] for start, end in pairwise(marks)]
     found = [size_of(items) | counts(part) for items, part in zip(batches, parts, strict=True)]
     return {"batches": found} | counts(contents[marks[0] : marks[-1]])
@@ -92,16 +95,17 @@ def counts(lines: bytes) -> dict[str, Any]:
     }
 
 
-def mixed_batches(bundle: Bundle, count: int, tokens: int) -> Iterator[Items]:
+def mixed_batches(bundle: Bundle, options: argparse.Namespace) -> Iterator[Items]:
     """Yield batches of rows of 8 to 400 tokens, of any heads, up to so many tokens."""
     generator = np.random.default_rng(0)
     longest = min(400, bundle.manifest.encoder.max_length)
-    heads = list(bundle.manifest.heads)
-    for _ in range(count):
+    heads = [name for name, head in bundle.manifest.heads.items() if not options.masks or head.task == "fill-mask"]
+    positions, wanted = list(range(options.masks or 1)), (CHOICES,) if options.masks else ()
+    for _ in range(options.batches):
         items: Items = []
-        while sum(len(row.input_ids) for _, row in items) < tokens - longest:
+        while sum(len(row.input_ids) for _, row in items) < options.tokens - longest:
             ids = generator.integers(5, bundle.tokenizer.vocab_size, generator.integers(8, longest + 1)).tolist()
-            items.append((heads[len(items) % len(heads)], Row(ids, [0] * len(ids), [0])))
+            items.append((heads[len(items) % len(heads)], Row(ids, [0] * len(ids), positions, wanted)))
         yield items
 
 

@@ -157,6 +157,7 @@ EXPORT int cudaStreamCreate(Stream **stream) {
     *stream = calloc(1, sizeof **stream);
     if (!*stream) return OUT_OF_MEMORY;
     **stream = (Stream){.number = __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED), .device = current_device};
+    log_event("stream", "", 0, *stream);
     return SUCCESS;
 }
 

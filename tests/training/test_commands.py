@@ -142,16 +142,16 @@ def test_a_budget_that_nothing_can_keep_is_refused_at_once(
     [
         (["pretrain", "none.toml", "--out", "x"], "none.toml does not exist"),
         (["pretrain", str(RECIPES / "continue.toml"), "--out", "x", "--set", "stepz=1"], "did you mean 'steps'"),
-        (["export", "nowhere", "--out", "x"], "nowhere is no local directory"),
+        (["export", "nowhere", "--out", "x"], "nowhere is not a local directory"),
         (["evaluate", "nowhere", "--head", "x", "--data", "y"], "nowhere"),
         (
             ["evaluate", "nowhere", "--head", "x", "--data", "y", "--json", f"{__file__}/x"],
             "is a file, expected a folder",
         ),
-        (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that is there"),
+        (["pretrain", ".", "--out", "x"], ".: Is a directory; name a path that exists"),
         (
             ["corpus", ".", "--tokenizer", str(FIXTURES), "--out", "x"],
-            "the folder holds nothing, expected files",
+            "the folder has nothing, expected files",
         ),
         (["vocab", __file__, "--out", "/proc/x"], "ends in '.py', expected .csv, .tsv, .tab, .jsonl, .ndjson"),
         (["pretrain", str(RECIPES / "tiny.toml"), "--out", "/proc/x", "--set", "corpus=x"], "/proc/x: "),

@@ -1,1 +1,1 @@
-"""What a head is worth: whatever answers, the data that it is asked, and the figures."""
+"""Evaluation: predictors, figures, reports, and labelling."""

@@ -20,7 +20,7 @@ ANSWER, NO_ANSWER = "answer", "no answer"
 def answer_parts(
     examples: Sequence[QuestionExample], answers: Sequence[dict[str, Any]], tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """Return the parts of a report on questions; right is an exact match, and lengths are those of contexts."""
+    """Return the parts of a report on questions; only an exact match is right, and lengths are of contexts."""
     found = [str(answer["answer"]) for answer in answers]
     scores = np.array([float(answer["score"]) for answer in answers])
     pairs = list(zip(found, examples, strict=True))
@@ -51,7 +51,7 @@ def answer_parts(
 
 
 def _kinds(examples: Sequence[QuestionExample], found: Sequence[str]) -> dict[str, Any]:
-    """Return how well the head tells whether there is an answer, if the data has questions without one."""
+    """Return how well the head recognises questions without an answer, if the data has any."""
     if all(example.answers for example in examples):
         return {}
     gold = [ANSWER if example.answers else NO_ANSWER for example in examples]
@@ -65,7 +65,7 @@ def _kinds(examples: Sequence[QuestionExample], found: Sequence[str]) -> dict[st
 
 
 class Masked(NamedTuple):
-    """What a head made of one mask."""
+    """The answer of a head for one mask."""
 
     expected: str
     found: str
@@ -74,8 +74,8 @@ class Masked(NamedTuple):
 
 
 def mask_parts(examples: Sequence[Document], answers: Sequence[Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """Return the parts of a report on the masked tokens of documents; lengths are those of passages."""
-    assert tokenizer is not None  # without one, nothing was masked
+    """Return the parts of a report on the masked tokens of documents; lengths are of passages."""
+    assert tokenizer is not None  # without a tokenizer, nothing was masked
     passages = masked_passages(examples, tokenizer)
     masked = [list(_masks(passage.gold, answer, tokenizer)) for passage, answer in zip(passages, answers, strict=True)]
     every = [one for each in masked for one in each]
@@ -99,7 +99,7 @@ def mask_parts(examples: Sequence[Document], answers: Sequence[Any], tokenizer: 
 
 
 def _masks(gold: Sequence[int], answer: Any, tokenizer: Tokenizer) -> Iterator[Masked]:
-    choices = answer if isinstance(answer[0], list) else [answer]  # one mask is answered by a flat list
+    choices = answer if isinstance(answer[0], list) else [answer]  # one mask: a flat list
     for token, (best, *_) in zip(gold, choices, strict=True):
         found = tokenizer.token(best["token"])
         yield Masked(tokenizer.token(token), found, float(best["score"]), best["token"] == token)

@@ -1,4 +1,4 @@
-"""Reports of classify and pair: one class for a text, several labels, or a number."""
+"""Reports of classify and pair: one class per text, several labels, or a number."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ Ranked = Sequence[dict[str, Any]]
 
 
 def asked_of(example: Any) -> dict[str, str]:
-    """Return the texts of an example by the names that requests have."""
+    """Return the texts of an example, with the names of a request."""
     if hasattr(example, "text"):
         return {"text": example.text}
     return {"text": example.text_a, "text_pair": example.text_b}
@@ -33,7 +33,7 @@ def _lengths(examples: Sequence[Any], tokenizer: Tokenizer | None) -> list[int]:
 
 
 def by_confidence(wrong: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Order wrong answers: the most confident first, and those without a score last."""
+    """Sort wrong answers: the most confident first, and those without a score last."""
     return sorted(wrong, key=lambda one: -1.0 if one["score"] is None else one["score"], reverse=True)
 
 
@@ -43,7 +43,7 @@ def by_confidence(wrong: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def class_parts(
     examples: Sequence[Any], answers: Sequence[Ranked], spec: HeadSpec, tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """Return the parts of a report on texts of one class each."""
+    """Return the parts of a report on texts with one class each."""
     gold = [str(example.label) for example in examples]
     found = [str(ranked[0]["label"]) for ranked in answers]
     scores = [float(ranked[0]["score"]) for ranked in answers]
@@ -63,7 +63,7 @@ def class_parts(
 def choice_parts(
     gold: Sequence[str], found: Sequence[str], scores: Sequence[float], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Return classes, confused pairs, reliability and thresholds of choices among labels."""
+    """Return classes, confused pairs, reliability and thresholds for choices among labels."""
     pairs = list(zip(gold, found, strict=True))
     right = np.array([left == other for left, other in pairs], dtype=bool)
     confidence = np.array(scores, dtype=np.float64)
@@ -117,12 +117,12 @@ def label_parts(
 
 
 def _named(names: Sequence[str], chosen: Any) -> list[str]:
-    """Return the names of the true places of a table whose last axis are labels."""
+    """Return the labels of the true cells of a table whose last axis is labels."""
     return [names[place] for place in np.nonzero(chosen)[-1].tolist()]
 
 
 def _mixed(names: Sequence[str], gold: Any, found: Any) -> list[tuple[str, str]]:
-    """Return each missed label beside each wrong one of the same text, or beside none."""
+    """Return each missed label with each wrong label of the same text, or with NONE."""
     return [
         pair
         for missed, wrong in zip(gold & ~found, found & ~gold, strict=True)

@@ -1,6 +1,6 @@
-"""Measure a head on labelled data: a checkpoint, a bundle, or a running service, by the same code.
+"""Measure a head on labelled data: the same code for a checkpoint, a bundle, and a running service.
 
-Every figure stands beside what chance gets on the same data. Texts go in as a user would send them.
+Each figure has the figure of chance on the same data beside it. Texts are sent as a user would send them.
 """
 
 import argparse
@@ -53,22 +53,22 @@ from training.text.examples import (
 )
 from training.text.problem_types import as_problem, problem_for
 
-Cutter = Tokenizer | None  # that of the predictor
+Cutter = Tokenizer | None  # the tokenizer of the predictor
 Ask = Callable[[Sequence[Any], dict[str, Any]], Iterable[Prediction]]
 
 
 def evaluate(predictor: AnyPredictor, head: str, files: Sequence[Path], limit: int | None = None) -> Scores:
     """Return the figures of a head on the first `limit` examples of each file, all files together.
 
-    The names are those of training.evaluation.metrics, whose `headline` picks the chief one. Raise DataError for data
-    that does not fit the head, EvaluationError for a head that does not exist or cannot be asked.
+    Their names are in training.evaluation.metrics, whose `headline` chooses the most important. Raise DataError for
+    data that does not fit the head, EvaluationError for a head that does not exist or does not answer.
     """
     task = predictor.head(head).task
     return score(predictor, head, read_data(files, task, limit=limit))
 
 
 def score(predictor: AnyPredictor, head: str, examples: Sequence[Example], progress: bool = False) -> Scores:
-    """Return the figures of a head on examples of its task; show a progress bar on standard error if asked to."""
+    """Return the figures of a head on examples of its task; `progress` shows a bar on standard error."""
     spec = predictor.head(head)
     examples = as_problem(examples, problem_for(spec, examples))
     check_labels(head, spec.labels, examples)
@@ -93,10 +93,10 @@ def check_labels(head: str, known: Sequence[str], examples: Sequence[Example]) -
 
 
 def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
-    """Score what the labels are: a number, a set, or one class for each example."""
+    """Score examples by the kind of their labels: a number, a set, or one class."""
     inputs = [input_of(example) for example in examples]
     everything = {"top_k": len(spec.labels), "threshold": None}
-    labels: list[Any] = [example.label for example in examples]  # all of one kind
+    labels: list[Any] = [example.label for example in examples]  # all have the same kind
     if isinstance(labels[0], float):
         return score_numbers(labels, ask(inputs, {"threshold": None}))
     if isinstance(labels[0], tuple):
@@ -118,7 +118,7 @@ def _score_texts(examples: Sequence[TextExample | PairExample], ask: Ask, spec: 
 
 
 def _score_tags(examples: Sequence[TaggedExample | SpannedText], ask: Ask, spec: HeadSpec, _: Cutter) -> Scores:
-    """Score given words by their tags, and running text by its spans; both where the data has both."""
+    """Score given words by their tags, and running text by its spans; both if the data has both."""
     words = [example for example in examples if isinstance(example, TaggedExample)]
     texts = [example for example in examples if isinstance(example, SpannedText)]
     if not texts:
@@ -127,15 +127,15 @@ def _score_tags(examples: Sequence[TaggedExample | SpannedText], ask: Ask, spec:
 
 
 def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
-    """Score spans of texts as they are written: right only with both characters and the type.
+    """Score spans of running text; a span is right only with both boundaries and the type.
 
-    Chance takes every word between blanks for a span of the most frequent type.
+    Chance marks every word between blanks as a span of the most frequent type.
     """
     found: list[set[Span]] = [set() for _ in examples]
     for one in ask([example.text for example in examples], {"aggregation_strategy": "simple"}):
         found[one.index] = {(span["entity_group"], span["start"], span["end"]) for span in one.answer}
     wanted = [{(name, start, end) for start, end, name in example.spans} for example in examples]
-    types = Counter(name for example in examples for _, _, name in example.spans)  # the first met, of equals
+    types = Counter(name for example in examples for _, _, name in example.spans)  # the first of equal ones
     common = types.most_common(1)[0][0] if types else ""
     guessed = [{(common, *word.span()) for word in re.finditer(r"\S+", example.text)} for example in examples]
     chance = set_scores(wanted, guessed)["f1"]
@@ -145,10 +145,10 @@ def _score_text(examples: Sequence[SpannedText], ask: Ask) -> Scores:
 
 
 def _score_words(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec) -> Scores:
-    """Send the words joined by blanks, and read for each word the tag where it begins.
+    """Send the words joined by blanks, and read the tag at the start of each word.
 
-    A word that the service cuts further ("Sep-11" is three to it) has the tag of its first part, whatever the rest got.
-    `text_f1` is stricter: the spans of the running text, as its reader sees them, must have the right characters.
+    A word that the service splits further ("Sep-11" becomes three) gets the tag of its first part. `text_f1` is
+    stricter: the spans of the running text must have the right characters.
     """
     tagged: list[list[str]] = [[] for _ in examples]
     in_text: list[set[Span]] = [set() for _ in examples]
@@ -168,7 +168,7 @@ def _score_words(examples: Sequence[TaggedExample], ask: Ask, spec: HeadSpec) ->
 
 
 def word_offsets(words: Sequence[str]) -> list[tuple[int, int]]:
-    """Return start and end of each word in the words joined by one blank."""
+    """Return start and end of each word, in the words joined by blanks."""
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
     return [(int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)]
 
@@ -178,7 +178,7 @@ def character_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> 
 
 
 def _score_answers(examples: Sequence[QuestionExample], ask: Ask, _: HeadSpec, __: Cutter) -> Scores:
-    """Let the head say that there is no answer wherever the data has such questions; else its defaults hold."""
+    """Allow the head to give no answer if the data has such questions; otherwise its defaults apply."""
     inputs = [QuestionInput(question=example.question, context=example.context) for example in examples]
     gold = [example.answers for example in examples]
     parameters = {"top_k": 1} | ({} if all(gold) else {"handle_impossible_answer": True})
@@ -190,14 +190,14 @@ def _score_answers(examples: Sequence[QuestionExample], ask: Ask, _: HeadSpec, _
 
 def _score_masks(examples: Sequence[Document], ask: Ask, _: HeadSpec, tokenizer: Cutter) -> Scores:
     if tokenizer is None:
-        raise EvaluationError("a URL does not say how it cuts texts, which masking must know; add --tokenizer BUNDLE")
+        raise EvaluationError("masking needs a tokenizer, which a URL does not give; add --tokenizer BUNDLE")
     passages = masked_passages(examples, tokenizer)
     if not passages:
-        raise DataError("the documents have no word that could be masked, expected running text; pass other documents")
+        raise DataError("the documents have no word to mask, expected running text; pass other documents")
     first, among_five, losses = [0] * len(passages), [0] * len(passages), []
     for one in ask([passage.text for passage in passages], {"top_k": 5}):
         gold = passages[one.index].gold
-        masks = one.answer if isinstance(one.answer[0], list) else [one.answer]  # one mask is answered by a flat list
+        masks = one.answer if isinstance(one.answer[0], list) else [one.answer]  # one mask: a flat list
         found = [[choice["token"] for choice in choices] for choices in masks]
         first[one.index] = sum(right == choices[0] for right, choices in zip(gold, found, strict=True))
         among_five[one.index] = sum(right in choices for right, choices in zip(gold, found, strict=True))
@@ -215,7 +215,7 @@ def _score_masks(examples: Sequence[Document], ask: Ask, _: HeadSpec, tokenizer:
 
 
 def _unigram_scores(passages: Sequence[Passage]) -> Scores:
-    """Score the answer that ignores the text: the most frequent tokens; for the loss, those of the whole passages."""
+    """Score the answer that ignores the text: the most frequent tokens, and for the loss their frequencies."""
     gold = [token for passage in passages for token in passage.gold]
     common = [count for _, count in Counter(gold).most_common(5)]
     unigram = Counter(token for passage in passages for token in passage.ids)
@@ -226,7 +226,7 @@ def _unigram_scores(passages: Sequence[Passage]) -> Scores:
     }
 
 
-# Any: which examples belong to a task is known only by its name.
+# Any: only the name of a task tells the type of its examples.
 SCORERS: dict[str, Callable[[Any, Ask, HeadSpec, Cutter], Scores]] = {
     "classify": _score_texts,
     "pair": _score_texts,
@@ -239,9 +239,9 @@ SCORERS: dict[str, Callable[[Any, Ask, HeadSpec, Cutter], Scores]] = {
 def open_predictor(
     sources: Sequence[str], precision: Precision | None = None, tokenizer: Path | None = None
 ) -> AnyPredictor:
-    """Open a URL, a bundle, or a checkpoint; or several of the last two as their mean.
+    """Open a URL, a bundle, or a checkpoint; or the mean of several bundles or checkpoints.
 
-    Raise EvaluationError for what is none of them.
+    Raise EvaluationError for any other path.
     """
     urls = [source for source in sources if source.startswith(("http://", "https://"))]
     if not urls:
@@ -257,17 +257,17 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
     if (directory / "bundle.json").exists():
         return Predictor(read_bundle(directory), precision=precision)
     if (directory / "config.json").exists():
-        from training.run.hugging_face import read_any  # torch takes seconds to import, and a bundle needs none
+        from training.run.hugging_face import read_any  # torch takes seconds to import, and a bundle does not need it
 
         return CheckpointPredictor.of(read_any(directory))
     raise EvaluationError(
-        f"{directory} is no URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
+        f"{directory} is not a URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
         "http://HOST:PORT; correct the path"
     )
 
 
 def positive(text: str) -> int:
-    """Read a number of an option."""
+    """Parse a positive whole number of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)

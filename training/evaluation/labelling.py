@@ -1,10 +1,10 @@
-"""Label text by heads that exist, to train others on it (self-training; several heads averaged: Bucilă et al., 2006).
+"""Label text with existing heads, to train others on it (self-training; means of several heads: Bucilă et al., 2006).
 
     python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
 
-What is written is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"}
-with the words as the service cuts them. The label is a list where several may hold, and for a regression a number. An
---out that exists is refused: it may be what people labelled.
+The output is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"} with
+the words of the service. The label is a list if several may be true, and a number for a regression. An existing --out
+is refused, because people may have labelled it.
 """
 
 import argparse
@@ -38,11 +38,11 @@ from training.text.rows import rows_of
 from training.text.source_files import Sources
 
 AT_A_TIME = 10_000
-"""Inputs that are in memory with their answers."""
+"""Inputs in memory at once, with their answers."""
 
 
 class Labelled(NamedTuple):
-    """A record of training data, the labels in it, and the least score of any of them."""
+    """A record of training data, its labels, and their lowest score."""
 
     record: dict[str, Any]
     labels: list[str]
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
 
 
 def label(predictor: AnyPredictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
-    """Return every input with what the head makes of it, in order; EvaluationError for a task that has no labels."""
+    """Return every input with its labels, in order; raise EvaluationError for a task without labels."""
     spec = predictor.head(head)
     task = spec.task
     if task not in LABELLERS:
@@ -63,7 +63,7 @@ def label(predictor: AnyPredictor, head: str, inputs: Sequence[Any]) -> list[Lab
 
 
 def _labeller(spec: HeadSpec) -> tuple[dict[str, Any], Callable[[Any, Any], Labelled]]:
-    """Return the parameters to ask a head with, and what makes its answer a record."""
+    """Return the parameters for asking a head, and the function that turns its answer into a record."""
     every = {"top_k": len(spec.labels) or None, "threshold": None}
     if spec.task not in ("classify", "pair"):
         return LABELLERS[spec.task]
@@ -80,7 +80,7 @@ def _with_class(given: str | PairInput, answer: Any) -> Labelled:
 
 
 def _with_labels(spec: HeadSpec, given: str | PairInput, answer: Any) -> Labelled:
-    """Say yes or no to each label; the least sure of these decisions counts."""
+    """Decide yes or no for each label; the least certain decision counts."""
     scores = {each["label"]: each["score"] for each in answer}
     least = least_scores(spec).tolist()
     labels = [label for label, limit in zip(spec.labels, least, strict=True) if scores[label] >= limit]
@@ -88,7 +88,7 @@ def _with_labels(spec: HeadSpec, given: str | PairInput, answer: Any) -> Labelle
 
 
 def _with_number(given: str | PairInput, answer: Any) -> Labelled:
-    """A number comes without a probability, so it is always sure."""
+    """Use a number as the label; it has no probability, so it always counts as sure."""
     [one] = answer
     return Labelled(_texts(given) | {"label": one["score"]}, [one["label"]], 1.0)
 
@@ -108,13 +108,13 @@ LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
     "pair": ({}, _with_class),
     "tag": ({"aggregation_strategy": "none", "ignore_labels": [], "pieces": "first"}, _labelled_words),
 }
-"""By task: the parameters to ask with, and what an input and its answer make; of classifiers see `_labeller`."""
+"""By task: the parameters for asking, and the function that makes a record; for classifiers see `_labeller`."""
 
 
 def read_inputs(path: Path, task: str, language: str | None, found: Documents) -> Iterator[Any]:
-    """Yield what a head of `task` can be asked about; a text sentence by sentence if a language is named.
+    """Yield the inputs for a head of `task`; if a language is named, a text is split into sentences.
 
-    `found` says how files are read, and counts what is left out of them.
+    `found` says how files are read, and counts what is left out.
     """
     if task == "pair":
         columns = Columns("pair", found.reading.columns, labelled=False)
@@ -151,14 +151,14 @@ DATA_HELP = f"texts, as for corpus; rows of two texts for a pair head ({TEXT_KNO
 
 
 def label_command(arguments: argparse.Namespace) -> None:
-    """Label as the command line says, and print how often each label came."""
+    """Label as the command line says, and print the count of each label."""
     files = [file for path in arguments.data for file in files_in(path, "fill-mask", below=True)]
     sources = Sources(files)
     with new_file(arguments.out) as file:
         predictor = open_predictor(arguments.sources)
         task = predictor.head(arguments.head).task
         if task == "pair" and arguments.sentences:
-            remedy = "but a pair is asked as it stands; leave the option out"
+            remedy = "but pairs are not split; leave the option out"
             raise DataError(f"--sentences is {arguments.sentences}, {remedy}")
         reading = Reading(arguments.columns, skip_broken=arguments.skip_broken)
         found = Documents(files, reading)
@@ -174,7 +174,7 @@ def label_command(arguments: argparse.Namespace) -> None:
         found.tell()
         if not kept:
             raise DataError(
-                f"of {asked} inputs none has labels of score {arguments.sure} or more; lower --sure, or pass more text"
+                f"none of {asked} inputs has labels of score {arguments.sure} or more; lower --sure, or pass more text"
             )
     Console().print(table("labels", given))
     command = ["head", str(arguments.out), "--task", task, "--out", f"{arguments.out.stem}-head"]

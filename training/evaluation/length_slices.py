@@ -1,4 +1,4 @@
-"""Figures by length: quarters of the examples, the shortest first."""
+"""Figures by length, for each quarter of the examples, the shortest first."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,9 +12,9 @@ Lengths = NDArray[np.int64]
 
 
 def slices(lengths: Sequence[int], figure: Callable[[list[int]], float]) -> list[Slice]:
-    """Return the `figure` of the examples of each quarter; examples of one length stay together, so some are larger.
+    """Return the `figure` of each quarter; examples of equal length stay together, so some quarters are larger.
 
-    `figure` takes the places of examples in `lengths`.
+    `figure` takes the indices of examples in `lengths`.
     """
     values = np.array(lengths, dtype=np.int64)
     if not len(values):
@@ -30,5 +30,5 @@ def _slice(values: Lengths, chosen: Lengths, figure: Callable[[list[int]], float
 
 
 def lengths_of(texts: Sequence[str], tokenizer: Tokenizer | None) -> list[int]:
-    """Return the tokens of each text, without special ones; its words between blanks if there is no tokenizer."""
+    """Return the number of tokens of each text without special ones; without a tokenizer, of words between blanks."""
     return [len(text.split()) for text in texts] if tokenizer is None else list(map(len, tokenizer.encode_ids(texts)))

@@ -1,6 +1,6 @@
 """Passages with masked tokens, for measuring fill-mask on running text.
 
-Masks are written into the text, as a user would, so that a checkpoint, a bundle and a service over HTTP get the same
+Masks are written into the text, as a user would do. So a checkpoint, a bundle and a service over HTTP get the same
 input and are scored on the same tokens.
 """
 
@@ -14,14 +14,14 @@ from models.scripts import first_pieces
 from models.tokenizer import MASK, Tokenizer
 from training.text.examples import Document
 
-LENGTH = 126  # pieces of a passage; 128 with [CLS] and [SEP]
+LENGTH = 126  # pieces per passage; 128 with [CLS] and [SEP]
 PER_DOCUMENT = 4
-MASKED = 0.15  # share of the pieces, as in pretraining; all of them become [MASK], none is kept or replaced
+MASKED = 0.15  # share of the pieces, as in pretraining; all of these become [MASK]
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text with [MASK]s, the ids they stand for, and the ids of the text without them."""
+    """A text with [MASK]s, the ids behind them, and the ids of the original text."""
 
     text: str
     gold: list[int]
@@ -29,10 +29,9 @@ class Passage:
 
 
 def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: int = 0) -> list[Passage]:
-    """Mask up to PER_DOCUMENT passages of each document, spread evenly over it; the same ones for the same `seed`.
+    """Mask up to PER_DOCUMENT passages of each document, evenly spread; `seed` determines them.
 
-    A passage is left out when its text with masks is not cut into the same pieces around them, which happens where the
-    document itself says [MASK].
+    A passage is left out if masking changes the other pieces, which happens if the document itself contains [MASK].
     """
     passages = []
     for number, document in enumerate(documents):
@@ -44,7 +43,7 @@ def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: i
 
 
 def _cut(pieces: Pieces, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Cut into runs of whole words, at most LENGTH pieces; a rest of less than half is left out unless it is all."""
+    """Split into runs of whole words of at most LENGTH pieces; a rest below half is dropped unless it is everything."""
     words = first_pieces(np.asarray(pieces.words)).tolist()
     firsts = [n for n in words if n == words[0] or not tokenizer.continues(pieces.ids[n])]
     firsts.append(len(pieces))
@@ -81,11 +80,11 @@ def _mask(
 
 
 def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokenizer) -> list[int]:
-    """Return the pieces that [MASK] can stand for in text: the last of a word.
+    """Return the pieces that [MASK] can replace in text: the last piece of a word.
 
-    "play[MASK]" is read as play + a mask, so "##ing" can be asked for; but "[MASK]ing" is read as a mask + the word
-    "ing", not "##ing". Where pieces hold the blank before a word, the same is true of the comma in "[MASK],". What is
-    left of the word must be cut as it was.
+    "play[MASK]" is read as play + a mask, so "##ing" can be masked. But "[MASK]ing" is read as a mask + the word "ing",
+    not "##ing". If pieces contain the blank before a word, the same holds for the comma in "[MASK],". The rest of the
+    word must be cut as before.
     """
     numbers = np.asarray(pieces.words)
     ends = np.flatnonzero(np.diff(numbers, append=NO_WORD) * (numbers != NO_WORD)).tolist()
@@ -98,7 +97,7 @@ def _writable(text: str, pieces: Pieces, start: int, end: int, tokenizer: Tokeni
 
 
 def _begin(text: str, pieces: Pieces, index: int, tokenizer: Tokenizer) -> int:
-    """Return the character at which a piece begins, with the blank that is part of a piece of RoBERTa's."""
+    """Return the first character of a piece, including the blank that pieces of RoBERTa contain."""
     start = int(pieces.offsets[index, 0])
     has_blank = tokenizer.kind == "BPE" and not tokenizer.continues(pieces.ids[index])
     return start - (has_blank and text[start - 1 : start] == " ")

@@ -1,7 +1,7 @@
-"""The figures that heads are measured by, each with the line that chance reaches on the same data.
+"""The figures of heads, each with the figure of chance on the same data.
 
-All are fractions from 0 to 1 (losses are in nats). A score says little by itself: 68 % on MRPC is the majority class,
-so every `*_scores` function also computes what an answer without any understanding would have got (`*_chance`).
+All are fractions from 0 to 1 (losses are in nats). A score says little by itself: 68 % on MRPC is the majority class.
+So every `*_scores` function also computes the score of an answer that ignores the input (`*_chance`).
 """
 
 import math
@@ -20,7 +20,7 @@ Span = tuple[str, int, int]  # type, first word, word after the last (or charact
 
 
 def headline(scores: Scores) -> str:
-    """Name the figure by which finetuning stops, a parity gate judges, and a table is read first."""
+    """Name the most important figure: it decides early stopping and the parity gate."""
     return next(name for name in HEADLINES if name in scores)
 
 
@@ -46,20 +46,20 @@ def confusion(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
 
 
 def majority(gold: Iterable[Hashable]) -> tuple[Hashable, float]:
-    """Return the most frequent value and its share: what always answering it gets."""
+    """Return the most frequent value and its share, which is the accuracy of always answering it."""
     counts = Counter(gold)
     value, count = counts.most_common(1)[0]
     return value, count / counts.total()
 
 
 def entropy(counts: Counter[Hashable]) -> float:
-    """Return the entropy in nats: the loss of always answering the distribution of the data."""
+    """Return the entropy in nats, which is the loss of always answering the distribution of the data."""
     total = counts.total()
     return sum(count / total * math.log(total / count) for count in counts.values())
 
 
 def label_scores(gold: Sequence[str], predicted: Sequence[str]) -> Scores:
-    """Score one label an item; chance always answers the most frequent label of the data."""
+    """Score one label per item; chance always answers the most frequent label of the data."""
     common, share = majority(gold)
     return {
         "accuracy": accuracy(gold, predicted),
@@ -70,7 +70,7 @@ def label_scores(gold: Sequence[str], predicted: Sequence[str]) -> Scores:
 
 
 def spans_of(tags: Sequence[str]) -> set[Span]:
-    """Read BIO tags as conlleval does: an I- that continues nothing of its type begins a span."""
+    """Read BIO tags as conlleval does: an I- without a span of its type before it starts a span."""
     spans: set[Span] = set()
     start = 0
     for end in range(1, len(tags) + 1):
@@ -83,9 +83,9 @@ def spans_of(tags: Sequence[str]) -> set[Span]:
 
 
 def span_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Scores:
-    """Score spans, right only with both ends and the type (conlleval; Tjong Kim Sang & De Meulder, 2003).
+    """Score spans; only those with both ends and the type are right (conlleval; Tjong Kim Sang & De Meulder, 2003).
 
-    Chance takes every word for a span of the most frequent type; tagging nothing at all would score 0.
+    Chance marks every word as a span of the most frequent type; tagging nothing would score 0.
     """
     wanted = [spans_of(tags) for tags in gold]
     types = Counter(name for spans in wanted for name, _, _ in spans)
@@ -113,12 +113,12 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case, drop ASCII punctuation, articles and extra blanks, as SQuAD's evaluate-v2.0.py does."""
+    """Lowercase, and drop ASCII punctuation, articles and extra blanks, as SQuAD's evaluate-v2.0.py does."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: Sequence[str]) -> float:
-    """Return 1.0 when the prediction is one of the gold answers; none at all means that "" is right."""
+    """Return 1.0 if the prediction is one of the gold answers; without gold answers, "" is right."""
     return float(normalize_answer(prediction) in map(normalize_answer, _gold_answers(gold)))
 
 
@@ -143,11 +143,11 @@ def _overlap_f1(prediction: list[str], gold: list[str]) -> float:
 
 
 def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], contexts: Sequence[str]) -> Scores:
-    """Score answers, all together and apart for questions with and without one ("" says: no answer).
+    """Score answers, all together and separately for questions with and without one ("" means no answer).
 
-    `balance` is the mean of the F1 of answerable questions and the accuracy (exact match) of unanswerable ones, where
-    there are both.
-    Chance is the better of answering nothing and a random span of each context, as long as a random gold answer.
+    If the data has both, `balance` is the mean of the F1 of answerable questions and the accuracy (exact match) of
+    unanswerable ones. Chance is the better of two: no answer at all, or a random span of each context with the length
+    of a random gold answer.
     """
     guesses = _random_spans(gold, contexts)
     scores: Scores = {}
@@ -162,7 +162,7 @@ def answer_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str], conte
         scores[(part or "all_") + "questions"] = float(len(chosen))
     if "answerable_f1" in scores and "unanswerable_f1" in scores:
         scores["balance"] = (scores["answerable_f1"] + scores["unanswerable_exact_match"]) / 2
-        scores["balance_chance"] = 0.5  # of answering nothing; a random span gets half of its F1
+        scores["balance_chance"] = 0.5  # for no answer; a random span gets half of its F1
     return scores
 
 

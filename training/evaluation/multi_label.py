@@ -1,7 +1,7 @@
-"""Figures of labels of which several may hold, each beside what the best answer without reading the text gets.
+"""Multi-label figures, each with that of the best answer which ignores the text.
 
-The definitions are those of scikit-learn; a label counts in `macro_f1` if it occurs in the data or in the answers. For
-`ranking_precision`, the answer without reading ranks labels by their frequency.
+The definitions follow scikit-learn. A label counts in `macro_f1` if it occurs in the data or in the answers. For
+`ranking_precision`, the answer that ignores the text ranks labels by frequency.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ Floats = NDArray[np.floating]
 
 
 def multi_label_scores(gold: Truth, scores: Floats, predicted: Truth) -> Scores:
-    """Return the figures of `scores` and `predicted` labels, both [N, L] as `gold`; scores are probabilities."""
+    """Return the figures of `scores` (probabilities) and `predicted` labels, both [N, L] like `gold`."""
     counts = gold.sum(axis=0)
     sure = np.maximum(scores, 1 - scores).ravel()
     return {
@@ -41,7 +41,7 @@ def multi_label_scores(gold: Truth, scores: Floats, predicted: Truth) -> Scores:
 
 
 def micro_f1(gold: Truth, predicted: Truth) -> float:
-    """Return the F1 of all decisions together; 0 where no label is true or predicted."""
+    """Return the F1 of all decisions together; 0 if no label is true or predicted."""
     return float(2 * (gold & predicted).sum() / max(1, gold.sum() + predicted.sum()))
 
 
@@ -74,7 +74,7 @@ def binary_loss(gold: Truth, scores: Floats) -> float:
 
 
 def _constant_micro_f1(counts: NDArray[np.integer], texts: int) -> float:
-    """Return the best F1 of always answering the same labels: the most frequent ones, however many pay."""
+    """Return the best F1 of always answering the same labels: the most frequent ones, in the best number."""
     hits = np.cumsum(np.sort(counts)[::-1])
     answered = texts * np.arange(1, len(counts) + 1)
     return float((2 * hits / (counts.sum() + answered)).max())
@@ -87,23 +87,23 @@ def _constant_macro_f1(counts: NDArray[np.integer], texts: int) -> float:
 
 
 def truth_of(examples: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Truth:
-    """Return which labels hold, [N, L], from the labels of each example."""
+    """Return which labels are true, [N, L], from the labels of each example."""
     return np.array([[label in found for label in labels] for found in examples], dtype=bool).reshape(-1, len(labels))
 
 
 def score_label_sets(gold: Sequence[tuple[str, ...]], answers: Iterable[Prediction], spec: HeadSpec) -> Scores:
-    """Return the figures of answers that name all labels with their probabilities.
+    """Return the figures of answers that contain all labels with their probabilities.
 
-    A label is predicted from the head's default threshold on, which is 0.5 where it has none.
+    A label is predicted if it reaches the head's default threshold, 0.5 if it has none.
     """
     scores = score_table(((one.index, one.answer) for one in answers), spec.labels, len(gold))
     return multi_label_scores(truth_of(gold, spec.labels), scores, scores >= least_scores(spec))
 
 
 def score_table(answers: Iterable[tuple[int, Any]], labels: Sequence[str], count: int) -> NDArray[np.float64]:
-    """Return the score of each label, [count, L], from the places and the answers of `count` examples.
+    """Return the score of each label, [count, L], from the indices and the answers of `count` examples.
 
-    It is 0 for a label that an answer leaves out, as below a threshold.
+    It is 0 for a label that an answer leaves out, because it is below a threshold.
     """
     scores = np.zeros((count, len(labels)))
     for place, answer in answers:
@@ -113,6 +113,6 @@ def score_table(answers: Iterable[tuple[int, Any]], labels: Sequence[str], count
 
 
 def least_scores(spec: HeadSpec) -> NDArray[np.float64]:
-    """Return the probability from which each label is predicted, [L]."""
+    """Return the lowest probability at which each label is predicted, [L]."""
     least = np.array(thresholds(spec.labels, spec.defaults.get("threshold")))
     return np.where(np.isinf(least), 0.5, least)

@@ -1,8 +1,7 @@
-"""Whatever answers the inputs of a head: a bundle (models/predictor.py), a checkpoint in torch, a service over HTTP.
+"""Predictors: a bundle (models/predictor.py), a checkpoint in torch, or a service over HTTP.
 
-All three go through the task code of models/ (the service on its side), so that a figure measured on one holds for the
-others, except for what export, quantisation and batching change in the logits. Several in this process may answer as
-one.
+All three use the task code of models/ (the service in its own process). So a figure of one holds for the others, except
+for what export, quantisation and batching change in the logits. Several predictors in this process can answer as one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from training.errors import EvaluationError
 from training.text.corpus import vocabulary_hash
 from training.text.examples import PairExample, TextExample
 
-if TYPE_CHECKING:  # torch takes seconds to import, and a bundle needs none
+if TYPE_CHECKING:  # torch takes seconds to import, and a bundle does not need it
     from torch import Tensor
 
     from models.checkpoint import Checkpoint, Head
@@ -29,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a bundle needs none
 
 
 def input_of(example: TextExample | PairExample) -> str | PairInput:
-    """Return what a classifier is asked."""
+    """Return the input for a classifier."""
     if isinstance(example, TextExample):
         return example.text
     return PairInput(text=example.text_a, text_pair=example.text_b)
@@ -40,17 +39,17 @@ class AnyPredictor(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """What cuts its texts; None if that is not known."""
+        """Its tokenizer; None if that is not known."""
 
     def head(self, name: str) -> HeadSpec:
-        """Return what the head is; raise InputError or EvaluationError, which names those that exist."""
+        """Return the specification of a head; raise InputError or EvaluationError with the names of existing heads."""
 
     def predict(self, head: str, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> Iterator[Prediction]:
-        """Answer every input once, in any order; `parameters` are laid over the head's defaults."""
+        """Answer every input once, in any order; `parameters` override the head's defaults."""
 
 
 class CheckpointPredictor(LocalPredictor):
-    """Heads in torch over one encoder, wherever their weights are; dropout is off while it predicts."""
+    """Heads in torch on one encoder, on any device; dropout is off during prediction."""
 
     def __init__(
         self,
@@ -97,10 +96,10 @@ class CheckpointPredictor(LocalPredictor):
 
 
 class MeanPredictor(LocalPredictor):
-    """Several predictors as one, for the heads that all of them have: the mean of their logits, by temperature each.
+    """Several predictors as one, for their common heads: the mean of their logits, each divided by its temperature.
 
-    That is the geometric mean of their probabilities, whether a head chooses by softmax, by sigmoids, or a span. Raise
-    EvaluationError for members that cut or name things differently.
+    This is the geometric mean of their probabilities, for softmax, sigmoids and spans. Raise EvaluationError for
+    members with different vocabularies or labels.
     """
 
     def __init__(self, members: Sequence[LocalPredictor]) -> None:

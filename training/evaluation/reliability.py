@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: how many answers of a score are right, and what a threshold keeps."""
+"""Reliability of scores: how many answers with a score are right, and what a threshold keeps."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from training.evaluation.report_figures import Bin, Threshold
 
 BINS = 15
-"""As many as expected_calibration_error has (Guo et al., 2017)."""
+"""The same number as in expected_calibration_error (Guo et al., 2017)."""
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 Floats = NDArray[np.float64]
@@ -14,7 +14,7 @@ Flags = NDArray[np.bool_]
 
 
 def bins(scores: Floats, right: Flags) -> list[Bin]:
-    """Return the mean score and the share that is right for bins of equal width; empty ones are left out.
+    """Return the mean score and the share of right answers for bins of equal width, without empty ones.
 
     `scores` [N] are from 0 to 1.
     """
@@ -27,7 +27,7 @@ def _bin(number: int, scores: Floats, right: Flags) -> Bin:
 
 
 def thresholds(scores: Floats, right: Flags, wanted: int | None = None) -> list[Threshold]:
-    """Return what remains at each of THRESHOLDS of answers with `scores` [N]; `wanted`: how many spans the data has."""
+    """Return what each of THRESHOLDS keeps of answers with `scores` [N]; `wanted` counts the spans in the data."""
     return [_threshold(least, scores >= least, right, wanted) for least in THRESHOLDS] if len(scores) else []
 
 

@@ -71,7 +71,7 @@ class UrlPredictor:
         return httpx.Client(base_url=self._url, headers=self._headers, timeout=120.0)
 
     def _ask(self, client: httpx.Client, method: str, route: str, body: object = None) -> Any:
-        """Return the JSON answer; wait where the service says that it is busy."""
+        """Return the JSON answer; wait if the service is busy."""
         give_up = time.monotonic() + PATIENCE
         while True:
             response = self._send(client, method, route, body)
@@ -104,5 +104,5 @@ class UrlPredictor:
 
 
 def seconds(retry_after: str) -> float:
-    """The seconds of a header Retry-After; one for a date, which clocks need not agree on."""
+    """Return the seconds of a header Retry-After; 1 for a date, because clocks may differ."""
     return float(retry_after) if retry_after.isdecimal() else 1.0

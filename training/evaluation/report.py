@@ -1,9 +1,9 @@
-"""What a head is worth in detail: by class, by score, by length, and where it is wrong.
+"""The detailed report of a head: by class, by score, by length, and its wrong answers.
 
-report_of(predictor, name, examples) → Report       every answer is asked for once
+report_of(predictor, name, examples) → Report       each example is predicted once
 write_report(report, directory)                     report.json, wrong.jsonl, and the pictures
 
-report.json       what the model card shows: classes, confused pairs, reliability, thresholds, slices
+report.json       the content of the model card: classes, confused pairs, reliability, thresholds, slices
 wrong.jsonl       the wrong answers, the most confident first; {"text" …, "expected", "found", "score"}
 confusion.png     reliability.png     residuals.png (regression)
 """
@@ -32,18 +32,18 @@ from training.text.examples import Example
 from training.text.problem_types import as_problem, problem_for
 
 REPORTS = "reports"
-"""The directory of a run or a bundle that has one for each head."""
+"""The directory of a run or a bundle with a report for each head."""
 REPORT, WRONG = "report.json", "wrong.jsonl"
 PICTURES = ("confusion.png", "reliability.png", "residuals.png")
 _JSON = TypeAdapter(Report)
 
 
 class Watched:
-    """A predictor that keeps the answers it gives, so that figures and details need one run."""
+    """A predictor that records its answers, so figures and details need one run."""
 
     def __init__(self, predictor: AnyPredictor) -> None:
         self.answers: list[list[Any]] = []
-        """Of each call: the answers, in the order of its inputs."""
+        """The answers of each call, in the order of its inputs."""
         self._predictor = predictor
 
     @property
@@ -64,7 +64,7 @@ class Watched:
 def report_of(predictor: AnyPredictor, name: str, examples: Sequence[Example], progress: bool = False) -> Report:
     """Return the report of a head on examples of its task.
 
-    Raise DataError for data that does not fit the head, EvaluationError for a head that cannot be asked.
+    Raise DataError for data that does not fit the head, EvaluationError for a head that does not answer.
     """
     spec, watched = predictor.head(name), Watched(predictor)
     examples = as_problem(examples, problem_for(spec, examples))
@@ -75,7 +75,7 @@ def report_of(predictor: AnyPredictor, name: str, examples: Sequence[Example], p
 
 
 def _parts(examples: Sequence[Any], watched: Watched, spec: HeadSpec) -> dict[str, Any]:
-    """Return what a report adds to the scores, by the task and by what its labels are."""
+    """Return the parts of a report besides the scores, by task and kind of labels."""
     answers, tokenizer = watched.answers, watched.tokenizer
     if spec.task == "tag":
         return tag_parts(examples, answers, spec, tokenizer)
@@ -94,9 +94,9 @@ def _parts(examples: Sequence[Any], watched: Watched, spec: HeadSpec) -> dict[st
 
 
 def write_report(report: Report, directory: Path, wrong: bool = True) -> None:
-    """Write a report into `directory`, made if needed, in place of an older one.
+    """Write a report into `directory`, created if needed, in place of an older one.
 
-    `wrong = False` leaves out the wrong answers, which repeat texts of the data.
+    `wrong = False` leaves out the wrong answers, because they contain texts of the data.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name in (REPORT, WRONG, *PICTURES):
@@ -110,7 +110,7 @@ def write_report(report: Report, directory: Path, wrong: bool = True) -> None:
 
 
 def copy_report(source: Path, directory: Path) -> None:
-    """Copy a report with its pictures, where there is one; the wrong answers, which repeat texts, are left out."""
+    """Copy a report with its pictures, if there is one, without the wrong answers, which contain texts."""
     if (source / REPORT).is_file():
         directory.mkdir(parents=True, exist_ok=True)
         for path in (source / name for name in (REPORT, *PICTURES)):
@@ -119,7 +119,7 @@ def copy_report(source: Path, directory: Path) -> None:
 
 
 def read_report(directory: Path) -> Report | None:
-    """Read what `write_report` wrote; None where there is nothing."""
+    """Read the output of `write_report`; None if there is nothing."""
     path = directory / REPORT
     if not path.is_file():
         return None

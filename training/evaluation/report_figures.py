@@ -1,4 +1,4 @@
-"""What a report holds, and how a terminal of 80 columns shows it."""
+"""The content of a report, and its form on a terminal of 80 columns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from training.evaluation.metrics import Scores, headline
 from training.evaluation.report_text import WIDTH, columns, cut, figure_text, percent
 
 NONE = "(none)"
-"""Stands for no label: what was missed, or found where nothing is."""
+"""Stands for no label: a missed span, or a span found where none is."""
 SHOWN_CLASSES = 15
 SHOWN_PAIRS = 10
 SHOWN_WRONG = 5
@@ -16,7 +16,7 @@ SHOWN_WRONG = 5
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """How well one class, label or type is found."""
+    """The figures of one class, label or type."""
 
     label: str
     precision: float
@@ -29,12 +29,12 @@ class ClassFigures:
     right: int
     """How often both agree."""
     threshold: float | None = None
-    """Of several labels for one text: the threshold with the best F1 on this data; None where it has too few."""
+    """Multi-label: the threshold with the best F1 on this data; None if it has too few examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confused:
-    """How often one class was found in place of another; of spans, one type twice is a span with other boundaries."""
+    """How often one class was found instead of another; for spans, equal types mean other boundaries."""
 
     expected: str
     found: str
@@ -43,7 +43,7 @@ class Confused:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The answers whose score is from `low` up to `high`."""
+    """The answers with a score from `low` to `high`."""
 
     low: float
     high: float
@@ -56,7 +56,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What remains of the answers if those with a lower score are left out."""
+    """The answers that remain if those with a lower score are dropped."""
 
     threshold: float
     kept: float
@@ -64,12 +64,12 @@ class Threshold:
     precision: float | None
     """The share of these that is right; None if nothing remains."""
     recall: float | None = None
-    """Of spans: the share of the spans of the data that is found."""
+    """For spans: the share of the spans in the data that are found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The figure of the examples of some lengths."""
+    """The figure of examples with some range of lengths."""
 
     shortest: int
     longest: int
@@ -79,13 +79,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Report:
-    """What a head is worth on some data, in detail; `scores` are the figures of training.evaluation.evaluate."""
+    """The detailed results of a head on some data; `scores` come from training.evaluation.evaluate."""
 
     head: str
     task: str
     scores: Scores
     classes: list[ClassFigures] = field(default_factory=list)
-    """In the order of the head's labels; of spans by type."""
+    """In the order of the head's labels; for spans by type."""
     confused: list[Confused] = field(default_factory=list)
     """The most frequent first."""
     bins: list[Bin] = field(default_factory=list)
@@ -95,28 +95,28 @@ class Report:
     """Quarters of the examples, the shortest first."""
     slice_figure: str = "accuracy"
     length_unit: str = "tokens"
-    """What lengths count: "words", between blanks, where the tokenizer is not known."""
+    """Unit of lengths: "words" between blanks if the tokenizer is not known."""
     errors: dict[str, int] = field(default_factory=dict)
-    """Of spans: how many are right, and the kinds of errors."""
+    """For spans: the number of right ones, and of each kind of error."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
-    """The wrong answers, the most confident first: what was asked, expected, found, score. Not in report.json."""
+    """The wrong answers, the most confident first: input, expected, found, score. Not in report.json."""
     numbers: list[tuple[float, float]] = field(default_factory=list)
-    """Of regression: expected and found. Not in report.json."""
+    """For regression: expected and found. Not in report.json."""
 
     @property
     def pairs(self) -> list[Confused]:
-        """The classes that are taken for another class."""
+        """The pairs of different classes that were confused."""
         return [one for one in self.confused if one.expected != one.found]
 
     def lines(self) -> list[str]:
-        """Return the report as lines of at most 80 columns; of many classes, the worst ones."""
+        """Return the report as lines of at most 80 columns; if there are many classes, the worst ones."""
         parts = (self._head, self._classes, self._errors, self._pairs, self._thresholds, self._slices, self._wrong)
         found = [list(part()) for part in parts]
         return [line for part in found if part for line in ["", *part]][1:]
 
     @property
     def chief(self) -> str | None:
-        """The chief figure beside chance, as text; None if there is no figure."""
+        """The most important figure with chance, as text; None if there is no figure."""
         if not self.scores:
             return None
         name = headline(self.scores)
@@ -189,7 +189,7 @@ def lengths(one: Slice) -> str:
 
 
 def slice_value(report: Report, one: Slice) -> str:
-    """Return the figure of a slice as text: an error has the unit of the data, all others are shares."""
+    """Return the figure of a slice as text: errors are in the unit of the data, other figures are shares."""
     return f"{one.figure:.4g}" if "error" in report.slice_figure else percent(one.figure)
 
 

@@ -20,9 +20,9 @@ from training.evaluation.report_figures import NONE, Report
 from training.evaluation.report_text import percent
 
 MAX_CLASSES = 20
-"""In a picture. Where there are more classes, it shows those that are confused most."""
+"""Maximum classes in a picture; if there are more, it shows those that are confused most."""
 MAX_NAME = 28
-"""Characters of a label in a picture."""
+"""Maximum characters of a label in a picture."""
 MAX_COUNT = 10_000
 """Counts from here on are shown in thousands, because a cell has room for five characters."""
 DPI = 110
@@ -35,7 +35,7 @@ Counts = NDArray[np.int64]
 
 
 def plot_report(report: Report, directory: Path) -> None:
-    """Draw what the report has into PNG files of `directory`."""
+    """Draw the parts of a report into PNG files in `directory`."""
     if report.classes:
         _save(_confusion(report), directory / "confusion.png")
     if report.bins:

@@ -26,7 +26,7 @@ def cut(text: str, width: int) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> list[str]:
-    """Return a table; the first `texts` columns are texts, which are cut where it would be too wide, others figures."""
+    """Return a table; the first `texts` columns are texts, which are cut to fit, and the others are figures."""
     cells = [list(header), *map(list, rows)]
     widths = [max(cell_len(row[place]) for row in cells) for place in range(len(header))]
     room = WIDTH - sum(widths[texts:]) - len(GAP) * (len(header) - 1)
@@ -35,7 +35,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1
 
 
 def _shared(widths: Sequence[int], room: int) -> list[int]:
-    """Return the widths of texts in a `room`: an even share, and what narrower ones leave."""
+    """Return the widths of texts in a `room`: an even share, plus the unused space of narrower ones."""
     left, shared = room, list(widths)
     for number, place in enumerate(sorted(range(len(widths)), key=lambda place: widths[place])):
         shared[place] = min(widths[place], left // (len(widths) - number))

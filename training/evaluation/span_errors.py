@@ -1,4 +1,4 @@
-"""What is wrong with a span: its type, its boundaries, or that it is there at all.
+"""The kinds of errors of spans: in type, in boundaries, missed, or invented.
 
 The kinds are those of MUC (Chinchor and Sundheim, 1993) and SemEval 2013, task 9.1, as in nervaluate.
 """
@@ -14,7 +14,7 @@ KINDS = (RIGHT, TYPE, BOUNDARIES, BOTH, MISSED, SPURIOUS)
 
 
 class Match(NamedTuple):
-    """A span of the data beside one that was found; None for a span that has no counterpart."""
+    """A span of the data and the found one; None for a span without a counterpart."""
 
     wanted: Span | None
     found: Span | None
@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
 
 def matches(wanted: set[Span], found: set[Span]) -> Iterator[Match]:
-    """Put each span beside at most one of the other side that it overlaps, the most alike first."""
+    """Match each span with at most one overlapping span of the other side, the most similar first."""
     left, rest = set(wanted), set(found)
     pairs = [(one, other) for one in wanted for other in found if overlap(one, other)]
     for one, other in sorted(pairs, key=_order):

@@ -1,4 +1,4 @@
-"""Reports of tag: spans by type, with the kinds of errors, or the plain tags of words."""
+"""Reports of tag: spans by type with the kinds of errors, or the plain tags of words."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Example = TaggedExample | SpannedText
 
 @dataclass(frozen=True)
 class Tagging:
-    """A text, its spans in characters, and those that were found, with their scores."""
+    """A text, its spans in characters, and the found spans with their scores."""
 
     text: str
     wanted: set[Span]
@@ -39,10 +39,10 @@ class Tagging:
 def tag_parts(
     examples: Sequence[Example], answers: Sequence[Sequence[Any]], spec: HeadSpec, tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
-    """Return the parts of a report; `answers` are of the running texts if there are some, then of the given words.
+    """Return the parts of a report; `answers` has those for running texts, if any, then those for given words.
 
-    The score of a span of given words is the mean of its tags' probabilities, without what B- and I- share; `/tag`
-    never gives a lower one.
+    The score of a span of given words is the mean probability of its tags, not summed over B- and I-. `/tag` never
+    gives a lower score.
     """
     words = [one for one in examples if isinstance(one, TaggedExample)]
     texts = [one for one in examples if isinstance(one, SpannedText)]
@@ -74,7 +74,7 @@ def _of_words(example: TaggedExample, answer: Sequence[dict[str, Any]]) -> Taggi
 
 
 def span_parts(tagged: Sequence[Tagging], types: Sequence[str], lengths: Sequence[int]) -> dict[str, Any]:
-    """Return the parts of a report on the spans of texts; right is only one with both boundaries and the type."""
+    """Return the parts of a report on spans of texts; only spans with both boundaries and the type are right."""
     every = [match for one in tagged for match in one.matches]
     kinds = Counter(match.kind for match in every)
     scores = np.array([score for one in tagged for score in one.found.values()])

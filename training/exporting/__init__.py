@@ -1,1 +1,1 @@
-"""Exporting: a checkpoint, or a directory of Hugging Face, becomes a bundle of ONNX graphs."""
+"""Exporting: turns a checkpoint, or a Hugging Face directory, into a bundle of ONNX graphs."""

@@ -2,7 +2,7 @@
 
     python -m training card BUNDLE [--card FILE]
 
-For a person's text that has changed, or a newer version of this program.
+For a changed text, or a newer version of this program.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""An encoder as nodes of a graph, in fp32; integer_encoder.py and packed_encoder.py change what differs in theirs."""
+"""An encoder as nodes of a graph, in fp32; integer_encoder.py and packed_encoder.py override parts of it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LENGTHS = "lengths"
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
-    """Return a weight as float32, whatever it was trained in."""
+    """Return a weight as float32, from any precision."""
     values: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
     return values
 
@@ -23,14 +23,14 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 class EncoderBuilder:
     """Adds an encoder to a graph, in fp32.
 
-    Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] from there on: what no head reads
-    need not be computed, and for a classifier that is an eighth of all products. A hidden state already holds the bias
-    of what is added to it next (`carried`), and the bias of the product that reads it in between takes that out again:
-    two additions a layer less. The carried biases stay in the graph, unread, for who wants the weights back.
+    Hidden states are [B, S, H] up to the attention of the last layer, and [N, H] after it: values that no head reads
+    are not computed. For a classifier, this saves an eighth of all products. A hidden state already contains the bias
+    of the next addition (`carried`), and the bias of the product between them subtracts it again. This saves two
+    additions per layer. The carried biases stay in the graph, unused, for reading the weights back.
     """
 
     lengths = TensorProto.INT32
-    """The element type that attention asks for."""
+    """The element type that attention needs."""
     ids, segments = "input_ids", "token_type_ids"
     dtype: type[np.floating[Any]] = np.float32
 
@@ -49,7 +49,7 @@ class EncoderBuilder:
         hidden = self._embeddings(self.encoder.embeddings, vocab_size, carried[0])
         for number, layer in enumerate(layers):
             hidden = self._layer(hidden, layer, f"layers.{number}", carried[number + 1])
-        graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)  # of float32, which ONNX Runtime removes
+        graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)  # a cast to float32, which ONNX Runtime removes
 
     def _embeddings(self, embeddings: Embeddings, vocab_size: int, carried: Tensor | None) -> str:
         graph = self.graph
@@ -63,7 +63,7 @@ class EncoderBuilder:
         return self._norm(summed, embeddings.norm, "embeddings.norm", carried)
 
     def _layer(self, hidden: str, layer: Layer, name: str, carried: Tensor | None) -> str:
-        """Add a layer; the output of the last one carries nothing, and is made at the positions only."""
+        """Add a layer; the output of the last one carries no bias, and is computed only at the positions."""
         graph = self.graph
         graph.constant(f"{name}.attention_output.carried", array(layer.attention_output.bias))
         graph.constant(f"{name}.output.carried", array(layer.output.bias))
@@ -81,11 +81,11 @@ class EncoderBuilder:
         )
 
     def _read(self, hidden: str) -> str:
-        """[B, S, H] → [N, H], at the positions."""
+        """Select the positions: [B, S, H] → [N, H]."""
         flat = self.graph.constant("flat", np.array([-1, self.config.hidden_size]))
         return self.graph.add("Gather", self.graph.add("Reshape", hidden, flat), "positions")
 
-    # What follows depends on the precision.
+    # The methods below depend on the precision.
 
     def _position_vectors(self, table: str) -> str:
         """[S, H]"""
@@ -111,7 +111,7 @@ class EncoderBuilder:
         return self._norm(summed, norm, out, carried)
 
     def _project(self, rows: str, product: nn.Linear, name: str, carried: Tensor | None) -> str:
-        """Add a product under its name; its bias holds what is carried too."""
+        """Add a product under its name; its bias includes the carried one."""
         bias = self._shift(product, name, carried)
         return self.graph.add("Add", self._multiply(rows, product.weight, name), bias, out=name)
 
@@ -132,7 +132,7 @@ class EncoderBuilder:
         return self._weight(f"{name}.bias", module.bias if carried is None else module.bias + carried)
 
     def _bias(self, linear: nn.Linear, name: str, carried: Tensor) -> str:
-        """The bias of a product whose left side carries another bias."""
+        """Return the bias of a product whose left side carries another bias."""
         return self._weight(f"{name}.bias", linear.bias.float() - linear.weight.float() @ carried.float())
 
     def _weight(self, name: str, tensor: Tensor) -> str:

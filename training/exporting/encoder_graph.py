@@ -1,11 +1,11 @@
-"""The encoder and the heads of models/ as ONNX graphs, in the operators that ONNX Runtime is fastest with.
+"""The encoder and the heads of models/ as ONNX graphs, with the fastest operators of ONNX Runtime.
 
     encoder:  input_ids[B,S] token_type_ids[B,S] attention_mask[B,S] positions[N]  →  vectors[N,H]
     head:     vectors[n,H]  →  logits[n,C]
 
-Ids, mask and positions (flat, row * S + column) are int64; vectors and logits are float32 in every precision. Rows are
-padded on the right. In fp32 padding is computed with the rest, and attention takes the length of each row. In int8 only
-tokens are computed, which lie one row behind the other. In fp16, for CUDA, they already come so (packed_encoder.py).
+Ids, mask and positions (flat, row * S + column) are int64. Vectors and logits are float32 in every precision. Rows are
+padded on the right. In fp32 padding is computed too, and attention gets the length of each row. In int8 only tokens are
+computed, with all rows packed end to end. In fp16, for CUDA, the inputs are already packed (packed_encoder.py).
 """
 
 import hashlib
@@ -46,9 +46,9 @@ ROWS: list[Value] = [
 
 
 def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int, mark: str = "") -> ModelProto:
-    """Return the graph of an encoder; ids from `vocab_size` on, which no tokenizer makes, are left out.
+    """Return the graph of an encoder, without ids from `vocab_size` on, which no tokenizer produces.
 
-    `mark`: what its heads know it by, if that is not the fingerprint of these weights.
+    `mark` identifies the encoder to its heads, if that is not the fingerprint of these weights.
     """
     builder = BUILDERS[precision](encoder)
     builder.build(vocab_size)
@@ -72,9 +72,9 @@ def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int, mark:
 def head_model(
     head: nn.Module, spec: HeadSpec, encoder: str, config: EncoderConfig, vocab_size: int, int8: bool = False
 ) -> ModelProto:
-    """Return the graph of a head that reads the encoder of this fingerprint.
+    """Return the graph of a head for the encoder with this fingerprint.
 
-    `int8` makes the decoder of a fill-mask head integer, the rest stays float.
+    With `int8`, the decoder of a fill-mask head has integer weights; other parts stay float.
     """
     graph = Graph()
     if isinstance(head, MaskedTokenHead):
@@ -94,7 +94,7 @@ def head_model(
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Return 16 hexadecimal digits of the hash of all weights: what ties heads to their encoder."""
+    """Return 16 hexadecimal digits of the hash of all weights, which tie heads to their encoder."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode() + array(tensor).tobytes())
@@ -106,7 +106,7 @@ def _masked_token(graph: Graph, head: MaskedTokenHead, vocab_size: int, int8: bo
     scale = graph.constant("norm.weight", array(head.norm.weight))
     shift = graph.constant("norm.bias", array(head.norm.bias))
     normed = graph.add("LayerNormalization", transformed, scale, shift, axis=-1, epsilon=head.norm.eps)
-    table = array(head.decoder.weight)[:vocab_size]  # as in the encoder, so that a bundle holds it once
+    table = array(head.decoder.weight)[:vocab_size]  # equal to the encoder's, so a bundle stores it once
     bias = graph.constant("bias", array(head.bias)[:vocab_size])
     if int8:
         integers, scales = quantize_table(table)

@@ -1,11 +1,11 @@
-"""A checkpoint becomes a bundle: ONNX graphs, tokenizer, model card, and the figures that it was let through by.
+"""Turns a checkpoint into a bundle: ONNX graphs, tokenizer, model card, and the figures of its parity.
 
     python -m training export CHECKPOINT --out BUNDLE [--precision int8,fp16,fp32] [--data HEAD=FILE]... [--base BUNDLE]
     python -m training export BUNDLE --out BUNDLE --precision fp16     # the same heads, for a GPU
 
 int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
-(training/parity/accuracy_gate.py): on the data that --data names, else on the files of the run that made the
-checkpoint, else on texts made of the vocabulary. What fails leaves nothing behind.
+(training/parity/accuracy_gate.py). Heads are measured on --data, otherwise on the files of the run that made the
+checkpoint, otherwise on texts made of the vocabulary. A failed export leaves no files.
 """
 
 import argparse
@@ -53,38 +53,38 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "tokenizers")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a bundle is made with, beside the checkpoint."""
+    """The options of an export, besides the checkpoint."""
 
     name: str
     version: str = "1.0.0"
     precisions: tuple[Precision, ...] = ()
-    """By default int8, or those of the base."""
+    """By default int8, or the precisions of the base."""
     data: Data = field(default_factory=dict)
-    """Validation data by head, a file or several."""
+    """Validation data by head, one or several files."""
     run: RunFiles | None = None
-    """Where heads without `data` find some."""
+    """The run whose files measure heads without `data`."""
     limit: int | None = None
-    """Examples of each head to measure with, drawn by chance; by default all that `data` has, and 1,000 of a run."""
+    """Random examples for measuring each head; by default all of `data`, and 1,000 of a run."""
     budget: float = 0.5
-    """Points that a head may lose by int8 or fp16."""
+    """Maximum points that a head may lose by int8 or fp16."""
     card: Path | None = None
     """Text for README.md of the bundle, above the figures; by default the text that a person wrote there before."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Provenance that only a person knows: data, licences."""
+    """Provenance that only people know: data, licences."""
     replace: bool = False
     base: Path | None = None
-    """A bundle with the same encoder: what did not change keeps its bytes."""
+    """A bundle with the same encoder; unchanged parts keep their bytes."""
 
 
 def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
-    """Write and verify a bundle; raise ExportError, and leave nothing behind, if a head is over the budget."""
+    """Write and verify a bundle; raise ExportError, and leave no files, if a head exceeds the budget."""
     _check(checkpoint, options)
     kept = Kept.of(read_bundle(options.base), checkpoint, options.precisions) if options.base else None
     with staged(out, options.replace) as directory:
         manifest = _manifest(checkpoint, options, kept)
         _write_graphs(checkpoint, manifest, directory, kept)
         _write_tokenizer(checkpoint, directory)
-        (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
+        (directory / PARITY).write_text("{}\n", encoding="utf8")  # opening a bundle verifies its files
         bundle = Bundle(directory, seal(directory, manifest), checkpoint.tokenizer)
         reference = kept.reference if kept else REFERENCE
         reports: dict[str, Report] = {}
@@ -107,7 +107,7 @@ def export(checkpoint: Checkpoint, out: Path, options: ExportOptions) -> Bundle:
 
 def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
     if not checkpoint.heads:
-        raise ExportError("the checkpoint has an encoder but no head, expected one at least; finetune it first")
+        raise ExportError("the checkpoint has an encoder but no head, expected at least one; finetune it first")
     check_heads(options.data, checkpoint.heads)
     for files in options.data.values():
         for path in [files] if isinstance(files, Path) else files:
@@ -118,7 +118,7 @@ def _check(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None) -> Manifest:
-    """Return the manifest, its hashes still missing."""
+    """Return the manifest, still without hashes."""
     known = tuple(kept.bundle.manifest.encoder.files) if kept else ("int8",)
     encoder = _encoder_entry(checkpoint, options.precisions or known, kept)
     heads = {name: _head_entry(name, head, kept) for name, head in checkpoint.heads.items()}
@@ -146,7 +146,7 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ExportError(f"{place}: {first['input']!r} will not do ({first['msg']}); name it otherwise") from None
+        raise ExportError(f"{place}: {first['input']!r} is not allowed ({first['msg']}); choose another name") from None
 
 
 def _encoder_entry(checkpoint: Checkpoint, precisions: Sequence[Precision], kept: Kept | None) -> EncoderEntry:
@@ -178,7 +178,7 @@ def _head_entry(name: str, head: Head, kept: Kept | None) -> HeadEntry:
 
 
 def _portable(word: str) -> str:
-    """Cut a path outside the working directory to its name: the rest says nothing to others."""
+    """Cut a path outside the working directory to its name, which is all that others need."""
     key, separator, value = word.rpartition("=")
     path = Path(value)
     return f"{key}{separator}{path.name if path.is_absolute() or '..' in path.parts else value}"
@@ -200,24 +200,24 @@ def _write_graphs(checkpoint: Checkpoint, manifest: Manifest, directory: Path, k
     if not kept:
         share_constants(list(graphs.values()), directory / HEADS)
     for file, graph in graphs.items():
-        # ONNX Runtime reads no data from outside the directory of a graph: what the encoder shares lies below it.
+        # ONNX Runtime reads no data outside the directory of a graph, so the encoder's shared constants are below it.
         place_constants(graph, "" if file.startswith(HEADS) else f"{HEADS}/")
         onnx.save(graph, directory / file)
 
 
 def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
-    """Keep tokenizer.json only: the rest says the same again, for other readers."""
+    """Write only tokenizer.json; the other files repeat its content for other readers."""
     checkpoint.tokenizer.write(directory)
     for name in ("vocab.txt", "tokenizer_config.json"):
         (directory / name).unlink(missing_ok=True)
 
 
 KEPT_FIGURES = (TRAINING_EXAMPLES, "thresholds")
-"""Figures of the run that no measurement of a graph replaces."""
+"""Figures of the run that a measurement of the graph does not replace."""
 
 
 def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
-    """Put what was measured in the first precision, the one to be served, in place of figures on fewer examples."""
+    """Replace figures on fewer examples by those of the first precision, which is served."""
     precision, measured = next(iter(figures["precisions"].items()))
     heads = dict(manifest.heads)
     for name, of_head in measured["heads"].items():
@@ -230,7 +230,7 @@ def with_metrics(manifest: Manifest, figures: Figures) -> Manifest:
 
 
 def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manifest:
-    """Put in what heads met on the validation data that was measured, which a person chose as like the traffic."""
+    """Add the reference figures of heads from the measured validation data, which a person chose as typical traffic."""
     heads = dict(manifest.heads)
     for name, reference in found.items():
         heads[name] = heads[name].model_copy(update={"reference": reference})
@@ -238,7 +238,7 @@ def with_references(manifest: Manifest, found: Mapping[str, Reference]) -> Manif
 
 
 def write_reports(manifest: Manifest, reports: Mapping[str, Report], directory: Path, run: Path | None = None) -> None:
-    """Write the report of each head, without texts: as measured, or that of the run if it is on more examples."""
+    """Write the report of each head, without texts: the measured one, or the run's if that has more examples."""
     for name, head in manifest.heads.items():
         found, place = reports.get(name), directory / REPORTS / name
         if found and found.scores["examples"] >= _examples(head):
@@ -248,7 +248,7 @@ def write_reports(manifest: Manifest, reports: Mapping[str, Report], directory: 
 
 
 def _examples(head: HeadEntry) -> float:
-    """Return on how many examples the figures of a head were measured."""
+    """Return the number of examples behind the figures of a head."""
     count = head.metrics.get("examples", 0)
     return float(count) if isinstance(count, int | float) else 0.0
 
@@ -265,7 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `options_of` reads: all but where the weights come from."""
+    """Add what `options_of` reads: everything except the source of the weights."""
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="BUNDLE", help="directory to write")
     add("--name", help="name of the bundle; default: the name of its directory")
@@ -281,7 +281,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(arguments: argparse.Namespace) -> ExportOptions:
-    """Read what `add_bundle_arguments` added."""
+    """Return the options from the arguments of `add_bundle_arguments`."""
     return ExportOptions(
         name=arguments.name or arguments.out.resolve().name,
         version=arguments.version or "1.0.0",
@@ -337,20 +337,20 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     known: tuple[Precision, ...] = get_args(Precision)
     chosen = tuple(name for name in known if name in text.split(","))
     if unknown := set(text.split(",")) - set(known):
-        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(known)}")
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is not one of {', '.join(known)}")
     return chosen
 
 
 def points(text: str) -> float:
-    """Read the budget of an option."""
+    """Parse a number of points."""
     value = float(text)
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points, 0 or more")
     return value
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Read a KEY=VALUE of an option."""
+    """Parse KEY=VALUE."""
     key, separator, value = text.partition("=")
     if not (key and separator and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")

@@ -1,7 +1,7 @@
-"""Building an ONNX graph node by node.
+"""Builds an ONNX graph node by node.
 
-A BERT encoder is some twenty nodes a layer; written directly, each is the fused operator that ONNX Runtime has for it,
-and nothing depends on what an exporter and a fusion pass make of the traced network.
+A BERT encoder has about twenty nodes per layer. Written directly, each is the fused operator of ONNX Runtime, and the
+result does not depend on an exporter or a fusion pass.
 """
 
 import json
@@ -28,12 +28,12 @@ from onnx import (
 from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
-OURS = "bertheads"  # operators that a graph defines as functions of the others, and kernels/ computes at once
-OPSET = 21  # the first whose QuantizeLinear takes a scale for each row
-ATTENTION_OPSET = 24  # whose Attention takes the length of each row; for that of 25 ONNX Runtime has no kernel
+OURS = "bertheads"  # operators that a graph defines as functions of others, and kernels/ computes in one pass
+OPSET = 21  # the first version whose QuantizeLinear has a scale per row
+ATTENTION_OPSET = 24  # its Attention has the length of each row; ONNX Runtime has no kernel for version 25
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 
-LARGE = 1 << 20  # bytes of a constant from which it is worth a file of its own
+LARGE = 1 << 20  # constants of this many bytes get their own file
 
 Array = NDArray[Any] | np.generic
 Value = tuple[str, int, list[int | str]]
@@ -43,7 +43,7 @@ Attribute = tuple[str, "AttributeProto.AttributeType"]
 
 @dataclass(frozen=True)
 class Function:
-    """An operator of this project, by its definition in others, and the functions that this calls."""
+    """An operator of this project: its definition by other operators, and the functions that it calls."""
 
     definition: FunctionProto
     attributes: tuple[Attribute, ...]
@@ -63,7 +63,7 @@ class Function:
 
 
 class Graph:
-    """Nodes and constants; every method returns the name of the tensor it makes."""
+    """Nodes and constants; every method returns the name of its output tensor."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -71,7 +71,7 @@ class Graph:
         self._functions: dict[str, FunctionProto] = {}
 
     def constant(self, name: str, array: Array) -> str:
-        """Hold `array` under `name`; the same name again is the same constant."""
+        """Add `array` as the constant `name`; an existing name is the same constant."""
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
@@ -82,25 +82,30 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [out], out, domain=domain, **attributes))
         return out
 
+    def top(self, values: str, count: str, out: str) -> str:
+        """Append a node that finds the `count` largest values of the last axis; return the name of their columns."""
+        self.nodes.append(helper.make_node("TopK", [values, count], [f"{out}.values", out], out))
+        return out
+
     def split(self, values: str, parts: int) -> list[str]:
-        """Append a node that cuts the last axis of `values` into equal parts."""
+        """Append a node that splits the last axis of `values` into equal parts."""
         outs = [f"{values}.{number}" for number in range(parts)]
         self.nodes.append(helper.make_node("Split", [values], outs, outs[0], axis=-1, num_outputs=parts))
         return outs
 
     def call(self, function: Function, *inputs: str, outs: Sequence[str] = (), **attributes: Any) -> list[str]:
-        """Append a call of `function`, which the model then holds, and return its outputs."""
+        """Append a call of `function`, add it to the model, and return its outputs."""
         self.define(function)
         names = list(outs) or [f"{out}.{len(self.nodes)}" for out in function.outputs]
         self.nodes.append(helper.make_node(function.name, inputs, names, names[0], domain=OURS, **attributes))
         return names
 
     def refer(self, name: str, attribute: Attribute) -> None:
-        """Let an attribute of the newest node be that of the function that these nodes become."""
+        """Bind an attribute of the last node to an attribute of the function that these nodes become."""
         self.nodes[-1].attribute.append(AttributeProto(name=name, ref_attr_name=attribute[0], type=attribute[1]))
 
     def define(self, function: Function) -> None:
-        """Let the model hold a function, called or not."""
+        """Add a function to the model, called or not."""
         self._functions |= {function.name: function.definition} | function.calls
 
     def function(
@@ -117,7 +122,7 @@ class Graph:
     def model(
         self, name: str, inputs: list[Value], outputs: list[Value], metadata: dict[str, Any], opset: int = OPSET
     ) -> ModelProto:
-        """Return the checked model; raise ExportError if it exceeds what one file can hold."""
+        """Return the checked model; raise ExportError if it is too large for one file."""
         graph = helper.make_graph(
             self.nodes,
             name,
@@ -138,12 +143,12 @@ class Graph:
 
 
 def opsets(version: int) -> list[OperatorSetIdProto]:
-    """Return the versions of the operators that a graph may be made of, ours at the end."""
+    """Return the versions of the operator sets of a graph, ours last."""
     return [helper.make_opsetid(domain, number) for domain, number in (("", version), (MICROSOFT, 1), (OURS, 1))]
 
 
 def share_constants(models: Sequence[ModelProto], directory: Path) -> None:
-    """Write large constants that several models hold to files in `directory`, each once, and take them out of these."""
+    """Move large constants that several models share to files in `directory`, each once."""
     holders: dict[bytes, list[TensorProto]] = {}
     for model in models:
         for tensor in model.graph.initializer:
@@ -159,7 +164,7 @@ def share_constants(models: Sequence[ModelProto], directory: Path) -> None:
 
 
 def place_constants(model: ModelProto, prefix: str) -> None:
-    """Tell a model that the files of its constants lie at `prefix`, relative to its own."""
+    """Set the folder of a model's files of constants to `prefix`, relative to its own file."""
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":

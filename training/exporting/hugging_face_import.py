@@ -1,8 +1,8 @@
-"""A finetuned directory of Hugging Face becomes a bundle.
+"""Turns a finetuned Hugging Face directory into a bundle.
 
     python -m training import HF_DIRECTORY --out BUNDLE [--head NAME] [--task TASK] [--precision …]
 
-What is read, and what is refused, is in training/run/hugging_face.py.
+training/run/hugging_face.py says what is read and what is refused.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from training.exporting.export import add_bundle_arguments, export, options_of, 
 from training.run.hugging_face import read_hugging_face
 
 DEFAULT_NAME = "head"
-"""Of a head whose directory has no letter or digit in its name."""
+"""Name of a head whose directory has no letter or digit in its name."""
 MAX_NAME = 50
-"""Characters of a directory's name; the name of a head has at most 64."""
+"""Maximum characters from a directory's name; the name of a head has at most 64."""
 
 
 def import_command(arguments: argparse.Namespace) -> None:
@@ -30,15 +30,15 @@ def import_command(arguments: argparse.Namespace) -> None:
 
 
 def name_after(checkpoint: Checkpoint, directory: Path) -> None:
-    """Name the head of a checkpoint after its directory, or begin the names of several with it."""
+    """Name the head of a checkpoint after its directory; several heads get it as a prefix."""
     name, several = head_name(directory), len(checkpoint.heads) > 1
     checkpoint.heads = {f"{name}-{key}" if several else name: head for key, head in checkpoint.heads.items()}
 
 
 def head_name(directory: Path) -> str:
-    """Return the name of a directory as a head may have it.
+    """Return the name of a directory in the form of a head's name.
 
-    checkpoint-500 is named after the folder of its Trainer, and a snapshot in a hub's cache after its repository.
+    checkpoint-500 gets the name of its Trainer's folder, and a snapshot in a hub's cache that of its repository.
     """
     path = directory.resolve()
     if re.fullmatch(r"checkpoint-\d+", path.name):

@@ -1,8 +1,8 @@
-"""What an int8 encoder computes around its products, as functions of ONNX's own operators.
+"""The operations of an int8 encoder around its products, as functions of ONNX's own operators.
 
-A graph that calls these functions runs on any ONNX Runtime, which puts their nodes in the place of each call. Where the
-library of kernels/ is at hand it takes an operator of the same name instead, one pass over memory in place of six to
-eight; `linear` wraps the others together with the product before them, for processors whose products are worth an own.
+A graph that calls these functions runs on any ONNX Runtime, which inlines their nodes. If the library of kernels/ is
+loaded, its operators of the same names are used instead: one pass over memory in place of six to eight. `linear` joins
+the others with the product before them, for processors with our own product.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from training.exporting.graph_builder import MICROSOFT, Function, Graph
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the 256 integers of an activation lie: `zero` stands for 0, and `above` steps are over it."""
+    """The range of the 256 integers of an activation: `zero` stands for 0, and `above` steps are above it."""
 
     name: str
     zero: int
@@ -24,7 +24,7 @@ class Grid:
 
 
 SYMMETRIC = Grid("symmetric", zero=128, above=127)
-# GELU is never below -0.17: 32 steps suffice for that side, if a step is at least 0.17 / 32.
+# GELU is never below -0.17, so 32 steps suffice below 0 if a step is at least 0.17 / 32.
 GELU = Grid("gelu", zero=32, above=223)
 MIN_GELU = 0.17
 
@@ -40,7 +40,7 @@ def rescale() -> Function:
 
 
 def quantize(width: int) -> Function:
-    """values [..., width] → integers [..., width], step [..., 1]: what an integer stands for, in each row."""
+    """values [..., width] → integers [..., width], step [..., 1]: the value of one integer step, per row."""
     graph = Graph()
     quantize_rows(graph, "values", width, SYMMETRIC)
     return graph.function("Quantize", ["values"], ["integers", "step"])
@@ -66,18 +66,18 @@ def gelu_quantize(width: int) -> Function:
 
 
 def packed_attention() -> Function:
-    """query, key, value [T, H] of rows one behind the other, lengths [B]; heads → mixed [T, H]."""
+    """query, key, value [T, H] of packed rows, lengths [B]; heads → mixed [T, H]."""
     graph = Graph()
     zero, one = graph.constant("zero", np.array(0)), graph.constant("one", np.array(1))
     longest = graph.add("ReduceMax", "lengths", keepdims=0)
     ends = graph.add("Unsqueeze", "lengths", graph.constant("last_axis", np.array([-1])))
     inside = graph.add("Less", graph.add("Range", zero, longest, one), ends)  # [B, S]
-    # The place of each token; of padding, that of any other, since nothing attends to it.
+    # The index of each token; for padding, that of any token, because nothing attends to it.
     flat = graph.add("Reshape", graph.add("Cast", inside, to=TensorProto.INT64), graph.constant("flat", np.array([-1])))
     places = graph.add("Max", graph.add("Sub", graph.add("CumSum", flat, zero), one), zero)
     places = graph.add("Reshape", places, graph.add("Shape", inside))
     padded = [graph.add("Gather", values, places) for values in ("query", "key", "value")]
-    # ONNX's own operator: the same bits as MultiHeadAttention in half the time on CPU, where alone int8 runs.
+    # ONNX's own operator gives the bits of MultiHeadAttention in half the time on CPU, and int8 runs only there.
     mixed = graph.add("Attention", *padded, "", "", "", "lengths")
     graph.refer("q_num_heads", HEADS)
     graph.refer("kv_num_heads", HEADS)
@@ -87,9 +87,9 @@ def packed_attention() -> Function:
 
 
 def linear(after: Function, transposed: bool = False) -> Function:
-    """rows [..., K], scale [..., 1], weight [K, N], weight_scale [N], zero, and what `after` takes behind its scale.
+    """rows [..., K], scale [..., 1], weight [K, N], weight_scale [N], zero, and the other inputs of `after`.
 
-    `transposed`: the weight is [N, K], as the rows of an embedding are.
+    `transposed`: the weight is [N, K], like the rows of an embedding.
     """
     graph = Graph()
     weight = graph.add("Transpose", "weight", perm=[1, 0]) if transposed else "weight"
@@ -109,14 +109,14 @@ def zero(graph: Graph, grid: Grid) -> str:
 
 def multiply(graph: Graph, rows: str, weight: str, weight_scale: str, zero: str, out: str = "") -> str:
     """Add the product of integers [..., K] and [K, N], times the scale [N] of each column."""
-    one = graph.constant("one", np.float32(1))  # the operator's scale for the left side is one number for all rows
+    one = graph.constant("one", np.float32(1))  # the operator has only one scale for all rows of the left side
     return graph.add("MatMulIntegerToFloat", rows, weight, one, weight_scale, zero, domain=MICROSOFT, out=out)
 
 
 def quantize_rows(graph: Graph, values: str, width: int, grid: Grid) -> Sequence[str]:
     """Add `integers` and the `step` of each row [..., 1] of `values` [..., width].
 
-    A row of zeros has step 0, and whatever integers it gets are multiplied by that again.
+    A row of zeros has step 0, so its integers do not matter.
     """
     axis = graph.constant("last_axis", np.array([-1]))
     size = graph.add("Abs", values) if grid is SYMMETRIC else values

@@ -1,4 +1,4 @@
-"""The encoder in int8, for CPU: every activation that a product reads has integers beside it."""
+"""The encoder in int8, for CPU: every activation that a product reads is also available as integers."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from training.exporting.smoothquant import smoothing_factors
 
 
 class IntegerEncoderBuilder(EncoderBuilder):
-    """The same in int8: every activation that a product reads has integers beside it.
+    """The same in int8: every activation that a product reads is also available as integers.
 
-    Hidden states are [T, H], of the T tokens of all rows.
+    Hidden states are [T, H] for the T tokens of all rows.
     """
 
     lengths = TensorProto.INT64
@@ -30,13 +30,13 @@ class IntegerEncoderBuilder(EncoderBuilder):
         self._linear_add_norm = int8_operators.linear(int8_operators.add_norm_quantize(hidden))
         self._linear_gelu = int8_operators.linear(int8_operators.gelu_quantize(self.config.intermediate_size))
         self._integers: dict[str, Quantized] = {}
-        """Of activations, by their names."""
+        """Integers of activations, by name."""
         graph = self.graph
         flat = graph.add("Reshape", "attention_mask", graph.constant("last_axis", np.array([-1])))
         is_token = graph.add("Cast", flat, to=TensorProto.BOOL)
         self.ids, self.segments = (graph.add("Compress", name, is_token) for name in (self.ids, self.segments))
         counts = graph.add("CumSum", flat, graph.constant("first_axis", np.array(0)))
-        # Among the tokens alone, a position is the number of those before it.
+        # Among the packed tokens, a position is the number of tokens before it.
         one = graph.constant("one", np.array(1))
         self._read_positions = graph.add("Sub", graph.add("Gather", counts, "positions"), one)
         super().build(vocab_size)
@@ -48,7 +48,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
         return graph.add("Gather", table, graph.add("Gather", places, graph.constant("column", np.array(1))))
 
     def _read(self, hidden: str) -> str:
-        """[T, H] → [N, H], at the positions."""
+        """Select the positions: [T, H] → [N, H]."""
         return self.graph.add("Gather", hidden, self._read_positions)
 
     def _words(self, table: NDArray[np.float32]) -> str:
@@ -98,7 +98,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
         return integers
 
     def _rows(self, values: str) -> Quantized:
-        """What the left side of products is."""
+        """The left side of products."""
         if values not in self._integers:
             graph, smoothing = self.graph, self._smoothing.get(values)
             smooth = values

@@ -9,6 +9,9 @@ B * S in a padded batch, then the same of all padding. `positions`: tokens to re
 PackedMultiHeadAttention runs on CUDA alone: FlashAttention (Dao, 2023) from compute capability 8.0 on. No kernel there
 is chosen, compiled or planned by the shape of a batch. The graph defines the same for CPU, under another name of equal
 length, which models.onnx_runtime writes over the first: parity is measured on CPU with the very file that CUDA gets.
+
+EmbedLayerNormalization looks up a row in each of two tables, adds them, and normalises the sum: one launch for what
+Gather, Gather and SkipLayerNormalization need three for. On CUDA it sums in fp32 (ONNX Runtime, pull request 28682).
 """
 
 from collections.abc import Sequence
@@ -34,7 +37,7 @@ HEADS = ("num_heads", AttributeProto.INT)
 
 
 class PackedEncoderBuilder(EncoderBuilder):
-    """Adds an encoder to a graph, nine launches or products a layer.
+    """Adds an encoder to a graph: nine launches or products a layer, and three for the rest.
 
     Query, key and value are one product. SkipLayerNormalization adds what it normalises, with the bias.
     """
@@ -58,24 +61,47 @@ class PackedEncoderBuilder(EncoderBuilder):
         graph.constant("embeddings.position", position.astype(self.dtype))
         graph.constant("embeddings.segment", segment.astype(self.dtype))
         sums = np.concatenate([position + each for each in segment]).astype(self.dtype)
-        places = graph.add("Gather", graph.constant("embeddings.place", sums), "places")
-        words = self._words(array(embeddings.word.weight)[:vocab_size])
-        normed = self._skip_norm([words], places, embeddings.norm, "embeddings.norm")
+        words = graph.constant("embeddings.word", array(embeddings.word.weight)[:vocab_size].astype(self.dtype))
+        places = graph.constant("embeddings.place", sums)
+        tables = self._row("input_ids"), "", words, places, ""
+        normed = self._table_norm(tables, embeddings.norm, "embeddings.norm", "", self._row("places"))
         if isinstance(embeddings.project, nn.Linear):
             return self._project(normed, embeddings.project, "embeddings.project", None)
         return normed
 
     def _packed_layer(self, hidden: str, layer: Layer, name: str, is_last: bool) -> str:
-        graph = self.graph
         mixed = self._attention(hidden, layer, name)
         if is_last:
-            mixed, hidden = graph.add("Gather", mixed, "positions"), graph.add("Gather", hidden, "positions")
+            mixed = self.graph.add("Gather", mixed, "positions")
         added = self._product(mixed, layer.attention_output, f"{name}.attention_output")
-        hidden = self._skip_norm(added, hidden, layer.attention_norm, f"{name}.attention_norm")
+        norm = layer.attention_norm, f"{name}.attention_norm"
+        hidden = self._norm_at_positions(*added, hidden, *norm) if is_last else self._skip_norm(added, hidden, *norm)
         bias = self._weight(f"{name}.intermediate.bias", layer.intermediate.bias)
         wide = self._intermediate(hidden, layer.intermediate.weight, f"{name}.intermediate", bias)
         added = self._product(wide, layer.output, f"{name}.output")
         return self._skip_norm(added, hidden, layer.output_norm, f"{name}.output_norm")
+
+    def _norm_at_positions(self, rows: str, bias: str, hidden: str, norm: nn.LayerNorm, name: str) -> str:
+        """Add norm(hidden[positions] + rows + bias): [N, H].
+
+        `hidden` is the table that `positions` are looked up in, and row n of the other table belongs to position n.
+        """
+        tables = self._row("positions"), "", hidden, rows, self._row(bias)
+        return self._table_norm(tables, norm, name)
+
+    def _table_norm(self, tables: Sequence[str], norm: nn.LayerNorm, name: str, *ids: str) -> str:
+        """Add an EmbedLayerNormalization, under a name, whose output is [ids, H]."""
+        inputs = *tables, *self._gain_and_shift(norm, name, None), *ids
+        operator = "EmbedLayerNormalization"
+        normed = self.graph.add(operator, *inputs, domain=MICROSOFT, epsilon=norm.eps, mask_index_type=0)
+        return self.graph.add("Squeeze", normed, self._first_axis(), out=name)
+
+    def _row(self, values: str) -> str:
+        """[n] → [1, n], which launches nothing."""
+        return self.graph.add("Unsqueeze", values, self._first_axis())
+
+    def _first_axis(self) -> str:
+        return self.graph.constant("first_axis", np.array([0]))
 
     def _product(self, rows: str, linear: nn.Linear, name: str) -> tuple[str, str]:
         """Return a product, and the bias that is still to be added."""
@@ -93,9 +119,9 @@ class PackedEncoderBuilder(EncoderBuilder):
         return graph.add(CUDA_ATTENTION, *inputs, domain=MICROSOFT, num_heads=heads)
 
     def _skip_norm(self, added: Sequence[str], residual: str, norm: nn.LayerNorm, name: str) -> str:
-        """Add norm(residual + rows), with their bias where `added` has one, under a name."""
-        rows, *bias = added
-        inputs = rows, residual, *self._gain_and_shift(norm, name, None), *bias
+        """Add norm(residual + rows + bias), under a name."""
+        rows, bias = added
+        inputs = rows, residual, *self._gain_and_shift(norm, name, None), bias
         return self.graph.add("SkipLayerNormalization", *inputs, out=name, domain=MICROSOFT, epsilon=norm.eps)
 
 

@@ -1,10 +1,10 @@
-"""int8: weights once per column, activations per row as they come, and products in integers.
+"""int8: one scale per column of weights, one per row of activations at run time, and integer products.
 
-A scale for each row of activations is what makes the answer of a row independent of its batch (a scale for the whole
-tensor, as in dynamic quantisation, is not), and it needs no calibration data. The products are 8-bit unsigned times
-8-bit signed, summed in 32 bits, and so exact; but CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with
-saturation (vpmaddubsw). Columns are scaled so that no pair can reach that: the same integers on every CPU, at almost
-the full eight bits (halving all weights, the usual `reduce_range`, loses one).
+Scales per row make the answer of a row independent of its batch, unlike one scale for the whole tensor as in dynamic
+quantisation. They need no calibration data. Products are 8-bit unsigned times 8-bit signed, summed in 32 bits, and so
+exact. But CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with saturation (vpmaddubsw). Columns are scaled
+so that no pair can saturate. This gives the same integers on every CPU, at almost the full eight bits; halving all
+weights, the usual `reduce_range`, loses one bit.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from training.exporting.graph_builder import OURS, Function, Graph
 
 Floats = NDArray[np.float32]
 MAX_INT8 = 127
-"""Of a weight, and of the sum of two neighbours of one sign: 255 * 127 stays below the 32,767 of 16 bits."""
+"""Maximum of a weight, and of the sum of two neighbours of one sign: 255 * 127 fits into 16 bits."""
 
 
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
@@ -28,26 +28,26 @@ def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
     largest = np.abs(weight).max(axis=0)
     for half in (even.clip(min=0), -even.clip(max=0)):
         largest = np.maximum(largest, (half[0::2] + half[1::2]).max(axis=0))
-    # Rounding may lift both of a pair by a half: one step of room keeps their sum at 128, and 255 * 128 fits too.
+    # Rounding may raise both of a pair by a half; with one step of room their sum is at most 128, and 255 * 128 fits.
     scale = np.maximum(largest / MAX_INT8, np.finfo(np.float32).tiny).astype(np.float32)
     return np.round(weight / scale).astype(np.int8), scale
 
 
 def quantize_table(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return integers [V, H] and the scale [V] of each row of an embedding: those of the decoder that is tied to it."""
+    """Return integers [V, H] and the scale [V] of each row of an embedding, shared with its tied decoder."""
     integers, scale = quantize_columns(table.T)
     return np.ascontiguousarray(integers.T), scale
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """An activation as integers [..., K] with the scale [..., 1] of each row."""
+    """An activation as integers [..., K], with the scale [..., 1] of each row."""
 
     integers: str
     scale: str
     zero: str
     smoothing: Floats | None
-    """What the channels were multiplied with, [K]."""
+    """Factors that the channels were multiplied with, [K]."""
 
 
 def linear(
@@ -55,7 +55,7 @@ def linear(
 ) -> list[str]:
     """Call `function`, one of `fused.linear`, with quantised rows [..., K] and a constant [K, N], quantised here.
 
-    `inputs` are those behind the product's.
+    `inputs` are the inputs after those of the product.
     """
     if rows.smoothing is not None:
         weight = weight / rows.smoothing[:, None]
@@ -65,7 +65,7 @@ def linear(
 
 
 def check_quantized(model: ModelProto, products: int) -> None:
-    """Raise ExportError unless there are `products` integer products and no float one with a constant is left."""
+    """Raise ExportError unless there are `products` integer products and no float products with constants."""
     constants: dict[str, Any] = {tensor.name: tensor for tensor in model.graph.initializer}
     found = sum(node.domain == OURS and node.op_type.startswith("Linear") for node in model.graph.node)
     left = [

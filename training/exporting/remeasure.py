@@ -1,9 +1,9 @@
-"""Measure the parity of a bundle again, as it is served now: its graphs and its tokenizer keep their bytes.
+"""Measure the parity of a bundle again, with the session that serves it; graphs and tokenizer keep their bytes.
 
     python -m training parity BUNDLE [--reference CHECKPOINT] [--data HEAD=FILE]... [--limit N] [--card FILE]
 
-For whenever graphs, kernels or ONNX Runtime have changed. parity.json, the figures in bundle.json and the table in
-README.md are written together; the text above the table stays, unless --card gives another one.
+This is needed when graphs, kernels or ONNX Runtime have changed. parity.json, the figures in bundle.json and the table
+in README.md are written together. The text above the table stays, unless --card names another.
 """
 
 import argparse
@@ -34,10 +34,10 @@ OWN_WEIGHTS = "with the weights of the bundle"
 
 @dataclass(frozen=True)
 class ParityOptions:
-    """What a bundle is measured against, and on."""
+    """The reference and the data for measuring a bundle."""
 
     reference: Path | None = None
-    """The checkpoint that it was made from; by default its own weights, which int8 has rounded."""
+    """The checkpoint that it was made from; by default its own weights, as rounded by int8."""
     data: Data = field(default_factory=dict)
     limit: int | None = None
     budget: float = 0.5
@@ -45,7 +45,7 @@ class ParityOptions:
 
 
 def remeasure(directory: Path, options: ParityOptions) -> Bundle:
-    """Measure and write; raise ExportError, and leave the bundle as it was, if a head is over the budget."""
+    """Measure and write; raise ExportError, and leave the bundle unchanged, if a head exceeds the budget."""
     bundle = read_bundle(directory)
     check_heads(options.data, bundle.manifest.heads)
     checkpoint, reference = _reference(bundle, options.reference)
@@ -69,7 +69,7 @@ def remeasure(directory: Path, options: ParityOptions) -> Bundle:
 
 
 def _reference(bundle: Bundle, directory: Path | None) -> tuple[Checkpoint, str]:
-    """Return a checkpoint with the heads of the bundle, as the bundle sets them, and what parity.json says of it."""
+    """Return a checkpoint with the heads and settings of the bundle, and its name for parity.json."""
     if directory is None:
         rounded = "" if "fp32" in bundle.manifest.encoder.files else ", rounded as it has them"
         return unpack(bundle), f"{REFERENCE}, {OWN_WEIGHTS}{rounded}"
@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parity_command(arguments: argparse.Namespace) -> None:
-    """Measure as the command line says, and name what was lost."""
+    """Measure as the command line says, and print the outcome."""
     options = ParityOptions(
         arguments.reference, data_of(arguments.data), arguments.limit, arguments.budget, arguments.card
     )

@@ -1,9 +1,9 @@
-"""Levelling the channels of an activation before it is rounded to int8 (SmoothQuant, Xiao et al., 2022).
+"""Levels the channels of an activation before it is rounded to int8 (SmoothQuant, Xiao et al., 2022).
 
-A few channels behind each LayerNorm of BERT are many times larger than the rest, and a row's scale must hold them: the
-rest is left with few of the 256 steps. Each channel is therefore multiplied by a constant, and its row of the next
-weight divided by it. Which channels are large depends on the network, hardly on the text, so that random tokens tell:
-on MiniLM they halve the error of the vectors (8.7 % → 3.9 %), and so do a hundred sentences in place of them.
+A few channels after each LayerNorm of BERT are many times larger than the others. The scale of a row must cover them,
+which leaves few of the 256 steps for the others. So each channel is multiplied by a constant, and its row of the next
+weight is divided by it. Which channels are large depends on the network and hardly on the text, so random tokens show
+it. On MiniLM they halve the error of the vectors (8.7 % → 3.9 %), and a hundred sentences do the same.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from models.encoder import Encoder
 from training.exporting.quantize import Floats
 
-STRENGTH = 0.7  # 0 leaves channels as they are, 1 makes their peaks equal and burdens the weights with all of it
+STRENGTH = 0.7  # 0 leaves channels unchanged; 1 makes their peaks equal and moves all of the difference to the weights
 ROWS, LENGTH = 8, 128  # of random tokens
 
 
 @torch.inference_mode()
 def smoothing_factors(encoder: Encoder, vocab_size: int) -> dict[str, Floats]:
-    """Return what to multiply each channel of what products read with, by its name; the geometric mean is 1.
+    """Return the factors of the channels of each input of a product, by name; their geometric mean is 1.
 
-    Those are the outputs of each LayerNorm, and of the product behind the embeddings where there is one.
+    These are the outputs of each LayerNorm, and of the product after the embeddings if there is one.
     """
     peaks: dict[str, Tensor] = {}
     read: dict[str, nn.Module] = {
@@ -51,7 +51,7 @@ def _keep_peaks(peaks: dict[str, Tensor], name: str) -> Callable[[nn.Module, Any
 
 
 def _random_tokens(encoder: Encoder, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Draw input_ids and token_type_ids, the same ones each time."""
+    """Return random input_ids and token_type_ids, always the same."""
     length = min(LENGTH, encoder.config.max_length)
     input_ids = torch.randint(vocab_size, (ROWS, length), generator=torch.Generator().manual_seed(0))
     segments = (torch.arange(length) >= length // 2).long().expand(ROWS, length)

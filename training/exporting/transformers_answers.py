@@ -1,6 +1,6 @@
-"""What transformers answers for a directory, in a form that can be compared with ours; and the texts to ask.
+"""The answers of transformers for a directory, in a form comparable with ours; and the texts to ask.
 
-transformers is not a dependency: whoever verifies has it, or installs it.
+transformers is not a dependency; only verify needs it.
 """
 
 import unicodedata
@@ -36,7 +36,7 @@ Choices = dict[Any, float]
 """The alternatives of one answer and their scores, the best first."""
 
 MADE = 60
-"""Texts made of the vocabulary, beside the kinds below."""
+"""Texts made of the vocabulary, besides the kinds below."""
 KINDS = (
     "a",
     "Paris",
@@ -61,11 +61,11 @@ KINDS = (
 )
 """Kinds of text on which tokenizers differ."""
 MARGIN = 4
-"""Tokens that a text may gain when it is cut behind a token, inside a character or a word."""
+"""Tokens that a text may gain when it is cut after a token, inside a character or a word."""
 ANSWERS, EXAMINED = 3, 200
-"""Spans that are compared, and those among which they are looked for: several may differ by blanks alone."""
+"""Spans that are compared, and spans among which they are searched: several may differ only by blanks."""
 ANSWER_TOKENS = 15
-"""Of a span at most, transformers' default and ours."""
+"""Maximum tokens of a span, the default of transformers and ours."""
 
 
 class Theirs(ABC):
@@ -74,9 +74,9 @@ class Theirs(ABC):
     def __init__(self, model: Any, tokenizer: Any, length: int) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.length = length
-        """Tokens of a row at most."""
+        """Maximum tokens of a row."""
         self.strips_marks = bool(getattr(tokenizer, "do_lower_case", False))
-        """Whether combining marks are stripped, which transformers then leaves out of spans."""
+        """Whether combining marks are stripped; transformers then leaves them out of spans."""
 
     @abstractmethod
     def answer(self, one: Any) -> list[Choices]:
@@ -87,21 +87,21 @@ class Theirs(ABC):
         """Return an answer of our own in the same form."""
 
     def text(self, one: Any) -> str:
-        """Return an input as a person reads it."""
+        """Return an input as readable text."""
         return " | ".join(self.texts(one))
 
     def texts(self, one: Any) -> list[str]:
-        """Return the texts of an input, as the tokenizer takes them."""
+        """Return the texts of an input, in the form of the tokenizer."""
         return [one]
 
     def has_tokens(self, one: Any, rows: Sequence[Row]) -> bool:
-        """Whether rows have the tokens that transformers cuts the input into, and segments if it has some."""
+        """Tell whether rows have the tokens of transformers for the input, and its segments if it has any."""
         theirs = self.tokenizer(*self.texts(one), truncation=True, max_length=self.length)
         segments = theirs.get("token_type_ids", rows[0].token_type_ids)
         return [(row.input_ids, row.token_type_ids) for row in rows] == [(theirs["input_ids"], segments)]
 
     def cut(self, text: str, tokens: int) -> str:
-        """Return the beginning of a text that is too long for one row."""
+        """Return the start of a text that is too long for one row."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         return text if len(ends) <= tokens else text[: ends[max(0, tokens - MARGIN)]]
@@ -127,7 +127,7 @@ class _Classifier(Theirs):
 
 
 class _Tagger(Theirs):
-    """tag: the tag of each token, except of blanks, which some tokenizers have tokens for and no answer names."""
+    """tag: the tag of each token, except blanks, which are tokens in some tokenizers but not in answers."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -191,9 +191,9 @@ class _Reader(Theirs):
 
 
 def stripped(span: str, start: int, strips_marks: bool) -> tuple[int, int]:
-    """Return the bounds of a span in its text, without what tokenizers may count to a word or not.
+    """Return the bounds of a span in its text, without parts on which tokenizers differ.
 
-    That is the blank before it, and the combining marks that lowercasing strips from its end.
+    These are the blank before it, and the combining marks that lowercasing strips from its end.
     """
     first = start + len(span) - len(span.lstrip())
     kept = span.rstrip()
@@ -213,11 +213,9 @@ READERS: dict[TaskName, tuple[type[Theirs], str]] = {
 
 
 def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
-    """Read a directory by transformers; raise EvaluationError if there is no transformers, or no such head."""
+    """Read a directory with transformers; raise EvaluationError without transformers, or without such a head."""
     if not find_spec("transformers"):
-        raise EvaluationError(
-            "transformers is not installed, which verify compares with; run: pip install 'transformers>=5'"
-        )
+        raise EvaluationError("verify needs transformers, which is not installed; run: pip install 'transformers>=5'")
     import transformers
 
     log: Any = transformers.logging  # its functions have no types
@@ -233,11 +231,11 @@ def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
         raise EvaluationError(f"{directory} cannot be read by transformers ({error}); pass what was imported") from None
     if missing := sorted(info["missing_keys"]):
         raise EvaluationError(
-            f"{directory} has no weight {missing[0]} for a {spec.task} head, so transformers would make it up; pass "
+            f"{directory} has no weight {missing[0]} for a {spec.task} head, so transformers would make one up; pass "
             "the directory that this head was imported from"
         )
     if follows:
-        model.config.id2label = dict(enumerate(spec.labels))  # its config names none
+        model.config.id2label = dict(enumerate(spec.labels))  # its config names no class
     given = (model.eval(), tokenizer, length)
     return _Classifier(*given, spec) if reader is _Classifier else reader(*given)
 
@@ -253,9 +251,9 @@ def _pipeline(task: str, theirs: Theirs, **given: Any) -> Any:
 
 
 def inputs_of(task: TaskName, bundle: Bundle, theirs: Theirs, examples: Sequence[Example]) -> list[Any]:
-    """Return inputs of a task, each of which fits one row: of examples, or of made-up texts if there are none.
+    """Return inputs of a task that fit one row: from examples, or from made-up texts if there are none.
 
-    A classifier gets its texts whole, since both cut them in the same way.
+    A classifier gets whole texts, because both sides cut them in the same way.
     """
     room = theirs.length - MARGIN
     given = [_input(task, example) for example in examples] or _made(task, bundle)
@@ -287,7 +285,7 @@ def _input(task: TaskName, example: Example) -> Any:
 
 
 def _masked(text: str, number: int) -> str:
-    """Put one mask or two in place of words, unless there are some."""
+    """Replace one or two words by masks, unless the text has masks."""
     if MASK in text:
         return text
     words = text.split(" ")

@@ -1,7 +1,7 @@
-"""What an export takes over from the bundle that a checkpoint began from, or that it exports again, byte for byte.
+"""The parts that an export copies byte for byte from the base bundle, or from the bundle that it exports again.
 
-int8 that is rounded once more answers a little otherwise: a head added on an encoder that stayed as it was
-(`freeze_encoder`) must not move the others.
+int8 weights that are rounded again change answers a little. But a head that is added on an unchanged encoder
+(`freeze_encoder`) must not change the others.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ CONSTANTS = "*.bin"
 
 @dataclass(frozen=True)
 class Kept:
-    """Graphs of a bundle's encoder, and of those of its heads that a checkpoint has with the same weights."""
+    """The graphs of a bundle's encoder, and of its heads with the weights of a checkpoint."""
 
     bundle: Bundle
     files: dict[Precision, str]
-    """Of the encoder."""
+    """Files of the encoder."""
     heads: list[str]
 
     @classmethod
     def of(cls, bundle: Bundle, checkpoint: Checkpoint, precisions: Sequence[Precision]) -> "Kept":
         """Compare the two; raise ExportError if the checkpoint's encoder is another.
 
-        Precisions that the bundle lacks are made of its weights, as they are rounded in it.
+        Precisions that the bundle lacks are made from its weights, with their rounding.
         """
         found = bundle.manifest.encoder.files
         files = {name: file for name, file in found.items() if name in (precisions or found)}
@@ -48,7 +48,7 @@ class Kept:
                 f'base = "{bundle.directory}" and freeze_encoder = true, or export without --base'
             )
         entries = bundle.manifest.heads
-        # The decoder of fill-mask is integer where the encoder is in int8 alone, and GPUs have no kernel for that.
+        # If the encoder is only in int8, the decoder of fill-mask is integer, and GPUs have no kernel for that.
         redone = {"fill-mask"} if set(found) == {"int8"} != set(precisions or found) else set()
         in_place = [name for name in entries if entries[name].file == f"{HEADS}/{name}.onnx"]
         kept = [name for name in in_place if entries[name].task not in redone]
@@ -56,18 +56,18 @@ class Kept:
 
     @property
     def mark(self) -> str:
-        """The fingerprint in the bundle's graphs, by which heads know their encoder."""
+        """The fingerprint in the bundle's graphs, which ties heads to their encoder."""
         path = self.bundle.directory / next(iter(self.bundle.manifest.encoder.files.values()))
         return str(metadata_json(read_signature(Graph.read(path)).metadata, "encoder", path))
 
     @property
     def reference(self) -> str:
-        """What parity.json says of PyTorch: its encoder has the weights of the bundle, which may be rounded."""
+        """The reference in parity.json: PyTorch with the weights of the bundle, which may be rounded."""
         rounded = "" if "fp32" in self.bundle.manifest.encoder.files else ", rounded as it has them"
         return f"{REFERENCE}, with the encoder's weights of {self.bundle.manifest.name}{rounded}"
 
     def copy(self, directory: Path) -> None:
-        """Copy the graphs, and the constants that they share, to where they stand in the bundle."""
+        """Copy the graphs and their shared constants to the same paths as in the bundle."""
         source, manifest = self.bundle.directory, self.bundle.manifest
         graphs = [*self.files.values(), *(manifest.heads[name].file for name in self.heads)]
         named = b"".join((source / graph).read_bytes() for graph in graphs)
@@ -79,7 +79,7 @@ class Kept:
 
 
 def _alike(before: Encoder, after: Encoder) -> bool:
-    """Whether weights are equal, except for the rounding when another machine unpacks a bundle."""
+    """Tell whether weights are equal, except for rounding when another machine unpacks a bundle."""
     mine, theirs = before.state_dict(), after.state_dict()
     return mine.keys() == theirs.keys() and all(
         values.shape == theirs[name].shape and torch.allclose(values, theirs[name], rtol=1e-6, atol=1e-6)

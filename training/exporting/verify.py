@@ -1,9 +1,9 @@
-"""Whether a bundle answers as transformers does: python -m training verify BUNDLE --against HF_DIRECTORY.
+"""Checks that a bundle answers as transformers does: python -m training verify BUNDLE --against HF_DIRECTORY.
 
-Both are asked the same texts: those of --data, or made-up ones of many kinds. Ours go through the task code and the
-session that serve, in each precision of the bundle; theirs through the pipelines of transformers. Question answering
-has no pipeline in transformers 5, so the spans of its model are scored as its documentation does.
-The tokens of each text are compared too, since a wrong token explains a wrong answer.
+Both get the same texts: those of --data, or made-up ones of many kinds. Ours go through the task code and the session
+of the service, in each precision of the bundle. Theirs go through the pipelines of transformers. transformers 5 has no
+pipeline for question answering, so the spans of its model are scored as in its documentation. The tokens of each text
+are compared too, because a wrong token explains a wrong answer.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from training.text.data_files import add_data_options, read_data
 from training.text.examples import Example
 
 TOLERANCE = 1e-4
-"""Of the scores in fp32; relative to the largest one where scores are raw numbers above 1."""
+"""Maximum difference of scores in fp32; relative to the largest if scores are raw numbers above 1."""
 DEFAULT_AGREEMENT = 0.9
-"""Share of equal answers, for int8 and fp16."""
+"""Minimum share of equal answers, for int8 and fp16."""
 NEAR = 0.05
 """Two scores of a head with one label agree in int8 if they differ by less, relative to scores above 1."""
 DEFAULT_LIMIT = 1000
 SHOWN = 40
-"""Characters of a text in the report."""
+"""Maximum characters of a text in the report."""
 CLASSES: dict[str, tuple[TaskName, ...]] = {
     "ForSequenceClassification": ("classify", "pair"),
     "ForTokenClassification": ("tag",),
@@ -43,7 +43,7 @@ CLASSES: dict[str, tuple[TaskName, ...]] = {
     "ForPreTraining": ("fill-mask", "pair"),
     "ForNextSentencePrediction": ("pair",),
 }
-"""The end of a class of transformers, and the tasks that its heads may have here."""
+"""The suffix of a class of transformers, and the tasks that its heads may have here."""
 PARAMETERS: dict[TaskName, dict[str, Any]] = {
     "classify": {},
     "pair": {},
@@ -51,21 +51,21 @@ PARAMETERS: dict[TaskName, dict[str, Any]] = {
     "qa": {"align_to_words": False, "handle_impossible_answer": False, "top_k": 3},
     "fill-mask": {"top_k": 5},
 }
-"""What is asked, so that both answer the same question."""
+"""Parameters that make both answer the same question."""
 
 
 @dataclass
 class Comparison:
-    """What was found in one precision of a head."""
+    """The comparison of one precision of a head."""
 
     precision: Precision
     texts: int = 0
     equal_tokens: int = 0
     difference: float = 0.0
-    """The largest, of two scores of one answer."""
+    """The largest difference between two scores of an answer."""
     limit: float = TOLERANCE
     answers: int = 0
-    """One per text, of tag one per token, of fill-mask one per mask."""
+    """Number of answers: one per text, for tag per token, for fill-mask per mask."""
     equal: int = 0
     other_tokens: str = ""
     """The first text whose tokens differ."""
@@ -80,7 +80,7 @@ class Comparison:
         return self.equal / max(1, self.answers)
 
     def agrees(self, least: float) -> bool:
-        """Whether the answers are equal in fp32, or agree often enough in other precisions."""
+        """Tell whether the answers are equal in fp32, or agree often enough in other precisions."""
         if self.precision == "fp32":
             return self.equal == self.answers and self.difference <= self.limit
         return self.agreement >= least
@@ -145,7 +145,7 @@ def _compare(
 
 
 def heads_for(bundle: Bundle, directory: Path, head: str | None) -> list[str]:
-    """Return the heads that may come from a directory; raise EvaluationError if they cannot be told."""
+    """Return the heads that may come from a directory; raise EvaluationError if that is ambiguous."""
     heads = bundle.manifest.heads
     if head:
         return [known_head(head, heads)]
@@ -155,7 +155,7 @@ def heads_for(bundle: Bundle, directory: Path, head: str | None) -> list[str]:
     by_task = {heads[name].task: name for name in found}
     if not found or (len(found) > 1 and (not tasks or "Pre" not in str(classes[0]) or len(by_task) < len(found))):
         raise EvaluationError(
-            f"{directory} holds {classes[0] or 'a head of no stated class'}, and {bundle.directory} has "
+            f"{directory} holds {classes[0] or 'a head without a named class'}, and {bundle.directory} has "
             f"{', '.join(f'{name} ({entry.task})' for name, entry in heads.items())}; say with --head NAME which of "
             "them came from it"
         )
@@ -225,7 +225,7 @@ def lines(head: str, task: str, source: str, found: Sequence[Comparison], agreem
 
 
 def shown(text: str) -> str:
-    """Return the beginning of a text, in quotes."""
+    """Return the start of a text, in quotes."""
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 

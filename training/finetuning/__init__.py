@@ -1,1 +1,1 @@
-"""Finetuning: heads learn from labelled examples, one alone or several on one encoder."""
+"""Finetuning: one or several heads on one encoder learn from labelled examples."""

@@ -1,8 +1,8 @@
-"""How sure a classifier may be: one temperature for all its logits, fitted on validation data (Guo et al., 2017).
+"""Calibration of a classifier: one temperature for all its logits, fitted on validation data (Guo et al., 2017).
 
-The likelihood alone has no lower limit: where every label is right, the lower T, the likelier the data, until each
-score is 1. So labels are smoothed as if DOUBTFUL further examples had been seen whose labels say nothing. With 30
-examples, all right, that allows a mean score of 0.87; with some thousands it moves T by less than 1 %.
+The likelihood alone has no lower limit for T: if every answer is right, a lower T always makes the data more likely,
+until each score is 1. So labels are smoothed, as if there were DOUBTFUL more examples with uniform labels. With 30
+examples, all right, this allows a mean score of 0.87; with thousands, it changes T by less than 1 %.
 """
 
 import math
@@ -18,27 +18,27 @@ Logits = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
 DOUBTFUL = 10
-"""Examples with a uniform label that count beside the real ones; Platt (1999) adds one for each of two classes."""
+"""Examples with a uniform label that are added to the real ones; Platt (1999) adds one for each of two classes."""
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
 MIN_ERRORS = 10
-"""Wrong answers from which T may go below 1: only errors say how sure is too sure."""
+"""Minimum wrong answers for a T below 1: only errors show that scores are too low."""
 MIN_GAIN = 4.0
-"""Nats of log likelihood that T below 1 must gain over T = 1 (a likelihood ratio test at 0.5 %)."""
+"""Nats of log likelihood that a T below 1 must gain over T = 1 (a likelihood ratio test at 0.5 %)."""
 FOLDS = 5
 PRECISION = 1e-4
-"""Of log T."""
+"""Tolerance of log T."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted temperature, and how far scores were from accuracy on data that it was not fitted on."""
+    """A fitted temperature, and the calibration error on data that it was not fitted on."""
 
     temperature: float
     examples: int
     error: float | None
     """Expected calibration error by cross-fitting; None for a single example or none."""
     remark: str = ""
-    """Why nothing was fitted; empty where something was."""
+    """Why nothing was fitted; empty if T was fitted."""
 
     @classmethod
     def of(cls, logits: Logits, labels: Labels) -> "Calibration":
@@ -48,7 +48,7 @@ class Calibration:
 
 
 def decisions(logits: Logits, gold: NDArray[np.bool_]) -> tuple[Logits, NDArray[np.int64]]:
-    """Return the N·L choices between "no" and "yes" of labels that hold each by itself, as two classes.
+    """Return the N·L choices between "no" and "yes" of independent labels, as two classes.
 
     `logits` and `gold` are [N, L]. A softmax over 0 and a logit is the logit's sigmoid, at any temperature.
     """
@@ -57,10 +57,10 @@ def decisions(logits: Logits, gold: NDArray[np.bool_]) -> tuple[Logits, NDArray[
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """Return the T in 0.05..100 whose softmax(logits / T) is likeliest, given the DOUBTFUL examples.
+    """Return the T in 0.05..100 with the most likely softmax(logits / T), including the DOUBTFUL examples.
 
-    `logits` [N, C], `labels` [N]. T is below 1 only where MIN_ERRORS and MIN_GAIN are reached; it is 1 for no examples
-    or a single class. The loss is convex in 1/T, so a golden-section search finds its one minimum.
+    `logits` [N, C], `labels` [N]. T is below 1 only if MIN_ERRORS and MIN_GAIN are reached. It is 1 without examples,
+    or with a single class. The loss is convex in 1/T, so a golden-section search finds its only minimum.
     """
     if not len(labels) or logits.shape[1] < 2:
         return 1.0
@@ -73,7 +73,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
 
 def smoothed_loss(logits: Logits, labels: Labels) -> float:
-    """Return the mean cross-entropy in nats of `logits` [N, C] at smoothed labels, the DOUBTFUL examples among them."""
+    """Return the mean cross-entropy in nats of `logits` [N, C] at smoothed labels, with the DOUBTFUL examples."""
     doubt = DOUBTFUL / (len(labels) + DOUBTFUL)
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def smoothed_loss(logits: Logits, labels: Labels) -> float:
 
 
 def cross_fitted_temperatures(logits: Logits, labels: Labels, folds: int = FOLDS) -> NDArray[np.float64]:
-    """Return a temperature for each example [N], fitted on the other folds; the same ones each time."""
+    """Return a temperature for each example [N], fitted on the other folds; the folds are always the same."""
     fold = _folds(len(labels), folds)
     temperatures = np.ones(len(labels))
     for number in range(fold.max() + 1):
@@ -93,7 +93,7 @@ def cross_fitted_temperatures(logits: Logits, labels: Labels, folds: int = FOLDS
 
 
 def cross_fitted_error(logits: Logits, labels: Labels, folds: int = FOLDS) -> float | None:
-    """Return the expected calibration error where each score has a T that was fitted on other examples."""
+    """Return the expected calibration error of scores with a T that was fitted on other examples."""
     if len(labels) < 2:
         return None
     scaled = logits / cross_fitted_temperatures(logits, labels, folds)[:, None]
@@ -103,13 +103,13 @@ def cross_fitted_error(logits: Logits, labels: Labels, folds: int = FOLDS) -> fl
 
 def _remark(temperature: float, logits: Logits, labels: Labels) -> str:
     if not len(labels):
-        return "no validation examples, so no temperature was fitted: scores may be far too sure"
+        return "no validation examples, so no temperature was fitted: scores may be far too high"
     if temperature != 1.0 or logits.shape[1] < 2:
         return ""
     errors = int((logits.argmax(axis=1) != labels).sum())
     return (
         f"the temperature stays 1: {len(labels):,} validation examples with {errors:,} errors are too little evidence "
-        "to make scores more sure"
+        "for higher scores"
     )
 
 
@@ -120,13 +120,13 @@ def _may_sharpen(logits: Logits, labels: Labels, temperature: float) -> bool:
 
 
 def _folds(count: int, folds: int) -> NDArray[np.int64]:
-    """Return the fold of each example, by chance but the same ones each time."""
+    """Return the fold of each example: random, but always the same."""
     numbers = np.arange(count) % min(folds, count)
     return np.random.default_rng(0).permutation(numbers)
 
 
 def _minimum(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function with one minimum has it (golden-section search)."""
+    """Return the position of the only minimum of a function (golden-section search)."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     left_value, right_value = function(left), function(right)

@@ -1,4 +1,4 @@
-"""Early stopping: the best checkpoint of a run so far, and how long nothing was better."""
+"""Early stopping: the best checkpoint of a run so far, and the evaluations since."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from training.run.atomic_files import damage, recover_directory, write_directory
 from training.run.run_directory import copy_weights
 
 NONE = float("-inf")
-"""The value of no checkpoint."""
+"""The value before any checkpoint."""
 
 
 class Best:
@@ -29,11 +29,11 @@ class Best:
         return bool(self.patience) and self.since >= self.patience
 
     def offer(self, figures: dict[str, dict[str, float]], checkpoint: Checkpoint, step: int) -> None:
-        """Note the figures of `step`; with patience, write the checkpoint if none before was better."""
+        """Note the figures of `step`; with patience, write the checkpoint if it is the best so far."""
         value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
         self.since += 1
         self.since = 0 if value > self.value else self.since
-        if value >= self.value:  # of equals the last, whose steps were the smallest
+        if value >= self.value:  # the last of equal ones, because its steps were the smallest
             self.value, self.step = value, step
             if self.patience:
                 write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
@@ -46,9 +46,9 @@ class Best:
         return [self.value, self.since, self.step]
 
     def load(self, state: list[float]) -> None:
-        """Go on from `state`; raise TrainingError where the checkpoint that it is of is not what was written."""
+        """Continue from `state`; raise TrainingError if its checkpoint is damaged."""
         self.value, self.since = state[0], int(state[1])
-        self.step = int(state[2]) if len(state) > 2 else 0  # which older runs did not note
+        self.step = int(state[2]) if len(state) > 2 else 0  # older runs did not note it
         recover_directory(self.directory)
         if self.patience and self.value > NONE and (found := damage(self.directory)):
             raise TrainingError(

@@ -2,9 +2,9 @@
 
     python -m training finetune training/recipes/starter.toml --out RUN --set base=CHECKPOINT --set data=DIR
 
-Several heads are sampled in proportion to their `share`, a batch of one head a step, under one optimizer. A `corpus`
-keeps the pretraining heads alive in the mixture, for an encoder that learns other tasks forgets them. The same command
-again resumes.
+Each step is a batch of one head, sampled in proportion to its `share`, under one optimizer. A `corpus` keeps the
+pretraining heads in the mixture, because an encoder that learns other tasks forgets them. The same command resumes the
+run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,11 +53,11 @@ from training.text.file_formats import files_in
 from training.text.problem_types import as_problem, problem_of
 
 MIN_LENGTH = 8
-"""Tokens of a row that are worth training on."""
+"""Minimum tokens of a row."""
 
 
 def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
-    """Run, or go on with, the recipe; the finished checkpoint with its measured heads stands in `out`."""
+    """Run or resume the recipe; the finished checkpoint with its measured heads is in `out`."""
     processes = Processes()
     if processes.count > 1:
         raise TrainingError("finetune runs in one process; start it without torchrun")
@@ -66,7 +66,7 @@ def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
 
 
 def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint:
-    """The run, from the reading of its data to the measured heads."""
+    """Train, from reading the data to measuring the heads."""
     run = Run(out, recipe, processes, inputs(recipe))
     if run.finished:
         return read_checkpoint(out)
@@ -134,7 +134,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
 
 
 def learning(recipe: FinetuneRecipe, checkpoint: Checkpoint, device: torch.device) -> torch.optim.AdamW:
-    """Move all modules to the device, and return the optimizer over the weights that the recipe lets learn."""
+    """Move all modules to the device, and return the optimizer of the weights that the recipe trains."""
     for module in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
         module.to(device).train()
     checkpoint.encoder.requires_grad_(not recipe.freeze_encoder)
@@ -144,11 +144,11 @@ def learning(recipe: FinetuneRecipe, checkpoint: Checkpoint, device: torch.devic
 
 
 def tell_turns(recipe: FinetuneRecipe) -> None:
-    """Say which heads get no step, before hours are spent: they would be served as they began."""
+    """Warn of heads that get no step, before hours are spent: they would be served untrained."""
     drawn = {choose(recipe, step) for step in range(recipe.steps)}
     for name in recipe.heads.keys() - drawn:
         tell(
-            f"heads.{name} gets none of the {recipe.steps} steps by its share and stays as it began; raise steps, or "
+            f"heads.{name} gets none of the {recipe.steps} steps by its share, so it stays untrained; raise steps, or "
             f"heads.{name}.share"
         )
 
@@ -157,7 +157,7 @@ def tell_turns(recipe: FinetuneRecipe) -> None:
 
 
 def inputs(recipe: FinetuneRecipe) -> Iterator[Path]:
-    """What a run reads: base, corpus, and the files of its heads."""
+    """Yield the inputs of a run: base, corpus, and the files of its heads."""
     yield from map(Path, filter(None, (recipe.base, recipe.corpus)))
     for head in recipe.heads.values():
         files = [Path(recipe.data) / file for file in (*head.train, *head.validation)]
@@ -169,7 +169,7 @@ def read_files(recipe: FinetuneRecipe, head: HeadRecipe, files: Sequence[str]) -
 
 
 def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
-    """The examples that a head learns from, with those that are made of them."""
+    """Return the examples that a head learns from, including generated ones."""
     found: Any = read_files(recipe, head, head.train)
     if head.task == "qa" and head.unanswerable:
         found += unanswerable(found, head.unanswerable, np.random.default_rng(recipe.seed))
@@ -177,9 +177,9 @@ def training_set(recipe: FinetuneRecipe, head: HeadRecipe) -> list[Example]:
 
 
 def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoint:
-    """The base with the heads of the recipe: its own where they exist, else fresh; beside them those that stay.
+    """Return the base with the heads of the recipe, taken from the base or fresh, and with the heads that stay.
 
-    `sets` gets the labels in the form that each head learns.
+    The labels in `sets` get the form that each head learns.
     """
     checkpoint = start(recipe.pretraining) if recipe.corpus else read_base(Path(recipe.base))
     longest = checkpoint.config.max_position_embeddings
@@ -187,14 +187,14 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
     for name, head in recipe.heads.items():
         if not MIN_LENGTH <= head.max_length <= longest:
             raise RecipeError(
-                f"heads.{name}.max_length is {head.max_length}, expected {MIN_LENGTH} to {longest} as the base has "
-                "positions; change it"
+                f"heads.{name}.max_length is {head.max_length}, expected {MIN_LENGTH} to {longest}, the positions of "
+                "the base; change it"
             )
         if not sets[name]:
-            raise RecipeError(f"heads.{name}.train names no file, expected one of examples or more; add it")
+            raise RecipeError(f"heads.{name}.train names no file, expected at least one; add it")
         problem = head.problem_type or problem_of(sets[name])
         sets[name] = as_problem(sets[name], problem)
-        alone = [head.columns.get("label", "score")]  # of a regression
+        alone = [head.columns.get("label", "score")]  # the only label of a regression
         found = head.labels or (alone if problem == "regression" else labels_of(sets[name]))
         goes_on = name in known and goes_on_from(known[name].spec, head, found, problem)
         fewest = 2 if problem == "single_label_classification" else 1
@@ -210,7 +210,7 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
             start_at_frequencies(name, heads[name].module, heads[name].spec, labels)
         if name in known and not goes_on:
             before = known[name].spec
-            other = f"that of the base is of {before.task} with {', '.join(before.labels)}"
+            other = f"the head of the base is for {before.task} with {', '.join(before.labels)}"
             tell(f"heads.{name} is trained from new weights: {other}")
     kept = {name: known[name] for name in known if recipe.freeze_encoder or (recipe.corpus and name in SPECS)}
     checkpoint.heads = kept | heads if recipe.freeze_encoder else heads | kept
@@ -218,9 +218,9 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
 
 
 def goes_on_from(known: HeadSpec, recipe: HeadRecipe, labels: list[str], problem: ProblemType) -> bool:
-    """Whether a head of the base can learn this on: in the order of its labels, some of which may not be met.
+    """Tell whether a head of the base can continue with these labels, in its order; some of its labels may be missing.
 
-    One label of a cross-encoder can go on as a label that is true or not, for that is what its sigmoid means.
+    The single label of a cross-encoder can continue as a label that is true or false: its sigmoid means that.
     """
     if known.task != recipe.task or known.usual_function != replace(known, problem_type=problem).usual_function:
         return False
@@ -239,14 +239,14 @@ def fresh_head(recipe: HeadRecipe, labels: list[str], checkpoint: Checkpoint, pr
 
 
 def spec_of(recipe: HeadRecipe, labels: list[str], defaults: dict[str, Any], problem: ProblemType) -> HeadSpec:
-    """What a head is that learns by `recipe`, whose own defaults come last.
+    """Return the specification of a head that learns by `recipe`, whose defaults override others.
 
-    A label of which several may hold is that of a text if it is that of one of its windows.
+    A multi-label head gives a text every label of any of its windows.
     """
     windows = {"window_scores": "maximum"} if problem == "multi_label_classification" else {}
     defaults = DEFAULTS.get(recipe.task, {}) | windows | defaults | recipe.defaults
     if recipe.task == "tag" and "pieces" not in recipe.defaults:
-        defaults |= DEFAULTS["tag"]  # also a head that read first pieces learns all of them from now on
+        defaults |= DEFAULTS["tag"]  # a head that read only first pieces learns all pieces from now on
     sentences: Literal["one", "several"] = "several" if recipe.joined else "one"
     trained = Trained(max_length=recipe.max_length, sentences=sentences if recipe.task == "tag" else None)
     return HeadSpec(recipe.task, labels, defaults, trained=trained, problem_type=problem)
@@ -262,7 +262,7 @@ def validate(
     validation: dict[str, list[Example]],
     limit: int,
 ) -> dict[str, dict[str, float]]:
-    """Figures of every head, each on an even spread of `limit` examples."""
+    """Return the figures of every head, each on `limit` evenly spread examples."""
     figures = {}
     for name, examples in validation.items():
         every = max(1, len(examples) // limit)
@@ -280,9 +280,9 @@ def reported(
     calibrations: dict[str, Calibration],
     directory: Path,
 ) -> dict[str, dict[str, float]]:
-    """Figures of the finished heads; the report of each is written below `directory`, and told.
+    """Return the figures of the finished heads; write the report of each below `directory`, and print it.
 
-    A calibration error is that of examples that the temperature was not fitted on.
+    Calibration errors come from examples that the temperature was not fitted on.
     """
     figures = {}
     for name, examples in validation.items():
@@ -300,7 +300,7 @@ def reported(
 def fitted(
     predictor: CheckpointPredictor, name: str, spec: HeadSpec, recipe: FinetuneRecipe, examples: Sequence[Example]
 ) -> HeadSpec:
-    """What a head is once its threshold of no answer is found on its validation data, if it has one."""
+    """Return a head with its no-answer threshold, fitted on its validation data, if it needs one."""
     head = recipe.heads[name]
     if spec.task != "qa" or "no_answer_threshold" in head.defaults:
         return spec
@@ -310,7 +310,7 @@ def fitted(
 def no_answer(
     predictor: CheckpointPredictor, name: str, head: HeadRecipe, examples: Sequence[Any], seed: int
 ) -> dict[str, float]:
-    """The default that says when there is no answer; where validation data has only answers, questions are made."""
+    """Return the default no-answer threshold; if all validation questions are answerable, others are generated."""
     asked = list(examples)
     if head.unanswerable and all(example.answers for example in asked):
         asked += unanswerable(asked, head.unanswerable, np.random.default_rng(seed))
@@ -325,10 +325,10 @@ def no_answer(
 
 
 def calibrated(predictor: CheckpointPredictor, name: str, examples: Sequence[Example]) -> Calibration:
-    """Calibrate a classifier on its validation data (Guo et al., 2017), of the lengths that it will be asked.
+    """Calibrate a classifier on its validation data (Guo et al., 2017), with rows as they are served.
 
-    A number has no certainty, so a regression keeps the temperature 1. Labels of which several may hold share one
-    temperature, fitted on their decisions between yes and no.
+    A number has no probability, so a regression keeps the temperature 1. Multi-label heads have one temperature for all
+    labels, fitted on their decisions between yes and no.
     """
     spec = predictor.head(name)
     if spec.problem_type == "regression":

@@ -1,4 +1,4 @@
-"""What a finetuning run is: its base, its heads, and how they share the steps."""
+"""The recipe of a finetuning run: its base, its heads, and their shares of the steps."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,108 +14,108 @@ from training.run.precision import Precision
 from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 RESERVED = ("pretraining", *SPECS)
-"""Names of the steps of a corpus, and of their heads."""
+"""Reserved names: the steps of a corpus, and its heads."""
 
 DEFAULTS: dict[TaskName, dict[str, Any]] = {
     "classify": {"truncation": "windows", "window_scores": "mean"},
     "tag": {"pieces": "joint"},
 }
-"""Of heads that learn here. A text longer than the rows of training is read in windows: on texts of some 200 tokens the
-starter's sentiment, which learned from sentences, was right for 0.83 of them by windows, for 0.64 by one row."""
+"""Defaults of heads, by task. A text longer than the rows of training is read in windows. On texts of about 200 tokens,
+the starter's sentiment, which learned from sentences, was right for 83 % with windows, and for 64 % with one row."""
 
 
 @dataclass(frozen=True)
 class HeadRecipe:
-    """One labelled head of a finetuning run."""
+    """The recipe of one head."""
 
     task: TaskName
     train: list[str]
-    """Files of examples, or folders of them, below `data` where that is set."""
+    """Files or folders of examples, below `data` if that is set."""
     validation: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
-    """Which column of the files is which field, such as {text = "sentence"}; usual names are known."""
+    """Columns of the fields, such as {text = "sentence"}; usual names are known."""
     skip_broken: NonNegativeInt = 0
-    """Broken rows that are skipped, of training and of validation each."""
+    """Maximum broken rows that are skipped, in training and in validation each."""
     labels: list[str] = field(default_factory=list)
     """In the order of the logits; found in the training data if empty."""
     problem_type: ProblemType | None = None
-    """Of classify and pair: what the labels are; by their form if it is not set (training/text/problem_types.py)."""
+    """For classify and pair: the problem type; default: from the form of labels (training/text/problem_types.py)."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Parameters whose default this head changes."""
+    """Default parameters of this head that differ from those of its task."""
     share: Positive = 1.0
-    """How often a step is of this head, in proportion to the shares of all."""
+    """Share of the steps of this head, relative to the shares of all heads."""
     batch_size: PositiveInt = 32
     max_length: PositiveInt = 128
-    """Longer examples are cut (classify, pair) or fall into windows (tag, qa)."""
+    """Maximum tokens of a row; longer examples are cut (classify, pair) or read in windows (tag, qa)."""
     joined: bool = True
-    """Of tag: learn from rows of several sentences too, joined at random; without it /tag cuts where sentences end."""
+    """For tag: also learn from randomly joined sentences; without it, /tag splits texts into sentences."""
     unanswerable: NotNegative = 0.0
-    """Of qa: questions to add that a like context does not answer, in proportion to those with an answer."""
+    """For qa: share of questions to add that a similar context does not answer, relative to those with an answer."""
     class_weights: Share = 0.0
-    """How much more an example of a rare class counts: its weight is the inverse of the frequency to this power."""
+    """Exponent of class weights: an example weighs the inverse of its class frequency to this power."""
     licence: str = ""
-    """Of its data, for the model card, such as "CC BY 4.0"."""
+    """Licence of its data, for the model card, such as "CC BY 4.0"."""
     consistency: NotNegative = 0.0
-    """Weight of the distance between two passes, which costs a second one (R-Drop, arXiv 2106.14448); wants dropout."""
+    """Weight of the distance between two passes with dropout (R-Drop, arXiv 2106.14448); it needs an extra pass."""
 
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """What a finetuning run is."""
+    """The recipe of a finetuning run."""
 
     base: str
-    """Checkpoint to start from; heads of the same name go on from theirs."""
+    """Checkpoint or bundle to start from; its heads with names of this recipe continue learning."""
     heads: dict[str, HeadRecipe]
     data: str = ""
     corpus: str | None = None
-    """Keeps the heads fill-mask and nsp learning beside the others."""
+    """Corpus that keeps the heads fill-mask and nsp in the mixture."""
     corpus_share: Positive = 1.0
     corpus_batch_size: PositiveInt = 32
     corpus_mask_rate: float = 0.15
-    """Share of the corpus' tokens that are selected, as `mask_rate` of pretraining."""
+    """Share of masked tokens in steps of the corpus, like `mask_rate` of pretraining."""
     corpus_rotate: NonNegativeInt = 1
-    """Epoch of the corpus to begin with: 0 is what pretraining began with."""
+    """First epoch of the corpus; pretraining starts with 0."""
     steps: PositiveInt = 1000
     epochs: NotNegative = 0.0
-    """Passes over the rows of all heads, in place of `steps` and of every `share`; an evaluation follows each pass."""
+    """Passes over the rows of all heads; replaces `steps` and every `share`. An evaluation follows each pass."""
     rate: Positive = 5e-5
     head_rate: Positive = 5e-4
-    """Peak rate of heads that the base lacks, which have further to go than the encoder."""
+    """Peak rate of heads that the base lacks; they must learn more than the encoder."""
     probe: bool = False
-    """Fit fresh classifiers of one label to the base's vectors before the first step (probe.py)."""
+    """Fit fresh single-label classifiers to the base's vectors before the first step (probe.py)."""
     freeze_embeddings: bool = False
-    """Keep the word embedding as the base has it (see PretrainRecipe)."""
+    """Keep the word embedding of the base (see PretrainRecipe)."""
     freeze_encoder: bool = False
-    """Keep all of the encoder: the heads learn to read it, and those of the base that are not named here stay too."""
+    """Keep the encoder; only the heads learn. Heads of the base that are not named here stay too."""
     warmup: Share = 0.06
     weight_decay: NotNegative = 0.01
     clip: Positive = 1.0
     dropout: Dropout = 0.1
     attention_dropout: Dropout = 0.1
-    """Of attention's probabilities; dear on CPU: 2,000 tokens/s with it, 3,500 without, at 200 tokens a row."""
+    """Dropout of attention probabilities; slow on CPU: 2,000 tokens/s with it, 3,500 without, at 200 tokens per row."""
     corpus_dropout: Dropout = 0.0
-    """Of steps of the corpus, whose rows are seldom seen twice (cramming, arXiv 2212.14034)."""
+    """Dropout in steps of the corpus, whose rows seldom repeat (cramming, arXiv 2212.14034)."""
     precision: Precision = "fp32"
-    """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
+    """Precision of the forward and backward pass; bf16 for processors with AVX-512 BF16 or AMX, and GPUs."""
     seed: Seed = 0
     threads: Threads = 0
     save_every: PositiveInt = 500
     evaluate_every: PositiveInt = 500
     evaluate_examples: PositiveInt = 500
-    """Examples a head at each evaluation on the way; the last one takes all."""
+    """Examples per head at each evaluation during the run; the last evaluation uses all."""
     patience: NonNegativeInt = 0
-    """Stop after so many evaluations without a better mean of the headline figures, and keep the best; 0 = never."""
+    """Stop after this many evaluations without a better mean of headline figures, and keep the best; 0 = never."""
 
     def __post_init__(self) -> None:
         if not self.heads:
-            raise RecipeError("heads is empty, expected one table [heads.NAME] or more; add one")
+            raise RecipeError("heads is empty, expected at least one table [heads.NAME]; add one")
         for name, head in self.heads.items():
             if not re.fullmatch(NAME, name):
                 raise RecipeError(f"heads.{name}: expected a name of letters, digits, '.', '_' and '-'; rename it")
             if head.task == "fill-mask":
-                raise RecipeError(f"heads.{name}.task is fill-mask, which learns from text alone; set corpus instead")
+                raise RecipeError(f"heads.{name}.task is fill-mask, which needs no labels; set corpus instead")
             if self.corpus and name in RESERVED:
-                raise RecipeError(f"heads.{name} is what a corpus trains, expected another name beside one; rename it")
+                raise RecipeError(f"heads.{name} is trained by a corpus, expected another name; rename it")
             if head.labels and head.task == "qa":
                 raise RecipeError(f"heads.{name}.labels are given, but qa has none; leave them out")
             if head.problem_type and head.task not in ("classify", "pair"):
@@ -129,20 +129,20 @@ class FinetuneRecipe:
                     "leave them out"
                 )
             if head.labels and not (all(map(str.strip, head.labels)) and len(set(head.labels)) == len(head.labels)):
-                raise RecipeError(f"heads.{name}.labels are {head.labels[:8]}, expected each to be a text of its own")
+                raise RecipeError(f"heads.{name}.labels are {head.labels[:8]}, expected different, non-empty texts")
             if head.consistency and not (self.dropout or self.attention_dropout):
                 raise RecipeError(
                     f"heads.{name}.consistency is {head.consistency}, but without dropout two passes are the same; "
                     "set dropout, or consistency = 0"
                 )
         if self.epochs and self.corpus:
-            raise RecipeError(f"epochs is {self.epochs:g}, but a corpus has no end that counts; set steps instead")
+            raise RecipeError(f"epochs is {self.epochs:g}, but a corpus has no epochs here; set steps instead")
         if self.patience and not all(head.validation for head in self.heads.values()):
             raise RecipeError("patience needs validation files for every head; add them or set patience = 0")
 
     @property
     def pretraining(self) -> PretrainRecipe:
-        """Of the steps of the corpus."""
+        """The recipe of the steps of the corpus."""
         return PretrainRecipe(
             corpus=self.corpus or "",
             base=self.base,

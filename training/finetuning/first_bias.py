@@ -1,8 +1,8 @@
-"""Where a fresh head begins: with the answer that is right without reading the text.
+"""The initial bias of a fresh head: the best answer without reading the text.
 
-Otherwise the first steps are spent on the frequency of each label, or on the mean of the numbers (Karpathy's "init
-well"; Lin et al., 2017, section 4.1, for sigmoids). That matters most for numbers: Adam moves a bias by one rate per
-step, so a mean of 50 would be thousands of steps away.
+Otherwise the first steps only learn the frequency of each label, or the mean of the numbers (Karpathy's "init well";
+Lin et al., 2017, section 4.1, for sigmoids). This matters most for numbers: Adam changes a bias by one rate per step,
+so a mean of 50 would take thousands of steps.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from training.evaluation.multi_label import truth_of
 from training.run.progress import tell
 
 MAX_SPREAD = 10.0
-"""Standard deviation of numbers that a head of the default rates can learn in some hundred steps."""
+"""Maximum standard deviation of numbers that a head with default rates learns in some hundred steps."""
 
 
 def start_at_frequencies(name: str, module: nn.Module, spec: HeadSpec, labels: Sequence[object]) -> None:
-    """Set the bias of the last layer by the `labels` of the training data; heads of competing labels start at 0."""
+    """Set the bias of the last layer from the `labels` of the training data; exclusive classes start at 0."""
     if spec.problem_type == "single_label_classification":
         return
     if spec.problem_type == "regression":
@@ -39,7 +39,7 @@ def start_at_frequencies(name: str, module: nn.Module, spec: HeadSpec, labels: S
 
 
 def log_odds(truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the logit of each label's frequency, [L] of [N, L], as if each had been true and false once more."""
+    """Return the logit of each label's frequency, [L] from [N, L], as if each was true and false once more."""
     true = truth.sum(axis=0) + 1
     odds: NDArray[np.float64] = np.log(true / (len(truth) + 2 - true))
     return odds

@@ -1,8 +1,8 @@
-"""From which probability on a label should be taken as true: the threshold of the best F1 of each, on validation data.
+"""The threshold with the best F1 of each label, on validation data.
 
-The thresholds stand in the metrics of a head, and not in its defaults: /classify answers with all labels, as
-transformers does, and a label that a default left out would be missing without a word. A client sends the object of
-GET /heads/{head} as `threshold` where it wants decisions.
+The thresholds are in the metrics of a head, not in its defaults. /classify answers with all labels, as transformers
+does, and a default threshold would silently leave labels out. A client that needs decisions sends the object of
+GET /heads/{head} as `threshold`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from training.evaluation.multi_label import score_table, truth_of
 from training.evaluation.predictors import AnyPredictor, input_of
 
 USUAL = 0.5
-"""Threshold of a label that too few texts have, or lack."""
+"""Threshold of a label that too few texts have or lack."""
 
 
 def fit_thresholds(predictor: AnyPredictor, head: str, examples: Sequence[Any]) -> dict[str, dict[str, float]]:

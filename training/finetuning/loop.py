@@ -1,4 +1,4 @@
-"""The loop of finetuning: a batch of one head per step, and at their times a look at the figures and a checkpoint."""
+"""The loop of finetuning: one batch of one head per step, with regular evaluations and checkpoints."""
 
 import time
 from collections import Counter
@@ -23,7 +23,7 @@ from training.run.run_directory import Run, seed_step
 from training.run.start_from import set_dropout
 
 LOG_EVERY = 20
-"""Steps whose mean loss is one point of the curves; fewer in a run that is short."""
+"""Steps per point of the curves; fewer in a short run."""
 MIN_POINTS = 20
 
 
@@ -40,7 +40,7 @@ class Loop:
         best: Best,
         evaluate: Callable[[], dict[str, dict[str, float]]],
     ) -> None:
-        """`sources` gives the loss and the tokens of the next batch of each head, `evaluate` figures on the way."""
+        """`sources` returns loss and tokens of the next batch of each head, `evaluate` the current figures."""
         self.recipe, self.run, self.checkpoint, self.optimizer = recipe, run, checkpoint, optimizer
         self.sources, self.best, self.evaluate = sources, best, evaluate
         self.log_every = max(1, min(LOG_EVERY, recipe.steps // MIN_POINTS))
@@ -49,7 +49,7 @@ class Loop:
         self.tokens, self.began, self.norm = 0, time.monotonic(), 0.0
 
     def go_on(self, done: int) -> int:
-        """Run the steps from `done` on, up to the last or to the end of patience; return how many are done."""
+        """Run the steps after `done`, to the last or until early stopping; return the number of finished steps."""
         recipe, interruption = self.recipe, Interruption()
         self.taken = Counter(choose(recipe, step) for step in range(done))
         bar = StepBar(recipe.steps, done)
@@ -85,7 +85,7 @@ class Loop:
         self.norm = float(nn.utils.clip_grad_norm_(self.weights, recipe.clip))
         share = schedule(step, recipe.steps, round(recipe.warmup * recipe.steps))
         set_rates(self.optimizer, share * recipe.rate, share * recipe.head_rate)
-        check_finite({f"loss/{name}": value.item(), "grad_norm": self.norm}, step)  # before it reaches the weights
+        check_finite({f"loss/{name}": value.item(), "grad_norm": self.norm}, step)  # before the weights change
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.setdefault(name, []).append(value.item())
@@ -93,7 +93,7 @@ class Loop:
         self.taken[name] += 1
 
     def log(self, done: int) -> list[str]:
-        """Note the means since the last time; return what the bar says: where the run is, and its best figure."""
+        """Write the means since the last call; return what the bar shows: the position and the best figure."""
         values = {f"loss/{name}": float(np.mean(losses)) for name, losses in self.losses.items()}
         rate = self.optimizer.param_groups[0]["lr"]
         speed = self.tokens / (time.monotonic() - self.began)
@@ -104,7 +104,7 @@ class Loop:
         return [place(self.recipe, done), *best, *heads]
 
     def look(self, done: int) -> None:
-        """Measure the heads on the way."""
+        """Measure the heads during the run."""
         figures = self.evaluate()
         self.run.log_figures(done, figures)
         self.best.offer(figures, self.checkpoint, done)

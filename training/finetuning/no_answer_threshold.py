@@ -1,8 +1,7 @@
-"""When a head for questions should say that there is no answer: the threshold, found on validation data.
+"""The threshold above which a question-answering head gives no answer, fitted on validation data.
 
-The threshold is compared with the logit of no answer minus that of the best span (run_squad.py calls the difference
-`score_diff`). It is chosen for the mean of what it does to both kinds of questions, so that it does not depend on how
-many of each the data happens to have.
+It is compared with the logit of no answer minus that of the best span (`score_diff` in run_squad.py). It is chosen for
+the mean of both kinds of questions, so it does not depend on the number of each kind in the data.
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from training.evaluation.metrics import answer_f1
 from training.text.examples import QuestionExample
 
 MIN_EXAMPLES = 20
-"""Questions of each kind that a threshold is fitted on; a few would choose it by chance."""
+"""Minimum questions of each kind for fitting; with few, the threshold would be random."""
 
 
 def fit_no_answer(predictor: LocalPredictor, head: str, examples: Sequence[QuestionExample]) -> float | None:
-    """Return the threshold for `head` on `examples`; None where there are too few with or without an answer."""
+    """Return the threshold for `head` on `examples`; None if too few have or lack an answer."""
     answerable = np.array([bool(example.answers) for example in examples], dtype=bool)
     if min(answerable.sum(), (~answerable).sum()) < MIN_EXAMPLES:
         return None
@@ -37,19 +36,19 @@ def fit_no_answer(predictor: LocalPredictor, head: str, examples: Sequence[Quest
 
 
 def best_threshold(margins: NDArray[np.floating], scores: NDArray[np.floating], answerable: NDArray[np.bool_]) -> float:
-    """Return the threshold [a number] of the best mean of answerable F1 and unanswerable accuracy.
+    """Return the threshold with the best mean of answerable F1 and unanswerable accuracy.
 
-    `margins`, `scores` (the F1 of the best span) and `answerable` are [questions]. Between two margins every threshold
-    is the same; the middle is returned, of the widest gap among equals.
+    `margins`, `scores` (the F1 of the best span) and `answerable` are [questions]. All thresholds between two margins
+    are equivalent; the middle of the widest gap among the best is returned.
     """
     order = np.argsort(margins, kind="stable")
     margins = margins[order]
     gain = np.where(answerable[order], scores[order] / answerable.sum(), 0.0)  # of answering those up to here
     loss = np.where(answerable[order], 0.0, 1 / (~answerable).sum())
-    means = np.concatenate([[0.0], np.cumsum(gain - loss)])  # how many margins are answered, from none to all
+    means = np.concatenate([[0.0], np.cumsum(gain - loss)])  # number of answered questions, from none to all
     edges = np.concatenate([[margins[0] - 1], margins, [margins[-1] + 1]])
     widths = np.diff(edges)
-    usable = widths > 0  # equal margins cannot be told apart
+    usable = widths > 0  # equal margins cannot be separated
     best = np.flatnonzero(usable & (means >= means[usable].max() - 1e-12))
     chosen = int(best[widths[best].argmax()])
     return float((edges[chosen] + edges[chosen + 1]) / 2)

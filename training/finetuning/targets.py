@@ -1,6 +1,6 @@
-"""Labelled examples as a head learns from them: rows of the encoder, targets of its logits, and the loss.
+"""Training data of a head: rows of the encoder, targets of its logits, and the loss.
 
-Rows come from the task code of models/, so that a head is trained on exactly what it is served.
+Rows come from the task code of models/, so a head is trained on exactly the rows that it gets in service.
 """
 
 from bisect import bisect_left, bisect_right
@@ -25,21 +25,21 @@ from training.text.examples import Example, Label, PairExample, QuestionExample,
 from training.text.problem_types import as_problem
 
 UNLIKELY = -1e4
-"""Logit of a position that a row does not have: its probability is 0, and its logarithm still a number."""
+"""Logit of a position that a row does not have: its probability is 0, and its logarithm is finite."""
 
 
 class Target(NamedTuple):
-    """A row, and what its positions should answer.
+    """A row, and the targets of its positions.
 
-    classify, pair: one label; of a multi-label head 1 or 0 for each of its labels; of a regression the number · tag: a
-    label for each position · qa: the indices of start and end into the row's positions.
+    classify, pair: one label; for a multi-label head 1 or 0 per label; for a regression the number.
+    tag: one label per position. qa: the indices of start and end among the row's positions.
     """
 
     row: Row
     labels: list[Any]
-    """Integers, of a regression a float."""
+    """Integers; a float for a regression."""
     cut: int = 0
-    """Tokens that the row has no room for."""
+    """Tokens that did not fit into the row."""
 
 
 def targets(examples: Sequence[Example], spec: HeadSpec, tokenizer: Tokenizer, max_length: int) -> list[Target]:
@@ -66,7 +66,7 @@ def text_targets(task: Any, example: TextExample, numbers: dict[str, int]) -> li
 
 
 def expected(head: HeadSpec, label: Label, numbers: dict[str, int]) -> list[Any]:
-    """Return what a classifier should answer, as Target has it; raise KeyError for a label that it lacks."""
+    """Return the target of a classifier; raise KeyError for an unknown label."""
     if head.problem_type == "regression":
         return [float(label)]  # type: ignore[arg-type]
     if head.problem_type == "multi_label_classification":
@@ -76,7 +76,7 @@ def expected(head: HeadSpec, label: Label, numbers: dict[str, int]) -> list[Any]
 
 
 def one_row(task: Any) -> Any:
-    """Parameters by which an example is one row: it has one label, and which of its windows shows why is not known."""
+    """Parameters that make an example one row: it has one label, and nobody knows which window shows it."""
     parameters = task.parse_parameters({})
     return task.parse_parameters({"truncation": "right"}) if parameters.truncation == "windows" else parameters
 
@@ -88,7 +88,7 @@ def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> li
 
 
 def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
-    """The rows of a text, whose words have the tags given, and further pieces of a word the tag that continues it."""
+    """Return the rows of a text with the given tags of words; further pieces of a word get the continuing tag."""
     parameters = task.parse_parameters({})
     if isinstance(example, SpannedText):
         encoded = task.encode(example.text, parameters)
@@ -106,7 +106,7 @@ def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[s
 
 
 def tags_of(units: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> list[str]:
-    """Return the BIO tag of each unit: B- for the first that shares a character with a span, I- for the others."""
+    """Return the BIO tag of each unit: B- for the first that overlaps a span, I- for the others."""
     tags = ["O"] * len(units)
     starts, ends = [start for start, _ in units], [end for _, end in units]
     for start, end, name in spans:
@@ -116,9 +116,9 @@ def tags_of(units: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, st
 
 
 def joined(found: Sequence[Target], max_length: int, rng: np.random.Generator) -> list[Target]:
-    """Join rows in a random order to rows of up to `max_length` tokens, each up to a length drawn from it.
+    """Join rows in a random order to rows of random lengths up to `max_length` tokens.
 
-    A tagger is asked about documents, where it meets several sentences in one row.
+    In service, a tagger reads documents, with several sentences in one row.
     """
     rows: list[Target] = []
     group: list[Target] = []
@@ -136,7 +136,7 @@ def joined(found: Sequence[Target], max_length: int, rng: np.random.Generator) -
 
 
 def join(group: Sequence[Target]) -> Target:
-    """One row [CLS] a b … [SEP] of several [CLS] a [SEP], with their labels."""
+    """Return one row [CLS] a b … [SEP] from several rows [CLS] a [SEP], with their labels."""
     cls, sep = group[0].row.input_ids[0], group[0].row.input_ids[-1]
     ids: list[int] = [cls]
     positions: list[int] = []
@@ -167,10 +167,10 @@ ENCODERS: dict[TaskName, Callable[[Any, Any, dict[str, int]], list[Target]]] = {
 def batch_loss(
     spec: HeadSpec, logits: Tensor, batch: Sequence[Target], weight: float = 0.0, of_classes: Tensor | None = None
 ) -> Tensor:
-    """Mean loss of a head's logits [positions of all rows, C] on a batch: cross-entropy, or the squared error.
+    """Return the mean loss of logits [positions of all rows, C] on a batch: cross-entropy, or the squared error.
 
-    `of_classes` [C] weighs the classes of a head whose labels exclude each other (see `class_weights`). With a
-    `weight`, the batch stands in it twice, and the distance of the two passes is added (see `consistency`).
+    `of_classes` [C] has the weights of exclusive classes (see `class_weights`). With a `weight`, the logits contain the
+    batch twice, and the distance of the two passes is added (see `consistency`).
     """
     if spec.problem_type == "regression":
         value = F.mse_loss(logits, torch.tensor([target.labels for target in batch], device=logits.device))
@@ -183,17 +183,17 @@ def batch_loss(
 
 
 def sides(logits: Tensor) -> Tensor:
-    """Log probabilities [N·L, 2] of "no" and "yes" for labels that hold each by itself, of logits [N, L].
+    """Return the log probabilities [N·L, 2] of "no" and "yes" for independent labels with logits [N, L].
 
-    The loss of these lines is the binary cross-entropy with logits.
+    The loss of these rows is the binary cross-entropy with logits.
     """
     return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1).flatten(0, 1)
 
 
 def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -> Tensor:
-    """Lines [labels of the batch, choices] of logits [positions of all rows, C].
+    """Return a matrix [labels of the batch, choices] from logits [positions of all rows, C].
 
-    A choice is a class, or for qa a position of the row, of whose two labels, start and end, each has a line.
+    A choice is a class, or for qa a position of the row; start and end are two labels.
     """
     if task != "qa":
         return logits.log_softmax(-1)
@@ -203,28 +203,27 @@ def log_probabilities(task: TaskName, logits: Tensor, batch: Sequence[Target]) -
 
 
 def loss(lines: Tensor, batch: Sequence[Target], of_classes: Tensor | None = None) -> Tensor:
-    """Mean loss of the log probabilities of a batch; of qa it is (start + end) / 2 (run_squad.py:660)."""
+    """Return the mean loss of the log probabilities of a batch; for qa (start + end) / 2 (run_squad.py:660)."""
     labels = torch.tensor([label for target in batch for label in target.labels], device=lines.device)
     return F.nll_loss(lines, labels, weight=of_classes)
 
 
 def class_weights(spec: HeadSpec, found: Sequence[Target], power: float) -> Tensor | None:
-    """Return the weights [C] of classes by how often they are a label, (mean count / count) ** power; None for power 0.
+    """Return the weights [C] of classes, (mean count / count) ** power; None for power 0.
 
-    A class without an example weighs as one with a single example. Raise RecipeError for a head without classes that
-    exclude each other.
+    A class without examples weighs like a class with one. Raise RecipeError for a head without exclusive classes.
     """
     if not power:
         return None
     if spec.task == "qa" or spec.problem_type != "single_label_classification":
         kind = spec.task if spec.task == "qa" else spec.problem_type
-        raise RecipeError(f"class_weights is {power} for {kind}, expected classes that exclude each other; set it to 0")
+        raise RecipeError(f"class_weights is {power} for {kind}, expected exclusive classes; set it to 0")
     counts = np.bincount([label for target in found for label in target.labels], minlength=len(spec.labels))
     return torch.from_numpy((counts.mean() / np.maximum(counts, 1)) ** power).float()
 
 
 def consistency(lines: Tensor) -> Tensor:
-    """Distance of two passes over the same rows, each a half of the lines: the mean KL divergence, both ways.
+    """Return the distance of two passes over the same rows, one in each half: the mean KL divergence, both ways.
 
     Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
     """

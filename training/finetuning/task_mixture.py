@@ -1,7 +1,7 @@
-"""The mixture that a finetuning run learns from: whose turn a step is, and the loss of its next batch.
+"""The mixture of tasks in a finetuning run: chooses the head of each step, and computes the loss of its next batch.
 
-Turns and the order of the examples depend on (seed, step) and (seed, epoch) alone, so a resume passes over what was
-seen.
+The choice depends only on (seed, step), and the order of examples only on (seed, epoch). So a resume can skip the
+finished steps.
 """
 
 import itertools
@@ -28,13 +28,13 @@ from training.text.corpus import Corpus
 from training.text.examples import Example
 
 MAX_EVALUATIONS = 10
-"""Of a run that counts epochs: passes over a few dozen rows take less time than the evaluation after each."""
+"""Minimum steps between evaluations of a run in epochs: passes over few rows are faster than an evaluation."""
 CHUNK = 50
-"""Batches that are sorted by length together: little padding, and still a random order."""
+"""Batches that are sorted by length together: little padding, but still a random order."""
 
 
 def in_steps(recipe: FinetuneRecipe, encoded: Mapping[str, Sequence[Target]]) -> FinetuneRecipe:
-    """A recipe that counts steps: epochs become as many as the batches of all heads, and shares as those of each."""
+    """Return a recipe in steps: an epoch has the batches of all heads, and shares follow the batches of each."""
     if not recipe.epochs:
         return recipe
     batches = {name: math.ceil(len(encoded[name]) / head.batch_size) for name, head in recipe.heads.items()}
@@ -45,7 +45,7 @@ def in_steps(recipe: FinetuneRecipe, encoded: Mapping[str, Sequence[Target]]) ->
 
 
 def choose(recipe: FinetuneRecipe, step: int) -> str:
-    """Draw the head of a step in proportion to the shares; depends on (seed, step) alone."""
+    """Draw the head of a step in proportion to the shares; depends only on (seed, step)."""
     shares = {name: head.share for name, head in recipe.heads.items()}
     if recipe.corpus:
         shares["pretraining"] = recipe.corpus_share
@@ -55,7 +55,7 @@ def choose(recipe: FinetuneRecipe, step: int) -> str:
 
 
 def dropouts(recipe: FinetuneRecipe, name: str) -> tuple[float, float]:
-    """Of the hidden vectors and of attention, in a step of this head."""
+    """Return the dropouts of hidden vectors and of attention, in a step of this head."""
     if name == "pretraining":
         return recipe.corpus_dropout, recipe.corpus_dropout
     return recipe.dropout, recipe.attention_dropout
@@ -64,7 +64,7 @@ def dropouts(recipe: FinetuneRecipe, name: str) -> tuple[float, float]:
 def encode_sets(
     recipe: FinetuneRecipe, checkpoint: Checkpoint, sets: dict[str, list[Example]]
 ) -> dict[str, list[Target]]:
-    """The rows that each head learns from."""
+    """Return the rows that each head learns from."""
     rows: dict[str, list[Target]] = {}
     for name, head in recipe.heads.items():
         encoded = targets(sets[name], checkpoint.heads[name].spec, checkpoint.tokenizer, head.max_length)
@@ -82,9 +82,9 @@ def encode_sets(
 def build_sources(
     recipe: FinetuneRecipe, checkpoint: Checkpoint, encoded: dict[str, list[Target]], step: int
 ) -> dict[str, Any]:
-    """For each head a function that gives the loss of its next batch and the tokens in it.
+    """Return for each head a function that returns the loss of its next batch and its tokens.
 
-    After a resume the batches of the steps before `step` are passed over, so that the order is the same.
+    After a resume, the batches of the steps before `step` are skipped, so the order is the same.
     """
     drawn = [choose(recipe, before) for before in range(step)]
     sources: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def build_sources(
 
 
 def stream(encoded: list[Target], head: HeadRecipe, seed: int) -> Iterator[list[Target]]:
-    """Yield batches of like length, epoch after epoch, each in an order drawn from (seed, epoch)."""
+    """Yield batches of similar lengths, epoch by epoch, in an order that depends on (seed, epoch)."""
     lengths = np.array([len(target.row.input_ids) for target in encoded])
     for epoch in itertools.count():
         for batch in epoch_batches(lengths, head.batch_size, np.random.default_rng([seed, epoch])):
@@ -113,7 +113,7 @@ def stream(encoded: list[Target], head: HeadRecipe, seed: int) -> Iterator[list[
 
 
 def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Cut one epoch into batches: shuffle, sort by length within chunks, shuffle the batches."""
+    """Divide one epoch into batches: shuffle, sort by length within chunks, shuffle the batches."""
     order = rng.permutation(len(lengths))
     chunks = [order[i : i + CHUNK * size] for i in range(0, len(order), CHUNK * size)]
     ordered = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in chunks]
@@ -136,7 +136,7 @@ def labelled_source(
 
 
 def run_encoder(checkpoint: Checkpoint, batch: Sequence[Target]) -> Tensor:
-    """Vectors [positions of all rows, H]."""
+    """Return the vectors [positions of all rows, H]."""
     rows = [target.row for target in batch]
     device = next(checkpoint.encoder.parameters()).device
     inputs = pad([row.key for row in rows], checkpoint.tokenizer.pad_id).read_all(rows)

@@ -1,4 +1,4 @@
-"""What the curves of a run say at its end: where it stopped and why, and whether more or fewer steps would help."""
+"""Remarks at the end of a run: where it stopped and why, and whether more or fewer steps would help."""
 
 import json
 from collections import Counter
@@ -12,28 +12,28 @@ from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.finetuning.task_mixture import choose
 
 MIN_POINTS = 10
-"""Of a curve that says something about its end."""
+"""Minimum points of a curve for a remark on its end."""
 MIN_FALL, MIN_LOSS = 0.1, 0.1
-"""A loss falls if its last fifth is lower by this share than the fifth before; one below 0.1 nats has no way to go."""
+"""A loss still falls if its last fifth is lower than the fifth before by this share; below 0.1 nats it cannot."""
 MIN_DROP = 0.02
-"""Of a validation figure, below which it is chance."""
+"""A smaller drop of a validation figure is chance."""
 
 
 def place(recipe: FinetuneRecipe, step: int) -> str:
-    """Where a run is, in its own measure: epochs, or steps."""
+    """Return the position of a run, in epochs or steps."""
     if not recipe.epochs:
         return f"step {step:,} of {recipe.steps:,}"
     return f"epoch {step * recipe.epochs / recipe.steps:.3g} of {recipe.epochs:g}"
 
 
 def ending(recipe: FinetuneRecipe, best: Best, done: int) -> Iterator[str]:
-    """Say how a run ended: the steps of each head, why it stopped before its end, and where it was best."""
+    """Yield how a run ended: the steps of each head, the reason of an early stop, and the best step."""
     taken = Counter(choose(recipe, step) for step in range(done))
     steps = ", ".join(f"{count:,} of {name}" for name, count in taken.items())
     yield f"{done:,} of {recipe.steps:,} steps ({place(recipe, done)}): {steps}"
     if best.value == NONE or not recipe.patience:
         return
-    where = f"the best was {best.value:.4f} at {place(recipe, best.step)}, which is kept"
+    where = f"the best was {best.value:.4f} at {place(recipe, best.step)}, and it is kept"
     if best.stale:
         yield f"stopped at {place(recipe, done)}: no better for {recipe.patience} evaluations; {where}"
     elif best.step < done:
@@ -41,7 +41,7 @@ def ending(recipe: FinetuneRecipe, best: Best, done: int) -> Iterator[str]:
 
 
 def trends(metrics: Path, recipe: FinetuneRecipe) -> Iterator[str]:
-    """Warn of a loss that still falls at the end, and of a validation figure that became worse."""
+    """Warn of a loss that still falls at the end, and of a validation figure that got worse."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf8").splitlines()] if metrics.exists() else []
     for name in recipe.heads:
         losses = [line[f"loss/{name}"] for line in lines if f"loss/{name}" in line]
@@ -59,7 +59,7 @@ def trends(metrics: Path, recipe: FinetuneRecipe) -> Iterator[str]:
 
 
 def falls(losses: Sequence[float]) -> tuple[float, float] | None:
-    """Return the means of the last two fifths of a curve that still falls at its end; None where it does not."""
+    """Return the means of the last two fifths of a curve that still falls at its end; None for another curve."""
     part = len(losses) // 5
     if len(losses) < MIN_POINTS:
         return None
@@ -68,15 +68,15 @@ def falls(losses: Sequence[float]) -> tuple[float, float] | None:
 
 
 def worse(name: str, figure: str, values: Sequence[tuple[int, float]], recipe: FinetuneRecipe) -> Iterator[str]:
-    """Warn where the evaluations on the way, the last of which is of the finished head, sank from their best."""
+    """Warn if the evaluations, the last of which is of the finished head, fell from their best."""
     *way, (_, last) = values
     if len(way) < 2:
         return
     step, best = max(way, key=lambda one: one[1])
     lowest = way[-1][1] if recipe.patience else last
     if best - lowest > MIN_DROP and step < way[-1][0]:
-        remedy = "the best is kept" if recipe.patience else "set patience, which keeps the best"
+        remedy = "the best is kept" if recipe.patience else "set patience to keep the best"
         yield (
-            f"heads.{name}: validation {figure} sank from {best:.3f} at {place(recipe, step)} to {lowest:.3f}; "
+            f"heads.{name}: validation {figure} fell from {best:.3f} at {place(recipe, step)} to {lowest:.3f}; "
             f"{remedy}; fewer epochs, a lower rate or more data may help"
         )

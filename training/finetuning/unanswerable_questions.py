@@ -1,7 +1,7 @@
-"""Questions that their context does not answer, made from those that one does: they cost no labels.
+"""Generates questions without an answer from those with one, at no cost in labels.
 
-A question is asked of another context that shares its words, so that it looks as if it were answered there (Rajpurkar
-et al., 2018, describe why random contexts teach nothing). Contexts that hold one of the gold answers are left out.
+A question is moved to another context that shares its words, so it looks answerable there. (Rajpurkar et al., 2018,
+explain why random contexts teach nothing.) Contexts with one of the gold answers are left out.
 """
 
 import re
@@ -15,12 +15,12 @@ from training.text.examples import QuestionExample
 
 WORDS = re.compile(r"\w+")
 NEAREST = 8
-"""Contexts to draw from: always the nearest one would bring the same few contexts again and again."""
+"""Contexts to draw from: always taking the nearest would repeat the same few contexts."""
 AT_A_TIME = 512
 
 
 def unanswerable(examples: Sequence[QuestionExample], share: float, rng: np.random.Generator) -> list[QuestionExample]:
-    """Return `share` times as many questions as `examples` has with an answer, drawn at random, each without one."""
+    """Return random questions without an answer: `share` times the number of answerable ones in `examples`."""
     answered = [example for example in examples if example.answers]
     count = min(round(share * len(answered)), len(answered))
     chosen = [answered[number] for number in sorted(rng.permutation(len(answered))[:count].tolist())]
@@ -39,7 +39,7 @@ def unanswerable(examples: Sequence[QuestionExample], share: float, rng: np.rand
 def _asked_elsewhere(
     example: QuestionExample, contexts: Sequence[str], row: csr_matrix, rng: np.random.Generator
 ) -> list[QuestionExample]:
-    """Ask a question of one of the nearest contexts, if there is one that shares a word and has no gold answer."""
+    """Move a question to one of the nearest contexts that shares a word and has no gold answer, if there is one."""
     answers = [answer.casefold() for answer in example.answers]
     order = row.indices[np.argsort(-row.data, kind="stable")].tolist()
     near: list[str] = []
@@ -56,7 +56,7 @@ def _asked_elsewhere(
 
 
 def _weighted(questions: Sequence[str], contexts: Sequence[str]) -> tuple[csr_matrix, csr_matrix]:
-    """Question words [Q, V] and contexts [V, C], whose product is how much they share, rare words counting most."""
+    """Return question words [Q, V] and contexts [V, C]; their product measures shared words, weighted by rarity."""
     numbers: dict[str, int] = {}
     counted = [_counts(texts, numbers) for texts in (contexts, questions)]
     holds, asks = (csr_matrix((np.ones(len(c)), c, r), (len(r) - 1, len(numbers))) for c, r in counted)
@@ -66,7 +66,7 @@ def _weighted(questions: Sequence[str], contexts: Sequence[str]) -> tuple[csr_ma
 
 
 def _counts(texts: Sequence[str], numbers: dict[str, int]) -> tuple[list[int], list[int]]:
-    """Columns and row pointers of a matrix that says which words a text holds; new words are numbered."""
+    """Return columns and row pointers of a matrix of the words in each text; new words get numbers."""
     columns: list[int] = []
     pointers = [0]
     for text in texts:

@@ -1,4 +1,4 @@
-"""What the defaults of a head need to know of its base, without reading its weights."""
+"""The facts about a base that the defaults of a head depend on, without reading its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ STARTER = Path(__file__).parents[2] / "models" / "starter"
 
 @dataclass(frozen=True)
 class Base:
-    """An encoder by its sizes, and its tokenizer."""
+    """The sizes of an encoder, and its tokenizer."""
 
     directory: Path
     tokenizer: Tokenizer
@@ -20,12 +20,12 @@ class Base:
     layers: int
     max_length: int
     heads: frozenset[str]
-    """Names of its heads, where it is a bundle."""
+    """Names of its heads, if it is a bundle."""
     is_bundle: bool
 
     @classmethod
     def read(cls, directory: Path) -> "Base":
-        """Read a bundle, a checkpoint, or a directory of transformers; raise BundleError or CheckpointError."""
+        """Read a bundle, a checkpoint, or a Hugging Face directory; raise BundleError or CheckpointError."""
         tokenizer = Tokenizer.read(directory)
         if (directory / MANIFEST).exists():
             manifest = read_manifest(directory / MANIFEST)

@@ -3,7 +3,7 @@
     python -m training head DATA... --task classify|pair|tag|qa --out BUNDLE
 
 BUNDLE-run/ beside the bundle is the run: its data, its recipe as head.toml, checkpoints and curves. The same command
-again resumes it, and `python -m training finetune BUNDLE-run/head.toml --out DIR` repeats it.
+resumes it, and `python -m training finetune BUNDLE-run/head.toml --out DIR` repeats it.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from training.text.examples import Example
 from training.text.problem_types import problem_of
 
 HELD_OUT = 0.1
-"""Share of the training data that measures the head where no validation data is given."""
+"""Share of the training data that is held out if there is no validation data."""
 QUICK_TASKS = ("classify", "pair")
-"""Whose heads on a frozen encoder are learned without PyTorch."""
+"""Tasks whose heads on a frozen encoder are trained without PyTorch."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be made, and where."""
+    """The head to train, and its places."""
 
     name: str
     task: TaskName
@@ -57,7 +57,7 @@ class Plan:
 
 
 def head_command(arguments: argparse.Namespace) -> None:
-    """Train, measure and export as the command line says; where that was done, say where the results are."""
+    """Train, measure and export as the command line says; if this is already done, print where the results are."""
     plan = plan_of(arguments)
     if (plan.out / MANIFEST).exists() and is_trained(plan.run, plan.out) and not plan.replace:
         bundle = read_bundle(plan.out)
@@ -70,14 +70,14 @@ def head_command(arguments: argparse.Namespace) -> None:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """Check what can be checked before any work; raise RecipeError for a name or a place that will not do."""
+    """Check what can be checked before any work; raise RecipeError for an invalid name or place."""
     out: Path = arguments.out
     inferred, version = name_and_version(out) if arguments.service else (out.resolve().name, "1.0.0")
     name = arguments.name or inferred
     if arguments.service:
         refuse_password(arguments.service)
     if not re.fullmatch(NAME, name):
-        raise RecipeError(f"{name!r} is no name of a head: expected letters, digits, '.', '_' and '-'; pass --name")
+        raise RecipeError(f"{name!r} is not a name of a head, expected letters, digits, '.', '_' and '-'; pass --name")
     if arguments.service and name != inferred:
         raise RecipeError(f"--out is {out}, expected ROOT/{name}/VERSION with --service; correct it, or --name")
     run = arguments.run or out.with_name(f"{out.name}-run")
@@ -87,7 +87,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 
 def is_trained(run: Path, out: Path) -> bool:
-    """Whether a run is finished: it has weights, or the bundle has those of a frozen head and says that it is of it."""
+    """Tell whether a run is finished: it has weights, or its frozen head is in the bundle."""
     made = trained(run)
     noted = read_object(out / MANIFEST).get("provenance") or {}
     return (run / "model.safetensors").exists() or (bool(made) and noted.get("training") == made)
@@ -126,13 +126,13 @@ def make(plan: Plan, arguments: argparse.Namespace) -> Bundle:
 
 
 def finetuned(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validation: list[Example]) -> Bundle:
-    """Train the encoder and the head in PyTorch, and export them; a run that was begun goes on."""
+    """Train the encoder and the head in PyTorch, and export them; an interrupted run is resumed."""
     from training.exporting.export import ExportOptions, export
     from training.finetuning.finetune import finetune
     from training.parity.run_files import RunFiles
 
     checkpoint = finetune(recipe, plan.run)
-    checkpoint.heads = {plan.name: checkpoint.heads[plan.name]}  # those of a frozen base stay in its own bundle
+    checkpoint.heads = {plan.name: checkpoint.heads[plan.name]}  # other heads of a frozen base stay in its own bundle
     options = ExportOptions(
         name=plan.name,
         version=plan.version,
@@ -144,7 +144,7 @@ def finetuned(plan: Plan, recipe: FinetuneRecipe, training: list[Example], valid
 
 
 def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validation: list[Example]) -> Bundle:
-    """Learn the head on the vectors that the base serves, without PyTorch."""
+    """Train the head on the vectors that the base serves, without PyTorch."""
     from training.head.frozen import train_frozen
     from training.head.frozen_bundle import Measured, write_frozen
 
@@ -158,16 +158,16 @@ def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validati
 
 
 def scores_of(bundle: Bundle) -> Scores:
-    """Return the figures of the only head, as it is served."""
+    """Return the figures of the only head of a bundle."""
     (head,) = bundle.manifest.heads.values()
     return {key: float(value) for key, value in head.metrics.items() if isinstance(value, int | float)}
 
 
 def describe(bundle: Bundle, plan: Plan) -> list[str]:
-    """Return sentences on what was made, where to look, and how it is served."""
+    """Return sentences on the result, where to look, and how to serve it."""
     size = sum(path.stat().st_size for path in bundle.directory.rglob("*") if path.is_file())
     same = base_encoder(bundle, plan.base)
-    encoder = f"the encoder is that of {plan.base.directory}, byte for byte" if same else "with an encoder of its own"
+    encoder = f"the encoder is that of {plan.base.directory}, byte for byte" if same else "with its own encoder"
     looks = [path for path in (plan.run / "metrics.png", plan.run / "reports" / plan.name) if path.exists()]
     return [
         f"bundle: {bundle.directory}, {size / 1e6:.1f} MB, {encoder}",
@@ -177,7 +177,7 @@ def describe(bundle: Bundle, plan: Plan) -> list[str]:
 
 
 def base_encoder(bundle: Bundle, base: Base) -> bool:
-    """Whether a bundle has the encoder of its base, by the hashes of their graphs."""
+    """Tell whether a bundle has the encoder of its base, by the hashes of the graphs."""
     if not base.is_bundle:
         return False
     hashes = read_bundle(base.directory).manifest.sha256
@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def epochs(text: str) -> float:
-    """Read a number of epochs."""
+    """Parse a number of epochs."""
     try:
         value = float(text)
     except ValueError:

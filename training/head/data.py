@@ -1,6 +1,6 @@
-"""The examples of a head, as its run keeps them: RUN/data/train.jsonl and RUN/data/validation.jsonl.
+"""The examples of a head in its run: RUN/data/train.jsonl and RUN/data/validation.jsonl.
 
-Whatever format and columns the files have, and whatever is held out of them, a run and an export read these two.
+Training and export read these two files, for any format, columns and split of the original files.
 """
 
 import json
@@ -21,15 +21,15 @@ from training.text.split import hold_out
 
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 MIN_EXAMPLES = 4
-"""Of training and validation together: fewer can neither teach nor measure."""
+"""Minimum examples of training and validation together: fewer can neither teach nor measure."""
 MAX_LABELS, MAX_LABEL = 5, 30
-"""Labels that are told, and their characters."""
+"""Maximum labels that are printed, and their characters."""
 
 
 def divide(
     training: list[Example], validation: list[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Return both parts, their labels in one form; a share of the training data is held out where there is no other.
+    """Return both parts, with labels in one form; without validation data, a share of the training data is held out.
 
     Raise DataError for too few examples, for a single label, and for a label that only validation data has.
     """
@@ -64,12 +64,12 @@ def _tell_overlap(training: Sequence[Example], validation: Sequence[Example]) ->
     learned = set(map(input_key, training))
     seen = sum(input_key(example) in learned for example in validation)
     if seen:
-        told = f"{seen:,} of {len(validation):,} validation examples are in the training data too"
+        told = f"{seen:,} of {len(validation):,} validation examples are also in the training data"
         tell(f"{told}, so figures are better than on other texts")
 
 
 def _check_repeated(examples: Sequence[Example]) -> None:
-    """Raise DataError where most examples have a class of their own: such a column is a number or a text of each."""
+    """Raise DataError if most examples have their own class: the column probably has ids or texts."""
     classes = [label for one in examples if isinstance(label := getattr(one, "label", None), str)]
     count = Counter(classes)
     alone = sum(number == 1 for number in count.values())
@@ -81,7 +81,7 @@ def _check_repeated(examples: Sequence[Example]) -> None:
 
 
 def labels_told(examples: Sequence[Example]) -> list[str]:
-    """Return a sentence on the labels, by which a wrong column or spelling is seen; none for questions."""
+    """Return a sentence on the labels, which shows a wrong column or spelling; none for questions."""
     numbers = [label for one in examples if isinstance(label := getattr(one, "label", None), float)]
     if numbers:
         return [f"labels: numbers from {min(numbers):g} to {max(numbers):g}"]
@@ -91,20 +91,20 @@ def labels_told(examples: Sequence[Example]) -> list[str]:
     first = ", ".join(f"{label[:MAX_LABEL]} {number:,}" for label, number in count.most_common(MAX_LABELS))
     alone = sum(number == 1 for number in count.values())
     rest = ", …" if len(count) > MAX_LABELS else ""
-    return [f"{len(count):,} labels: {first}{rest}" + (f"; with one example alone: {alone:,}" if alone else "")]
+    return [f"{len(count):,} labels: {first}{rest}" + (f"; with only one example: {alone:,}" if alone else "")]
 
 
 def keep(examples: Sequence[Example], path: Path) -> None:
-    """Write examples as JSON lines; raise DataError where the run began with others."""
+    """Write examples as JSON lines; raise DataError if the run started with others."""
     text = "".join(json.dumps(record(example), ensure_ascii=False) + "\n" for example in examples)
     if path.exists() and path.read_text(encoding="utf8") != text:
-        raise DataError(f"{path} has other examples, with which this run began; name another --out, or remove the run")
+        raise DataError(f"{path} has the other examples of this run; name another --out, or remove the run")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 
 
 def record(example: Example) -> dict[str, Any]:
-    """The JSON object of an example, as read_examples reads it."""
+    """Return the JSON object of an example, in the form of read_examples."""
     values = asdict(example)
     if isinstance(example, QuestionExample):
         values["answers"] = {"text": example.answers, "answer_start": values.pop("starts")}

@@ -1,4 +1,4 @@
-"""A head on an encoder that stays as it is: the engine that serves reads the texts, in seconds and without PyTorch."""
+"""A head on a frozen encoder: the serving session encodes the texts, in seconds and without PyTorch."""
 
 import os
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Learned:
-    """A head that learned from the vectors of a base."""
+    """A head that was trained on the vectors of a base."""
 
     base: Bundle
     precision: Precision
@@ -39,19 +39,19 @@ class Learned:
 
     @property
     def encoder(self) -> Path:
-        """The graph whose vectors the head reads."""
+        """The encoder graph whose vectors the head reads."""
         return self.base.directory / self.base.manifest.encoder.files[self.precision]
 
     @property
     def fingerprint(self) -> str:
-        """The mark of that encoder, by which heads know it."""
+        """The fingerprint of that encoder, which its heads contain."""
         return str(metadata_json(read_signature(Graph.read(self.encoder)).metadata, "encoder", self.encoder))
 
 
 def train_frozen(
     base: Bundle, name: str, task: TaskName, max_length: int, training: Sequence[Example], validation: Sequence[Example]
 ) -> Learned:
-    """Learn a classifier from `training`, and its temperature from `validation`, on vectors as they are served."""
+    """Fit a classifier on `training`, and its temperature on `validation`, from the served vectors."""
     labels = labels_of(training)
     spec = HeadSpec(task, labels, dict(DEFAULTS.get(task, {})), trained=TrainedRows(max_length=max_length))
     session = Session(base, threads=THREADS)
@@ -64,14 +64,14 @@ def train_frozen(
 
 
 def classes(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of the label of each example [n]."""
+    """Return the index of the label of each example [n]."""
     numbers = {label: number for number, label in enumerate(labels)}
     labelled = [one for one in examples if isinstance(one, TextExample | PairExample)]
     return np.array([numbers[str(one.label)] for one in labelled], np.int64)
 
 
 def rows_of(spec: HeadSpec, base: Bundle, examples: Sequence[Example]) -> list[Row]:
-    """Encode each example as one row, cut at the length that the head learns from."""
+    """Encode each example as one row, cut at the row length of the head."""
     task: Any = TASKS[spec.task](base.tokenizer, spec, spec.trained.max_length or base.manifest.encoder.max_length)
     parameters = task.parse_parameters({"truncation": "right"})
     inputs = [input_of(one) for one in examples if isinstance(one, TextExample | PairExample)]
@@ -79,7 +79,7 @@ def rows_of(spec: HeadSpec, base: Bundle, examples: Sequence[Example]) -> list[R
 
 
 def read_vectors(session: Session, rows: Sequence[Row]) -> Floats:
-    """Return the vectors [n, H] of [CLS]; rows of like length are computed together."""
+    """Return the vectors [n, H] of [CLS]; rows of similar lengths are computed together."""
     vectors = np.zeros((len(rows), session.hidden_size), np.float32)
     order = np.argsort([len(row.input_ids) for row in rows], kind="stable").tolist()
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]

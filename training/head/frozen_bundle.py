@@ -1,4 +1,4 @@
-"""The bundle of a frozen head: the base's encoder byte for byte, and one new graph, written without PyTorch."""
+"""The bundle of a frozen head: the base's encoder, byte for byte, and one new graph, written without PyTorch."""
 
 import json
 import shlex
@@ -35,31 +35,31 @@ from training.run.provenance import code, portable, trained
 from training.text.examples import Example
 
 BUDGET = 0.5
-"""Points that the head may lose in its graph."""
+"""Maximum points that the head may lose in its graph."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Examples that a head is measured on, and the file that has them."""
+    """The examples for measuring a head, and their file."""
 
     path: Path
     examples: Sequence[Example]
     is_validation: bool
-    """Whether the head has not learned from them."""
+    """Whether the head did not learn from them."""
     learned_from: int
-    """How many examples it learned from."""
+    """Number of examples that the head learned from."""
     run: Path
-    """Which tells how the head was made, and where the report goes."""
+    """The run with the provenance of the head, where the report goes."""
 
 
 def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version: str, replace_it: bool) -> Bundle:
-    """Write and verify a bundle of the base's encoder and the new head alone; raise ExportError by the usual gate."""
+    """Write and verify a bundle with the base's encoder and only the new head; raise ExportError by the usual gate."""
     manifest = _manifest(learned, name, version, data.run)
     with staged(out, replace_it) as directory:
         _copy_encoder(learned.encoder, learned.base.directory, directory)
         (directory / HEADS).mkdir(exist_ok=True)
         onnx.save(head_graph(learned), directory / manifest.heads[name].file)
-        (directory / PARITY).write_text("{}\n", encoding="utf8")  # a bundle is verified whenever it is opened
+        (directory / PARITY).write_text("{}\n", encoding="utf8")  # opening a bundle verifies its files
         bundle = Bundle(directory, seal(directory, manifest), learned.base.tokenizer)
         figures, report = measure(learned, name, bundle, data)
         check_parity(figures, BUDGET)
@@ -94,7 +94,7 @@ def _linear(graph: Graph, values: str, weight: Floats, bias: Floats, name: str, 
 
 
 def _manifest(learned: Learned, name: str, version: str, run: Path) -> Manifest:
-    """Return the manifest, its hashes still missing."""
+    """Return the manifest, still without hashes."""
     base, spec, file = learned.base.manifest, learned.spec, f"{HEADS}/{name}.onnx"
     entry = HeadEntry(
         task=spec.task,
@@ -125,7 +125,7 @@ def _manifest(learned: Learned, name: str, version: str, run: Path) -> Manifest:
 
 
 def _copy_encoder(encoder: Path, source: Path, directory: Path) -> None:
-    """Copy the graph of the encoder, the constants that it reads, and the tokenizer."""
+    """Copy the graph of the encoder, its constants, and the tokenizer."""
     tensors = onnx.load(encoder, load_external_data=False).graph.initializer
     entries = [entry for tensor in tensors for entry in tensor.external_data if entry.key == "location"]
     constants = {encoder.parent / entry.value for entry in entries}
@@ -151,7 +151,7 @@ def _with_scores(
 
 
 def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tuple[Figures, Report | None]:
-    """Return parity.json and a report: the served head beside its weights in float64, on the vectors that both read."""
+    """Return parity.json and a report: the served head against its weights in float64, on the same vectors."""
     predictor = Predictor(bundle, precision=learned.precision, threads=THREADS)
     rows = rows_of(learned.spec, learned.base, data.examples[: TEXTS["classify"]])
     vectors = read_vectors(Session(bundle, precision=learned.precision), rows)
@@ -161,7 +161,7 @@ def measure(learned: Learned, name: str, bundle: Bundle, data: Measured) -> tupl
     report = report_of(predictor, name, data.examples) if data.is_validation else None
     if report:
         if learned.calibration.error is not None:
-            report.scores["calibration_error"] = learned.calibration.error  # on examples that T was not fitted on
+            report.scores["calibration_error"] = learned.calibration.error  # from examples that T was not fitted on
         head["validation"] = _described(data, report.scores)
     origin = f"{learned.base.manifest.name} {learned.base.manifest.version}"
     figures = {

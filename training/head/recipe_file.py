@@ -1,4 +1,4 @@
-"""A recipe as TOML, which `finetune` reads: what differs from the defaults."""
+"""A recipe as TOML for `finetune`, with only the values that differ from the defaults."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from training.finetuning.finetune_recipe import FinetuneRecipe
 
 
 def recipe_text(recipe: FinetuneRecipe, command: str) -> str:
-    """Return a TOML file; `command` is the line that runs it."""
+    """Return a TOML file; `command` is the command that runs it."""
     lines = [f"# {command}", *_lines(recipe, leave=("heads",))]
     for name, head in recipe.heads.items():
         lines += ["", f"[heads.{json.dumps(name)}]", *_lines(head)]
@@ -26,7 +26,7 @@ def _default(field: Any) -> Any:
 
 
 def _value(value: Any) -> str:
-    """A value of TOML: its strings, lists, booleans and numbers are written as those of JSON; tables are inline."""
+    """Return a TOML value: strings, lists, booleans and numbers are written as in JSON; tables are inline."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_value(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How a new bundle is served: the commands that a person types, and the load into a service that runs."""
+"""How a new bundle is served: the commands to type, and loading it into a running service."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from training.errors import EvaluationError
 from training.head.base import Base
 
 WAIT = 300.0
-"""Seconds that a service may take to load a bundle."""
+"""Maximum seconds for a service to load a bundle."""
 EXAMPLES: dict[TaskName, str] = {
     "classify": '"some text"',
     "pair": '{"text": "one text", "text_pair": "another"}',
@@ -24,7 +24,7 @@ EXAMPLES: dict[TaskName, str] = {
 
 
 def commands(bundle: Bundle, base: Base) -> Iterator[str]:
-    """Yield how to serve a bundle of one head, beside its base where that is a bundle, and how to ask it."""
+    """Yield the commands that serve a bundle of one head, also beside its base if that is a bundle, and that ask it."""
     ((name, head),) = bundle.manifest.heads.items()
     serve, mine = "bertheads-serve --bundle", shlex.quote(str(bundle.directory))
     if base.is_bundle and name not in base.heads:
@@ -37,13 +37,13 @@ def commands(bundle: Bundle, base: Base) -> Iterator[str]:
 
 
 def name_and_version(out: Path) -> tuple[str, str]:
-    """Return what a service finds below its --bundle-root: OUT is ROOT/NAME/VERSION."""
+    """Return name and version for a service with --bundle-root ROOT: OUT is ROOT/NAME/VERSION."""
     path = out.resolve()
     return path.parent.name, path.name
 
 
 def load(url: str, bundle: Bundle) -> str:
-    """Load a bundle into the service at `url`, and return what it says; raise EvaluationError where it refuses."""
+    """Load a bundle into the service at `url`, and return a sentence; raise EvaluationError if it refuses."""
     name, version = bundle.manifest.name, bundle.manifest.version
     key = os.environ.get("BERTHEADS_API_KEY")
     address = f"{url.rstrip('/')}/v2/repository/models/{name}/load"

@@ -1,4 +1,4 @@
-"""What a head is worth: its chief figure beside chance, and beside a bag of words that learned from the same rows."""
+"""What a head is worth: its most important figure, with chance and a bag of words trained on the same rows."""
 
 import math
 import re
@@ -9,15 +9,15 @@ from training.evaluation.metrics import headline
 from training.text.examples import Example, PairExample, TextExample
 
 QUICK = 400_000
-"""Rows times labels up to which logistic regression on a bag of words takes seconds."""
+"""Maximum rows times labels for which logistic regression on a bag of words takes seconds."""
 FEW = 500
-"""Validation examples below which a figure is told with what chance may add or take."""
+"""With fewer validation examples, a figure is printed with its uncertainty."""
 
 
 def bag_of_words(training: Sequence[Example], validation: Sequence[Example], strength: float = 10.0) -> float | None:
-    """Return the accuracy on `validation` of tf-idf with logistic regression; None where it would not be quick.
+    """Return the accuracy on `validation` of tf-idf with logistic regression; None if it would not be quick.
 
-    The words of a pair are told apart by which text they are of. `strength` is the inverse of the regularisation.
+    Words of the two texts of a pair are different features. `strength` is the inverse of the regularisation.
     """
     labels = [getattr(example, "label", None) for example in training]
     if not validation or not all(isinstance(label, str) for label in labels):
@@ -34,7 +34,7 @@ def bag_of_words(training: Sequence[Example], validation: Sequence[Example], str
 
 
 def words(example: Example) -> list[str]:
-    """The lower-cased words of an example."""
+    """Return the lowercased words of an example."""
     if isinstance(example, PairExample):
         return [f"{side} {word}" for side, text in enumerate((example.text_a, example.text_b)) for word in split(text)]
     assert isinstance(example, TextExample)
@@ -42,12 +42,12 @@ def words(example: Example) -> list[str]:
 
 
 def split(text: str) -> list[str]:
-    """Words as scikit-learn cuts them by default, those of one letter included."""
+    """Return words as scikit-learn splits them by default, including those of one letter."""
     return re.findall(r"\w+", text.lower())
 
 
 def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
-    """Return sentences on the worth of a head, by its scores on validation data."""
+    """Return sentences on the worth of a head, from its scores on validation data."""
     if "examples" not in scores:
         return ["worth: there is no validation data, so nothing was measured; add --validation FILE"]
     metric = headline(dict(scores))
@@ -64,7 +64,7 @@ def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
 
 
 def _roughness(metric: str, value: float, count: int) -> str:
-    """Return how rough a figure is: of a share, the interval of 95 % (Agresti & Coull, 1998)."""
+    """Return the uncertainty of a figure: for a share, the 95 % interval (Agresti & Coull, 1998)."""
     few = f"{count} validation examples are few"
     if metric != "accuracy":
         return f"{few}, so {metric} is rough"

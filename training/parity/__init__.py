@@ -1,1 +1,1 @@
-"""Parity: what a bundle answers beside what PyTorch answers, on which data, and whether it may be exported."""
+"""Parity: compares the answers of a bundle with those of PyTorch, and decides whether it may be exported."""

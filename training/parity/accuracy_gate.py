@@ -1,16 +1,16 @@
-"""Whether int8 or fp16 may be exported: what a head loses must not be above the budget by more than chance explains.
+"""The gate for int8 and fp16: a head must not lose more than the budget, beyond what chance explains.
 
-Every figure here is a mean over some examples and has a standard error; a head is refused if the figure is above its
-limit by SURE errors, that is, with 95 % confidence. A figure on few examples therefore refuses little, and is no
-figure to judge by below MIN_EXAMPLES of evidence.py. Texts without labels judge every head as well: 96 good heads (2
-to 151 labels, on the starter's encoder in int8) had these figures at most, while by labels they lost 0.03 ± 0.05
-points. The factors leave them room.
+Every figure here is a mean over some examples, with a standard error. A head is refused if the figure exceeds its limit
+by SURE errors, that is, with 95 % confidence. So a figure on few examples refuses little, and one on fewer than
+MIN_EXAMPLES of evidence.py does not count. Texts without labels judge every head too. Of 96 good heads (2 to 151
+labels, on the starter's encoder in int8), which lost 0.03 ± 0.05 points by labels, these were the largest figures. The
+factors leave room for them.
 
     expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, which is why those do not judge
     scores of a sigmoid 3.6 points · squares of scores without a function 5
 
-None of them is refused by texts, and one by labels. With int8's errors blown up until heads lose 2 points by labels,
-half are refused, and of those that lose 5 points nine in ten.
+None of the 96 is refused by texts, and one by labels. If the errors of int8 are enlarged until heads lose 2 points by
+labels, half are refused; of heads that lose 5 points, nine in ten.
 """
 
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ from training.parity.evidence import MIN_EXAMPLES
 from training.parity.logit_comparison import Figures
 
 SURE = 1.73
-"""Standard errors: Student's t for 95 % on one side, of 20 groups."""
+"""Standard errors: one-sided 95 % of Student's t with 20 groups."""
 EXPECTED = 2.0
-"""Budgets that an expected loss may have, which overstates the loss by labels."""
+"""Maximum expected loss, in budgets: it overstates the loss by labels."""
 SCORES = 10.0
-"""Budgets that scores may differ by, which costs nothing unless a threshold lies in between."""
-FP32_TOLERANCE = 1e-4  # relative to the largest logit, or absolute where that is below 1
+"""Maximum difference of scores, in budgets: it costs nothing unless a threshold lies between them."""
+FP32_TOLERANCE = 1e-4  # relative to the largest logit, or absolute if that is below 1
 
 
 def check_parity(figures: Figures, budget: float) -> None:
-    """Raise ExportError if a head differs more than its precision may: fp32 by rounding, others by `budget` points."""
+    """Raise ExportError if a head differs too much: fp32 by more than rounding, others by more than `budget` points."""
     for precision, of_precision in figures["precisions"].items():
         for name, head in of_precision["heads"].items():
             if precision == "fp32":
@@ -39,13 +39,13 @@ def check_parity(figures: Figures, budget: float) -> None:
 
 
 def remarks(figures: Figures) -> Iterator[str]:
-    """Yield a sentence for each head that no validation data could judge; fp32 needs none."""
+    """Yield a sentence for each head without enough validation data; fp32 needs none."""
     rounded = [measured["heads"] for precision, measured in figures["precisions"].items() if precision != "fp32"]
     for name, head in (rounded or [{}])[0].items():
         judges = " and ".join(_judges(head))
         found = head.get("validation")
         if found and not _fits(head, found):
-            yield f"{name}: its labels do not compete, so no accuracy can judge it; it is judged by {judges}"
+            yield f"{name}: its labels are independent, so accuracy cannot judge it; it is judged by {judges}"
         elif found:
             if found["examples"] < MIN_EXAMPLES:
                 few = f"{found['examples']:,} examples of {found['file']}"
@@ -55,12 +55,12 @@ def remarks(figures: Figures) -> Iterator[str]:
 
 
 def can_judge(head: Figures, kind: str) -> bool:
-    """Whether a head has labelled examples of a kind, and enough of them, with a figure that fits its scores."""
+    """Tell whether a head has enough labelled examples of a kind, with a figure that fits its scores."""
     return kind in head and head[kind]["examples"] >= MIN_EXAMPLES and _fits(head, head[kind])
 
 
 def _fits(head: Figures, found: Figures) -> bool:
-    """Accuracy asks which label is the best, which says nothing of labels that do not compete."""
+    """Tell whether accuracy fits: it asks for the best label, which means nothing for independent labels."""
     return not ("score_difference" in head["texts"] and found["metric"] == "accuracy")
 
 
@@ -73,7 +73,7 @@ def _judges(head: Figures) -> Iterator[str]:
 
 
 def _figure(texts: Figures) -> tuple[str, float, float]:
-    """Return what judges texts: its name, value, and budgets."""
+    """Return the figure that judges texts: its name, value, and budgets."""
     if "score_difference" in texts:
         return "the difference of its scores", texts["score_difference"], SCORES
     return "its expected loss", texts["expected_loss"], EXPECTED

@@ -1,4 +1,4 @@
-"""What the heads of a checkpoint are measured on: data that a person names, files of their run, or made texts."""
+"""The data for measuring the heads of a checkpoint: named files, files of their run, or made texts."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]
 
 MIN_EXAMPLES = 100
-"""Labelled examples from which a figure can judge a head: with fewer, a single one is more than a point."""
+"""Minimum labelled examples for judging a head: with fewer, one example is more than a point."""
 SAMPLE = 1000
-"""Examples of a run's files, which nobody asked to be measured in full."""
+"""Maximum examples of a run's files, if no --data names them."""
 TEXTS: dict[TaskName, int] = {"classify": 200, "pair": 200, "tag": 200, "qa": 100, "fill-mask": 50}
-"""Texts on which logits are compared; those of fill-mask have the most choices and the largest logits."""
+"""Maximum texts on which logits are compared; fewer for fill-mask, which has the most and the largest logits."""
 
 
 def check_heads(data: Data, known: Collection[str]) -> None:
-    """Raise ExportError for data of a head that is not among the `known` ones."""
+    """Raise ExportError for data of an unknown head."""
     for name in data:
         if name not in known:
             found = ", ".join(known)
@@ -43,14 +43,14 @@ def check_heads(data: Data, known: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Labelled examples of a head, drawn from all that some files hold."""
+    """Labelled examples of a head, a sample of some files."""
 
     kind: Kind
     files: tuple[Path, ...]
     examples: list[Example]
     total: int
     fitted: bool = False
-    """Whether the head's temperature was fitted on these files."""
+    """Whether the temperature of the head was fitted on these files."""
 
     @classmethod
     def read(
@@ -64,7 +64,7 @@ class Evidence:
     ) -> "Evidence":
         """Read files and draw `limit` examples, in proportion to file, source and label or answerability.
 
-        `reading`: `columns` and `skip_broken` of read_files, where they are not its defaults.
+        `reading`: `columns` and `skip_broken` of read_files, if they differ from the defaults.
         """
         examples: list[Example] = []
         strata: list[Hashable] = []
@@ -85,7 +85,7 @@ class Evidence:
         return len(self.examples) >= MIN_EXAMPLES
 
     def describe(self) -> dict[str, Any]:
-        """Return what parity.json says of the examples."""
+        """Return the entry of parity.json about the examples."""
         files = [{"file": path.name, "sha256": hash_of(path)} for path in self.files]
         drawn = "all" if len(self.examples) == self.total else f"stratified, seed {SEED}"
         return {"file": self.name, "files": files, "examples": len(self.examples), "of": self.total, "sample": drawn}
@@ -94,9 +94,9 @@ class Evidence:
 def collect(
     heads: Mapping[str, HeadSpec], data: Data, limit: int | None, run: RunFiles | None
 ) -> dict[str, list[Evidence]]:
-    """Return the evidence of each head, the best first: named data or the run's validation files, else training files.
+    """Return the evidence of each head, the best first: named data or the run's validation files, then training files.
 
-    Training files come in where there is no validation data, or too little to judge by.
+    Training files are used if there is no validation data, or too little.
     """
     return {name: _evidence(name, spec.task, data.get(name), limit, run) for name, spec in heads.items()}
 
@@ -128,7 +128,7 @@ def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
 
 
 def _sources(path: Path, count: int) -> list[Hashable]:
-    """Return the `source` of each record; None for all, where records are not examples one by one."""
+    """Return the `source` of each record; None for all if records and examples do not correspond."""
     if unpacked_suffix(path) not in (*FORMATS["json lines"], ".txt"):
         return [None] * count
     sources = [str(row.record.get("source")) for row in json_lines(path) if isinstance(row, Line)]
@@ -136,6 +136,6 @@ def _sources(path: Path, count: int) -> list[Hashable]:
 
 
 def _answer(example: Example) -> Hashable:
-    """Return the label of an example (of several the first; of a number none), or whether there is an answer."""
+    """Return the label of an example (the first of several, none for a number), or whether it has an answer."""
     answers = getattr(example, "answers", None)
     return next(iter(labels_in(example)), None) if answers is None else bool(answers)

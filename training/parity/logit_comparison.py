@@ -1,9 +1,9 @@
-"""Logits of two networks for the same rows, compared by what they mean: choices, or scores of their own.
+"""Compares the logits of two networks for the same rows: their choices, or their scores.
 
-Where labels compete (softmax), the other network may choose another one. `expected_loss` needs no gold labels: it is
-what such a choice costs by PyTorch's own probabilities, in points. Of 96 heads it was 0.31 on their own texts where
-their accuracy fell by 0.03 ± 0.05 (accuracy_gate.py). A label that stands for itself (sigmoid, or no function at all)
-has nothing to compete with, so its scores are compared.
+If labels exclude each other (softmax), the networks may choose different ones. `expected_loss` needs no gold labels: it
+is the cost of such choices by PyTorch's own probabilities, in points. For 96 heads it was 0.31 on their own texts,
+where their accuracy fell by 0.03 ± 0.05 (accuracy_gate.py). For independent labels (sigmoid, or no function), scores
+are compared.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 def compare(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits]) -> Figures:
-    """Return the figures of logits [positions, labels] of each row: the largest difference, and what it means."""
+    """Return the figures of logits [positions, labels] of each row: the largest difference, and its effect."""
     differences = [np.abs(mine - theirs).max() for mine, theirs in zip(found, expected, strict=True)]
     shared = {
         "max_difference": float(max(differences)),
@@ -30,7 +30,7 @@ def compare(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits])
 
 
 def compares_scores(spec: HeadSpec) -> bool:
-    """Whether the labels of a head stand each for itself, or are one alone."""
+    """Tell whether the labels of a head are independent, or a single one."""
     return spec.task in ("classify", "pair") and (len(spec.labels) == 1 or spec.function != "softmax")
 
 
@@ -38,7 +38,7 @@ def compares_scores(spec: HeadSpec) -> bool:
 
 
 def _compare_choices(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits]) -> Figures:
-    """Return the share of equal choices, and what the unequal ones cost, with its standard error over rows."""
+    """Return the share of equal choices, and the cost of the others with its standard error over rows."""
     equal, costs = [], []
     for theirs, mine in zip(expected, found, strict=True):
         wanted, chosen = _choices(spec.task, theirs), _choices(spec.task, mine).argmax(axis=-1)
@@ -55,18 +55,18 @@ def _compare_choices(spec: HeadSpec, expected: Sequence[Logits], found: Sequence
 
 
 def _choices(task: TaskName, logits: Logits) -> Logits:
-    """Return the alternatives that compete, one choice a row: labels of a position, or in qa positions of a row."""
+    """Return the alternatives, one choice per row: labels of a position, or in qa positions of a row."""
     return logits.T if task == "qa" else logits
 
 
 def _regrets(scores: Floats, chosen: NDArray[np.integer]) -> Floats:
-    """Return by how much each chosen alternative is less likely than the best."""
+    """Return how much less likely each chosen alternative is than the best."""
     costs: Floats = scores.max(axis=-1) - scores[np.arange(len(scores)), chosen]
     return costs
 
 
 def _mean_over_rows(values: Sequence[Floats]) -> tuple[float, float]:
-    """Return the mean of all values, and its standard error, for which the values of a row count as one draw."""
+    """Return the mean of all values, and its standard error; the values of a row count as one sample."""
     counts = np.array([len(each) for each in values])
     sums = np.array([each.sum() for each in values])
     mean = sums.sum() / counts.sum()
@@ -79,11 +79,11 @@ def _mean_over_rows(values: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _compare_scores(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits]) -> Figures:
-    """Return by how much scores differ, in points, of the label that differs most, with its standard error.
+    """Return the difference of scores in points, for the label that differs most, with its standard error.
 
-    Scores of a sigmoid differ by what lies between them. Scores without a function have no scale of their own, so the
-    square of their difference is in points of their mean square, and of a regression, whose numbers may lie far from 0,
-    in points of their variance.
+    For a sigmoid, it is the absolute difference. Scores without a function have no scale, so the squared difference is
+    in points of their mean square. For a regression, whose numbers may be far from 0, it is in points of their
+    variance.
     """
     theirs, mine = (np.concatenate(list(each)).astype(np.float64) / spec.temperature for each in (expected, found))
     sides = {"same_side": float(np.mean((theirs > 0) == (mine > 0)))}

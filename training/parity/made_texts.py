@@ -1,7 +1,7 @@
-"""Texts of a vocabulary's own words, for measuring a head that has no text: any language, the same ones each time.
+"""Texts from the words of a vocabulary, for measuring a head without data: any language, always the same texts.
 
-Vocabularies list frequent words first, so words are drawn by Zipf's law over that order. Tokens drawn evenly, pieces of
-words and signs among them, are less like text: of 96 good heads on one encoder they would have refused one in six.
+Vocabularies list frequent words first, so words are drawn by Zipf's law over that order. Uniformly drawn tokens, with
+pieces of words and signs, are less like text: they would have refused one in six of 96 good heads on one encoder.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ import numpy as np
 from models.tokenizer import Tokenizer
 
 OFFSET = 2.7
-"""Of the ranks (Mandelbrot): the first words are not as frequent as the law alone says."""
+"""Offset of the ranks (Mandelbrot): the first words are less frequent than the plain law says."""
 MIN_LENGTH, MAX_LENGTH = 3, 60
-"""Words of a text; as many lengths are short as are long, on a scale of ratios."""
+"""Minimum and maximum words of a text; lengths are uniform on a log scale."""
 
 
 def made_texts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[str]:
-    """Return `count` texts of whole words, or of any visible tokens where a vocabulary has no words."""
+    """Return `count` texts of whole words, or of any visible tokens if a vocabulary has no words."""
     generator = np.random.default_rng(seed)
     tokens = np.array(list(_words(tokenizer)) or ["[UNK]"])
     weights = 1 / (np.arange(len(tokens)) + OFFSET)
@@ -29,6 +29,6 @@ def made_texts(tokenizer: Tokenizer, count: int, seed: int = 0) -> list[str]:
 def _words(tokenizer: Tokenizer) -> Iterator[str]:
     tokens = tokenizer.decode_batch([[number] for number in range(tokenizer.vocab_size)])
     for number, (token, ids) in enumerate(zip(tokens, tokenizer.encode_ids(tokens), strict=True)):
-        word = token.strip()  # of the blank before it, which is part of a token of RoBERTa's
+        word = token.strip()  # without the blank before it, which is part of a token in RoBERTa
         if word.isalpha() and ids == [number] and not tokenizer.continues(number):
             yield word

@@ -1,8 +1,8 @@
-"""What a bundle answers, beside what PyTorch answers: the figures of parity.json, which accuracy_gate.py judges.
+"""Measures the figures of parity.json, which compare a bundle with PyTorch; accuracy_gate.py judges them.
 
-Three measurements. Random rows, over lengths from the shortest to the longest, alone and padded in a batch, show an
-error of the export; PyTorch always gets such a row alone, so that an error of padding shows too. Texts show how often
-choices or scores differ, without labels. Labelled examples show what that costs, with the error of that figure.
+There are three measurements. Random rows of all lengths, alone and padded in a batch, show errors of the export.
+PyTorch always gets such a row alone, so errors of padding show too. Texts without labels show how often choices or
+scores differ. Labelled examples show the cost, with its standard error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,8 +37,8 @@ from training.parity.serving_session import graph_hashes, session_figures
 from training.text.problem_types import as_problem, problem_for
 
 REFERENCE = "PyTorch, fp32, each row alone"
-MASKED = 0.15  # of a probe's tokens, so that fill-mask has something to read
-MAX_READ = 8  # masks of a probe
+MASKED = 0.15  # share of masks among the tokens of a probe, for fill-mask
+MAX_READ = 8  # maximum masks of a probe
 GROUPS = 20
 """Parts of the examples that are left out in turn, for the error of a figure (jackknife)."""
 
@@ -55,9 +55,9 @@ def measure_parity(
 ) -> Figures:
     """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
 
-    Heads are measured on `data`, else on the files of `run`, else on made texts; `limit` examples of each head.
-    `reports` gets the report of each head that has validation data, in the first precision, which is served, and
-    `references` the reference figures of its traffic.
+    Heads are measured on `data`, otherwise on the files of `run`, otherwise on made texts; `limit` is the maximum of
+    examples per head. For each head with validation data, `reports` gets its report and `references` its reference
+    figures, both in the first precision, which is served.
     """
     batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
     rows = [row for batch in batches for row in batch]
@@ -91,22 +91,22 @@ def measure_parity(
 def measure_head(
     name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence], on_texts: bool = True
 ) -> Figures:
-    """Return figures of a head on its evidence (`validation`, `training`), and on the texts of it or on made ones.
+    """Return the figures of a head on its evidence (`validation`, `training`), and on its texts or made texts.
 
-    Without `on_texts` the last are left out: fp32 is judged by random rows, to the last digits.
+    Without `on_texts` the texts are left out: fp32 is judged by random rows, to the last digits.
     """
     figures: Figures = {one.kind: _on_examples(name, theirs, ours, one) for one in evidence}
     if not on_texts:
         return figures
     figures["texts"] = _on_texts(name, theirs, ours, evidence)
     for one in evidence:
-        if theirs.head(name).task == "fill-mask":  # its masks depend on the place of a document, so no part is left out
+        if theirs.head(name).task == "fill-mask":  # masks depend on the index of a document: leave no part out
             figures[one.kind]["error"] = _error_by_choices(figures["texts"], figures[one.kind]["scores"])
     return figures
 
 
 def _reports(ours: Recorded, evidence: Mapping[str, Sequence[Evidence]], figures: Figures) -> dict[str, Report]:
-    """Return the report of each head on its validation data, from answers that were given already."""
+    """Return the report of each head on its validation data, from recorded answers."""
     return {
         name: replace(report_of(ours, name, one.examples), scores=figures[name]["validation"]["scores"])
         for name, found in evidence.items()
@@ -119,7 +119,7 @@ def _reports(ours: Recorded, evidence: Mapping[str, Sequence[Evidence]], figures
 
 
 def probes(tokenizer: Tokenizer, max_length: int, seed: int = 0) -> Iterator[list[Row]]:
-    """Yield batches of random rows: of each length one alone, and one padded beside shorter ones."""
+    """Yield batches of random rows: for each length one row alone, and one padded in a batch."""
     generator = np.random.default_rng(seed)
     ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), list(tokenizer.special_ids))
     for length in sorted({length for length in (3, 4, 17, 64, 128) if length < max_length} | {max_length}):
@@ -129,7 +129,7 @@ def probes(tokenizer: Tokenizer, max_length: int, seed: int = 0) -> Iterator[lis
 
 @torch.inference_mode()
 def reference_logits(checkpoint: Checkpoint, rows: Sequence[Row]) -> dict[str, list[Logits]]:
-    """Return what PyTorch's heads give for the positions of each row, each row run alone."""
+    """Return PyTorch's logits for the positions of each row, each row run alone."""
     checkpoint.encoder.eval()
     logits: dict[str, list[Logits]] = {name: [] for name in checkpoint.heads}
     for row in rows:
@@ -180,14 +180,14 @@ def positions_of(task: TaskName, row: Row) -> list[int]:
 
 
 def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence]) -> Figures:
-    """Compare logits on some of the inputs that the head was asked, or on made texts if there are too few."""
+    """Compare logits on some of the recorded inputs, or on made texts if there are too few."""
     spec = theirs.head(name)
     asked = theirs.inputs(name) if any(one.is_enough for one in evidence) else []
     inputs = asked or made_inputs(spec.task, theirs.tokenizer)
     spread = np.linspace(0, len(inputs) - 1, min(len(inputs), TEXTS[spec.task])).round().astype(int)
     chosen = [inputs[place] for place in spread]
     source = " + ".join(one.name for one in evidence) if asked else "made of the vocabulary"
-    width = spec.width(theirs.tokenizer.vocab_size)  # an encoder may have ids that its tokenizer never makes
+    width = spec.width(theirs.tokenizer.vocab_size)  # an encoder may have ids that its tokenizer never produces
     expected = [logits[:, :width] for logits in theirs.logits(name, chosen)]
     found = ours.logits(name, chosen)
     return {"source": source, "texts": len(chosen), **compare(spec, expected, found)}
@@ -213,9 +213,9 @@ def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence
 
 
 def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
-    """Replace a calibration error by one of temperatures that were not fitted on the examples that they scale.
+    """Replace a calibration error by one with temperatures that were fitted on other examples.
 
-    Of a text that is read in windows, the first one counts, as where temperatures are fitted.
+    Of a text that is read in windows, the first one counts, as in fitting temperatures.
     """
     spec = predictor.head(name)
     examples: list[Any] = as_problem(evidence.examples, problem_for(spec, evidence.examples))
@@ -243,5 +243,5 @@ def _jackknife(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence, 
 
 
 def _error_by_choices(texts: Figures, scores: Scores) -> float:
-    """Return a bound of the standard error in points: each unequal choice costs one answer, or gains one."""
+    """Return a bound of the standard error in points: each different choice loses or gains one answer."""
     return float(100 * np.sqrt((1 - texts["equal_argmax"]) / scores["masked_tokens"]))

@@ -1,4 +1,4 @@
-"""A predictor that remembers: figures of parts of the data are then computed without a second run."""
+"""A predictor that records its answers, so figures of parts of the data need no other run."""
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from models.task import HeadSpec, Logits
 from models.tokenizer import Tokenizer
 
 SMALL = 2000
-"""Logits of an input that are kept; those over a vocabulary would fill the memory."""
+"""Maximum logits of an input that are kept; logits over a vocabulary would fill the memory."""
 
 
 class Recorded:
-    """Answers each input of a head once; the second answer has no logits where they are not small."""
+    """Answers each input of a head once; a repeated answer has no logits if they are large."""
 
     def __init__(self, predictor: LocalPredictor) -> None:
         self.tokenizer: Tokenizer = predictor.tokenizer
@@ -25,11 +25,11 @@ class Recorded:
         return self._predictor.head(name)
 
     def inputs(self, head: str) -> list[Any]:
-        """Return the different inputs that a head was asked so far, in order."""
+        """Return the different inputs of a head so far, in order."""
         return list(dict.fromkeys(one for (name, _), known in self._known.items() if name == head for one in known))
 
     def logits(self, head: str, inputs: Sequence[Any]) -> list[Logits]:
-        """Return the logits of each input; those that were not kept are computed by the defaults of the head."""
+        """Return the logits of each input; missing ones are computed with the defaults of the head."""
         known = {
             one: prediction.logits
             for (name, _), answers in self._known.items()

@@ -1,4 +1,4 @@
-"""Reference figures of heads: what a bundle answers to its validation data when it is asked as by default."""
+"""Reference figures of heads: the answers of a bundle to its validation data, with default parameters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,12 +26,12 @@ def reference_figures(predictor: LocalPredictor, evidence: Mapping[str, Sequence
 
 
 def reference_of(predictor: LocalPredictor, name: str, examples: Sequence[Example]) -> Reference | None:
-    """Return the reference figures of a head on examples of its task; None where they are too few."""
+    """Return the reference figures of a head on examples of its task; None if there are too few."""
     return measure(predictor.head(name), list(_observed(predictor, name, inputs_of(examples, predictor.tokenizer))))
 
 
 def inputs_of(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Any]:
-    """Return what a client would send for each example; words go as a text, joined by blanks."""
+    """Return the request input of each example; words are sent as a text, joined by blanks."""
     documents = [one for one in examples if isinstance(one, Document)]
     if documents:
         return [passage.text for passage in masked_passages(documents, tokenizer)]
@@ -49,5 +49,5 @@ def _input(example: Example) -> Any:
 
 def _observed(predictor: LocalPredictor, name: str, inputs: Sequence[Any]) -> Iterator[Observed]:
     for one in predictor.predict_each(name, inputs):
-        if one.encoded and not one.error:  # a service refuses the others
+        if one.encoded and not one.error:  # a service refuses longer ones
             yield observe(predictor.task(name), one.encoded, one.answer)

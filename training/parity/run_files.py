@@ -1,4 +1,4 @@
-"""The data files of a finetuning run, as they were when it began: what an export measures its heads on."""
+"""The data files of a finetuning run, unchanged since its start, for measuring heads at the export."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from training.text.file_formats import files_in
 
 RECIPE, INPUTS = "recipe.json", "inputs.json"
 LEVELS = 2
-"""Directories above a checkpoint in which its run may stand: RUN/checkpoints/step-…, RUN/best."""
+"""Levels above a checkpoint at which its run may be: RUN/checkpoints/step-…, RUN/best."""
 
 Part = Literal["validation", "train"]
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the recipe of a run names, and the hash that each file had."""
+    """The files in the recipe of a run, and the hash of each file at its start."""
 
     directory: Path
     recipe: dict[str, Any]
@@ -27,7 +27,7 @@ class RunFiles:
 
     @classmethod
     def find(cls, checkpoint: Path) -> "RunFiles | None":
-        """Return those of the run that made a checkpoint; None where no run of finetuning did."""
+        """Return the files of the run that made a checkpoint; None if it was not a finetuning run."""
         path = checkpoint.resolve()
         for directory in (path, *path.parents[:LEVELS]):
             recipe = read_object(directory / RECIPE)
@@ -37,11 +37,11 @@ class RunFiles:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what the run noted of its code, recipe and inputs; {} where it noted nothing."""
+        """Return the run's provenance: code, recipe and inputs; {} if there is none."""
         return trained(self.directory)
 
     def files(self, head: str, task: TaskName, part: Part) -> list[Path]:
-        """Return the files of a head that are still what the run read; tell of those that are not."""
+        """Return the unchanged files of a head; print a warning for the others."""
         entry = self.recipe["heads"].get(head)
         if not isinstance(entry, dict) or entry.get("task") != task:
             return []
@@ -50,16 +50,16 @@ class RunFiles:
         return [path for path in paths if self._is_the_same(path, head)]
 
     def reading(self, head: str) -> dict[str, Any]:
-        """Return how the run read the files of a head, as the arguments `columns` and `skip_broken` of read_files."""
+        """Return the arguments `columns` and `skip_broken` with which the run read the files of a head."""
         entry = self.recipe["heads"][head]
         return {"columns": entry.get("columns") or {}, "skip_broken": entry.get("skip_broken") or 0}
 
     def _is_the_same(self, path: Path, head: str) -> bool:
         if not path.is_file():
-            tell(f"{path} of the run is not there: {head} is measured without it")
+            tell(f"{path} of the run does not exist, so {head} is measured without it")
             return False
         before = self.hashes.get(str(path))
         if before and before != hash_of(path):
-            tell(f"{path} is not what the run read (by its SHA-256): {head} is measured without it")
+            tell(f"{path} has changed since the run read it (by SHA-256), so {head} is measured without it")
             return False
         return True

@@ -1,4 +1,4 @@
-"""By what the figures of parity.json were measured: the session that serves by default, its kernels, and the graphs."""
+"""What the figures of parity.json belong to: the default session, its kernels, and the graphs."""
 
 import hashlib
 import platform
@@ -12,9 +12,9 @@ from models.onnx_runtime import find_kernels
 from training.run.atomic_files import hash_of
 
 SOURCES = Path(__file__).parents[2] / "kernels"
-"""Not there where a wheel was installed."""
+"""Missing if a wheel was installed."""
 EXTENSIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-"""Of processors, by which the kernels choose their way to a product or to attention."""
+"""Features of processors by which the kernels choose their code for products and attention."""
 
 
 def session_figures() -> dict[str, Any]:
@@ -29,7 +29,7 @@ def session_figures() -> dict[str, Any]:
 
 
 def kernel_sources(directory: Path = SOURCES) -> str | None:
-    """Return a hash of all files that the kernels are compiled from; None where they are not at hand."""
+    """Return a hash of all source files of the kernels; None without them."""
     if not directory.is_dir():
         return None
     digest = hashlib.sha256()
@@ -40,13 +40,13 @@ def kernel_sources(directory: Path = SOURCES) -> str | None:
 
 
 def graph_hashes(bundle: Bundle) -> dict[str, str]:
-    """Return the hash of every graph and of the constants beside them, as they are on disk."""
+    """Return the hashes of all graphs and of their constants on disk."""
     files = [path for path in sorted(bundle.directory.rglob("*")) if path.suffix in (".onnx", ".bin")]
     return {path.relative_to(bundle.directory).as_posix(): hash_of(path) for path in files}
 
 
 def processor() -> str:
-    """Return the architecture, and those extensions of this processor that matter."""
+    """Return the architecture and the relevant extensions of this processor."""
     try:
         words = Path("/proc/cpuinfo").read_text(encoding="utf8").split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Pairs of a corpus, masked, as batches: rows depend on (seed, epoch, index) alone."""
+"""Masked pairs of a corpus as batches; rows depend only on (seed, epoch, index)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.text.corpus import Corpus
 
 Position = tuple[int, int]
-"""The epoch, and the index in it of the next row."""
+"""The epoch, and the index of the next row in it."""
 
 
 class MaskedPair(NamedTuple):
-    """A pair with its specials, masked; without next sentences one run of text, `following` then means nothing."""
+    """A masked pair with its special tokens; without next sentences one run of text, and `following` is unused."""
 
     masked: Masked
     segments: Ids
@@ -40,13 +40,13 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     def unmasked(self) -> "Batch":
-        """The same rows with the tokens that the text has at the selected positions."""
+        """The same rows with the original tokens at the selected positions."""
         ids = self.input_ids.flatten().index_copy(0, self.positions, self.labels)
         return self._replace(input_ids=ids.view_as(self.input_ids))
 
 
 class Rows:
-    """The rows of a corpus for one length, epoch after epoch."""
+    """The rows of a corpus for one length, epoch by epoch."""
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, recipe: PretrainRecipe, max_length: int) -> None:
         self.corpus = corpus
@@ -60,9 +60,9 @@ class Rows:
     def steps(
         self, batch_size: int, position: Position, part: slice = slice(None)
     ) -> Iterator[tuple[list[MaskedPair], Position]]:
-        """Yield the rows of each step from `position` on, or the `part` of them, and the position after them.
+        """Yield the rows of each step from `position` on, or a `part` of them, and the next position.
 
-        What is left of an epoch when no whole step remains is passed over.
+        The rest of an epoch that does not fill a step is skipped.
         """
         epoch, index = position
         while True:
@@ -74,7 +74,7 @@ class Rows:
             epoch, index = epoch + 1, 0
 
     def check(self, batch_size: int, epoch: int) -> int:
-        """Return how many rows an epoch has; raise RecipeError where they do not fill a batch."""
+        """Return the number of rows per epoch; raise RecipeError if they do not fill a batch."""
         count = self.count(epoch)
         if batch_size > count:
             raise RecipeError(
@@ -94,7 +94,7 @@ class Rows:
         return self._pairs
 
     def row(self, epoch: int, index: int) -> MaskedPair:
-        """Cut, join and mask a pair with the generator of (seed, epoch, index) alone."""
+        """Cut, join and mask a pair, with a generator that depends only on (seed, epoch, index)."""
         recipe, tokenizer = self.recipe, self.tokenizer
         rng = np.random.default_rng((recipe.seed, epoch, index))
         a_start, a_end, b_start, b_end, following = (int(value) for value in self.pairs(epoch)[index])
@@ -118,7 +118,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def collate(rows: list[MaskedPair], length: int = 0) -> Batch:
-    """Pad to the longest row, or to `length` where a compiled graph wants one shape."""
+    """Pad to the longest row, or to `length` if a compiled graph needs one shape."""
     width = max(length, *(len(row.masked.ids) for row in rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     segments, mask = torch.zeros_like(ids), torch.zeros_like(ids)

@@ -1,10 +1,10 @@
-"""Learning from a larger encoder in the loop of pretraining: its hidden states and its masked-token distributions.
+"""Distillation: a student learns the hidden states and the masked-token distributions of a larger encoder.
 
-Hidden states as in TinyBERT (Jiao et al., 2020), the squared distance after the last layer, but through a projection
-that is not learnt: the principal components of the teacher's. It follows from teacher and text, so a resume has nothing
-to restore. The teacher reads the text that is masked for its student (data2vec, Baevski et al., 2022), whose state at a
-masked token thus has the token in it. Distributions as in Hinton et al. (2015), at temperature 1: the divergence of the
-student's from the teacher's. A fresh student begins as the teacher, pruned to its size (pruning.py).
+Hidden states follow TinyBERT (Jiao et al., 2020): the squared distance after the last layer. The projection is not
+learned; it has the principal components of the teacher's states. It follows from teacher and text, so a resume needs no
+other state. The teacher reads the text without the masks of its student (data2vec, Baevski et al., 2022), so its state
+at a masked token contains the token. Distributions follow Hinton et al. (2015) at temperature 1: the divergence of the
+student's from the teacher's. A fresh student starts as the teacher, pruned to its size (pruning.py).
 """
 
 from dataclasses import dataclass
@@ -24,34 +24,34 @@ from training.run.start_from import read_base
 from training.text.corpus import vocabulary_hash
 
 SAMPLED = 1 << 15
-"""Tokens on which a teacher's hidden states are looked at."""
+"""Tokens on which the components of a teacher's hidden states are computed."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """An encoder, frozen, and what a student is to learn of its hidden states."""
+    """A frozen encoder, and the directions of its hidden states that a student learns."""
 
     encoder: Encoder
     head: nn.Module | None
-    """For masked tokens, frozen, where its distributions are to be learnt too."""
+    """The frozen masked-token head, if its distributions are learned too."""
     components: Tensor
     """Principal directions [H, width of the student] of the hidden states."""
     variance: float
-    """Of the hidden states along all components."""
+    """Variance of the hidden states along all components."""
     sample: Batch
-    """Text that this was found on."""
+    """The text that the components were computed on."""
 
     @classmethod
     def read(
         cls, directory: Path, student: Checkpoint, longest: int, sample: Batch, distributions: bool = False
     ) -> "Teacher":
-        """Read a checkpoint or bundle, and find its components on the tokens of `sample`, some thousands.
+        """Read a checkpoint or bundle, and compute its components on a few thousand tokens of `sample`.
 
-        Raises RecipeError if it cannot teach this `student` in rows of up to `longest` tokens.
+        Raise RecipeError if it cannot teach this `student` in rows of up to `longest` tokens.
         """
         checkpoint = read_base(directory)
         if vocabulary_hash(checkpoint.tokenizer) != vocabulary_hash(student.tokenizer):
-            raise RecipeError(f"teacher {directory} has another vocabulary than the student; give both the same")
+            raise RecipeError(f"teacher {directory} and student have different vocabularies; give both the same")
         if longest > checkpoint.config.max_position_embeddings:
             raise RecipeError(
                 f"teacher {directory} has {checkpoint.config.max_position_embeddings} positions, but max_length is "
@@ -71,14 +71,14 @@ class Teacher:
     def losses(self, batch: Batch, hidden: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence summed over the selected tokens, and the distance of states summed over the rows.
 
-        `hidden` [B, S, H] and `logs` [n, V], log-probabilities, are the student's; the vocabularies agree, paddings of
-        them need not.
+        `hidden` [B, S, H] and `logs` [n, V] (log-probabilities) are the student's. The vocabularies are equal, though
+        their paddings may differ.
         """
         theirs = hidden_states(self.encoder, batch.unmasked())
         return self.masked_divergence(batch, logs), self.distance(hidden, theirs, batch.attention_mask)
 
     def masked_divergence(self, batch: Batch, logs: Tensor) -> Tensor:
-        """Divergence from the distributions at masked tokens, which the teacher does not see either; 0 without them."""
+        """Return the divergence from the distributions at masked tokens, which are masked for the teacher too; or 0."""
         if self.head is None:
             return logs.new_zeros(())
         with torch.no_grad():
@@ -86,31 +86,31 @@ class Teacher:
         return divergence(logs, their_logits)
 
     def distance(self, hidden: Tensor, theirs: Tensor, attention_mask: Tensor) -> Tensor:
-        """Share of the variance of hidden states that a row of the student's leaves unexplained, summed over rows."""
+        """Return the share of the variance of hidden states that a row of the student misses, summed over rows."""
         mask = attention_mask.float()
         squares = (hidden.float() - theirs.float() @ self.components).square().sum(-1) * mask  # (rows, length)
         return (squares.sum(1) / mask.sum(1)).sum() / self.variance
 
     def hand_down(self, student: Encoder) -> None:
-        """Begin a fresh student as the teacher, pruned to its size; raises RecipeError where it has another shape."""
+        """Start a fresh student as the teacher, pruned to its size; raise RecipeError for an impossible shape."""
         prune(self.encoder, student, self.components, self.sample)
 
 
 def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, processes: Processes) -> Teacher:
-    """The recipe's teacher, looked at on the first of the run's `rows`."""
+    """Return the recipe's teacher, with components from the first `rows` of the run."""
     count = min(rows.count(0), max(1, SAMPLED // rows.max_length))
     sample = collate([rows.row(0, i) for i in range(count)]).to(processes.device)
     teacher = Teacher.read(
         Path(recipe.teacher or ""), student, recipe.longest, sample, distributions=recipe.teacher_share > 0
     )
     if not recipe.base:
-        check_sizes(teacher.encoder.config, student.config)  # in every process: only the first one prunes
-    processes.share([teacher.components])  # whose signs depend on the processor
+        check_sizes(teacher.encoder.config, student.config)  # needed in every process, though only the first one prunes
+    processes.share([teacher.components])  # their signs depend on the processor
     return teacher
 
 
 def divergence(logs: Tensor, their_logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of log-probabilities [n, V] from what logits [n, V'] say, summed over n."""
+    """Return the Kullback-Leibler divergence of log-probabilities [n, V] from logits [n, V'], summed over n."""
     size = min(logs.shape[1], their_logits.shape[1])
     their_logs = their_logits[:, :size].log_softmax(-1, dtype=torch.float32)
     return (their_logs.exp() * (their_logs - logs[:, :size])).sum()
@@ -123,7 +123,7 @@ def hidden_states(encoder: Encoder, batch: Batch) -> Tensor:
 
 
 def principal_components(values: Tensor, count: int) -> Tensor:
-    """Return the `count` directions [H, count] along which `values` [n, H] are largest, or all H, the largest first."""
+    """Return up to `count` directions [H, count] in which `values` [n, H] are largest, the largest first."""
     values = values.double()
     directions: Tensor = torch.linalg.eigh(values.T @ values).eigenvectors  # in ascending order
     return directions.flip(1)[:, :count].float()

@@ -1,4 +1,4 @@
-"""The weights that a pretraining run begins with: those of its base, of word counts, of a teacher, or random ones."""
+"""The initial weights of pretraining: from a base, from word counts, from a teacher, or random."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from training.text.corpus import TOKENIZER, Corpus
 
 
 def start(recipe: PretrainRecipe) -> Checkpoint:
-    """The base with its heads and those of pretraining, fresh where it has none; or random weights."""
+    """Return the base with its heads and those of pretraining, fresh if it lacks them; or random weights."""
     corpus = Corpus(Path(recipe.corpus))
     if recipe.base:
         checkpoint = read_base(Path(recipe.base))
@@ -60,16 +60,16 @@ def start(recipe: PretrainRecipe) -> Checkpoint:
 
 @torch.no_grad()
 def set_unigram_bias(head: nn.Module, corpus: Corpus) -> None:
-    """Start at the frequencies of the corpus: a bias of zero takes ten thousand steps to get there, and until then the
-    rare rows of the tied embedding are pushed aside, all in one direction."""
+    """Set the bias to the frequencies of the corpus. From zero, it takes ten thousand steps to get there; until then,
+    the rare rows of the tied embedding are all pushed in one direction."""
     assert isinstance(head, MaskedTokenHead)
-    counts = corpus.token_counts(len(head.bias)) + 1.0  # a token that is not there may come still
+    counts = corpus.token_counts(len(head.bias)) + 1.0  # a missing token may still occur later
     log_shares = np.log(counts / counts.sum())
     head.bias.copy_(torch.from_numpy(log_shares - log_shares.mean()))
 
 
 def inform(encoder: Encoder, recipe: PretrainRecipe, corpus: Corpus, teacher: Teacher | None) -> None:
-    """Begin random weights at what is known without learning."""
+    """Set random weights to what is known without training."""
     if teacher:
         teacher.hand_down(encoder)
     elif recipe.word_vectors:

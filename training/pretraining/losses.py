@@ -1,4 +1,4 @@
-"""What pretraining minimises: masked tokens, next sentences, and what a teacher says of both."""
+"""The losses of pretraining: masked tokens, next sentences, and the distances to a teacher."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from training.pretraining.pretrain_recipe import PretrainRecipe
 
 
 class Losses(NamedTuple):
-    """Sums over a batch: cross-entropies and right answers, and with a teacher the distances to it."""
+    """Sums over a batch: cross-entropies, right answers, and with a teacher the distances to it."""
 
     masked: Tensor
     following: Tensor
@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 
 
 def total(parts: Losses, chosen: int, pairs: int, recipe: PretrainRecipe) -> Tensor:
-    """The loss of a step with `chosen` selected tokens and `pairs` rows, or this batch's part of it."""
+    """Return the loss of a step with `chosen` selected tokens and `pairs` rows, or this batch's part of it."""
     labels = 1 - recipe.teacher_share if recipe.teacher else 1.0
     loss = labels * parts.masked / chosen + parts.following / pairs
     if recipe.teacher:
@@ -33,14 +33,14 @@ def total(parts: Losses, chosen: int, pairs: int, recipe: PretrainRecipe) -> Ten
 
 
 def counted_by(chosen: int, pairs: int) -> Tensor:
-    """What each field of `Losses` is a sum over."""
+    """Return the count that each field of `Losses` is a sum over."""
     return torch.tensor([chosen, pairs, chosen, pairs, chosen, pairs])
 
 
 def score(
     encoder: Callable[..., Tensor], heads: Sequence[torch.nn.Module], batch: Batch, teacher: Teacher | None = None
 ) -> Losses:
-    """The losses of a batch; the vocabulary's matrix product is paid at the selected positions only."""
+    """Return the losses of a batch; the product with the vocabulary is computed only at selected positions."""
     hidden = encoder(batch.input_ids, batch.token_type_ids, batch.attention_mask)
     tokens = heads[0](hidden.flatten(0, 1)[batch.positions])
     logs = tokens.log_softmax(-1, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Masked tokens (Devlin et al., 2018, §3.1): 15 % of the tokens, of these 80 % [MASK], 10 % random, 10 % kept."""
+"""Masked tokens (Devlin et al., 2018, §3.1): 15 % of the tokens; 80 % of these [MASK], 10 % random, 10 % kept."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
 class Masked(NamedTuple):
-    """A row after masking: `ids` [S], the `columns` [n] that were selected, and the `labels` [n] that stood there."""
+    """A masked row: `ids` [S], the selected `columns` [n], and their original ids, the `labels` [n]."""
 
     ids: Ids
     columns: Ids
@@ -19,23 +19,25 @@ class Masked(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """What masking needs of a tokenizer."""
+    """The parts of a tokenizer that masking needs."""
 
     mask_id: int
     special_ids: Ids
     ordinary_ids: Ids
-    """What a random token is drawn from: all but the specials (create_pretraining_data.py draws [PAD] too)."""
+    """Random tokens are drawn from these: all except special ones (create_pretraining_data.py draws [PAD] too)."""
     continues: NDArray[np.bool_]
-    """[V], whether a token goes on with the word before it ("##")."""
+    """[V], whether a token continues a word ("##")."""
 
 
 def mask_tokens(
     ids: Ids, vocabulary: Vocabulary, rate: float, rng: np.random.Generator, whole_words: bool = False
 ) -> Masked:
-    """Select max(1, round(rate · length)) tokens, specials counted but never chosen (create_pretraining_data.py:369).
+    """Select max(1, round(rate · length)) tokens; special ones count but are never chosen.
 
-    `ids` [S] with specials, unpadded; at least one token must be ordinary. With `whole_words` a word is selected with
-    all its pieces or not at all, and one that would exceed the count is passed over (:377): fewer may be chosen.
+    As in create_pretraining_data.py:369.
+    `ids` [S] have special tokens and no padding; at least one token must be ordinary. With `whole_words` a word is
+    selected with all its pieces or not at all. A word that would exceed the count is skipped (:377), so fewer tokens
+    may be chosen.
     """
     candidates = np.flatnonzero(~np.isin(ids, vocabulary.special_ids))
     count = min(len(candidates), max(1, round(rate * len(ids))))
@@ -56,7 +58,7 @@ def mask_tokens(
 
 
 def choose_words(candidates: Ids, continues: NDArray[np.bool_], count: int, rng: np.random.Generator) -> Ids:
-    """Return the columns of words drawn at random, at most `count` of them; never none, so that a row has a label."""
+    """Return at most `count` columns of randomly drawn words; at least one, so that a row has a label."""
     starts = np.flatnonzero(~continues | (np.diff(candidates, prepend=-1) > 1))
     words = np.split(candidates, starts[starts > 0])
     chosen: list[Ids] = []

@@ -1,4 +1,4 @@
-"""What the steps between two lines of metrics.jsonl were like, and whether the run can come to anything."""
+"""Means of the steps between two lines of metrics.jsonl, and checks that the run makes progress."""
 
 import math
 import time
@@ -16,17 +16,17 @@ from training.run.flops import matmul_peak, training_flops
 from training.text.corpus import Corpus
 
 BETTER = 0.05
-"""Nats below the frequencies of tokens from which a loss has learnt something."""
+"""A loss this many nats below that of token frequencies has learned something."""
 
 
 class Monitor:
-    """What the steps between two lines of metrics.jsonl were like; evaluating and saving do not count as their time."""
+    """Means of the steps between two lines of metrics.jsonl; their time excludes evaluating and saving."""
 
     def __init__(self, recipe: PretrainRecipe, config: EncoderConfig, unigram: float, device: torch.device) -> None:
         self.recipe = recipe
         self.config = config
         self.unigram = unigram
-        """Loss of answering with the frequencies of the corpus, in nats."""
+        """Loss of always answering the frequencies of the corpus, in nats."""
         self.device = device
         self.empty()
 
@@ -42,14 +42,14 @@ class Monitor:
         self.began = time.monotonic()
 
     def open(self) -> None:
-        """A step begins."""
+        """Note the start of a step."""
         self.began = time.monotonic()
 
     def rows_came(self) -> None:
         self.waited += time.monotonic() - self.began
 
     def add(self, losses: Tensor, rows: list[MaskedPair]) -> None:
-        """Count a step that has ended; `rows` are those of this process."""
+        """Count a finished step; `rows` are those of this process."""
         lengths = torch.tensor([len(row.masked.ids) for row in rows])
         self.losses.append(losses)
         self.tokens += int(lengths.sum())
@@ -57,7 +57,7 @@ class Monitor:
         self.seconds += time.monotonic() - self.began
 
     def close(self) -> dict[str, float]:
-        """Return the figures, and begin the next means."""
+        """Return the figures, and start the next means."""
         figures = describe(torch.stack(self.losses).mean(0), self.recipe)
         values = {f"{key}/{head}": value for head, entry in figures.items() for key, value in entry.items()} | {
             "tokens_per_s": self.tokens / self.seconds,
@@ -68,13 +68,13 @@ class Monitor:
         return values
 
     def check(self, values: dict[str, float], step: int) -> None:
-        """Raise TrainingError for a run that cannot come to anything."""
+        """Raise TrainingError for a run that makes no progress."""
         check_finite(values, step)
         loss = values["loss/fill-mask"]
         if step >= self.recipe.plateau_after and loss > self.unigram - BETTER:
             raise TrainingError(
                 f"loss/fill-mask is {loss:.2f} at step {step}, no better than the frequencies of tokens "
-                f"({self.unigram:.2f}); lower rate or raise warmup and begin again, or raise plateau_after and resume"
+                f"({self.unigram:.2f}); lower rate or raise warmup and start again, or raise plateau_after and resume"
             )
 
 
@@ -84,7 +84,7 @@ def unigram_entropy(corpus: Corpus, vocab_size: int) -> float:
 
 
 def describe(means: Tensor, recipe: PretrainRecipe) -> dict[str, dict[str, float]]:
-    """Name the means of losses.Losses that the recipe asks for, by head or teacher."""
+    """Name the means of losses.Losses that the recipe uses, by head or teacher."""
     masked, following, masked_right, following_right, divergence, state = means.tolist()
     figures = {"fill-mask": {"loss": masked, "accuracy": masked_right}}
     if recipe.teacher:
@@ -96,5 +96,5 @@ def check_finite(values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise TrainingError(
-                f"{name} is {value} at step {step}, expected a number; lower rate or raise warmup, and begin again"
+                f"{name} is {value} at step {step}, expected a number; lower rate or raise warmup, and start again"
             )

@@ -1,8 +1,8 @@
-"""Next-sentence pairs, as in the BERT paper but clean: the random half really comes from another document.
+"""Next-sentence pairs as in the BERT paper, but the random half always comes from another document.
 
-A pair is two ranges of the corpus' tokens, so that a whole epoch of pairs is one small array. Differences from
-create_pretraining_data.py: a random document is never the same one (there after ten tries it may be), and a chunk has
-two sentences or more, so that none is random only because it has a single sentence (there more than half are random).
+A pair is two ranges of the corpus' tokens, so a whole epoch of pairs is one small array. Differences from
+create_pretraining_data.py: the random document is never the same one (there, after ten tries, it may be). And a chunk
+has at least two sentences, so none is random only because it has a single sentence (there, more than half are random).
 """
 
 from array import array
@@ -15,7 +15,7 @@ from training.errors import DataError
 from training.text.corpus import Corpus
 
 SHORT_SHARE = 0.1
-"""Share of chunks with a shorter target, so that the model meets short texts (BERT paper)."""
+"""Share of chunks with a shorter target, so that the model sees short texts (BERT paper)."""
 
 NEXT, RANDOM = 0, 1
 MIN_ROW = 8
@@ -25,7 +25,7 @@ Ranges = NDArray[np.int64]
 
 
 class Pair(NamedTuple):
-    """Token ranges of both segments and the label: 0 = b follows a, 1 = b is of another document."""
+    """Token ranges of both segments, and the label: 0 = b follows a, 1 = b is from another document."""
 
     a_start: int
     a_end: int
@@ -37,14 +37,14 @@ class Pair(NamedTuple):
 def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:
     """Return the pairs of an epoch, shuffled: int64 [pairs, 5], columns as in `Pair`.
 
-    Depends on nothing but its arguments; the pairs of a document depend only on (seed, epoch, document).
+    The result depends only on the arguments; the pairs of a document depend only on (seed, epoch, document).
     """
     if len(corpus) < 2:
         raise DataError(
             f"{corpus.directory} has {len(corpus)} document(s), expected 2 or more, because a random sentence comes "
             "from another document; build the corpus of more documents"
         )
-    found = array("q")  # 40 bytes a pair: an epoch of a large corpus has millions
+    found = array("q")  # 40 bytes per pair: an epoch of a large corpus has millions
     for document in range(len(corpus)):
         for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([seed, epoch, document])):
             found.extend(pair)
@@ -68,9 +68,9 @@ def random_share(corpus: Corpus, max_length: int, documents: int) -> float:
 
 
 def longest_row(corpus: Corpus, max_length: int, nsp: bool) -> int:
-    """Return the most tokens of any row of the corpus, specials included: short documents fill no row.
+    """Return the maximum tokens of a row of the corpus, with special tokens: short documents do not fill a row.
 
-    A pair is of one document or of two, a run of one.
+    A pair comes from one or two documents, a run from one.
     """
     longest = np.sort(np.diff(corpus.sentences[corpus.documents]))[::-1]
     tokens = int(longest[:2].sum()) + 3 if nsp else int(longest[:1].sum()) + 2
@@ -80,7 +80,7 @@ def longest_row(corpus: Corpus, max_length: int, nsp: bool) -> int:
 def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Ranges:
     """Return runs of sentences instead of pairs, for training without next sentences: columns as in `Pair`, b empty.
 
-    Each fills `max_length` as far as its document goes; one in ten is shorter, as with pairs.
+    Each fills `max_length` if its document is long enough; one in ten is shorter, as with pairs.
     """
     found = array("q")
     for document in range(len(corpus)):
@@ -91,7 +91,7 @@ def sample_runs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Range
 
 
 def document_runs(corpus: Corpus, document: int, room: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Walk a document in runs of at most `room` tokens; a sentence that is longer goes on in the next run."""
+    """Divide a document into runs of at most `room` tokens; a longer sentence continues in the next run."""
     first, last = int(corpus.documents[document]), int(corpus.documents[document + 1])
     edges = corpus.sentences[first : last + 1]
     start, stop = int(edges[0]), int(edges[-1])
@@ -106,7 +106,7 @@ def document_runs(corpus: Corpus, document: int, room: int, rng: np.random.Gener
 
 
 def document_pairs(corpus: Corpus, document: int, room: int, rng: np.random.Generator) -> list[Pair]:
-    """Walk a document in chunks of about `room` tokens and cut each into a pair."""
+    """Divide a document into chunks of about `room` tokens, and cut each into a pair."""
     first, last = int(corpus.documents[document]), int(corpus.documents[document + 1])
     starts = corpus.sentences[first : last + 1].tolist()
     count = last - first
@@ -119,7 +119,7 @@ def document_pairs(corpus: Corpus, document: int, room: int, rng: np.random.Gene
         if rng.random() < 0.5:
             b_start, b_end = random_range(corpus, document, max(1, target - (starts[cut] - starts[i])), rng)
             pairs.append(Pair(starts[i], starts[cut], b_start, b_end, RANDOM))
-            i = cut  # the sentences that were not used go back (create_pretraining_data.py:290-293)
+            i = cut  # unused sentences are used again (create_pretraining_data.py:290-293)
         else:
             pairs.append(Pair(starts[i], starts[cut], starts[cut], starts[end], NEXT))
             i = end
@@ -127,7 +127,7 @@ def document_pairs(corpus: Corpus, document: int, room: int, rng: np.random.Gene
 
 
 def chunk_end(starts: list[int], i: int, target: int) -> int:
-    """The first sentence behind a chunk that begins with `i`: two sentences or more, no single one left over."""
+    """Return the end of the chunk that starts with sentence `i`: it has at least two, and leaves no single one."""
     count = len(starts) - 1
     end = i + 2
     while end < count and starts[end] - starts[i] < target:
@@ -136,7 +136,7 @@ def chunk_end(starts: list[int], i: int, target: int) -> int:
 
 
 def random_range(corpus: Corpus, document: int, target: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Sentences of about `target` tokens from any document but this one."""
+    """Return sentences of about `target` tokens from any other document."""
     other = int(rng.integers(len(corpus) - 1))
     other += other >= document
     first, last = int(corpus.documents[other]), int(corpus.documents[other + 1])
@@ -150,7 +150,7 @@ def random_range(corpus: Corpus, document: int, target: int, rng: np.random.Gene
 def truncate_pair(
     a: NDArray[np.integer], b: NDArray[np.integer], room: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Cut the longer segment, at its front or end by coin, until both fit (create_pretraining_data.py:418-433)."""
+    """Shorten the longer segment, randomly at its start or end, until both fit (create_pretraining_data.py:418-433)."""
     excess = len(a) + len(b) - room
     if excess <= 0:
         return a, b

@@ -3,7 +3,7 @@
     python -m training pretrain training/recipes/continue.toml --out RUN --set corpus=CORPUS --set base=DIR
     torchrun --nproc-per-node 2 -m training pretrain …        the same in several processes
 
-The same command again resumes. Pairs and masks depend on (seed, epoch, index) alone, dropout on (seed, step, process).
+The same command resumes the run. Pairs and masks depend only on (seed, epoch, index), dropout on (seed, step, process).
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,22 +34,22 @@ from training.run.run_directory import Run, seed_step
 from training.text.corpus import Corpus
 
 PHASE_EPOCHS = 1 << 10
-"""More than a phase has."""
+"""More epochs than a phase has."""
 LOGGED_EVERY = 20
-"""Steps."""
+"""Steps between two lines of metrics.jsonl."""
 MANY = 100
-"""Batches whose tokens a corpus has beyond doubt about the first one."""
+"""A corpus with this many batches of tokens certainly fills the first one."""
 
 
 def pretrain(recipe: PretrainRecipe, out: Path) -> Checkpoint:
-    """Run, or go on with, the recipe; the finished model stands in `out`."""
+    """Run or resume the recipe; the finished model is in `out`."""
     processes = Processes()
     with processes.joined(), alone(out) if processes.first else nullcontext():
         return train(recipe, out, processes)
 
 
 def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint:
-    """The run, as each of its processes sees it."""
+    """Train, in each process of the run."""
     run = Run(out, recipe, processes, map(Path, filter(None, (recipe.corpus, recipe.base, recipe.teacher))))
     if run.finished:
         return read_checkpoint(out)
@@ -58,7 +58,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
     if processes.first:
         check_precision(recipe.precision, processes.device.type)
     if recipe.unread and processes.first:
-        tell(f"{', '.join(recipe.unread)}: not read, for phases, base or teacher of the recipe say it")
+        tell(f"{', '.join(recipe.unread)}: ignored, because phases, base or teacher of the recipe set it")
 
     # ---- model and data
     checkpoint = start(recipe)
@@ -102,15 +102,15 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
             batch = collate(micro, phase.max_length if recipe.compile else 0).to(processes.device)
             with arithmetic(recipe.precision, processes.device.type):
                 parts = score(forward, heads, batch, teacher)
-            # sums divided by the whole step's counts: a micro-batch with fewer masks weighs less
+            # sums are divided by the counts of the whole step, so a micro-batch with fewer masks weighs less
             torch.autograd.backward(total(parts, chosen, pairs, recipe))
             losses += torch.stack([part.detach().float() for part in parts])
-        # a signal reaches one process or all, each in another step: together they stop after the same one
+        # a signal may reach the processes in different steps; this sum makes all stop after the same step
         asked = torch.tensor(int(interruption.asked), device=processes.device)
         gradients = (parameter.grad for parameter in modules.parameters() if parameter.grad is not None)
         processes.add([asked, losses, *gradients])
         norm = nn.utils.clip_grad_norm_(modules.parameters(), recipe.clip)
-        check_finite({"grad_norm": float(norm)}, step)  # before it reaches the weights, and a checkpoint
+        check_finite({"grad_norm": float(norm)}, step)  # checked before it reaches the weights and a checkpoint
         share = share_at(recipe, step)
         set_rates(optimizer, share * recipe.rate, share * (recipe.head_rate or recipe.rate))
         optimizer.step()
@@ -132,7 +132,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
         if stopping or (done % recipe.save_every == 0 and done < recipe.all_steps):
             run.save(done, checkpoint, optimizer, state | {"best": best})
         if stopping:
-            processes.wait()  # torchrun ends all as soon as one has ended
+            processes.wait()  # torchrun ends all processes as soon as one has ended
             interruption.end(done)
         monitor.open()
     bar.close()
@@ -144,7 +144,7 @@ def train(recipe: PretrainRecipe, out: Path, processes: Processes) -> Checkpoint
 
 
 class Best(NamedTuple):
-    """The best accuracy of masked tokens on held-out text so far, and its step; step 0 where none was measured."""
+    """The best accuracy of masked tokens on held-out text so far, and its step; 0 before any."""
 
     accuracy: float = -1.0
     step: int = 0
@@ -164,7 +164,7 @@ class Best(NamedTuple):
 
 
 def check_batches(recipe: PretrainRecipe, rows_of: Sequence[Rows], processes: int) -> None:
-    """Raise RecipeError for a phase whose batches cannot be filled or divided, before those that come first are run."""
+    """Raise RecipeError for a phase whose batches cannot be filled or divided, before earlier phases run."""
     for phase, rows in zip(recipe.parts, rows_of, strict=True):
         if phase.batch_size % (processes * recipe.accumulate):
             raise RecipeError(
@@ -172,15 +172,15 @@ def check_batches(recipe: PretrainRecipe, rows_of: Sequence[Rows], processes: in
                 f"{recipe.accumulate} do not divide; choose a multiple of {processes * recipe.accumulate}"
             )
         if len(rows.corpus.tokens) < MANY * phase.batch_size * phase.max_length:
-            rows.check(phase.batch_size, 0)  # of a larger corpus, counting would take minutes, and has nothing to find
+            rows.check(phase.batch_size, 0)  # a larger corpus has enough, and counting takes minutes
 
 
 def stream(
     rows_of: Sequence[Rows], recipe: PretrainRecipe, state: dict[str, Any], processes: Processes
 ) -> Iterator[tuple[list[MaskedPair], Phase, dict[str, Any]]]:
-    """Yield this process's rows of each step from the one of `state` on, its phase, and the position to resume from.
+    """Yield, from the step of `state` on, this process's rows, the phase, and the position to resume from.
 
-    `rows_of`: those that each phase draws from. The position says how many epochs of rows were "seen", too.
+    `rows_of` has the rows of each phase. The position also has the number of epochs "seen".
     """
     before, seen = 0, state.get("seen", 0.0)
     for number, phase in enumerate(recipe.parts):
@@ -195,10 +195,10 @@ def stream(
 
 
 def first_epoch(recipe: PretrainRecipe, number: int) -> int:
-    """Return the epoch with which a phase begins.
+    """Return the first epoch of a phase.
 
-    It is 0, unless an earlier phase had rows of the same length. Then it is one that the earlier phase cannot reach, so
-    that its rows do not come again.
+    It is 0, unless an earlier phase had rows of the same length. Then it is an epoch that the earlier phase cannot
+    reach, so rows are not repeated.
     """
     lengths = [phase.max_length for phase in recipe.parts[: number + 1]]
     return PHASE_EPOCHS * (lengths.count(lengths[-1]) - 1)

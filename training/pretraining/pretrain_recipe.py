@@ -1,4 +1,4 @@
-"""What a pretraining run is: its corpus, its encoder, its phases, and how it learns."""
+"""The recipe of a pretraining run: corpus, encoder, phases, and optimizer."""
 
 from dataclasses import dataclass, field, fields
 
@@ -11,14 +11,14 @@ from training.run.precision import Precision
 from training.run.recipe import Dropout, NotNegative, Positive, Seed, Share, Threads
 
 SINGLE = ("steps", "max_length", "batch_size")
-"""Fields that phases stand in place of."""
+"""Fields that phases replace."""
 SPECS = {"fill-mask": HeadSpec("fill-mask", []), "nsp": HeadSpec("pair", NSP_LABELS)}
 """The heads of pretraining, by name."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run with rows of its own length (BERT paper: 128 for 90 % of the steps, then 512)."""
+    """A part of a run with its own row length (BERT paper: 128 for 90 % of the steps, then 512)."""
 
     steps: PositiveInt
     max_length: PositiveInt
@@ -27,50 +27,50 @@ class Phase:
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """What a pretraining run is."""
+    """The recipe of a pretraining run."""
 
     corpus: str
-    """Directory made by `python -m training corpus`."""
+    """Directory written by `python -m training corpus`."""
     base: str | None = None
-    """Checkpoint or bundle to start from; without one, weights are random and the sizes below count."""
+    """Checkpoint or bundle to start from; without one, weights are random, with the sizes below."""
     tokenizer: str | None = None
-    """Of random weights; by default the corpus' own."""
+    """Tokenizer for random weights; default: that of the corpus."""
     word_vectors: bool = False
-    """Begin random weights with the word embedding that counting in the corpus gives, some minutes, once."""
+    """Start random weights with a word embedding from counts in the corpus; takes some minutes, once."""
     layers: PositiveInt = 4
     width: PositiveInt = 256
     attention_heads: PositiveInt = 4
     steps: PositiveInt = 10_000
     batch_size: PositiveInt = 32
-    """Pairs a step, of all processes together."""
+    """Pairs per step, over all processes."""
     accumulate: PositiveInt = 1
-    """Forward passes a step and process, each over an equal part of its pairs."""
+    """Forward passes per step and process, each over an equal part of the pairs."""
     max_length: PositiveInt = 128
-    """Tokens of a pair with its three specials."""
+    """Maximum tokens of a pair with its three special tokens."""
     phases: list[Phase] = field(default_factory=list)
-    """In place of steps, batch_size and max_length: parts of the run, one after the other, under one schedule."""
+    """Replaces steps, batch_size and max_length: consecutive parts of the run under one schedule."""
     nsp: bool = True
-    """Pairs and next sentences; without them each row is one run of text, and the only head is fill-mask."""
+    """Next-sentence prediction; without it, each row is one run of text, and the only head is fill-mask."""
     mask_rate: float = 0.15
     whole_words: bool = False
-    """Select words with all their pieces."""
+    """Mask all pieces of a word, or none."""
     rate: Positive = 1e-4
     """Peak learning rate (BERT paper: 1e-4 at batch 256)."""
     head_rate: Positive | None = None
-    """Peak rate of heads that the base lacks, which have further to go than its encoder; by default `rate`."""
+    """Peak rate of heads that the base lacks; they must learn more than its encoder. Default: `rate`."""
     freeze_embeddings: bool = False
-    """Keep the base's word embedding, which is the decoder too. Adam moves every row of it at every step, for each is
-    an answer that was not right: those of rare words, which are seldom read, go astray."""
+    """Keep the base's word embedding, which is the decoder too. Adam changes every row at every step, because each
+    is a wrong answer. Rows of rare words, which are seldom read, would drift away."""
     warmup: Share = 0.01
-    """Share of the steps."""
+    """Share of the steps with a rising rate."""
     final_rate: Share = 0.0
-    """Share of the peak rate at the last step; above zero where another run goes on from this one."""
+    """Share of the peak rate at the last step; above zero if another run continues from this one."""
     weight_decay: NotNegative = 0.01
     clip: Positive = 1.0
-    """Largest norm of the gradient (BERT paper)."""
+    """Maximum norm of the gradient (BERT paper)."""
     dropout: Dropout = 0.1
     precision: Precision = "fp32"
-    """Of the forward and backward pass; bf16 where the processor has it (AVX-512 BF16, AMX, GPUs)."""
+    """Precision of the forward and backward pass; bf16 for processors with AVX-512 BF16 or AMX, and GPUs."""
     seed: Seed = 0
     compile: bool = False
     threads: Threads = 0
@@ -79,24 +79,24 @@ class PretrainRecipe:
     evaluate_every: PositiveInt = 500
     evaluate_pairs: PositiveInt = 256
     teacher: str | None = None
-    """Checkpoint or bundle of the same vocabulary, to learn from beside the text."""
+    """Checkpoint or bundle with the same vocabulary, to learn from besides the text."""
     teacher_share: float = 0.0
-    """Weight of the distributions of its fill-mask head, at twice its time; the labels have the rest."""
+    """Weight of the distributions of its fill-mask head, which doubles its time; labels have the rest."""
     state_weight: NotNegative = 30.0
-    """Weight of the distance to its hidden states, which is 1 for a student that knows their mean alone."""
+    """Weight of the distance to its hidden states; the distance is 1 for a student that knows only their mean."""
     plateau_after: NonNegativeInt = 1000
-    """Steps after which a loss that is no better than the frequencies of tokens ends the run."""
+    """From this step on, a loss no better than token frequencies ends the run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
-            raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT takes 0.15")
+            raise RecipeError(f"mask_rate is {self.mask_rate}, expected a share between 0 and 1; BERT uses 0.15")
         if self.freeze_embeddings and not self.base:
-            raise RecipeError("freeze_embeddings is true, but there is no base, and random ones must learn; name one")
+            raise RecipeError("freeze_embeddings is true, but random embeddings must learn; name a base")
         if not 0 <= self.teacher_share <= 1:
-            raise RecipeError(f"teacher_share is {self.teacher_share}, expected a share from 0 to 1; 0.5 weighs alike")
+            raise RecipeError(f"teacher_share is {self.teacher_share}, expected a share from 0 to 1, such as 0.5")
         for phase in self.parts:
             if not 8 <= phase.max_length:
-                raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT takes 128 or 512")
+                raise RecipeError(f"max_length is {phase.max_length}, expected 8 or more tokens; BERT uses 128 or 512")
             if phase.batch_size % self.accumulate:
                 raise RecipeError(
                     f"accumulate is {self.accumulate}, expected a divisor of batch_size {phase.batch_size}; change one"
@@ -104,7 +104,7 @@ class PretrainRecipe:
 
     @property
     def unread(self) -> list[str]:
-        """Fields that were given beside phases, a base or a teacher, which stand in their place."""
+        """Return the given fields that phases, a base or a teacher override."""
         replaced = [*(SINGLE if self.phases else ()), *(["tokenizer"] if self.base else ())]
         replaced += ["word_vectors"] if self.base or self.teacher else []
         given = [field for field in fields(self) if field.name in replaced]
@@ -112,17 +112,17 @@ class PretrainRecipe:
 
     @property
     def parts(self) -> list[Phase]:
-        """The phases, one where the recipe names none."""
+        """The phases; a single one if the recipe names none."""
         return self.phases or [Phase(self.steps, self.max_length, self.batch_size)]
 
     @property
     def specs(self) -> dict[str, HeadSpec]:
-        """The heads that learn, by name."""
+        """The trained heads, by name."""
         return {name: spec for name, spec in SPECS.items() if self.nsp or name != "nsp"}
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest rows."""
+        """Maximum tokens of any row."""
         return max(phase.max_length for phase in self.parts)
 
     @property

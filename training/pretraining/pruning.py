@@ -1,9 +1,9 @@
-"""A smaller encoder out of a larger one, before any learning: what matters most is kept and fitted by least squares.
+"""Pruning: makes a smaller encoder from a larger one without training, by least squares.
 
-Kept are the first layer, the last and those evenly between; of each layer the attention heads and the neurons whose
-contributions vary most, as in structured pruning (Muralidharan et al., 2024); of the hidden states given directions.
-Layer after layer, every product is then fitted on a sample of text to what the larger encoder has there, from what the
-smaller one has, and so makes up for what was lost before it (ThiNet, Luo et al., 2017), layers that were left out too.
+The first layer, the last, and evenly spaced ones between them are kept. Each layer keeps the attention heads and the
+neurons whose contributions vary most, as in structured pruning (Muralidharan et al., 2024). Hidden states keep given
+directions. Then, layer by layer, every product is fitted on a sample of text: from the values of the smaller encoder to
+those of the larger one. So it makes up for earlier losses, also of dropped layers (ThiNet, Luo et al., 2017).
 """
 
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from training.errors import RecipeError
 from training.pretraining.batches import Batch
 
 DAMPING = 1e-3
-"""Of least squares, by the mean square of the inputs."""
+"""Damping of least squares, relative to the mean square of the inputs."""
 
 
 class Activations(NamedTuple):
-    """What a layer computes: [B, S, H], but heads' outputs [B, S, heads × head width] and neurons [B, S, I]."""
+    """Values in a layer: [B, S, H], but [B, S, heads × head width] for heads and [B, S, I] for neurons."""
 
     mixed: Tensor
     attended_sum: Tensor
     attended: Tensor
     before: Tensor
-    """Of the neurons, without GELU."""
+    """Inputs of the neurons, before GELU."""
     neurons: Tensor
     output_sum: Tensor
     hidden: Tensor
@@ -38,10 +38,10 @@ class Activations(NamedTuple):
 
 @torch.no_grad()
 def prune(teacher: Encoder, student: Encoder, directions: Tensor, batch: Batch) -> None:
-    """Give a fresh `student` the weights of a smaller `teacher`, fitted on the tokens of `batch`, some thousands.
+    """Set a fresh `student` to the pruned weights of `teacher`, fitted on the few thousand tokens of `batch`.
 
-    `directions` [H, width of the student]: orthonormal, what a student's hidden states are to be of a teacher's. Raises
-    RecipeError for a student that has more of anything than its teacher, or heads of another width.
+    `directions` [H, width of the student] are orthonormal and project the teacher's hidden states to the student's.
+    Raise RecipeError for a student that exceeds its teacher in any size, or has another head width.
     """
     check_sizes(teacher.config, student.config)
     bias = padding_bias(batch.attention_mask, directions.dtype)
@@ -68,7 +68,7 @@ def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
 
 
 def check_size(name: str, theirs: int, mine: int) -> None:
-    """Raise RecipeError for a student that has more of something than its teacher."""
+    """Raise RecipeError for a student that exceeds its teacher in any size."""
     if mine > theirs:
         raise RecipeError(
             f"{name} of the student: {mine}, expected no more than the {theirs} of its teacher; lower it, or name "
@@ -78,13 +78,13 @@ def check_size(name: str, theirs: int, mine: int) -> None:
 
 @dataclass(frozen=True)
 class Pruner:
-    """What is kept of hidden states, and the text that products are fitted on."""
+    """The kept directions of hidden states, and the text that products are fitted on."""
 
     directions: Tensor
     tokens: Tensor
-    """Which of [B, S] are no padding."""
+    """Which of [B, S] are not padding."""
     bias: Tensor
-    """Of attention, for the same."""
+    """The attention mask for it."""
 
     def fit(self, teacher: Encoder, student: Encoder, batch: Batch) -> None:
         theirs = teacher.embeddings(batch.input_ids, batch.token_type_ids)
@@ -101,19 +101,19 @@ class Pruner:
             theirs = last.hidden
 
     def fit_embeddings(self, mine: Embeddings, source: Embeddings, theirs: Tensor, batch: Batch) -> Tensor:
-        """Fit the tables and their LayerNorm to a `source` that gives `theirs`; return what they make of the batch."""
+        """Fit the tables and their LayerNorm to a `source` with the values `theirs`; return their output."""
         pairs = [(source.word, mine.word), (source.position, mine.position), (source.segment, mine.segment)]
         for large, small in pairs:
             rows = min(large.num_embeddings, small.num_embeddings)
             small.weight[:rows] = large.weight[:rows] @ self.directions
-        normed = mine(batch.input_ids, batch.token_type_ids)  # by a LayerNorm that is the identity still
+        normed = mine(batch.input_ids, batch.token_type_ids)  # while the LayerNorm is still the identity
         return self.fit_norm(mine.norm, normed, theirs)
 
     def fit_attention(self, layer: Layer, source: Layer, mine: Tensor, theirs: Tensor, found: Activations) -> Tensor:
-        """Fit attention to that of its `source`; return the student's hidden states after it."""
+        """Fit attention to that of `source`; return the student's hidden states after it."""
         width = found.mixed.shape[-1]
         columns = self.foremost(found.mixed, source.attention_output, source.heads, layer.heads)
-        chosen = torch.cat([columns + offset for offset in (0, width, 2 * width)])  # of queries, keys and values
+        chosen = torch.cat([columns + offset for offset in (0, width, 2 * width)])  # queries, keys and values
         self.fit_product(layer.query_key_value, mine, source.query_key_value(theirs)[..., chosen])
         mixed = layer.attend(mine, self.bias)
         added = self.fit_product(layer.attention_output, mixed, found.attended_sum @ self.directions - mine)
@@ -122,7 +122,7 @@ class Pruner:
     def fit_feed_forward(
         self, layer: Layer, source: Layer, attended: Tensor, found: Activations, last: Activations
     ) -> Tensor:
-        """Fit neurons to those of the `source`, and their product to the `last` layer that this one stands for."""
+        """Fit neurons to those of `source`, and their product to the `last` layer that this one replaces."""
         all_of_them = source.intermediate.out_features
         chosen = self.foremost(found.neurons, source.output, all_of_them, layer.intermediate.out_features)
         neurons = F.gelu(self.fit_product(layer.intermediate, attended, found.before[..., chosen]))
@@ -130,7 +130,7 @@ class Pruner:
         return self.fit_norm(layer.output_norm, attended + added, last.hidden)
 
     def foremost(self, values: Tensor, reader: nn.Linear, groups: int, count: int) -> Tensor:
-        """Return the columns of the `count` groups of columns whose contributions by `reader` vary most, in order."""
+        """Return the columns of the `count` groups whose contributions through `reader` vary most, in order."""
         centred = values[self.tokens] - values[self.tokens].mean(0)
         size = centred.shape[1] // groups
         covariance = (centred.T @ centred).view(groups, size, groups, size)
@@ -140,7 +140,7 @@ class Pruner:
         return torch.arange(groups * size, device=values.device).view(groups, size)[chosen].flatten()
 
     def fit_product(self, linear: nn.Linear, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Fit weight and bias by damped least squares; return what they make of `inputs`."""
+        """Fit weight and bias by damped least squares; return their output for `inputs`."""
         x, y = inputs[self.tokens].double(), targets[self.tokens].double()
         x_mean, y_mean = x.mean(0), y.mean(0)
         products = (x - x_mean).T @ (x - x_mean)
@@ -152,7 +152,7 @@ class Pruner:
         return fitted
 
     def fit_norm(self, norm: nn.LayerNorm, values: Tensor, theirs: Tensor) -> Tensor:
-        """Fit gain and bias of a LayerNorm to hidden states of the teacher; return what it makes of `values`."""
+        """Fit gain and bias of a LayerNorm to hidden states of the teacher; return its output for `values`."""
         normed = F.layer_norm(values, norm.normalized_shape, eps=norm.eps)
         x, y = normed[self.tokens], theirs[self.tokens] @ self.directions
         x_mean, y_mean = x.mean(0), y.mean(0)

@@ -13,12 +13,12 @@ from training.pretraining.pretrain_recipe import SPECS, PretrainRecipe
 from training.text.corpus import Corpus
 
 EVALUATION_SEED = 1 << 20
-"""Masks of the held-out text are the same at every evaluation, and unlike those of any epoch."""
+"""Masks of held-out text are the same at every evaluation, and differ from those of every epoch."""
 
 
 @torch.inference_mode()
 def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) -> dict[str, dict[str, float]]:
-    """Losses and accuracies on held-out rows of a phase's length, at 15 % masks whatever the recipe trains with."""
+    """Return losses and accuracies on held-out rows of a phase's length, always with 15 % masked tokens."""
     corpus = Corpus(Path(recipe.corpus), "validation")
     if len(corpus) < 2 or (recipe.nsp and not corpus.has_pairs):
         return {}

@@ -1,9 +1,9 @@
-"""Word vectors by counting, for the embedding of random weights to begin with: they come from the corpus alone, and a
-network that begins there need not find out first which words are alike.
+"""Word vectors from counts, as the initial embedding of random weights.
 
-The positive pointwise mutual information of the tokens that stand near each other, in its largest singular directions,
-as Levy, Goldberg and Dagan (2015) recommend: contexts on both sides, weighed by 1 / distance, their frequencies raised
-to the power of 3/4, singular values to that of 1/2.
+They come only from the corpus, and spare a network from learning first which words are similar. They are the largest
+singular directions of the positive pointwise mutual information of nearby tokens. As Levy, Goldberg and Dagan (2015)
+recommend, contexts are on both sides and weighted by 1 / distance. Their frequencies are raised to the power of 3/4,
+singular values to the power of 1/2.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,20 +21,20 @@ from training.run.progress import tell
 from training.text.corpus import BLOCK, Corpus
 
 WINDOW = 5
-"""Tokens on each side that are context."""
+"""Tokens of context on each side."""
 SMOOTHING = 0.75
 MIN_COUNT = 1.0
-"""Count of a pair that tells something: once side by side, or twice with a token between."""
+"""Minimum count of a pair: once side by side, or twice with a token between."""
 BLOCKS = 16
-"""Of the corpus that are counted at most, which bounds memory, to two gigabytes, and time."""
+"""Maximum blocks of the corpus that are counted; this bounds memory (two gigabytes) and time."""
 DEVIATION = 0.04
-"""Of the embedding; at 0.02, where random weights begin, and at 0.08 the loss falls later (dev/LOG.md)."""
+"""Standard deviation of the embedding; at 0.02 (as for random weights) and 0.08, the loss falls later (dev/LOG.md)."""
 
 
 @torch.no_grad()
 def embed_words(encoder: Encoder, corpus: Corpus) -> None:
-    """Begin an encoder's word embedding at word vectors; tokens that the corpus lacks stay as they were drawn."""
-    tell(f"counting which words of {corpus.directory} stand together: two minutes for 70 million tokens or more")
+    """Set an encoder's word embedding to word vectors; tokens that the corpus lacks stay random."""
+    tell(f"counting nearby words of {corpus.directory}: two minutes for 70 million tokens or more")
     table = encoder.embeddings.word.weight
     vectors = word_vectors(corpus, *table.shape).to(table)
     seen = vectors.any(1)
@@ -42,15 +42,15 @@ def embed_words(encoder: Encoder, corpus: Corpus) -> None:
 
 
 def word_vectors(corpus: Corpus, vocab_size: int, width: int) -> Tensor:
-    """Return a vector [V, width] for each token, of mean square 1 over those that the corpus holds; others get zeros.
+    """Return a vector [V, width] for each token; the mean square over tokens of the corpus is 1, others are zero.
 
-    V tokens have V - 1 directions; where that is less than `width`, the rest are zeros. Raises DataError for a corpus
-    that tells nothing.
+    V tokens have V - 1 directions; if `width` is larger, the remaining columns are zero. Raise DataError for a corpus
+    without any information.
     """
     information = positive_information(cooccurrences(blocks_of(corpus), vocab_size))
     if not information.nnz:
         raise DataError(
-            f"{corpus.directory} has no two tokens that meet more often than by chance, expected thousands; build a "
+            f"{corpus.directory} has no two tokens that occur together more often than by chance; build a "
             "corpus of more text, or set word_vectors = false"
         )
     count = min(width, vocab_size - 1)
@@ -64,14 +64,14 @@ def word_vectors(corpus: Corpus, vocab_size: int, width: int) -> Tensor:
 
 
 def blocks_of(corpus: Corpus) -> Iterator[NDArray[np.integer]]:
-    """Yield the tokens of a corpus in blocks, or as many blocks of it as are counted, evenly spread."""
+    """Yield the tokens of a corpus in blocks; of a large corpus, as many as are counted, evenly spread."""
     starts = range(0, len(corpus.tokens), BLOCK)
     for number in np.unique(np.linspace(0, len(starts) - 1, BLOCKS).astype(int)):
         yield corpus.tokens[starts[number] : starts[number] + BLOCK]
 
 
 def cooccurrences(blocks: Iterable[NDArray[np.integer]], vocab_size: int) -> csr_array:
-    """Return how often [V, V] tokens stand within WINDOW of each other, each time weighed by 1 / distance."""
+    """Return how often [V, V] tokens are within WINDOW of each other, weighted by 1 / distance."""
     counts = csr_array((vocab_size, vocab_size), dtype=np.float32)
     for block in blocks:
         for distance in range(1, WINDOW + 1):
@@ -82,7 +82,7 @@ def cooccurrences(blocks: Iterable[NDArray[np.integer]], vocab_size: int) -> csr
 
 
 def positive_information(counts: csr_array) -> csr_array:
-    """Return by how many nats [V, V] tokens meet contexts more often than by chance, where it is more often."""
+    """Return by how many nats [V, V] tokens occur with contexts more often than by chance, at least 0."""
     pairs = counts.tocoo()
     tokens = counts.sum(1)
     contexts = tokens**SMOOTHING

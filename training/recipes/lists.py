@@ -1,8 +1,8 @@
-"""Lists, signatures and by-lines made of the names in tagged documents: what no sentence of a treebank looks like.
+"""Generates lists, signatures and bylines from the names in tagged documents, which sentences of a treebank lack.
 
     python training/recipes/lists.py train_documents.jsonl.xz lists.jsonl
 
-Names of one type or two stand behind each other with the marks that people put between them, and often no blank.
+Names of one or two types follow each other, with the marks that people write between them, often without blanks.
 """
 
 import json

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Rebuild the starter bundle: base encoder → continued pretraining → seven heads on one encoder → taggers of documents → int8 bundle.
-#   training/recipes/starter.sh DATA BASE [WORK]     (eight hours on two cores; the same command again goes on)
+# Rebuild the starter bundle: base encoder → more pretraining → seven heads → taggers of documents → int8 bundle.
+#   training/recipes/starter.sh DATA BASE [WORK]     (eight hours on two cores; the same command resumes it)
 set -eu
 data=$1
 base=$2
@@ -12,12 +12,12 @@ work=$(realpath "$work")
 # ---- continued pretraining
 [ -e "$work/corpus" ] || python -m training corpus "$data/pretrain/wikipedia.jsonl.xz" \
     --tokenizer "$base" --out "$work/corpus" --limit 8000 --held-out 0.01
-xz -dc "$data/pretrain/wikipedia.jsonl.xz" | tail -n 100 > "$work/unseen.jsonl" # far behind the 8,000 of the corpus
+xz -dc "$data/pretrain/wikipedia.jsonl.xz" | tail -n 100 > "$work/unseen.jsonl" # far after the 8,000 of the corpus
 python -m training pretrain "$recipes/continue.toml" --out "$work/pretrained" \
     --set corpus="$work/corpus" --set base="$base"
 
-# ---- more of ner: four heads of it alone, averaged, label text
-# WNUT-17 has six types: persons, locations and two kinds of organisation are those of the head, the rest is none of them
+# ---- more data for ner: four models of ner alone, averaged, label text
+# Of the six types of WNUT-17, persons, locations and two kinds of organisations are types of the head.
 cat "$data"/tagging/wnut17/train.jsonl "$data"/tagging/wnut17/validation.jsonl | sed -E \
     's/-person"/-PER"/g; s/-location"/-LOC"/g; s/-(corporation|group)"/-ORG"/g; s/"[BI]-(product|creative-work)"/"O"/g' \
     > "$work/wnut17.jsonl"
@@ -39,7 +39,7 @@ label premises.jsonl 12000 premises.ner.jsonl
 label comments.jsonl 8000 comments.ner.jsonl
 label articles.jsonl 8000 articles.ner.jsonl --sentences en
 
-# ---- all heads, then the classifier of ner on text that the encoder did not learn it from
+# ---- all heads, then only the classifier of ner, on text that the encoder did not learn from
 python -m training finetune "$recipes/starter.toml" --out "$work/together" \
     --set base="$work/pretrained" --set corpus="$work/corpus" --set data="$data" \
     --set "heads.ner.train=[$gold, \"$work/premises.ner.jsonl\"]"
@@ -47,7 +47,7 @@ python -m training finetune "$recipes/starter_ner_head.toml" --out "$work/finetu
     --set base="$work/together" --set data="$data" \
     --set "heads.ner.train=[\"$work/comments.ner.jsonl\", \"$work/articles.ner.jsonl\"]"
 
-# ---- last: taggers of documents and of every piece, questions without an answer, the other heads beside them
+# ---- last: taggers learn documents and every piece, qa learns questions without an answer
 python training/recipes/lists.py "$data/tagging/ewt_ner/train_documents.jsonl.xz" "$work/lists.jsonl"
 files=""
 for name in wnut17 lists premises.ner comments.ner articles.ner; do files="$files, \"$work/$name.jsonl\""; done

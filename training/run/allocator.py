@@ -1,7 +1,7 @@
-"""The allocator of a training process: pages that a step gave back serve the next one.
+"""The allocator of a training process: it keeps freed memory for the next step.
 
-glibc maps every tensor above 32 MB again and gives it back when it is freed. So the logits over a vocabulary are
-faulted in page by page, several times a step: a third of a step, measured.
+By default, glibc maps every tensor above 32 MB again and unmaps it when it is freed. So the logits over a vocabulary
+cause a page fault per page, several times per step. This takes a third of a step, measured.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ GROWTH = 1 << 26  # bytes
 
 
 def keep_pages() -> bool:
-    """Let this process keep the memory it once had; return whether its C library can (glibc)."""
+    """Make this process keep the memory that it frees; return whether its C library can do so (glibc)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

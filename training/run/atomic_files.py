@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, are known by their sums, and have one writer at a time."""
+"""Files that appear whole or not at all, have checksums, and have one writer at a time."""
 
 import fcntl
 import hashlib
@@ -17,14 +17,14 @@ LOCK = ".lock"
 
 
 def sync(directory: Path) -> None:
-    """Make sure that the files are on disk before a rename makes them count."""
+    """Flush the files to disk, before a rename makes them valid."""
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by way of PATH.partial."""
+    """Replace a file through PATH.partial."""
     temporary = path.with_name(path.name + ".partial")
     with temporary.open("w", encoding="utf8") as file:
         file.write(text)
@@ -34,26 +34,26 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise DataError where something stands already: it may be what nobody can make again."""
+    """Raise DataError if the path exists: its content may be irreplaceable."""
     if out.exists():
         raise DataError(f"{out} exists; remove it, or name another place with --out")
     check_room(out)
 
 
 def check_room(out: Path) -> None:
-    """Raise DataError for a path that cannot be made, before the work whose result it is to hold."""
+    """Raise DataError for a path that cannot be created, before the work starts."""
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     if not parent.is_dir():
         raise DataError(f"{parent} is a file, expected a folder for {out.name}; name another place with --out")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise DataError(f"{parent} cannot be written to, expected room for {out.name}; name another place with --out")
+        raise DataError(f"{parent} is not writable, expected a folder for {out.name}; name another place with --out")
 
 
 @contextmanager
 def new_file(out: Path) -> Iterator[TextIO]:
-    """A file to write, which becomes `out` when the block ends, and vanishes when the block raises.
+    """Yield a file to write: it becomes `out` when the block ends, and is removed when the block raises.
 
-    Raise DataError for an `out` that exists, or that another command is about to write.
+    Raise DataError if `out` exists, or if another command is writing it.
     """
     refuse_existing(out)
     partial = out.with_name(out.name + ".partial")
@@ -62,26 +62,26 @@ def new_file(out: Path) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-        refuse_existing(out)  # by now
+        refuse_existing(out)  # it may exist by now
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def hash_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sums(directory: Path) -> None:
-    """Note the hashes of all files of a directory in it."""
+    """Write the hashes of all files of a directory into it."""
     lines = [f"{hash_of(path)}  {path.name}\n" for path in sorted(directory.iterdir())]
     (directory / SUMS).write_text("".join(lines), encoding="utf8")
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Replace a directory by way of TARGET.partial, which `write` fills, and note the hashes of its files in it."""
+    """Replace a directory through TARGET.partial, which `write` fills, and add the hashes of its files."""
     temporary = partial_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
     write(temporary)
@@ -92,7 +92,7 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_directory(target: Path) -> None:
-    """Finish what `write_directory` was about to do when it was killed: the new one is whole, the old one is not."""
+    """Finish a `write_directory` that was killed when the new directory was whole and the old one was not."""
     temporary = partial_of(target)
     if temporary.exists() and damage(target) and not damage(temporary):
         shutil.rmtree(target, ignore_errors=True)
@@ -104,23 +104,23 @@ def partial_of(target: Path) -> Path:
 
 
 def damage(directory: Path) -> str | None:
-    """Say in words which file of a directory is not the one that was noted there; None where all are."""
+    """Say which file of a directory does not have its noted hash; return None if all have."""
     try:
         lines = (directory / SUMS).read_text(encoding="utf8").splitlines()
         for line in lines:
             noted, name = line.split("  ", 1)
             if hash_of(directory / name) != noted:
-                return f"{name} is not what was written"
+                return f"{name} does not have its noted hash"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
-        return f"{SUMS} cannot be followed ({error})"
+        return f"{SUMS} cannot be checked ({error})"
     return None if lines else f"{SUMS} is empty"
 
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Be the only process that writes to a directory, made if needed; raise TrainingError where another one does."""
+    """Be the only process that writes to a directory, created if needed; raise TrainingError if another one does."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a") as file:
         try:

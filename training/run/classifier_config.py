@@ -1,6 +1,6 @@
-"""What config.json says of a sequence classifier: what its logits mean, and how they become scores.
+"""What config.json says about a sequence classifier: what its logits mean, and how they become scores.
 
-The rules are those of transformers' TextClassificationPipeline (postprocess), and for a single label those of
+The rules come from transformers' TextClassificationPipeline (postprocess). For a single label, they come from
 sentence-transformers' CrossEncoder (get_default_activation_fn).
 """
 
@@ -21,7 +21,7 @@ Values = dict[str, Any]
 
 
 def classifier_spec(spec: HeadSpec, values: Values, path: Path) -> HeadSpec:
-    """Return the head of a config.json with its problem and its function; only sequence classifiers have them."""
+    """Return the head with the problem and the function of config.json; only sequence classifiers have them."""
     if spec.task != "classify":
         return spec
     function = _function(values, len(spec.labels), path)
@@ -30,7 +30,7 @@ def classifier_spec(spec: HeadSpec, values: Values, path: Path) -> HeadSpec:
 
 
 def is_cross_encoder(values: Values) -> bool:
-    """Tell whether sentence-transformers wrote a config.json for a classifier of pairs."""
+    """Tell whether config.json was written by sentence-transformers for a classifier of pairs."""
     return _activation(values) is not None
 
 
@@ -43,19 +43,18 @@ def _problem(values: Values, path: Path) -> ProblemType:
 
 
 def _function(values: Values, labels: int, path: Path) -> Function | None:
-    """Return the function of a CrossEncoder with one label; None where it follows from problem and labels.
+    """Return the function of a CrossEncoder with one label; None if it follows from problem and labels.
 
-    `function_to_apply` of config.json has no effect: transformers looks for it only after every problem and number of
-    labels had their turn.
+    `function_to_apply` in config.json has no effect: transformers checks every problem and number of labels first.
     """
     if asked := values.get("function_to_apply"):
-        tell(f"{path} has function_to_apply = {asked}, which has no effect in transformers, and none here")
+        tell(f"{path} has function_to_apply = {asked}, which transformers ignores, and so do we")
     activation = _activation(values)
     if activation is None:
         return None
     chosen = ACTIVATIONS.get(activation.rpartition(".")[2]) if labels == 1 else None
     if chosen is None:
-        tell(f"{path} has the activation {activation}; scores are those of transformers' pipeline instead")
+        tell(f"{path} has the activation {activation}; scores follow transformers' pipeline instead")
     return chosen
 
 

@@ -1,9 +1,9 @@
-"""Several processes of one run, as torchrun starts them: each takes its share of every step's rows.
+"""Several processes of one run, started by torchrun: each takes its share of the rows of every step.
 
     torchrun --nproc-per-node 2 -m training pretrain RECIPE.toml --out RUN
 
-Gradients and counts are summed, so that a step is the same whatever the number of processes. Only dropout
-differs, which each draws for itself. The first one writes.
+Gradients and counts are summed, so a step is the same for any number of processes. Only dropout differs, because
+each process draws its own. The first process writes the files.
 """
 
 import os
@@ -19,7 +19,7 @@ from training.errors import TrainingError
 
 
 class Processes:
-    """This process among all; alone where torchrun did not start it."""
+    """This process among all processes of the run; the only one if torchrun did not start it."""
 
     def __init__(self) -> None:
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -27,24 +27,24 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes what all share."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     @cached_property
     def device(self) -> torch.device:
-        """A GPU of its own on this machine, where there is one."""
+        """The GPU of this process, or the CPU."""
         if torch.cuda.is_available():
             return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("cpu")
 
     @property
     def part(self) -> slice:
-        """The rows of a step that are this process's."""
+        """This process's rows of a step."""
         return slice(self.rank, None, self.count)
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Be connected to the others."""
+        """Connect to the other processes."""
         if self.count == 1:
             yield
             return
@@ -55,20 +55,20 @@ class Processes:
             dist.destroy_process_group()
 
     def wait(self) -> None:
-        """Go on when all have come here; raise TrainingError where one of them is lost."""
+        """Wait until all processes are here; raise TrainingError if one of them is lost."""
         if self.count > 1:
             with self._all_there():
                 dist.barrier()
 
     def add(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes; raise TrainingError where one of them is lost."""
+        """Replace each tensor by its sum over all processes; raise TrainingError if one of them is lost."""
         if self.count > 1:
             for tensor in tensors:
                 with self._all_there():
                     dist.all_reduce(tensor)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by the first process's; raise TrainingError where one of them is lost."""
+        """Replace each tensor by the first process's; raise TrainingError if one of them is lost."""
         if self.count > 1:
             for tensor in tensors:
                 with self._all_there():
@@ -78,8 +78,8 @@ class Processes:
     def _all_there(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # what gloo raises; those of torch.distributed are of this kind too
+        except RuntimeError as error:  # gloo raises it; errors of torch.distributed are subclasses
             raise TrainingError(
                 f"process {self.rank} of {self.count} lost another one ({str(error).splitlines()[0][:120]}); start the "
-                "same command again, which goes on from the last checkpoint"
+                "same command again, which continues from the last checkpoint"
             ) from error

@@ -1,4 +1,4 @@
-"""How a command ends: with status 0, or with one sentence on standard error and another status."""
+"""How a command ends: with status 0, or with another status and one sentence on standard error."""
 
 import argparse
 import errno
@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from models.errors import BertheadsError
 from training.run.interruption import handled, left_behind, raise_interrupted, speaks, status_of
 
-FREE_SPACE = "free some space, and start the same command again"
+FREE_SPACE = "free some space, and run the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
-"""By what the system says."""
+"""Remedies by the number of the system error."""
 
 
 def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> None:
-    """Run the `command` that a parser finds in some words; exit with status 1 and one sentence where it cannot."""
+    """Run the `command` that a parser finds in some words; if it fails, exit with status 1 and one sentence."""
     namespace = argparse.Namespace(out=None)
     try:
         with handled(raise_interrupted, [signal.SIGTERM]):
@@ -28,8 +28,8 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[s
         sys.exit(1)
     except OSError as error:
         if not error.filename and error.errno not in REMEDIES:
-            raise  # not of a path that was named
-        remedy = REMEDIES.get(error.errno or 0, "name a path that is there and can be used")
+            raise  # it is not about a named path
+        remedy = REMEDIES.get(error.errno or 0, "name a path that exists and can be used")
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
         sys.exit(1)

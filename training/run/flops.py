@@ -1,7 +1,7 @@
-"""Floating-point operations of a training step, and how many the machine can do: the share says what is to be gained.
+"""The floating-point operations of a training step, and the peak of this machine.
 
-Counted as PaLM does (Chowdhery et al., 2022, appendix B): products only, twice a multiply-add, backward twice forward,
-nothing for padding. What is recomputed or spent elsewhere counts as lost.
+Counted as in PaLM (Chowdhery et al., 2022, appendix B): only matrix products, two operations per multiply-add, and the
+backward pass as twice the forward pass. Padding and recomputed values count nothing.
 """
 
 import time
@@ -13,21 +13,21 @@ from models.config import EncoderConfig
 from training.run.precision import Precision
 
 SIDE = {"cpu": 1024, "cuda": 8192}
-"""Of the square matrices whose product is the peak: large enough, and a fraction of a second."""
+"""Size of the square matrices whose product measures the peak; it takes a fraction of a second."""
 REPEATS = 5
 
 
 def training_flops(config: EncoderConfig, lengths: Tensor, masked: int) -> float:
-    """Operations of forward and backward over rows of `lengths` [B] tokens, of which `masked` meet the vocabulary."""
+    """Return the operations for rows of `lengths` [B] tokens, forward and backward; `masked` tokens are predicted."""
     width, tokens = config.hidden_size, int(lengths.sum())
-    layer = 4 * width * width + 2 * width * config.intermediate_size  # weights that each token is multiplied with
-    attention = 2 * width * float((lengths.double() ** 2).sum())  # multiply-adds of scores and mixing
+    layer = 4 * width * width + 2 * width * config.intermediate_size  # weights per token
+    attention = 2 * width * float((lengths.double() ** 2).sum())  # multiply-adds of attention
     head = masked * width * (config.vocab_size + width)
     return 3 * 2 * (config.num_hidden_layers * (tokens * layer + attention) + head)
 
 
 def matmul_peak(precision: Precision, device: torch.device) -> float:
-    """Operations per second of one large product on this machine, with the threads that torch has now; best of some."""
+    """Return the operations per second of one large product here, with torch's threads; the best of several."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side = SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -43,6 +43,6 @@ def matmul_peak(precision: Precision, device: torch.device) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Let a GPU finish what it was given."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,8 +1,8 @@
-"""Reading a finetuned directory of Hugging Face, so that its heads answer as transformers' pipelines do, or not at all.
+"""Reads a finetuned Hugging Face directory; its heads answer exactly as transformers' pipelines do, or it is refused.
 
-Which heads there are follows from `architectures` in config.json, or else from the names of the weights: those of
-models/architectures.py are read, each in its ForSequenceClassification, ForTokenClassification, ForQuestionAnswering
-and ForMaskedLM, and BERT in ForPreTraining (fill-mask and nsp) and ForNextSentencePrediction too.
+`architectures` in config.json names the heads; without it, the names of the weights do. The families of
+models/architectures.py are read in their ForSequenceClassification, ForTokenClassification, ForQuestionAnswering and
+ForMaskedLM. BERT is also read in ForPreTraining (fill-mask and nsp) and ForNextSentencePrediction.
 """
 
 from dataclasses import replace
@@ -22,8 +22,8 @@ from training.run.model_directory import check_directory
 from training.run.progress import tell
 
 HEADS = "heads.json"
-"""Only directories that were written here have it."""
-MIN_LENGTH = 8  # tokens of a bundle's rows
+"""Only our own checkpoints have this file."""
+MIN_LENGTH = 8  # tokens per row of a bundle
 
 Values = dict[str, Any]
 
@@ -36,16 +36,16 @@ def read_any(directory: Path) -> Checkpoint:
 def read_hugging_face(directory: Path, head: str | None = None, task: TaskName | None = None) -> Checkpoint:
     """Read a finetuned directory; `head` renames its only head, `task` says what the head is for.
 
-    A sequence classifier may read pairs, and a CrossEncoder of sentence-transformers does, unless `task` says
-    otherwise. Where config.json names no class, the weights may fit several. What had to be decided is told. Raise
-    CheckpointError for what is not one of the supported classes, or would answer otherwise than transformers does.
+    A sequence classifier may read pairs: a CrossEncoder of sentence-transformers does, unless `task` says otherwise.
+    If config.json names no class, the weights may fit several. Decisions are printed. Raise CheckpointError for an
+    unsupported class, and for a model that would answer differently from transformers.
     """
     check_directory(directory)
     values = read_json(directory / "config.json")
     _check_architecture(directory, values)
     checkpoint = read_checkpoint(directory, task)
     if not checkpoint.heads:
-        raise _no_head(directory, "its weights are those of an encoder alone")
+        raise _no_head(directory, "the weights are of an encoder without a head")
     for note in checkpoint.tokenizer.notes:
         tell(note)
     if not (directory / HEADS).exists():
@@ -61,11 +61,11 @@ def read_hugging_face(directory: Path, head: str | None = None, task: TaskName |
 
 
 def _check_architecture(directory: Path, values: Values) -> None:
-    """Refuse another class before its weights are read."""
+    """Refuse an unsupported class before its weights are read."""
     origin, named = str(directory / "config.json"), architecture_in(values)
     family = family_of(values, origin)
     if named and not layouts_of(named, family, origin) and not (directory / HEADS).exists():
-        raise _no_head(directory, f"architecture is {named}, an encoder alone")
+        raise _no_head(directory, f"architecture is {named}, an encoder without a head")
 
 
 def _no_head(directory: Path, found: str) -> CheckpointError:
@@ -76,7 +76,7 @@ def _no_head(directory: Path, found: str) -> CheckpointError:
 
 
 def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) -> None:
-    """Give heads the defaults of transformers' pipelines, and rows the length at which its tokenizer cuts."""
+    """Give heads the defaults of transformers' pipelines, and rows the maximum length of its tokenizer."""
     files = TokenizerFiles(directory)
     for name, head in checkpoint.heads.items():
         defaults = _defaults(name, files)
@@ -87,14 +87,14 @@ def _as_transformers(checkpoint: Checkpoint, directory: Path, values: Values) ->
     if length < MIN_LENGTH:
         raise CheckpointError(
             f"{directory} has rows of {length} tokens by max_position_embeddings and model_max_length, expected "
-            f"{MIN_LENGTH} or more; correct them, as when the checkpoint was trained"
+            f"{MIN_LENGTH} or more; set them as in training"
         )
     if length < positions:
         _shorten(checkpoint, length, directory)
 
 
 def _defaults(name: str, files: TokenizerFiles) -> Values:
-    """Return parameters of a head, by the name of its layout."""
+    """Return the default parameters of a head, by the name of its layout."""
     if name == "tag":
         return {"pieces": "all"}  # transformers' pipeline reads every piece of a word
     left = name in ("classify", "nsp") and files.settings.get("truncation_side") == "left"
@@ -102,10 +102,10 @@ def _defaults(name: str, files: TokenizerFiles) -> Values:
 
 
 def _shorten(checkpoint: Checkpoint, length: int, directory: Path) -> None:
-    """Drop the positions from `length` on, which no row of transformers has."""
+    """Drop the positions from `length` on, because no row of transformers is that long."""
     tell(
-        f"{directory / SETTINGS} has model_max_length = {length}, so rows have {length} tokens at most; "
-        f"there are {checkpoint.config.max_position_embeddings} positions"
+        f"{directory / SETTINGS} has model_max_length = {length}, so rows have at most {length} tokens; "
+        f"the model has {checkpoint.config.max_position_embeddings} positions"
     )
     checkpoint.config = replace(checkpoint.config, max_position_embeddings=length)
     encoder = checkpoint.encoder

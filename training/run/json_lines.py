@@ -17,18 +17,18 @@ from training.run.text_lines import text_lines
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One record of a file, and where it stands, for its error messages."""
+    """One record of a file, and its place for error messages."""
 
     path: Path
     number: int
-    """Of its first line, counted from 1; 0 in a file without lines."""
+    """Number of its first line, counted from 1; 0 in a file without lines."""
     record: dict[str, Any]
     part: str = ""
-    """Where it stands in the line or in the file, such as "element 3"."""
+    """Its place in the line or in the file, such as "element 3"."""
 
     @property
     def line(self) -> int:
-        """Its number where no other row has it, else 0."""
+        """Its number if no other row has the same, otherwise 0."""
         return 0 if self.part else self.number
 
     @property
@@ -43,13 +43,13 @@ class Line:
         if key not in self.record:
             found = ", ".join(sorted(map(str, self.record))) or "no key"
             self.fail(
-                f'key "{key}" is missing among {found}, expected a record with it; add it, name the column that holds '
-                f"it (--columns {key}=NAME), or name another task"
+                f'key "{key}" is missing among {found}, expected a record with it; add it, name its column '
+                f"(--columns {key}=NAME), or name another task"
             )
         return self.record[key]
 
     def string(self, key: str) -> str:
-        """Return a string with something to see in it, of characters that a text can hold."""
+        """Return a string with visible characters, all of which a text can hold."""
         return self.check_string(self.value(key), f'"{key}"')
 
     def strings(self, key: str) -> list[str]:
@@ -65,21 +65,21 @@ class Line:
             self.fail(f"{name} is {value[:20]!r}, expected visible text; fill it in or remove the line")
         if found := UNUSABLE.search(value):
             place = f"U+{ord(found.group()):04X} at character {found.start()}"
-            self.fail(f"{name} holds {place}, which no text can hold; remove it, or write a whole character")
+            self.fail(f"{name} has {place}, which no text can hold; remove it, or write a whole character")
         return value
 
 
 Row = Line | DataError
-"""A record of a file, or what is wrong with it."""
+"""A record of a file, or the error in it."""
 
 
 def visible(character: str) -> bool:
-    """Tell what a tokenizer keeps: no blank, no control or format character, no U+FFFD."""
+    """Tell whether a tokenizer keeps a character: it is no blank, no control or format character, and not U+FFFD."""
     return unicodedata.category(character)[0] not in "ZC" and character != "\ufffd"
 
 
 def kind_of(value: Any) -> str:
-    """Name a value as its writer knows it: 'the number 3', 'null', 'a list'."""
+    """Name the kind of a JSON value: 'the number 3', 'null', 'a list'."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
@@ -89,7 +89,7 @@ def kind_of(value: Any) -> str:
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """Yield the JSON object of each line, or the DataError that names what is wrong with the line."""
+    """Yield the JSON object of each line, or a DataError for a broken line."""
     for number, text in enumerate(text_lines(path), start=1):
         if isinstance(text, DataError):
             yield text
@@ -108,7 +108,7 @@ def _parsed(path: Path, number: int, text: str) -> Row:
 
 
 def row_of(path: Path, number: int, value: Any, part: str = "") -> Row:
-    """Return a JSON value as a record: an object, or spaCy's pair of a text and an object with its entities."""
+    """Return a JSON value as a record: an object, or spaCy's pair of a text and an object of entities."""
     line = Line(path, number, {}, part)
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and "entities" in value[1]:
         value = value[1] | {"text": value[0]}

@@ -1,7 +1,7 @@
-"""What people pass as the directory of a model, and what to pass instead where it is none.
+"""Checks a path that should be the directory of a model, and says what to pass instead.
 
-A folder of transformers' Trainer has its weights in checkpoint-500/, checkpoint-1000/ and so on; a name such as
-dslim/bert-base-NER is one of the Hugging Face hub, from which nothing is downloaded here.
+A folder of transformers' Trainer has its weights in checkpoint-500/, checkpoint-1000/ and so on. A name such as
+dslim/bert-base-NER belongs to the Hugging Face hub, and nothing is downloaded here.
 """
 
 import json
@@ -18,13 +18,13 @@ WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 """Suffixes of weights under another name, or of another library."""
 OF_TRAINER = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}
-"""Files with such a suffix that are no weights."""
+"""Files with such a suffix that are not weights."""
 HUB_ID = re.compile(r"(?:https?:/+huggingface\.co/)?(\w[\w.-]*(?:/\w[\w.-]*)?)")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def check_directory(directory: Path) -> None:
-    """Raise CheckpointError for a directory that does not exist, or that only holds checkpoints of a Trainer."""
+    """Raise CheckpointError for a directory that does not exist, or that has only checkpoints of a Trainer."""
     if not directory.exists():
         _refuse_absent(directory)
     _check_adapter(directory)
@@ -40,7 +40,7 @@ def _refuse_absent(directory: Path) -> None:
     name = found[1]
     folder = name.rpartition("/")[2]
     raise CheckpointError(
-        f"{directory} is no local directory; correct it, or if it is a model of the Hugging Face hub, download it with "
+        f"{directory} is not a local directory; correct it, or if it is a model of the Hugging Face hub, get it with "
         f"`hf download {name} --local-dir {folder}`, and pass {folder}"
     )
 
@@ -60,7 +60,7 @@ def _refuse_other_weights(directory: Path) -> None:
     if found:
         raise CheckpointError(
             f"{directory} has {found[0]}, expected model.safetensors or pytorch_model.bin; rename it if it holds these "
-            "weights, or save the model in PyTorch with save_pretrained of transformers"
+            "weights, or save the model with save_pretrained of transformers, in PyTorch"
         )
 
 
@@ -80,7 +80,7 @@ def _refuse_checkpoints(directory: Path) -> None:
 
 
 def _best(directory: Path, newest: Path) -> Path | None:
-    """Return the checkpoint that the Trainer found best, if it says so and the checkpoint is still there."""
+    """Return the checkpoint that the Trainer names as best, if it still exists."""
     for path in (directory / STATE, newest / STATE):
         try:
             found = json.loads(path.read_text(encoding="utf8"))["best_model_checkpoint"]
@@ -93,7 +93,7 @@ def _best(directory: Path, newest: Path) -> Path | None:
 
 
 def _command(directory: Path, chosen: Path) -> str:
-    """The command of this process, with the checkpoint in place of the directory."""
+    """Return the command of this process, with the checkpoint in place of the directory."""
     words = sys.argv[1:]
     if str(directory) not in [str(Path(word)) for word in words]:
         words = ["import", str(directory), "--out", "BUNDLE"]

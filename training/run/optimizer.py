@@ -1,4 +1,4 @@
-"""AdamW and its schedule, as BERT uses them: no decay on biases and LayerNorm, warm-up, then linear to zero."""
+"""AdamW and its schedule as in BERT: no decay on biases and LayerNorm, warm-up, then linear decay to zero."""
 
 import torch
 
@@ -8,13 +8,13 @@ EPSILON = 1e-6  # google-research/bert optimization.py:59
 
 
 def build_optimizer(checkpoint: Checkpoint, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns in an encoder and its heads; matrices decay (embeddings too), vectors do not.
+    """Return AdamW over the trainable weights; matrices decay (embeddings too), vectors do not.
 
-    The fresh heads stand in groups with "fresh" set, for a rate of their own; a tied decoder is the encoder's.
-    Deviation: torch corrects Adam's bias, the original does not (optimization.py:137).
+    Fresh heads are in groups with "fresh" set, because they have their own rate. A tied decoder belongs to the encoder.
+    Deviation: torch corrects Adam's bias, and the original does not (optimization.py:137).
     """
     modules = [checkpoint.encoder, *(head.module for head in checkpoint.heads.values())]
-    learning = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}  # a tied one once
+    learning = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}  # a tied weight once
     fresh = {id(p) for name in checkpoint.fresh for p in checkpoint.heads[name].module.parameters()}
     fresh -= {id(p) for p in checkpoint.encoder.parameters()}
     groups = [
@@ -31,7 +31,7 @@ def build_optimizer(checkpoint: Checkpoint, rate: float, weight_decay: float) ->
 
 
 def schedule(step: int, steps: int, warmup: int, final: float = 0.0) -> float:
-    """Share of the peak rate at `step` (from 0): rises over `warmup` steps, then falls to `final` at `steps`."""
+    """Return the share of the peak rate at `step` (from 0): it rises for `warmup` steps, then falls to `final`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 1 - (1 - final) * min(1.0, (step - warmup) / max(1, steps - warmup))

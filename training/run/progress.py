@@ -76,7 +76,7 @@ def interval() -> float:
 
 
 def bar_file() -> TextIO:
-    """Return where bars go: standard error; if it is no terminal, each state is a line of its own."""
+    """Return where bars go: standard error; if that is not a terminal, each state gets its own line."""
     return sys.stderr if sys.stderr.isatty() else cast(TextIO, _Lines())
 
 

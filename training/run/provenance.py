@@ -1,10 +1,10 @@
-"""What a model was made by and from: the code, the recipe with its seed, and the hashes of the data.
+"""Where a model comes from: the code, the recipe with its seed, and the hashes of the data.
 
     OUT/provenance.json   {"code": [{"package", "commit"}], "recipe", "seed", "inputs": {NAME: {"sha256", …}}}
 
-`inputs` names every file, corpus, checkpoint and bundle that a run reads: a corpus with the hashes of its sources, a
-checkpoint or a bundle with its own provenance, so that a bundle tells its whole history. `code` has an entry for each
-state of the code that a run was started with. Absolute paths are cut to their names: the rest says nothing to others.
+`inputs` names every file, corpus, checkpoint and bundle that a run reads. A corpus has the hashes of its sources; a
+checkpoint or a bundle has its own provenance, so a bundle contains its whole history. `code` has an entry for each
+version of the code that the run was started with. Absolute paths are cut to their names, which is all that others need.
 """
 
 import json
@@ -22,23 +22,23 @@ from training.run.atomic_files import write_whole
 PACKAGE = "bertheads"
 PROVENANCE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[2]
-"""Of the checkout, where there is one."""
+"""The checkout, if there is one."""
 CODE = ("models/", "service/", "training/", "kernels/")
-"""Where a file that git does not know may be a part of the program."""
+"""Folders in which an untracked file may be part of the program."""
 CHANGED = "+changes"
-"""Behind a commit whose files are not those that ran."""
+"""Suffix of a commit whose files differ from those that ran."""
 
 
 # ---- code ------------------------------------------------------------------------------------------------------------
 
 
 def code(root: Path = ROOT) -> dict[str, Any]:
-    """The version of this package, and the commit of its own checkout with CHANGED where files differ; else None."""
+    """Return the version of this package and the commit of its checkout (else None), with CHANGED if files differ."""
     return {"package": f"{PACKAGE} {package_version(root)}", "commit": commit(root)}
 
 
 def package_version(root: Path = ROOT) -> str:
-    """By pyproject.toml in a checkout, where an installation may be of another time; "unknown" without either."""
+    """Return the version in pyproject.toml of a checkout, else of the installed package, else "unknown"."""
     if is_checkout(root):
         return str(project_of(root)["version"])
     try:
@@ -48,7 +48,7 @@ def package_version(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit; None outside a checkout: a repository around an installation belongs to another project."""
+    """Return the commit; None outside a checkout, because a repository around an installation is another project's."""
     if not is_checkout(root) or Path(git(root, "rev-parse", "--show-toplevel") or "/").resolve() != root.resolve():
         return None
     head = git(root, "rev-parse", "--verify", "HEAD")
@@ -56,7 +56,7 @@ def commit(root: Path = ROOT) -> str | None:
 
 
 def is_changed(status: str) -> bool:
-    """Whether `git status --porcelain` lists a file that git knows, or one more among the code."""
+    """Tell whether `git status --porcelain` lists a changed file, or an untracked one in a folder of code."""
     lines = status.splitlines()
     return any(line[:2] != "??" or line[3:].strip('"').startswith(CODE) for line in lines)
 
@@ -75,7 +75,7 @@ def project_of(root: Path) -> dict[str, Any]:
 
 
 def git(root: Path, *words: str) -> str | None:
-    """What git says of `root`, wherever the environment points it; None where there is no git, or it refuses."""
+    """Return the output of git for `root`, ignoring GIT_ variables; None without git, or if it fails."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "-C", str(root), *words]
     try:
@@ -89,7 +89,7 @@ def git(root: Path, *words: str) -> str | None:
 
 
 def write_provenance(out: Path, recipe: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Note what the run in `out` is made by and from; `hashes` are those of its inputs, by path."""
+    """Write the provenance of the run in `out`; `hashes` has those of its inputs, by path."""
     before = read_object(out / PROVENANCE).get("code", [])
     now, names = code(), names_of(hashes)
     values = {
@@ -102,14 +102,14 @@ def write_provenance(out: Path, recipe: Mapping[str, Any], hashes: Mapping[str, 
 
 
 def names_of(paths: Iterable[str]) -> dict[str, str]:
-    """The portable name of each path; where two have one, the paths themselves."""
+    """Return the portable name of each path; if two are equal, the paths themselves."""
     names = {path: portable(path) for path in paths}
     several = list(names.values())
     return {path: name if several.count(name) == 1 else path for path, name in names.items()}
 
 
 def input_of(path: Path, sha256: str) -> dict[str, Any]:
-    """The hash of an input, and what it says of itself."""
+    """Return the hash of an input, and its own metadata."""
     corpus, bundle = read_object(path / "manifest.json"), read_object(path / MANIFEST)
     said = {key: corpus[key] for key in ("sources",) if key in corpus}
     said |= {key: bundle[key] for key in ("name", "version", "provenance") if key in bundle}
@@ -117,14 +117,14 @@ def input_of(path: Path, sha256: str) -> dict[str, Any]:
 
 
 def trained(directory: Path) -> dict[str, Any]:
-    """The provenance of a checkpoint: of a run that is finished, or of its best or some step; {} where none is."""
+    """Return the provenance of a checkpoint: of a finished run, its best, or one of its steps; {} without any."""
     steps = directory.parent.parent if directory.parent.name == "checkpoints" else directory
     run = directory.parent if directory.name == "best" else steps
     return read_object(directory / PROVENANCE) or read_object(run / PROVENANCE)
 
 
 def portable(value: Any) -> Any:
-    """Cut absolute paths, and those outside the working directory, to their names; in lists and tables too."""
+    """Cut absolute paths, and those outside the working directory, to their names; also in lists and tables."""
     if isinstance(value, dict):
         return {key: portable(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -135,7 +135,7 @@ def portable(value: Any) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, {} for what is none."""
+    """Return the JSON object in a file, {} if there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError):

@@ -18,12 +18,12 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-"""What torch and numpy both take."""
+"""The range that torch and numpy both accept."""
 Threads = Annotated[int, Field(ge=0, le=1024)]
 
 
 def read_recipe(kind: type[RecipeT], path: Path, settings: Sequence[str] = ()) -> RecipeT:
-    """Read a recipe into dataclass `kind`; raise RecipeError naming the key, its value and the nearest known key."""
+    """Read a recipe into dataclass `kind`; raise RecipeError that names key, value and the nearest known key."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
@@ -39,7 +39,7 @@ def parse_recipe(kind: type[RecipeT], values: dict[str, Any], origin: str) -> Re
     """Check `values` against the fields of `kind`."""
     refuse_unknown(values, kind, origin)
     try:
-        # TOML has no path type and no number that is both 1 and 1.0: pydantic converts those and refuses the rest
+        # TOML has no paths, and 1 is not 1.0 in it: pydantic converts these and refuses the rest
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -66,7 +66,7 @@ def refuse_unknown(values: dict[str, Any], kind: type[Any], origin: str) -> None
 
 
 def assign(values: dict[str, Any], setting: str) -> None:
-    """Apply one `key=value`; dots reach into tables, and the value is TOML where it can be, else a string."""
+    """Apply one `key=value`; dots reach into tables. A value that is not TOML is a string."""
     key, equals, text = setting.partition("=")
     if not equals:
         raise RecipeError(f"--set {setting}: expected key=value; write for example --set steps=100")
@@ -74,7 +74,7 @@ def assign(values: dict[str, Any], setting: str) -> None:
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"--set {setting}: {table} is no table, expected one; set it as a whole: {table}=…")
+            raise RecipeError(f"--set {setting}: {table} is not a table, expected one; set it as a whole: {table}=…")
     try:
         values[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

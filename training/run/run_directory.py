@@ -1,12 +1,12 @@
-"""A run on disk: checkpoints that appear whole or not at all, metrics, and what the command was.
+"""A run on disk: checkpoints that appear whole or not at all, metrics, and the recipe.
 
 OUT/checkpoints/step-00001000/   model.safetensors, config.json, heads.json, tokenizer …, run.safetensors, run.json,
                                  SHA256SUMS
-OUT/recipe.json  OUT/inputs.json  what may not change from one start to the next
-OUT/threads.json                  how many threads compute, which a later start keeps
-OUT/provenance.json               the code, the recipe, and the hashes of what was read
+OUT/recipe.json  OUT/inputs.json  recipe and inputs, which must not change from one start to the next
+OUT/threads.json                  number of threads, which a later start keeps
+OUT/provenance.json               the code, the recipe, and the hashes of all inputs
 OUT/metrics.jsonl  OUT/metrics.png  OUT/tensorboard/
-OUT/reports/HEAD/                 what a finished head is worth (finetuning): report.json, wrong.jsonl, pictures
+OUT/reports/HEAD/                 report of a finished head (finetuning): report.json, wrong.jsonl, pictures
 OUT/                             the finished model, in the layout of a checkpoint
 """
 
@@ -35,26 +35,26 @@ from training.run.recipe import parse_recipe
 from training.run.threads import settled_threads
 
 FREE = ("save_every", "plateau_after", "threads")
-"""Fields of a recipe that may change from one start to the next: no weight depends on them, except for last bits."""
+"""Fields of a recipe that may change from one start to the next: only last bits of weights depend on them."""
 IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
-"""The file that tells a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint (weights)."""
+"""The file that identifies a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint."""
 WRITTEN = (
     *("config.json", "heads.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"),
     *("recipe.json", "inputs.json", "threads.json", PROVENANCE, "metrics.jsonl", "metrics.png", "tensorboard", "best"),
     *("final.partial", "reports"),
 )
-"""What a run writes to OUT, beside its checkpoints."""
+"""The files that a run writes to OUT besides its checkpoints."""
 KEPT = 2
-"""Checkpoints that stay; older ones go once a newer one is whole."""
+"""Checkpoints that are kept; older ones are removed when a newer one is whole."""
 
 
 class Run:
-    """The directory of a run, its recipe fixed at the first start; of several processes the first one writes."""
+    """The directory of a run, whose recipe is fixed at the first start; only the first process writes."""
 
     def __init__(
         self, out: Path, recipe: object, processes: Processes | None = None, inputs: Iterable[Path] = ()
     ) -> None:
-        """`inputs`: files and directories that the run reads, which may not change either."""
+        """`inputs`: files and directories that the run reads, which must not change either."""
         assert is_dataclass(recipe) and not isinstance(recipe, type)
         self.out = out
         self.checkpoints = out / "checkpoints"
@@ -74,16 +74,16 @@ class Run:
         self.processes.wait()
 
     def check_inputs(self) -> None:
-        """Raise TrainingError for an input that changed since the start: call it when all was read."""
+        """Raise TrainingError for an input that changed since the start; call it when everything was read."""
         for name, before in self._inputs.items():
             if fingerprint(Path(name)) != before:
                 raise TrainingError(
-                    f"{name} changed while it was read, expected one that nothing writes to; start the same command "
-                    "again when it is whole"
+                    f"{name} changed while it was read, expected an input that nothing writes to; run the same "
+                    "command again when it is whole"
                 )
 
     def set_threads(self, given: int) -> None:
-        """Compute with `given` threads; by default (0) with as many as the run began with, or as are free now."""
+        """Compute with `given` threads; 0 means those that the run started with, or the free cores."""
         path = self.out / "threads.json"
         if self.processes.first:
             count, why = settled_threads(given, self._noted(path, {}).get("threads", 0))
@@ -94,15 +94,15 @@ class Run:
         torch.set_num_threads(json.loads(path.read_text(encoding="utf8"))["threads"])
 
     def _refuse_foreign(self) -> None:
-        """Raise TrainingError where OUT holds files of names that a run writes, and no run has written there."""
+        """Raise TrainingError if OUT has files that a run would write, and no run has written them."""
         recipe, inputs = self.out / "recipe.json", self.out / "inputs.json"
         if self.finished and not recipe.exists():
-            raise TrainingError(f"{self.out} holds a model that no run has made there; name another --out")
+            raise TrainingError(f"{self.out} holds a model that no run has written; name another --out")
         if self.checkpoints.is_dir() and (recipe.exists() or inputs.exists()):
             return
         found = [path for path in (*(self.out / name for name in WRITTEN), *self.saved()) if path.exists()]
         if found:
-            raise TrainingError(f"{found[0]} exists, and no run has written it there; move it, or name another --out")
+            raise TrainingError(f"{found[0]} exists, and no run has written it; move it, or name another --out")
 
     def _fix_recipe(self, recipe: dict[str, Any], kind: type[Any]) -> None:
         path = self.out / "recipe.json"
@@ -110,8 +110,8 @@ class Run:
         for key in sorted(before.keys() | recipe.keys()):
             if before.get(key) != recipe.get(key) and key not in FREE:
                 raise TrainingError(
-                    f"{self.out} began with {key} = {before.get(key)!r}, now it is {recipe.get(key)!r}; pass the same "
-                    "recipe to resume, or another --out"
+                    f"{self.out} was started with {key} = {before.get(key)!r}, now it is {recipe.get(key)!r}; pass the "
+                    "same recipe to resume, or another --out"
                 )
         write_whole(path, json.dumps(recipe, indent=2) + "\n")
 
@@ -121,23 +121,21 @@ class Run:
         for name, found in hashes.items():
             if found and before.get(name) and found != before[name]:
                 raise TrainingError(
-                    f"{name} is not what {self.out} began with (SHA-256 {found[:12]}…, expected "
+                    f"{name} changed since {self.out} was started (SHA-256 {found[:12]}…, expected "
                     f"{before[name][:12]}…); restore it to resume, or pass another --out"
                 )
         known = {name: found for name, found in hashes.items() if found or name not in before}
         write_whole(path, json.dumps(before | known, indent=2) + "\n")
 
     def _noted(self, path: Path, now: dict[str, Any]) -> dict[str, Any]:
-        """What the first start wrote to `path`; `now`, where no step of it was taken."""
+        """Return what the first start wrote to `path`, or `now` if no step was taken."""
         begun = self.finished or self.saved() or self.metrics.exists()
         if not begun or not path.exists():
             return now
         try:
             noted: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
         except ValueError as error:
-            raise TrainingError(
-                f"{path} is damaged ({error}); remove it, if the recipe and its data are the same"
-            ) from None
+            raise TrainingError(f"{path} is damaged ({error}); remove it if recipe and data are the same") from None
         return noted
 
     @property
@@ -145,7 +143,7 @@ class Run:
         return (self.out / "model.safetensors").exists()
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl, and to what TensorBoard reads."""
+        """Append a line to metrics.jsonl and to the files of TensorBoard."""
         if not self.processes.first:
             return
         if self._board is None:
@@ -157,9 +155,9 @@ class Run:
             file.write(json.dumps({"step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
 
     def log_figures(self, step: int, figures: dict[str, dict[str, float]]) -> None:
-        """Append the validation figures of each head, and draw all curves again, if there are any and it is possible.
+        """Append the validation figures of each head, and draw all curves again.
 
-        A picture that fails, for lack of space or of fonts, ends no run.
+        If the picture cannot be drawn, for lack of space or of fonts, the run continues.
         """
         values = {f"validation/{head}/{key}": value for head, entry in figures.items() for key, value in entry.items()}
         if values:
@@ -169,16 +167,16 @@ class Run:
         try:
             plot_metrics(self.metrics, self.out / "metrics.png")
         except (DataError, OSError, ValueError) as error:
-            tell(f"{self.out / 'metrics.png'} was not drawn ({error}); the run goes on")
+            tell(f"{self.out / 'metrics.png'} was not drawn ({error}); the run continues")
 
     def drop_metrics_after(self, step: int) -> None:
-        """Forget lines of work that a resumed run will do again."""
+        """Remove the lines of steps that a resumed run will repeat."""
         if self.metrics.exists():
             lines = self.metrics.read_text(encoding="utf8").splitlines(True)
             write_whole(self.metrics, "".join(line for line in lines if step_of(line) <= step))
 
     def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write everything that the remaining steps depend on."""
         if not self.processes.first:
             return
 
@@ -192,13 +190,13 @@ class Run:
             shutil.rmtree(old)
 
     def saved(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Return the checkpoints, oldest first."""
         return sorted(self.checkpoints.glob(f"step-{'[0-9]' * 8}"))
 
     def resume(self, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Load the newest checkpoint that is as it was written into the given objects; None where there is none.
+        """Load the newest undamaged checkpoint into the given objects and return its state; None without a checkpoint.
 
-        Those after it are removed; raises TrainingError where there are some and none is good, or no room for more.
+        Damaged newer ones are removed. Raise TrainingError if all are damaged, or if the disk has no room for more.
         """
         self._check_space(checkpoint)
         newest = self._newest()
@@ -209,7 +207,7 @@ class Run:
         copy_weights(read_checkpoint(newest), checkpoint)
         load_optimizer(optimizer, load_file(newest / "run.safetensors"))
         state: dict[str, Any] = json.loads((newest / "run.json").read_text(encoding="utf8"))
-        self.processes.wait()  # until all have read it
+        self.processes.wait()  # until all processes have read it
         if self.processes.first:
             self.drop_metrics_after(state["step"])
             for damaged in self.saved()[self.saved().index(newest) + 1 :]:
@@ -217,7 +215,7 @@ class Run:
         return state
 
     def _check_space(self, checkpoint: Checkpoint) -> None:
-        """Raise TrainingError where the checkpoints of this run will not fit its disk: hours later is too late."""
+        """Raise TrainingError if the checkpoints of this run will not fit on the disk: hours later is too late."""
         if not self.processes.first:
             return
         modules = (checkpoint.encoder, *(head.module for head in checkpoint.heads.values()))
@@ -239,16 +237,16 @@ class Run:
             if not found:
                 return path
             if self.processes.first:
-                tell(f"{path}: {found}; it is removed where the one before is whole, and the run goes on from there")
+                tell(f"{path}: {found}; if the one before it is whole, this one is removed and the run resumes there")
         if not self.saved():
             return None
         raise TrainingError(
             f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
-            "the directory to begin again"
+            "the directory to start again"
         )
 
     def finish(self, checkpoint: Checkpoint) -> None:
-        """Write the finished model to OUT, weights last, for `finished` looks for them."""
+        """Write the finished model to OUT, weights last, because `finished` looks for them."""
         if self._board:
             self._board.close()
         if self.processes.first:
@@ -266,10 +264,10 @@ class Run:
 
 
 def completed(recipe: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Return a noted recipe with the defaults of what a recipe of an older version lacks, in its tables too."""
+    """Return a noted recipe with defaults for keys that an older version lacks, also in its tables."""
     try:
         return as_json(parse_recipe(kind, recipe, "recipe.json"))
-    except BertheadsError:  # it is that of another command
+    except BertheadsError:  # the recipe of another command
         return recipe
 
 
@@ -279,13 +277,13 @@ def as_json(recipe: Any) -> dict[str, Any]:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash that tells a data file, a corpus, a bundle or a checkpoint from another one; "" for what is none."""
+    """Return a hash that identifies a data file, a corpus, a bundle or a checkpoint; "" for anything else."""
     found = [path] if path.is_file() else [path / name for name in IDENTIFYING if (path / name).is_file()]
     return hash_of(found[0]) if found else ""
 
 
 def step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity for one that a full disk has cut."""
+    """Return the step of a line of metrics.jsonl; infinity for a line that a full disk has cut."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
@@ -293,11 +291,11 @@ def step_of(line: str) -> float:
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed dropout for one step of one process, so that it depends on nothing that a resume would have to restore."""
+    """Seed dropout for one step of one process, so that a resume needs no state of random numbers."""
     state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
     if torch.cuda.is_available():
         torch.manual_seed(state)
-    else:  # without a device, torch notes a stack trace each time, which takes milliseconds
+    else:  # without a device, torch records a stack trace each time, which takes milliseconds
         torch.default_generator.manual_seed(state)
 
 

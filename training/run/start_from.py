@@ -1,7 +1,7 @@
-"""What a run starts from: a checkpoint, or a bundle, whose graphs give their weights back.
+"""What a run starts from: a checkpoint, or a bundle, from whose graphs the weights are read.
 
-A team that has a bundle and no checkpoint goes on from it: heads of its own on the starter's encoder, more pretraining.
-int8 comes back as the numbers that are served, so that training begins where the service stands.
+So a team with only a bundle can train its own heads on the starter's encoder, or pretrain further. int8 weights become
+the numbers that are served, so training starts from what the service computes.
 """
 
 from dataclasses import replace
@@ -28,22 +28,22 @@ from training.run.progress import tell
 
 BEST_FIRST: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEAD_COUNT = {"Attention": "q_num_heads", "MultiHeadAttention": "num_heads", CUDA_ATTENTION: "num_heads"}
-"""The attribute that says how many heads an operator for attention has; in int8, older bundles have the second."""
+"""The attribute with the number of attention heads, by operator; int8 bundles of older versions use the second."""
 NORMS = ("LayerNormalization", "SkipLayerNormalization")
 ACTIVATION_OPERATORS: dict[Activation, str] = {"tanh": "Tanh", "gelu": "Gelu", "relu": "Relu"}
-"""What a classifier's graph has between its two layers."""
+"""The operator between the two layers of a classifier, by activation."""
 
 Weights = dict[str, NDArray[np.float32]]
 
 
 def note_length(checkpoint: Checkpoint, longest: int) -> None:
-    """Note that an encoder is trained on rows of up to `longest` tokens, where it has not met any as long."""
+    """Note the longest rows that an encoder was trained on, if `longest` is more than before."""
     if longest > checkpoint.config.max_length:
         checkpoint.config = checkpoint.encoder.config = replace(checkpoint.config, trained_length=longest)
 
 
 def read_base(directory: Path) -> Checkpoint:
-    """Read a checkpoint, or the most precise weights of a bundle; raises what either reader raises."""
+    """Read a checkpoint, or the most precise weights of a bundle; raise the errors of their readers."""
     if (directory / MANIFEST).exists():
         return unpack(read_bundle(directory))
     check_directory(directory)
@@ -54,7 +54,7 @@ def read_base(directory: Path) -> Checkpoint:
 
 
 def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None:
-    """Train encoder and heads with other dropouts than the base's config.json says."""
+    """Set the dropouts of encoder and heads, in place of those in the base's config.json."""
     for part in (checkpoint.encoder, *(head.module for head in checkpoint.heads.values())):
         for module in part.modules():
             if isinstance(module, nn.Dropout):
@@ -68,7 +68,7 @@ def unpack(bundle: Bundle) -> Checkpoint:
     files = bundle.manifest.encoder.files
     graph = onnx.load(bundle.directory / next(files[precision] for precision in BEST_FIRST if precision in files))
     if graph.functions:
-        graph = inliner.inline_local_functions(graph)  # as bundles were before there were any
+        graph = inliner.inline_local_functions(graph)  # older bundles have no functions
     weights = float_weights(graph)
     config = config_of(bundle, graph, weights)
     checkpoint = Checkpoint(config, Encoder(config), bundle.tokenizer)
@@ -84,18 +84,18 @@ def unpack(bundle: Bundle) -> Checkpoint:
 
 
 def activation_in(head: onnx.ModelProto) -> Activation:
-    """Return what a classifier's graph computes between its two layers; tanh for another head, which has none."""
+    """Return the activation between the two layers of a classifier's graph; tanh for other heads."""
     operators = {node.op_type for node in head.graph.node}
     return next((activation for activation, name in ACTIVATION_OPERATORS.items() if name in operators), "tanh")
 
 
 def float_weights(model: onnx.ModelProto) -> Weights:
-    """Return the constants of a graph under their names; integers times their scale, and without smoothing."""
+    """Return the constants of a graph by name; integers are multiplied by their scale, and smoothing is undone."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     weights: Weights = {}
     for name, values in constants.items():
         if values.dtype == np.int8:
-            # of a table [V, H] the scale is one a row, elsewhere [in, out] one a column
+            # a table [V, H] has a scale per row, a matrix [in, out] one per column
             scale = constants[f"{name}.scale"]
             values = values * (scale.reshape(-1, 1) if name == "embeddings.word" else scale)
         weights[name] = values.astype(np.float32)
@@ -106,7 +106,7 @@ def float_weights(model: onnx.ModelProto) -> Weights:
 
 
 def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weights) -> None:
-    """Give the rows of the next products back what was taken out of them (training/exporting/smoothquant.py)."""
+    """Multiply the rows of the next products by the factors that smoothing divided by (exporting/smoothquant.py)."""
     integers = {n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == node.output[0]}
     for product in model.graph.node:
         if product.op_type == "MatMulIntegerToFloat" and product.input[0] in integers:
@@ -114,7 +114,7 @@ def undo_smoothing(model: onnx.ModelProto, node: onnx.NodeProto, weights: Weight
 
 
 def config_of(bundle: Bundle, model: onnx.ModelProto, weights: Weights) -> EncoderConfig:
-    """The shape of an encoder, by its graph."""
+    """Return the shape of an encoder from its graph."""
     norm = next(node for node in model.graph.node if node.op_type in NORMS)
     positions, longest = len(weights["embeddings.position"]), bundle.manifest.encoder.max_length
     width = weights["embeddings.word"].shape[1]
@@ -141,7 +141,7 @@ def head_count(model: onnx.ModelProto) -> int:
 
 
 def encoder_weights(weights: Weights, layers: int, heads: int) -> Weights:
-    """Rename the constants of an encoder's graph as its module names them; query, key and value become one matrix."""
+    """Rename the constants of an encoder's graph to those of its module; query, key and value become one matrix."""
     ours = {f"embeddings.{table}.weight": weights[f"embeddings.{table}"] for table in ("word", "position", "segment")}
     ours |= {key: transposed(key, values) for key, values in weights.items()}
     first = "embeddings.project" if "embeddings.project.weight" in weights else "embeddings.norm"
@@ -154,7 +154,7 @@ def encoder_weights(weights: Weights, layers: int, heads: int) -> Weights:
 
 
 def query_key_value(weights: Weights, name: str, heads: int) -> NDArray[np.float32]:
-    """Return the matrix [3 H, H] of a layer, whichever way its graph has it."""
+    """Return the matrix [3 H, H] of a layer, from one constant or from three."""
     if f"{name}.query_key_value.weight" in weights:
         return apart(weights[f"{name}.query_key_value.weight"], heads)
     return np.concatenate([weights[f"{name}.{part}.weight"].T for part in ("query", "key", "value")])
@@ -167,7 +167,7 @@ def apart(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
-    """Give a bias back to its owner, where a norm carries it (exporting/encoder_graph.py); older bundles have none."""
+    """Move a bias that a norm carries back to its layer (exporting/encoder_graph.py); older bundles have none."""
     carried = weights.pop(f"{owner}.carried", None)
     if carried is not None:
         weights[f"{owner}.bias"] = carried
@@ -176,18 +176,18 @@ def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
 
 
 def transposed(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A graph multiplies from the right, a linear module from the left."""
+    """Transpose a weight: a graph has [in, out], a linear module [out, in]."""
     return values.T if values.ndim == 2 and name.endswith(".weight") else values
 
 
 def fill(module: nn.Module, weights: Weights, bundle: Bundle) -> None:
-    """Copy `weights` into a module by name; the tied decoder of a head is the encoder's, and stays."""
+    """Copy `weights` into a module by name; a tied decoder belongs to the encoder and is left out."""
     for name, parameter in module.named_parameters():
         if name.startswith("decoder."):
             continue
         if name not in weights or weights[name].shape != tuple(parameter.shape):
             raise TrainingError(
-                f"{bundle.directory} holds no weight {name} of {tuple(parameter.shape)}; export it again"
+                f"{bundle.directory} has no weight {name} of shape {tuple(parameter.shape)}; export it again"
             )
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))

@@ -1,6 +1,6 @@
 """The lines of a text file, plain or compressed (.xz .gz .zst .bz2), in UTF-8 or in UTF-16 with its byte order mark.
 
-A line that is not text is a DataError among the lines, so that its reader decides whether to skip it.
+A line that is not text becomes a DataError among the lines, so the reader can decide whether to skip it.
 """
 
 import bz2
@@ -24,11 +24,11 @@ from training.errors import DataError, RowError
 ItemT = TypeVar("ItemT")
 
 MAX_LINE = 1 << 26
-"""Bytes of a line: some hundred novels."""
+"""Maximum bytes of a line, about a hundred novels."""
 BLOCK = 1 << 16
-"""Bytes, or characters, that are read at a time."""
+"""Bytes or characters per read."""
 UNDECODED = re.compile("[\udc80-\udcff]")
-"""Stands for a byte that is not UTF-8 (Python's error handler "surrogateescape")."""
+"""Characters that stand for bytes which are not UTF-8 (Python's error handler "surrogateescape")."""
 
 
 class UndecodedLine(RowError):
@@ -42,11 +42,11 @@ class UndecodedLine(RowError):
 def raw_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, unpacked; raise DataError for a file that is missing or cut off.
 
-    A line longer than MAX_LINE comes in pieces.
+    A line longer than MAX_LINE comes in several pieces.
     """
     with _whole(path), opened(path) as file:
         first = file.readline(MAX_LINE)
-        if first.startswith(codecs.BOM_UTF8):  # a mark does not belong to the line, nor to its length
+        if first.startswith(codecs.BOM_UTF8):  # the mark is not part of the line or its length
             first = first.removeprefix(codecs.BOM_UTF8)
             first += b"" if first.endswith(b"\n") else file.readline(len(codecs.BOM_UTF8))
         if first:
@@ -55,9 +55,9 @@ def raw_lines(path: Path) -> Iterator[bytes]:
 
 
 def text_lines(path: Path) -> Iterator[str | DataError]:
-    """Yield the lines of a file as text, line breaks included; a RowError in place of one that is no text or too long.
+    """Yield the lines of a file as text, with line breaks; a RowError for a line that is not text or too long.
 
-    Of the two, an UndecodedLine still has its bytes.
+    The error for a line that is not text is an UndecodedLine, which has its bytes.
     """
     raw = raw_lines(path)
     first = next(raw, b"")
@@ -69,7 +69,7 @@ def text_lines(path: Path) -> Iterator[str | DataError]:
 
 
 def text_blocks(path: Path) -> Iterator[str]:
-    """Yield the text of a file in blocks, wherever its lines end; bytes that are not UTF-8 as UNDECODED characters."""
+    """Yield the text of a file in blocks of any lines; bytes that are not UTF-8 become UNDECODED characters."""
     with _whole(path), opened(path) as file:
         block = file.read(BLOCK)
         is_utf16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -85,7 +85,7 @@ def text_blocks(path: Path) -> Iterator[str]:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Turn what reading a missing or damaged file raises into a DataError."""
+    """Turn the errors of reading a missing or damaged file into a DataError."""
     try:
         yield
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def checked(items: Iterable[ItemT | DataError]) -> Iterator[ItemT]:
-    """Pass items on, and raise the first DataError among them."""
+    """Yield the items, and raise the first DataError among them."""
     for item in items:
         if isinstance(item, DataError):
             raise item
@@ -103,13 +103,13 @@ def checked(items: Iterable[ItemT | DataError]) -> Iterator[ItemT]:
 
 
 def unpacked_suffix(path: Path) -> str:
-    """Return the suffix of a file without that of its compression, in small letters: .csv of train.CSV.gz."""
+    """Return the suffix without that of the compression, in small letters: .csv for train.CSV.gz."""
     name = path.with_suffix("") if path.suffix.casefold() in OPENERS else path
     return name.suffix.casefold()
 
 
 def _bounded(lines: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield lines; None in place of one that came in several pieces."""
+    """Yield lines, and None for a line that came in several pieces."""
     inside = False
     for line in lines:
         ends = line.endswith(b"\n")
@@ -142,7 +142,7 @@ def _remedy(path: Path, line: bytes) -> str:
 
 
 def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
-    """Yield the lines of UTF-16, whose bytes were divided at the byte of a line break."""
+    """Yield the lines of UTF-16; its bytes come split at the byte of a line break, which may be half a character."""
     number, rest = 1, ""
     try:
         for piece in codecs.iterdecode(lines, "utf-16"):
@@ -159,7 +159,7 @@ def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Open a file to read what it holds, unpacked."""
+    """Open a file to read its unpacked content."""
     return OPENERS.get(path.suffix.casefold(), _open_plain)(path)
 
 
@@ -172,7 +172,7 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 
 class _Zstd(io.RawIOBase):
-    """What a file holds; the library's own reader ends quietly at a cut file, so frame ends are looked at here."""
+    """The content of a file; the library's own reader silently accepts a cut file, so frame ends are checked here."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -198,7 +198,7 @@ def _zstd_blocks(chunks: Iterator[bytes]) -> Iterator[bytes]:
     frame = zstandard.ZstdDecompressor().decompressobj()
     for chunk in chunks:
         while chunk:
-            if frame.eof:  # zstd -T and pzstd write several frames one after the other
+            if frame.eof:  # zstd -T and pzstd write several frames
                 frame = zstandard.ZstdDecompressor().decompressobj()
             yield frame.decompress(chunk)
             chunk = frame.unused_data if frame.eof else b""
@@ -212,4 +212,4 @@ OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".bz2": lambda path: cast(BinaryIO, bz2.open(path, "rb")),
     ".zst": _open_zstd,
 }
-"""By suffix; every other file is read as it is."""
+"""How to open a file, by suffix; other files are read as they are."""

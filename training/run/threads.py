@@ -1,7 +1,7 @@
-"""How many threads a run computes with: one for each core that it may use and that other work leaves free.
+"""How many threads a run computes with: one for each usable core that other work leaves free.
 
-Threads of one sum wait for the slowest. With a busy neighbour on one of two cores, one thread took 71 steps per second
-and two took 20. The number is kept for the whole run, because the last bits of a sum depend on how it is divided.
+Threads that share a sum wait for the slowest. With one of two cores busy, one thread made 71 steps per second and two
+made 20. The number is kept for the whole run, because the last bits of a sum depend on how it is divided.
 """
 
 import os
@@ -15,27 +15,27 @@ from models.cgroup import affinity, usable_cores
 
 STAT = Path("/proc/stat")
 MEASURED = 0.4
-"""Seconds over which the load is measured, some dozens of ticks."""
+"""Seconds over which the load is measured: a few dozen ticks."""
 IDLE = (3, 4)
 """Columns of /proc/stat: idle, and waiting for a disk (proc_stat(5))."""
 COLUMNS = 8
-"""Those after them are parts of others."""
+"""Columns that are read; later ones are parts of these."""
 
 
 def settled_threads(given: int, before: int) -> tuple[int, str]:
-    """Return the threads of a run that began with `before` (0: it begins now), and why in words, "" as was asked.
+    """Return the threads of a run and the reason in words, "" if the recipe sets the number.
 
-    `given` is what its recipe says, 0 for no number.
+    `given` is the number in the recipe, 0 for none; `before` is the number at the first start, 0 if this is the first.
     """
     if before and given in (0, before):
-        return before, "" if given else "as this run began"
+        return before, "" if given else "as at the start of this run"
     if before:
         return given, f"{before} before: sums may differ in their last bits from those of an uninterrupted run"
     return (given, "") if given else choose_threads()
 
 
 def choose_threads() -> tuple[int, str]:
-    """Return how many threads fit this machine now, and why in words."""
+    """Return the number of threads that fit this machine now, and the reason in words."""
     if given := os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads(), f"as OMP_NUM_THREADS={given} says"
     cores, busy = usable_cores(), busy_cores()
@@ -45,7 +45,7 @@ def choose_threads() -> tuple[int, str]:
 
 
 def busy_cores(stat: Path = STAT, seconds: float = MEASURED) -> float:
-    """Return how many of the cores that this process may run on are busy while it sleeps; 0 where nothing says it."""
+    """Return how many usable cores are busy while this process sleeps; 0 if the system does not say."""
     before = ticks(stat)
     time.sleep(seconds)
     after = ticks(stat)
@@ -57,9 +57,9 @@ def busy_cores(stat: Path = STAT, seconds: float = MEASURED) -> float:
 
 
 def ticks(stat: Path) -> dict[int, list[int]]:
-    """The columns of each core that this process may run on."""
+    """Return the columns of each usable core."""
     found = {}
-    with suppress(OSError):  # there is none on macOS
+    with suppress(OSError):  # macOS has no such file
         for line in stat.read_text().splitlines():
             name, *columns = line.split() or [""]
             number = name.removeprefix("cpu")

@@ -1,10 +1,10 @@
-"""The entry point of `bertheads-score`: says which extra is missing, instead of a stack trace."""
+"""The entry point of `bertheads-score`: names a missing extra instead of printing a stack trace."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command; exit with status 1 and one sentence where its packages are not installed."""
+    """Run the command; if its packages are not installed, exit with status 1 and one sentence."""
     try:
         from training.scoring import command
     except ModuleNotFoundError as error:

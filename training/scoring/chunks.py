@@ -1,7 +1,7 @@
-"""The rows of a file in chunks: the units of work. The same file always gives the same chunks, so a run can go on.
+"""Divides the rows of a file into chunks, the units of work. A file always gives the same chunks, so a run can resume.
 
-Chunks grow with their number, so that all cores end at about the same time whatever the size of the file, and ten
-million rows make some thousand parts.
+Chunks grow with their number. So all cores finish at about the same time for any size of file, and ten million rows
+make about a thousand parts.
 """
 
 from collections.abc import Iterator
@@ -15,26 +15,26 @@ from training.scoring.position import Position
 
 MIN_ROWS = 512
 MIN_CHARACTERS = 1 << 17
-"""Of the first chunks of a file: some 512 short texts. A row with more is a chunk by itself."""
+"""Bounds of the first chunks of a file: about 512 short texts. A larger row is a chunk by itself."""
 CHUNKS_PER_SIZE = 64
 """Chunks after which both bounds double."""
 MAX_DOUBLINGS = 4
 
 
 class Chunk(NamedTuple):
-    """Some rows of one file, which become one file of answers."""
+    """Rows of one file that become one file of answers."""
 
     part: str
-    """part-FFFFF-CCCCCC: the numbers of the file and of the chunk in it."""
+    """part-FFFFF-CCCCCC: the numbers of the file and of its chunk."""
     rows: tuple[InputRow, ...]
     size: int
-    """Bytes of the file that were read for it, for the time left."""
+    """Bytes of the file that were read for it; for the time left."""
 
 
 def chunks(job: Job, file: Path) -> Iterator[Chunk]:
-    """Yield the chunks of a file, at least one: an empty file has an empty one, so that the output can be read.
+    """Yield the chunks of a file, at least one: an empty file has an empty chunk, so the output is readable.
 
-    Raise DataError where the rest of the file cannot be read; what was read before has been yielded then.
+    Raise DataError if the rest of the file cannot be read, after yielding what was read before.
     """
     position = Position(file)
     for number, rows in enumerate(_divided(input_rows(job, file))):

@@ -2,7 +2,7 @@
 
     bertheads-score FILES... --bundle DIR [--head NAME] --out DIR [--columns text=body] [--set top_k=3]
 
-What was done stays: the same command again goes on after an interruption. A broken row becomes an error in its row.
+Finished work stays: the same command continues after an interruption. A broken row gets an error in its row.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from training.text.source_files import Sources
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Score as the command line says; exit with status 1 and one sentence where that cannot be done."""
+    """Score as the command line says; if it fails, exit with status 1 and one sentence."""
     run_command(build_parser, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -83,14 +83,14 @@ def _positive(text: str) -> int:
 
 
 def score_command(arguments: argparse.Namespace) -> None:
-    """Score as the command line says, and say in one line what came out."""
+    """Score as the command line says, and print the outcome in one line."""
     try:
         predictor = Predictor(arguments.bundle, precision=arguments.precision, provider=arguments.provider)
         job = job_of(arguments, predictor)
         check_parameters(job, predictor)
         check_files(job)
         sources, bundle = Sources(job.files), predictor.bundle
-        del predictor  # its memory is for the processes
+        del predictor  # the processes need its memory
         with claimed(job, bundle) as known:
             if known["finished"] and known["finished"]["parts"] == read_outcome(job).parts:
                 sys.stdout.write(f"finished already: {finished(job, Outcome(**known['finished']))}\n")
@@ -98,13 +98,13 @@ def score_command(arguments: argparse.Namespace) -> None:
                 score(job, arguments, sources, known)
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
-        done = f"what is in {arguments.out} stays, and the same command goes on"
-        sentence = done if (arguments.out / NOTE).exists() else "nothing was written, and the same command begins again"
+        done = f"the answers in {arguments.out} stay, and the same command continues"
+        sentence = done if (arguments.out / NOTE).exists() else "nothing was written, and the same command starts again"
         raise Interrupted(number, f"interrupted; {sentence}") from None
 
 
 def score(job: Job, arguments: argparse.Namespace, sources: Sources, known: dict[str, Any]) -> None:
-    """Write the parts that are missing; raise DataError at the end for files that could not be read to theirs."""
+    """Write the missing parts; at the end, raise DataError for files that could not be read to their ends."""
     unreadable: DataError | None = None
     progress = Progress(sum(file.stat().st_size for file in job.files))
     try:
@@ -120,7 +120,7 @@ def score(job: Job, arguments: argparse.Namespace, sources: Sources, known: dict
 
 
 def summaries(job: Job, arguments: argparse.Namespace) -> Iterator[Summary]:
-    """Run the job here, or with Ray."""
+    """Run the job on this machine, or with Ray."""
     if arguments.ray is None:
         return run(job, arguments.processes)
     try:

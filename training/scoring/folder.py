@@ -1,7 +1,7 @@
-"""The folder of the answers: one job's, one run's at a time, and what was done in it stays.
+"""The folder of the answers: it belongs to one job and one run at a time, and finished parts stay.
 
 part-FFFFF-CCCCCC.parquet   chunk C of file F
-_score.json                 the job that the parts belong to, and what came of it once it is finished
+_score.json                 the job that the parts belong to, and its outcome when it is finished
 """
 
 import json
@@ -17,14 +17,14 @@ from training.scoring.parts import PARTIAL, part_files
 
 NOTE = "_score.json"
 FORMAT = "bertheads-score/1"
-"""Changes with the bounds of chunks and with how rows are read: parts of one job are of one kind."""
+"""Version of the bounds of chunks and of the reading of rows: all parts of a job have the same."""
 OWN = (NOTE, NOTE + ".partial", LOCK)
 MAX_SHOWN = 60
 """Characters of a value in a message."""
 
 
 def fingerprint(job: Job, bundle: Bundle) -> dict[str, Any]:
-    """Return all that the answers of a job depend on; paths do not count, so that folders may move."""
+    """Return everything that the answers of a job depend on; paths do not count, so folders may move."""
     return {
         "format": FORMAT,
         "files": {name: hash_of(file) for name, file in zip(job.names, job.files, strict=True)},
@@ -42,9 +42,9 @@ def fingerprint(job: Job, bundle: Bundle) -> dict[str, Any]:
 
 @contextmanager
 def claimed(job: Job, bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """Be the only run of a job in its folder; give what is known of it: `finished` holds its outcome, or None.
+    """Be the only run of a job in its folder, and yield its note; `finished` in it is the outcome, or None.
 
-    Raise DataError for a folder of something else, TrainingError where another run is at work.
+    Raise DataError for a folder with other content, and TrainingError if another run is working.
     """
     refuse_foreign(job)
     with alone(job.out):
@@ -62,7 +62,7 @@ def claimed(job: Job, bundle: Bundle) -> Iterator[dict[str, Any]]:
 
 
 def refuse_foreign(job: Job) -> None:
-    """Raise DataError for a folder that holds what is no answer: it may be what nobody can make again."""
+    """Raise DataError for a folder with other files: they may be irreplaceable."""
     if not job.out.exists():
         check_room(job.out)
         return
@@ -74,13 +74,13 @@ def refuse_foreign(job: Job) -> None:
     foreign = sorted(found - parts - {*OWN}) or sorted(parts if NOTE not in found else ())
     if foreign:
         raise DataError(
-            f"{job.out} holds {foreign[0]}, which this command did not write there, expected a new folder or one of "
-            "the same job; name another --out"
+            f"{job.out} holds {foreign[0]}, which this command did not write, expected a new folder or one of the "
+            "same job; name another --out"
         )
 
 
 def read_note(job: Job) -> dict[str, Any]:
-    """Return what is written of the job of a folder; nothing of a new one."""
+    """Return the note of the job in a folder, {} for a new one."""
     try:
         known = json.loads((job.out / NOTE).read_text(encoding="utf8"))
         return {"job": dict(known["job"]), "finished": known["finished"]}
@@ -95,17 +95,17 @@ def write_note(job: Job, known: Mapping[str, Any]) -> None:
 
 
 def refuse_changed(job: Job, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise DataError that names the first difference between the job of the folder and this one."""
+    """Raise DataError that names the first difference between the folder's job and this one."""
     for key, value in now.items():
         if before.get(key) != value:
             raise DataError(
                 f"{job.out} holds the answers of another job: {difference(key, before.get(key), value)}; name another "
-                f"--out, or remove {job.out} to begin again"
+                f"--out, or remove {job.out} to start again"
             )
 
 
 def difference(key: str, before: Any, now: Any) -> str:
-    """Say what of a job has changed; of several files, which one."""
+    """Say what changed in a job; of several files, which one."""
     if key != "files" or not isinstance(before, dict):
         shown = [json.dumps(value, ensure_ascii=False)[:MAX_SHOWN] for value in (before, now)]
         return f"{key} was {shown[0]} and is {shown[1]} now"

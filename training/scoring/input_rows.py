@@ -1,4 +1,4 @@
-"""The rows of a data file as inputs of a head: each is an input or an error, and none is left out."""
+"""The rows of a data file as inputs of a head: each is an input or an error, and no row is left out."""
 
 import json
 import re
@@ -21,26 +21,26 @@ FIELDS: dict[RouteName, tuple[str, ...]] = {
     "qa": ("question", "context"),
     "zero-shot": ("text",),
 }
-"""The fields of an input by route, which are columns of the output. Given words are a text: joined by single blanks."""
+"""The fields of an input by route; they are columns of the output. Given words become a text, joined by blanks."""
 MAX_CHARACTERS = 1 << 22
-"""Of one input, four times what a request to the service may hold: more would take gigabytes to tokenise."""
+"""Maximum characters of an input, four times those of a request: more would take gigabytes to tokenise."""
 SURROGATES = re.compile("[\ud800-\udfff]")
-"""Halves of characters, which JSON can name and no file in UTF-8 can hold."""
+"""Surrogates, which JSON can write but UTF-8 cannot."""
 
 
 class InputRow(NamedTuple):
     """One row of the input."""
 
     id: str
-    """The row's own, or FILE:LINE."""
+    """The row's own id, or FILE:LINE."""
     fields: tuple[str | None, ...]
-    """The texts of the input in the order of FIELDS; None for what is no text."""
+    """The texts of the input in the order of FIELDS; None for other values."""
     kept: tuple[str | None, ...]
     """The columns of `Job.keep`."""
     input: Any
-    """What `Predictor` takes; None beside an error."""
+    """What `Predictor` accepts; None if there is an error."""
     error: str | None
-    """What is wrong with the row."""
+    """The error of the row."""
 
     @property
     def characters(self) -> int:
@@ -48,14 +48,14 @@ class InputRow(NamedTuple):
 
 
 def columns_of(job: Job, tells: bool = False) -> Columns:
-    """Return what finds the columns of a job; raise ColumnError where `--columns` names a field that is none."""
+    """Return the columns of a job; raise ColumnError if `--columns` names an unknown field."""
     task = "classify" if job.route == "zero-shot" else job.route
     extra = {"id": ("id",)} | {name: () for name in job.keep}
     return Columns(task, job.columns, labelled=False, extra=extra, tells=tells)
 
 
 def input_rows(job: Job, file: Path) -> Iterator[InputRow]:
-    """Yield every row of a file in order; raise DataError where the rest cannot be read."""
+    """Yield every row of a file in order; raise DataError if the rest cannot be read."""
     name = job.name(file)
     for number, row in enumerate(unlabelled_rows(file, columns_of(job)), start=1):
         place = f"{name}:{_line_of(row) or number}"
@@ -72,7 +72,7 @@ def input_rows(job: Job, file: Path) -> Iterator[InputRow]:
 
 
 def _line_of(row: Row) -> int:
-    """The first line of a row; 0 where lines do not tell rows."""
+    """Return the first line of a row; 0 in a file without lines."""
     return row.line if isinstance(row, Line) else row.number if isinstance(row, RowError) else 0
 
 
@@ -86,7 +86,7 @@ def _input_row(job: Job, line: Line, place: str) -> InputRow:
 
 
 def _given(route: RouteName, line: Line) -> tuple[tuple[str, ...], Any]:
-    """Return the texts of an input, and the input as the head takes it."""
+    """Return the texts of an input, and the input in the form of the head."""
     if route == "tag" and _has_words(line):
         words = [line.check_string(word, f'"tokens"[{index}]', empty=True) for index, word in _words(line)]
         return (" ".join(words),), words
@@ -99,7 +99,7 @@ def _given(route: RouteName, line: Line) -> tuple[tuple[str, ...], Any]:
 
 
 def _has_words(line: Line) -> bool:
-    """Whether a record has words; where it has a text too, as Prodigy writes both, words are strings."""
+    """Tell whether a record has words; if it has a text too, as in Prodigy, words must be strings."""
     words = line.record.get("tokens")
     return "text" not in line.record or (isinstance(words, list) and all(isinstance(word, str) for word in words))
 
@@ -115,14 +115,14 @@ def _words(line: Line) -> Iterator[tuple[int, Any]]:
 
 
 def own_id(record: dict[str, Any]) -> str:
-    """Return the id of a record as text; "" where it has none."""
+    """Return the id of a record as text, "" without one."""
     found = record.get("id")
-    is_missing = found is None or found != found  # NaN stands for a missing number in tables of pandas
+    is_missing = found is None or found != found  # pandas writes NaN for a missing number
     return "" if is_missing or isinstance(found, bool | list | dict) else (as_text(found) or "")
 
 
 def as_text(value: Any) -> str | None:
-    """Return a value as it stands in a cell: a text itself, and JSON of a number, list or object."""
+    """Return a value for a cell: a text itself, or the JSON of a number, list or object."""
     if value is None or isinstance(value, str):
         found = value
     elif isinstance(value, bool | int | float | list | dict):

@@ -1,4 +1,4 @@
-"""Scoring on the cores of this machine: this process reads and divides, others answer, one thread each."""
+"""Scoring on the cores of this machine: this process reads chunks, and others answer, with one thread each."""
 
 import os
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ AHEAD = 2
 
 
 def run(job: Job, processes: int) -> Iterator[Summary]:
-    """Write the parts that are missing, and yield what became of each chunk, in any order.
+    """Write the missing parts, and yield a summary of each chunk, in any order.
 
-    Raises at the end, after everything else is written, DataError for files that could not be read to theirs; at once
-    TrainingError where a process dies.
+    Raise DataError at the end, after everything else is written, for files that could not be read to their ends. Raise
+    TrainingError at once if a process dies.
     """
     done = written(job)
     unreadable: DataError | None = None
@@ -45,7 +45,7 @@ def run(job: Job, processes: int) -> Iterator[Summary]:
 
 
 class Pool:
-    """Processes that score; they start with the first chunks, no more of them than there are chunks."""
+    """Processes that score; they start with the first chunks, at most one per chunk."""
 
     def __init__(self, job: Job, processes: int) -> None:
         self._job = job
@@ -65,22 +65,22 @@ class Pool:
         if kind:
             for process in set(active_children()) - self._before:
                 process.kill()  # a part appears whole or not at all
-            # Before CPython 3.11.7, a chunk that is on its way to a process which died blocks the thread that sends it.
+            # Before CPython 3.11.7, sending a chunk to a dead process blocks the sending thread.
             self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
         self._executor.shutdown(cancel_futures=True)
 
     def score(self, chunk: Chunk) -> Iterator[Summary]:
-        """Take a chunk, and yield what is finished; waits while enough chunks are under way."""
+        """Submit a chunk, and yield finished ones; wait while enough chunks are in progress."""
         self._waiting.append(chunk)
         if self._executor or len(self._waiting) == self._processes:
             yield from self._submit(AHEAD * self._processes)
 
     def finish(self) -> Iterator[Summary]:
-        """Yield the rest."""
+        """Yield the remaining chunks."""
         yield from self._submit(1)
 
     def _submit(self, limit: int) -> Iterator[Summary]:
-        """Begin what waits, and yield what is finished until fewer than `limit` chunks are under way."""
+        """Start waiting chunks, and yield finished ones until fewer than `limit` are in progress."""
         if self._waiting and not self._executor:
             self._executor = self._started(len(self._waiting))
         try:
@@ -91,8 +91,8 @@ class Pool:
                 yield from (future.result() for future in finished)
         except (BrokenProcessPool, MemoryError):
             raise TrainingError(
-                f"one of {self._processes} processes was ended from outside, by a lack of memory perhaps; start the "
-                "same command again, which goes on, with fewer --processes"
+                f"one of {self._processes} processes was killed, perhaps for lack of memory; run the "
+                "same command again, which continues, with fewer --processes"
             ) from None
 
     def _started(self, processes: int) -> ProcessPoolExecutor:
@@ -105,7 +105,7 @@ _scorers: list[Scorer] = []
 
 
 def prepare(job: Job) -> None:
-    """Make a process ready; the first chunk opens the bundle, so that an error of it reaches the parent."""
+    """Prepare a process; the first chunk opens the bundle, so its errors reach the parent."""
     follow_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _jobs[:] = [job]

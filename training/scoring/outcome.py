@@ -1,4 +1,4 @@
-"""What the answers of a finished run hold: how many rows, which errors, and ids that stand more than once."""
+"""The outcome of a finished run: the number of rows, the errors, and repeated ids."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from training.scoring.job import Job
 from training.scoring.parts import ids_and_errors, part_files
 
 MAX_IDS = 1 << 24
-"""Ids that are compared at a time, by 8 bytes each; of more rows, the parts are read several times."""
+"""Ids that are compared at once, 8 bytes each; for more rows, the parts are read several times."""
 MAX_NAMED = 3
 
 
@@ -24,7 +24,7 @@ class Outcome:
     named: list[str] = field(default_factory=list)
     """The first errors, each with its row."""
     repeated: int = 0
-    """Rows whose id an earlier row has."""
+    """Rows with the id of an earlier row."""
     repeated_ids: list[str] = field(default_factory=list)
     """Some of these ids."""
 
@@ -43,7 +43,7 @@ def read_outcome(job: Job) -> Outcome:
 
 
 def _count_repeated(job: Job, found: Outcome) -> None:
-    """Compare ids by hashes of 64 bits: memory is bounded, and two of ten million are equal by chance in 10^-5 runs."""
+    """Compare ids by hashes of 64 bits: bounded memory; ten million rows err with probability 10^-5."""
     passes = -(-found.rows // MAX_IDS)
     for turn in range(passes):
         hashes = (hash(id) for id, _ in _rows(job))

@@ -1,6 +1,6 @@
 """Files of answers: a folder of parts is one table for pandas, pyarrow, DuckDB and Spark.
 
-All columns are texts, also where a part has none, so that all parts have one schema. The answer is JSON.
+All columns are texts, even if a part has none, so all parts have one schema. The answer is JSON.
 """
 
 import json
@@ -17,10 +17,10 @@ from training.scoring.input_rows import FIELDS
 from training.scoring.job import Form, Job
 
 PART = "part-?????-??????"
-"""Files whose names begin with "_" or "." are no part of a table."""
+"""Files whose names start with "_" or "." are not part of a table."""
 PARTIAL = "_part-*.partial"
 NO_ERROR = '"error": null}\n'
-"""How the line of a row without an error ends, and no other."""
+"""The end of the line of a row without an error, and of no other line."""
 
 
 class AnsweredRow(NamedTuple):
@@ -28,9 +28,9 @@ class AnsweredRow(NamedTuple):
 
     id: str
     texts: tuple[str | None, ...]
-    """The fields of the input, and the columns that are carried over."""
+    """The fields of the input, and the copied columns."""
     answer: Any
-    """As the service gives it; None beside an error."""
+    """The answer of the service; None if there is an error."""
     error: str | None
 
 
@@ -40,7 +40,7 @@ def column_names(job: Job) -> list[str]:
 
 
 def write_part(job: Job, part: str, rows: Sequence[AnsweredRow]) -> None:
-    """Write a part, which appears whole or not at all, and replaces one of the same name."""
+    """Write a part; it appears whole or not at all, and replaces one of the same name."""
     target = job.out / f"{part}.{job.form}"
     contents = parquet_of(job, rows) if job.form == "parquet" else lines_of(job, rows)
     temporary = job.out / f"_{part}.{uuid4().hex}.partial"

@@ -1,6 +1,6 @@
-"""How much of a file its reader has read, whoever opened it and however it is compressed: the kernel knows it (Linux).
+"""How much of a file has been read, for any reader and compression: the kernel of Linux knows it.
 
-Parquet is read here and there, so its position says nothing before the end.
+Parquet files are read at random places, so their position means nothing before the end.
 """
 
 import os
@@ -12,7 +12,7 @@ OFFSETS = Path("/proc/self/fdinfo")
 
 
 class Position:
-    """Where the reading of a file in this process stands."""
+    """The position of a file that this process reads."""
 
     def __init__(self, file: Path) -> None:
         self._path = os.path.realpath(file)
@@ -20,14 +20,14 @@ class Position:
         self._before = 0
 
     def advance(self) -> int:
-        """Return the bytes that were read since the last call; all that are left once the file is closed."""
+        """Return the bytes read since the last call; after the file is closed, all remaining ones."""
         now = min(self._size, max(self._offsets(), default=self._size))
         advanced, self._before = max(0, now - self._before), max(now, self._before)
         return advanced
 
     def _offsets(self) -> list[int]:
         found = []
-        with suppress(OSError):  # another system, or a file that was closed meanwhile
+        with suppress(OSError):  # not Linux, or the file was closed meanwhile
             for descriptor in os.listdir(DESCRIPTORS):
                 with suppress(OSError):
                     if os.readlink(DESCRIPTORS / descriptor) == self._path:

@@ -1,4 +1,4 @@
-"""A job by what the command line says, and all that can be wrong with it before the work begins."""
+"""Makes a job from the command line, and checks everything that can be checked before the work."""
 
 import argparse
 import json
@@ -29,13 +29,13 @@ SAMPLES: dict[RouteName, Any] = {
     "pair": {"text": "a", "text_pair": "a"},
     "qa": {"question": "a", "context": "a"},
 }
-"""Inputs on which parameters are tried."""
+"""Inputs for trying the parameters."""
 FIRST_ROWS = 100
-"""Rows of each file that are looked at."""
+"""Rows of each file that are checked."""
 
 
 def job_of(arguments: argparse.Namespace, predictor: Predictor) -> Job:
-    """Return the job; raise DataError or InputError for a head, route, file or option that cannot be."""
+    """Return the job; raise DataError or InputError for an impossible head, route, file or option."""
     head = head_of(arguments.head, arguments.route, predictor)
     route: RouteName = arguments.route or predictor.head(head).task
     predictor.task(head, route)
@@ -59,7 +59,7 @@ def job_of(arguments: argparse.Namespace, predictor: Predictor) -> Job:
 
 
 def head_of(given: str | None, route: RouteName | None, predictor: Predictor) -> str:
-    """Return the head that is named, or the only one; raise DataError naming those that there are."""
+    """Return the named head, or the only one; raise DataError that names the heads."""
     if given:
         predictor.head(given)
         return given
@@ -71,7 +71,7 @@ def head_of(given: str | None, route: RouteName | None, predictor: Predictor) ->
 
 
 def files_of(given: Sequence[Path], route: RouteName, own: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files that are named and those below folders, each once; our `own` folders are left out."""
+    """Return the named files and those below folders, each once; our `own` folders are left out."""
     task = "classify" if route == "zero-shot" else route
     found: dict[str, Path] = {}
     for path in given:
@@ -83,12 +83,12 @@ def files_of(given: Sequence[Path], route: RouteName, own: Sequence[Path]) -> tu
                 tell(f"{file} is named twice, and read once")
             found.setdefault(absolute, file)
     if not found:
-        raise DataError(f"{given[0]} holds nothing but answers or bundles, expected data files; name others")
+        raise DataError(f"{given[0]} has only answers or bundles, expected data files; name others")
     return tuple(found.values())
 
 
 def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE of --set: a value is JSON, or else a text; raise DataError for what is neither."""
+    """Parse KEY=VALUE of --set: a value is JSON, otherwise a text; raise DataError for other forms."""
     found: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -104,18 +104,18 @@ def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def check_parameters(job: Job, predictor: Predictor) -> None:
-    """Raise InputError for a parameter that does not fit the head; what depends on the input shows in its row."""
+    """Raise InputError for a parameter that does not fit the head; errors that depend on the input are in its row."""
     if job.route == "tag" and "is_split_into_words" in job.parameters:
-        raise DataError("--set is_split_into_words: words are known by the column tokens; leave it out")
+        raise DataError("--set is_split_into_words: the column tokens marks words; leave it out")
     found = next(iter(predictor.predict_each(job.head, [SAMPLES[job.route]], job.parameters, job.route)))
     if isinstance(found.error, InputError) and found.error.field.startswith("parameters"):
         raise found.error
 
 
 def check_files(job: Job) -> None:
-    """Raise ColumnError for a file in which no row has the columns that are needed, or those that are named.
+    """Raise ColumnError for a file in which no row has the needed or named columns.
 
-    What is broken otherwise becomes an error of its row, or is told at the end.
+    Other faults become an error of their row, or are reported at the end.
     """
     columns = columns_of(job, tells=True)
     for file in job.files:
@@ -128,7 +128,7 @@ def check_files(job: Job) -> None:
         _check_rows(job, file, rows)
         if unpacked_suffix(file) == ".txt":
             form = unlabelled_format(file, columns)
-            tell(f"{file} is read as {'one text on each line' if form == 'text' else form}")
+            tell(f"{file} is read as {'one text per line' if form == 'text' else form}")
 
 
 def _check_rows(job: Job, file: Path, rows: Sequence[Row]) -> None:

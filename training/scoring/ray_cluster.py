@@ -1,4 +1,4 @@
-"""Ray: one that starts and ends with the run, or a cluster that is there. Quiet, and without telemetry."""
+"""Ray: embedded in the run, or a running cluster. Quiet, and without telemetry."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from training.run.interruption import handled
 
 QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what other processes say about tasks that Ray repeats
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # messages of other processes about tasks that Ray repeats
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 for name, value in QUIET.items():
@@ -31,24 +31,24 @@ import ray.data  # noqa: E402
 __all__ = ["connected", "first_sentence", "ray", "resource"]
 
 EMBEDDED = "local"
-"""The address of a Ray that starts and ends with the run."""
+"""The address of an embedded Ray."""
 FOLDER = "bertheads-ray-"
-"""How the folder of its logs and sockets begins; killed with -9, a run leaves it in /tmp."""
+"""Prefix of the folder of its logs and sockets; a run that is killed with -9 leaves it in /tmp."""
 MAX_CONNECTING = 10
-"""Seconds to reach a cluster. Ray itself would try for two minutes, and then end the process."""
+"""Seconds to reach a cluster. Ray itself would try for two minutes, and then exit."""
 OBJECT_STORE = 256 << 20
 """Bytes of chunks that an embedded Ray keeps in memory; more go to disk."""
 REMEDY = (
-    "expected auto or HOST:6379, on a node of a running cluster with the same Ray and Python; one that wants a token "
+    "expected auto or HOST:6379, on a node of a running cluster with the same Ray and Python; a cluster with tokens "
     "needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN; --ray alone uses the cores of this machine"
 )
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Start Ray or connect to a cluster, and leave it in the end; where the process has a connection, take that.
+    """Start Ray or connect to a cluster, and disconnect at the end; an existing connection is used.
 
-    Raise TrainingError where there is no cluster, or one with other versions of Ray and Python.
+    Raise TrainingError if there is no cluster, or if its versions of Ray and Python differ.
     """
     if ray.is_initialized():
         yield
@@ -67,15 +67,15 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def connect(address: str, folder: str) -> None:
-    """Let Ray start or connect; an embedded one has its logs and sockets in a folder, whose path must be short."""
+    """Start or connect Ray; an embedded one has logs and sockets in a folder, whose path must be short."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == EMBEDDED:
         options |= {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE}
         options |= {"include_dashboard": False, "_temp_dir": folder}
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray makes one in the home folder
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray creates one in the home folder
     try:
         reach(address)
-        with muted(), handled(signal.getsignal(signal.SIGTERM), [signal.SIGTERM]):  # Ray has it end the process
+        with muted(), handled(signal.getsignal(signal.SIGTERM), [signal.SIGTERM]):  # Ray makes it end the process
             ray.init(address, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise TrainingError(f"--ray {address}: {first_sentence(error)}; {REMEDY}") from error
@@ -83,7 +83,7 @@ def connect(address: str, folder: str) -> None:
 
 
 def reach(address: str) -> None:
-    """Raise OSError where nothing listens at the address, ValueError for a Ray client, which Ray Data does not know."""
+    """Raise OSError if nothing listens at the address, ValueError for a Ray client, which Ray Data does not support."""
     if "://" in address:
         raise ValueError("Ray Data needs its driver inside the cluster")
     if ":" in address:
@@ -93,7 +93,7 @@ def reach(address: str) -> None:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Ray's core writes the level of its log to standard error, beside `sys.stderr`; close that meanwhile."""
+    """Redirect file descriptor 2 meanwhile: Ray's core writes the level of its log there, not to `sys.stderr`."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

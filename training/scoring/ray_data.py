@@ -2,8 +2,8 @@
 
 A reader turns one file into chunks. An actor, which holds the bundle, answers one chunk per call and writes its part;
 only the summary comes back. So the parts are the checkpoint: a call that Ray repeats replaces its own part, and runs
-with and without Ray continue each other. Ray Data's own checkpoint would hold all ids in memory and filter rows in an
-actor more: on two CPUs, that actor and ours leave none for the reader, and a run that goes on hangs.
+with and without Ray continue each other. Ray Data's own checkpoint would hold all ids in memory, and filter rows in one
+more actor. On two CPUs, that actor and ours would leave none for the reader, and a resumed run would hang.
 """
 
 import os
@@ -27,33 +27,33 @@ from training.scoring.ray_cluster import connected, first_sentence, ray, resourc
 from training.scoring.scorer import Scorer, Summary, refuse_unreadable, written
 
 MAX_SILENCE = 900
-"""Seconds without a chunk that is read or answered, after which a run ends. An autoscaler takes minutes for a node."""
+"""Seconds without a read or answered chunk after which a run ends. An autoscaler takes minutes to add a node."""
 MAX_READS = 1000
-"""Tasks of readers; of more files, each reads some."""
+"""Maximum tasks of readers; with more files, each reads several."""
 CPUS_PER_READER = 8
-"""Of the cluster. A reader is much faster than an actor."""
+"""Share of the cluster for readers, which are much faster than actors."""
 
 Digests = Mapping[Path, str]
 
 
 class Failure(NamedTuple):
-    """What went wrong on a node, as a value: Ray would wrap an exception into its own stack traces."""
+    """An error of a node, as a value: Ray would wrap an exception in its own stack traces."""
 
     sentence: str
     ends: bool
-    """Whether the run ends at once; a file that cannot be read to its end waits for the others."""
+    """Whether the run ends at once; an unreadable file is reported after the others."""
 
 
 Work = Chunk | Summary | Failure
-"""What readers pass on: chunks to answer, parts that were there already, and what went wrong."""
+"""The output of readers: chunks to answer, parts that already exist, and errors."""
 
 
 def run(job: Job, address: str | None = None) -> Iterator[Summary]:
-    """Write the parts that are missing, and yield what became of each chunk, in any order.
+    """Write the missing parts, and yield a summary of each chunk, in any order.
 
-    Without an address, Ray starts and ends with the run. Raises at the end DataError for files that could not be read
-    to theirs; at once TrainingError where the cluster cannot be reached, a node does not see the paths of the job or
-    cannot answer, or no chunk moves any more.
+    Without an address, Ray is embedded. Raise DataError at the end for files that could not be read to their ends.
+    Raise TrainingError at once if the cluster cannot be reached, if a node does not see the paths of the job or cannot
+    answer, or if no chunk makes progress.
     """
     with connected(address):
         try:
@@ -61,14 +61,14 @@ def run(job: Job, address: str | None = None) -> Iterator[Summary]:
         except ray.data.exceptions.ExecutionTimeoutError:
             raise TrainingError(silence()) from None
         except ray.exceptions.RayError as error:
-            raise TrainingError(f"Ray: {first_sentence(error)}; start the same command again, which goes on") from error
+            raise TrainingError(f"Ray: {first_sentence(error)}; run the same command again, which continues") from error
 
 
 def plan(job: Job) -> "ray.data.Dataset":
-    """Return files → chunks → what became of them. Nothing runs before it is iterated.
+    """Return the pipeline files → chunks → summaries. Nothing runs before it is iterated.
 
-    With blocks of one row, each actor takes the next chunk as soon as it is free. Readers ask for no CPU, so that
-    actors may have them all and neither waits for the other, even with one CPU.
+    With blocks of one row, each actor takes the next chunk as soon as it is free. Readers request no CPU, so actors may
+    use all of them, and neither waits for the other, even with one CPU.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -91,12 +91,12 @@ def plan(job: Job) -> "ray.data.Dataset":
 
 
 def readers(job: Job) -> "ray.data.TaskPoolStrategy":
-    """How many files are read at once."""
+    """Return how many files are read at once."""
     return ray.data.TaskPoolStrategy(min(len(job.files), 1 + resource("CPU") // CPUS_PER_READER))
 
 
 def processors(job: Job) -> dict[str, Any]:
-    """What each actor asks for. There are as many at first as the cluster has room for; more come with more nodes."""
+    """Return the resources per actor. At first there are as many as the cluster has room for; more nodes add more."""
     gpus = job.provider == "cuda"
     first = max(1, resource("GPU" if gpus else "CPU"))
     pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=first)
@@ -104,9 +104,9 @@ def processors(job: Job) -> dict[str, Any]:
 
 
 def read(row: Mapping[str, Any], job: Job, digests: Digests, done: AbstractSet[str]) -> Iterator[dict[str, bytes]]:
-    """Yield the chunks of a file, pickled; what is done already as a summary, and what ends the file as a failure.
+    """Yield the pickled chunks of a file, a summary for each finished one, and a failure for an unreadable end.
 
-    Ray may read a file again and leave out the rows that it has, so `done` is of the beginning of the run.
+    Ray may read a file again and skip the rows that it has, so `done` is the state at the start of the run.
     """
     return ({"work": pickle.dumps(work)} for work in work_of(row, job, digests, done))
 
@@ -130,7 +130,7 @@ class Actor:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Opened for the first chunk: of an error in a constructor, Ray keeps only the text of its stack trace."""
+        """The bundle, opened for the first chunk: Ray reduces an error in a constructor to its stack trace."""
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the actors are the parallelism
         check(self._digests)
         return Scorer(self._job)
@@ -149,7 +149,7 @@ class Actor:
 
 
 def summaries(plan: "ray.data.Dataset") -> Iterator[Summary]:
-    """Yield what comes back from the actors; raise the first failure that ends the run, and the others at its end."""
+    """Yield the summaries of actors; raise the first failure that ends the run, and the others at its end."""
     unreadable: list[str] = []
     for row in plan.iter_rows():
         outcome: Summary | Failure = pickle.loads(row["outcome"])
@@ -163,18 +163,18 @@ def summaries(plan: "ray.data.Dataset") -> Iterator[Summary]:
 
 
 def absolute(job: Job) -> Job:
-    """Return the job with paths that do not depend on the working directory, which workers do not share."""
+    """Return the job with absolute paths, because workers have another working directory."""
     files = tuple(file.absolute() for file in job.files)
     return replace(job, files=files, bundle=job.bundle.absolute(), out=job.out.absolute())
 
 
 def digests(job: Job) -> Digests:
-    """The hashes of two files that every node must see: the bundle's, which has those of all others, and this run's."""
+    """Return the hashes of two files that every node must see: that of the bundle, and that of this run."""
     return {path: hash_of(path) for path in (job.bundle / "bundle.json", job.out / "_score.json")}
 
 
 def check(digests: Digests) -> None:
-    """Raise TrainingError where this node has not what the driver has."""
+    """Raise TrainingError if this node does not have the files of the driver."""
     for path, digest in digests.items():
         if not path.exists():
             raise TrainingError(absent(path))
@@ -183,7 +183,7 @@ def check(digests: Digests) -> None:
 
 
 def check_size(file: Path, size: int) -> None:
-    """Raise TrainingError where this node has not the file of the driver."""
+    """Raise TrainingError if this node does not have this file of the driver."""
     if not file.exists():
         raise TrainingError(absent(file))
     if (found := file.stat().st_size) != size:
@@ -193,11 +193,11 @@ def check_size(file: Path, size: int) -> None:
 
 
 def absent(path: Path) -> str:
-    return f"{path} is not there, expected it as on the driver; mount {path.parent} on all nodes"
+    return f"{path} does not exist, expected it as on the driver; mount {path.parent} on all nodes"
 
 
 def failure(error: Exception, ends: bool = True) -> Failure:
-    """Return an error of this process, with the name of its node where it may be the node's."""
+    """Return an error of this process, with the name of its node if the node may be the cause."""
     expected = isinstance(error, (BertheadsError, OSError))
     sentence = str(error) if expected else f"{type(error).__name__} {error}".rstrip()
     return Failure(f"node {socket.gethostname()}: {sentence}" if ends else sentence, ends)
@@ -206,6 +206,6 @@ def failure(error: Exception, ends: bool = True) -> Failure:
 def silence() -> str:
     return (
         f"no chunk was read or answered for {MAX_SILENCE} s on a cluster with {resource('CPU')} CPUs and "
-        f"{resource('GPU')} GPUs: others hold them, or actors end again and again for lack of memory; "
-        "see `ray status`, and start the same command again, which goes on"
+        f"{resource('GPU')} GPUs: others use them, or actors keep dying for lack of memory; "
+        "see `ray status`, and run the same command again, which continues"
     )

@@ -1,4 +1,4 @@
-"""What a run says: its progress on standard error, and one line at its end."""
+"""What a run prints: its progress on standard error, and one line at its end."""
 
 import shlex
 import time
@@ -13,11 +13,11 @@ from training.scoring.scorer import Summary
 
 BAR = "{desc} {percentage:3.0f}%|{bar:8}| {remaining} left"
 MAX_ERROR = 100
-"""Characters of an error in the last line."""
+"""Maximum characters of an error in the last line."""
 
 
 class Progress:
-    """Rows and rows/s by what was answered, the time left by the bytes that were read for it."""
+    """The progress of a run: rows and rows/s count answers, and the time left follows from the bytes read."""
 
     def __init__(self, size: int) -> None:
         self.rows = 0
@@ -31,7 +31,7 @@ class Progress:
         return self.rows / max(1e-9, time.monotonic() - self._began)
 
     def show(self, summaries: Iterable[Summary]) -> None:
-        """Show the progress of a run until it ends; parts that were there already count as nothing to do."""
+        """Show the progress of a run until it ends; parts that already exist count as no work."""
         with tqdm(
             total=self._size,
             bar_format=BAR,
@@ -50,7 +50,7 @@ class Progress:
 
 
 def finished(job: Job, outcome: Outcome, rate: float | None = None) -> str:
-    """Say in one line what a folder holds, and what to do next."""
+    """Return one line about the answers in a folder, and the next command."""
     parts = [f"{outcome.rows:,} rows in {job.out}", _errors(outcome)]
     if outcome.repeated:
         ids = ", ".join(outcome.repeated_ids[:3])

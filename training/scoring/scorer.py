@@ -1,4 +1,4 @@
-"""Answers chunks. A part file is whole or absent, and a second try replaces it, so a chunk may be scored twice."""
+"""Answers chunks. A part file is whole or absent, and another try replaces it, so a chunk may be scored twice."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from training.scoring.parts import AnsweredRow, part_files, write_part
 
 
 class Summary(NamedTuple):
-    """What became of a chunk."""
+    """The summary of a chunk."""
 
     part: str
     rows: int
-    """Rows that were answered or have an error; 0 of a part that was there already."""
+    """Rows that were answered or have an error; 0 for a part that already existed."""
     errors: int
     tokens: int
-    """Tokens of the rows of the encoder."""
+    """Tokens of the encoder's rows."""
     size: int
     """Bytes of the input; see `Chunk`."""
 
@@ -36,7 +36,7 @@ class Scorer:
         """Write the part of a chunk."""
         rows = [AnsweredRow(row.id, (*row.fields, *row.kept), None, row.error) for row in chunk.rows]
         tokens = 0
-        for place, found in self._predictions(chunk.rows):  # not kept: their logits take more memory than answers
+        for place, found in self._predictions(chunk.rows):  # not stored: their logits take more memory than answers
             error = str(found.error).replace(f"inputs[{found.index}]", "inputs") if found.error else None
             rows[place] = rows[place]._replace(answer=found.answer, error=error)
             tokens += sum(len(row.input_ids) for row in found.encoded.rows) if found.encoded else 0
@@ -44,7 +44,7 @@ class Scorer:
         return Summary(chunk.part, len(rows), sum(row.error is not None for row in rows), tokens, chunk.size)
 
     def _predictions(self, rows: Sequence[InputRow]) -> Iterator[tuple[int, Prediction]]:
-        """Answer the inputs among some rows, each with its place there; given words and texts are asked apart."""
+        """Answer the inputs among some rows, each with its index; given words and texts are asked separately."""
         for words in (False, True):
             places = [index for index, row in enumerate(rows) if not row.error and isinstance(row.input, list) == words]
             inputs = [rows[place].input for place in places]
@@ -57,7 +57,7 @@ class Scorer:
 
 
 def every_chunk(job: Job) -> Iterator[Chunk]:
-    """Yield the chunks of all files in order; then raise DataError for files that could not be read to their end."""
+    """Yield the chunks of all files in order; then raise DataError for files that could not be read to their ends."""
     unreadable: list[str] = []
     for file in job.files:
         try:
@@ -75,11 +75,11 @@ def refuse_unreadable(unreadable: Sequence[str]) -> None:
 
 
 def written(job: Job) -> set[str]:
-    """Return the parts that are there."""
+    """Return the existing parts."""
     return {file.stem for file in part_files(job.out, job.form)}
 
 
 def missing(job: Job) -> Iterator[Chunk]:
-    """Yield the chunks whose parts are not there, as `every_chunk` does."""
+    """Yield the chunks without a part, as `every_chunk` does."""
     done = written(job)
     return (chunk for chunk in every_chunk(job) if chunk.part not in done)

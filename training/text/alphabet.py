@@ -1,4 +1,4 @@
-"""What a vocabulary takes from the characters of a text: capitals, accents, and those that it has no room for."""
+"""What a vocabulary loses of the characters of a text: capitals, accents, and characters without an entry."""
 
 import unicodedata
 from collections import Counter
@@ -9,20 +9,20 @@ from tokenizers.normalizers import BertNormalizer
 from models.tokenizer import Tokenizer
 
 EXAMPLES = 5
-"""Kinds of characters that a sentence shows, the most frequent ones."""
+"""Kinds of characters that a sentence lists, the most frequent first."""
 PLAIN = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
 
 
 def counted(lines: Iterable[str], characters: Counter[str]) -> Iterator[str]:
-    """Pass lines through and count their characters."""
+    """Yield the lines and count their characters."""
     for line in lines:
         characters.update(line)
         yield line
 
 
 def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, strip_accents: bool) -> list[str]:
-    """Say in sentences what of the characters of a text its tokens do not tell apart any more, and how much of it."""
-    said = [] if lowercase or strip_accents else ["nothing that tells words apart is removed: case and accents stay"]
+    """Say in sentences which characters of a text its tokens no longer distinguish, and how many."""
+    said = [] if lowercase or strip_accents else ["case and accents stay, so words remain distinct"]
     if lowercase:
         said += sentence("--lowercase changes", changes(characters, lowercase=True))
     if strip_accents:
@@ -32,9 +32,9 @@ def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, st
 
 
 def changes(characters: Counter[str], **rule: bool) -> Counter[tuple[str, str]]:
-    """Count characters that one rule of BERT's normalizer makes another text of, with that text.
+    """Count the characters that one rule of BERT's normalizer changes, with the result.
 
-    Compared in NFC: a letter that is only written in several characters then, as Hangul is, has lost nothing.
+    Compared in NFC: a letter that is only split into several characters, as Hangul is, has lost nothing.
     """
     normalizer = BertNormalizer(**PLAIN | rule)
     found = Counter[tuple[str, str]]()
@@ -46,14 +46,14 @@ def changes(characters: Counter[str], **rule: bool) -> Counter[tuple[str, str]]:
 
 
 def unknown(characters: Counter[str], tokenizer: Tokenizer) -> Counter[tuple[str, str]]:
-    """Count characters that no word with them can be cut into pieces for."""
+    """Count the characters whose words cannot be cut into pieces."""
     kinds = [character for character in characters if not character.isspace()]
     pieces = dict(zip(kinds, tokenizer.encode_ids(kinds), strict=True))
     return Counter({(kind, "[UNK]"): characters[kind] for kind in kinds if tokenizer.unk_id in pieces[kind]})
 
 
 def sentence(start: str, found: Counter[tuple[str, str]], end: str = "") -> list[str]:
-    """One sentence, or none where nothing was found."""
+    """Yield one sentence, or none if nothing was found."""
     if not found:
         return []
     shown = [f"{name(before)} → {name(after)} ({count:,})" for (before, after), count in found.most_common(EXAMPLES)]
@@ -63,7 +63,7 @@ def sentence(start: str, found: Counter[tuple[str, str]], end: str = "") -> list
 
 
 def name(text: str) -> str:
-    """A character as a reader can see it: a mark on a circle, a format character by its number."""
+    """Return a character in a visible form: a mark on a circle, a format character by its number."""
     if not text:
         return "nothing"
     kind = unicodedata.category(text[0])[0]

@@ -11,21 +11,21 @@ from training.run.progress import tell
 ParsedT = TypeVar("ParsedT")
 
 MAX_LISTED = 10
-"""Skipped rows that are told one by one."""
+"""Skipped rows that are listed one by one."""
 
 
 @dataclass
 class BrokenRows:
-    """Rows that are skipped, as long as there are not more than allowed."""
+    """The rows that were skipped, up to the allowed number."""
 
     allowed: int = 0
     count: int = 0
     whole: int = 0
-    """Rows that are not broken: without any, to skip rows would not help."""
+    """Number of rows that are not broken; if it is 0, skipping rows does not help."""
     first: list[DataError] = field(default_factory=list)
 
     def parsed(self, rows: Iterable[Row], parse: Callable[[Line], ParsedT]) -> Iterator[ParsedT]:
-        """Yield what `parse` makes of each row, those left out that are broken; raise DataError for one too many."""
+        """Yield `parse(row)` for each row, without broken ones; raise DataError when there are too many."""
         for row in rows:
             try:
                 if isinstance(row, DataError):
@@ -36,7 +36,7 @@ class BrokenRows:
                 self.add(error)
 
     def add(self, error: DataError) -> None:
-        """Count a row; raise its error where it is one too many."""
+        """Count a broken row; raise its error if there are too many."""
         if self.count == self.allowed:
             self.tell()
             raise DataError(f"{error}{self._remedy()}")
@@ -50,7 +50,7 @@ class BrokenRows:
         return "; or skip such rows with --skip-broken N" if self.whole else ""
 
     def tell(self) -> None:
-        """List what was skipped on standard error."""
+        """List the skipped rows on standard error."""
         for error in self.first:
             tell(f"skipped: {error}")
         if self.count > len(self.first):

@@ -1,7 +1,7 @@
 """Which column of a file is which field of an example.
 
-`chosen` names them (`--columns text=sentence,label=intent`); otherwise the usual names are recognised, as long as only
-one of them is there. In a file without names, columns are numbers, counted from 0.
+`chosen` names them (`--columns text=sentence,label=intent`); otherwise usual names are recognised, if a file has only
+one of them. In a file without names, columns are numbers, counted from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ PAIRS = (
     ("text1", "text2"),
     ("question", "sentence"),
 )
-"""Columns of two texts, which go together."""
+"""Columns of two texts, which belong together."""
 FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
     "classify": {"text": TEXT, "label": LABEL},
     "pair": {"text_a": (), "text_b": (), "label": LABEL},
@@ -39,26 +39,26 @@ FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By task: the fields of an example, and the usual names of their columns, the field's own first."""
 LABELS = ("label", "tags", "spans", "answers")
-"""Fields that a head answers with, and is not asked."""
+"""Fields that are answers of a head, not its inputs."""
 NEEDED = {"classify": ("text", "label"), "pair": ("text_a", "text_b", "label"), "fill-mask": ("text",)}
 MAX_SETS = 1000
-"""Sets of names whose columns are remembered."""
+"""Sets of column names that are cached."""
 MIN_WORDS = 4
-"""Words of a cell in the first line from which on it is a text, not a column name."""
+"""A cell of the first line with this many words is a text, not a column name."""
 
 
 @dataclass
 class Columns:
-    """The columns of the fields of a task, found once per set of names."""
+    """The columns of the fields of a task, looked up once per set of names."""
 
     task: str
     chosen: Mapping[str, str] = field(default_factory=dict)
     labelled: bool = True
-    """Whether records must have labels. If not, columns of labels are not looked for."""
+    """Whether records must have labels. If not, their columns are ignored."""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further fields, and the usual names of their columns."""
     tells: bool = True
-    """Whether it says on standard error how it takes a file without names."""
+    """Whether to print on standard error how a file without names is read."""
     _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Columns:
                 )
 
     def rename(self, line: Line) -> Line:
-        """Return a record with its fields under their own names; raise ColumnError where two columns could be one."""
+        """Return a record with the names of fields as keys; raise ColumnError if two columns fit one field."""
         keys = tuple(line.record)
         if len(self._found) == MAX_SETS:
             self._found.clear()
@@ -85,7 +85,7 @@ class Columns:
         return replace(line, record=line.record | {name: line.record[key] for name, key in found.items()})
 
     def read(self, path: Path, names: Sequence[str]) -> list[str] | None:
-        """Return the columns of a table that are worth reading: those of texts where labels do not matter, or all."""
+        """Return the columns of a table to read: those of texts if labels do not matter, otherwise all."""
         if self.labelled and self.task != "fill-mask":
             return None
         found = self._columns(str(path), names)
@@ -95,13 +95,13 @@ class Columns:
         return list(found.values()) or None
 
     def heads(self, cells: Sequence[str]) -> bool:
-        """Whether the first line of a text file, in cells, names the columns of a table; or these were chosen."""
+        """Tell whether the first line of a text file names columns, or the columns were chosen."""
         names = [cell.strip().strip('"') for cell in cells]
         usual = FIELDS[self.task].get("text", ())
         return "text" in self.chosen or (len(names) > 1 and any(_plain(name) in usual for name in names))
 
     def name(self, path: Path, rows: list[list[str]]) -> tuple[list[str], bool]:
-        """Return the names of the columns of a table, and whether its first row is data already."""
+        """Return the names of the columns of a table, and whether its first row is data."""
         first, rest = [cell.strip() for cell in rows[0]], rows[1:]
         numbers = [str(number) for number in range(len(first))]
         if not self._knows(first):
@@ -119,26 +119,26 @@ class Columns:
 
     @property
     def fields(self) -> dict[str, Sequence[str]]:
-        """The fields that are looked for, and the usual names of their columns."""
+        """Return the fields to look for, and the usual names of their columns."""
         known = FIELDS[self.task].items()
         return {name: usual for name, usual in known if self.labelled or name not in LABELS} | dict(self.extra)
 
     @property
     def _needed(self) -> list[str]:
-        """Fields without which no row of a table is an example."""
+        """Return the fields that every example needs."""
         return [name for name in NEEDED.get(self.task, ()) if self.labelled or name != "label"]
 
     # ---- names -------------------------------------------------------------------------------------------------------
 
     def _knows(self, names: Sequence[str]) -> bool:
-        """Whether one of these is a usual name, or a chosen one."""
+        """Tell whether one of these names is a usual or a chosen one."""
         usual = {*chain.from_iterable(FIELDS[self.task].values()), *self.chosen.values()}
         if self.task == "pair":
             usual |= set(chain.from_iterable(PAIRS))
         return any(_plain(name) in usual or name in usual for name in names)
 
     def _columns(self, place: str, keys: Sequence[str]) -> dict[str, str]:
-        """The column of each field that is there."""
+        """Return the column of each field that the file has."""
         found = {} if self.task != "pair" else self._pair(place, keys)
         for name, usual in self.fields.items():
             if name in self.chosen:
@@ -162,7 +162,7 @@ class Columns:
         return found[0] if found else None
 
     def _pair(self, place: str, keys: Sequence[str]) -> dict[str, str]:
-        """The columns of two texts, where neither is chosen."""
+        """Return the columns of two texts, if neither is chosen."""
         plain = {_plain(key): key for key in keys}
         found = [pair for pair in PAIRS if set(pair) <= plain.keys()]
         if {"text_a", "text_b"} & self.chosen.keys() or not found:
@@ -178,24 +178,24 @@ class Columns:
         )
 
     def _missing(self, found: Mapping[str, str]) -> list[str]:
-        """The fields without which no row of a table can be used, and that none of its columns is."""
+        """Return the needed fields for which the table has no column."""
         if not self.labelled and self.task == "tag":
             return [] if "tokens" in found or "text" in found else ["text"]
         needed = ["question", "context"] if not self.labelled and self.task == "qa" else self._needed
         return [name for name in needed if name not in found]
 
     def _check(self, path: Path, names: Sequence[str]) -> None:
-        """Raise ColumnError for a table without a column that the task needs: its rows would all be broken."""
+        """Raise ColumnError for a table without a column that the task needs: all its rows would be broken."""
         found = self._columns(f"{path}:1", names)
         missing = self._missing(found)
         self._check_extra(f"{path}:1", names, found)
         if missing:
             numbers = ",".join(f"{needed}={number}" for number, needed in enumerate(self._needed or missing))
-            remedy = f", or, if the first line is no header, number the columns: --columns {numbers}"
+            remedy = f", or, if the first line is not a header, number the columns: --columns {numbers}"
             self._refuse(f"{path}:1", names, missing, remedy)
 
     def _check_extra(self, place: str, names: Sequence[str], found: Mapping[str, str]) -> None:
-        """Raise ColumnError for a further column that was asked for and is not there."""
+        """Raise ColumnError for a requested further column that is missing."""
         for name, usual in self.extra.items():
             if not usual and name not in found:
                 raise ColumnError(f"{place}: there is no column {name!r} among {', '.join(names)}; name one of these")
@@ -210,30 +210,30 @@ class Columns:
     # ---- files without names -----------------------------------------------------------------------------------------
 
     def _is_data(self, first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
-        """Whether the first row is no header, where the columns are chosen by number."""
+        """Tell whether the first row is data, if the columns are chosen by number."""
         label = int(self.chosen.get("label", 0))
         return _looks_like_data(first, rest) or first[label] in {row[label] for row in rest if len(row) > label}
 
     def _guess(self, path: Path, rows: Sequence[Sequence[str]]) -> list[str]:
-        """Names for the columns of a file that has none; raise ColumnError where they cannot be told."""
+        """Return names for the columns of a file without a header; raise ColumnError if they are ambiguous."""
         names = self._guessed(rows)
         needed = self._needed
         if names is None:
             taken = ",".join(f"{name}={number}" for number, name in enumerate(needed or self.fields))
             raise ColumnError(
-                f"{path}:1: the first line ({', '.join(rows[0])[:60]}) holds no names of columns; add a header, or "
+                f"{path}:1: the first line ({', '.join(rows[0])[:60]}) has no names of columns; add a header, or "
                 f"number the columns from 0, such as --columns {taken}"
             )
         if self.tells:
             taken = ",".join(f"{name}={names.index(name)}" for name in needed)
             tell(
-                f"{path} has no header: its columns are taken as {', '.join(names)}; otherwise say so: "
+                f"{path} has no header; its columns are read as {', '.join(names)}; to read them otherwise: "
                 f"--columns {taken}"
             )
         return names
 
     def _guessed(self, rows: Sequence[Sequence[str]]) -> list[str] | None:
-        """The texts in order, and the label among them, which need not be there where labels do not matter."""
+        """Return the places of the texts in order, and of the label, which may be missing if labels do not matter."""
         texts = [name for name in self._needed if name != "label"]
         if not self.labelled and texts and len(rows[0]) == len(texts):
             return texts
@@ -242,12 +242,12 @@ class Columns:
 
 
 def _plain(name: str) -> str:
-    """A name without what differs between tools: capitals, blanks, hyphens."""
+    """Return a name without capitals, blanks and hyphens, which differ between tools."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def _looks_like_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
-    """Whether a cell of the first row is a number or a sentence, or stands in its column again."""
+    """Tell whether a cell of the first row is a number, a sentence, or a value that its column repeats."""
     below = [{row[number] for row in rest if len(row) > number} for number in range(len(first))]
     return any(
         cell.lstrip("-").replace(".", "", 1).isdecimal() or len(cell.split()) >= MIN_WORDS or (cell and cell in known)
@@ -256,7 +256,7 @@ def _looks_like_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> boo
 
 
 def _label_column(rows: Sequence[Sequence[str]]) -> int | None:
-    """The column of the fewest and shortest values; None where no column is both, or the values do not repeat."""
+    """Return the column with the fewest and shortest values; None if no column has both, or values never repeat."""
     columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
     lengths = [sum(map(len, column)) for column in columns]
     shortest = min(range(len(columns)), key=lengths.__getitem__)

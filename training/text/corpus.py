@@ -1,10 +1,10 @@
-"""A corpus: documents as token ids on disk, which is what pretraining reads.
+"""A corpus: documents as token ids on disk, for pretraining.
 
     python -m training corpus wikipedia.jsonl.xz books.txt more.parquet --tokenizer DIR --out CORPUS [--held-out 0.01]
 
-A directory of three memory-mapped arrays (token ids, the first token of each sentence, the first sentence of each
-document) for each of its two parts, train and validation, the tokenizer they were cut by, and a manifest.
-training/text/corpus_builder.py makes it.
+A corpus is a directory with two parts, train and validation. Each has three memory-mapped arrays: token ids, the first
+token of each sentence, and the first sentence of each document. The tokenizer and a manifest are beside them.
+training/text/corpus_builder.py builds it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ BLOCK = 1 << 22  # tokens
 
 @dataclass(frozen=True)
 class Counts:
-    """What a part of a corpus holds."""
+    """Counts of a part of a corpus."""
 
     documents: int = 0
     sentences: int = 0
@@ -32,24 +32,24 @@ class Counts:
     unknown: int = 0
     """Tokens that are [UNK]."""
     characters: int = 0
-    """Without blanks."""
+    """Characters, without blanks."""
     unknown_characters: int = 0
-    """Those of them that are inside a token [UNK]."""
+    """Characters inside a token [UNK]."""
     single: int = 0
-    """Documents of one sentence, which next-sentence pairs cannot use."""
+    """Documents with one sentence, which next-sentence pairs cannot use."""
     repeated: int = 0
-    """Documents that were held out, and removed because the training part has them too."""
+    """Held-out documents that were removed because the training part has them too."""
     duplicates: int = 0
-    """Documents that equal an earlier one of the part, blanks apart."""
+    """Documents that equal an earlier one of the part, except for blanks."""
 
     @property
     def unknown_share(self) -> float:
-        """Of the tokens."""
+        """Share of [UNK] among the tokens."""
         return self.unknown / max(1, self.tokens)
 
     @property
     def unknown_character_share(self) -> float:
-        """Of the characters."""
+        """Share of unknown characters."""
         return self.unknown_characters / max(1, self.characters)
 
 
@@ -72,18 +72,18 @@ class Corpus:
 
     @property
     def has_pairs(self) -> bool:
-        """Whether any document has two sentences."""
+        """Tell whether any document has two sentences."""
         return bool((np.diff(self.documents) > 1).any())
 
     def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
-        """Return how often each of `vocab_size` ids occurs, a block of the tokens in memory at a time."""
+        """Return how often each of `vocab_size` ids occurs; one block of tokens is in memory at a time."""
         counts = np.zeros(vocab_size, np.int64)
         for start in range(0, len(self.tokens), BLOCK):
             counts += np.bincount(self.tokens[start : start + BLOCK], minlength=vocab_size)
         return counts
 
     def check_vocabulary(self, tokenizer: Tokenizer) -> None:
-        """Raise DataError if the ids are those of another vocabulary: they would be read as other words, unnoticed."""
+        """Raise DataError if the ids belong to another vocabulary: they would silently be read as other words."""
         mine, theirs = str(self.manifest["vocabulary_sha256"]), vocabulary_hash(tokenizer)
         if mine != theirs:
             raise DataError(
@@ -101,18 +101,18 @@ class Corpus:
 
 
 def read_manifest(directory: Path) -> dict[str, object]:
-    """Read manifest.json; raise DataError where `directory` holds no finished corpus."""
+    """Read manifest.json; raise DataError if `directory` has no finished corpus."""
     path = directory / "manifest.json"
     if not path.exists():
         raise DataError(
-            f"{directory} holds no manifest.json; build it with: python -m training corpus FILE... --out {directory}"
+            f"{directory} has no manifest.json; build it with: python -m training corpus FILE... --out {directory}"
         )
     try:
         manifest: dict[str, object] = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); build the corpus again") from None
     if "vocabulary_sha256" not in manifest:
-        raise DataError(f"{path} names no vocabulary_sha256, which that of a corpus does; build the corpus again")
+        raise DataError(f"{path} has no vocabulary_sha256, expected the manifest of a corpus; build the corpus again")
     return manifest
 
 

@@ -1,7 +1,7 @@
-"""Documents → sentences → the arrays of a corpus, in parallel, in bounded memory, and interrupted at no loss.
+"""Documents → sentences → the arrays of a corpus: in parallel, in bounded memory, and resumable.
 
-Documents are appended to plain files, which training/text/corpus_work.py commits now and then. Sentences are cut by
-`sentencex`. A file that is written to meanwhile is refused, because its hash would be that of another text.
+Documents are appended to plain files, which training/text/corpus_work.py commits from time to time. `sentencex` splits
+sentences. A file that changes meanwhile is refused, because its hash would belong to another text.
 """
 
 import hashlib
@@ -40,15 +40,15 @@ from training.text.languages import rules_of
 from training.text.source_files import Sources, hashes, readable_files
 from training.text.unknown_characters import UnknownCharacters
 
-MAX_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is cut here, none is lost
-WORDS = 2_400_000  # size of the words that a process remembers: some 150,000 of them, 30 MB
-MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows next to nothing
-LAYOUT = 3  # of OUT.partial; what another version has left is not gone on from
-UNPACKED = 3  # bytes of text in a compressed byte, at least
+MAX_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is split here, and nothing is lost
+WORDS = 2_400_000  # size of the words that a process caches: about 150,000 of them, 30 MB
+MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows almost nothing
+LAYOUT = 3  # of OUT.partial; work of another version is not continued
+UNPACKED = 3  # minimum bytes of text per compressed byte
 BLANKS = " \n\t\u3000"
-TOGETHER = 1000  # sentences of a document that are cut into words at a time
-SENT = 8  # documents that a process gets at a time
-AHEAD = 8  # such lots a process that are sent or come back before the first of them is asked for
+TOGETHER = 1000  # sentences of a document that are tokenised at once
+SENT = 8  # documents per task of a process
+AHEAD = 8  # tasks per process that are sent or returned before the first result is read
 
 
 def build_corpus(
@@ -63,11 +63,11 @@ def build_corpus(
     nsp: bool = True,
     reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> dict[str, Counts]:
-    """Write the corpus of `files` to `out` by way of OUT.partial; raise DataError for text that cannot serve.
+    """Write the corpus of `files` to `out` through OUT.partial; raise DataError for unusable text.
 
-    Of the documents the share `held_out`, evenly spread, goes to the validation part; `limit` ends after so many of a
-    file. `language` is that of the rules by which sentences end, an ISO 639-1 code. Without `nsp` a document may have
-    one sentence. A held-out document that the training part has too, blanks apart, is counted and left out; other
+    The share `held_out` of the documents, evenly spread, becomes the validation part; `limit` is the maximum per file.
+    `language` is the ISO 639-1 code of the rules for splitting sentences. Without `nsp` a document may have one
+    sentence. A held-out document that the training part has too (except for blanks) is counted and left out; other
     duplicates are counted and stay.
     """
     check_options(held_out, limit, workers)
@@ -81,7 +81,7 @@ def build_corpus(
         asked = {"vocabulary_sha256": vocabulary_hash(pieces), "language": language}
         partial_out = out.with_name(out.name + ".partial")
         with alone(partial_out):
-            refuse_existing(out)  # by now: another command has ended while this one waited for hashes
+            refuse_existing(out)  # another command may have ended while this one waited for hashes
             tell_space(partial_out, found.files)
             work = Work(partial_out, asked | {"held_out": held_out, "layout": LAYOUT}, pieces)
             rest = work.go_on(found)
@@ -103,7 +103,7 @@ def build_corpus(
             write_whole(work.directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
             work.leave()
             work.directory.rename(out)
-            (out / LOCK).unlink()  # not before: who comes meanwhile would take what is there for left over
+            (out / LOCK).unlink()  # not earlier: another command would take the files for leftovers
     found.tell()
     return counts
 
@@ -112,19 +112,19 @@ def check_options(held_out: float, limit: int | None, workers: int) -> None:
     if not 0 <= held_out <= 0.5:
         raise DataError(f"held_out is {held_out}, expected a share from 0 to 0.5 of the documents, such as 0.01")
     if limit is not None and limit < 1:
-        raise DataError(f"limit is {limit}, expected 1 or more documents a file; leave it out to take all")
+        raise DataError(f"limit is {limit}, expected 1 or more documents per file; leave it out to read all")
     if workers < 1:
-        raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one a core")
+        raise DataError(f"workers is {workers}, expected 1 or more processes; leave it out for one per core")
 
 
 def named(hashed: dict[Path, str]) -> dict[str, str]:
-    """The hash of each file by its name, in order; by its path where two have one name."""
+    """Return the hash of each file by its name, in order; by its path if two have the same name."""
     names = Counter(path.name for path in hashed)
     return {path.name if names[path.name] == 1 else str(path): digest for path, digest in hashed.items()}
 
 
 def tell_space(directory: Path, files: Sequence[Path]) -> None:
-    """Say that a corpus may not fit its disk: it has some bytes per byte of text, twice while arrays are written."""
+    """Warn if a corpus may not fit on the disk: it needs its size twice while arrays are written."""
     sizes = sum(path.stat().st_size * (UNPACKED if path.suffix.casefold() in OPENERS else 1) for path in files)
     free = shutil.disk_usage(directory).free
     if free < sizes:
@@ -135,7 +135,7 @@ def tell_space(directory: Path, files: Sequence[Path]) -> None:
 
 
 def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Generator[Sentences]:
-    """Cut documents into sentences of ids, in order, in `workers` processes."""
+    """Split documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:
         yield from map(cutter(tokenizer, language), texts)
@@ -152,8 +152,8 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
                 yield from pending.popleft().result()
         except BrokenProcessPool:
             raise TrainingError(
-                f"one of {workers} processes was ended from outside, by a lack of memory perhaps; start the same "
-                "command again, which goes on, with fewer --workers"
+                f"one of {workers} processes was killed, perhaps for lack of memory; run the same "
+                "command again, which continues, with fewer --workers"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -163,7 +163,7 @@ _prepared: list[Any] = []
 
 
 def prepare(tokenizer: Path, language: str) -> None:
-    """Make a process ready; it ends with the one that started it, and only that one is interrupted."""
+    """Prepare a process; it ends with its parent, which alone handles interrupts."""
     follow_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _prepared[:] = [cutter(tokenizer, language)]
@@ -179,7 +179,7 @@ def cut_prepared(texts: Sequence[str]) -> list[Sentences]:
 
 
 def cut(words: Words, text: str, language: str = "en", unknown: UnknownCharacters | None = None) -> Sentences:
-    """Return the sentences of a text as token ids; a line break always ends one."""
+    """Return the sentences of a text as token ids; a line break always ends a sentence."""
     found = sentences(text, language)
     ids, lengths, lost = [np.zeros(0, np.uint32)], list[int](), 0
     for start in range(0, len(found), TOGETHER):
@@ -195,30 +195,30 @@ def cut(words: Words, text: str, language: str = "en", unknown: UnknownCharacter
 
 
 def digest(ids: NDArray[np.uint32], text: str) -> int:
-    """64 bits of a hash of a document as the network sees it; with [UNK] in it of its text as well, blanks apart."""
+    """Return 64 bits of a hash of a document's ids, and of its text without blanks if it has [UNK]."""
     known = hashlib.blake2b(ids.tobytes(), digest_size=8)
     known.update(" ".join(text.split()).encode())
     return int.from_bytes(known.digest(), "little")
 
 
 def visible_characters(text: str) -> int:
-    """The length of a text without blanks: those that are frequent, of which a search takes next to no time."""
+    """Return the length of a text without its frequent kinds of blanks, which is fast to compute."""
     return len(text) - sum(map(text.count, BLANKS))
 
 
 def refuse_useless(counts: Counts, files: Sequence[Path], nsp: bool) -> None:
-    """Refuse text that pretraining cannot learn from, with next sentences or without."""
+    """Refuse text that pretraining cannot learn from, with or without next sentences."""
     names = ", ".join(str(path) for path in files)
     usable = counts.documents - counts.single
     if nsp and counts.documents < 2:
         raise DataError(
             f"{names}: {counts.documents} document(s) for training, expected 2 or more, because a random sentence "
-            "comes from another document; pass one JSON object a document"
+            "comes from another document; pass one JSON object per document"
         )
     if nsp and usable < 2:
         raise DataError(
             f"{names}: {counts.single} of {counts.documents} documents have one sentence, which next-sentence "
-            "pairs cannot use; pass whole documents, one a line, or --no-nsp, for pretraining with nsp = false"
+            "pairs cannot use; pass whole documents, one per line, or --no-nsp, for pretraining with nsp = false"
         )
     if not counts.tokens:
         raise DataError(f"{names}: no token for training, expected running text; pass other files")

@@ -1,8 +1,8 @@
-"""OUT.partial: what of a corpus is on disk already, and what is added to it.
+"""OUT.partial: the part of a corpus that is on disk already, and what is appended to it.
 
-Every COMMITTED documents the files are flushed, and their lengths are noted with a hash of all texts so far. The same
-command later cuts the files to the last note whose texts are still the same, and goes on there: after an interruption,
-after a broken row was corrected, or with further files.
+After every COMMITTED documents the files are flushed, and their lengths are noted with a hash of all texts so far. The
+same command later truncates the files to the last note whose texts are unchanged, and continues there. So it resumes
+after an interruption, after the correction of a broken row, or with more files.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from training.text.examples import Document
 from training.text.held_out import KEPT, with_duplicates, without_repeated
 
 COMMITTED = 1000
-"""Documents between two notes, which is what an interruption costs at most."""
+"""Documents between two notes: the most that an interruption can cost."""
 COMMITTED_CHARACTERS = 1 << 24
-"""Of longer documents fewer."""
+"""Fewer if documents are long."""
 PARTS = ("train", "validation")
 RAW = [raw_name(part, name) for part in (*PARTS, KEPT) for name in NAMES]
 WRITTEN = {
@@ -37,30 +37,30 @@ WRITTEN = {
     *(name + end for name in ("progress.json", "progress.jsonl", "manifest.json") for end in ("", ".partial")),
     TOKENIZER,
 }
-"""All that is ever in OUT.partial; progress.json is of older versions."""
+"""All files that OUT.partial can have; progress.json comes from older versions."""
 OF_TOKENIZER = {"tokenizer.json", "vocab.txt", "tokenizer_config.json"}
 
 
 class Work:
-    """The two parts of a corpus that is being made, and how far they go."""
+    """The two parts of an unfinished corpus, and their progress."""
 
     def __init__(self, directory: Path, asked: dict[str, Any], tokenizer: Tokenizer) -> None:
-        """`asked`: all that decides what becomes of a document; other work in `directory` is removed."""
+        """`asked`: everything that determines the result for a document; other work in `directory` is removed."""
         self.directory = directory
         self.tokenizer = tokenizer
         self.asked: dict[str, Any] = json.loads(json.dumps(asked))
         self.noted = directory / "progress.jsonl"
         self.documents = 0
-        """Documents that are written, or had no token."""
+        """Documents that are written, or had no tokens."""
         self.writers: dict[str, Writer] = {}
         self._texts = hashlib.blake2b(digest_size=16)
         self._hashes: deque[str] = deque()
-        """Of all texts up to each document that was read and is not written yet."""
+        """Hashes of all texts up to each document that was read and is not written yet."""
         self._latest = ""
         self._since, self._characters = 0, 0
 
     def go_on(self, found: Iterable[Document]) -> Iterator[Document]:
-        """Read over the documents that are on disk, and return those that are to be added."""
+        """Skip the documents that are on disk, and return the others."""
         rest, notes, kept = iter(found), self._notes(), list[dict[str, Any]]()
         for note in notes:
             lot = list(islice(rest, note["documents"] - self.documents))
@@ -91,24 +91,24 @@ class Work:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a note."""
+        """Tell whether a note is due."""
         return self._since >= COMMITTED or self._characters >= COMMITTED_CHARACTERS
 
     def commit(self) -> None:
-        """Note how far the files go, once they are on disk."""
+        """Flush the files, and note their lengths."""
         if self._since:
             parts = {part: asdict(writer.flush()) for part, writer in self.writers.items()}
             append(self.noted, {"documents": self.documents, "texts": self._latest, "parts": parts})
         self._since = self._characters = 0
 
     def finish(self) -> dict[str, Counts]:
-        """Write the arrays of both parts, once nothing of one stands in the other."""
+        """Write the arrays of both parts, after removing held-out documents that the training part has."""
         train, validation = self.writers["train"], self.writers["validation"]
         with closing(without_repeated(train, validation, self.tokenizer)) as kept:
             return {"train": with_duplicates(train).finish(), "validation": with_duplicates(kept).finish()}
 
     def leave(self) -> None:
-        """Remove what a finished corpus does not need."""
+        """Remove the files that a finished corpus does not need."""
         for name in (self.noted.name, *RAW):
             (self.directory / name).unlink(missing_ok=True)
 
@@ -119,12 +119,12 @@ class Work:
             yield document
 
     def _notes(self) -> list[dict[str, Any]]:
-        """What was noted for the same vocabulary and rules, up to a line that was cut off."""
+        """Return the notes for the same vocabulary and rules, up to an incomplete line."""
         found = list(read_objects(self.noted))
         return found[1:] if found and found[0] == self.asked else []
 
     def _open(self, kept: Sequence[dict[str, Any]]) -> None:
-        """Go on after the last note of those that hold; from the beginning where none does."""
+        """Continue after the last valid note, or from the beginning."""
         if not kept:
             self._clear()
         parts = kept[-1]["parts"] if kept else {}
@@ -134,18 +134,18 @@ class Work:
         write_whole(self.noted, "".join(json.dumps(note) + "\n" for note in (self.asked, *kept)))
 
     def _clear(self) -> None:
-        """Remove what another command has left; raise DataError for what none can have written."""
+        """Remove leftovers of another command; raise DataError for a file that no command can have written."""
         found = [path for path in self.directory.iterdir() if path.name != LOCK]
         for path in found:
             inside = {one.name for one in path.iterdir()} if path.is_dir() else set()
             if path.name not in WRITTEN or path.is_dir() != (path.name == TOKENIZER) or inside - OF_TOKENIZER:
-                raise DataError(f"{path} is not of a corpus, but would be removed; move it, or name another --out")
+                raise DataError(f"{path} is not part of a corpus and would be removed; move it, or name another --out")
         for path in found:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def add_text(texts: Any, document: Document) -> None:
-    """Continue a hash by a text and its length, which tells where it ends."""
+    """Continue a hash with a text and its length, which marks its end."""
     raw = document.text.encode()
     texts.update(len(raw).to_bytes(8, "little"))
     texts.update(raw)

@@ -1,4 +1,4 @@
-"""The ids of documents to disk: plain files that grow, then the arrays of one part of a corpus."""
+"""Writes the ids of documents: first to plain files that grow, then to the arrays of one part of a corpus."""
 
 import os
 from collections.abc import Iterator
@@ -14,28 +14,28 @@ from models.tokenizer import Tokenizer
 from training.errors import TrainingError
 from training.text.corpus import Counts
 
-BLOCK = 1 << 20  # values that are in memory at a time while arrays are written
+BLOCK = 1 << 20  # values in memory at once while arrays are written
 RECORD = np.dtype([("digest", "<u8"), ("characters", "<u4"), ("unknown", "<u4")])
-"""What is noted of a document beside its ids, see `Sentences`."""
+"""What is stored of a document besides its ids; see `Sentences`."""
 NAMES = ("tokens", "sentences", "documents", "records")
-"""The files of a part: ids, lengths of sentences in tokens, of documents in sentences, and one RECORD a document."""
+"""The files of a part: ids, tokens per sentence, sentences per document, and one RECORD per document."""
 
 
 class Sentences(NamedTuple):
-    """The sentences of a document: the ids of all, one after the other, and how many each has."""
+    """The sentences of a document: all ids in order, and the number of each sentence."""
 
     ids: NDArray[np.uint32]
     lengths: NDArray[np.uint32]
     digest: int = 0
-    """Two documents of one digest are the same, blanks apart."""
+    """Two documents with the same digest are equal, except for blanks."""
     characters: int = 0
-    """Of the text, blanks left out."""
+    """Characters of the text, without blanks."""
     unknown: int = 0
-    """Those of them that are inside a token [UNK]."""
+    """Characters inside a token [UNK]."""
 
 
 class Writer:
-    """Appends documents to the files of one part; `raw` is what their names begin with, by default the part's."""
+    """Appends documents to the files of one part; their names start with `raw`, by default the name of the part."""
 
     def __init__(self, directory: Path, part: str, tokenizer: Tokenizer, counts: Counts, raw: str = "") -> None:
         self.directory = directory
@@ -91,13 +91,13 @@ class Writer:
         return self.counts
 
     def blocks(self, name: str) -> Iterator[Any]:
-        """What was flushed to one of the files, as arrays of up to BLOCK values."""
+        """Yield the flushed values of one file, in arrays of up to BLOCK values."""
         with self._path(name).open("rb") as file:
             while len(block := np.fromfile(file, self.types[name], BLOCK)):
                 yield block
 
     def documents(self) -> Iterator[Sentences]:
-        """What was added, read back."""
+        """Yield the documents again, from disk."""
         self.flush()
         with ExitStack() as stack:
             files = {name: stack.enter_context(self._path(name).open("rb")) for name in NAMES}
@@ -112,7 +112,7 @@ class Writer:
         return self.directory / raw_name(self.raw, name)
 
     def _open(self, name: str, size: int) -> Any:
-        """Open a file for appending after its first `size` bytes; what was written after them was not noted."""
+        """Open a file for appending after its first `size` bytes; later bytes were not noted."""
         path = self._path(name)
         path.touch()
         if path.stat().st_size < size:
@@ -129,7 +129,7 @@ class Writer:
                 file.write(block.tobytes())
 
     def _write_starts(self, name: str, count: int) -> None:
-        """Write where each begins, and where the last ends: the sums of the lengths before it."""
+        """Write the start of each item and the end of the last: cumulative sums of lengths."""
         last = np.zeros(1, np.int64)
         with self._array(name, np.int64, count + 1) as file:
             file.write(last.tobytes())
@@ -140,7 +140,7 @@ class Writer:
 
     @contextmanager
     def _array(self, name: str, dtype: DTypeLike, count: int) -> Iterator[BinaryIO]:
-        """An array file of `count` values, which are to follow; written, not mapped: a full disk ends who maps."""
+        """Open an array file for `count` values. It is written, not mapped: a full disk kills a process that maps."""
         with (self.directory / array_name(self.part, name)).open("wb") as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(file, header)

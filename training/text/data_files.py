@@ -1,8 +1,9 @@
-"""Labelled data of any format: files and folders, read as the examples of a task.
+"""Labelled data in any format: files and folders, read as the examples of a task.
 
     .csv .tsv · .json .jsonl · .parquet · .conll .conllu .bio .iob · SQuAD, doccano, Label Studio, spaCy, Prodigy
 
-All but Parquet also as .xz .gz .zst .bz2. What was changed, skipped or looks wrong is told on standard error.
+All formats except Parquet may be compressed (.xz .gz .zst .bz2). Changed, skipped and suspicious rows are reported on
+standard error.
 """
 
 import argparse
@@ -51,17 +52,17 @@ def read_files(
     skip_broken: int = 0,
     limit: int | None = None,
 ) -> dict[Path, list[Example]]:
-    """Return the examples (the first `limit`) of each file, those of folders included.
+    """Return the examples (the first `limit`) of each file, including those in folders.
 
-    `columns` maps fields to columns, such as {"text": "sentence"}. Up to `skip_broken` broken rows are skipped, and
-    told; raise DataError for one more, for a file without examples, and for what is no data file.
+    `columns` maps fields to columns, such as {"text": "sentence"}. Up to `skip_broken` broken rows are skipped and
+    listed. Raise DataError for more of them, for a file without examples, and for a file that is not data.
     """
     named, notes, broken = Columns(task, columns), Notes(), BrokenRows(skip_broken)
     found: dict[Path, list[Example]] = {}
     for path in chain.from_iterable(files_in(path, task) for path in files):
         examples = [*found.get(path, []), *broken.parsed(rows_of(path, named, notes, limit), PARSERS[task])]
         if not examples:
-            raise DataError(f"{path} holds no examples, expected one or more; pass another file")
+            raise DataError(f"{path} has no examples, expected one or more; pass another file")
         found[path] = examples
     count_repeated(chain.from_iterable(found.values()), notes)
     note_labels(chain.from_iterable(found.values()), notes)
@@ -70,7 +71,7 @@ def read_files(
     return found
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- reports -------------------------------------------------------------------------------------------------------
 
 
 def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
@@ -89,12 +90,12 @@ def count_repeated(examples: Iterable[Example], notes: Notes) -> None:
 
 
 def input_key(example: Example) -> object:
-    """Return what is asked, for comparison."""
+    """Return the input, for comparison."""
     return _sides(example)[0]
 
 
 def _sides(example: Example) -> tuple[object, object]:
-    """What is asked, and what should be answered."""
+    """Return the input and the expected answer."""
     if isinstance(example, TextExample):
         return example.text, example.label
     if isinstance(example, PairExample):
@@ -112,7 +113,7 @@ def _sides(example: Example) -> tuple[object, object]:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add --columns and --skip-broken, which go with data files."""
+    """Add the options of data files: --columns and --skip-broken."""
     example = "text=sentence,label=intent"
     told = f"columns of the fields, such as {example}; one NAME alone is the text's column; columns without names "
     told += "count from 0; default: usual names"
@@ -123,7 +124,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Read FIELD=COLUMN,FIELD=COLUMN, or the column of the text alone; one with a comma in it is quoted as in CSV."""
+    """Parse FIELD=COLUMN,FIELD=COLUMN, or only the column of the text; names with a comma are quoted as in CSV."""
     [entries] = csv.reader([text]) if text.strip() else [[]]
     known = {name for fields in FIELDS.values() for name in fields}
     found: dict[str, str] = {}

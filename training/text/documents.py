@@ -1,9 +1,10 @@
-"""Documents for pretraining, one at a time, whatever file they come in: a corpus may be larger than memory.
+"""Documents for pretraining from files of any format, one at a time: a corpus may be larger than memory.
 
 .jsonl .ndjson .json .csv .tsv .parquet   a text per record, in the column "text" or one that is chosen
 .txt                                      documents with a blank line between them, or JSON lines
 
-All but Parquet also as .xz .gz .zst .bz2. Blank lines mean nothing elsewhere. An empty text is counted and left out.
+All formats except Parquet may be compressed (.xz .gz .zst .bz2). Only in .txt do blank lines have a meaning. An empty
+text is counted and left out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ from training.text.rows import rows_of
 from training.text.source_files import Sources
 
 MAX_LINE = 1 << 17
-"""Characters that are searched for sentences at a time; the search takes longer than in proportion."""
+"""Characters that are split into sentences at once; the time grows faster than the length."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,20 @@ class Reading:
     """How documents are found in files."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """{"text": name} of the key of JSON lines, or column of a table, that holds the text; usual names are known."""
+    """{"text": name}: the key of JSON lines or the column of a table with the text; usual names are known."""
     one_per_line: bool = False
-    """Of .txt: whether each line is a document; otherwise blank lines divide them."""
+    """Whether each line of .txt is a document; otherwise blank lines divide documents."""
     limit: int | None = None
-    """Documents of each file; by default all."""
+    """Maximum documents per file; by default all."""
     skip_broken: int = 0
-    """Broken rows that are skipped, of all files together; the next one is an error."""
+    """Maximum broken rows of all files that are skipped; one more is an error."""
 
 
 class Documents:
-    """The documents of some files, and what was left out of them."""
+    """The documents of some files, and counts of what was left out."""
 
     def __init__(self, files: Iterable[Path], reading: Reading = Reading(), sources: Sources | None = None) -> None:
-        """`sources` tells a broken row from one that is half written because its file is still growing."""
+        """`sources` distinguishes a broken row from a half-written one of a growing file."""
         self.files = list(files)
         self.reading = reading
         self.sources = sources
@@ -53,7 +54,7 @@ class Documents:
         self.notes = Notes()
 
     def __iter__(self) -> Iterator[Document]:
-        """Raise DataError for a row that is broken, once `skip_broken` rows were."""
+        """Raise DataError for a broken row, after `skip_broken` others."""
         for path in self.files:
             try:
                 yield from islice(self.of(path), self.reading.limit)
@@ -73,13 +74,13 @@ class Documents:
                 self.notes["empty texts that are left out"] += 1
 
     def tell(self) -> None:
-        """Say on standard error what was changed or left out."""
+        """Print on standard error what was changed or left out."""
         self.broken.tell()
         self.notes.tell(str(*self.files) if len(self.files) == 1 else f"{len(self.files)} files")
 
 
 def text_of(line: Line) -> str:
-    """The text of a record, which may be empty."""
+    """Return the text of a record, which may be empty."""
     return line.check_string(line.value("text"), '"text"', empty=True)
 
 
@@ -87,7 +88,7 @@ def text_of(line: Line) -> str:
 
 
 def sentences(text: str, language: str) -> list[str]:
-    """Cut a text where lines and sentences end, by the rules of `language` (see training/text/languages.py)."""
+    """Split a text at the ends of lines and sentences, by the rules of `language` (training/text/languages.py)."""
     rules = rules_of(language)
     parts = (part for line in text.split("\n") for part in bounded(line))
     found = (sentence.strip() for part in parts for sentence in segment(rules, part))
@@ -95,7 +96,7 @@ def sentences(text: str, language: str) -> list[str]:
 
 
 def bounded(line: str) -> Iterator[str]:
-    """A line, in parts where it is very long: cut at a blank where there is one."""
+    """Yield a line, in parts if it is very long; it is split at a blank if possible."""
     start = 0
     while len(line) - start > MAX_LINE:
         end = line.rfind(" ", start, start + MAX_LINE) + 1 or start + MAX_LINE

@@ -1,7 +1,7 @@
 """Labelled examples and documents, from records of any file.
 
-Data is checked where it is read: a broken line is a DataError that names file and line, so that no run dies an hour
-later on a label that is a number or an answer that is not where its offset says.
+Data is checked when it is read: a broken line is a DataError that names file and line. So no run fails an hour later
+because a label is a number, or an answer is not at its offset.
 """
 
 import math
@@ -19,7 +19,7 @@ from training.text.notes import Notes
 from training.text.rows import rows_of
 
 Label = str | tuple[str, ...] | float
-"""A class, the labels that are true (none of them may be), or a number."""
+"""A class, a tuple of the true labels (which may be empty), or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class PairExample:
 
 @dataclass(frozen=True, slots=True)
 class TaggedExample:
-    """The words of a sentence and one tag a word: BIO for spans, or plain tags (parts of speech)."""
+    """The words of a sentence and one tag per word: BIO for spans, or plain tags (parts of speech)."""
 
     tokens: list[str]
     tags: list[str]
@@ -49,7 +49,7 @@ class TaggedExample:
 
 @dataclass(frozen=True, slots=True)
 class SpannedText:
-    """A text as it is written, and the spans in it: first character, character after the last, type; in order."""
+    """A text as written, and its spans in order: first character, character after the last, type."""
 
     text: str
     spans: list[tuple[int, int, str]]
@@ -57,7 +57,7 @@ class SpannedText:
 
 @dataclass(frozen=True, slots=True)
 class QuestionExample:
-    """A question, its context, and the accepted answers, none if the context does not answer it.
+    """A question, its context, and the accepted answers; none if the context does not answer it.
 
     `starts` counts characters: `context[starts[i] : starts[i] + len(answers[i])] == answers[i]`.
     """
@@ -88,7 +88,7 @@ def _pair_example(line: Line) -> PairExample:
 
 
 def _label(line: Line) -> Label:
-    """Return a class, a tuple for a list, or a number for one that is written with a fraction."""
+    """Return a class, a tuple for a list, or a number for a number with a fraction."""
     value = line.value("label")
     if isinstance(value, list):
         return tuple(dict.fromkeys(_class(line, each, f'"label"[{index}]') for index, each in enumerate(value)))
@@ -100,7 +100,7 @@ def _label(line: Line) -> Label:
 
 
 def _class(line: Line, value: Any, name: str) -> str:
-    """Return the name of a class, which an integer and a boolean have too: "3", "true"."""
+    """Return the name of a class; an integer or a boolean is a name too: "3", "true"."""
     if isinstance(value, int):
         return str(value).lower()
     if not isinstance(value, str):
@@ -117,7 +117,7 @@ def _tagged_example(line: Line) -> TaggedExample | SpannedText:
         line.fail('"tokens" is empty, expected one word or more; remove the line')
     if len(example.tokens) != len(example.tags):
         counts = f"{len(example.tokens)} tokens but {len(example.tags)} tags"
-        line.fail(f"{counts}, expected one tag a token; correct the line")
+        line.fail(f"{counts}, expected one tag per token; correct the line")
     if is_bio(example.tags):
         _check_bio(line, example.tags)
     return example
@@ -147,7 +147,7 @@ def _span(line: Line, text: str, index: int, span: Any) -> tuple[int, int, str]:
 
 
 def is_bio(tags: Iterable[str]) -> bool:
-    """Tell span tags (B-PER, I-PER, O) from plain ones (NOUN, VERB)."""
+    """Tell whether tags are span tags (B-PER, I-PER, O) or plain ones (NOUN, VERB)."""
     return any(tag[:2] in ("B-", "I-") for tag in tags)
 
 
@@ -172,9 +172,9 @@ def _question_example(line: Line) -> QuestionExample:
     inner = Line(line.path, line.number, answers)
     texts, starts = inner.strings("text"), inner.value("answer_start")
     if not isinstance(starts, list) or any(type(start) is not int for start in starts):
-        line.fail('"answer_start" is not a list of whole numbers, expected one character offset an answer; correct it')
+        line.fail('"answer_start" is not a list of whole numbers, expected one character offset per answer; correct it')
     if len(texts) != len(starts):
-        line.fail(f"{len(texts)} answer texts but {len(starts)} offsets, expected one an answer; correct the line")
+        line.fail(f"{len(texts)} answer texts but {len(starts)} offsets, expected one per answer; correct the line")
     for text, start in zip(texts, starts, strict=True):
         _check_answer(line, context, text, start)
     return QuestionExample(line.string("id"), context, question, texts, starts)
@@ -184,7 +184,7 @@ def _check_answer(line: Line, context: str, text: str, start: int) -> None:
     found = context[start : start + len(text)] if start >= 0 else ""
     if found != text:
         place = context.find(text)
-        remedy = f"its first occurrence is at {place}" if place >= 0 else "it is nowhere in the context, remove it"
+        remedy = f"its first occurrence is at {place}" if place >= 0 else "the context does not contain it, remove it"
         line.fail(f"the context has {found!r} at character {start}, expected the answer {text!r}; {remedy}")
 
 
@@ -212,20 +212,20 @@ def read_examples(path: Path, task: Literal["qa"], limit: int | None = None) -> 
 @overload
 def read_examples(path: Path, task: Literal["fill-mask"], limit: int | None = None) -> list[Document]: ...
 def read_examples(path: Path, task: str, limit: int | None = None) -> Any:
-    """Read the examples of a task (the first `limit`) from one file, whatever its format.
+    """Read the examples of a task (the first `limit`) from one file of any format.
 
-    Raise DataError for a broken line or an empty file. `training.text.data_files` reads several files, and tells more.
+    Raise DataError for a broken line or an empty file. `training.text.data_files` reads several files.
     """
     notes = Notes()
     examples = [PARSERS[task](line) for line in checked(rows_of(path, Columns(task), notes, limit))]
     notes.tell(str(path))
     if not examples:
-        raise DataError(f"{path} holds no examples, expected one or more; pass another file")
+        raise DataError(f"{path} has no examples, expected one or more; pass another file")
     return examples
 
 
 def labels_in(example: Example) -> list[str]:
-    """Return every label that an example names, a span as its B- and I-; none for a number, question or document."""
+    """Return the labels of an example, a span as its B- and I-; none for a number, question or document."""
     if isinstance(example, SpannedText):
         return ["O", *(f"{prefix}-{name}" for _, _, name in example.spans for prefix in "BI")]
     if isinstance(example, TaggedExample):

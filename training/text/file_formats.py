@@ -1,4 +1,4 @@
-"""The formats of data files, told by their names, and the files of a folder that can be read."""
+"""The formats of data files by their names, and the readable files of a folder."""
 
 import os
 from collections.abc import Sequence
@@ -16,36 +16,36 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "conll": (".conll", ".conllu", ".conll03", ".bio", ".iob", ".iob2", ".bioes"),
     "told by its text": (".txt", ""),
 }
-"""By the suffix of their files without that of the compression."""
+"""Suffixes of files, without that of the compression, by format."""
 PACKED = f"plain or with {', '.join(OPENERS)}"
 KNOWN = f"{', '.join(suffix for suffixes in FORMATS.values() for suffix in suffixes if suffix)}, {PACKED}"
 TEXT_KNOWN = KNOWN.replace(f"{', '.join(FORMATS['conll'])}, ", "")
-"""Without the formats of words and tags."""
+"""The same without the formats of words and tags."""
 MAX_NAMED = 10
-"""Files that a sentence names; the rest are counted."""
+"""Files that a message names; the others are counted."""
 
 
 def known(task: str) -> str:
-    """Say in words which files a task reads."""
+    """Return the kinds of files that a task reads, in words."""
     return KNOWN if task == "tag" else TEXT_KNOWN
 
 
 def format_of(path: Path, task: str) -> str:
-    """Return the format of a file by its name; raise DataError for one that the task cannot be read from."""
+    """Return the format of a file by its name; raise DataError if the task cannot use it."""
     suffix = unpacked_suffix(path)
     found = next((name for name, suffixes in FORMATS.items() if suffix in suffixes), None)
     packed = path.suffix.casefold() in OPENERS
     if found is None or (found == "parquet" and packed) or not (suffix or packed):
         raise DataError(f"{path} ends in {path.suffix!r}, expected {known(task)}; rename or convert it")
     if found == "conll" and task != "tag":
-        raise DataError(f"{path} holds words and tags, which {task} does not learn from; pass another file")
+        raise DataError(f"{path} has words and tags, which {task} does not learn from; pass another file")
     return found
 
 
 def files_in(path: Path, task: str, *, below: bool = False) -> list[Path]:
-    """Return a file as it is, and of a folder the files that a task can be read from, sorted.
+    """Return a file itself, or the sorted files of a folder that the task can use; with `below` of its folders too.
 
-    Those of its folders count too if `below`. Tell what is left out; raise DataError for what holds no such file.
+    Print what is left out; raise DataError for a folder without such files.
     """
     if not path.is_dir():
         if str(path) == "-":
@@ -62,22 +62,20 @@ def files_in(path: Path, task: str, *, below: bool = False) -> list[Path]:
     left = [str(one.relative_to(path)) for one in inside if one not in data]
     if not found:
         rest = f"only {named(left)}" if left else "nothing"
-        raise DataError(
-            f"{path} cannot be read: the folder holds {rest}, expected files in {known(task)}; name another"
-        )
+        raise DataError(f"{path} cannot be read: the folder has {rest}, expected files in {known(task)}; name another")
     if left:
         tell(f"{path}: read {named([str(one.relative_to(path)) for one in found])}; skipped {named(left)}")
     return found
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names, and the number of the others."""
     more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _inside(folder: Path, below: bool) -> list[Path]:
-    """What is in a folder; with `below` the files of its folders instead of them, those of hidden ones not."""
+    """Yield the entries of a folder; with `below` also files of its folders, except hidden ones."""
     if not below:
         return list(folder.iterdir())
     found = []
@@ -88,7 +86,7 @@ def _inside(folder: Path, below: bool) -> list[Path]:
 
 
 def _is_data(path: Path, task: str) -> bool:
-    """Whether a file has a format of the task, and is not hidden, or a README."""
+    """Tell whether a file has a format of the task, and is neither hidden nor a README."""
     beside = path.name.startswith((".", "_")) or path.name.casefold().startswith(("readme", "license", "licence"))
     if beside or not path.is_file() or not unpacked_suffix(path):
         return False

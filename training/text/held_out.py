@@ -1,4 +1,4 @@
-"""Held-out documents: which they are, and that none of them stands in the training part as well."""
+"""Chooses held-out documents, and removes those that the training part has too."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,20 +13,20 @@ from training.text.corpus import Counts
 from training.text.corpus_writer import Writer
 
 KEPT = "kept"
-"""What the names of the files of those begin with that are held out in the end."""
+"""Prefix of the files of the documents that are finally held out."""
 
 
 def is_held_out(number: int, share: float) -> bool:
-    """Whether the document of this number, counted from 1, is where `share` of the documents reaches another whole."""
+    """Tell whether document `number`, counted from 1, is held out: `share` of the documents are, evenly spread."""
     exact = Fraction(str(share))
     return number * exact // 1 > (number - 1) * exact // 1
 
 
 def without_repeated(train: Writer, validation: Writer, tokenizer: Tokenizer) -> Writer:
-    """Return the validation part, written again without documents that the training part has too, where it has any.
+    """Return the validation part without documents that the training part has too; it is rewritten if there are any.
 
-    What was learnt by heart would be measured as understood. The files of `validation` stay: a command that is
-    interrupted now goes on from them.
+    Otherwise memorised text would be measured as understood. The files of `validation` stay, so an interrupted command
+    can continue from them.
     """
     train.flush(), validation.flush()
     digests = np.concatenate([np.zeros(0, np.uint64), *(block["digest"] for block in validation.blocks("records"))])
@@ -42,7 +42,7 @@ def without_repeated(train: Writer, validation: Writer, tokenizer: Tokenizer) ->
 
 
 def with_duplicates(part: Writer) -> Writer:
-    """Count the documents that an earlier one of the part equals, blanks apart; 8 bytes per document in memory."""
+    """Count the documents that equal an earlier one, except for blanks; takes 8 bytes of memory per document."""
     part.flush()
     digests = np.concatenate([np.zeros(0, np.uint64), *(block["digest"] for block in part.blocks("records"))])
     part.counts = replace(part.counts, duplicates=len(digests) - len(np.unique(digests)))
@@ -50,7 +50,7 @@ def with_duplicates(part: Writer) -> Writer:
 
 
 def found_in(values: NDArray[Any], blocks: Iterable[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Whether each of `values` [N] is in one of the blocks, which are looked at one after the other."""
+    """Return for each of `values` [N] whether it is in one of the blocks, which are read one by one."""
     found = np.zeros(len(values), np.bool_)
     for block in blocks:
         found |= np.isin(values, block)

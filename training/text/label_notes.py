@@ -1,7 +1,7 @@
-"""What looks wrong in the labels of a data set: each is read as it is written, and told.
+"""Suspicious labels of a data set: each is read as it is written, and reported.
 
-A label that differs from another in capitals alone, a cell that pandas writes for a missing value, several labels in
-one string, and a number with a decimal comma are classes of their own to a program, and seldom to a person.
+To a program, these are separate classes, though people seldom mean that: labels that differ only in capitals, a cell
+that pandas writes for a missing value, several labels in one string, and a number with a decimal comma.
 """
 
 import re
@@ -12,17 +12,17 @@ from training.text.examples import Example, PairExample, TextExample, labels_in
 from training.text.notes import Notes
 
 MISSING = {"nan", "null", "none", "n/a", "na", "<na>", "nat", "?"}
-"""What tools and people write where there is no label."""
+"""What tools and people write for a missing label."""
 DIVIDERS = "|;,"
 DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 MAX_SHOWN = 3
 
 
 def note_labels(examples: Iterable[Example], notes: Notes) -> None:
-    """Count the examples whose label is probably not what was meant."""
+    """Count the examples whose label is probably a mistake."""
     found = Counter(label for one in examples if isinstance(one, TextExample | PairExample) for label in labels_in(one))
     for sentence, suspects in (
-        ("labels that differ from another in capitals or blanks alone", list(_alike(found))),
+        ("labels that differ from another only in capitals or blanks", list(_alike(found))),
         ("labels that may stand for a missing one; remove such rows unless it is a class", list(_missing(found))),
         ('labels that seem to be several in one; write a list such as ["a", "b"]', list(_joined(found))),
         ("labels with a decimal comma are classes; write numbers with a point", _with_comma(found)),
@@ -32,12 +32,12 @@ def note_labels(examples: Iterable[Example], notes: Notes) -> None:
 
 
 def shown(labels: list[str]) -> str:
-    """Return the first labels, as a person would read them out."""
+    """Return the first labels, as a list for people."""
     return ", ".join(map(repr, labels[:MAX_SHOWN])) + (", …" if len(labels) > MAX_SHOWN else "")
 
 
 def _alike(found: Counter[str]) -> Iterator[str]:
-    """Yield the rarer ones of labels that are the same to a person."""
+    """Yield the rarer ones among labels that look the same to people."""
     same: dict[str, list[str]] = defaultdict(list)
     for label, _ in found.most_common():
         same[" ".join(label.casefold().split())].append(label)
@@ -49,7 +49,7 @@ def _missing(found: Counter[str]) -> Iterator[str]:
 
 
 def _joined(found: Counter[str]) -> Iterator[str]:
-    """Yield labels of which each part occurs in another label too."""
+    """Yield labels with several parts, all of which occur in other labels."""
     for divider in DIVIDERS:
         parts = {label: [part for each in label.split(divider) if (part := each.strip())] for label in found}
         counted = Counter(part for divided in parts.values() for part in set(divided))
@@ -63,7 +63,7 @@ def _is_number(label: str) -> bool:
 
 
 def _with_comma(found: Counter[str]) -> list[str]:
-    """Return them where all labels are numbers, and some have a comma."""
+    """Return the labels if all are numbers and some have a comma."""
     numbers = [label for label in found if _is_number(label)]
     whole = all(_is_number(label) or label.lstrip("-").isdecimal() for label in found)
     return numbers if whole else []

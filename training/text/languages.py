@@ -1,4 +1,4 @@
-"""The languages whose sentence ends `sentencex` knows; for any other code it takes the rules of English, unsaid."""
+"""The languages whose sentences `sentencex` can split; for any other code it silently uses English rules."""
 
 from difflib import get_close_matches
 from functools import cache
@@ -12,23 +12,23 @@ RULES = {
     "ml": "Malayalam", "mr": "Marathi", "my": "Burmese", "nl": "Dutch", "pa": "Punjabi", "pl": "Polish",
     "pt": "Portuguese", "ru": "Russian", "sk": "Slovak", "ta": "Tamil", "te": "Telugu", "uk": "Ukrainian",
 }  # fmt: skip
-"""Those with rules of their own (wikimedia/sentencex, src/languages), by ISO 639-1 code."""
+"""Languages with their own rules (wikimedia/sentencex, src/languages), by ISO 639-1 code."""
 RELATED = {
     "an": "es", "ast": "es", "as": "bn", "ay": "es", "ba": "ru", "bar": "de", "ce": "ru", "co": "it",
     "cs": "sk", "csb": "pl", "cv": "ru", "dsb": "de", "fur": "it", "gl": "pt", "gn": "es", "gsw": "de", "hsb": "de",
     "ht": "fr", "kl": "da", "lb": "de", "li": "nl", "ln": "fr", "mg": "fr", "nds": "de", "oc": "ca", "os": "ru",
     "qu": "es", "sa": "hi", "scn": "it", "sco": "en", "tt": "ru", "vec": "it", "wa": "fr", "wo": "fr",
 }  # fmt: skip
-"""Those for which it takes the rules of a related language (src/languages/fallbacks.rs)."""
+"""Languages that use the rules of a related one (src/languages/fallbacks.rs)."""
 GENERAL = {"ur": "Urdu", "zh": "Chinese"}
-"""Those whose sentence ends are among the general rules, which hold for all."""
+"""Languages that the general rules cover."""
 
 
 @cache
 def rules_of(code: str) -> str:
-    """Return the code to cut sentences by: that of the language where a region is named too (de-AT, pt_BR).
+    """Return the code of the rules for splitting sentences; a region is dropped (de-AT, pt_BR).
 
-    Raise DataError for a language without rules, with the nearest ones.
+    Raise DataError for a language without rules, and name the nearest ones.
     """
     language = code.casefold().replace("_", "-").split("-")[0]
     if language in RULES or language in GENERAL:
@@ -39,6 +39,6 @@ def rules_of(code: str) -> str:
     near = get_close_matches(language, [*RULES, *RELATED, *GENERAL, *names], 3, 0.5)
     nearest = f" (near it: {', '.join(dict.fromkeys(names.get(one, one) for one in near))})" if near else ""
     raise DataError(
-        f"language {code!r} has no rules of where sentences end, expected one of {', '.join(sorted(RULES))}{nearest}; "
+        f"language {code!r} has no rules for splitting sentences, expected one of {', '.join(sorted(RULES))}{nearest}; "
         "pass one of them, en for general rules"
     )

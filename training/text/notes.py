@@ -1,4 +1,4 @@
-"""What was changed in data or looks wrong in it, counted and told once."""
+"""Changes and suspicious values of data, counted and reported once."""
 
 from collections import Counter
 
@@ -6,10 +6,10 @@ from training.run.progress import tell
 
 
 class Notes(Counter[str]):
-    """How often something was changed or seen, by what it was."""
+    """How often something was changed or seen, by its description."""
 
     def tell(self, name: str) -> None:
-        """Say on standard error what was counted in the data of this name."""
+        """Print the counts for the data of this name on standard error."""
         for sentence, count in self.items():
             if count:
                 tell(f"{name}: {sentence}: {count:,}")

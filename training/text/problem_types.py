@@ -1,4 +1,4 @@
-"""What the labels of a data set are: classes that exclude each other, labels of which several may hold, or numbers.
+"""What the labels of a data set are: exclusive classes, labels of which several may be true, or numbers.
 
 The names are those of transformers (`problem_type`).
 """
@@ -13,7 +13,7 @@ from training.text.examples import Example, Label, PairExample, TextExample
 
 
 def problem_of(examples: Iterable[Example]) -> ProblemType:
-    """Return what the labels are by their form: a list anywhere, else a number with a fraction, else classes."""
+    """Return the problem type: multi-label if any label is a list, regression if any is a fraction, else classes."""
     labels = [example.label for example in examples if isinstance(example, TextExample | PairExample)]
     if any(isinstance(label, tuple) for label in labels):
         return "multi_label_classification"
@@ -23,7 +23,7 @@ def problem_of(examples: Iterable[Example]) -> ProblemType:
 
 
 def problem_for(head: HeadSpec, examples: Sequence[Example]) -> ProblemType:
-    """Return as what a head reads labels; one with a single label can be asked about numbers too (relevance)."""
+    """Return how a head reads labels; a head with a single label can be measured on numbers too (relevance)."""
     if head.problem_type != "single_label_classification" or len(head.labels) != 1:
         return head.problem_type
     return "regression" if problem_of(examples) == "regression" else "multi_label_classification"

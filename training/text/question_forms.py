@@ -1,7 +1,7 @@
-"""Questions as SQuAD and others write them, brought into one form: "answers" is {"text": […], "answer_start": […]}.
+"""Converts questions of SQuAD and similar data to one form: "answers" is {"text": […], "answer_start": […]}.
 
-Also read: a list of objects (SQuAD 1.1 and 2.0 as published), one answer in columns of its own, `is_impossible`, and
-questions without an id, which is then their place in the file.
+It also reads a list of objects (SQuAD 1.1 and 2.0 as published), one answer in its own columns, `is_impossible`, and
+questions without an id; their id is then their place in the file.
 """
 
 from dataclasses import replace
@@ -10,11 +10,11 @@ from typing import Any
 from training.run.json_lines import Line
 
 FLAT = ("answer", "answer_text")
-"""Columns of the only answer, beside "answer_start"."""
+"""Columns of a single answer, besides "answer_start"."""
 
 
 def with_answers(line: Line) -> Line:
-    """Return a record whose answers and id have the one form; raise DataError for answers to an impossible question."""
+    """Return a record with answers and id in one form; raise DataError for answers to an impossible question."""
     answers = _answers(line)
     if answers is None:
         return line
@@ -29,7 +29,7 @@ def with_answers(line: Line) -> Line:
 
 
 def _answers(line: Line) -> dict[str, list[Any]] | None:
-    """The answers in the one form; None where they are in no form that is known, for their reader to refuse."""
+    """Return the answers in one form; None for an unknown form, which the reader refuses."""
     record = line.record
     given = record.get("answers")
     if given is None and record.get("is_impossible") is True:

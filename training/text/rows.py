@@ -1,7 +1,7 @@
-"""The records of a labelled file of any format, in the one form that examples are parsed from.
+"""The records of a labelled file of any format, in the one form from which examples are parsed.
 
-A format yields records; their columns become the fields of the task; and what tools write differently becomes one form.
-A broken row is a DataError among the rows, so that whoever reads them decides whether to skip it.
+A format yields records, whose columns become the fields of the task. The different forms of tools become one form.
+A broken row is a DataError among the rows, so the reader decides whether to skip it.
 """
 
 import ast
@@ -31,9 +31,9 @@ from training.text.tag_schemes import to_bio
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 FRACTION = re.compile(r"-?\d+\.\d+([eE][-+]?\d+)?")
 FIRST_LINES = 50
-"""By which plain text is told from words with tags."""
+"""Number of lines that decide between plain text and words with tags."""
 LISTS = ("tokens", "tags", "spans", "answers")
-"""Fields that are lists or objects, which a cell of a table holds as JSON."""
+"""Fields that are lists or objects; a cell of a table has them as JSON."""
 
 
 def rows_of(
@@ -41,8 +41,8 @@ def rows_of(
 ) -> Iterator[Row]:
     """Yield the (first `limit`) records of a file, with the fields of the task of `columns`.
 
-    What was changed in them is counted in `notes`. In plain text a document ends at a blank line, or with
-    `one_per_line` at each line. Raise DataError for a file that cannot be read.
+    Changes are counted in `notes`. In plain text a document ends at a blank line, or with `one_per_line` at each line.
+    Raise DataError for a file that cannot be read.
     """
     kind = format_of(path, columns.task)
     kind = _format_by_text(path, columns.task) if kind == "told by its text" else kind
@@ -53,10 +53,10 @@ def rows_of(
 
 
 def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """Yield every record of a file with what a head of the task is asked; nothing is left out, and labels not read.
+    """Yield every record of a file with the inputs of the task; no row is left out, and labels are not read.
 
-    A row of empty cells is a record too, and so is each line of plain text. A DataError among the rows is a RowError.
-    Raise DataError where the rest of the file cannot be read, ColumnError where its columns do not fit.
+    A row of empty cells is a record too, and so is each line of plain text. A broken row is a RowError among the rows.
+    Raise DataError if the rest of the file cannot be read, and ColumnError if its columns do not fit.
     """
     kind = unlabelled_format(path, columns)
     for row in _read_unlabelled(path, kind, columns):
@@ -73,7 +73,7 @@ def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def unlabelled_format(path: Path, columns: Columns) -> str:
-    """Return the format of a file; of .txt what its first lines look like, in doubt plain text, one on each line."""
+    """Return the format of a file; for .txt its first lines decide, and in doubt each line is a text."""
     kind = format_of(path, columns.task)
     if kind != "told by its text":
         return kind
@@ -107,7 +107,7 @@ def _asked(line: Line, columns: Columns, kind: str) -> Line:
 def _format_by_text(path: Path, task: str) -> str:
     lines = (line.strip() for line in text_lines(path) if isinstance(line, str))
     begin = next(filter(None, lines), "")
-    if task == "fill-mask":  # a document may begin with a brace
+    if task == "fill-mask":  # a document may start with a brace
         return "json lines" if begin.startswith("{") and _is_json(begin) else "text"
     if begin.startswith("{") or not begin:
         return "json lines"
@@ -138,14 +138,14 @@ def _read(path: Path, kind: str, columns: Columns, one_per_line: bool) -> Iterat
 
 
 def _formed(row: Row, columns: Columns, notes: Notes, kind: str) -> Row | None:
-    """A record in the form of its task; None for one without labels, which is counted."""
+    """Return a record in the form of its task; None for a record without labels, which is counted."""
     if isinstance(row, DataError):
         return row
     try:
         line = unwrap(row, notes, columns.labelled)
         if line is None:
             return None
-        if kind not in ("conll", "text"):  # of the first, columns are chosen by number while it is read
+        if kind not in ("conll", "text"):  # for the first row, columns are chosen by number while it is read
             line = columns.rename(line)
         if kind == "csv" and columns.task != "fill-mask":
             line = _typed(line, columns.task)
@@ -167,7 +167,7 @@ def _named_tags(line: Line) -> Line:
 
 
 def _in_bio(rows: list[Row], notes: Notes) -> Iterator[Row]:
-    """Yield the rows of a file with their tags in BIO; which scheme they are in shows in all of them together."""
+    """Yield the rows of a file with tags in BIO; only all rows together show their scheme."""
     tagged = [row for row in rows if isinstance(row, Line) and _is_tags(row.record.get("tags"))]
     found, changed, scheme = to_bio([line.record["tags"] for line in tagged])
     for line, tags in zip(tagged, found, strict=True):
@@ -185,7 +185,7 @@ def _is_tags(value: object) -> bool:
 
 
 def _typed(line: Line, task: str) -> Line:
-    """Give the cells of labels, lists and answers their types; texts stay text, also if they look like a number."""
+    """Convert the cells of labels, lists and answers to their types; texts that look like numbers stay texts."""
     record = line.record
     changes: dict[str, Any] = {name: _listed(line, name) for name in LISTS if name in record and name in FIELDS[task]}
     if "label" in record:
@@ -198,7 +198,7 @@ def _typed(line: Line, task: str) -> Line:
 
 
 def _value(line: Line, cell: str) -> Any:
-    """A number, true or false, a list (of several labels), or the text itself."""
+    """Return a number, true or false, a list (of several labels), or the text itself."""
     text = cell.strip()
     if text.casefold() in ("true", "false"):  # pandas writes True, Excel TRUE
         return text.casefold() == "true"
@@ -212,7 +212,7 @@ def _value(line: Line, cell: str) -> Any:
 
 
 def _listed(line: Line, name: str) -> Any:
-    """The list or object in a cell; words or tags without brackets are divided at blanks."""
+    """Return the list or object in a cell; words or tags without brackets are split at blanks."""
     text = line.record[name].strip()
     if name in ("tokens", "tags") and not text.startswith("["):
         return text.split()
@@ -220,7 +220,7 @@ def _listed(line: Line, name: str) -> Any:
 
 
 def _nested(line: Line, name: str, text: str) -> Any:
-    """JSON, or what Python writes for a list or a dictionary (pandas does so in CSV)."""
+    """Parse JSON, or Python's notation of a list or a dictionary, which pandas writes to CSV."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -229,6 +229,6 @@ def _nested(line: Line, name: str, text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         value = None
-    if repr(value) != text:  # 'a' 'b' would be one string to Python, but numpy writes two so
+    if repr(value) != text:  # Python reads 'a' 'b' as one string, but numpy writes two strings like that
         line.fail(f'"{name}" is {text[:60]!r}, expected JSON such as ["a", "b"]; write it with json.dumps')
     return value

@@ -1,4 +1,4 @@
-"""The files that a command reads: those of folders too, what comes through a pipe, each text once, and unchanged."""
+"""The files that a command reads: those of folders, copies of pipes, each text once, and all unchanged."""
 
 import os
 import shutil
@@ -18,40 +18,40 @@ from training.text.file_formats import FORMATS, files_in, named
 
 STDIN = Path("/dev/stdin")
 MAGIC = {b"\xfd7zXZ": "xz", b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstd", b"BZh": "bzip2"}
-"""First bytes of compressed files, and the program that unpacks them."""
+"""First bytes of compressed files, and the programs that unpack them."""
 
 
 class State(NamedTuple):
-    """What tells a file from the same file later."""
+    """What shows whether a file has changed."""
 
     size: int
-    """In bytes."""
+    """Size in bytes."""
     written: int
     """Time of the last write, in nanoseconds."""
     inode: int
 
 
 class Sources:
-    """Files as they were when this was made; raises DataError for one that is missing."""
+    """The state of files at creation; raises DataError for a missing file."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._began = {path: state_of(path) for path in files}
 
     def check(self) -> None:
-        """Raise DataError for a file that was written to since: what was read of it is neither the old nor the new."""
+        """Raise DataError for a file that has changed since: what was read is neither the old nor the new file."""
         for path, before in self._began.items():
             now = state_of(path)
             if now != before:
                 raise DataError(
                     f"{path} changed while it was read ({before.size:,} bytes at first, {now.size:,} now), expected a "
-                    "file that nothing writes to; start the same command again when it is whole"
+                    "file that nothing writes to; run the same command again when it is whole"
                 )
 
 
 def state_of(path: Path) -> State:
     found = stat_of(path)
     if not S_ISREG(found.st_mode):
-        return State(0, 0, found.st_ino)  # a pipe changes by being read
+        return State(0, 0, found.st_ino)  # reading changes a pipe
     return State(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
@@ -67,10 +67,10 @@ def stat_of(path: Path) -> os.stat_result:
 
 @contextmanager
 def readable_files(given: Sequence[Path], out: Path) -> Iterator[list[Path]]:
-    """The files of text that `given` names, each of which can be read twice; raise DataError for what is none.
+    """Return the text files that `given` names, each of which can be read twice; raise DataError for other files.
 
-    A folder stands for the files below it. What comes through a pipe, "-" being standard input, is copied to a
-    temporary folder beside `out`, since a corpus is read from its beginning again after an interruption.
+    A folder stands for the files below it. A pipe ("-" is standard input) is copied to a temporary folder beside `out`,
+    because a corpus reads its files from the beginning again after an interruption.
     """
     given = [STDIN if str(path) == "-" else path for path in given]
     pipes = [path for path in given if is_pipe(path)]
@@ -94,12 +94,12 @@ def is_pipe(path: Path) -> bool:
 
 
 def text_files(path: Path) -> list[Path]:
-    """A file itself, or the files of text below a folder, in the order of their paths."""
+    """Yield a file itself, or the text files below a folder, in the order of their paths."""
     return files_in(path.resolve() if path == STDIN else path, "fill-mask", below=True)
 
 
 def copied(pipe: Path, directory: Path) -> Path:
-    """Copy a pipe to its end, under a name that says what came: JSON lines, Parquet, or text."""
+    """Copy a pipe to its end, under a name with the suffix of its content: JSON lines, Parquet, or text."""
     tell(f"{pipe}: reading to its end")
     with pipe.open("rb") as source:
         first = source.read(1 << 12)
@@ -121,7 +121,7 @@ def name_of(pipe: Path, first: bytes) -> str:
 
 
 def hashes(files: Sequence[Path]) -> dict[Path, str]:
-    """The hash of each file, in order; of files that hold the same, the first one stands for all."""
+    """Return the hash of each file, in order; of equal files only the first one."""
     found: dict[str, Path] = {}
     again: list[str] = []
     for path in files:
@@ -131,5 +131,5 @@ def hashes(files: Sequence[Path]) -> dict[Path, str]:
         else:
             found[digest] = path
     if again:
-        tell(f"{len(again):,} of the files hold what another one does, and are read once: {named(again)}")
+        tell(f"{len(again):,} of the files equal another one, and are read once: {named(again)}")
     return {path: digest for digest, path in found.items()}

@@ -1,4 +1,4 @@
-"""Spans of characters as annotation tools export them, brought into one form: {"text", "spans": [[start, end, type]]}.
+"""Converts the character spans of annotation tools to one form: {"text", "spans": [[start, end, type]]}.
 
 doccano       {"text", "label": [[start, end, type]]}, {"text", "entities": [{"start_offset", "end_offset", "label"}]}
 spaCy         {"text", "entities": [[start, end, type]]}
@@ -16,17 +16,17 @@ from training.run.json_lines import Line
 from training.text.notes import Notes
 
 SPANS = ("spans", "entities", "label", "labels")
-"""Keys that may hold spans, the first one that is there counts."""
+"""Keys that may have spans; the first one found counts."""
 TASK_KEYS = {"id", "data", "meta", "annotations", "predictions"}
-"""Keys of a task of Label Studio, as it is imported there."""
+"""Keys of a task of Label Studio."""
 STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
 TYPES = ("label", "labels", "type", "entity_group")
 WORD = re.compile(r"[^\W_]")
-TRIMMED = "spans whose blanks at the edges were cut off"
-WIDENED = "spans that cut a word, and now hold all of it"
+TRIMMED = "spans whose blanks at the ends were removed"
+WIDENED = "spans that cut a word, and were extended to the whole word"
 UTF16 = "spans converted from UTF-16 units, which JavaScript counts, to characters"
 UNLABELLED = "tasks left out, because they have no annotation"
-SEVERAL = "tasks with several annotations, of which the ground truth or else the first was taken"
+SEVERAL = "tasks with several annotations; the ground truth was used, or the first one"
 
 
 # ---- Label Studio ----------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ SEVERAL = "tasks with several annotations, of which the ground truth or else the
 def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
     """Return a task of Label Studio as a flat record, any other record as it is.
 
-    None for a task that nobody annotated, unless labels are not needed.
+    Return None for a task without annotation, unless labels are not needed.
     """
     data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
     if not labelled and isinstance(data, dict) and (isinstance(annotations, list) or line.record.keys() <= TASK_KEYS):
@@ -55,7 +55,7 @@ def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
 
 
 def _answers(values: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an annotation says: spans, or the class that was chosen, or several."""
+    """Return the content of an annotation: spans, or the chosen class or classes."""
     choices = [value["choices"] for value in values if isinstance(value.get("choices"), list)]
     label = choices[0] if choices else []
     spans = [value for value in values if "start" in value]
@@ -72,9 +72,9 @@ class Span(NamedTuple):
 
 
 def with_spans(line: Line, notes: Notes) -> Line:
-    """Return a record whose spans are [[start, end, type]]; one of words and tags as it is.
+    """Return a record whose spans are [[start, end, type]]; a record of words and tags stays as it is.
 
-    A span loses blanks at its edges, and holds all of a word that it cuts: a tagger labels whole words.
+    Blanks at the ends of a span are removed, and a cut word is included whole: a tagger labels whole words.
     """
     record = line.record
     if "tags" in record or not isinstance(record.get("text"), str):
@@ -89,7 +89,7 @@ def with_spans(line: Line, notes: Notes) -> Line:
 
 
 def _span(line: Line, key: str, index: int, given: Any, notes: Notes) -> Any:
-    """A span as [start, end, type]; what is not one is returned as it is, for its reader to refuse."""
+    """Return a span as [start, end, type]; anything else is returned as it is, and the reader refuses it."""
     if not isinstance(given, dict):
         return given
     text = line.record["text"]
@@ -112,12 +112,12 @@ def _span(line: Line, key: str, index: int, given: Any, notes: Notes) -> Any:
 
 
 def _characters(text: str, units: int) -> int:
-    """Where the character stands that begins after so many UTF-16 units."""
+    """Return the index of the character after this many UTF-16 units."""
     return len(text.encode("utf-16-le", "surrogatepass")[: 2 * max(0, units)].decode("utf-16-le", "replace"))
 
 
 def _fitted(text: str, span: Any, notes: Notes) -> Any:
-    """Return a span without blanks at its edges, of whole words; an invalid span is returned unchanged."""
+    """Return a span of whole words without blanks at its ends; an invalid span is returned unchanged."""
     if not isinstance(span, list) or [type(part) for part in span] != [int, int, str]:
         return span
     start, end, name = span
@@ -136,6 +136,6 @@ def _fitted(text: str, span: Any, notes: Notes) -> Any:
 
 
 def _inside_word(text: str, place: int) -> bool:
-    """Whether the characters before and after a place belong to one word, in a script that has blanks."""
+    """Tell whether the characters before and after an index belong to one word, in a script with blanks."""
     beside = text[place - 1 : place + 1] if 0 < place < len(text) else ""
     return len(beside) == 2 and all(map(WORD.match, beside)) and not UNSPACED.search(beside)

@@ -1,4 +1,4 @@
-"""Validation data held out of training data: seeded, of every label its share, and no text on both sides."""
+"""Splits validation data from training data: seeded, stratified by label, and with no text on both sides."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -11,15 +11,15 @@ from training.text.examples import Example, PairExample, QuestionExample, Spanne
 from training.text.stratified_sample import stratified
 
 BINS = 10
-"""Parts of equal size that the numbers of a regression fall into, at most; each has ten of them or more."""
+"""Maximum number of equal parts for the numbers of a regression; each part has ten or more."""
 
 
 def hold_out(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
     """Return the training part and the held-out part, both in the order of `examples`.
 
     Examples with the same text, pair or context are on one side. Each label keeps at least one example in the training
-    part, so the held-out part is empty where no label can spare one. A stratum is the rarest label of an example: its
-    class, the least frequent of several labels or tags, the tenth of a number, or whether a question has an answer.
+    part, so the held-out part may be empty. The stratum of an example is its rarest label: its class, the least
+    frequent of several labels or tags, the tenth of a number, or whether a question has an answer.
     """
     groups = list(_groups(examples))
     labels = _labels(examples)
@@ -34,7 +34,7 @@ def hold_out(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> 
 
 
 def _spared(groups: Sequence[Sequence[int]], labels: Sequence[set[Hashable]], left: Counter[Hashable]) -> Iterator[int]:
-    """Yield the places of the groups without which every label still has an example."""
+    """Yield the indices of groups that can be held out while every label keeps an example."""
     for group in groups:
         taken = Counter(chain.from_iterable(labels[place] for place in group))
         if all(left[label] > count for label, count in taken.items()):
@@ -43,7 +43,7 @@ def _spared(groups: Sequence[Sequence[int]], labels: Sequence[set[Hashable]], le
 
 
 def _groups(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """The places of the examples with the same text."""
+    """Return the indices of the examples, grouped by text."""
     found: dict[Hashable, list[int]] = {}
     for place, example in enumerate(examples):
         found.setdefault(_text(example), []).append(place)
@@ -51,7 +51,7 @@ def _groups(examples: Sequence[Example]) -> Iterator[list[int]]:
 
 
 def _text(example: Example) -> Hashable:
-    """What may not be on both sides, whatever its capitals and blanks."""
+    """Return the text that must not be on both sides, without its capitals and blanks."""
     if isinstance(example, PairExample):
         return tuple(sorted((_plain(example.text_a), _plain(example.text_b))))
     if isinstance(example, QuestionExample):
@@ -64,7 +64,7 @@ def _plain(text: str) -> str:
 
 
 def _labels(examples: Sequence[Example]) -> list[set[Hashable]]:
-    """The labels that each example is an example of; at least one."""
+    """Return the labels that each example counts for; at least one."""
     numbers = [label for label in map(_label, examples) if isinstance(label, float)]
     bins = max(1, min(BINS, len(numbers) // BINS))
     edges = np.quantile(numbers, np.linspace(0, 1, bins + 1)[1:-1]) if numbers else np.zeros(0)
@@ -85,5 +85,5 @@ def _of(example: Example, edges: NDArray[np.float64]) -> set[Hashable]:
 
 
 def _label(example: Example) -> object:
-    """A class, several as a tuple, a number; None for an example that has none."""
+    """Return a class, a tuple of several, or a number; None for an example without one."""
     return getattr(example, "label", None)

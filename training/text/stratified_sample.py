@@ -1,4 +1,4 @@
-"""A sample that stands for all: seeded, and from every part in proportion to its size."""
+"""A representative sample: seeded, and from every part in proportion to its size."""
 
 from collections.abc import Hashable, Sequence
 
@@ -8,10 +8,10 @@ SEED = 0
 
 
 def stratified(strata: Sequence[Hashable], count: int, seed: int = SEED) -> list[int]:
-    """Return the places of `count` items (of all, if there are fewer), in order.
+    """Return the indices of `count` items (of all, if there are fewer), in order.
 
-    `strata` names the part that each item belongs to. A part gets its share rounded down, and the parts with the
-    largest remainders one more.
+    `strata` names the part of each item. A part gets its share rounded down; the parts with the largest remainders get
+    one more.
     """
     if count >= len(strata):
         return list(range(len(strata)))
@@ -25,7 +25,7 @@ def stratified(strata: Sequence[Hashable], count: int, seed: int = SEED) -> list
 
 
 def _shares(sizes: Sequence[int], count: int) -> list[int]:
-    """Divide `count` in proportion to `sizes` (largest remainders); where they are equal, the first part gets more."""
+    """Divide `count` in proportion to `sizes` (largest remainders); if these are equal, the first part gets more."""
     total = sum(sizes)
     shares = [size * count // total for size in sizes]
     remainders = [size * count % total for size in sizes]

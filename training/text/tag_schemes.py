@@ -1,7 +1,8 @@
-"""BIO from the other ways to write which words are a span.
+"""Converts the other ways of tagging spans to BIO.
 
-IOB1     B- only where a span follows another of its type (CoNLL-2003; Ramshaw and Marcus, 1995)
-BIOES    the last word is E-, a word alone S-; BILOU names them L- and U-, BMEWO E- and W-, and M- the words between
+IOB1     B- only if a span follows another of its type (CoNLL-2003; Ramshaw and Marcus, 1995)
+BIOES    the last word is E-, a single word S-; BILOU names these L- and U-; BMEWO names them E- and W-, and words
+         between M-
 """
 
 import re
@@ -12,9 +13,9 @@ ENDS, ALONE = "EL", "SUW"
 
 
 def to_bio(sentences: Sequence[Sequence[str]]) -> tuple[list[list[str]], int, str]:
-    """Return the tags of a file in BIO, how many of them changed, and the name of the scheme they were in.
+    """Return the tags of a file in BIO, the number that changed, and the name of their scheme.
 
-    Plain tags (parts of speech) stay as they are; so does a tag among span tags that is none, for its reader to refuse.
+    Plain tags (parts of speech) stay as they are. So does an invalid tag among span tags, which the reader refuses.
     """
     scheme = scheme_of(sentences)
     if not scheme:
@@ -39,14 +40,14 @@ def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
 
 
 def _is_iob1(tags: Sequence[str]) -> bool:
-    """Whether B- stands only after a word of its own type."""
+    """Tell whether B- occurs only after a word of its own type."""
     pairs = zip(["O", *tags], tags, strict=False)
     return all(before[2:] == tag[2:] for before, tag in pairs if tag.startswith("B-"))
 
 
 def _bio(tags: Sequence[str]) -> Iterator[str]:
     inside = ""
-    """The type of the span that goes on here."""
+    """Return the type of the span that continues here."""
     for tag in tags:
         found = SPAN_TAG.fullmatch(tag)
         if not found:

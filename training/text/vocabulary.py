@@ -1,12 +1,12 @@
-"""A WordPiece vocabulary of one's own text: for a language or a domain that BERT's does not know.
+"""A WordPiece vocabulary from your own text, for a language or a domain that BERT's does not cover.
 
     python -m training vocab FILE... --out DIR [--size 30000] [--lowercase] [--strip-accents]
 
-Lower case and accents are separate choices, and by default neither is removed: both tell words apart in most languages,
-and what Unicode calls an accent is part of the letter in Japanese (です), Hindi (शुक्रवार) or Ukrainian (їжа).
-Trained by `tokenizers`; the specials come first, as in the vocabularies of transformers' trainer, and the rest in the
-order of its letters, since the trainer's own order changes from run to run. So may the last pieces that find room, if
-several are equally frequent: a corpus belongs to the vocabulary that it was built with.
+Lower case and accents are separate choices, and by default both stay, because they distinguish words in most languages.
+What Unicode calls an accent is part of a letter in Japanese (です), Hindi (शुक्रवार), Ukrainian (їжа).
+`tokenizers` trains it. Special tokens come first, as in transformers. The others are sorted, because the order of the
+trainer changes from run to run. The last entries may differ too, if several pieces are equally frequent. So a corpus
+belongs to the vocabulary that it was built with.
 """
 
 from collections import Counter
@@ -40,11 +40,10 @@ def train_vocabulary(
     characters: Counter[str] | None = None,
     reading: Reading = Reading(),  # noqa: B008 - frozen
 ) -> Tokenizer:
-    """Write a tokenizer of at most `size` entries to `out`; raise DataError for text that gives none.
+    """Write a tokenizer of at most `size` entries to `out`; raise DataError for text without words.
 
-    `characters` counts those of the text as it stands; training/text/alphabet.py says what becomes of them. Half of the
-    entries may be characters: thousands are words of their own in Chinese, and the library's limit of 1,000 would make
-    the rest unknown.
+    `characters` gets the counts of the raw text, for training/text/alphabet.py. Half of the entries may be characters:
+    in Chinese, thousands are words by themselves, and the library's limit of 1,000 would make the others unknown.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise DataError(f"--size is {size}, expected {MIN_SIZE} or more, up to {MAX_SIZE:,}; BERT has 30,522")
@@ -63,9 +62,9 @@ def train_vocabulary(
 def trained(
     files: Sequence[Path], size: int, lowercase: bool, strip_accents: bool, characters: Counter[str], reading: Reading
 ) -> tokenizers.Tokenizer:
-    """Learn the entries, and put them in order."""
+    """Learn the entries, and sort them."""
     backend = tokenizers.Tokenizer(model_of({}))
-    # never None, which strips accents wherever lower case is asked for
+    # never None: that strips accents together with lower case
     backend.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     backend.pre_tokenizer = BertPreTokenizer()
     specials = list(SPECIALS.values())

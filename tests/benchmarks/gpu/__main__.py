@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.gpu [--networks base large] [--bundles DIR ...] [--lengths N ...] [--workers N ...]
 
-Correctness comes first: logits against fp32 on CPU, and of a row alone against the same row in a batch. Then: the first
-and the second run of new shapes; the peak of products of random numbers; rows per second by length, packed and padded;
-requests per second over HTTP by front processes; memory. Weights are random: what is measured is arithmetic.
-tests/benchmarks/README.md says how to bring what it needs to a machine without internet. What it prints belongs there,
-with the device.
+Correctness comes first: logits against fp32 on CPU, and of a row alone against the same row in a batch; and masks, by
+all logits and by the tokens that the device chooses. Then: the first and the second run of new shapes; the peak of
+products of random numbers; rows per second by length, packed and padded; requests per second over HTTP by front
+processes; memory. Weights are random: what is measured is arithmetic. tests/benchmarks/README.md says how to bring what
+it needs to a machine without internet. What it prints belongs there, with the device.
 """
 
 import argparse
@@ -105,6 +105,7 @@ class Run:
         networks = {name: Network(name, path, self) for name, path in directories.items()}
         for network in networks.values():
             yield from network.correctness()
+            yield from network.masks()
         first = next(iter(networks.values()))
         yield from first.new_shapes()
         peak = product_peak(self.fast, self.provider)
@@ -139,6 +140,12 @@ class Network:
         for head in self.bundle.manifest.heads:
             line = {"step": "correctness", "network": self.name, "head": head}
             yield from self.run.step(line, partial(engine.errors, self.session, exact, head))
+
+    def masks(self) -> Iterator[Figures]:
+        for name, head in self.bundle.manifest.heads.items():
+            if head.task == "fill-mask":
+                line = {"step": "masks", "network": self.name, "head": name}
+                yield from self.run.step(line, partial(engine.masks, self.session, name))
 
     def new_shapes(self) -> Iterator[Figures]:
         line = {"step": "new shapes", "network": self.name}

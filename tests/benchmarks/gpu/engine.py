@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import accumulate
 from statistics import median
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from models.bundle import Bundle
 from models.row import Row
 from models.session import Session
+from models.task import softmax
 from tests.benchmarks.peaks import needed_operations
 
 MIXED = "mixed"
@@ -19,6 +21,7 @@ MIXED = "mixed"
 MAX_LENGTH = 400
 BATCH_TOKENS = (4_096, 16_384, 65_536)
 NEW_SHAPES = 20
+MASKS, MASKS_OF_ROW, MASK_TOKENS = 512, 8, 128
 FIRST_ID, LAST_ID = 1000, 20_000
 
 Figures = dict[str, Any]
@@ -61,6 +64,30 @@ def first_and_second_runs(session: Session, head: str) -> Figures:
         "second_ms": median(second),
         "slowest_second_ms": max(second),
     }
+
+
+def masks(session: Session, head: str) -> Figures:
+    """Return milliseconds of a batch of masks whose logits all come back, and of one of which five tokens each do.
+
+    And how far the probability of the best token is off, of any mask.
+    """
+    generator = np.random.default_rng(3)
+    length = min(session.max_length, MASK_TOKENS)
+    rows = [random_item(head, length, generator)[1] for _ in range(MASKS // MASKS_OF_ROW)]
+    every = [(head, replace(row, positions=list(range(MASKS_OF_ROW)))) for row in rows]
+    best = [(head, replace(row, wanted=(5,))) for _, row in every]
+    logits, chosen = session.run(every), session.run(best)
+    return {
+        "masks": MASKS,
+        "all_logits_ms": 1000 * median(seconds_of(session, every) for _ in range(5)),
+        "five_tokens_ms": 1000 * median(seconds_of(session, best) for _ in range(5)),
+        "difference": max(abs(best_of(mine) - best_of(theirs)) for mine, theirs in zip(chosen, logits, strict=True)),
+    }
+
+
+def best_of(answer: Any) -> float:
+    """Return the highest probability of the first mask, by all logits or by the tokens that were chosen."""
+    return float(answer[MASKS_OF_ROW, 0] if len(answer) > MASKS_OF_ROW else softmax(answer[0], 1.0).max())
 
 
 def seconds_of(session: Session, items: list[Item]) -> float:

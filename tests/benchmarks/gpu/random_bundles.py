@@ -27,7 +27,11 @@ from training.exporting.graph_builder import OPSET, Value
 
 SIZES = {"tiny": (2, 64, 1), "base": (12, 768, 12), "large": (24, 1024, 16)}
 """Layers, width, attention heads."""
-HEADS = {"classify": HeadSpec("classify", ["a", "b"]), "qa": HeadSpec("qa", [])}
+HEADS = {
+    "classify": HeadSpec("classify", ["a", "b"]),
+    "qa": HeadSpec("qa", []),
+    "fill-mask": HeadSpec("fill-mask", []),
+}
 
 
 def config_of(network: str, vocab_size: int) -> EncoderConfig:

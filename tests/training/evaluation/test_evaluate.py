@@ -119,7 +119,7 @@ def test_a_report_replaces_nothing_but_a_report(tmp_path: Path) -> None:
     other.write_text('["gold"]', encoding="utf8")
     check_report(report)
     check_report(tmp_path / "new.json")
-    with pytest.raises(EvaluationError, match="labels.json exists and is not a report of evaluate; name another file"):
+    with pytest.raises(EvaluationError, match="labels.json exists and was not written by evaluate; name another file"):
         check_report(other)
 
 
@@ -183,7 +183,7 @@ def test_masked_tokens_are_scored_one_by_one(tokenizer: Tokenizer) -> None:
 def test_masking_needs_the_tokenizer_and_words(tokenizer: Tokenizer) -> None:
     with pytest.raises(EvaluationError, match="add --tokenizer"):
         score(Scripted(HeadSpec("fill-mask", []), str), "words", [Document("the")])
-    with pytest.raises(DataError, match="no word that could be masked"):
+    with pytest.raises(DataError, match="no word to mask"):
         score(Scripted(HeadSpec("fill-mask", []), str, tokenizer), "words", [Document("猫")])
 
 

@@ -194,9 +194,9 @@ def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsy
         label(Predictor(read_bundle(bundle)), "qa", [])
     data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
     for head, options, words in (
-        ("mood", ["--sure", "1.1"], "of 5 inputs none has labels of score 1.1 or more; lower --sure"),
+        ("mood", ["--sure", "1.1"], "none of 5 inputs has labels of score 1.1 or more; lower --sure"),
         ("nli", [], 'in.jsonl:1: key "text_a" is missing among text'),
-        ("nli", ["--sentences", "en"], "--sentences is en, but a pair is asked as it stands; leave the option out"),
+        ("nli", ["--sentences", "en"], "--sentences is en, but pairs are not split; leave the option out"),
         ("moods", [], "there is no head 'moods', expected one of mood, ner, nli, qa"),
     ):
         with pytest.raises(SystemExit):

@@ -240,12 +240,12 @@ def test_an_answer_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_url_that_is_none_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="http://host:port is no URL .* expected http://HOST:PORT"):
+    with pytest.raises(EvaluationError, match="http://host:port is not a URL .* expected http://HOST:PORT"):
         UrlPredictor("http://host:port")
 
 
 def test_what_is_neither_url_nor_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="is no URL and has neither bundle.json nor config.json"):
+    with pytest.raises(EvaluationError, match="is not a URL and has neither bundle.json nor config.json"):
         open_predictor([str(tmp_path)])
 
 
@@ -281,7 +281,7 @@ def test_the_command_prints_and_writes_a_report(
     assert {"text", "expected", "found", "score"} == json.loads(wrong[0]).keys()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "wrong.jsonl").write_text("by hand")
-    for name, found in (("mine", "holds files but no report.json"), ("mine/wrong.jsonl", "is a file")):
+    for name, found in (("mine", "has files but no report.json"), ("mine/wrong.jsonl", "is a file")):
         with pytest.raises(EvaluationError, match=f"{name} {found}"):
             evaluate_command(parse(*words, str(tmp_path / name)))
 

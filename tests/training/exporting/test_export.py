@@ -238,8 +238,8 @@ def test_the_gate_goes_by_validation_data(checkpoint: Checkpoint, tmp_path: Path
     [
         (ExportOptions("x", data={"mood": Path("x")}), "no head 'mood', expected one of sentiment, nli"),
         (ExportOptions("x", card=Path("nowhere.md")), "nowhere.md does not exist"),
-        (ExportOptions("my bundle"), "name: 'my bundle' will not do"),
-        (ExportOptions("x", version="1.0 beta"), "version: '1.0 beta' will not do"),
+        (ExportOptions("my bundle"), "name: 'my bundle' is not allowed"),
+        (ExportOptions("x", version="1.0 beta"), "version: '1.0 beta' is not allowed"),
     ],
 )
 def test_options_that_do_not_fit(

@@ -188,7 +188,7 @@ def test_markers_of_a_finetuned_head_are_tokens_in_text(tokenizer: Tokenizer, tm
 
 def test_an_encoder_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save(BertModel, tokenizer, tmp_path / "hf")
-    with pytest.raises(CheckpointError, match="architecture is BertModel, an encoder alone, expected a class"):
+    with pytest.raises(CheckpointError, match="architecture is BertModel, an encoder without a head, expected a class"):
         read_hugging_face(tmp_path / "hf")
 
 

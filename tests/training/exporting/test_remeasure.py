@@ -110,7 +110,7 @@ def test_a_run_without_validation_data_is_measured_on_what_it_learned(
     assert made.manifest.heads["mood"].metrics == {}
     assert "on 300 training examples of train.jsonl" in made_card(made)
     said = capsys.readouterr().err
-    assert "validation.jsonl of the run is not there" in said and "mood: there is no validation data" in said
+    assert "validation.jsonl of the run does not exist" in said and "mood: there is no validation data" in said
 
 
 def test_one_example_is_neither_a_judge_nor_a_figure(

@@ -129,7 +129,7 @@ def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
 ) -> None:
     heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}
     before = finetune(recipe(base, heads, steps=2, corpus=str(corpus), corpus_batch_size=4), tmp_path)
-    assert "heads.mine gets none of the 2 steps by its share and stays as it began" in capsys.readouterr().err
+    assert "heads.mine gets none of the 2 steps by its share, so it stays untrained" in capsys.readouterr().err
     again = recipe(tmp_path, heads | {"new": heads["mine"]}, corpus=str(corpus))
     examples = read_files(again, HeadRecipe("classify", []), [files["classify"]])
     after = prepare(again, {"mine": examples, "new": examples})
@@ -223,7 +223,10 @@ def test_a_head_of_the_base_keeps_its_order_of_labels(
     other = prepare(recipe(tmp_path, {"mine": replace(named, labels=["animal", "person"])}), examples)
     assert other.fresh == {"mine"}
     told = capsys.readouterr().err
-    assert "heads.mine is trained from new weights: that of the base is of classify with person, animal, thing" in told
+    assert (
+        "heads.mine is trained from new weights: the head of the base is for classify with person, animal, thing"
+        in told
+    )
 
 
 def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, str], tmp_path: Path) -> None:
@@ -233,12 +236,12 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
         finetune(recipe(base, {"mine": mine}), tmp_path / "label")
     with pytest.raises(RecipeError, match="heads.mine.max_length is 1024, expected 8 to 512"):
         finetune(recipe(base, {"mine": replace(mine, max_length=1024)}), tmp_path / "length")
-    with pytest.raises(RecipeError, match=r"heads\.mine\.train names no file, expected one of examples or more"):
+    with pytest.raises(RecipeError, match=r"heads\.mine\.train names no file, expected at least one"):
         finetune(recipe(base, {"mine": HeadRecipe("qa", [], max_length=48)}), tmp_path / "nothing")
     single = write(tmp_path / "single.jsonl", [{"text": "the city", "label": "place"}] * 3)
     with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has the label place alone, expected two"):
         finetune(recipe(base, {"mine": HeadRecipe("classify", [single], max_length=48)}), tmp_path / "single")
-    with pytest.raises(TrainingError, match="holds a model that no run has made there; name another --out"):
+    with pytest.raises(TrainingError, match="holds a model that no run has written; name another --out"):
         write_checkpoint(read_checkpoint(base), tmp_path / "base")
         finetune(recipe(base, {"mine": mine}), tmp_path / "base")
 

@@ -103,7 +103,7 @@ def test_what_was_trained_is_gated_in_int8_served_and_measured(trained: Path, to
             trained / "run" / "reports" / "count" / name
         ).read_bytes()
     assert not list(bundle.directory.rglob("wrong.jsonl"))
-    assert "Figures of kinds, count are PyTorch's in fp32" in (bundle.directory / "README.md").read_text()
+    assert "Figures of kinds, count are of PyTorch in fp32" in (bundle.directory / "README.md").read_text()
     text = next(row["text"] for row in rows(200) if row["label"] == ["animal", "person"])
     with serving(bundle.directory) as served:
         answers = {each["label"]: each["score"] for each in served.answer("/classify/kinds", text)[0]}

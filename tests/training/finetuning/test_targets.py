@@ -150,5 +150,5 @@ def test_class_weights_make_rare_classes_count_as_torch_weighs_them() -> None:
         logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
         expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, torch.tensor([0] * 8 + [1] * 2))
         assert batch_loss(spec, logits, found, of_classes=weights).item() == pytest.approx(expected.item())
-    with pytest.raises(RecipeError, match="class_weights is 1.0 for qa, expected classes that exclude each other"):
+    with pytest.raises(RecipeError, match="class_weights is 1.0 for qa, expected exclusive classes"):
         class_weights(HeadSpec("qa", []), found, 1.0)

@@ -26,9 +26,9 @@ def test_a_figure_that_sank_is_told(tmp_path: Path) -> None:
         return list(trends(tmp_path / "metrics.jsonl", recipe))
 
     (warning,) = told([0.7, 0.9, 0.8, 0.75, 0.9])
-    assert "validation accuracy sank from 0.900 at epoch 2 of 20 to 0.750; the best is kept" in warning
+    assert "validation accuracy fell from 0.900 at epoch 2 of 20 to 0.750; the best is kept" in warning
     assert told([0.7, 0.8, 0.9, 0.89, 0.9]) == told([0.7, 0.9]) == []
-    assert "set patience, which keeps the best" in told([0.7, 0.9, 0.8, 0.75], replace(RECIPE, patience=0))[0]
+    assert "set patience to keep the best" in told([0.7, 0.9, 0.8, 0.75], replace(RECIPE, patience=0))[0]
     assert list(trends(tmp_path / "none.jsonl", RECIPE)) == []
 
 
@@ -38,6 +38,6 @@ def test_the_end_of_a_run_is_told(tmp_path: Path) -> None:
     steps, stopped = ending(RECIPE, best, 70)
     assert steps == "70 of 200 steps (epoch 7 of 20): 70 of mine"
     assert stopped == (
-        "stopped at epoch 7 of 20: no better for 3 evaluations; the best was 0.9130 at epoch 4 of 20, which is kept"
+        "stopped at epoch 7 of 20: no better for 3 evaluations; the best was 0.9130 at epoch 4 of 20, and it is kept"
     )
     assert place(replace(RECIPE, epochs=0.0), 70) == "step 70 of 200"

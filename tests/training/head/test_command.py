@@ -88,7 +88,7 @@ def test_a_head_is_trained_measured_exported_and_repeated(
     told = capsys.readouterr()
     assert "72 training and 8 validation examples" in told.out
     assert "worth: accuracy " in told.out and "(chance 0.500, a bag of words 1.000)" in told.out
-    assert f"serve: bertheads-serve --bundle {out}" in told.out and "MB, with an encoder of its own" in told.out
+    assert f"serve: bertheads-serve --bundle {out}" in told.out and "MB, with its own encoder" in told.out
     assert "steps (epoch " in told.err
     assert list(read_bundle(out).manifest.heads) == ["animals"]
     assert evaluate(Predictor(read_bundle(out)), "animals", [data])["accuracy"] > 0.9
@@ -182,7 +182,7 @@ def test_what_cannot_become_a_head_is_said_at_once(
         ((few,), "the data has 2 examples, expected 4 or more; add some"),
         ((data, "--validation", strange), "validation has the label 'water', which no training example has"),
         ((empty,), "empty.jsonl:10"),
-        ((data, "--name", "a b"), "'a b' is no name of a head"),
+        ((data, "--name", "a b"), "'a b' is not a name of a head"),
         ((data, "--out", tmp_path / "there"), "there exists already; choose another --out"),
         ((data, "--service", "http://127.0.0.1:1", "--name", "other"), "expected ROOT/other/VERSION with --service"),
     ]
@@ -198,4 +198,4 @@ def test_a_run_that_began_with_other_data_is_not_mixed(
     other = write(tmp_path / "other.jsonl", [json.loads(line) for line in data.read_text().splitlines()][:60])
     with pytest.raises(SystemExit):
         head(other, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen, "--replace")
-    assert "has other examples, with which this run began; name another --out" in capsys.readouterr().err
+    assert "has the other examples of this run; name another --out" in capsys.readouterr().err

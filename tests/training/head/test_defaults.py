@@ -72,7 +72,7 @@ def test_examples_that_are_kept_are_read_as_they_were(tmp_path: Path) -> None:
         keep(examples, path)
         keep(examples, path)  # the same again is no mistake
         assert read_examples(path, task) == examples  # type: ignore[call-overload]
-        with pytest.raises(DataError, match="has other examples, with which this run began"):
+        with pytest.raises(DataError, match="has the other examples of this run"):
             keep([*examples, *examples], path)
     assert set(record(sets["qa"][0])) == {"id", "context", "question", "answers"}
 
@@ -105,7 +105,7 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
 
 def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() -> None:
     free: list[Example] = [TextExample(f"text {number}", f"f{number // 2 * 2}") for number in range(9)]
-    assert labels_told(free) == ["5 labels: f0 2, f2 2, f4 2, f6 2, f8 1; with one example alone: 1"]
+    assert labels_told(free) == ["5 labels: f0 2, f2 2, f4 2, f6 2, f8 1; with only one example: 1"]
     divide(free, [], 0.1, 0)
     alone: list[Example] = [TextExample(f"text {number}", f"id {number}") for number in range(9)]
     with pytest.raises(DataError, match="9 of 9 examples have a label that no other has .*--columns label=COLUMN"):
@@ -118,12 +118,12 @@ def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() 
 def test_validation_that_was_learned_from_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[Example] = [TextExample(f"text {number}", "ab"[number % 2]) for number in range(9)]
     divide(rows[:6], rows[4:], 0.1, 0)
-    assert "2 of 5 validation examples are in the training data too" in capsys.readouterr().err
+    assert "2 of 5 validation examples are also in the training data" in capsys.readouterr().err
     divide(rows[:6], rows[6:], 0.1, 0)
     divide(rows, [], 0.1, 0)
     assert not capsys.readouterr().err
 
 
 def test_epochs_exclude_a_corpus() -> None:
-    with pytest.raises(RecipeError, match="epochs is 2, but a corpus has no end that counts"):
+    with pytest.raises(RecipeError, match="epochs is 2, but a corpus has no epochs here"):
         FinetuneRecipe("base", {"mine": HeadRecipe("classify", ["a"])}, corpus="corpus", epochs=2.0)

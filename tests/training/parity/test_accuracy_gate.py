@@ -181,7 +181,7 @@ def test_what_could_not_judge_is_said() -> None:
     ]
     assert "no validation data; it is judged by its expected loss" in next(remarks(measured()))
     assert "f1 on 1,000 training examples" in next(remarks(measured(0.1, kind="training")))
-    assert "its labels do not compete" in next(remarks(measured(0.1, metric="accuracy", score_difference=1.0)))
+    assert "its labels are independent" in next(remarks(measured(0.1, metric="accuracy", score_difference=1.0)))
     assert "the difference of its scores on 300 texts" in next(remarks(measured(score_difference=1.0)))
     assert list(remarks(measured(0.1, metric="micro_f1", score_difference=1.0))) == []
 

@@ -91,7 +91,7 @@ def test_a_file_that_is_another_one_now_is_left_out(
     write(tmp_path / "validation.jsonl", texts(500))
     (found,) = collect(SPECS, {}, None, RunFiles.find(run))["mood"]
     assert found.name == "train.jsonl"
-    assert "validation.jsonl is not what the run read" in capsys.readouterr().err
+    assert "validation.jsonl has changed since the run read it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("inside", ["", "checkpoints/step-00000500", "best"])

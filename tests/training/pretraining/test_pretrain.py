@@ -104,7 +104,7 @@ def test_frozen_embeddings_stay_and_the_rest_learns(corpus: Path, tmp_path: Path
     learned = pretrain(recipe(corpus, steps=4, save_every=2, **frozen), tmp_path / "out")
     before, after = base.encoder.state_dict(), learned.encoder.state_dict()
     assert [name for name in before if torch.equal(before[name], after[name])] == ["embeddings.word.weight"]
-    with pytest.raises(RecipeError, match="freeze_embeddings is true, but there is no base"):
+    with pytest.raises(RecipeError, match="freeze_embeddings is true, but random embeddings must learn"):
         recipe(corpus, freeze_embeddings=True)
 
 
@@ -144,14 +144,14 @@ def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, pic
 
 def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Path) -> None:
     Run(tmp_path, recipe(corpus)).log(20, {"loss": 7.0})
-    with pytest.raises(TrainingError, match="began with rate = 0.002, now it is 0.1"):
+    with pytest.raises(TrainingError, match="was started with rate = 0.002, now it is 0.1"):
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 
 def test_what_a_recipe_says_in_vain_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(recipe(corpus, phases=[Phase(steps=1, max_length=48, batch_size=2)]), tmp_path)
     told = capsys.readouterr().err.splitlines()[0]
-    assert told == "steps, batch_size, max_length: not read, for phases, base or teacher of the recipe say it"
+    assert told == "steps, batch_size, max_length: ignored, because phases, base or teacher of the recipe set it"
     assert recipe(corpus, base="b").unread == ["tokenizer"]
 
 

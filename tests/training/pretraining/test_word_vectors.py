@@ -95,7 +95,7 @@ def test_a_vocabulary_smaller_than_the_width_has_vectors_too(corpus: Path) -> No
 def test_a_corpus_that_tells_nothing_is_refused(corpus: Path) -> None:
     text = Corpus(corpus)
     text.tokens = np.array([7, 7, 7], np.uint16)
-    with pytest.raises(DataError, match="no two tokens that meet more often than by chance.*word_vectors = false"):
+    with pytest.raises(DataError, match="no two tokens that occur together more often.*word_vectors = false"):
         word_vectors(text, 50, 16)
     text.tokens = np.array([3, 4, 3, 4], np.uint16)  # a single pair tells something
     assert torch.isfinite(word_vectors(text, 50, 16)).all()

@@ -89,7 +89,7 @@ def test_a_cross_encoder_reads_pairs_and_keeps_its_activation(
     assert (spec.task, spec.function) == ("pair", function)
     told = capsys.readouterr().err
     assert "is a CrossEncoder, so its head reads pairs" in told
-    assert ("has the activation torch.nn.modules.activation.Tanh; scores are" in told) == ("Tanh" in str(written))
+    assert ("has the activation torch.nn.modules.activation.Tanh; scores follow" in told) == ("Tanh" in str(written))
     bundle = export(checkpoint, tmp_path / "bundle", ExportOptions("it", precisions=("fp32",)))
     task_input = type("Pair", (), PAIR)
     assert answer(bundle, "classify", task_input)[0]["score"] == pytest.approx(expected, abs=1e-5)
@@ -102,4 +102,4 @@ def test_a_cross_encoder_of_several_labels_answers_as_the_pipeline(
     directory = classifier(tokenizer, tmp_path / "hf", LABELS)
     change(directory / "config.json", sbert_ce_default_activation_function=IDENTITY)
     assert read_hugging_face(directory).heads["classify"].spec.function == "softmax"
-    assert f"has the activation {IDENTITY}; scores are those of transformers' pipeline" in capsys.readouterr().err
+    assert f"has the activation {IDENTITY}; scores follow transformers' pipeline" in capsys.readouterr().err

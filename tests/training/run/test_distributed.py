@@ -89,7 +89,7 @@ def test_two_processes_train_as_one_stop_together_and_notice_a_lost_one(recipe: 
     for other in others:
         assert_alike(one, other)
     assert done.stderr.count("interrupted at step 5; checkpoint saved") == 1
-    assert "lost another one" in done.stderr and "goes on from the last checkpoint" in done.stderr
+    assert "lost another one" in done.stderr and "continues from the last checkpoint" in done.stderr
 
 
 @pytest.mark.slow
@@ -135,6 +135,6 @@ def test_a_lost_process_ends_the_run_with_a_sentence_and_a_good_checkpoint(recip
         run.kill()
         run.wait()
     assert run.returncode != 0
-    assert "lost another one" in errors and "goes on from the last checkpoint" in errors
+    assert "lost another one" in errors and "continues from the last checkpoint" in errors
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-????????"))[-1]
     assert list(read_checkpoint(newest).heads) == ["fill-mask", "nsp"]

@@ -82,7 +82,7 @@ def test_long_texts_are_cut_where_transformers_cuts(
     change(tmp_path / "hf/tokenizer_config.json", model_max_length=24, truncation_side=side)
     bundle = exported(tmp_path / "hf", tmp_path / "out")
     assert bundle.manifest.encoder.max_length == 24
-    assert "model_max_length = 24, so rows have 24 tokens at most" in capsys.readouterr().err
+    assert "model_max_length = 24, so rows have at most 24 tokens" in capsys.readouterr().err
     theirs = pipeline("text-classification", str(tmp_path / "hf"), top_k=None, truncation=True)
     long = "a dog runs " + TEXT * 3 + " the cat is good"
     assert_answers(answer(bundle, "classify", long), theirs(long)[0], "label")
@@ -196,7 +196,7 @@ def test_a_class_that_no_file_names_is_said_on_the_command_line(tokenizer: Token
         read_hugging_face(tmp_path)
     assert list(read_hugging_face(tmp_path, task="pair").heads) == ["classify"]
     with pytest.raises(
-        CheckpointError, match="its weights are those of an encoder alone, expected a class with a head"
+        CheckpointError, match="the weights are of an encoder without a head, expected a class with a head"
     ):
         read_hugging_face(tmp_path, task="qa")
 

@@ -56,7 +56,7 @@ def interrupted(module: Any, number: int, stop: int, command: list[str], capsys:
         main(command)
     assert ended.value.code == 128 + number
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"interrupted at step {stop + 1}; checkpoint saved; the same command continues from there"
+    assert told == f"interrupted at step {stop + 1}; checkpoint saved; the same command continues there"
 
 
 def test_an_interrupted_pretraining_goes_on_where_it_was_and_ends_in_the_same_bytes(
@@ -93,10 +93,10 @@ def test_an_interrupted_finetuning_goes_on_where_it_was_and_ends_in_the_same_byt
 @pytest.mark.parametrize(
     ("left", "words"),
     [
-        ("out/checkpoints/step-00000120", "interrupted; the same command goes on from step 120"),
+        ("out/checkpoints/step-00000120", "interrupted; the same command continues from step 120"),
         ("out/checkpoints", "interrupted before the first checkpoint; the same command starts again"),
-        ("out.partial/progress.jsonl", "the same command goes on after the documents that are on disk"),
-        ("other", "nothing was written, and the same command begins again"),
+        ("out.partial/progress.jsonl", "the same command continues after the documents that are on disk"),
+        ("other", "nothing was written, and the same command starts again"),
     ],
 )
 def test_between_checkpoints_the_sentence_says_what_is_there(left: str, words: str, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_command_without_checkpoints_leaves_nothing(
     with pytest.raises(SystemExit) as ended:
         main(["vocab", str(source), "--out", str(tmp_path / "out"), "--size", "100"])
     assert ended.value.code == 143 and list(tmp_path.iterdir()) == [source]
-    assert "interrupted; nothing was written, and the same command begins again" in capsys.readouterr().err
+    assert "interrupted; nothing was written, and the same command starts again" in capsys.readouterr().err
 
 
 def test_what_was_told_to_ignore_a_signal_ignores_it() -> None:

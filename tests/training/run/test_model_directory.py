@@ -84,9 +84,7 @@ def test_a_folder_with_weights_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_of_the_hub(name: str, hub: str, folder: str) -> None:
-    said = (
-        f"if it is a model of the Hugging Face hub, download it with `hf download {hub} --local-dir {folder}`, and pass"
-    )
+    said = f"if it is a model of the Hugging Face hub, get it with `hf download {hub} --local-dir {folder}`, and pass"
     assert said in refusal(Path(name))
 
 

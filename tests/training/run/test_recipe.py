@@ -46,14 +46,17 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("steps", "expected key=value"),
         ("precision=fp16", "'fp32' or 'bf16'"),
         ("evaluate_every=0", "evaluate_every: Input should be greater than 0; got 0"),
-        ("heads.nli.task=fill-mask", "heads.nli.task is fill-mask, which learns from text alone; set corpus instead"),
+        (
+            "heads.nli.task=fill-mask",
+            "heads.nli.task is fill-mask, which needs no labels; set corpus instead",
+        ),
         ("heads.größe={task='classify', train=['x']}", "heads.größe: expected a name of letters"),
-        ("heads.pretraining={task='classify', train=['x']}", "heads.pretraining is what a corpus trains"),
-        ("heads.nsp={task='pair', train=['x']}", "heads.nsp is what a corpus trains, expected another name"),
+        ("heads.pretraining={task='classify', train=['x']}", "heads.pretraining is trained by a corpus"),
+        ("heads.nsp={task='pair', train=['x']}", "heads.nsp is trained by a corpus, expected another name"),
         ("heads.answers={task='qa', train=['x'], labels=['a']}", "heads.answers.labels are given, but qa has none"),
-        ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected each"),
-        ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected each"),
-        ("base.x=1", "base is no table, expected one; set it as a whole: base=…"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', 'O']}", "labels are ['O', 'O'], expected different"),
+        ("heads.mine={task='tag', train=['x'], labels=['O', ' ']}", "labels are ['O', ' '], expected different"),
+        ("base.x=1", "base is not a table, expected one; set it as a whole: base=…"),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, words: str) -> None:

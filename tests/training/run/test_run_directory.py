@@ -127,7 +127,7 @@ def test_another_corpus_in_its_place_is_refused(tmp_path: Path) -> None:
         pretrain(recipe(corpus), tmp_path / "run")
     shutil.rmtree(corpus)
     small_corpus(tmp_path, documents=41, sentences=30)
-    with pytest.raises(TrainingError, match=r"corpus is not what .*run began with .*restore it to resume, or pass"):
+    with pytest.raises(TrainingError, match=r"corpus changed since .*run was started .*restore it to resume, or pass"):
         pretrain(recipe(corpus), tmp_path / "run")
 
 
@@ -191,7 +191,7 @@ def test_what_no_run_has_written_is_not_written_over(name: str, corpus: Path, tm
     theirs = tmp_path / "out" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(TrainingError, match="exists, and no run has written it there; move it, or name another --out"):
+    with pytest.raises(TrainingError, match="exists, and no run has written it; move it, or name another --out"):
         pretrain(recipe(corpus), tmp_path / "out")
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != ".lock"]
     assert files == [theirs] and theirs.read_text() == "theirs"
@@ -212,7 +212,7 @@ def test_a_run_of_another_command_is_not_gone_on_with(corpus: Path, stopped: Pat
     }
     heads = {"mine": HeadRecipe("classify", ["train.jsonl"])}
     with pytest.raises(
-        TrainingError, match=r"began with .* = .*, now it is .*; pass the same recipe to resume, or anot"
+        TrainingError, match=r"was started with .* = .*, now it is .*; pass the same recipe to resume, or anot"
     ):
         Run(stopped, FinetuneRecipe(base="", heads=heads, corpus=str(corpus), **values))
 
@@ -228,7 +228,7 @@ def test_a_recipe_of_an_older_version_lacks_fields_of_its_tables(tmp_path: Path)
     Run(run.out, newer)
     (run.out / "recipe.json").write_text(json.dumps(noted))
     weighed = FinetuneRecipe(base="base", heads={"mine": HeadRecipe("classify", ["train.jsonl"], class_weights=0.5)})
-    with pytest.raises(TrainingError, match="began with heads = "):
+    with pytest.raises(TrainingError, match="was started with heads = "):
         Run(run.out, weighed)
 
 
@@ -240,7 +240,7 @@ def test_data_that_changes_while_it_is_read_is_refused(corpus: Path, tmp_path: P
     with data.open("a") as file:
         file.write("{}\n")
     with pytest.raises(
-        TrainingError, match=r"train\.jsonl changed while it was read, expected one that nothing writes"
+        TrainingError, match=r"train\.jsonl changed while it was read, expected an input that nothing writes"
     ):
         run.check_inputs()
 

@@ -54,7 +54,7 @@ def test_the_environment_of_openmp_holds(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(
     ("given", "before", "count", "why"),
-    [(0, 3, 3, "as this run began"), (3, 3, 3, ""), (3, 0, 3, ""), (1, 3, 1, "3 before: sums may differ")],
+    [(0, 3, 3, "as at the start of this run"), (3, 3, 3, ""), (3, 0, 3, ""), (1, 3, 1, "3 before: sums may differ")],
 )
 def test_a_run_keeps_its_threads_unless_its_recipe_says_others(given: int, before: int, count: int, why: str) -> None:
     found, said = settled_threads(given, before)
@@ -86,4 +86,4 @@ def test_a_resume_computes_with_as_many_threads_whatever_the_load_is_now(
     torch.set_num_threads(before)
     assert used == [2, 2, 2] and json.loads((tmp_path / "run" / "threads.json").read_text()) == {"threads": 2}
     told = capsys.readouterr().err
-    assert "threads: 2 (two cores are free)\n" in told and "threads: 2 (as this run began)\n" in told
+    assert "threads: 2 (two cores are free)\n" in told and "threads: 2 (as at the start of this run)\n" in told

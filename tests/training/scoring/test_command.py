@@ -94,7 +94,7 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(folder: Path) -> None:
             break
     _, told = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "one of 2 processes was ended from outside" in told and "Traceback" not in told
+    assert "one of 2 processes was killed" in told and "Traceback" not in told
     assert run(folder, "died").returncode == 0
     assert parts(folder / "died") == parts(folder / "whole")
 
@@ -115,7 +115,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     running.send_signal(signal.SIGCONT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 128 + number
-    assert f"what is in {folder / out} stays, and the same command goes on" in told and "Traceback" not in told
+    assert f"the answers in {folder / out} stay, and the same command continues" in told and "Traceback" not in told
     until(lambda: not any(map(alive, left)))
 
 
@@ -164,7 +164,7 @@ def test_what_is_wrong_is_one_sentence_before_the_work(
         ({"--bundle": tmp_path / "none"}, "is not a directory, expected a bundle"),
         ({"--head": "sentimant"}, "there is no head 'sentimant', expected one of fill-mask, ner"),
         ({"--head": None}, "choose one with --head"),
-        ({"--out": tmp_path / "full"}, "holds thesis.txt, which this command did not write there"),
+        ({"--out": tmp_path / "full"}, "holds thesis.txt, which this command did not write"),
         ({"--set": "topk=3"}, "topk"),
         ({"--set": "top_k=0"}, "parameters.top_k: is 0"),
         ({"--set": "top_k"}, "expected KEY=VALUE"),

@@ -271,7 +271,7 @@ def test_an_embedded_ray_ends_with_its_run(job: Job, tmp_path: Path) -> None:
         os.kill(running.pid, signal.SIGINT)
         assert running.wait() == 128 + signal.SIGINT, log.read_text()
         until(lambda: not session(running.pid))
-    assert "and the same command goes on" in log.read_text()
+    assert "and the same command continues" in log.read_text()
     with started(command(begun, "--processes", "1"), log) as running:
         assert running.wait() == 0, log.read_text()
     assert parts(begun) == parts(job)

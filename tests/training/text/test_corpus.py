@@ -71,7 +71,7 @@ def test_a_corpus_that_exists_or_is_missing_is_named(tmp_path: Path) -> None:
     out = small_corpus(tmp_path)
     with pytest.raises(DataError, match="exists; remove it"):
         build_corpus([tmp_path / "documents.jsonl"], FIXTURES, out, held_out=0.1, limit=None, workers=1)
-    with pytest.raises(DataError, match=r"holds no manifest\.json"):
+    with pytest.raises(DataError, match=r"has no manifest\.json"):
         Corpus(tmp_path / "nowhere")
     (out / "train.tokens.npy").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"train\.tokens\.npy cannot be read"):
@@ -110,7 +110,7 @@ def test_what_is_no_document_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='row 2: "text" is null, expected a string'):
         build(wrong, tmp_path / "corpus")
     wrong.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="no whole Parquet file"):
+    with pytest.raises(DataError, match="not a whole Parquet file"):
         build(wrong, tmp_path / "corpus")
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"good\n\xff\n")
@@ -185,7 +185,7 @@ def test_the_same_text_under_two_names_is_read_once(tmp_path: Path, capsys: pyte
     assert counts["train"].documents == 6 and counts["train"].duplicates == 0
     assert read_manifest(tmp_path / "corpus")["sources"] == {"documents.jsonl": hash_of(source)}
     told = capsys.readouterr().err
-    assert f"2 of the files hold what another one does, and are read once: {files[1]} as {source}, {source} as" in told
+    assert f"2 of the files equal another one, and are read once: {files[1]} as {source}, {source} as" in told
 
 
 @pytest.mark.parametrize(("changes", "words"), [({"limit": 0}, "limit is 0"), ({"workers": 0}, "workers is 0")])
@@ -237,7 +237,7 @@ def test_what_somebody_else_keeps_where_work_goes_is_not_removed(tmp_path: Path)
     mine.parent.mkdir()
     mine.write_text("mine")
     source = write_documents(tmp_path / "documents.jsonl", 6, 3)
-    with pytest.raises(DataError, match=r"notes\.md is not of a corpus, but would be removed; move it"):
+    with pytest.raises(DataError, match=r"notes\.md is not part of a corpus and would be removed; move it"):
         build(source, tmp_path / "corpus")
     assert mine.read_text() == "mine"
 
@@ -259,7 +259,7 @@ def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: 
         os.kill(int(workers[0]), signal.SIGKILL)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "one of 2 processes was ended from outside" in said.splitlines()[-1]
+    assert "one of 2 processes was killed" in said.splitlines()[-1]
     build_corpus([source], FIXTURES, tmp_path / "whole", held_out=0.01, limit=None, workers=1)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     for name in ("train.tokens.npy", "train.sentences.npy", "validation.documents.npy", "manifest.json"):

@@ -233,7 +233,7 @@ def test_files_and_folders_of_different_formats_are_read_together(
 
 def test_a_folder_without_data_and_a_pipe_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "README.md", "nothing")
-    with pytest.raises(DataError, match=r"cannot be read: the folder holds only README\.md, expected files in \.csv"):
+    with pytest.raises(DataError, match=r"cannot be read: the folder has only README\.md, expected files in \.csv"):
         read_data([tmp_path], "classify")
     with pytest.raises(DataError, match=r"^- is standard input, expected a file; write it to a file first"):
         read_data([Path("-")], "classify")

@@ -125,11 +125,11 @@ TAGGED = {"tokens": ["a", "b"], "tags": ["O", "O"]}
         ("classify", changed(GOOD, text=["a"]), r'"text" is a list, expected a string'),
         ("classify", changed(GOOD, text=" \t"), r'"text" is \' .t\', expected visible text'),
         ("classify", changed(GOOD, text="\u200b\ufffd"), r'"text" is .*, expected visible text'),
-        ("classify", changed(GOOD, text="a\0b"), r'"text" holds U.0000 at character 1, which no text can hold'),
+        ("classify", changed(GOOD, text="a\0b"), r'"text" has U.0000 at character 1, which no text can hold'),
         ("classify", changed(GOOD, label=""), r'"label" is \'\', expected'),
         ("pair", {"text_a": "a", "label": "x"}, r'key "text_b" is missing among label, text_a'),
         ("pair", {"text_a": "a", "text_b": {}, "label": "x"}, r'"text_b" is an object'),
-        ("tag", changed(TAGGED, tags=["O"]), r"2 tokens but 1 tags, expected one tag a token"),
+        ("tag", changed(TAGGED, tags=["O"]), r"2 tokens but 1 tags, expected one tag per token"),
         ("tag", changed(TAGGED, tokens=[], tags=[]), r'"tokens" is empty'),
         ("tag", changed(TAGGED, tokens=["a", ""]), r'"tokens"\[1\] is \'\', expected visible'),
         ("tag", changed(TAGGED, tokens="a b"), r'"tokens" is a string, expected a list of strings'),
@@ -146,7 +146,11 @@ TAGGED = {"tokens": ["a", "b"], "tags": ["O", "O"]}
             changed(QUESTION, answers={"text": ["Köln"], "answer_start": [14]}),
             r"has ' Köl' at character 14, expected the answer 'Köln'; its first occurrence is at 15",
         ),
-        ("qa", changed(QUESTION, answers={"text": ["Bonn"], "answer_start": [-4]}), r"'' .* 'Bonn'; it is nowhere"),
+        (
+            "qa",
+            changed(QUESTION, answers={"text": ["Bonn"], "answer_start": [-4]}),
+            r"'' .* 'Bonn'; the context does not",
+        ),
         ("fill-mask", {"text": ""}, r'"text" is \'\', expected'),
     ],
 )
@@ -164,7 +168,7 @@ def test_a_broken_line_is_named(tmp_path: Path, task: Any, record: object, messa
         (b'{"text": "a", "label": "x"', r"not JSON"),
         (b"[" * 100_000, r"not JSON"),
         (b'{"text": "caf\xe9", "label": "x"}', r"byte 13 is 0xe9, which is not UTF-8"),
-        (rb'{"text": "half \ud83d", "label": "x"}', r'"text" holds U.D83D at character 5'),
+        (rb'{"text": "half \ud83d", "label": "x"}', r'"text" has U.D83D at character 5'),
     ],
 )
 def test_a_line_that_is_not_json_or_not_utf8_is_named(tmp_path: Path, line: bytes, message: str) -> None:
@@ -181,7 +185,7 @@ def test_a_broken_line_after_the_limit_is_not_read(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_empty_or_of_another_kind_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl does not exist"):
         read_examples(tmp_path / "none.jsonl", "classify")
-    with pytest.raises(DataError, match=r"empty\.jsonl holds no examples"):
+    with pytest.raises(DataError, match=r"empty\.jsonl has no examples"):
         read_examples(write(tmp_path / "empty.jsonl"), "classify")
     with pytest.raises(DataError, match=r"rows\.xlsx ends in '\.xlsx', expected \.csv, .* \.jsonl, .*convert it"):
         read_examples(write(tmp_path / "rows.xlsx", GOOD), "classify")

@@ -19,7 +19,7 @@ def noted(labels: Sequence[str | tuple[str, ...] | float]) -> list[tuple[str, in
 @pytest.mark.parametrize(
     ("labels", "said", "count"),
     [
-        (["spam", "spam", "Spam", "spam ", "ham"], "in capitals or blanks alone ('Spam', 'spam ')", 2),
+        (["spam", "spam", "Spam", "spam ", "ham"], "only in capitals or blanks ('Spam', 'spam ')", 2),
         (
             ["yes", "no", "nan", "nan", "NULL"],
             "remove such rows unless it is a class ('nan', 'NULL')",

@@ -38,5 +38,5 @@ def test_a_corpus_is_refused_before_its_text_is_read(tmp_path: Path, capsys: pyt
     source = write_documents(tmp_path / "documents.jsonl", 6, 3)
     with pytest.raises(SystemExit):
         main(["corpus", str(source), "--tokenizer", str(FIXTURES), "--out", str(tmp_path / "out"), "--language", "xx"])
-    assert "language 'xx' has no rules of where sentences end" in capsys.readouterr().err
+    assert "language 'xx' has no rules for splitting sentences" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]

@@ -65,7 +65,7 @@ def test_files_of_others_with_names_like_those_of_a_corpus_stay(name: str, tmp_p
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     source = write_documents(tmp_path / "documents.jsonl", 6, 3)
-    with pytest.raises(DataError, match="is not of a corpus, but would be removed; move it, or name another --out"):
+    with pytest.raises(DataError, match="is not part of a corpus and would be removed; move it, or name another --out"):
         build(source, tmp_path / "corpus")
     assert mine.read_text() == "mine"
 
@@ -100,7 +100,7 @@ def test_a_folder_of_thousands_of_files_is_read_in_order(tmp_path: Path, capsys:
     assert len(Corpus(tmp_path / "corpus")) == len(sources) == 2700
     assert list(sources) == sorted(sources) and not any("hidden" in name for name in sources)
     told = capsys.readouterr().err
-    assert "300 of the files hold what another one does, and are read once" in told and " and 290 more" in told
+    assert "300 of the files equal another one, and are read once" in told and " and 290 more" in told
     assert "and 2,990 more; skipped .hidden.txt, picture.png" in told
 
 

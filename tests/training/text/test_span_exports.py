@@ -22,10 +22,10 @@ def read(tmp_path: Path, *records: object, task: Any = "tag", **options: Any) ->
 @pytest.mark.parametrize(
     ("given", "expected", "told"),
     [
-        ([9, 11], [8, 11], "spans that cut a word, and now hold all of it: 1"),
-        ([7, 12], [8, 11], "spans whose blanks at the edges were cut off: 1"),
-        ([8, 10], [8, 11], "spans that cut a word, and now hold all of it: 1"),
-        ([16, 18], [15, 19], "spans that cut a word, and now hold all of it: 1"),
+        ([9, 11], [8, 11], "spans that cut a word, and were extended to the whole word: 1"),
+        ([7, 12], [8, 11], "spans whose blanks at the ends were removed: 1"),
+        ([8, 10], [8, 11], "spans that cut a word, and were extended to the whole word: 1"),
+        ([16, 18], [15, 19], "spans that cut a word, and were extended to the whole word: 1"),
         ([0, 3], [0, 3], ""),
         ([15, 20], [15, 20], ""),
     ],
@@ -81,7 +81,7 @@ def test_of_several_annotations_one_is_taken_and_told(tmp_path: Path, capsys: py
     assert found == [TextExample("a", "x"), TextExample("c", "y"), TextExample("d", "y")]
     told = capsys.readouterr().err
     assert "tasks left out, because they have no annotation: 1" in told
-    assert "tasks with several annotations, of which the ground truth or else the first was taken: 1" in told
+    assert "tasks with several annotations; the ground truth was used, or the first one: 1" in told
 
 
 @pytest.mark.parametrize(("text", "written"), [("😀😀 Bob", "Bob"), ("😀 Bob", "😀")])

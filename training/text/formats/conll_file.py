@@ -1,7 +1,7 @@
 """Files of one word per line and a blank line after each sentence: CoNLL-2002/2003, BIO, IOB, and CoNLL-U.
 
-Columns are divided by tabs, or by blanks where a line has no tab. A number before each word is no column of its own
-(CoNLL-U, GermEval): words of several tokens ("3-4") and empty words ("3.1") of CoNLL-U are left out.
+Columns are separated by tabs, or by blanks if a line has no tab. A number before each word is not a column (CoNLL-U,
+GermEval). Words of several tokens ("3-4") and empty words ("3.1") of CoNLL-U are left out.
 """
 
 import re
@@ -17,14 +17,14 @@ from training.run.text_lines import UNDECODED, UndecodedLine, text_lines
 from training.text.tag_schemes import SPAN_TAG
 
 DOCUMENT = "-DOCSTART-"
-"""The only word of the line where a document of CoNLL-2003 begins."""
+"""The only word of a line that starts a document of CoNLL-2003."""
 CONLLU_COLUMNS = 10
 UPOS = 3
 """Column of the part of speech in CoNLL-U (universaldependencies.org/format.html)."""
 NUMBER = re.compile(r"\d+")
 RANGE = re.compile(r"\d+[-.]\d+")
 MAX_WORDS = 1 << 20
-"""Of a sentence: more than any is, as where blank lines are missing."""
+"""Words of a sentence; more mean that blank lines are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ class Word:
     """A line with its columns."""
 
     number: int
-    """Of the line, counted from 1."""
+    """Number of the line, counted from 1."""
     cells: list[str]
 
 
 def conll_rows(path: Path, columns: Mapping[str, str], tagged: bool = True) -> Iterator[Row]:
-    """Yield a record {"tokens", "tags"} per sentence; with `tagged` false, a file may have words only.
+    """Yield a record {"tokens", "tags"} per sentence; if `tagged` is false, a file may have only words.
 
-    `columns` may give the numbers of both, counted from 0. By default the word is in the first column and the tag in
-    the last one, in CoNLL-U that of the part of speech. The file is read three times, and never as a whole.
+    `columns` may give the numbers of both columns, counted from 0. By default the word is in the first column. The tag
+    is in the last column, or in CoNLL-U in that of the part of speech. The file is read three times, never as a whole.
     """
     layout = Layout.of(_sentences(path))
     numbered = all(map(_is_numbered, filter(None, map(layout.without_comments, _sentences(path)))))
@@ -54,7 +54,7 @@ def conll_rows(path: Path, columns: Mapping[str, str], tagged: bool = True) -> I
 
 
 def is_tagged(line: str) -> bool:
-    """Whether a line looks like a word and its span tag, like a comment, or like the beginning of a document."""
+    """Tell whether a line looks like a word with a span tag, a comment, or the start of a document."""
     cells = _cells(line)
     return (
         line.startswith(("# ", DOCUMENT))
@@ -70,7 +70,7 @@ class Layout:
     width: int
     """The number of columns that most lines have."""
     ends: set[str]
-    """What stands in the last column of lines that do not begin with "#"."""
+    """The values in the last column of lines that do not start with "#"."""
 
     @classmethod
     def of(cls, sentences: Iterable[Sequence[Word]]) -> "Layout":
@@ -82,7 +82,7 @@ class Layout:
         return cls(max(widths, key=lambda width: (widths[width], width), default=0), ends)
 
     def without_comments(self, sentence: list[Word]) -> list[Word]:
-        """Return a sentence without the lines before it that begin with "#" and do not end in a known tag."""
+        """Return a sentence without leading comments: lines that start with "#" and do not end in a known tag."""
         return list(dropwhile(lambda word: self._is_comment(word.cells), sentence))
 
     def _is_comment(self, cells: Sequence[str]) -> bool:
@@ -126,7 +126,7 @@ def _sentences(path: Path) -> Iterator[list[Word]]:
 
 
 def _kept(line: str | DataError) -> str:
-    """A line as text, also where it is not UTF-8; raise the error of a longer one."""
+    """Return a line as text, even if it is not UTF-8; raise the error of a line that is too long."""
     if isinstance(line, UndecodedLine):
         return line.line.decode("utf8", "surrogateescape")
     if isinstance(line, DataError):
@@ -135,7 +135,7 @@ def _kept(line: str | DataError) -> str:
 
 
 def _is_between(line: str) -> bool:
-    """Whether a line stands between sentences: it is blank, or a document begins."""
+    """Tell whether a line separates sentences: it is blank, or starts a document."""
     return not line.strip() or line.split(None, 1)[0] == DOCUMENT
 
 
@@ -143,10 +143,10 @@ def _cells(line: str) -> list[str]:
     line = line.rstrip("\r\n")
     if "\t" in line.strip(" \t"):
         return [cell.strip(" ") for cell in line.rstrip("\t").split("\t")]
-    return [cell for cell in line.strip(" \t").split(" ") if cell]  # other blanks, such as U+00A0, are of the words
+    return [cell for cell in line.strip(" \t").split(" ") if cell]  # other blanks, such as U+00A0, belong to words
 
 
 def _is_numbered(sentence: Sequence[Word]) -> bool:
-    """Whether the first column counts the words from 1 on."""
+    """Tell whether the first column counts the words from 1."""
     numbers = [word.cells[0] for word in sentence if not RANGE.fullmatch(word.cells[0])]
     return len(sentence[0].cells) > 2 and numbers == [str(place) for place in range(1, len(numbers) + 1)]

@@ -1,8 +1,8 @@
-"""CSV and TSV files, read by Python's csv: it counts the lines of the file, also where a cell holds line breaks.
+"""CSV and TSV files, read by Python's csv, which counts the lines of the file even if cells have line breaks.
 
-The delimiter is the one of , ; tab | by which the first lines have the same number of cells. Quoted cells may hold
-delimiters, line breaks, and quotes written twice (RFC 4180). A file divided by tabs, whose quotes are often plain
-characters, is read as the one or the other kind, whichever leaves fewer broken rows.
+The delimiter is the one of , ; tab | that gives the first lines the same number of cells. Quoted cells may contain
+delimiters, line breaks, and doubled quotes (RFC 4180). In files with tabs, quotes are often plain characters: such a
+file is read in the way that leaves fewer broken rows.
 """
 
 import csv
@@ -16,19 +16,19 @@ from training.run.json_lines import Line, Row
 from training.run.text_lines import UndecodedLine, text_lines, unpacked_suffix
 
 SAMPLE = 200
-"""Lines from which the delimiter is told, and whether the first one holds names."""
+"""Lines that decide the delimiter, and whether the first one has names."""
 DELIMITERS = ",;\t|"
 RETURN = "\udc0d"
-"""Stands for a carriage return inside a line: no decoded text holds it."""
+"""Stands for a carriage return inside a line; no decoded text contains it."""
 MAX_CELL = 1 << 26
-"""Characters of a cell: some hundred novels."""
+"""Maximum characters of a cell: about a hundred novels."""
 
 Namer = Callable[[Path, list[list[str]]], tuple[list[str], bool]]
-"""Given a path and its first rows: the names of the columns, and whether the first row already is data."""
+"""Takes a path and its first rows; returns the names of the columns, and whether the first row is data."""
 
 
 Undecoded = dict[int, RowError]
-"""The errors of lines that are not UTF-8, by their numbers."""
+"""The errors of lines that are not UTF-8, by line number."""
 
 
 class Dialect(NamedTuple):
@@ -37,7 +37,7 @@ class Dialect(NamedTuple):
 
 
 def csv_rows(path: Path, name: Namer, skip_empty: bool = True) -> Iterator[Row]:
-    """Yield a record of strings per row; blank lines are skipped, and so are rows of empty cells if `skip_empty`."""
+    """Yield a record of strings per row; blank lines are skipped, with `skip_empty` also rows of empty cells."""
     undecoded: Undecoded = {}
     lines = _lines(path, undecoded)
     first = list(islice(lines, SAMPLE))
@@ -51,13 +51,13 @@ def csv_rows(path: Path, name: Namer, skip_empty: bool = True) -> Iterator[Row]:
     if not beginning:
         return
     if isinstance(beginning[0], DataError):
-        raise beginning[0]  # without the first line nothing says which column is which
+        raise beginning[0]  # without the first line, columns have no names
     sample = [row.cells for row in beginning if isinstance(row, Cells)]
     names, is_data = name(path, sample)
     header = None if is_data else sample[0]
     for row in chain(beginning, rows):
         if isinstance(row, NotClosed):
-            raise row  # it holds the rest of the file, which is more than a row to skip
+            raise row  # it contains the rest of the file, which is more than one row
         if isinstance(row, DataError):
             yield row
         elif row.cells is not header:
@@ -65,16 +65,16 @@ def csv_rows(path: Path, name: Namer, skip_empty: bool = True) -> Iterator[Row]:
 
 
 class Cells(NamedTuple):
-    """A row, and the line where it begins."""
+    """A row, and its first line."""
 
     number: int
     last: int
-    """The line where it ends."""
+    """Its last line."""
     cells: list[str]
 
 
 class NotClosed(DataError):
-    """Raised when a quote opens and none closes it: it holds the rest of the file, or more rows than a cell can be."""
+    """Raised for a quote that is never closed: its cell would contain the rest of the file, or too many rows."""
 
 
 def _record(path: Path, row: Cells, names: list[str]) -> Row:
@@ -115,7 +115,7 @@ def _cells(
 
 
 def _is_blank(cells: Sequence[str], skip_empty: bool) -> bool:
-    """Whether a row is a blank line, or one of empty cells where such rows are skipped."""
+    """Tell whether a row is a blank line, or has only empty cells and such rows are skipped."""
     return not any(map(str.strip, cells)) if skip_empty else not cells
 
 
@@ -131,7 +131,7 @@ def _error(path: Path, begin: int, last: int, reason: str) -> DataError:
 
 
 def _lines_of(begin: int, last: int) -> str:
-    """Tell of a row that is broken how much of the file it holds."""
+    """Name the lines of a broken row, if it has several."""
     return f"the row of lines {begin} to {last}: " if last > begin else ""
 
 
@@ -139,10 +139,10 @@ def _lines_of(begin: int, last: int) -> str:
 
 
 def _lines(path: Path, undecoded: Undecoded | None = None) -> Iterator[str]:
-    """Yield lines as csv wants them; note those that are not UTF-8, whose bytes stand as characters that no text holds.
+    """Yield lines in the form that csv needs; note those that are not UTF-8, with characters in place of bad bytes.
 
-    A carriage return inside a line is a character of a cell (csv and pandas write it without quotes), and would end the
-    row; only a file without any line feed has its lines divided by carriage returns.
+    A carriage return inside a line belongs to a cell (csv and pandas write it without quotes), but would end the row.
+    Only in a file without any line feed do carriage returns separate lines.
     """
     for number, line in enumerate(text_lines(path)):
         if isinstance(line, UndecodedLine):
@@ -150,7 +150,7 @@ def _lines(path: Path, undecoded: Undecoded | None = None) -> Iterator[str]:
                 undecoded[number + 1] = line
             line = line.line.decode("utf8", "surrogateescape")
         elif isinstance(line, DataError):
-            raise line  # whether a quote opens in it is not known, and with it what the next lines are
+            raise line  # it may open a quote, which would change the meaning of the next lines
         if "\r" not in line[:-2]:
             yield line
         elif number == 0 and not line.endswith("\n"):
@@ -163,7 +163,7 @@ def _lines(path: Path, undecoded: Undecoded | None = None) -> Iterator[str]:
 
 
 def _declared(line: str) -> str | None:
-    """The delimiter that Excel names in a first line such as sep=; if there is one."""
+    """Return the delimiter that Excel names in a first line such as sep=; if there is one."""
     text = line.strip("\r\n ")
     return text[4] if len(text) == 5 and text.startswith("sep=") else None
 
@@ -177,7 +177,7 @@ def _dialect(path: Path, first: Sequence[str]) -> Dialect:
 
 
 def _delimiter(path: Path, first: Sequence[str]) -> str:
-    """The delimiter by which most of the first rows have as many cells as the first one, and more than one."""
+    """Return the delimiter that gives most of the first rows as many cells as the first row, at least two."""
     preferred = "\t,;|" if unpacked_suffix(path) in (".tsv", ".tab") else DELIMITERS
 
     def agreement(delimiter: str) -> tuple[float, int]:
@@ -188,7 +188,7 @@ def _delimiter(path: Path, first: Sequence[str]) -> str:
 
 
 def _broken(path: Path, dialect: Dialect) -> int:
-    """How many rows of the whole file have an error, or other than the most frequent number of cells."""
+    """Count the rows with an error, or with another number of cells than most."""
     widths: dict[int, int] = {}
     errors = 0
     for row in _cells(path, _lines(path), dialect):

@@ -1,4 +1,4 @@
-"""JSON files that are one value: a list of records, or SQuAD's articles.
+"""JSON files with one value: a list of records, or SQuAD's articles.
 
 SQuAD 1.1 and 2.0 (Rajpurkar et al., 2016 and 2018) nest questions in paragraphs in articles below "data".
 """
@@ -16,22 +16,22 @@ from training.run.text_lines import UNDECODED, checked, text_blocks, text_lines
 DECODER = json.JSONDecoder()
 BLANKS = re.compile(r"[ \t\r\n]*")
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^"\[\]{},]+', re.DOTALL)
-"""A string, a bracket or a comma, or what stands between them."""
+"""A string, a bracket or a comma, or the text between them."""
 BOUNDS = '"[]{},'
 REST_OF_NUMBER = re.compile(r"[-+.eE\d]*\Z")
-"""What may stand between a number and the end of a block where it goes on: 1.|5, 1e|5."""
+"""Characters at the end of a block after which a number may continue: 1.|5, 1e|5."""
 MAX_ELEMENT = 1 << 26
-"""Characters of an element of a list: some hundred novels."""
+"""Maximum characters of an element of a list: about a hundred novels."""
 MAX_SHOWN = 20
 """Characters of the file in a message."""
 MAX_WORD = 16
-"""Characters before the end of a block where an error may only mean that the block ends there: tru, "\\u12."""
+"""Within these last characters of a block, an error may only mean that the block ends: tru, "\\u12."""
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """Yield the records of a .json file, those of a list as they are read; raise DataError for one that is not JSON.
+    """Yield the records of a .json file, element by element for a list; raise DataError for a file that is not JSON.
 
-    A file of one object per line, as several tools name .json too, is read as JSON lines.
+    A file with one object per line, which several tools also name .json, is read as JSON lines.
     """
     stream = Stream(path)
     first = stream.next_character()
@@ -44,7 +44,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def _has_lines(path: Path) -> bool:
-    """Whether the first line is a value by itself, or a broken one before another object."""
+    """Tell whether the first line is a value by itself, or a broken value before another object."""
     written = (line.strip() for line in text_lines(path) if isinstance(line, str) and line.strip())
     first, second = next(written, ""), next(written, "")
     return bool(second) and ((first[-1:] == "}" and second[:1] == "{") or _is_json(first))
@@ -88,42 +88,42 @@ def _after_blanks(text: str, start: int) -> int:
 
 
 class Stream:
-    """A file whose text is in memory from the value that is being read on, and no further than needed."""
+    """A file of which only the text from the current value on is in memory, as far as needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.line = 1
-        """Where it stands, counted from 1."""
+        """The current line, counted from 1."""
         self._blocks = text_blocks(path)
         self._text = ""
         self._at = self._counted = 0
 
     def next_character(self) -> str:
-        """Pass blanks, and return the character after them without passing it; "" at the end."""
+        """Skip blanks, and return the next character without skipping it; "" at the end."""
         while (after := _after_blanks(self._text, self._at)) == len(self._text) and self._more():
             pass
         self.skip(max(after, self._at) - self._at)
         return self._text[self._at : self._at + 1]
 
     def skip(self, count: int) -> None:
-        """Pass some characters that are in memory."""
+        """Skip some characters that are in memory."""
         self._at += count
         self.line += self._text.count("\n", self._counted, self._at)
         self._counted = self._at
 
     def rest(self) -> str:
-        """Return the characters to come, for a message."""
+        """Return the next characters, for a message."""
         while len(self._text) - self._at < MAX_SHOWN and self._more():
             pass
         return self._text[self._at : self._at + MAX_SHOWN]
 
     def value(self, part: str) -> Any:
-        """Pass a JSON value and return it; raise RowError for one that is broken, which is passed as well."""
+        """Read a JSON value and return it; skip a broken value and raise RowError."""
         while True:
             try:
                 value, end = DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
-                past = max(0, getattr(error, "pos", 0) - self._at)  # before more text is read, which moves it
+                past = max(0, getattr(error, "pos", 0) - self._at)  # before more text is read, which changes it
                 if self._may_go_on(error) and self._twice(part):
                     continue
                 place = f"{self.path}:{self.line + self._text.count(chr(10), self._at, self._at + past)}"
@@ -141,13 +141,13 @@ class Stream:
             return value
 
     def _may_go_on(self, error: Exception) -> bool:
-        """Whether an error may be one only because the text is not read to its end."""
+        """Tell whether an error may only come from the end of the text in memory."""
         if not isinstance(error, json.JSONDecodeError):
             return False
         return error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - MAX_WORD
 
     def _skip_value(self, part: str) -> None:
-        """Pass a broken value: up to the comma or bracket that ends it."""
+        """Skip a broken value, up to the comma or bracket that ends it."""
         depth = 0
         while True:
             token = TOKEN.match(self._text, self._at)
@@ -163,7 +163,7 @@ class Stream:
             self.skip(len(found))
 
     def _twice(self, part: str) -> bool:
-        """Read on until twice as much is in memory, so that a long value is not decoded often; False at the end."""
+        """Double the text in memory, so that a long value is not decoded often; return False at the end."""
         held = len(self._text) - self._at
         if held > MAX_ELEMENT:
             found = f"{part} has more than {MAX_ELEMENT:,} characters"
@@ -181,12 +181,12 @@ class Stream:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong; where is told by the line of the file."""
+    """Return the reason without its position; the line of the file tells that."""
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _elements(stream: Stream) -> Iterator[Row]:
-    """Yield the elements of a list one by one, each with the line where it begins."""
+    """Yield the elements of a list one by one, each with its first line."""
     stream.skip(1)
     count = 0
     while stream.next_character() not in ("]", ""):
@@ -212,7 +212,7 @@ def _elements(stream: Stream) -> Iterator[Row]:
 
 
 def _members(path: Path, value: Any) -> Iterator[Row]:
-    """Yield the records of an object: SQuAD's questions, or the elements of the list below "data"; or itself."""
+    """Yield the records of an object: SQuAD's questions, the elements of the list in "data", or the object itself."""
     found = value.get("data") if isinstance(value, dict) else None
     if not isinstance(found, list):
         yield _only(path, value)
@@ -226,7 +226,7 @@ def _members(path: Path, value: Any) -> Iterator[Row]:
 
 
 def _only(path: Path, value: Any) -> Row:
-    """Return a value that is a record by itself; raise DataError for a table of columns, or parts such as "train"."""
+    """Return a value that is one record; raise DataError for a table of columns, or parts such as "train"."""
     if isinstance(value, dict) and all(isinstance(member, list | dict) for member in value.values()):
         raise DataError(
             f"{path} is one object with the keys {', '.join(value)[:200]}, expected a list of records, or SQuAD's "

@@ -1,4 +1,4 @@
-"""Parquet files, some rows at a time; numbers that the file has names for (`ClassLabel` of `datasets`) become those."""
+"""Parquet files, some rows at a time; numbers that the file names (`ClassLabel` of `datasets`) become names."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -9,18 +9,18 @@ from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
 
 ROWS = 256
-"""Rows that are in memory at a time."""
+"""Rows in memory at once."""
 PAGES = 1 << 20
-"""Bytes that are read at a time."""
+"""Bytes per read."""
 
 
 Chooser = Callable[[Path, Sequence[str]], list[str] | None]
-"""Given a path and its columns: those that are read; None for all."""
+"""Takes a path and its columns; returns the columns to read, None for all."""
 
 
 def parquet_rows(path: Path, choose: Chooser) -> Iterator[Row]:
-    """Yield the rows of a file; raise DataError for one that is not whole."""
-    import pyarrow.parquet  # heavy, and other formats do not need it
+    """Yield the rows of a file; raise DataError for an incomplete file."""
+    import pyarrow.parquet  # slow to import, and other formats do not need it
 
     try:
         with pyarrow.parquet.ParquetFile(path, buffer_size=PAGES, pre_buffer=False) as file:
@@ -35,7 +35,7 @@ def parquet_rows(path: Path, choose: Chooser) -> Iterator[Row]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no whole Parquet file ({error}), expected one; copy it again") from None
+        raise DataError(f"{path} is not a whole Parquet file ({error}), expected one; copy it again") from None
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def _check_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _records(batch: Any) -> Iterator[Any]:
-    """Yield the rows of a batch; of one that is not UTF-8, or a time that Python cannot hold, its error."""
+    """Yield the rows of a batch; an error for a row that is not UTF-8, or has a time that Python cannot hold."""
     try:
         records = batch.to_pylist()
     except (ValueError, OverflowError):
@@ -74,7 +74,7 @@ def _row(path: Path, number: int, record: Any, names: dict[str, list[str]]) -> R
 
 
 def named(value: Any, names: list[str]) -> Any:
-    """Replace numbers by their names, in lists too; raise IndexError for a number without one."""
+    """Replace numbers by their names, also in lists; raise IndexError for a number without a name."""
     if isinstance(value, list):
         return [named(one, names) for one in value]
     if not isinstance(value, int):
@@ -95,7 +95,7 @@ def class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 
 def _names(feature: Any) -> list[str]:
-    """The names of a feature, or of the elements of a list: {"feature": …} or […]."""
+    """Return the names of a feature, or of the elements of a list: {"feature": …} or […]."""
     if isinstance(feature, list):
         feature = feature[0] if feature else {}
     if "feature" in feature:

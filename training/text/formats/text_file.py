@@ -1,4 +1,4 @@
-"""Plain text: documents with a blank line between them, as google-research/bert has them, or one on each line."""
+"""Plain text: documents separated by blank lines, as in google-research/bert, or one document per line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +8,11 @@ from training.run.json_lines import Line, Row
 from training.run.text_lines import text_lines
 
 MAX_DOCUMENT = 1 << 26
-"""Characters between two blank lines: some hundred novels."""
+"""Maximum characters between two blank lines: about a hundred novels."""
 
 
 def text_rows(path: Path, one_per_line: bool = False) -> Iterator[Row]:
-    """Yield a record {"text"} per document; raise DataError where it grows beyond MAX_DOCUMENT."""
+    """Yield a record {"text"} per document; raise DataError for one longer than MAX_DOCUMENT."""
     lines: list[str] = []
     begin, size = 1, 0
     for number, line in enumerate(text_lines(path), start=1):
@@ -36,6 +36,6 @@ def text_rows(path: Path, one_per_line: bool = False) -> Iterator[Row]:
 
 
 def line_rows(path: Path) -> Iterator[Row]:
-    """Yield a record {"text"} per line, of empty lines too: they may stand beside those of another file."""
+    """Yield a record {"text"} per line, also for empty lines: they may be aligned with another file."""
     for number, line in enumerate(text_lines(path), start=1):
         yield line if isinstance(line, DataError) else Line(path, number, {"text": line.rstrip("\r\n")})
