@@ -72,12 +72,12 @@ clean:
 		--editable . onnxruntime-gpu
 	touch $@
 
-# torch and what runs the tests are the tested versions: the first is large, and new tools warn of what others do.
+# torch, transformers (the reference, which needs its own huggingface_hub) and what runs the tests are the tested versions.
 # Other tools for development are as new as the rest allows.
 .venv/lower/all: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv/lower
-	grep -E '^(torch|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
-	sed -nE '/^dev = /q; /"torch>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
+	grep -E '^(torch|transformers|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
+	sed -nE '/^dev = /q; /"(torch|huggingface_hub)>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
 		>> .venv/lower/constraints.txt
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
