@@ -25,9 +25,9 @@ test: .venv/all
 test-all: test
 	$(BIN)/$(PYTEST) -m slow $(TESTS)
 
-# With the oldest packages that pyproject.toml allows. The plugin of an older anyio warns of this pytest; nothing needs it.
+# With the oldest packages that pyproject.toml allows, whose warnings are no errors: they did not know what came later.
 lower-bounds: .venv/lower/all
-	.venv/lower/bin/$(PYTEST) -p no:anyio -m 'not slow' tests/models tests/service tests/training
+	.venv/lower/bin/$(PYTEST) -W default -m 'not slow' tests/models tests/service tests/training
 
 # The CUDA provider of ONNX Runtime on stand-ins for CUDA; needs no GPU.
 gpu-check: .venv/all .venv/gpu/all
@@ -72,12 +72,12 @@ clean:
 		--editable . onnxruntime-gpu
 	touch $@
 
-# torch and what runs the tests are the tested versions: the first is large, and new tools warn of what others do.
+# torch, transformers (the reference, which needs its own huggingface_hub) and what runs the tests are the tested versions.
 # Other tools for development are as new as the rest allows.
 .venv/lower/all: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv/lower
-	grep -E '^(torch|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
-	sed -nE '/^dev = /q; /"torch>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
+	grep -E '^(torch|transformers|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
+	sed -nE '/^dev = /q; /"(torch|huggingface_hub)>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
 		>> .venv/lower/constraints.txt
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \
