@@ -77,7 +77,7 @@ clean:
 .venv/lower/all: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv/lower
 	grep -E '^(torch|transformers|pytest|pytest-xdist|hypothesis|schemathesis)==' constraints.txt > .venv/lower/constraints.txt
-	sed -nE '/^dev = /q; /"(torch|huggingface_hub)>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
+	sed -nE '/^dev = /q; /"torch>=/d; s/^ *"([A-Za-z0-9_.-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' pyproject.toml \
 		>> .venv/lower/constraints.txt
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	.venv/lower/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 \

@@ -19,6 +19,7 @@ from models import onnx_runtime
 from models.bundle import read_bundle
 from models.row import Row
 from models.session import Session
+from models.task import Trained
 from models.task_registry import TASKS
 from models.tokenizer import Tokenizer
 from tests.benchmarks import cores, fairness, few_examples, fronts, overload, roberta, sharing, soak, traces
@@ -111,10 +112,26 @@ def test_workloads_have_the_lengths_and_tasks_that_they_say(tokenizer: Tokenizer
     workloads = Workloads(read_bundle(write_bundle(tmp_path / "tiny", tokenizer)), TEXTS)
     short, heads = workloads.make("short"), workloads.make("heads")
     assert {each.task for each in heads} == set(TASKS)
-    alike = [abs(len(one.row.input_ids) - len(other.row.input_ids)) for one, other in zip(short, heads, strict=True)]
+    alike = [abs(one.tokens - other.tokens) for one, other in zip(short, heads, strict=True)]
     assert max(alike) <= 6 and sum(alike) <= 3 * len(alike)  # a separator more, a word of several pieces masked
-    lengths = sorted(len(each.row.input_ids) for each in workloads.make("mixed"))
+    lengths = sorted(each.tokens for each in workloads.make("mixed"))
     assert lengths[0] < 30 < lengths[-1] <= 64
+
+
+def test_a_text_is_one_row_for_all_contenders_and_no_window_is_left_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A head that reads windows would compute more than others, and a loop over first rows less than the service."""
+    bundle = read_bundle(write_bundle(tmp_path / "tiny", tokenizer))
+    head = bundle.manifest.heads["sentiment"].model_copy(
+        update={"trained": Trained(max_length=16), "defaults": {"truncation": "windows"}}
+    )
+    bundle.manifest.heads["sentiment"] = head
+    (question,) = Workloads(bundle, ["the cat runs " * 8]).make("short")
+    assert len(question.row.input_ids) == question.tokens > 16
+    assert json.loads(question.call[1])["parameters"] == {"truncation": "right"}
+    several = question._replace(rows=(question.row, question.row))
+    assert several.tokens == 2 * question.tokens
+    with pytest.raises(BenchmarkError, match="has 2 rows, expected one"):
+        _ = several.row
 
 
 def test_needed_operations_are_those_of_the_products(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def measure(bundle: Bundle, workloads: dict[str, list[Question]], options: argpa
                     contenders[name] = Raw(Session(bundle))
         runs = [run for name, asked in workloads.items() for run in alternate(name, asked, contenders, options)]
         for run in runs:
-            operations = mean(needed_operations(bundle, each.row) for each in workloads[run["workload"]])
+            operations = mean(
+                sum(needed_operations(bundle, row) for row in each.rows) for each in workloads[run["workload"]]
+            )
             run["peak_share"] = run["rate"] * operations / int8
         report = {"int8_peak_gops": int8 / 1e9, "fp32_peak_gflops": fp32 / 1e9, "skipped": skipped}
         report |= {"medians": medians(runs), "runs": runs}
@@ -221,9 +223,7 @@ def describe(bundle: Bundle, workloads: dict[str, list[Question]]) -> dict[str, 
     cpu = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
     return {
         "bundle": f"{bundle.manifest.name} {bundle.manifest.version}",
-        "mean_tokens": {
-            name: round(mean(len(each.row.input_ids) for each in asked), 1) for name, asked in workloads.items()
-        },
+        "mean_tokens": {name: round(mean(each.tokens for each in asked), 1) for name, asked in workloads.items()},
         "cpu": " ".join(cpu.get("model name", ["unknown"])),
         "instructions": {name: flag in cpu.get("flags", []) for name, flag in INSTRUCTIONS.items()},
         "usable_cores": usable_cores(),

@@ -264,14 +264,14 @@ class Raw:
         """Return what `summed` does, with as many rows under way as a service has with so many connections."""
         lanes = min(connections, usable_cores())
         rows = min(8, -(-connections // lanes))  # twice as many take 1 % less a row
-        items = cycle([(question.head, question.row) for question in questions])
+        items = cycle([(question.head, question.rows) for question in questions])
         start, cpu = time.perf_counter(), time.process_time()
 
         def lane(_: int) -> list[float]:
             latencies: list[float] = []
             while (began := time.perf_counter()) < start + seconds:
-                head, row = next(items)
-                self.session.run([(head, each) for each in variants(row, rows)])  # of one length: nothing is padded
+                head, asked = next(items)
+                self.session.run([(head, each) for row in asked for each in variants(row, rows)])
                 latencies += [time.perf_counter() - began] * rows
             return latencies
 

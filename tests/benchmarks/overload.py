@@ -65,7 +65,7 @@ def overload(
     """Return a line for each rate: offered and answered per second, goodput by the peak, latencies and statuses."""
     lines = []
     calls = [question.call for question in questions]
-    lengths = [len(question.row.input_ids) for question in questions]
+    lengths = [question.tokens for question in questions]
     long = set(np.argsort(lengths)[-len(lengths) // 4 :].tolist())
     for number in range(rounds):
         peak = server.run(calls, PEAK_CONNECTIONS, seconds)

@@ -58,7 +58,7 @@ def soak(directory: Path, inputs: int, requests: int, connections: int) -> dict[
             for answer in load.answers:
                 largest = max(largest, difference(json.loads(answer.body), expected[numbers[answer.number]]))
             memory.append(memory_bytes(server.pid) / 2**20)
-    lengths = [len(question.row.input_ids) for question in questions]
+    lengths = [question.tokens for question in questions]
     return {
         "requests": len(memory) * CHUNK,
         "inputs": len(calls),

@@ -22,6 +22,8 @@ from tests.benchmarks.load import BenchmarkError, Call
 TEXTS = Path(__file__).parent / "texts.jsonl"
 MAX_LENGTH = 400  # tokens of `mixed`
 CONTEXT = 350  # tokens of `qa`
+WHOLE: dict[TaskName, dict[str, Any]] = {"classify": {"truncation": "right"}, "pair": {"truncation": "right"}}
+"""Parameters by task: a text is one row, as in the services that we compare with, also where a head reads windows."""
 
 
 class Question(NamedTuple):
@@ -30,11 +32,24 @@ class Question(NamedTuple):
     task: TaskName
     head: str
     inputs: Any
-    row: Row
+    rows: tuple[Row, ...]
 
     @property
     def call(self) -> Call:
-        return f"/{self.task}/{self.head}", json.dumps({"inputs": self.inputs}).encode()
+        body = {"inputs": self.inputs, "parameters": WHOLE.get(self.task, {})}
+        return f"/{self.task}/{self.head}", json.dumps(body).encode()
+
+    @property
+    def row(self) -> Row:
+        """Its only row; raise BenchmarkError if there are several, which whoever takes one would leave out."""
+        if len(self.rows) > 1:
+            raise BenchmarkError(f"an input of /{self.task} has {len(self.rows)} rows, expected one; shorten it")
+        return self.rows[0]
+
+    @property
+    def tokens(self) -> int:
+        """Of all its rows."""
+        return sum(len(row.input_ids) for row in self.rows)
 
 
 class Workloads:
@@ -115,7 +130,8 @@ class Workloads:
             raise BenchmarkError(f"{self.bundle.directory} has no {task} head, expected one; pass another --bundle")
         name, kind = self._heads[task]
         parsed = inputs if isinstance(inputs, str) else kind.inputs.model_validate(inputs)
-        return Question(task, name, inputs, kind.encode(parsed, kind.parse_parameters({})).rows[0])
+        parameters = kind.parse_parameters(WHOLE.get(task, {}))
+        return Question(task, name, inputs, tuple(kind.encode(parsed, parameters).rows))
 
 
 def variants(row: Row, count: int) -> list[Row]:
