@@ -184,7 +184,7 @@ def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle:
     flags = ("--bundle", str(bundle), "--lanes", "2", "--max-queued-tokens", "2000000")
     with process(*flags) as (running, url), ThreadPoolExecutor(4) as threads:
         until(lambda: ready(url))
-        body = {"inputs": ["the cat sat " * 300] * 120}
+        body = {"inputs": ["the cat sat " * 300] * 240}
         asking = [threads.submit(httpx.post, f"{url}/tag", json=body, timeout=60) for _ in range(4)]
         until(lambda: total(url, "requests_in_flight") > 4)
         running.terminate()
