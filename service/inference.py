@@ -26,10 +26,12 @@ from models.task import Strict
 from models.task_registry import AnyTask, RouteName, best_answer
 from models.tokenizer import LONG
 from service.errors import (
+    SHUTTING_DOWN,
     BadRequest,
     ClientGone,
     DeadlinePassed,
     InferenceFailed,
+    Unavailable,
 )
 from service.heads import Head, Heads
 from service.lifecycle import Service
@@ -253,8 +255,12 @@ class Inference:
             return work()
         self.service.trim_soon()
         try:
+            working = asyncio.get_running_loop().run_in_executor(self.service.texts, work)
+        except RuntimeError:  # the threads have ended while the engine computed
+            raise Unavailable(SHUTTING_DOWN) from None
+        try:
             async with asyncio.timeout(self._left()):
-                return await asyncio.get_running_loop().run_in_executor(self.service.texts, work)
+                return await working
         except TimeoutError:
             self.service.metrics.dropped.labels("deadline").inc()
             raise DeadlinePassed(stage, self.deadline.seconds) from None

@@ -17,6 +17,7 @@ import pytest
 
 from models.errors import BundleError
 from models.session import Session
+from service.errors import SHUTTING_DOWN
 from service.heads import load_heads
 from service.lifecycle import Service
 from service.metrics import Metrics
@@ -194,6 +195,14 @@ def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle:
         statuses = {each.result().status_code for each in asking}
         assert 503 in statuses <= {200, 503}
         assert running.stderr and "Traceback" not in running.stderr.read()
+
+
+def test_work_that_comes_when_its_threads_have_ended_may_be_sent_elsewhere(bundle: Path) -> None:
+    """A long text whose logits come while the service ends; 500 would say that the input is at fault."""
+    with serving(bundle, lanes=1) as served:
+        served.service.texts.shutdown(wait=False)
+        response = served.client.post("/tag", json={"inputs": ["the cat sat " * 300] * 20})
+        assert response.status_code == 503 and SHUTTING_DOWN in response.json()["detail"]
 
 
 def test_what_draining_cuts_off_may_be_sent_elsewhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
