@@ -135,9 +135,9 @@ def running(*flags: str) -> Iterator[tuple["subprocess.Popen[str]", httpx.Client
     limits = httpx.Limits(max_keepalive_connections=0)
     headers = {"Authorization": f"Bearer {KEY}"}
     with (
+        ThreadPoolExecutor(1) as reader,  # first, for it reads until the process has ended
         process("--lanes", "1", *flags) as (server, url),
         httpx.Client(base_url=url, headers=headers, limits=limits, timeout=60) as client,
-        ThreadPoolExecutor(1) as reader,
     ):
         assert server.stderr
         reader.submit(server.stderr.read)
