@@ -22,7 +22,7 @@ def pages() -> list[Path]:
 def sentences(text: str) -> list[str]:
     """Return the sentences of a page in Markdown."""
     text = re.sub(r"^```.*?^```", "\n\n", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!\[)", line)]
+    lines = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!\[|<)", line)]
     blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[*-]|\d+\.)\s)", "\n".join(lines))
     return [part for block in blocks for part in _parts(block) if re.search(r"\w", part)]
 

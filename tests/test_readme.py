@@ -126,7 +126,7 @@ def test_every_link_leads_somewhere() -> None:
     ]
     assert len(pages) > 10
     for page in pages:
-        for link in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text(encoding="utf8")):
+        for link in re.findall(r'(?:\]\(|src(?:set)?=")(?!http)([^)"\s]+)[)"]', page.read_text(encoding="utf8")):
             file, _, anchor = link.partition("#")
             linked = page.parent / file if file else page
             assert linked.exists(), (page, link)
