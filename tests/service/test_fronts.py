@@ -82,7 +82,7 @@ def test_there_is_one_queue_and_one_copy_of_the_weights(fronts: tuple[int, str])
     assert f'process_resident_memory_bytes{{pid="{engine}"}}' in page
     before = total(url, "batches_total")
     assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
-    until(lambda: total(url, "batches_total") == before + 1)
+    until(lambda: total(url, "batches_total") > before)
 
 
 @contextmanager
