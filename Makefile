@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --us
 
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: serve train test test-all lower-bounds gpu-check lint bench peers starter clean
+.PHONY: serve train test test-slow lower-bounds gpu-check lint bench peers starter clean
 
 serve: .venv/serve
 	$(BIN)/bertheads-serve --host $(HOST) --port $(PORT)
@@ -21,8 +21,8 @@ train: .venv/all
 test: .venv/all
 	$(BIN)/$(PYTEST) -m 'not slow' $(TESTS)
 
-# Also those that take long: torchrun, kills in many rounds, whole benchmarks, clients in environments of their own.
-test-all: test
+# Those that take long: torchrun, kills in many rounds, whole benchmarks, clients in environments of their own.
+test-slow: .venv/all
 	$(BIN)/$(PYTEST) -m slow $(TESTS)
 
 # With the oldest packages that pyproject.toml allows, whose warnings are no errors: they did not know what came later.

@@ -19,10 +19,12 @@ from models.pieces import Pieces, as_array, code_points, cover_marks
 Split = Callable[[str], list[str]]
 Value = TypeVar("Value")
 
-split_words: Split = re.compile(r"[!-/:-@\[-`{-~]|[^ !-/:-@\[-`{-~]+").findall
+MARKS = r"!-/:-@\[-`{-~"
+"""ASCII punctuation, as part of a regular expression's set."""
+split_words: Split = re.compile(rf"[{MARKS}]|[^ {MARKS}]+").findall
 """Into ASCII punctuation, a mark each, and what stands between marks and blanks."""
 BLANK, MARK, OTHER = range(3)
-KINDS = np.array([(OTHER, MARK)[bool(re.match(r"[!-/:-@\[-`{-~]", chr(code)))] for code in range(128)], np.uint8)
+KINDS = np.array([(OTHER, MARK)[bool(re.match(rf"[{MARKS}]", chr(code)))] for code in range(128)], np.uint8)
 """Of each ASCII character, as `split_words` tells them apart."""
 KINDS[ord(" ")] = BLANK
 ENTRY = 8
@@ -30,6 +32,8 @@ ENTRY = 8
 FIELDS = 4
 """Numbers of a piece of a known word: its id, its first character, the one behind its last, and 1 where it begins a
 word as BERT divides them."""
+PIECE_BYTES = 4 * FIELDS
+"""They are int32."""
 
 
 class Memory(Generic[Value]):
@@ -88,19 +92,18 @@ def pack(encoding: tokenizers.Encoding, words: Sequence[str]) -> list[bytes]:
     firsts = np.searchsorted(offsets[:, 0], starts)
     offsets -= np.repeat(starts[:-1], np.diff(firsts))[:, None]
     packed = np.column_stack([encoding.ids, offsets, numbers != np.append(-1, numbers[:-1])]).astype(np.int32).tobytes()
-    size = FIELDS * 4
-    return [packed[size * first : size * last] for first, last in pairwise(firsts.tolist())]
+    return [packed[PIECE_BYTES * first : PIECE_BYTES * last] for first, last in pairwise(firsts.tolist())]
 
 
 def unpack_ids(known: Iterable[bytes]) -> list[int]:
-    """Return the ids of words that were packed, one behind the other."""
+    """Return the ids of words that were packed, in order."""
     return array("i", b"".join(known))[::FIELDS].tolist()
 
 
 def unpack(text: str, known: Sequence[bytes]) -> Pieces:
     """Return the pieces of a text, of whose words each is packed."""
     numbers = np.frombuffer(b"".join(known), np.int32).reshape(-1, FIELDS).astype(np.int64)
-    counts = np.fromiter(map(len, known), np.int64, len(known)) // (4 * FIELDS)
+    counts = np.fromiter(map(len, known), np.int64, len(known)) // PIECE_BYTES
     offsets = numbers[:, 1:3] + np.repeat(_starts_of_words(text), counts)[:, None]
     return Pieces(numbers[:, 0].tolist(), cover_marks(text, offsets), numbers[:, 3].cumsum() - 1)
 

@@ -12,14 +12,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from models.row import Row
-from models.task import MAX_LOGITS
 from service.admission import Limits, Load, check_room
 from service.errors import (
     SHUTTING_DOWN,
@@ -29,8 +28,8 @@ from service.errors import (
     ServiceError,
     Unavailable,
     Unprocessable,
-    queue_full,
 )
+from service.keeper import Keeper
 from service.logs import FIELDS
 from service.metrics import Metrics
 from service.queue import Deadline, Item, Job, Logits, Queue, Runner
@@ -73,38 +72,6 @@ class Lane(threading.Thread):
         with suppress(OSError, AttributeError):  # elsewhere they have none
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
         self._work(self)
-
-
-class Keeper:
-    """Counts the logits that a process keeps; several processes share MAX_LOGITS."""
-
-    def __init__(self, processes: int = 1) -> None:
-        self._processes = processes
-        self._logits = 0
-
-    @contextmanager
-    def keeping(self, logits: int) -> Iterator[None]:
-        """Count logits from before they are computed until they are decoded, for they are what memory fills with.
-
-        A single request may make up to MAX_LOGITS where nothing else is kept.
-        Raises QueueFull, and Unprocessable for more than would ever fit.
-        """
-        share = MAX_LOGITS // self._processes
-        if logits > MAX_LOGITS:
-            message = f"makes {logits} scores, but at most {MAX_LOGITS} are kept at a time; send fewer texts or masks"
-            raise Unprocessable([FieldError("inputs", message)])
-        if self._logits and self._logits + logits > share:
-            reason = f"{self._logits} scores are kept, and {logits} more would exceed {share}"
-            raise queue_full(reason, self._wait())
-        self._logits += logits
-        try:
-            yield
-        finally:
-            self._logits -= logits
-
-    def _wait(self) -> float:
-        """Return the seconds until all that waits now is computed."""
-        raise NotImplementedError
 
 
 class Engine(Keeper):

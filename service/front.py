@@ -19,8 +19,8 @@ from typing import Any
 from models.bundle import Bundle
 from models.row import Row
 from service.admission import Limits, check_room
-from service.engine import Keeper
 from service.errors import SHUTTING_DOWN, DeadlinePassed, ServiceError, SettingsError, Unavailable
+from service.keeper import Keeper
 from service.link import AT_ONCE, LOST, Link, LinkLost, SentJob
 from service.metrics import Metrics
 from service.queue import Deadline

@@ -111,7 +111,7 @@ async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() 
         await held(engine, encoder)
         late = [submit(engine, encoder, "late", [row(100)], soon(2)) for _ in range(3)]
         good = submit(engine, encoder, "good", [row(200)], soon(100))
-        engine._throughput.add(10, 1.0)  # 10 tokens a second
+        engine._throughput.add(10, 1.0)  # 10 tokens per second
         encoder.open.set()
         for job in late:
             with pytest.raises(DeadlinePassed, match="deadline of 2 s passed in queue"):

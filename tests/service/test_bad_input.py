@@ -206,7 +206,7 @@ def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.
     monkeypatch.setattr("service.size.MAX_ANSWERED", 2000)
     answer = problem(served.post("/fill-mask", ["a b c d e f [MASK]"] * 8, top_k=100), 422)
     assert "more than 2000 tokens of text; send fewer texts, or lower top_k" in answer["detail"]
-    monkeypatch.setattr("service.engine.MAX_LOGITS", 3000)
+    monkeypatch.setattr("service.keeper.MAX_LOGITS", 3000)
     answer = problem(served.post("/fill-mask", ["[MASK] " * 5] * 8), 422)
     assert "at most 3000 are kept at a time; send fewer texts or masks" in answer["detail"]
     assert served.post("/fill-mask", "[MASK]").status_code == 200 and served.service.engine._logits == 0

@@ -308,7 +308,7 @@ async def test_a_front_refuses_by_the_queue_of_the_engine_process(tmp_path: Path
 
 @scenario
 async def test_scores_are_kept_within_a_share_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.engine.MAX_LOGITS", 1000)
+    monkeypatch.setattr("service.keeper.MAX_LOGITS", 1000)
     async with device(tmp_path), front(tmp_path, fronts=4) as (engines, _):
         with engines.keeping(1000), pytest.raises(ServiceError, match="1000 scores are kept, and 1 more would exceed"):
             with engines.keeping(1):

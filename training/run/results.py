@@ -14,9 +14,10 @@ SHARES = ("f1", "micro_f1", "accuracy")
 def results(out: Path) -> str:
     """Return one line about the run in `out`; without validation data it has the training losses."""
     metrics, place = out / "metrics.jsonl", shlex.quote(str(out))
-    last = {Name.parse(key): values[-1] for key, (_, values) in read_curves(metrics).items()}
+    drawn = read_curves(metrics)
+    last = {Name.parse(key): values[-1] for key, (_, values) in drawn.items()}
     found = [figure for subject in dict.fromkeys(name.subject for name in last) for figure in _figure(last, subject)]
-    steps = max((steps[-1] for steps, _ in read_curves(metrics).values()), default=0)
+    steps = max((steps[-1] for steps, _ in drawn.values()), default=0)
     curves = next((path for path in (out / "metrics.png", metrics) if path.exists()), out)
     command = f"python -m training export {place} --out {shlex.quote(f'{out}-bundle')}"
     return f"{out}: {steps:,.0f} steps; {', '.join(found) or 'no figures'}; curves: {curves}; next: {command}"
