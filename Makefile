@@ -7,6 +7,9 @@ KERNELS := hatch_build.py $(wildcard kernels/*)
 # Without --use-pep517, an old pip lets seqeval's setup.py fetch its build tools by itself, and it misses one.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt
 
+# Tests start hundreds of processes. Were it set, each would compile every file again.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: serve train test test-slow lower-bounds gpu-check lint bench peers starter clean
