@@ -123,7 +123,7 @@ ONE = {"name": "text", "shape": [1], "datatype": "BYTES"}
         ({"inputs": [tensor("a")], "id": 7}, "id is the number 7"),
         ({"inputs": [tensor("a")], "parameters": []}, "parameters is a list"),
         ({"inputs": [tensor("a", name="txt")]}, "inputs[0].name is 'txt', but this model takes text"),
-        ({"inputs": [tensor("a"), tensor("b")]}, "inputs[1].name is text, which stands here twice"),
+        ({"inputs": [tensor("a"), tensor("b")]}, "inputs[1].name is text, which is here twice"),
         ({"inputs": [tensor("a", datatype="FP32")]}, "inputs[0].datatype is 'FP32'; send texts as BYTES"),
         ({"inputs": [tensor("a", datatype="x" * 50)]}, "inputs[0].datatype"),
         ({"inputs": [tensor("a", shape=[])]}, "inputs[0].shape is a list"),
@@ -138,7 +138,7 @@ ONE = {"name": "text", "shape": [1], "datatype": "BYTES"}
         ({"inputs": [tensor("a")], "outputs": [{"name": "labels"}]}, "but this model has label, score, scores, json"),
         (
             {"inputs": [tensor("a")], "outputs": [{"name": "label"}] * 2},
-            "outputs[1].name is label, which stands here twice",
+            "outputs[1].name is label, which is here twice",
         ),
         ({"inputs": [tensor("a")], "outputs": [{}]}, "outputs[0].name is missing"),
         (
