@@ -139,7 +139,7 @@ def read_columns(request: InferRequest, tail: bytes, names: Sequence[str], limit
         if tensor.name not in names:
             raise refusal(f"{place}.name", f"is {tensor.name[:80]!r}, but this model takes {', '.join(names)}")
         if tensor.name in columns:
-            raise refusal(f"{place}.name", f"is {tensor.name}, which is here twice; send each input once")
+            raise refusal(f"{place}.name", f"is {tensor.name}, which occurs twice; send each input once")
         columns[tensor.name], tail = _take(tensor, tail, place, limit)
     _check_whole(columns, tail, names)
     return columns
@@ -222,7 +222,7 @@ def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, boo
         if output.name not in known:
             raise refusal(f"{place}.name", f"is {output.name[:80]!r}, but this model has {', '.join(known)}")
         if output.name in chosen:
-            raise refusal(f"{place}.name", f"is {output.name}, which is here twice; ask for each output once")
+            raise refusal(f"{place}.name", f"is {output.name}, which occurs twice; ask for each output once")
         if unsupported := [name for name in UNSUPPORTED if name in (output.parameters or {})]:
             raise refusal(f"{place}.parameters.{unsupported[0]}", "is not supported; leave it out, and read the tensor")
         chosen[output.name] = flag(output.parameters, "binary_data", f"{place}.parameters", default=usual)
