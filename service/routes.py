@@ -30,7 +30,7 @@ ASKED: dict[RouteName, Any] = {
     "qa": {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
     "zero-shot": {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
 }
-"""An example of a request of each task."""
+"""An example request for each task."""
 ANSWERED: dict[RouteName, Any] = {
     "classify": [[{"label": "positive", "score": 0.9807}, {"label": "negative", "score": 0.0193}]],
     "pair": [
@@ -50,7 +50,7 @@ ANSWERED: dict[RouteName, Any] = {
     "qa": {"score": 0.7816, "start": 15, "end": 23, "answer": "Berkeley"},
     "zero-shot": [{"label": "sport", "score": 0.6276}, {"label": "politics", "score": 0.3724}],
 }
-"""The answer of the starter bundle to it."""
+"""The answer of the starter bundle to each example."""
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
@@ -85,23 +85,23 @@ def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
 
 
 def answer_type(route: RouteName) -> Any:
-    """Return what a route answers: to one input, or to several."""
+    """Return the type of a route's answer, to one input or to several."""
     one = ROUTES[route].answer_type()
     several = list.__class_getitem__(one)
     return several if route in NESTED else one | several
 
 
 def plan_task(head: Head, route: RouteName, asked: TaskRequest, settings: Settings) -> Plan:
-    """Return the one call of a task route."""
+    """Return the plan of a task route, which makes one call."""
     call = call_of(head, route, asked.inputs, head.with_defaults(route, asked.parameters), settings)
     return Plan([call], lambda answers: json_response(call.shaped(answers[0])))
 
 
-# ---- what is served, and how it is -----------------------------------------------------------------------------------
+# ---- heads, health, metrics -----------------------------------------------------------------------------------------
 
 
 class Limits(BaseModel):
-    """What one request may hold."""
+    """Limits of one request."""
 
     max_length: int = Field(description="Tokens of a row, special ones included")
     max_characters: int = Field(description="Characters of a text")
@@ -116,7 +116,7 @@ class BundleName(BaseModel):
 
 
 class HeadDescription(BaseModel):
-    """What is served under a name."""
+    """A head and how it is served."""
 
     name: str = Field(description="The last part of its route")
     task: TaskName = Field(description="The first part of its route")
@@ -141,14 +141,14 @@ class HeadList(BaseModel):
 
 
 class WorkerCount(BaseModel):
-    """Workers of the service: one that is ready answers, whether the others are or not."""
+    """Workers of the service; each one that is ready answers, even if others are not."""
 
     ready: int = Field(description="Workers that are ready, the one that answers among them")
     of: int = Field(description="Workers that there should be")
 
 
 class Health(BaseModel):
-    """The answer to a probe; what is wrong is an error."""
+    """The answer to a probe if all is well; a failed probe gets an error."""
 
     status: Literal["live", "ready"] = Field(description="What the probe asks for")
     workers: WorkerCount | None = Field(None, description="How many are ready, where the probe asks for that")
@@ -189,7 +189,7 @@ async def metrics(request: Request) -> Response:
 
 
 def routes(settings: Settings) -> list[BareRoute]:
-    """Return all routes that are documented; those that every request takes come first."""
+    """Return all documented routes; the most used ones come first, as they are matched in order."""
     return [
         *(task_route(route, f"/{route}{head}", settings) for route in ASKED for head in ("", "/{head}")),
         *rerank_routes(settings),
@@ -208,5 +208,5 @@ def routes(settings: Settings) -> list[BareRoute]:
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
-    """Add all routes to an app that has its service in its state."""
+    """Add all routes to an app whose state holds its service."""
     app.router.routes += [*routes(settings), *pages.router.routes]
