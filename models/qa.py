@@ -268,7 +268,7 @@ def _log_sum(logits: Scores, null: float) -> float:
 
 
 def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> list[Answer]:
-    """Return the best `count` distinct answers; fewer if there are not so many.
+    """Return the best `count` distinct answers; fewer if there are fewer.
 
     Token spans that extend to the same words get the best of their scores, so a score does not depend on top_k.
     """

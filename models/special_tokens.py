@@ -11,7 +11,7 @@ import tokenizers
 from models.errors import CheckpointError
 
 MASK = "[MASK]"
-"""Stands for the mask in the texts for every model, whatever its name in the vocabulary is."""
+"""The name of the mask in texts for every model, even if the vocabulary has another name for it."""
 BRACKETED = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
 ANGLED = {
     "pad_token": "<pad>",

@@ -88,7 +88,7 @@ class UnsupportedMedia(ServiceError, status=415, code="unsupported-media-type"):
 
 
 class Unprocessable(ServiceError, status=422, code="unacceptable-input"):
-    """An input or a parameter is not acceptable; the answer names each field at fault."""
+    """An input or a parameter is not acceptable; the answer names each wrong field."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
@@ -104,7 +104,7 @@ class HeadTooLarge(ServiceError, status=431, code="head-too-large"):
 
 
 class ClientGone(ServiceError, status=499, code="client-gone"):
-    """The status is nginx's; nobody receives it, but logs and metrics count it."""
+    """The client disconnected. 499 is nginx's status for this; no client receives it, but logs and metrics show it."""
 
 
 class InferenceFailed(ServiceError, status=500, code="inference-failed"):

@@ -20,7 +20,7 @@ FIELDS = "fields"
 """Attribute of a record with further fields of its line: logger.info("…", extra={FIELDS: {"status": 200}})."""
 TRACEBACK = "traceback"
 """Attribute of a record with its traceback, not yet formatted."""
-TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # nobody changes it
+TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # it is never modified
 """Trace ids of the current request; they are added to the fields of each of its lines."""
 MAX_LINE = 1 << 13
 """Maximum characters of a line, or of a record with its traceback; longer ones lose their middle."""

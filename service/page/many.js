@@ -76,7 +76,7 @@ function askedNow() {
   return { ...asked, key: JSON.stringify([asked.route, asked.head.name, asked.head.sha256, asked.parameters, columns]) };
 }
 
-/** Send some rows, and retry if needed; if a list is refused, send its halves, to find the row at fault. */
+/** Send some rows, and retry if needed; if a list is refused, send its halves, to find the wrong row. */
 async function sendRows(asked, rows, signal) {
   for (let tries = 1; ; tries++) {
     const { answer, headers, problem } = await ask(asked.route, { body: listOf(asked, rows), signal });
