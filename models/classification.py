@@ -238,7 +238,7 @@ def _check_length(length: int, room: int, lowered: bool, to_cut: str) -> None:
         limit, remedy = ("max_length leaves", "raise it") if lowered else ("this model takes", "shorten it")
         raise InputError(
             "inputs",
-            f"has {length} tokens, but {limit} {room} beside the special ones; {remedy}, or {to_cut}",
+            f"has {length} tokens, but {limit} {room} besides the special ones; {remedy}, or {to_cut}",
         )
 
 

@@ -96,7 +96,7 @@ def check_room(limits: Limits, load: Load, tokens: int, ahead: float, deadline: 
     if late > 0 and (alone := load.seconds(tokens)) > left:  # waiting would not help
         raise QueueFull(
             f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
-            "send fewer or shorter inputs, or give more time"
+            "send fewer or shorter inputs, or allow more time by X-Deadline-Ms or BERTHEADS_DEADLINE"
         )
     if late > 0:
         raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)

@@ -219,7 +219,7 @@ class Engine(Keeper):
         if self._stopping:
             raise Unavailable(SHUTTING_DOWN)
         if not any(lane.is_alive() for lane in self._lanes):
-            raise Unavailable("no lane is left to run on; restart the service")
+            raise Unavailable("no lane is alive; restart the service")
         limit = self.limits.queued_tokens
         if job.tokens > limit:
             message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"

@@ -147,7 +147,7 @@ class Metrics:
         )
         logs.count_drops(self.log_drops.inc)
         self.workers = Gauge(
-            "bertheads_workers", "Workers that there should be", registry=registry, multiprocess_mode="livemax"
+            "bertheads_workers", "Workers when all of them work", registry=registry, multiprocess_mode="livemax"
         )
         self.ready = Gauge(
             "bertheads_ready",
@@ -213,7 +213,7 @@ class Metrics:
             "bertheads_lanes_alive", "Lanes that take work", registry=registry, multiprocess_mode="livesum"
         )
         self.expected_lanes = Gauge(
-            "bertheads_lanes", "Lanes that there should be", registry=registry, multiprocess_mode="livemax"
+            "bertheads_lanes", "Lanes when all of them work", registry=registry, multiprocess_mode="livemax"
         )
         self.lane_busy = Counter(
             "bertheads_lane_busy_seconds_total",
@@ -262,7 +262,7 @@ class Metrics:
         )
         self.reference_share = Gauge(
             "bertheads_reference_share",
-            "Share of the head's validation inputs, at least half an input; 0: the bin is not in use any more",
+            "Share of the head's validation inputs, at least half an input; 0: the bin is no longer used",
             labels,
             registry=registry,
             multiprocess_mode="livemax",
@@ -301,7 +301,10 @@ class Metrics:
             "bertheads_shadow_inputs_total", "Inputs that the shadow answered too", ["head"], registry=registry
         )
         self.shadow_disagreements = Counter(
-            "bertheads_shadow_disagreements_total", "Inputs that it answered otherwise", ["head"], registry=registry
+            "bertheads_shadow_disagreements_total",
+            "Inputs that the shadow answered differently",
+            ["head"],
+            registry=registry,
         )
         self.shadow_difference = Histogram(
             "bertheads_shadow_score_difference",

@@ -44,7 +44,7 @@ class Bodies:
             mine += size
             self.size += size
             if mine > LONG_BODY and self.size > MAX_BODIES:
-                refused = queue_full(f"bodies of {self.size} bytes are under way, and at most {MAX_BODIES} may be", 1)
+                refused = queue_full(f"bodies of {self.size} bytes are in progress, and at most {MAX_BODIES} may be", 1)
                 refused.headers |= CLOSE
                 raise refused
 
@@ -125,7 +125,7 @@ def _inflated(body: bytearray, limit: int) -> bytes:
     if not inflate.eof:
         raise malformed("ends before its compressed data does; send all of it")
     if inflate.unused_data:
-        raise malformed("goes on behind its compressed data; send one compressed document")
+        raise malformed("continues after its compressed data; send one compressed document")
     return inflated
 
 

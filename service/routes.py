@@ -111,8 +111,8 @@ class Limits(BaseModel):
 class BundleName(BaseModel):
     """The bundle that a head comes from."""
 
-    name: str = Field(description="As in the header X-Bundle, before the slash")
-    version: str = Field(description="As in the header X-Bundle, behind the slash")
+    name: str = Field(description="The part of the header X-Bundle before the slash")
+    version: str = Field(description="The part of the header X-Bundle after the slash")
 
 
 class HeadDescription(BaseModel):
@@ -120,18 +120,18 @@ class HeadDescription(BaseModel):
 
     name: str = Field(description="The last part of its route")
     task: TaskName = Field(description="The first part of its route")
-    route: str = Field(description="Where it answers")
+    route: str = Field(description="The path of the route of its task")
     routes: list[str] = Field(description="All routes on which it answers, that of its task first")
     default: bool = Field(description="Whether the route without a name answers with this head")
     labels: list[str] = Field(description="The labels of its answers, in the order of its logits")
     problem_type: ProblemType = Field(description="Of classify and pair: what its logits mean, as in transformers")
-    parameters: dict[str, Any] = Field(description="What holds where a request does not say otherwise")
+    parameters: dict[str, Any] = Field(description="Defaults of the parameters, used where a request gives none")
     limits: Limits = Field(description="What one request may hold")
     metrics: dict[str, Any] = Field(description="What was measured when it was trained or exported")
-    bundle: BundleName = Field(description="Where it comes from")
-    precision: str = Field(description="Of its encoder: int8, fp16 or fp32")
-    provider: str = Field(description="What ONNX Runtime runs it on: cpu or cuda")
-    sha256: str = Field(description="Of bundle.json, which holds the hashes of all other files of the bundle")
+    bundle: BundleName = Field(description="The bundle that the head comes from")
+    precision: str = Field(description="Precision of the encoder: int8, fp16 or fp32")
+    provider: str = Field(description="Where ONNX Runtime runs it: cpu or cuda")
+    sha256: str = Field(description="Hash of bundle.json, which contains the hashes of all other files of the bundle")
 
 
 class HeadList(BaseModel):
@@ -144,7 +144,7 @@ class WorkerCount(BaseModel):
     """Workers of the service; each one that is ready answers, even if others are not."""
 
     ready: int = Field(description="Workers that are ready, the one that answers among them")
-    of: int = Field(description="Workers that there should be")
+    of: int = Field(description="Workers when all of them work")
 
 
 class Health(BaseModel):

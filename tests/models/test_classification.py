@@ -186,7 +186,9 @@ def test_windows_keep_their_length_below_a_higher_limit(tokenizer: Tokenizer) ->
 def test_a_text_beyond_the_limit_of_the_client_is_refused_with_that_limit(tokenizer: Tokenizer) -> None:
     task = classify(tokenizer)
     parameters = task.parse_parameters({"truncation": False, "max_length": 8})
-    with pytest.raises(InputError, match="has 7 tokens, but max_length leaves 6 beside the special ones; raise it, or"):
+    with pytest.raises(
+        InputError, match="has 7 tokens, but max_length leaves 6 besides the special ones; raise it, or"
+    ):
         task.encode("the cat sat on a mat .", parameters)
 
 
