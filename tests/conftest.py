@@ -1,8 +1,11 @@
 """Fixtures that several packages' tests share."""
 
+import functools
 import gc
+import inspect
 import os
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts its background jobs so, and we test Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ssl.create_default_context = functools.cache(ssl.create_default_context)
+"""Each httpx.get reads all certificates, though tests only speak plain HTTP: 35 ms of CPU."""
+inspect.getsourcelines = functools.cache(inspect.getsourcelines)
+"""pydantic parses a whole file for the docstrings of each class, whenever a server starts in our process."""
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LONG = """
