@@ -35,22 +35,34 @@ from tests.programs import has_gpu
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.serving import until
 
-ROUNDS, CONNECTIONS = 2, [1, 3]
+ROUNDS = 2
 TEXTS = ["the cat runs in the house .", "the big dog eats .", "the man sees a woman in the old city .", "a cat ."] * 3
 
 
-@pytest.mark.parametrize("only", [["raw"], pytest.param(["naive", "raw", "raw-onnx"], marks=pytest.mark.slow)])
-def test_every_request_of_every_contender_is_counted(tokenizer: Tokenizer, tmp_path: Path, only: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("only", "workloads", "connections"),
+    [
+        (["raw"], ["heads"], [3]),
+        pytest.param(["naive", "raw", "raw-onnx"], ["short", "heads"], [1, 3], marks=pytest.mark.slow),
+    ],
+)
+def test_every_request_of_every_contender_is_counted(
+    tokenizer: Tokenizer, tmp_path: Path, only: list[str], workloads: list[str], connections: list[int]
+) -> None:
     bundle, out = write_bundle(tmp_path / "tiny", tokenizer), tmp_path / "report.json"
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    options = f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.2 --rounds {ROUNDS} --overload"
-    options += " --workloads short heads --only"
-    assert main([*options.split(), *only, "--connections", *map(str, CONNECTIONS)]) == 0
+    options = f"--bundle {bundle} --texts {texts} --json {out} --seconds 0.1 --rounds {ROUNDS} --overload"
+    given = ["--only", *only, "--workloads", *workloads, "--connections", *map(str, connections)]
+    assert main([*options.split(), *given]) == 0
     report = json.loads(out.read_text())
     names = {"short": ["bertheads", *only], "heads": ["bertheads", *(name for name in only if name != "naive")]}
     expected = [
-        (work, count, name) for work in names for count in CONNECTIONS for _ in range(ROUNDS) for name in names[work]
+        (work, count, name)
+        for work in workloads
+        for count in connections
+        for _ in range(ROUNDS)
+        for name in names[work]
     ]
     assert [(run["workload"], run["connections"], run["contender"]) for run in report["runs"]] == expected
     for run in report["runs"]:

@@ -231,7 +231,7 @@ def send_traffic(served: list[httpx.Client], prometheus: httpx.Client) -> set[in
         assert time.monotonic() < end, "Prometheus does not scrape"
         for path, body, headers in TRAFFIC:
             statuses |= {each.post(path, json=body, headers=headers).status_code for each in served}
-        time.sleep(0.1)  # leaves the processor to what is being tested
+        time.sleep(0.4)  # leaves the processor to what is being tested
     return statuses
 
 

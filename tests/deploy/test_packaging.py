@@ -211,7 +211,7 @@ def test_service_runs_with_base_and_cpu_alone() -> None:
     assert result.stdout == "served\n", result.stderr
 
 
-@pytest.mark.parametrize("module", ["service.app", "training.exporting.export"])
+@pytest.mark.parametrize("module", ["service.app", "training.parity.serving_session"])
 def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     command = [sys.executable, "-c", f"import {module}, onnxruntime"]

@@ -30,6 +30,13 @@ def running(bundle: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
         yield running, url
 
 
+@pytest.fixture(scope="module")
+def keyed(bundle: Path) -> Iterator[Served]:
+    """A server that asks for a key."""
+    with serving(bundle, lanes=1, api_key="secret") as served:
+        yield served
+
+
 def memory(pid: int, name: str) -> int:
     """Return VmRSS, or VmHWM, its peak, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -73,8 +80,8 @@ def test_trailers_without_end_take_no_memory(running: tuple["subprocess.Popen[st
     assert memory(server.pid, "VmHWM") - before < MAX_GROWTH
 
 
-def test_trailers_are_dropped(bundle: Path) -> None:
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+def test_trailers_are_dropped(keyed: Served) -> None:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + chunked(BODY, b"Authorization: Bearer secret\r\n"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
         connection.sendall(HEAD + b"Authorization: Bearer secret\r\n" + chunked(BODY, b"Authorization: no\r\n"))
@@ -131,11 +138,11 @@ def test_a_client_that_sends_half_a_request_and_ends_is_let_go(served: Served) -
         (b"Transfer-Encoding: zip\r\n", 400),
     ],
 )
-def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(bundle: Path, headers: bytes, status: int) -> None:
+def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(keyed: Served, headers: bytes, status: int) -> None:
     size = 20 << 20
     key = b"" if b"Authorization" in headers else b"Authorization: Bearer secret\r\n"
     length = b"" if b"Transfer" in headers else b"Content-Length: %d\r\n" % size
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + key + headers + length + b"\r\n")
         connection.sendall(bytes(size))
         ((code, _, body),) = answers(connection)
@@ -151,8 +158,8 @@ def test_what_is_discarded_is_bounded(bundle: Path, monkeypatch: pytest.MonkeyPa
                 connection.sendall(bytes(1 << 20))
 
 
-def test_a_small_rest_of_a_refused_body_keeps_the_connection(bundle: Path) -> None:
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+def test_a_small_rest_of_a_refused_body_keeps_the_connection(keyed: Served) -> None:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n{")
         found = answers(connection)
         assert next(found)[0] == 401
@@ -160,21 +167,20 @@ def test_a_small_rest_of_a_refused_body_keeps_the_connection(bundle: Path) -> No
         assert [status for status, _, _ in found] == [200]
 
 
-def test_a_client_that_was_not_told_to_continue_cannot_mix_up_its_requests(bundle: Path) -> None:
+def test_a_client_that_was_not_told_to_continue_cannot_mix_up_its_requests(keyed: Served) -> None:
     expecting = HEAD + b"Expect: 100-continue\r\n" + LENGTH
-    with serving(bundle, lanes=1, api_key="secret") as served:
-        with connected(served) as connection:
-            connection.sendall(expecting)
-            ((status, headers, _),) = answers(connection)
-            assert status == 401 and headers["connection"] == "close"
-        with connected(served) as connection:
-            connection.sendall(expecting.replace(b"Expect", b"Authorization: Bearer secret\r\nExpect"))
-            assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
-            connection.sendall(BODY)
-            answer = connection.recv(1 << 16)
-            assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" not in answer
-            connection.sendall(LIVE + b"\r\n")
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    with connected(keyed) as connection:
+        connection.sendall(expecting)
+        ((status, headers, _),) = answers(connection)
+        assert status == 401 and headers["connection"] == "close"
+    with connected(keyed) as connection:
+        connection.sendall(expecting.replace(b"Expect", b"Authorization: Bearer secret\r\nExpect"))
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" not in answer
+        connection.sendall(LIVE + b"\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_above_the_limit_only_health_is_answered(

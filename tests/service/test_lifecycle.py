@@ -141,7 +141,7 @@ def test_a_request_that_is_cut_off_while_it_is_held_makes_room(bundle: Path) -> 
 
 def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> None:
     with (
-        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "3") as (running, url),
+        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "2") as (running, url),
         ThreadPoolExecutor(8) as threads,
     ):
         until(lambda: ready(url))
