@@ -34,7 +34,7 @@ def test_the_configuration_is_valid() -> None:
     promtool("check", "rules", *map(str, FILES))
 
 
-def test_every_file_of_rules_is_loaded() -> None:
+def test_every_rule_file_is_loaded() -> None:
     patterns = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["rule_files"]
     assert {path for pattern in patterns for path in PROMETHEUS.glob(pattern)} == set(FILES)
 

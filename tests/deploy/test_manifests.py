@@ -105,13 +105,13 @@ def test_a_canary_of_kserve_needs_the_name_of_its_model() -> None:
     assert any("'name' is a required property" in error for error in errors(document))
 
 
-def test_a_kind_without_a_schema_is_no_success() -> None:
+def test_a_kind_without_a_schema_is_an_error() -> None:
     with pytest.raises(LookupError, match="no schema of example.com/v1 Thing"):
         errors({"apiVersion": "example.com/v1", "kind": "Thing"})
 
 
 @pytest.mark.parametrize("file", sorted(CRDS.glob("*.json")), ids=lambda file: file.stem)
-def test_schemas_of_custom_resources_are_whole(file: Path) -> None:
+def test_schemas_of_custom_resources_are_complete(file: Path) -> None:
     text = file.read_text()
     assert "Apache-2.0" in text  # and where it comes from
     known = core(VERSIONS[-1]).contents(BASE + "_definitions.json")["$defs"]

@@ -74,7 +74,7 @@ def serving_files() -> list[Path]:
     return [*(ROOT / "service").glob("*.py"), *(f for f in (ROOT / "models").glob("*.py") if f.name not in NEEDS_TORCH)]
 
 
-def test_extras() -> None:
+def test_the_extras_are_the_documented_ones() -> None:
     assert set(EXTRAS) == {"", "cpu", "gpu", "train", "score", "batch", "otel", "dev"}
 
 
@@ -104,7 +104,7 @@ def test_the_image_installs_what_is_declared(provider: str, extra: str, extras: 
     assert lines == [*PROJECT["dependencies"], *(line for each in (extra, *extras.split()) for line in OPTIONAL[each])]
 
 
-def test_the_stage_of_the_starter_installs_what_exporting_takes() -> None:
+def test_the_starter_stage_installs_what_exporting_needs() -> None:
     command = [sys.executable, "-c", inline("optional['train']")]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines == [*PROJECT["dependencies"], *OPTIONAL["cpu"], *OPTIONAL["train"]]
@@ -140,7 +140,7 @@ def test_the_image_knows_its_version(tmp_path: Path) -> None:
     assert (found.version, found.metadata["License-Expression"]) == (PROJECT["version"], PROJECT["license"])
 
 
-def test_the_image_is_for_no_processor_alone() -> None:
+def test_the_image_is_not_tied_to_one_processor() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert not re.search(r"x86_64|aarch64|TARGETARCH|--platform=", dockerfile)
 
@@ -150,7 +150,7 @@ def test_training_imports_what_is_declared() -> None:
     assert used - {"transformers"} <= declared("cpu", "train", "batch")
 
 
-def test_nothing_is_declared_in_vain() -> None:
+def test_every_declared_dependency_is_used() -> None:
     files = (file for package in OURS for file in (ROOT / package).rglob("*.py"))
     used = imported(file for file in files if file.name not in ELSEWHERE)
     assert declared("cpu", "train", "dev") <= used | NOT_IMPORTED
@@ -162,7 +162,7 @@ def test_constraints_hold_every_direct_dependency() -> None:
         assert requirement.specifier.contains(pin), f"{requirement} excludes {pin}, which constraints.txt pins"
 
 
-def test_every_dependency_says_what_for() -> None:
+def test_every_dependency_says_what_it_is_for() -> None:
     lines = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if re.match(r'    "[a-z].*>=', line)]
     assert len(lines) == sum(map(len, EXTRAS.values()))
     assert all(re.search(r",\s+# \S", line) for line in lines)

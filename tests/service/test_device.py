@@ -75,7 +75,7 @@ async def test_what_the_front_verified_is_what_is_opened(bundle: Path, tmp_path:
     assert isinstance((await sessions.open(str(copy), found.digest, names, None)).session, Session)
 
 
-def test_lanes_that_feed_a_gpu_keep_the_normal_niceness() -> None:
+def test_lanes_that_feed_a_gpu_keep_the_normal_priority() -> None:
     assert Limits.of(Settings(provider="cuda")).niceness == 0 < Limits.of(Settings()).niceness == NICENESS
     assert Limits.of(Settings(provider="cuda")).lanes == 2, "one batch runs while the next is prepared"
 

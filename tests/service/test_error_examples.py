@@ -104,7 +104,7 @@ def test_a_body_that_is_too_large_gets_what_the_document_says(served: Served) ->
         assert constant(answer.json()) == constant(content["example"])
 
 
-def test_what_no_single_request_gets_is_what_the_service_would_say() -> None:
+def test_examples_that_no_single_request_provokes_match_the_service() -> None:
     assert {409: BUSY.sentence}.items() <= {error.status: error.detail for error in EXAMPLES}.items()
 
 

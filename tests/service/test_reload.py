@@ -103,7 +103,7 @@ def test_a_load_measures_nothing_while_others_need_the_cores(
     assert gains == {"1.1.0": 5.0, "longer": 1.0, "1.0.0": 1.0}, "of equal shapes only"
 
 
-def test_a_load_again_reads_the_same_path_again(root: Path, served: Served) -> None:
+def test_loading_again_reads_the_same_path_again(root: Path, served: Served) -> None:
     for name in ("tiny", "sentiment"):
         body = load(served.client, name).json()
         assert body == {"name": name, "load": True, "version": "1.0.0", "previous": "1.0.0"}
@@ -145,12 +145,12 @@ def test_a_refusal_leaves_the_old_bundle_serving_and_says_why(two: Served, versi
     assert two.sample("reloads_total", bundle="tiny", result="ok") == 0
 
 
-def test_who_says_force_may_lose_a_head(root: Path, served: Served) -> None:
+def test_a_load_with_force_may_lose_a_head(root: Path, served: Served) -> None:
     assert load(served.client, "tiny", "poorer", force=True).status_code == 200
     assert served.post("/tag/ner", TEXT).status_code == 404
 
 
-def test_a_load_renames_heads_for_good(root: Path) -> None:
+def test_names_that_a_load_gives_to_heads_last(root: Path) -> None:
     with controlled(root, root / "tiny" / "1.0.0", root / "other" / "1.0.0", lanes=1) as served:
         done = load(served.client, "tiny", "clash", rename={"intent": "tiny-intent"})
         assert done.status_code == 200, done.text
@@ -176,7 +176,7 @@ def test_a_bundle_that_would_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("version", ["3.0.0", "..", "../other/1.0.0", "", "/etc", ".", "a" * 65, "1.0.0\0", "link"])
-def test_a_version_that_is_not_there(root: Path, two: Served, version: str, tmp_path: Path) -> None:
+def test_an_unknown_version_is_refused(root: Path, two: Served, version: str, tmp_path: Path) -> None:
     link = root / "tiny" / "link"
     if not link.is_symlink():
         link.symlink_to(shutil.copytree(root / "tiny" / "1.0.0", tmp_path / "outside"))
@@ -198,11 +198,11 @@ def test_a_version_that_is_not_there(root: Path, two: Served, version: str, tmp_
         (b"\xff", 400, "byte 0 is 0xff"),
     ],
 )
-def test_a_body_that_makes_no_sense(two: Served, body: bytes, status: int, part: str) -> None:
+def test_an_invalid_body_is_refused(two: Served, body: bytes, status: int, part: str) -> None:
     refused(two.client.post("/v2/repository/models/tiny/load", content=body), status, part)
 
 
-def test_a_name_that_is_not_there(served: Served) -> None:
+def test_an_unknown_name_is_refused(served: Served) -> None:
     refused(load(served.client, "nothing"), 404, "'nothing'", "there are tiny, sentiment, ner")
     refused(load(served.client, "nothing", "1.0.0"), 404, "there is no version '1.0.0'")
     refused(unload(served.client, "nothing"), 404)
@@ -254,6 +254,6 @@ def test_a_bundle_is_unloaded_and_loaded_again(root: Path) -> None:
         assert load(served.client, "other", "1.0.0").status_code == 200, "below bundle_root it is found by name"
 
 
-def test_the_answer_of_a_bundle_is_known(root: Path) -> None:
+def test_the_versions_have_different_contents(root: Path) -> None:
     """The versions differ, or the tests above compare nothing."""
     assert read_bundle(root / "tiny" / "1.0.0").digest != read_bundle(root / "tiny" / "2.0.0").digest

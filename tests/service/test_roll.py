@@ -32,7 +32,7 @@ def served(root: Path) -> Iterator[Served]:
         yield served
 
 
-def test_a_change_on_disk_is_seen_once_it_stands_still(root: Path, tmp_path: Path) -> None:
+def test_a_change_on_disk_is_seen_once_it_is_complete(root: Path, tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(root / "tiny" / "1.0.0")
     look = Watch([current])

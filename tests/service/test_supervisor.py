@@ -1,4 +1,4 @@
-"""If this breaks, workers that keep ending keep a core busy, or nobody learns why they end."""
+"""If this breaks, workers that keep ending keep a core busy, or the log does not say why they end."""
 
 import os
 import shutil
