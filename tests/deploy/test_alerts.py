@@ -1,4 +1,4 @@
-"""If this breaks, Prometheus refuses its configuration, nobody is woken when the service is down, or nobody sleeps."""
+"""If this breaks, Prometheus refuses its configuration, an outage wakes nobody, or false alarms wake everybody."""
 
 import os
 import re

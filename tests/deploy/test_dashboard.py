@@ -1,4 +1,4 @@
-"""If this breaks, a panel stays empty in front of an operator, or stays green while the service is down.
+"""If this breaks, a panel stays empty, or stays green while the service is down.
 
 Every query runs against a real Prometheus that scraped two real services under traffic, errors and refusals included:
 one with one worker, and one with two. At the end, a worker and then a service are killed.

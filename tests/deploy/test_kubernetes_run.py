@@ -1,4 +1,4 @@
-"""If this breaks, a pod that Kubernetes starts as we say is killed while it loads, or loses requests when it ends."""
+"""If this breaks, a pod of our manifests is killed while it loads, or loses requests when it ends."""
 
 import json
 import math
@@ -125,7 +125,7 @@ def check_queries(tmp_path: Path, given: dict[str, str], expected: dict[str, flo
 
 
 def series(instance: str, waiting: int, busy: float, pods: int, namespace: str = "bertheads") -> dict[str, str]:
-    """Return series of pods with so many tokens that wait and so many lanes that work."""
+    """Return the series of pods with this many waiting tokens and busy lanes."""
     found = {}
     for number in range(pods):
         labels = f'{{namespace="{namespace}",app_kubernetes_io_instance="{instance}",pod="{instance}-{number}"}}'

@@ -21,7 +21,7 @@ from tests.deploy.manifests import (
 )
 
 FREE = {"labels", "annotations", "matchLabels", "nodeSelector", "pairs", "requests", "limits"}
-"""Maps whose keys are anybody's choice, as is a key with a slash."""
+"""Maps whose keys the user chooses; so is any key with a slash."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -54,7 +54,7 @@ def is_refused(document: Document) -> bool:
 
 
 def is_free(path: tuple[str | int, ...]) -> bool:
-    """Whether a key lies in a map whose keys are anybody's choice."""
+    """Whether a key is in a map whose keys the user chooses."""
     names = [part for part in path if isinstance(part, str)]
     return "/" in names[-1] or bool(FREE & set(names[:-1])) or names[-3:-1] == ["triggers", "metadata"]
 

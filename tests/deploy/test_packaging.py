@@ -1,4 +1,4 @@
-"""If this breaks, an installation lacks what it imports, installs what it does not need, or says a wrong version."""
+"""If this breaks, an installation lacks what it imports, installs what it does not need, or reports a wrong version."""
 
 import ast
 import importlib.metadata
@@ -34,7 +34,7 @@ PINS = {
     if line and not line.startswith("#")
 }
 OURS = {"models", "service", "training", "tests"}
-# What is run, or comes as data, and so appears in no import; batch and otel are for what has yet to come.
+# Programs and data, which no file imports.
 NOT_IMPORTED = {
     "accelerate",
     "cyclonedx-bom",
@@ -45,7 +45,7 @@ NOT_IMPORTED = {
     "ruff",
 }
 NOT_IMPORTED |= {"pytest-xdist", "types-pyyaml", "types-tqdm"}
-# Run in environments of their own (make peers).
+# They run in environments of their own (make peers).
 ELSEWHERE = {"infinity_service.py", "litserve_service.py", "bentoml_service.py", "openvino_raw.py"}
 NEEDS_TORCH = {"checkpoint.py", "encoder.py", "heads.py", "weights.py"}
 

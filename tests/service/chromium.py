@@ -47,7 +47,7 @@ class Page:
         return self._browser.call(method, self._session, **parameters)
 
     def run(self, script: str) -> Any:
-        """Return what an expression gives in the page, once its promise is kept."""
+        """Return what an expression gives in the page, once its promise resolves."""
         asked = {"expression": script, "awaitPromise": True, "returnByValue": True, "userGesture": True}
         answer = self.call("Runtime.evaluate", **asked)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]

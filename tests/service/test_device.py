@@ -1,4 +1,4 @@
-"""If this breaks, an engine process computes with other weights than a front asked for, or keeps those nobody uses."""
+"""If this breaks, an engine process computes with weights that no front asked for, or keeps weights that none uses."""
 
 import asyncio
 import gc

@@ -63,7 +63,7 @@ async def test_a_batch_counts_as_alone_if_no_other_lane_ran_beside_it_or_the_one
 
 @scenario
 async def test_throughput_is_measured_for_a_lane_beside_busy_ones() -> None:
-    """By it what is too much is refused, and then no batch is alone."""
+    """Requests are refused by it under overload, and then no batch runs alone."""
     clock, expected = [time.monotonic()], Throughput(run_tokens=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))

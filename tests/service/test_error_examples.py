@@ -50,7 +50,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def send(served: Served, method: str, route: str, operation: dict[str, Any], **sent: Any) -> httpx.Response:
-    """Send the example of a route, as far as `sent` does not say otherwise."""
+    """Send the example of a route, with the changes in `sent`."""
     media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     body = sent.get("body", json.dumps(media["example"]) if media else None)
     headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -109,7 +109,7 @@ def test_examples_that_no_single_request_provokes_match_the_service() -> None:
 
 
 def shape(answer: Any) -> Any:
-    """Return the keys and types of an answer; a list stands for its first item."""
+    """Return the keys and types of an answer; of a list, those of its first item."""
     if isinstance(answer, dict):
         return {key: shape(value) for key, value in answer.items()}
     return [shape(each) for each in answer[:1]] if isinstance(answer, list) else type(answer)

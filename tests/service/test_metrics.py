@@ -20,7 +20,7 @@ def always_new(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def families(text: str) -> set[str]:
-    """Names of the metrics in a page of OpenMetrics; raise ValueError if it is none."""
+    """Names of the metrics in a page of OpenMetrics; raise ValueError for any other text."""
     return {family.name for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""If this breaks, a wrong key opens the door, or an error or a log line gives away what nobody should see."""
+"""If this breaks, a wrong key is accepted, or an error or a log line reveals a secret."""
 
 import asyncio
 import json

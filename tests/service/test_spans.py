@@ -255,7 +255,7 @@ def test_spans_say_where_a_deadline_passed(traced: Served, collector: Collector,
         assert list(found) == stages and found[stages[-1]].ended - span.began > 50e6
 
 
-def test_a_client_that_leaves_is_an_error_of_its_span(traced: Served, collector: Collector, held: Held) -> None:
+def test_the_span_of_a_client_that_leaves_has_status_499(traced: Served, collector: Collector, held: Held) -> None:
     key = b"Authorization: Bearer s3cret\r\n"
     with connected(traced) as connection:
         connection.sendall(HEAD + key + LENGTH + BODY)

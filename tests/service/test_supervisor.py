@@ -38,7 +38,7 @@ def test_a_worker_that_keeps_ending_waits_longer_until_it_was_healthy(monkeypatc
 
 
 class Stopped:
-    """A process that takes no notice of SIGTERM."""
+    """A process that ignores SIGTERM."""
 
     pid = 1
     killed = False

@@ -5,7 +5,7 @@ import pytest
 from service.throughput import Throughput
 
 
-def test_throughput_follows_recent_batches_and_an_idle_time_counts_in_part() -> None:
+def test_throughput_follows_recent_batches_and_a_stall_counts_only_in_part() -> None:
     throughput = Throughput()
     assert throughput.seconds(100) == 0
     for tokens, seconds in ((100, 1.0), (300, 2.0)):

@@ -1,4 +1,4 @@
-"""If this breaks, traces are off where an operator switched them on, cost where nobody did, or a collector that is away
+"""If this breaks, tracing is off though it is switched on, costs time though it is off, or an unreachable collector
 fills the log or delays the service."""
 
 import logging
