@@ -1,8 +1,11 @@
 """Fixtures that several packages' tests share."""
 
+import functools
 import gc
+import inspect
 import os
 import signal
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,15 @@ import pytest
 from models.tokenizer import Tokenizer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-"""Of torch, read when it is imported, and of what we start: sums of tiny networks mostly wait for their threads."""
+"""For torch, which reads it on import, and for child processes: tiny networks mostly wait for threads."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts its background jobs so, and we test Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+"""Each httpx.get reads all certificates, though tests only speak plain HTTP: 35 ms of CPU."""
+inspect.getsourcelines = functools.cache(inspect.getsourcelines)  # type: ignore[assignment]
+"""pydantic parses a whole file for the docstrings of each class, whenever a server starts in our process."""
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LONG = """
@@ -39,11 +47,11 @@ training/text/test_corpus.py
 training/pretraining/test_pretrain.py
 deploy/test_packaging.py
 """.split()
-"""Files that come first, the longest at the beginning, so that no process of xdist is left with one at the end."""
+"""Files to run first, longest first, so that no xdist worker runs a long one alone at the end."""
 
 
 gc.disable()
-"""While modules are imported, which all stay."""
+"""Off while modules are imported: they all stay."""
 
 
 def pytest_collection_finish() -> None:
@@ -58,5 +66,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """An uncased vocabulary of some hundred tokens; letters and ##letters keep ordinary English from being [UNK]."""
+    """An uncased vocabulary of a few hundred tokens; letters and ##letters keep ordinary English from being [UNK]."""
     return Tokenizer.read(FIXTURES)

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertheads"
-"""What is installed or compiled once for all runs on a machine."""
+"""Installed or compiled once for all runs on a machine."""
 
 
 def program(*names: str, package: str) -> str:
-    """Return where the first of some programs is; skip the test without any, but fail where CI is set."""
+    """Return where the first of some programs is; skip the test without any, but fail if CI is set."""
     for name in names:
         path = shutil.which(name)
         if path:
             return path
     sentence = f"there is no {' or '.join(names)}; apt-get install {package}"
-    if os.environ.get("CI"):  # there, no check shall get lost
+    if os.environ.get("CI"):  # no check may be skipped there
         pytest.fail(sentence)
     pytest.skip(sentence)
 
@@ -69,12 +69,12 @@ def npm_packages(locked: Path) -> Path:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has a device of NVIDIA, and its driver."""
+    """Whether this machine has an NVIDIA GPU and its driver."""
     return Path("/dev/nvidiactl").exists()
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free local port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pages() -> list[Path]:
-    """Return all pages that people read: no logs of experiments, and no cards of models, which export writes."""
+    """Return all pages for people; logs of experiments and model cards, which export writes, are left out."""
     skipped = {"tests", "models", "dev"}
     found = (page.relative_to(ROOT) for page in ROOT.rglob("*.md"))
     return sorted(ROOT / page for page in found if page.parts[0] not in skipped and not page.parts[0].startswith("."))

@@ -1,4 +1,4 @@
-"""If these fail, pages for people have sentences that take several readings."""
+"""If this breaks, pages for people have sentences that take several readings."""
 
 from pathlib import Path
 from statistics import mean, quantiles

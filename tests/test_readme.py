@@ -1,4 +1,4 @@
-"""What would break: a README that names verbs, flags, files or requests that do not exist."""
+"""If this breaks, README names verbs, flags, files or requests that do not exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Measures the service beside others, alternating on one machine: python -m tests.benchmarks, or make bench."""
+"""Compares the service with others, in turn on one machine: python -m tests.benchmarks, or make bench."""
 
 import argparse
 import json
@@ -35,9 +35,9 @@ from tests.kernels.sessions import LEFT_OUT, opening_with
 
 WORKLOADS = ("short", "mixed", "qa", "heads")
 FOR_OTHERS = ("short", "mixed")
-"""What services that only classify can be asked."""
+"""Workloads for services that only classify."""
 RAW = ("raw", "raw-onnx")
-"""Sessions in a loop; -onnx, as of a service: without our kernels."""
+"""Sessions in a loop; a name with -onnx is without our kernels."""
 INSTRUCTIONS = {"AVX2": "avx2", "AVX-512": "avx512f", "AVX-512 VNNI": "avx512_vnni", "AVX VNNI": "avx_vnni"}
 LIBRARIES = {"onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers", "fastapi", "uvicorn", "torch"}
 COLUMNS = {"rate": "req/s", "p50": "p50 ms", "p95": "p95 ms", "p99": "p99 ms", "cpu_ms": "CPU ms/req"}
@@ -46,7 +46,7 @@ COLUMNS |= {"ratio": f"{OURS} ÷ it"}
 
 LOAD = ("workload", "contender", "connections")
 Run = dict[str, Any]
-"""What was measured: by the names in LOAD what of whom and how, and the figures."""
+"""One measurement: workload, contender and connections (the names in LOAD), and its figures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,14 +159,14 @@ def write_classifier(bundle: Bundle, directory: Path) -> None:
 
 
 def check_answers(servers: Sequence[Server], workloads: dict[str, list[Question]]) -> None:
-    """Raise BenchmarkError unless all say the same of nearly every text: int8 may turn one that is close to even."""
+    """Raise BenchmarkError unless all agree on nearly every text: int8 may change an answer that is a close call."""
     asked = workloads.get("short", [])
     expected = [servers[0].label(question) for question in asked]
     for server in servers[1:]:
         differ = sum(server.label(question) != label for question, label in zip(asked, expected, strict=True))
         if differ > len(asked) / 20:
             raise BenchmarkError(
-                f"{server.service.name} answers {differ} of {len(asked)} texts otherwise, expected the same network; "
+                f"{server.service.name} answers {differ} of {len(asked)} texts differently, expected the same network; "
                 "see how it reads the checkpoint"
             )
 
@@ -218,7 +218,7 @@ def medians(runs: list[Run]) -> list[Run]:
 
 
 def describe(bundle: Bundle, workloads: dict[str, list[Question]]) -> dict[str, Any]:
-    """Return what the figures hold for: bundle, workloads, processor by /proc/cpuinfo, versions."""
+    """Return the conditions of the figures: bundle, workloads, processor by /proc/cpuinfo, versions."""
     lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     cpu = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in lines)}
     return {
@@ -233,7 +233,7 @@ def describe(bundle: Bundle, workloads: dict[str, list[Question]]) -> dict[str, 
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print the medians as a table, above it what they hold for."""
+    """Print the conditions of the measurement, then the medians as a table."""
     console = Console()
     console.width = max(console.width, 130)
     console.print({name: value for name, value in report.items() if name not in ("medians", "runs", "overload")})

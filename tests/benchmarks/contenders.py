@@ -1,4 +1,4 @@
-"""What is measured: services in processes of their own under the same load, and ONNX Runtime without a service."""
+"""The contenders: services in processes of their own under the same load, and ONNX Runtime without a service."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tests.programs import free_port
 
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".venv/peers"
-"""Environments of those that cannot share ours; `make peers` fills them."""
+"""Environments of services that cannot share ours; `make peers` installs them."""
 PATIENCE = 180.0  # seconds for a service to load
 COUNTER = re.compile(r"^bertheads_(\w+) (\S+)$", re.MULTILINE)
 QUIET = {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "BENTOML_DO_NOT_TRACK": "True"}
@@ -129,7 +129,9 @@ class Server:
             before, cpu, began = self._counters(), cpu_seconds(self.pid), time.monotonic()
             done = load()
             cpu = cpu_seconds(self.pid) - cpu
-            time.sleep(max(0.0, began + MAX_AGE_SECONDS - time.monotonic()))  # else the page may be that of before
+            time.sleep(
+                max(0.0, began + MAX_AGE_SECONDS - time.monotonic())
+            )  # otherwise the page may be older than the load
             after = self._counters()
         except (OSError, httpx.TransportError) as error:
             raise BenchmarkError(f"{self.service.name} stopped answering ({error}); start it alone") from None
@@ -138,7 +140,7 @@ class Server:
         return figures | batches({name: value - before[name] for name, value in after.items()})
 
     def label(self, question: Question) -> str:
-        """The best label for a text, by whatever shape its answer has."""
+        """The best label for a text, whatever the shape of the answer."""
         path, body = self.service.call(question)
         answer = httpx.post("http://{}:{}".format(*self.address) + path, content=body, headers=JSON, trust_env=False)
         return str(max(choices(answer.json()), key=lambda choice: float(choice["score"]))["label"])
@@ -231,7 +233,7 @@ def paused(servers: Iterable[Server]) -> Iterator[None]:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and its workers, by force where SIGTERM does not help."""
+    """End a process and its workers; kill them if SIGTERM does not end them."""
     process.terminate()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGCONT)  # a paused one would not notice
@@ -261,7 +263,7 @@ class Raw:
         self.session = session
 
     def run(self, questions: Sequence[Question], connections: int, seconds: float) -> Figures:
-        """Return what `summed` does, with as many rows under way as a service has with so many connections."""
+        """Return what `summed` does, with as many rows in flight as a service with this many connections."""
         lanes = min(connections, usable_cores())
         rows = min(8, -(-connections // lanes))  # twice as many take 1 % less a row
         items = cycle([(question.head, question.rows) for question in questions])

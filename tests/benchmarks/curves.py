@@ -68,7 +68,7 @@ def seconds(session: Session, head: str, row: Row) -> list[float]:
 
 
 def by_connections(server: Server, questions: Sequence[Question], seconds: float) -> list[dict[str, float]]:
-    """Tokens a second of the whole service, and latency, by connections."""
+    """Tokens per second of the whole service, and latency, by connections."""
     calls = [question.call for question in questions]
     found = []
     for connections in CONNECTIONS:

@@ -44,10 +44,10 @@ from tests.programs import free_port
 SERVE = "serve"
 WORKLOADS = ("short", "qa")
 MAX_SECONDS = 120.0
-"""That the service may take to start, and a row to be answered."""
+"""Limit for the start of the service, and for the answer to a row."""
 BOARD = ".board"
 BATCH_SECONDS = 0.005
-"""That the device takes for any batch."""
+"""Time of the device for any batch."""
 NOISE = np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)
 FLAGS = ["--lanes", "2", "--batch-tokens", "16384", "--log-level", "error", "--max-queue-seconds", "60"]
 
@@ -187,7 +187,7 @@ def board_of(pid: int) -> Path:
 
 
 def noise(rows: int, width: int) -> Any:
-    """Return noise of a shape; zeros where there is not so much."""
+    """Return noise of a shape; zeros if there is not enough noise."""
     size = rows * width
     return NOISE[:size].reshape(rows, width) if size <= NOISE.size else np.zeros((rows, width), np.float32)
 

@@ -61,7 +61,7 @@ class Request(NamedTuple):
 
 
 class Connection:
-    """One kept-alive HTTP/1.1 connection with one request under way."""
+    """One kept-alive HTTP/1.1 connection with one request in flight."""
 
     def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection(address, PATIENCE)
@@ -119,7 +119,7 @@ def _closed(address: Address, requests: Iterator[Request], connections: int) -> 
 def offer(
     address: Address, calls: Sequence[Call], rate: float, seconds: float, headers: str = "", seed: int = 0
 ) -> Load:
-    """Send calls in turn at `rate` a second, each on a connection that is free; count whatever status comes."""
+    """Send calls in turn at `rate` per second, each on a free connection; count every status."""
     requests = _requests(calls, headers)
     times = np.random.default_rng(seed).exponential(1 / rate, round(rate * seconds)).cumsum()
     answers: list[Answer] = []

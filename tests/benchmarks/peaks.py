@@ -1,4 +1,4 @@
-"""What the machine can do at most: one large product in ONNX Runtime, on all usable cores or on the GPU."""
+"""The peak of the machine: one large product in ONNX Runtime, on all usable cores or on the GPU."""
 
 import time
 from pathlib import Path
@@ -44,7 +44,7 @@ def product_peak(precision: Precision, provider: Provider = "cpu") -> float:
 
 
 def random_matrix(side: int, kind: type[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """[side, side], of all values if these are integers, else normal."""
+    """[side, side], of all values for integers, normally distributed otherwise."""
     if np.issubdtype(kind, np.integer):
         bounds = np.iinfo(kind)
         return generator.integers(bounds.min, bounds.max, (side, side), kind, endpoint=True)

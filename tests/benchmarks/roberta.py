@@ -80,7 +80,7 @@ def network(family: str, layers: int, width: int) -> tuple[Any, Any]:
 
 
 def batches_of(tokenizer: Any, count: int, size: int) -> list[Batch]:
-    """Return batches of rows of random tokens, of like length in a batch, as a server would sort them."""
+    """Return batches of rows of random tokens, of similar length in a batch, as a server would sort them."""
     generator = np.random.default_rng(0)
     lengths = sorted(generator.integers(MIN_LENGTH, MAX_LENGTH + 1, count).tolist())
     first = len(tokenizer.all_special_ids) + 3
@@ -137,7 +137,7 @@ def theirs(model: Any, place: Path, threads: int) -> dict[tuple[str, int], Run]:
 
 
 def export_plain(model: Any, path: Path) -> None:
-    """Write a network as torch.onnx.export does without more to it."""
+    """Write a network with plain torch.onnx.export."""
     names = INPUTS if model.config.type_vocab_size > 1 else INPUTS[:2]
     example = tuple(
         torch.ones(2, 8, dtype=torch.int64) * 7 if name == "input_ids" else torch.ones(2, 8).long() for name in names

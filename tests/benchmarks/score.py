@@ -30,7 +30,7 @@ HEAD = "sentiment"
 
 
 def texts(count: int) -> Iterator[str]:
-    """Yield so many different texts of one sentence to three."""
+    """Yield this many different texts of one to three sentences."""
     known = [json.loads(line) for line in TEXTS.read_text("utf8").splitlines()]
     for number in range(count):
         text = known[number % len(known)]

@@ -56,7 +56,7 @@ def alternate(server: Server, calls: dict[str, list[Call]], connections: int, se
 
 
 def summary(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Return the median rates, and the median over the rounds of the mixture's by what its parts would make."""
+    """Return the median rates, and the median ratio of the mixture's rate to the one expected from its parts."""
     rates = {name: median(each[name] for each in rounds) for name in rounds[0]}
     ratios = [each[MIXED] / harmonic_mean([rate for name, rate in each.items() if name != MIXED]) for each in rounds]
     return {"requests_per_s": rates, "together_by_apart": median(ratios), "rounds": ratios}

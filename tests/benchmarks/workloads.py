@@ -1,4 +1,4 @@
-"""What is asked: calls of heads over HTTP, and the same inputs as rows for ONNX Runtime without a service.
+"""The workloads: calls of heads over HTTP, and the same inputs as rows for ONNX Runtime without a service.
 
 short   51 texts of 8–80 tokens, 34 in the mean, to a classify head
 mixed   the same texts joined to 8–400 tokens, the lengths spread evenly over their logarithm
@@ -41,7 +41,7 @@ class Question(NamedTuple):
 
     @property
     def row(self) -> Row:
-        """Its only row; raise BenchmarkError if there are several, which whoever takes one would leave out."""
+        """Its only row; raise BenchmarkError if there are several, of which the others would be ignored."""
         if len(self.rows) > 1:
             raise BenchmarkError(f"an input of /{self.task} has {len(self.rows)} rows, expected one; shorten it")
         return self.rows[0]
@@ -115,7 +115,7 @@ class Workloads:
         return self._ask(task, inputs[task])
 
     def _joined(self, draw: random.Random, tokens: int) -> str:
-        """Random texts one after the other, cut at a word near so many tokens."""
+        """Random texts one after the other, cut at a word near this many tokens."""
         words: list[str] = []
         while len(words) < tokens:
             words += draw.choice(self.texts).split()
@@ -140,7 +140,7 @@ def variants(row: Row, count: int) -> list[Row]:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read JSON lines with {"text"}; raise BenchmarkError if they are none."""
+    """Read JSON lines with {"text"}; raise BenchmarkError for anything else."""
     try:
         texts = [str(json.loads(line)["text"]) for line in path.read_text(encoding="utf8").splitlines()]
         if not texts:

@@ -1,4 +1,4 @@
-"""Runs a mounted image as a container engine would, read-only and as its own user, and asks it what a user asks.
+"""Runs a mounted image as a container engine would, read-only and as its own user, and sends it the requests of a user.
 
 image.sh calls it, as root and in a mount namespace of its own:  image_run.py ROOT < image.json
 """

@@ -24,13 +24,13 @@ OVERLAYS = ("base", "overlays/keda", "overlays/gpu", "overlays/canary")
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
 CRDS = Path(__file__).parents[1] / "fixtures/crds"
 VERSIONS = ("1.34", "1.37")
-"""Of Kubernetes: the oldest that is supported, and the newest that there are schemas of."""
+"""Versions of Kubernetes: the oldest supported one, and the newest that has schemas."""
 BASE = "https://kubernetes.io/api/"
-"""Where the schemas say that they lie."""
+"""The base of the addresses in the schemas."""
 
 
 def build(directory: Path) -> list[Document]:
-    """Return what `kubectl kustomize` makes of a directory; raise AssertionError with its words where it fails."""
+    """Return what `kubectl kustomize` makes of a directory; raise AssertionError with its message if it fails."""
     result = subprocess.run([kubectl_path(), "kustomize", directory], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not result.stderr, result.stderr  # a warning, as of a field that is deprecated
@@ -102,7 +102,7 @@ def core(version: str) -> "Registry[Any]":
 
 
 def containers(document: Document) -> Iterator[Document]:
-    """Yield all containers of a document, wherever they lie in it."""
+    """Yield all containers of a document, at any depth."""
     for key, value in walk(document):
         if key[-1:] in {("containers",), ("initContainers",)} and isinstance(value, list):
             yield from value

@@ -228,7 +228,7 @@ def answers(client: httpx.Client) -> bool:
         return False
 
 
-def test_the_same_text_is_no_drift(evaluated: Evaluated) -> None:
+def test_the_same_kind_of_text_is_not_drift(evaluated: Evaluated) -> None:
     index = evaluated.values("bertheads:drift:psi1d")
     same = {figure: index["same text", figure, ""] for figure in ("label", "confidence", "tokens", "unknown")}
     assert max(same.values()) < 0.1, same
@@ -243,7 +243,7 @@ def test_one_label_fires_for_the_label_alone(evaluated: Evaluated) -> None:
     assert evaluated.firing("one label") == {"label"}
 
 
-def test_a_few_inputs_say_nothing(evaluated: Evaluated) -> None:
+def test_a_few_inputs_fire_no_alert(evaluated: Evaluated) -> None:
     assert evaluated.firing("few inputs") == evaluated.firing("few other inputs") == set()
 
 
@@ -257,7 +257,7 @@ def test_nothing_fires_for_a_day_after_a_reload_with_other_figures(evaluated: Ev
     assert evaluated.firing("other text, reloaded") == set()
 
 
-def test_instances_are_one(evaluated: Evaluated) -> None:
+def test_instances_are_added_up(evaluated: Evaluated) -> None:
     inputs = evaluated.values("sum by (job, figure) (bertheads:drift:inputs1d)")
     assert inputs["two instances", "tokens", ""] == pytest.approx(2 * inputs["other text", "tokens", ""])
 
@@ -280,7 +280,7 @@ def test_the_index_is_the_symmetric_relative_entropy(evaluated: Evaluated, days:
     )
 
 
-def test_the_index_by_chance_is_as_expected(evaluated: Evaluated) -> None:
+def test_the_index_that_chance_alone_gives_is_as_expected(evaluated: Evaluated) -> None:
     """Draw days from the validation shares themselves: the mean of their index is what the alert allows for."""
     generator, shares, day, validation = np.random.default_rng(0), np.full(10, 0.1), 800, 1000
     p = (generator.multinomial(day, shares, 20_000) + 0.5) / (day + 5)

@@ -89,7 +89,7 @@ def port_of(container: Document, named: str | int) -> int:
     return int(ports.get(named, named))
 
 
-def test_metrics_are_found_where_they_are_looked_for(built: dict[str, list[Document]]) -> None:
+def test_metrics_are_served_where_prometheus_scrapes_them(built: dict[str, list[Document]]) -> None:
     paths = {getattr(route, "path", "") for route in create_app(Settings()).routes}
     monitor = one(built["overlays/keda"], "PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -133,7 +133,7 @@ def test_lanes_are_whole_cores(built: dict[str, list[Document]]) -> None:
         assert settings_of(container).workers == 1
 
 
-def test_thresholds_are_of_one_pod(built: dict[str, list[Document]]) -> None:
+def test_scaling_thresholds_are_per_pod(built: dict[str, list[Document]]) -> None:
     (container,) = services([one(built["overlays/keda"], "Deployment")])
     lanes = int(container["resources"]["limits"]["cpu"])
     triggers = {each["name"]: each for each in one(built["overlays/keda"], "ScaledObject")["spec"]["triggers"]}
@@ -160,7 +160,7 @@ def test_containers_are_confined(built: dict[str, list[Document]]) -> None:
                 assert context["capabilities"] == {"drop": ["ALL"]} and container["resources"]["limits"]["memory"]
 
 
-def test_what_is_mounted_is_there(built: dict[str, list[Document]]) -> None:
+def test_every_mount_has_its_volume(built: dict[str, list[Document]]) -> None:
     for document in all_documents(built):
         for spec in pod_specs(document):
             volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -222,7 +222,7 @@ def test_all_pods_are_behind_the_network_policy(built: dict[str, list[Document]]
     assert bool(policy["egress"]) == (source == "traces")
 
 
-def test_traces_may_leave(built: dict[str, list[Document]]) -> None:
+def test_the_network_policy_lets_traces_out(built: dict[str, list[Document]]) -> None:
     (container,) = services([one(built["traces"], "Deployment")])
     host, port = re.findall(r"http://([\w.-]+):(\d+)", variables(container)["OTEL_EXPORTER_OTLP_ENDPOINT"])[0]
     collector, dns = one(built["traces"], "NetworkPolicy")["spec"]["egress"]

@@ -1,4 +1,4 @@
-"""If this breaks, a pod that Kubernetes starts as we say is killed while it loads, or loses requests when it ends."""
+"""If this breaks, a pod of our manifests is killed while it loads, or loses requests when it ends."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def test_a_pod_starts_serves_and_drains(base: list[Document], tmp_path: Path) ->
     assert not list(tmp_path.iterdir())  # what was in /tmp while graphs were opened
 
 
-def test_kserve_is_asked_under_its_own_name(tmp_path: Path) -> None:
+def test_kserve_reaches_the_model_under_its_own_name(tmp_path: Path) -> None:
     (runtime,) = read((DEPLOY / "kserve/servingruntime.yaml").read_text())
     (container,) = runtime["spec"]["containers"]
     variables = [
@@ -125,7 +125,7 @@ def check_queries(tmp_path: Path, given: dict[str, str], expected: dict[str, flo
 
 
 def series(instance: str, waiting: int, busy: float, pods: int, namespace: str = "bertheads") -> dict[str, str]:
-    """Return series of pods with so many tokens that wait and so many lanes that work."""
+    """Return the series of pods with this many waiting tokens and busy lanes."""
     found = {}
     for number in range(pods):
         labels = f'{{namespace="{namespace}",app_kubernetes_io_instance="{instance}",pod="{instance}-{number}"}}'
@@ -142,7 +142,7 @@ def test_pods_follow_queued_tokens_and_busy_lanes(tmp_path: Path) -> None:
     assert math.ceil(max(wanted.values())) == 4  # the example of docs/operating.md
 
 
-def test_a_lost_prometheus_is_no_zero(tmp_path: Path) -> None:
+def test_a_lost_prometheus_does_not_read_as_zero(tmp_path: Path) -> None:
     check_queries(tmp_path, {"up": "1x30"}, {})
     assert all(each["ignoreNullValues"] == "false" for each in triggers().values())
     (scaler,) = read((DEPLOY / "kubernetes/overlays/keda/scaledobject.yaml").read_text())

@@ -21,7 +21,7 @@ from tests.deploy.manifests import (
 )
 
 FREE = {"labels", "annotations", "matchLabels", "nodeSelector", "pairs", "requests", "limits"}
-"""Maps whose keys are anybody's choice, as is a key with a slash."""
+"""Maps whose keys the user chooses; so is any key with a slash."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -54,7 +54,7 @@ def is_refused(document: Document) -> bool:
 
 
 def is_free(path: tuple[str | int, ...]) -> bool:
-    """Whether a key lies in a map whose keys are anybody's choice."""
+    """Whether a key is in a map whose keys the user chooses."""
     names = [part for part in path if isinstance(part, str)]
     return "/" in names[-1] or bool(FREE & set(names[:-1])) or names[-3:-1] == ["triggers", "metadata"]
 
@@ -105,13 +105,13 @@ def test_a_canary_of_kserve_needs_the_name_of_its_model() -> None:
     assert any("'name' is a required property" in error for error in errors(document))
 
 
-def test_a_kind_without_a_schema_is_no_success() -> None:
+def test_a_kind_without_a_schema_is_an_error() -> None:
     with pytest.raises(LookupError, match="no schema of example.com/v1 Thing"):
         errors({"apiVersion": "example.com/v1", "kind": "Thing"})
 
 
 @pytest.mark.parametrize("file", sorted(CRDS.glob("*.json")), ids=lambda file: file.stem)
-def test_schemas_of_custom_resources_are_whole(file: Path) -> None:
+def test_schemas_of_custom_resources_are_complete(file: Path) -> None:
     text = file.read_text()
     assert "Apache-2.0" in text  # and where it comes from
     known = core(VERSIONS[-1]).contents(BASE + "_definitions.json")["$defs"]

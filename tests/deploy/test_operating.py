@@ -84,7 +84,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return notes
 
 
-def test_rules_reach_prometheus_as_they_are(applied: Path) -> None:
+def test_rules_reach_prometheus_unchanged(applied: Path) -> None:
     (made,) = [document for file in applied.glob("*.yaml") for document in read(file.read_text())][:1]
     names = {file.stem: yaml.safe_load(file.read_text()) for file in (DEPLOY / "prometheus").glob("*.yml")}
     rules = {name: contents for name, contents in names.items() if "groups" in contents}
@@ -93,7 +93,7 @@ def test_rules_reach_prometheus_as_they_are(applied: Path) -> None:
     assert made["spec"] == rules[made["metadata"]["name"].removeprefix("bertheads-")]
 
 
-def test_commands_name_what_there_is(applied: Path) -> None:
+def test_commands_name_files_and_objects_that_exist(applied: Path) -> None:
     for command in (applied / "commands").read_text().splitlines():
         for path in re.findall(r"(?:-f |-k |=)(deploy/\S+)", command):
             assert (ROOT / path).exists()

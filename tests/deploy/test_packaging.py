@@ -1,4 +1,4 @@
-"""If this breaks, an installation lacks what it imports, installs what it does not need, or says a wrong version."""
+"""If this breaks, an installation lacks what it imports, installs what it does not need, or reports a wrong version."""
 
 import ast
 import importlib.metadata
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ PINS = {
     if line and not line.startswith("#")
 }
 OURS = {"models", "service", "training", "tests"}
-# What is run, or comes as data, and so appears in no import; batch and otel are for what has yet to come.
+# Programs and data, which no file imports.
 NOT_IMPORTED = {
     "accelerate",
     "cyclonedx-bom",
@@ -44,7 +45,7 @@ NOT_IMPORTED = {
     "ruff",
 }
 NOT_IMPORTED |= {"pytest-xdist", "types-pyyaml", "types-tqdm"}
-# Run in environments of their own (make peers).
+# They run in environments of their own (make peers).
 ELSEWHERE = {"infinity_service.py", "litserve_service.py", "bentoml_service.py", "openvino_raw.py"}
 NEEDS_TORCH = {"checkpoint.py", "encoder.py", "heads.py", "weights.py"}
 
@@ -57,13 +58,12 @@ def imported(files: Iterable[Path]) -> set[str]:
     return {canonicalize_name(distributions[module][0]) for module in foreign}
 
 
-def imports_of(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            assert node.module
-            yield node.module
+@cache
+def imports_of(file: Path) -> set[str]:
+    """Return the modules that a file imports."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return found | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
 
 
 def declared(*extras: str) -> set[str]:
@@ -74,7 +74,7 @@ def serving_files() -> list[Path]:
     return [*(ROOT / "service").glob("*.py"), *(f for f in (ROOT / "models").glob("*.py") if f.name not in NEEDS_TORCH)]
 
 
-def test_extras() -> None:
+def test_the_extras_are_the_documented_ones() -> None:
     assert set(EXTRAS) == {"", "cpu", "gpu", "train", "score", "batch", "otel", "dev"}
 
 
@@ -104,7 +104,7 @@ def test_the_image_installs_what_is_declared(provider: str, extra: str, extras: 
     assert lines == [*PROJECT["dependencies"], *(line for each in (extra, *extras.split()) for line in OPTIONAL[each])]
 
 
-def test_the_stage_of_the_starter_installs_what_exporting_takes() -> None:
+def test_the_starter_stage_installs_what_exporting_needs() -> None:
     command = [sys.executable, "-c", inline("optional['train']")]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines == [*PROJECT["dependencies"], *OPTIONAL["cpu"], *OPTIONAL["train"]]
@@ -140,7 +140,7 @@ def test_the_image_knows_its_version(tmp_path: Path) -> None:
     assert (found.version, found.metadata["License-Expression"]) == (PROJECT["version"], PROJECT["license"])
 
 
-def test_the_image_is_for_no_processor_alone() -> None:
+def test_the_image_is_not_tied_to_one_processor() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert not re.search(r"x86_64|aarch64|TARGETARCH|--platform=", dockerfile)
 
@@ -150,7 +150,7 @@ def test_training_imports_what_is_declared() -> None:
     assert used - {"transformers"} <= declared("cpu", "train", "batch")
 
 
-def test_nothing_is_declared_in_vain() -> None:
+def test_every_declared_dependency_is_used() -> None:
     files = (file for package in OURS for file in (ROOT / package).rglob("*.py"))
     used = imported(file for file in files if file.name not in ELSEWHERE)
     assert declared("cpu", "train", "dev") <= used | NOT_IMPORTED
@@ -162,7 +162,7 @@ def test_constraints_hold_every_direct_dependency() -> None:
         assert requirement.specifier.contains(pin), f"{requirement} excludes {pin}, which constraints.txt pins"
 
 
-def test_every_dependency_says_what_for() -> None:
+def test_every_dependency_says_what_it_is_for() -> None:
     lines = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if re.match(r'    "[a-z].*>=', line)]
     assert len(lines) == sum(map(len, EXTRAS.values()))
     assert all(re.search(r",\s+# \S", line) for line in lines)
@@ -211,7 +211,7 @@ def test_service_runs_with_base_and_cpu_alone() -> None:
     assert result.stdout == "served\n", result.stderr
 
 
-@pytest.mark.parametrize("module", ["service.app", "training.exporting.export"])
+@pytest.mark.parametrize("module", ["service.app", "training.parity.serving_session"])
 def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     command = [sys.executable, "-c", f"import {module}, onnxruntime"]

@@ -49,7 +49,7 @@ def arguments(job: Document) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_is_valid(job: Document, version: str) -> None:
+def test_the_job_is_valid(job: Document, version: str) -> None:
     assert errors(job, version) == []
 
 
@@ -82,7 +82,7 @@ def test_the_entrypoint_is_a_command_of_ours(job: Document) -> None:
         assert mounts["/bundles"]["readOnly"]
 
 
-def test_versions_are_one(job: Document) -> None:
+def test_all_versions_of_ray_agree(job: Document) -> None:
     (pin,) = re.findall(r"^ray==(.+)$", PINS, re.M)
     assert cluster(job)["rayVersion"] == pin
     assert f"\nray=={pin}\n" in PINS and "--constraint /constraints.txt" in DOCKERFILE
@@ -91,7 +91,7 @@ def test_versions_are_one(job: Document) -> None:
     assert f'image.version="{PROJECT["version"]}"' in DOCKERFILE
 
 
-def test_it_scales_and_ends(job: Document) -> None:
+def test_the_cluster_scales_and_ends_with_the_job(job: Document) -> None:
     spec = job["spec"]
     assert cluster(job)["enableInTreeAutoscaling"] is True
     (group,) = cluster(job)["workerGroupSpecs"]

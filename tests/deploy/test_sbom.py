@@ -1,4 +1,4 @@
-"""If this breaks, the image says that it holds other packages than it does, or hides what is compiled into them."""
+"""If this breaks, the image lists wrong packages, or omits what is compiled into them."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""Small bundles with random weights, as real as any: ONNX graphs, hashes, tokenizer."""
+"""Small bundles with random weights, otherwise complete: ONNX graphs, hashes, tokenizer."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools protocol: one process for the tests of a module, a profile per page.
+"""A headless Chromium, driven over its DevTools protocol. Each page has a storage of its own.
 
 https://chromedevtools.github.io/devtools-protocol
 """
@@ -18,6 +18,10 @@ from tests.programs import program
 from tests.service.serving import until
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+FLAGS += ["--no-startup-window", "--disable-extensions", "--disable-component-extensions-with-background-pages"]
+FLAGS += ["--renderer-process-limit=1", "--disable-site-isolation-trials"]
+FLAGS += ["--disable-features=BackForwardCache,SpareRendererForSitePerProcess"]
+"""From the second line on they save processes, each of which takes as much CPU as most tests."""
 INSECURE = "playground.internal"
 """A name of this machine that browsers do not trust as they do 127.0.0.1."""
 KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
@@ -33,6 +37,7 @@ class Page:
 
     def __init__(self, browser: "Browser", target: str) -> None:
         self._browser = browser
+        self._is_blank = True
         self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
@@ -42,7 +47,7 @@ class Page:
         return self._browser.call(method, self._session, **parameters)
 
     def run(self, script: str) -> Any:
-        """Return what an expression gives in the page, once its promise is kept."""
+        """Return what an expression gives in the page, once its promise resolves."""
         asked = {"expression": script, "awaitPromise": True, "returnByValue": True, "userGesture": True}
         answer = self.call("Runtime.evaluate", **asked)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
@@ -57,7 +62,9 @@ class Page:
 
     def open(self, url: str) -> "Page":
         """Load an address."""
-        self.call("Page.navigate", url="about:blank")  # an address that differs behind # only would load nothing
+        if not self._is_blank:  # an address that differs behind # only would load nothing
+            self.call("Page.navigate", url="about:blank")
+        self._is_blank = False
         self.call("Page.navigate", url=url)
         return self
 
@@ -114,6 +121,7 @@ class Page:
         """Undo what a test did to the page."""
         self.run("origin === 'null' || (localStorage.clear(), sessionStorage.clear())")
         self.call("Page.navigate", url="about:blank")
+        self._is_blank = True
         self.call("Emulation.clearDeviceMetricsOverride")
         self.call("Emulation.setEmulatedMedia", features=[])
         self.call("Page.setDownloadBehavior", behavior="default")
@@ -149,7 +157,7 @@ class Browser:
 
     @contextmanager
     def clean_page(self) -> Iterator[Page]:
-        """Yield the same page as before, as good as new: another process for each would take longer than most tests."""
+        """Yield a page without traces of earlier tests: the same one each time, as another would take too long."""
         page = self._clean or self.page()
         self._clean = None  # until the block has ended well
         yield page
@@ -174,7 +182,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
     """Run Chromium until the block ends."""
     path = program("chromium", "chromium-browser", "google-chrome", package="chromium")
     names = f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"
-    command = [path, *FLAGS, names, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    command = [path, *FLAGS, names, "--remote-debugging-port=0", f"--user-data-dir={profile}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             port = profile / "DevToolsActivePort"

@@ -21,7 +21,7 @@ Ids = tuple[str, str]
 
 @dataclass(frozen=True)
 class Received:
-    """A span as it came."""
+    """A span as it was received."""
 
     name: str
     ids: Ids
@@ -38,7 +38,7 @@ class Received:
 
 @dataclass
 class Collector:
-    """What came."""
+    """The spans that were received."""
 
     url: str = ""
     spans: list[Received] = field(default_factory=list)

@@ -25,7 +25,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def unconfigured() -> Iterator[None]:
-    """Undo what a test made of the log, which would go on to write to that test's standard error."""
+    """Restore the log settings that a test changes; otherwise later lines go to that test's standard error."""
     root, access, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
     before = root.handlers[:], root.level, access.disabled, uvicorn.level
     switches = {name: getattr(logging, name) for name in SWITCHES}

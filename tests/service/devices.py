@@ -1,4 +1,4 @@
-"""Engine processes and fronts on one event loop, over real sockets, with encoders that do as they are told."""
+"""Engine processes and fronts on one event loop, over real sockets, with fake encoders that tests control."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ BUNDLE: Any = SimpleNamespace(
 
 
 class Told(Encoder):
-    """Has what an engine process says of a session."""
+    """The properties that an engine process reports of a session."""
 
     precision, provider, max_length, is_wide = "fp32", "cpu", 512, False
 

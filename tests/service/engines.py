@@ -1,4 +1,4 @@
-"""Engines over an encoder that does as it is told, for their tests."""
+"""Engines over a fake encoder that tests control."""
 
 import asyncio
 import threading

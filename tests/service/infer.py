@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, as its clients write them, and its responses, as they read them."""
+"""Requests and responses of the Open Inference Protocol, as its clients write and read them."""
 
 import json
 import struct

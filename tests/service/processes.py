@@ -43,7 +43,7 @@ def process(
 
 @contextmanager
 def half_sent(url: str, headers: str = "") -> Iterator[socket.socket]:
-    """A request, with more lines of headers, that is in flight until the rest of its body is sent: ' "the cat"}'."""
+    """A request with optional headers that stays in flight until the rest of its body is sent: ' "the cat"}'."""
     address = httpx.URL(url)
     with socket.create_connection((address.host, address.port or 0), timeout=20) as slow:
         until(lambda: ready(url))

@@ -22,13 +22,13 @@ class Canned:
 
 
 class Relay:
-    """What stands between a browser and the service."""
+    """A proxy between a browser and the service."""
 
     def __init__(self, target: str) -> None:
         self.client = httpx.Client(base_url=target, timeout=60)
         self.url = ""
         self.down = False
-        """Whether it hangs up on every request, as a machine does whose service has stopped."""
+        """Whether it closes every connection without an answer, as if the service had stopped."""
         self.canned: dict[str, list[Canned]] = {}
         """By path: answers to the next requests; the last one stays if `lasting` has the path."""
         self.lasting: dict[str, Canned] = {}

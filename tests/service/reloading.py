@@ -1,4 +1,4 @@
-"""A service whose bundles change, the versions that it may load, and what its control routes are asked."""
+"""A service whose bundles change, versions that it may load, and requests to its control routes."""
 
 import json
 import shutil

@@ -59,7 +59,7 @@ def serving(*bundles: Path, wait: bool = True, **settings: Any) -> Iterator[Serv
 
 
 def until(condition: Any) -> None:
-    """Wait for something that other threads bring about."""
+    """Wait until a condition is true, which other threads or processes bring about."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it never came true"

@@ -1,4 +1,4 @@
-"""If this breaks, what cannot be answered in time is run or kept waiting, and memory fills with it."""
+"""If this breaks, requests that cannot be answered in time run or wait, and fill the memory."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ async def test_a_deadline_while_running_is_answered_at_once_and_says_where() -> 
 
 
 @scenario
-async def test_a_client_that_left_is_not_computed() -> None:
+async def test_a_request_whose_client_left_is_not_computed() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
         gone = submit(engine, encoder, "a", [row(50) for _ in range(3)], soon())
@@ -87,7 +87,7 @@ async def test_logits_that_are_kept_are_bounded() -> None:
 
 
 @scenario
-async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back() -> None:
+async def test_a_request_that_would_be_late_is_refused_at_once_with_a_time_to_retry() -> None:
     async with running(batch_tokens=100, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
         engine._throughput.add(10, 1.0)  # 10 tokens per second; 3 run
@@ -106,7 +106,7 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(
 
 
 @scenario
-async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() -> None:
+async def test_rows_that_would_finish_too_late_do_not_run_but_the_last_does() -> None:
     async with running() as (engine, encoder):
         await held(engine, encoder)
         late = [submit(engine, encoder, "late", [row(100)], soon(2)) for _ in range(3)]
@@ -123,14 +123,14 @@ async def test_what_would_be_finished_too_late_does_not_run_but_the_last_does() 
 
 
 @scenario
-async def test_what_could_never_be_admitted_is_not_asked_to_retry() -> None:
+async def test_a_request_that_could_never_be_admitted_is_not_told_to_retry() -> None:
     async with running(queued_tokens=100) as (engine, encoder):
         with pytest.raises(Unprocessable, match=r"102 tokens.* 100 "):
             submit(engine, encoder, "a", [row(51), row(51)], soon())
 
 
 @scenario
-async def test_a_request_may_wait_for_others_for_so_long() -> None:
+async def test_the_time_that_a_request_may_wait_for_others_is_bounded() -> None:
     async with running(batch_tokens=100, queue_seconds=30.0, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
         engine._throughput.add(10, 1.0)  # 10 tokens per second; 3 run
@@ -149,7 +149,7 @@ async def test_a_request_may_wait_for_others_for_so_long() -> None:
 
 
 @scenario
-async def test_long_requests_leave_room_for_short_ones_and_for_their_like() -> None:
+async def test_long_requests_leave_room_for_short_ones_and_for_other_long_ones() -> None:
     async with running(batch_tokens=100, queue_seconds=35.0, queued_tokens=100_000, run_tokens=0) as (engine, encoder):
         await held(engine, encoder)
         engine._throughput.add(10, 1.0)
@@ -173,7 +173,7 @@ async def test_a_huge_request_alone_is_admitted_up_to_the_limit_of_tokens() -> N
 
 
 @scenario
-async def test_what_cannot_be_finished_is_given_up_before_its_deadline() -> None:
+async def test_a_request_that_cannot_finish_is_given_up_before_its_deadline() -> None:
     async with running(batch_tokens=100) as (engine, encoder):
         await held(engine, encoder)
         late = submit(engine, encoder, "late", [row(50) for _ in range(40)], soon(60))

@@ -54,7 +54,7 @@ def send(served: Served, body: bytes | str, path: str = "/classify") -> httpx.Re
         (b'{"inputs": "a\nb"}', "not JSON"),
     ],
 )
-def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
+def test_a_body_that_is_not_json_is_400(served: Served, body: bytes, says: str) -> None:
     answer = problem(send(served, body), 400)
     assert says in answer["detail"] and answer["errors"][0]["field"] == "body"
 
@@ -158,7 +158,7 @@ def test_brackets_are_refused_before_they_become_values(monkeypatch: pytest.Monk
     assert not made
 
 
-def test_what_stands_in_texts_is_no_value() -> None:
+def test_brackets_inside_texts_are_not_counted_as_values() -> None:
     check_values(b'{"inputs": "' + b"," * 100_000 + b'"}')
     check_values(b'{"inputs": "' + b'\\",' * 100_000 + b'"}')
     with pytest.raises(BadRequest, match="more than 32768 values"):
@@ -171,7 +171,7 @@ def test_every_bad_item_is_named_up_to_a_limit(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/classify", "/qa"])
-def test_of_many_unknown_keys_some_are_named(served: Served, path: str) -> None:
+def test_only_some_of_many_unknown_keys_are_named(served: Served, path: str) -> None:
     unknown = {f"key{number}": 1 for number in range(5000)}
     document = {"inputs": OK_QUESTION | unknown} if path == "/qa" else {"inputs": "a"} | unknown
     assert len(problem(send(served, json.dumps(document), path), 422)["errors"]) == 16
@@ -185,7 +185,7 @@ def test_of_many_unknown_keys_some_are_named(served: Served, path: str) -> None:
         ("zero-shot", "a", {"candidate_labels": [1] * 30_000}),
     ],
 )
-def test_of_many_bad_items_few_become_errors(
+def test_only_a_few_of_many_bad_items_become_errors(
     served: Served, monkeypatch: pytest.MonkeyPatch, path: str, inputs: object, parameters: object
 ) -> None:
     """An error for each of them would hold the event loop for a second."""
@@ -202,7 +202,7 @@ def test_of_many_bad_items_few_become_errors(
     assert re.search(r"\[0\]|\.0", answer["errors"][0]["field"]) and len(found) < 100
 
 
-def test_what_a_few_words_make_large_is_422(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_request_that_expands_too_much_is_422(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.size.MAX_ANSWERED", 2000)
     answer = problem(served.post("/fill-mask", ["a b c d e f [MASK]"] * 8, top_k=100), 422)
     assert "more than 2000 tokens of text; send fewer texts, or lower top_k" in answer["detail"]
@@ -262,7 +262,7 @@ def test_another_method_is_405_and_names_the_right_one(served: Served, method: s
 
 
 @pytest.mark.parametrize("path", ["/", "/heads", "/health/live", "/health/ready", "/metrics", "/openapi.json"])
-def test_what_can_be_got_can_be_asked_for_its_head(served: Served, path: str) -> None:
+def test_every_get_route_answers_head_too(served: Served, path: str) -> None:
     response = served.client.head(path)
     assert response.status_code == 200 and response.content == b"" and "X-Request-Id" in response.headers
     assert served.client.head("/classify").status_code == 405
@@ -292,19 +292,19 @@ json_values = st.recursive(
     path=st.sampled_from(["/classify", "/pair", "/fill-mask", "/tag", "/qa"]),
     document=st.dictionaries(st.sampled_from(["inputs", "parameters"]), json_values, min_size=1) | json_values,
 )
-def test_no_json_breaks_it(served: Served, path: str, document: object) -> None:
+def test_no_json_value_breaks_the_service(served: Served, path: str, document: object) -> None:
     assert send(served, json.dumps(document), path).status_code in {200, 400, 422}
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200))
-def test_no_bytes_break_it(served: Served, body: bytes) -> None:
+def test_no_bytes_break_the_service(served: Served, body: bytes) -> None:
     assert send(served, body).status_code in {400, 422}
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/classify", "/fill-mask", "/tag"]), text=st.text(st.characters(), max_size=60))
-def test_no_text_breaks_it(served: Served, path: str, text: str) -> None:
+def test_no_text_breaks_the_service(served: Served, path: str, text: str) -> None:
     inputs = text + "[MASK]" if path == "/fill-mask" else text
     expected = {400} if re.search("[\ud800-\udfff]", text) else {200, 422}
     assert send(served, json.dumps({"inputs": inputs}), path).status_code in expected

@@ -1,4 +1,4 @@
-"""If these fail, the shipped bundle loses names or answers in text as people write it.
+"""If this breaks, the shipped bundle loses names or answers in text as people write it.
 
 Each text is one that a client may send as it is: blanks are missing, lists have no sentences, documents are long.
 """
@@ -45,7 +45,7 @@ def without_title(word: str) -> str:
 
 
 @pytest.mark.parametrize("text", NAMES)
-def test_names_are_found_where_blanks_are_missing(starter: Served, text: str) -> None:
+def test_names_are_found_where_spaces_are_missing(starter: Served, text: str) -> None:
     found = spans(starter, text)
     assert {(span["entity_group"], without_title(span["word"])) for span in found} == NAMES[text]
     assert all(span["score"] > 0.3 for span in found), found
@@ -85,13 +85,13 @@ def test_a_question_without_an_answer_gets_none(starter: Served, question: str, 
     assert starter.answer("/qa", inputs)["answer"]  # without leave to refuse, the best span
 
 
-def test_a_question_with_an_answer_gets_it_beside_leave_to_refuse(starter: Served) -> None:
+def test_a_question_with_an_answer_gets_it_though_the_head_may_refuse(starter: Served) -> None:
     context = "The tower is 324 metres tall, about the height of a building of 81 storeys. Its base is square."
     inputs = {"question": "How tall is the tower?", "context": context}
     assert "324 metres" in starter.answer("/qa", inputs, handle_impossible_answer=True)["answer"]
 
 
-def test_a_last_sentence_is_read_behind_many(starter: Served) -> None:
+def test_the_last_of_many_sentences_is_read(starter: Served) -> None:
     harmless, bad = "It was shown in a cinema on a Monday. ", "This is the worst, most boring and terrible film."
     answer = starter.answer("/classify/sentiment", harmless * 60 + bad, truncation="windows", window_scores="maximum")
     scores = {item["label"]: item["score"] for [one] in [answer] for item in one}

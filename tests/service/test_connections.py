@@ -30,6 +30,13 @@ def running(bundle: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
         yield running, url
 
 
+@pytest.fixture(scope="module")
+def keyed(bundle: Path) -> Iterator[Served]:
+    """A server that asks for a key."""
+    with serving(bundle, lanes=1, api_key="secret") as served:
+        yield served
+
+
 def memory(pid: int, name: str) -> int:
     """Return VmRSS, or VmHWM, its peak, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -61,7 +68,7 @@ def test_pipelined_requests_that_nobody_reads_take_no_memory(running: tuple["sub
 
 
 @pytest.mark.parametrize("trailer", [b"X-%06d: " + b"a" * 1000 + b"\r\n", b"a" * 1010], ids=["many", "one"])
-def test_trailers_without_end_take_no_memory(running: tuple["subprocess.Popen[str]", str], trailer: bytes) -> None:
+def test_endless_trailers_take_no_memory(running: tuple["subprocess.Popen[str]", str], trailer: bytes) -> None:
     server, url = running
     before = memory(server.pid, "VmRSS")
     with connect(url) as connection:
@@ -73,8 +80,8 @@ def test_trailers_without_end_take_no_memory(running: tuple["subprocess.Popen[st
     assert memory(server.pid, "VmHWM") - before < MAX_GROWTH
 
 
-def test_trailers_are_dropped(bundle: Path) -> None:
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+def test_trailers_are_dropped(keyed: Served) -> None:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + chunked(BODY, b"Authorization: Bearer secret\r\n"))
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
         connection.sendall(HEAD + b"Authorization: Bearer secret\r\n" + chunked(BODY, b"Authorization: no\r\n"))
@@ -106,7 +113,7 @@ def test_pipelined_requests_are_answered_in_order(served: Served, size: int) -> 
 
 
 @pytest.mark.parametrize("requests", [HEAD + LENGTH + BODY, (HEAD + LENGTH + BODY) * 3, LIVE + b"\r\n"])
-def test_a_client_that_has_no_more_to_send_gets_its_answers(served: Served, requests: bytes) -> None:
+def test_a_client_that_closes_its_sending_side_gets_its_answers(served: Served, requests: bytes) -> None:
     with connected(served) as connection:
         connection.sendall(requests)
         connection.shutdown(socket.SHUT_WR)
@@ -114,7 +121,7 @@ def test_a_client_that_has_no_more_to_send_gets_its_answers(served: Served, requ
     assert [status for status, _, _ in found] == [200] * requests.count(b"Host: x")
 
 
-def test_a_client_that_sends_half_a_request_and_ends_is_let_go(served: Served) -> None:
+def test_a_client_that_sends_half_a_request_and_ends_is_disconnected(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(HEAD + LENGTH + BODY[:-1])
         connection.shutdown(socket.SHUT_WR)
@@ -131,18 +138,18 @@ def test_a_client_that_sends_half_a_request_and_ends_is_let_go(served: Served) -
         (b"Transfer-Encoding: zip\r\n", 400),
     ],
 )
-def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(bundle: Path, headers: bytes, status: int) -> None:
+def test_a_client_that_sends_all_before_it_reads_sees_the_refusal(keyed: Served, headers: bytes, status: int) -> None:
     size = 20 << 20
     key = b"" if b"Authorization" in headers else b"Authorization: Bearer secret\r\n"
     length = b"" if b"Transfer" in headers else b"Content-Length: %d\r\n" % size
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + key + headers + length + b"\r\n")
         connection.sendall(bytes(size))
         ((code, _, body),) = answers(connection)
     assert code == status and b'"status":%d' % status in body
 
 
-def test_what_is_discarded_is_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discarded_input_is_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.protocol.MAX_DISCARDED", 1 << 20)
     with serving(bundle, lanes=1) as served, connected(served) as connection:
         connection.sendall(b"hello there\r\n\r\n")
@@ -151,8 +158,8 @@ def test_what_is_discarded_is_bounded(bundle: Path, monkeypatch: pytest.MonkeyPa
                 connection.sendall(bytes(1 << 20))
 
 
-def test_a_small_rest_of_a_refused_body_keeps_the_connection(bundle: Path) -> None:
-    with serving(bundle, lanes=1, api_key="secret") as served, connected(served) as connection:
+def test_a_connection_survives_a_refused_body_whose_rest_is_small(keyed: Served) -> None:
+    with connected(keyed) as connection:
         connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n{")
         found = answers(connection)
         assert next(found)[0] == 401
@@ -160,21 +167,20 @@ def test_a_small_rest_of_a_refused_body_keeps_the_connection(bundle: Path) -> No
         assert [status for status, _, _ in found] == [200]
 
 
-def test_a_client_that_was_not_told_to_continue_cannot_mix_up_its_requests(bundle: Path) -> None:
+def test_a_client_that_was_not_told_to_continue_cannot_mix_up_its_requests(keyed: Served) -> None:
     expecting = HEAD + b"Expect: 100-continue\r\n" + LENGTH
-    with serving(bundle, lanes=1, api_key="secret") as served:
-        with connected(served) as connection:
-            connection.sendall(expecting)
-            ((status, headers, _),) = answers(connection)
-            assert status == 401 and headers["connection"] == "close"
-        with connected(served) as connection:
-            connection.sendall(expecting.replace(b"Expect", b"Authorization: Bearer secret\r\nExpect"))
-            assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
-            connection.sendall(BODY)
-            answer = connection.recv(1 << 16)
-            assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" not in answer
-            connection.sendall(LIVE + b"\r\n")
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    with connected(keyed) as connection:
+        connection.sendall(expecting)
+        ((status, headers, _),) = answers(connection)
+        assert status == 401 and headers["connection"] == "close"
+    with connected(keyed) as connection:
+        connection.sendall(expecting.replace(b"Expect", b"Authorization: Bearer secret\r\nExpect"))
+        assert connection.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"connection: close" not in answer
+        connection.sendall(LIVE + b"\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
 def test_above_the_limit_only_health_is_answered(
@@ -268,7 +274,7 @@ def test_unparsed_input_of_all_connections_is_bounded(bundle: Path, monkeypatch:
             assert ask(connection, b"\r\n\r\n").status_code == 200
 
 
-def test_a_body_without_end_does_not_stop_the_end(bundle: Path) -> None:
+def test_an_endless_body_does_not_delay_shutdown(bundle: Path) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--drain-timeout", "1", "--deadline", "3000")
     with process(*flags) as (running, url), ExitStack() as stack:
         until(lambda: ready(url))
@@ -288,7 +294,7 @@ def test_a_body_without_end_does_not_stop_the_end(bundle: Path) -> None:
         assert rest(waiting).startswith(b"HTTP/1.1 503 ")
 
 
-def test_short_packets_of_a_header_are_one_header(served: Served) -> None:
+def test_a_header_may_arrive_one_byte_at_a_time(served: Served) -> None:
     """A blank line may be split over packets in every way."""
     with connected(served) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,4 @@
-"""If this breaks, an engine process computes with other weights than a front asked for, or keeps those nobody uses."""
+"""If this breaks, an engine process computes with weights that no front asked for, or keeps weights that none uses."""
 
 import asyncio
 import gc
@@ -75,7 +75,7 @@ async def test_what_the_front_verified_is_what_is_opened(bundle: Path, tmp_path:
     assert isinstance((await sessions.open(str(copy), found.digest, names, None)).session, Session)
 
 
-def test_lanes_that_feed_a_gpu_keep_the_normal_niceness() -> None:
+def test_lanes_that_feed_a_gpu_keep_the_normal_priority() -> None:
     assert Limits.of(Settings(provider="cuda")).niceness == 0 < Limits.of(Settings()).niceness == NICENESS
     assert Limits.of(Settings(provider="cuda")).lanes == 2, "one batch runs while the next is prepared"
 

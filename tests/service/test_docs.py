@@ -61,7 +61,7 @@ def test_a_request_is_sent_and_its_answer_shown(page: Page, served: Served) -> N
 
 
 @pytest.mark.parametrize("route", ["post/classify", "post/v2/models/{model}/infer", "get/heads/{head}"])
-def test_a_request_that_is_said_to_fail_does(page: Page, served: Served, route: str) -> None:
+def test_a_request_that_the_page_expects_to_fail_fails(page: Page, served: Served, route: str) -> None:
     opened(page, served, route)
     seen = 0
     for status in page.run("[...document.querySelectorAll('#statuses button')].map((each) => each.textContent)"):
@@ -87,7 +87,7 @@ def test_a_key_is_asked_for_and_never_shown(page: Page, bundle: Path) -> None:
         assert "s3cret" not in code and run(code, KEY="s3cret")[0] == 200
 
 
-def test_there_is_a_way_back_and_the_theme_is_the_playgrounds(page: Page, served: Served) -> None:
+def test_a_link_leads_back_and_the_theme_is_that_of_the_playground(page: Page, served: Served) -> None:
     opened(page, served, "post/qa")
     page.click("#theme")
     theme = page.run("document.documentElement.dataset.theme")

@@ -1,4 +1,4 @@
-"""If these fail, an operator is told of drift that is a parameter, another bundle, or a reload; or is not told."""
+"""If this breaks, drift is reported for a parameter, another bundle or a reload, or is not reported at all."""
 
 import json
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def asked(served: Served, path: str, body: dict[str, Any], **headers: str) -> in
 # ---- what is counted -------------------------------------------------------------------------------------------------
 
 
-def test_every_series_is_there_from_the_start(bundle: Path) -> None:
+def test_every_series_exists_from_the_start(bundle: Path) -> None:
     with serving(bundle) as served:
         assert counts(served, "topic") == 0 and set(bins(served, "topic", "label")) == {"art", "law", "sea", "war"}
         assert {figure for head, figure, _ in series(served) if head == "topic"} == {
@@ -134,12 +134,14 @@ def test_inputs_are_counted_where_export_counts_them(served: Served, bundle: Pat
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
 )
-def test_what_a_parameter_changes_is_no_drift(served: Served, path: str, body: dict[str, Any], counted: int) -> None:
+def test_answers_changed_by_a_parameter_do_not_count_as_drift(
+    served: Served, path: str, body: dict[str, Any], counted: int
+) -> None:
     assert asked(served, path, body) == counted
 
 
 @pytest.mark.parametrize(("outputs", "counted"), [(["label"], 2), (["label", "scores"], 0)])
-def test_the_protocol_of_kserve(served: Served, outputs: list[str], counted: int) -> None:
+def test_requests_over_the_inference_protocol_count_too(served: Served, outputs: list[str], counted: int) -> None:
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": TEXTS[:2]}
     body = {"inputs": [tensor], "outputs": [{"name": name} for name in outputs]}
     assert asked(served, "/v2/models/sentiment/infer", body) == counted
@@ -215,7 +217,7 @@ def test_a_reload_with_other_bins_leaves_no_old_ones(tokenizer: Tokenizer, tmp_p
         assert series(served) == set() and "bertheads_reference_inputs{" not in served.client.get("/metrics").text
 
 
-def test_several_workers_add_up_and_mark_bins_that_are_gone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_figures_of_several_workers_add_up_and_removed_bins_are_marked(tokenizer: Tokenizer, tmp_path: Path) -> None:
     root = write_versions(tmp_path, tokenizer)
     other_bins(root, "2.0.0")
     current = root / "current"

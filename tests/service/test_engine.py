@@ -1,4 +1,4 @@
-"""If this breaks, requests hang, run though nobody waits, fail for another's fault, or a dead engine looks alive."""
+"""If this breaks, requests hang, run for no client, fail because of others, or a dead engine looks alive."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ async def test_rows_come_back_in_order() -> None:
 
 
 @scenario
-async def test_what_queued_meanwhile_rides_together_whatever_its_head() -> None:
+async def test_rows_that_queued_meanwhile_share_a_batch_though_their_heads_differ() -> None:
     async with running() as (engine, encoder):
         blocker = await held(engine, encoder)
         jobs = [submit(engine, encoder, head, [row(30)], soon()) for head in ("ner", "qa", "nli")]
@@ -35,7 +35,7 @@ async def test_what_queued_meanwhile_rides_together_whatever_its_head() -> None:
 
 
 @scenario
-async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_before() -> None:
+async def test_a_batch_counts_as_alone_if_no_other_lane_ran_beside_it_or_the_one_before() -> None:
     async with running(lanes=3) as (engine, encoder):
 
         async def run(*lengths: int) -> None:
@@ -62,8 +62,8 @@ async def test_a_batch_is_alone_if_nothing_was_beside_it_nor_beside_the_one_befo
 
 
 @scenario
-async def test_the_pace_is_that_of_a_lane_among_others() -> None:
-    """By it what is too much is refused, and then no batch is alone."""
+async def test_throughput_is_measured_for_a_lane_beside_busy_ones() -> None:
+    """Requests are refused by it under overload, and then no batch runs alone."""
     clock, expected = [time.monotonic()], Throughput(run_tokens=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock[0]))
@@ -99,7 +99,7 @@ async def test_where_runs_pad_lengths_are_not_mixed_and_padding_is_counted() -> 
 
 
 @scenario
-async def test_a_short_request_runs_next_beside_long_ones() -> None:
+async def test_a_short_request_runs_next_though_long_ones_wait() -> None:
     async with running(batch_tokens=100) as (engine, encoder):
         encoder.open = Steps(6)
         with engine._changed:  # all of them before the first batch
@@ -128,7 +128,7 @@ async def test_a_request_for_several_heads_is_one_pass_and_its_answers_are_in_or
 
 
 @scenario
-async def test_a_long_request_is_never_on_all_cores_beside_others() -> None:
+async def test_a_long_request_never_takes_all_cores_while_others_wait() -> None:
     async with running(lanes=2, batch_tokens=100) as (engine, encoder):
         long = submit(engine, encoder, "a", [row(20) for _ in range(60)], soon())
         await long.future
@@ -160,7 +160,7 @@ async def test_the_time_of_lanes_is_counted() -> None:
 
 
 @scenario
-async def test_free_lanes_share_what_waits() -> None:
+async def test_free_lanes_share_the_waiting_rows() -> None:
     async with running(lanes=2) as (engine, encoder):
         await asyncio.sleep(0.05)  # both lanes are waiting
         encoder.open.clear()
@@ -201,7 +201,7 @@ async def test_one_bad_row_fails_alone() -> None:
 
 
 @scenario
-async def test_a_dead_lane_shows_and_its_requests_end() -> None:
+async def test_a_dead_lane_is_reported_and_its_requests_end() -> None:
     async with running(lanes=1) as (engine, encoder):
         await held(engine, encoder)
         deadly = submit(engine, encoder, "a", [row(10, DEADLY)], soon())
@@ -225,7 +225,7 @@ async def test_the_other_lane_goes_on() -> None:
 
 
 @scenario
-async def test_a_lane_that_hangs_shows() -> None:
+async def test_a_hanging_lane_is_reported() -> None:
     async with running(lane_timeout=0.05) as (engine, encoder):
         await held(engine, encoder)
         await until(lambda: bool(engine.troubles()))
@@ -253,7 +253,7 @@ async def test_work_on_each_lane() -> None:
 
 
 @scenario
-async def test_stopping_finishes_what_runs_and_gives_up_what_waits() -> None:
+async def test_stopping_finishes_running_rows_and_gives_up_waiting_ones() -> None:
     async with running() as (engine, encoder):
         runs = await held(engine, encoder)
         waits = submit(engine, encoder, "a", [row(400)], soon())

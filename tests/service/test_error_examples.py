@@ -50,7 +50,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def send(served: Served, method: str, route: str, operation: dict[str, Any], **sent: Any) -> httpx.Response:
-    """Send the example of a route, as far as `sent` does not say otherwise."""
+    """Send the example of a route, with the changes in `sent`."""
     media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     body = sent.get("body", json.dumps(media["example"]) if media else None)
     headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -104,12 +104,12 @@ def test_a_body_that_is_too_large_gets_what_the_document_says(served: Served) ->
         assert constant(answer.json()) == constant(content["example"])
 
 
-def test_what_no_single_request_gets_is_what_the_service_would_say() -> None:
+def test_examples_that_no_single_request_provokes_match_the_service() -> None:
     assert {409: BUSY.sentence}.items() <= {error.status: error.detail for error in EXAMPLES}.items()
 
 
 def shape(answer: Any) -> Any:
-    """Return the keys and types of an answer; a list stands for its first item."""
+    """Return the keys and types of an answer; of a list, those of its first item."""
     if isinstance(answer, dict):
         return {key: shape(value) for key, value in answer.items()}
     return [shape(each) for each in answer[:1]] if isinstance(answer, list) else type(answer)

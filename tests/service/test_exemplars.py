@@ -51,7 +51,7 @@ def seconds(registry: CollectorRegistry) -> Histogram:
 # ---- the newest of each bucket ----
 
 
-def test_each_bucket_has_its_newest(registry: CollectorRegistry, seconds: Histogram) -> None:
+def test_each_bucket_has_its_newest_exemplar(registry: CollectorRegistry, seconds: Histogram) -> None:
     exemplars = Exemplars(BOUNDS)
     for number, value in enumerate((0.05, 0.1, 0.5, 7.0)):
         seconds.labels("/a").observe(value)
@@ -69,7 +69,7 @@ def test_each_bucket_has_its_newest(registry: CollectorRegistry, seconds: Histog
     assert not any(exemplar for (route, _), exemplar in told.items() if route == "/b")
 
 
-def test_the_figures_stay_and_the_classic_format_has_no_exemplars(
+def test_counts_do_not_change_and_the_classic_format_has_no_exemplars(
     registry: CollectorRegistry, seconds: Histogram
 ) -> None:
     exemplars = Exemplars(BOUNDS)
@@ -79,7 +79,7 @@ def test_the_figures_stay_and_the_classic_format_has_no_exemplars(
     assert generate_latest(exemplars.over(registry)) == before
 
 
-def test_old_ones_are_left_out(
+def test_old_exemplars_are_left_out(
     registry: CollectorRegistry, seconds: Histogram, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exemplars = Exemplars(BOUNDS)

@@ -1,4 +1,4 @@
-"""If this breaks, an explanation tells another influence than leaving the word out has, or costs what nobody counts."""
+"""If this breaks, an explanation reports a wrong influence of a word, or its cost is not counted."""
 
 import logging
 import threading
@@ -118,7 +118,7 @@ def test_the_starter_explains_as_it_answers_and_without_http_too(starter: Served
     assert same(Predictor(STARTER).explain(head, inputs), explain(starter, head, inputs))
 
 
-def test_words_are_told_as_they_stand_in_their_text(served: Served) -> None:
+def test_words_are_reported_as_they_are_written_in_the_text(served: Served) -> None:
     words = explain(served, "nli", {"text": "Good, good", "text_pair": "电影 x"})["words"]
     found = [tuple(word[key] for key in ("field", "word", "start", "end")) for word in words]
     assert found == [
@@ -132,7 +132,7 @@ def test_words_are_told_as_they_stand_in_their_text(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["classify/topic", "qa/qa"])
-def test_all_texts_are_one_job_and_admission_counts_all_of_it(
+def test_all_texts_are_one_job_and_admission_counts_them_all(
     served: Served, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     inputs: Any = TEXTS[0] if path == "classify/topic" else QUESTION
@@ -167,7 +167,7 @@ def test_a_full_service_says_when_to_come_back(served: Served) -> None:
     assert "20 more would exceed" in refused.json()["detail"]
 
 
-def test_what_it_may_cost_is_bounded(served: Served) -> None:
+def test_the_cost_of_an_explanation_is_bounded(served: Served) -> None:
     assert len(explain(served, "sentiment", "a " * 64)["words"]) == 64
     (error,) = problem(served.post("/explain/sentiment", "a " * 65), 422)["errors"]
     assert error["field"] == "inputs" and error["message"].startswith("has 65 words, but at most 64 can be left out")
@@ -191,7 +191,7 @@ def test_texts_are_tokenised_beside_the_event_loop(served: Served, monkeypatch: 
     assert thread in served.service.texts._threads
 
 
-def test_headers_are_those_of_the_own_route(served: Served) -> None:
+def test_headers_are_those_of_the_route_of_the_task(served: Served) -> None:
     own = served.post("/classify/topic", LONG, max_length=30)
     explained = served.post("/explain/topic", LONG, max_length=30)
     for name in ("X-Truncated", "X-Bundle"):
@@ -257,7 +257,7 @@ def test_defaults_of_the_head_hold(served: Served) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(served: Served, path: str, body: Any, status: int, field: str, says: str) -> None:
+def test_errors_name_the_field(served: Served, path: str, body: Any, status: int, field: str, says: str) -> None:
     answer = problem(served.client.post(path, json=body), status)
     assert field in [error.get("field") for error in answer["errors"]] and says in answer["detail"], answer
 

@@ -29,7 +29,7 @@ def job(*calls: tuple[str, Row], weight: float = 1.0, trace: dict[str, str] | No
     return Job(Encoder(), list(calls), Deadline(12.5, 30.0), None, 0.0, weight, trace or {})  # type: ignore[arg-type]
 
 
-def test_a_request_is_what_was_sent() -> None:
+def test_a_request_arrives_as_it_was_sent() -> None:
     long = Row(list(range(30_000, 30_500)), [0] * 200 + [1] * 300, list(range(0, 500, 3)))
     same, short = Row(long.input_ids, long.token_type_ids, [7], (5, 30_521)), Row([101, 102], [0, 0], [0], (1,))
     sent = job(("qa", long), ("ner", short), ("nli", same), weight=2.5, trace=TRACE)
@@ -45,7 +45,7 @@ def test_a_request_is_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize("trace", [{}, {"trace_id": TRACE["trace_id"]}])
-def test_a_request_of_one_row_is_what_was_sent(trace: dict[str, str]) -> None:
+def test_a_request_of_one_row_arrives_as_it_was_sent(trace: dict[str, str]) -> None:
     row = Row([2, 1, 3], [0, 0, 1], [0, 2], (5, 8))
     found = frames.unpack_request(one(frames.pack_request(1, 1, {"a": 0}, job(("a", row), trace=trace)))[1])
     ((head, same),) = found.calls
@@ -53,7 +53,7 @@ def test_a_request_of_one_row_is_what_was_sent(trace: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("shapes", [[(1, 2)], [(3, 4), (1, 1), (2, 30_522)], [(0, 4)], [(2, 3)] * 300])
-def test_logits_are_the_same_bits(shapes: list[tuple[int, int]]) -> None:
+def test_logits_arrive_bit_for_bit(shapes: list[tuple[int, int]]) -> None:
     draw = np.random.default_rng(0)
     whole = draw.normal(size=(sum(rows for rows, _ in shapes), 40_000)).astype(np.float32)
     ends = np.cumsum([0, *(rows for rows, _ in shapes)])
@@ -94,12 +94,12 @@ def test_frames_are_found_wherever_the_stream_is_cut() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1001, 2**32 - 1])
-def test_what_is_no_frame_is_refused_before_it_is_stored(length: int) -> None:
+def test_invalid_frames_are_refused_before_they_are_stored(length: int) -> None:
     with pytest.raises(frames.FrameError, match=f"a frame has {length} bytes, expected 1 to 1000"):
         list(frames.Splitter(1000).feed(struct.pack("=I", length)))
 
 
-def test_a_request_that_is_cut_is_refused() -> None:
+def test_a_truncated_request_is_refused() -> None:
     _, body = one(frames.pack_request(1, 1, {"a": 0}, job(("a", Row([2, 3], [0, 0], [0])))))
     with pytest.raises(frames.FrameError, match="a request of 2 tokens has 109 bytes, expected 110"):
         frames.unpack_request(body[:-1])

@@ -1,4 +1,4 @@
-"""If this breaks, a front answers otherwise than a service without fronts, or hangs when an engine process ends."""
+"""If this breaks, a front gives other answers than a service without fronts, or hangs when an engine process ends."""
 
 import asyncio
 import gc
@@ -52,7 +52,7 @@ async def error_of(job: Any) -> ServiceError:
 
 
 @scenario
-async def test_rows_come_back_in_order_whatever_their_head(tmp_path: Path) -> None:
+async def test_rows_of_several_heads_come_back_in_order(tmp_path: Path) -> None:
     async with device(tmp_path, batch_tokens=512) as (process, encoder), front(tmp_path) as (engines, handle):
         assert (handle.precision, handle.provider, handle.max_length, handle.pads, handle.is_wide) == (
             *("fp32", "cpu", 512, True, False),
@@ -115,7 +115,7 @@ async def refused(engine: Any, runner: Any, encoder: Any, case: str) -> ServiceE
 
 
 @scenario
-async def test_what_nobody_waits_for_leaves_the_queue(tmp_path: Path) -> None:
+async def test_rows_that_nobody_waits_for_leave_the_queue(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         blocker = await blocked(engines, handle, encoder)
         jobs = [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(3)]
@@ -187,7 +187,7 @@ async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_
 
 
 @scenario
-async def test_what_a_new_engine_process_cannot_open_is_said_and_tried_again(
+async def test_a_bundle_that_a_new_engine_process_cannot_open_is_reported_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.link.REOPEN_SECONDS", 0.05)
@@ -258,7 +258,7 @@ async def test_a_front_that_ends_loses_its_own_requests_only(tmp_path: Path) -> 
 
 
 @scenario
-async def test_a_front_that_stops_answers_what_is_under_way(tmp_path: Path) -> None:
+async def test_a_front_that_stops_answers_requests_in_flight(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, encoder), front(tmp_path) as (engines, handle):
         await blocked(engines, handle, encoder)
         job = engines.submit(handle, [("a", row(30))], soon(1e6))
@@ -321,7 +321,7 @@ async def test_scores_are_kept_within_a_share_of_the_memory(tmp_path: Path, monk
 
 
 @scenario
-async def test_requests_go_to_the_device_with_the_least_to_do(tmp_path: Path) -> None:
+async def test_requests_go_to_the_least_loaded_device(tmp_path: Path) -> None:
     async with device(tmp_path, 0) as (first, one), device(tmp_path, 1) as (second, two):
         async with front(tmp_path, devices=2) as (engines, handle):
             await ready(engines)

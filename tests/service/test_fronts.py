@@ -1,4 +1,4 @@
-"""If this breaks, a service with fronts answers otherwise than one process, loses requests, or hangs when one ends."""
+"""If this breaks, a service with fronts gives wrong answers, loses requests, or hangs when a process ends."""
 
 import os
 import signal
@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from models.tokenizer import Tokenizer
 from tests.benchmarks.fronts import engine_process
+from tests.service.bundles import write_bundle
 from tests.service.processes import children, half_sent, process, ready, total
 from tests.service.reloading import KEY, TEXT, load, refused
 from tests.service.serving import serving, until
@@ -48,12 +50,20 @@ def asked(client: httpx.Client, path: str, body: Any) -> tuple[int, bytes, dict[
 
 
 @pytest.fixture(scope="module")
-def fronts(bundle: Path) -> Iterator[tuple[int, str]]:
+def current(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A link to the bundle that the fronts serve."""
+    link = tmp_path_factory.mktemp("current") / "link"
+    link.symlink_to(bundle)
+    return link
+
+
+@pytest.fixture(scope="module")
+def fronts(current: Path) -> Iterator[tuple[int, str]]:
     """The process of a supervisor with two fronts, and where they listen."""
     flags = [part for name, value in LIMITS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     with (
         ThreadPoolExecutor(1) as reader,  # first, for it reads until the process has ended
-        process("--bundle", str(bundle), "--workers", "2", *flags, program=PROGRAM) as (running, url),
+        process("--bundle", str(current), "--workers", "2", *flags, program=PROGRAM) as (running, url),
     ):
         assert running.stderr
         reader.submit(running.stderr.read)
@@ -146,6 +156,33 @@ def test_a_killed_front_loses_its_own_requests_only(fronts: tuple[int, str]) -> 
     assert engine_process(pid) == engine and total(url, "queue_rows") == 0
 
 
+def replace(link: Path, bundle: Path) -> None:
+    """Let a link lead to another bundle, at one blow."""
+    link.with_name("next").symlink_to(bundle)
+    link.with_name("next").rename(link)
+
+
+def test_a_signal_changes_the_bundle_of_all_fronts_and_draining_loses_nothing(
+    fronts: tuple[int, str], current: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    pid, url = fronts
+    replace(current, write_bundle(tmp_path / "tiny", tokenizer, version="2.0.0"))
+    os.kill(pid, signal.SIGUSR1)
+
+    def bundles() -> set[str]:
+        answers = [httpx.post(f"{url}/classify", json={"inputs": TEXT}) for _ in range(12)]  # from any front
+        return {answer.headers["X-Bundle"] for answer in answers if answer.raise_for_status()}
+
+    until(lambda: bundles() == {"tiny/2.0.0"})
+    with half_sent(url) as slow:
+        until(lambda: total(url, "requests_in_flight") > 1)  # one is the request for the metrics
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not ready(url))
+        slow.sendall(b' "the cat"}')
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    until(lambda: not Path(f"/proc/{pid}/exe").exists())  # it has ended, and only its status is left
+
+
 def served(url: str) -> str:
     """Return the line of the metrics that says what is served."""
     page = httpx.get(f"{url}/metrics", timeout=20).text.splitlines()
@@ -164,6 +201,7 @@ def load_in_turn(client: httpx.Client, name: str, version: str) -> httpx.Respons
     return found[-1]
 
 
+@pytest.mark.slow
 def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,8 +226,7 @@ def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
             return {answer.headers["X-Bundle"] for answer in answers}
 
         # A new engine process finds another bundle than is served: all fronts change to it.
-        (tmp_path / "next").symlink_to(root / "tiny" / "1.1.0")
-        (tmp_path / "next").rename(current)
+        replace(current, root / "tiny" / "1.1.0")
         os.kill(engine_process(running.pid), signal.SIGKILL)
         until(lambda: total(url, 'bundle_info{bundle="tiny"') == 1 and "1.1.0" in served(url) and ready(url))
         assert bundles() == {"tiny/1.1.0"}

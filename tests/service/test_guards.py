@@ -106,7 +106,7 @@ def test_the_orchestrator_can_read_errors(served: Served, document: dict[str, An
     assert {"code", "message"} <= set(document["components"]["schemas"]["DetectorFailure"]["required"])
 
 
-def test_padding_does_not_hide_anything(served: Served) -> None:
+def test_padding_hides_nothing_from_a_guard(served: Served) -> None:
     found = detect(served, LONG, threshold=0.0)
     everywhere = scores(served, LONG, truncation="windows")
     assert same({each["detection"]: each["score"] for each in found[0]}, everywhere)
@@ -211,12 +211,12 @@ def test_a_classifier_blocks(served: Served) -> None:
 
 
 @pytest.mark.parametrize("texts", [None, [], ["", " \n"]])
-def test_nothing_is_found_in_nothing(served: Served, texts: Any) -> None:
+def test_an_empty_text_has_no_findings(served: Served, texts: Any) -> None:
     response = served.client.post(LITELLM, json=litellm(texts=texts, images=["data:image/png;base64,AA"]))
     assert response.json() == {"action": "NONE"}
 
 
-def test_a_tagger_hides_entities_under_numbers_that_hold_in_all_texts(served: Served) -> None:
+def test_a_tagger_replaces_entities_by_numbers_that_are_the_same_in_all_texts(served: Served) -> None:
     texts = [TEXT, "", "A dog, a ship and the sea."]
     answer = guard(served, *texts, heads=["ner"])
     assert answer["action"] == "GUARDRAIL_INTERVENED" and answer["texts"][1] == ""
@@ -252,7 +252,7 @@ def test_litellm_is_refused_in_sentences(served: Served) -> None:
     assert sentence.startswith("additional_provider_specific_params.blocked_labels: has 'bad'")
 
 
-def test_the_model_is_what_guards(served: Served) -> None:
+def test_the_model_in_the_answer_is_the_head_that_guards(served: Served) -> None:
     expected = computed(served, "sentiment", LONG, truncation="windows")
     found = detect(served, LONG, threshold=0.0)[0]
     assert same([each["score"] for each in found], [each["score"] for each in expected])

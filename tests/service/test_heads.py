@@ -32,7 +32,7 @@ def silent(progress: str) -> None:
     assert progress
 
 
-def test_heads_of_several_bundles_stand_side_by_side_and_the_first_answers(bundle: Path, other: Path) -> None:
+def test_heads_of_several_bundles_are_served_together_and_the_first_is_the_default(bundle: Path, other: Path) -> None:
     for order, default in [((bundle, other), "sentiment"), ((other, bundle), "intent")]:
         heads = load_heads(Settings(bundles=order), silent)
         assert heads.find("classify", None).name == default
@@ -40,7 +40,7 @@ def test_heads_of_several_bundles_stand_side_by_side_and_the_first_answers(bundl
         assert heads.find("qa", None).bundle_name == "tiny/1.2.3"
 
 
-def test_what_is_alone_gets_the_threads_of_all_lanes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_runs_alone_gets_the_threads_of_all_lanes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[int, int]] = []
 
     def session(*rest: Any, threads: int, wide_threads: int, **named: Any) -> Session:
@@ -111,7 +111,7 @@ def test_a_name_that_cannot_be_given(bundle: Path, rename: str, words: str) -> N
         load_heads(Settings(bundles=(bundle,), rename=rename), silent)
 
 
-def test_a_bundle_that_is_none_says_so(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="nowhere"):
         load_heads(Settings(bundles=(tmp_path / "nowhere",)), silent)
 

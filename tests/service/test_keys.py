@@ -77,7 +77,7 @@ def test_a_wrong_line_is_named_and_never_shown(path: Path, text: str, says: str)
     assert not {"alice", "bob", "k1", "k2", "heavy"} & set(sentence.replace(";", "").split())
 
 
-def test_a_file_that_is_none_is_a_sentence(path: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_one_sentence(path: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latin").write_bytes("alice schlüssel".encode("latin-1"))
     for name, says in [("missing", "not a read"), ("pipe", "not a read"), ("", "not a read"), ("latin", "not UTF-8")]:
@@ -97,12 +97,12 @@ def made(path: Path | None, single: str | None = None) -> tuple[Keys, Metrics]:
     return Keys(path, single, metrics), metrics
 
 
-def test_no_key_is_required_without_any(path: Path) -> None:
+def test_no_key_is_required_if_none_is_set(path: Path) -> None:
     assert not made(None)[0].required
     assert made(None, "k")[0].required and made(write(path, "k"))[0].required
 
 
-def test_the_setting_and_the_file_hold_beside_each_other(path: Path) -> None:
+def test_keys_of_the_setting_and_of_the_file_are_both_valid(path: Path) -> None:
     keys, _ = made(write(path, "alice k1 3"), "s3cret")
     assert keys.find(b"k1") == Key("alice", 3.0) and keys.find(b"s3cret") == Key("default")
     assert keys.find(b"") is keys.find(b"k") is keys.find(b"alice") is keys.find(b"k1 3") is None
@@ -153,7 +153,7 @@ def test_a_file_that_breaks_keeps_its_keys(path: Path, caplog: pytest.LogCapture
     assert keys.find(b"k1") is None and keys.find(b"k2") == Key("bob")
 
 
-def test_a_reading_that_failed_is_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_read_is_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system may fail for a moment, and the file is then as it was."""
 
     def fail(*_: object) -> None:
@@ -213,7 +213,7 @@ def test_the_name_of_the_key_is_in_log_and_metrics(
 
 
 @pytest.mark.parametrize("given", ["s3cret\n", " s3cret", "s3cret \r\n"])
-def test_blanks_around_a_key_are_none_of_it(bundle: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_spaces_around_a_key_are_ignored(bundle: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("BERTHEADS_API_KEY", given)
     with serving(bundle, lanes=1) as served:
         assert status(served, "s3cret") == 200 and status(served, "s3cre") == 401

@@ -1,4 +1,4 @@
-"""If this breaks, a probe kills a server that loads, a stop loses requests, or a server that cannot serve seems to."""
+"""If this breaks, a probe kills a loading server, shutdown loses requests, or a broken server looks healthy."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from tests.service.serving import Served, serving, until
 from tests.service.test_bad_input import problem
 
 
-def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loading_server_is_live_and_reports_its_progress(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = threading.Event()
 
     def slowly(*arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def test_while_it_loads_it_lives_and_says_what_it_does(bundle: Path, monkeypatch
         assert served.service._held == 0 and served.sample("ready") == 1
 
 
-def test_only_so_many_requests_are_held_while_it_loads(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_requests_held_while_loading_is_bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = threading.Event()
 
     def slowly(*arguments: Any) -> Any:
@@ -90,7 +90,7 @@ service.server.serve(Settings(), None)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime may not know how elsewhere")
-def test_lanes_take_denormal_numbers_for_zero() -> None:
+def test_lanes_treat_denormal_numbers_as_zero() -> None:
     result = subprocess.run([sys.executable, "-c", FLUSHED], capture_output=True, text=True, timeout=300, check=True)
     assert result.stdout == "0.0\n"
 
@@ -107,7 +107,7 @@ def test_a_server_that_cannot_load_ends(bundle: Path, monkeypatch: pytest.Monkey
     assert str(error) in str(served.service.failure)
 
 
-def test_memory_goes_back_after_long_texts_once_nothing_is_under_way(
+def test_memory_is_returned_after_long_texts_once_no_request_is_in_flight(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trimmed = threading.Event()
@@ -141,7 +141,7 @@ def test_a_request_that_is_cut_off_while_it_is_held_makes_room(bundle: Path) -> 
 
 def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> None:
     with (
-        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "3") as (running, url),
+        process("--bundle", str(bundle), "--lanes", "1", "--drain-delay", "2") as (running, url),
         ThreadPoolExecutor(8) as threads,
     ):
         until(lambda: ready(url))
@@ -166,7 +166,7 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGHUP, 1), (signal.SIGHUP, 2), (signal.SIGINT, 2)])
-def test_what_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number: int, workers: int) -> None:
+def test_a_signal_that_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number: int, workers: int) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", str(workers), "--drain-delay", "1")
     with process(*flags) as (running, url), half_sent(url) as slow:
         until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
@@ -197,7 +197,7 @@ def test_a_second_signal_ends_what_is_in_flight_and_the_process_in_order(bundle:
         assert running.stderr and "Traceback" not in running.stderr.read()
 
 
-def test_work_that_comes_when_its_threads_have_ended_may_be_sent_elsewhere(bundle: Path) -> None:
+def test_a_request_whose_worker_threads_have_ended_may_be_retried_elsewhere(bundle: Path) -> None:
     """A long text whose logits come while the service ends; 500 would say that the input is at fault."""
     with serving(bundle, lanes=1) as served:
         served.service.texts.shutdown(wait=False)
@@ -205,7 +205,9 @@ def test_work_that_comes_when_its_threads_have_ended_may_be_sent_elsewhere(bundl
         assert response.status_code == 503 and SHUTTING_DOWN in response.json()["detail"]
 
 
-def test_what_draining_cuts_off_may_be_sent_elsewhere(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_draining_cuts_off_may_be_retried_elsewhere(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer to a request that outlasts the drain is a 503 that clients send again, and it is counted."""
     stuck = threading.Event()
     run = Session.run
@@ -226,7 +228,7 @@ def test_what_draining_cuts_off_may_be_sent_elsewhere(bundle: Path, monkeypatch:
     assert served.sample("requests_total", route="/classify", head="sentiment", status="503") == 1
 
 
-def test_ready_is_what_the_metrics_say_too(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_and_its_metric_agree(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(bundle, lanes=1) as served:
         assert served.sample("ready") == served.sample("workers") == 1
         monkeypatch.setattr(served.service.engine, "troubles", lambda: ["lane-0 hangs"])
@@ -234,7 +236,7 @@ def test_ready_is_what_the_metrics_say_too(bundle: Path, monkeypatch: pytest.Mon
         assert served.client.get("/health/ready").status_code == 503
 
 
-def test_a_worker_that_lost_a_lane_ends_and_a_service_alone_goes_on(
+def test_a_worker_that_lost_a_lane_ends_but_a_single_process_goes_on(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for workers, lost in ((1, False), (2, True)):
@@ -254,7 +256,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_serves_where_linux_is_not(bundle: Path, tmp_path: Path, workers: str) -> None:
+def test_it_serves_without_the_functions_that_only_linux_has(bundle: Path, tmp_path: Path, workers: str) -> None:
     """Workers import the module __main__ again, so theirs lacks the same functions."""
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("sys.exit", 'if __name__ == "__main__": sys.exit'))
     flags = ("--bundle", str(bundle), "--workers", workers)
@@ -265,7 +267,7 @@ def test_it_serves_where_linux_is_not(bundle: Path, tmp_path: Path, workers: str
         assert running.wait(30) == 0
 
 
-def test_a_bundle_that_is_none_is_one_sentence_and_status_1(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_one_sentence_and_status_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--bundle", str(tmp_path / "nowhere")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr

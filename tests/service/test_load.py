@@ -63,7 +63,7 @@ def test_a_deadline_in_the_queue_is_504_and_nothing_runs(blocked: Blocked) -> No
     assert len(blocked.batches) == 2
 
 
-def test_a_client_that_leaves_is_not_computed(blocked: Blocked) -> None:
+def test_a_request_whose_client_leaves_is_not_computed(blocked: Blocked) -> None:
     host, port = blocked.served.client.base_url.host, blocked.served.client.base_url.port
     body = b'{"inputs": "the dog"}'
     with socket.create_connection((host, port or 0)) as connection:
@@ -88,7 +88,7 @@ def test_a_full_queue_is_429_with_a_time_to_come_back(blocked: Blocked) -> None:
     assert [each.result().status_code for each in kept] == [200, 200]
 
 
-def test_what_waits_at_the_end_is_503(blocked: Blocked) -> None:
+def test_requests_that_wait_at_shutdown_get_503(blocked: Blocked) -> None:
     waiting = blocked.post("the " * 40)
     blocked.queued(1)
     service = blocked.served.service

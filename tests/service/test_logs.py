@@ -66,7 +66,7 @@ def test_text_lines_hold_fields_and_traceback() -> None:
 
 
 @pytest.mark.usefixtures("unconfigured")
-def test_the_chosen_level_and_form_hold(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_chosen_level_and_format_apply(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     logging.getLogger("service.x").info("no")
     logging.getLogger("service.x").warning("yes")
@@ -103,7 +103,9 @@ def test_a_traceback_that_waits_keeps_no_variables() -> None:
     assert left() is None and "it broke" in "".join(getattr(waiting, logs.TRACEBACK).format())
 
 
-def test_what_cannot_be_formatted_is_said_and_the_next_line_is_written(pipe: tuple[int, logs.Lines]) -> None:
+def test_a_record_that_cannot_be_formatted_is_reported_and_the_next_line_is_written(
+    pipe: tuple[int, logs.Lines],
+) -> None:
     read, handler = pipe
     handler.emit(logging.LogRecord("a", logging.INFO, "f", 1, "%d lines", ("no number",), None))
     handler.emit(logging.LogRecord("a", logging.INFO, "f", 1, "\ud800 next", (), None))
@@ -145,7 +147,7 @@ def test_a_closed_standard_error_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
     logging.getLogger().handlers[0].flush()
 
 
-def test_a_reader_that_left_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     read, write = os.pipe()
     handler = logs.Lines(write)
     os.close(read)
@@ -182,7 +184,7 @@ def test_a_line_has_a_bounded_length_and_says_that_it_was_cut(formatter: logging
 REQUEST = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_a_reader_that_stalls_stops_neither_answers_nor_the_end(bundle: Path) -> None:
+def test_a_stalled_log_reader_stops_neither_answers_nor_shutdown(bundle: Path) -> None:
     with process("--bundle", str(bundle), "--lanes", "1") as (running, url):
         until(lambda: ready(url))
         address = httpx.URL(url)

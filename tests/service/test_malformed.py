@@ -1,4 +1,4 @@
-"""If this breaks, what is not HTTP gets no answer, one that is none, or the answer of another request."""
+"""If this breaks, input that is not HTTP gets no answer, an invalid one, or that of another request."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_clients_of_the_inference_protocol_can_read_what_is_malformed(served: Se
     assert found["content-type"] == "application/json" and problem["error"] == problem["detail"]
 
 
-def test_what_is_malformed_behind_a_request_does_not_take_its_answer(served: Served) -> None:
+def test_malformed_input_after_a_request_does_not_take_its_answer(served: Served) -> None:
     with connected(served) as connection:
         connection.sendall(HEAD + LENGTH + BODY + b"\x16\x03\x01")
         assert [status for status, _, _ in answers(connection)] == [200, 400]
@@ -80,7 +80,9 @@ def test_a_request_that_was_refused_and_then_breaks_is_answered_once(bundle: Pat
         assert list(found) == []
 
 
-def test_tls_is_logged_with_the_client_and_no_bytes_of_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tls_handshake_is_logged_with_its_client_but_without_its_bytes(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(bundle, lanes=1) as served:
         for _ in range(5):
             with connected(served) as connection:

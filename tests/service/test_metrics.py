@@ -20,7 +20,7 @@ def always_new(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def families(text: str) -> set[str]:
-    """Names of the metrics in a page of OpenMetrics; raise ValueError if it is none."""
+    """Names of the metrics in a page of OpenMetrics; raise ValueError for any other text."""
     return {family.name for family in text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
 
 
@@ -50,7 +50,7 @@ def test_one_request_is_counted_once_everywhere(bundle: Path) -> None:
         assert served.sample("bundle_info", **labels) == 1
 
 
-def test_limits_stand_beside_what_they_limit(bundle: Path) -> None:
+def test_each_limit_is_exposed_beside_what_it_limits(bundle: Path) -> None:
     with serving(bundle, lanes=2, max_queued_tokens=5000, max_connections=20) as served:
         served.client.get("/health/live")
         assert served.sample("lanes") == served.sample("lanes_alive") == 2
@@ -62,7 +62,7 @@ def test_limits_stand_beside_what_they_limit(bundle: Path) -> None:
         until(lambda: served.sample("connections") == 0)
 
 
-def test_raw_scores_are_no_confidence(served: Served) -> None:
+def test_raw_scores_do_not_count_as_confidence(served: Served) -> None:
     before = served.sample("confidence_count", head="sentiment")
     raw = served.answer("/classify/sentiment", "the cat sat", function_to_apply="none")
     inside = 0 <= raw[0][0]["score"] <= 1
@@ -93,7 +93,7 @@ def test_every_series_is_ours(served: Served) -> None:
     assert all(name.startswith(("bertheads_", "process_")) for name in series(served))
 
 
-def test_series_that_seldom_move_are_there_from_the_start(served: Served) -> None:
+def test_series_that_seldom_change_exist_from_the_start(served: Served) -> None:
     assert {
         'bertheads_rejected_total{reason="queue-full"}',
         'bertheads_dropped_total{reason="lane"}',
@@ -114,11 +114,11 @@ def test_the_times_of_short_texts_fall_into_different_buckets() -> None:
 @pytest.mark.parametrize(
     "name", ["queue_rows", "queue_tokens", "requests_in_flight", "ready", "lanes_alive", "batches_total"]
 )
-def test_what_has_no_labels_is_there_from_the_start(name: str) -> None:
+def test_metrics_without_labels_exist_from_the_start(name: str) -> None:
     assert f"bertheads_{name} 0.0" in Metrics().expose().decode()
 
 
-def test_what_many_ask_for_is_computed_once_on_a_thread() -> None:
+def test_a_page_that_many_request_at_once_is_computed_once_on_a_thread() -> None:
     threads: list[str] = []
 
     def compute() -> int:
@@ -135,7 +135,7 @@ def test_what_many_ask_for_is_computed_once_on_a_thread() -> None:
 
 
 @pytest.mark.usefixtures("always_new")
-def test_what_is_old_is_computed_again_and_one_who_leaves_ends_it_for_nobody() -> None:
+def test_an_old_page_is_computed_again_and_a_client_that_leaves_cancels_it_for_nobody() -> None:
     computed: list[int] = []
     go_on = threading.Event()
 
@@ -157,7 +157,7 @@ def test_what_is_old_is_computed_again_and_one_who_leaves_ends_it_for_nobody() -
 
 
 @pytest.mark.usefixtures("always_new")
-def test_what_failed_is_computed_again() -> None:
+def test_a_page_that_failed_is_computed_again() -> None:
     divisors = iter([0, 1])
 
     def compute() -> float:

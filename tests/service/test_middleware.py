@@ -1,4 +1,4 @@
-"""If this breaks, a wrong key opens the door, or an error or a log line gives away what nobody should see."""
+"""If this breaks, a wrong key is accepted, or an error or a log line reveals a secret."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ OPEN = ["/", "/docs", "/openapi.json", "/health/live", "/health/ready"]
     "authorization",
     ["", "Bearer", "Bearer wrong", "Bearer s3cre", "Bearer s3crett", "Basic s3cret", "s3cret", "Bearer \xff"],
 )
-def test_without_the_key_nothing_is_told(guarded: Served, path: str, authorization: str) -> None:
+def test_without_the_key_nothing_is_revealed(guarded: Served, path: str, authorization: str) -> None:
     response = httpx.get(
         guarded.url + path, headers={b"Authorization": authorization.encode("latin-1")} if authorization else {}
     )
@@ -54,7 +54,7 @@ def test_without_the_key_nothing_is_told(guarded: Served, path: str, authorizati
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_with_the_key_all_is_open(guarded: Served, scheme: str) -> None:
+def test_with_the_key_every_route_is_open(guarded: Served, scheme: str) -> None:
     headers = {"Authorization": f"{scheme} s3cret"}
     assert httpx.get(guarded.url + "/heads", headers=headers).status_code == 200
     assert httpx.get(guarded.url + "/metrics", headers=headers).status_code == 200
@@ -94,12 +94,12 @@ def test_a_request_id_is_kept(served: Served, given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a" * 129, "<script>", "ä", 'a"b'])
-def test_a_request_id_that_is_none_is_replaced(served: Served, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(served: Served, given: str) -> None:
     answered = served.client.get("/health/live", headers={b"X-Request-Id": given.encode()}).headers["X-Request-Id"]
     assert answered != given and len(answered) == 32
 
 
-def test_a_failure_of_ours_gives_nothing_away_but_its_id(
+def test_an_internal_error_reveals_nothing_but_its_id(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -243,7 +243,7 @@ def test_tasks_are_found_ahead_of_all_routes(method: str, path: str, expected: s
 
 
 @pytest.mark.parametrize("path", ["/classify", "/tag/words", "/explain", "/explain/topic"])
-def test_overload_refuses_what_heads_are_asked_before_anything_else(path: str) -> None:
+def test_overload_refuses_requests_for_heads_before_anything_else(path: str) -> None:
     response = through_gate(200, path, draining=False, room=False)
     assert response.status_code == 429 and response.headers["Retry-After"] == "3"
 
@@ -277,7 +277,7 @@ def test_guesses_are_slowed_down_and_the_right_key_is_not(bundle: Path, pauses: 
         assert guarded.client.get("/heads").status_code == 200 and len(pauses) == 3
 
 
-def test_a_guess_too_many_costs_its_connection(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_guess_too_many_closes_its_connection(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.middleware.MAX_PAUSED", 0)
     with serving(bundle, lanes=1, api_key="s3cret") as guarded, httpx.Client(base_url=guarded.url) as client:
         answers = [client.get("/heads", headers={"Authorization": "Bearer wrong"}) for _ in range(11)]

@@ -85,7 +85,7 @@ def test_a_page_can_read_refusals_and_failures(shared: Served, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": STRANGER}])
-def test_others_get_no_permission_and_caches_are_told(shared: Served, headers: dict[str, str]) -> None:
+def test_other_origins_get_no_permission_and_vary_names_the_origin(shared: Served, headers: dict[str, str]) -> None:
     response = shared.client.get("/heads", headers=headers)
     assert response.status_code == 200 and response.headers["Vary"] == "Origin"
     assert not [name for name in response.headers if name.startswith(("access-control", "timing-allow"))]
@@ -98,7 +98,7 @@ def test_any_origin_may_be_allowed(bundle: Path) -> None:
             assert response.status_code == 200 and response.headers["Access-Control-Allow-Origin"] == origin
 
 
-def test_without_the_setting_nothing_is_said_of_origins(served: Served) -> None:
+def test_without_the_setting_no_header_names_origins(served: Served) -> None:
     response = served.client.get("/heads", headers={"Origin": STRANGER})
     assert not [name for name in response.headers if name.startswith(("access-control", "timing-allow", "vary"))]
     assert httpx.options(f"{served.url}/classify", headers={"Origin": STRANGER, **ASKS}).status_code == 403
@@ -207,7 +207,7 @@ def test_any_host_passes_with_a_key_or_beyond_this_machine(bundle: Path, setting
         {"Sec-Fetch-Site": "none"},
     ],
 )
-def test_the_own_page_and_programs_may_post(served: Served, headers: dict[str, str]) -> None:
+def test_our_own_page_and_programs_may_post(served: Served, headers: dict[str, str]) -> None:
     assert served.client.post("/classify", json={"inputs": "a"}, headers=headers).status_code == 200
 
 
@@ -240,7 +240,7 @@ def test_with_the_key_it_may(shared: Served, headers: dict[str, str]) -> None:
     assert httpx.post(f"{shared.url}/classify", json={"inputs": "a"}, headers=headers).status_code == 401
 
 
-def test_a_page_that_is_allowed_needs_no_key_where_none_is(bundle: Path) -> None:
+def test_an_allowed_page_needs_no_key_where_none_is_set(bundle: Path) -> None:
     with serving(bundle, lanes=1, cors_origins=PAGE) as served:
         assert classify(served, Origin=PAGE, Sec_Fetch_Site="cross-site").status_code == 200
         assert classify(served, Origin=STRANGER, Sec_Fetch_Site="cross-site").status_code == 403

@@ -1,4 +1,4 @@
-"""If this breaks, the playground shows no answer in a real browser, or runs what a bundle or a text smuggles in."""
+"""If this breaks, the playground shows no answer in a real browser, or runs code that a bundle or a text injects."""
 
 import threading
 from functools import partial

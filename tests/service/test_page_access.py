@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from models.task import HeadSpec
+from models.tokenizer import Tokenizer
 from tests.programs import npm_packages
+from tests.service.bundles import write_bundle
 from tests.service.chromium import Page
-from tests.service.relay import Relay
-from tests.service.serving import Served
+from tests.service.relay import Relay, relay
+from tests.service.serving import Served, serving
 
 TASKS = ["classify", "pair", "fill-mask", "tag", "qa", "zero-shot"]
 WIDTHS = (1280, 320)
@@ -20,6 +23,7 @@ LOOK = f"axe.run({{runOnly: {{type: 'tag', values: {RULES}}}, resultTypes: ['vio
 FINDINGS = "violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html} ${node.failureSummary}`))"
 WIDE = "[...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 1"
 """Elements beyond the right edge, except in what scrolls by itself."""
+OPEN_ALL = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +42,41 @@ def check(page: Page, state: str) -> None:
 
 
 @pytest.fixture(params=["light", "dark"])
-def shown(request: pytest.FixtureRequest, page: Page, front: Relay, axe: str) -> Iterator[Page]:
+def themed(request: pytest.FixtureRequest, page: Page) -> Iterator[Page]:
+    """A page that is light, and one that is dark."""
     page.resize(320)
     page.prefer(request.param)
-    page.open(front.url).answered()
-    page.run(axe)
-    assert page.run("document.documentElement.dataset.theme") == request.param
     yield page
+    assert page.run("document.documentElement.dataset.theme") == request.param
+
+
+@pytest.fixture
+def shown(themed: Page, front: Relay, axe: str) -> Page:
+    """The page with axe in it."""
+    themed.open(front.url).answered()
+    themed.run(axe)
+    return themed
+
+
+@pytest.fixture(scope="module")
+def ranking_service(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Heads that rank, and no others."""
+    heads = {name: HeadSpec("pair", ["relevant"]) for name in ("cross", "second")}
+    with serving(write_bundle(tmp_path_factory.mktemp("ranking") / "tiny", tokenizer, heads), lanes=1) as served:
+        yield served
+
+
+@pytest.fixture
+def ranking(ranking_service: Served) -> Iterator[Relay]:
+    with relay(ranking_service.url) as front:
+        yield front
 
 
 def test_every_tab_has_no_findings(shown: Page) -> None:
     for task in TASKS:
         shown.click(f"#tab-{task}")
         shown.until(f"state.task === '{task}' && $('result').ariaBusy === 'false'")
-        shown.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        shown.run(OPEN_ALL)
         check(shown, task)
 
 
@@ -75,7 +100,7 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     shown.until("$('compared').childElementCount")
     shown.run("$('correct').querySelector('button').click()")
     shown.said("Correction kept")
-    shown.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    shown.run(OPEN_ALL)
     check(shown, "tables")
     shown.write("#in-text", "A good film.")
     shown.click("#run")
@@ -89,16 +114,42 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     check(shown, "no service")
 
 
+def test_every_state_of_the_rerank_tab_has_no_findings(themed: Page, ranking: Relay, axe: str) -> None:
+    themed.open(f"{ranking.url}/#rerank").answered("Berlin")
+    themed.run(axe)
+    themed.run(OPEN_ALL)
+    check(themed, "rerank")
+    texts = ["word " * 100, "longwordwithoutanyblank" * 20, *(f"text {number}" for number in range(12))]
+    themed.write("#in-texts", "\n".join(texts))
+    themed.click("#run")
+    themed.answered("tokens were cut")
+    themed.run(OPEN_ALL)
+    check(themed, "texts that are cut, and more of them than are shown")
+    themed.run("[...$('result').querySelectorAll('button')].find((each) => each.textContent === 'Show all 14').click()")
+    check(themed, "all texts")
+    themed.write("#p-raw_scores", "true")
+    themed.click("#run")
+    themed.until("state.last?.body.raw_scores && $('result').ariaBusy === 'false'")
+    themed.run("compare()")
+    themed.until("$('compared').childElementCount")
+    check(themed, "raw scores of two heads")
+    themed.write("#in-texts", " ")
+    themed.click("#run")
+    themed.until("$('in-texts').ariaInvalid === 'true'")
+    check(themed, "no texts")
+    ranking.down = True
+    themed.click("#run")
+    themed.said("The service does not answer")
+    check(themed, "no service")
+
+
 SCREENS = ["post/classify", "post/v2/models/{model}/infer", "get/heads/{head}", "get/nothing"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_description_of_the_api_has_no_findings(page: Page, served: Served, axe: str, scheme: str) -> None:
-    page.resize(320)
-    page.prefer(scheme)
+def test_the_description_of_the_api_has_no_findings(themed: Page, served: Served, axe: str) -> None:
+    page = themed
     page.open(f"{served.url}/docs").until("globalThis.docs?.screens ?? document.querySelector('#statuses button')")
     page.run(axe)
-    assert page.run("document.documentElement.dataset.theme") == scheme
     for screen in SCREENS:
         page.run(f"location.hash = '{screen}'")
         page.until("document.activeElement.id === 'title' && document.querySelector('#statuses button')")

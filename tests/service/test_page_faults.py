@@ -21,7 +21,7 @@ def works(page: Page, text: str = "It works again.") -> None:
     assert page.run("$('trouble').textContent") == "" and page.run("$('in-text').value") == text
 
 
-def test_a_key_that_is_missing_wrong_or_no_header(page: Page, bundle: Path) -> None:
+def test_a_missing_wrong_or_unsendable_key_is_explained(page: Page, bundle: Path) -> None:
     with serving(bundle, lanes=1, api_key="s3cret") as served:
         page.open(served.url)
         page.said("This service needs an API key")
@@ -44,7 +44,7 @@ def test_a_key_that_is_missing_wrong_or_no_header(page: Page, bundle: Path) -> N
         assert "s3cret" not in kept and "$KEY" in kept
 
 
-def test_a_service_that_stops_and_comes_back(page: Page, front: Relay) -> None:
+def test_a_service_that_stops_and_comes_back_is_noticed(page: Page, front: Relay) -> None:
     page.open(front.url).answered()
     page.write("#in-text", "Kept meanwhile.")
     front.down = True
@@ -58,7 +58,7 @@ def test_a_service_that_stops_and_comes_back(page: Page, front: Relay) -> None:
 
 
 @pytest.mark.parametrize("path", ["/classify", "/heads", "/health/ready"])
-def test_a_page_of_a_proxy_in_place_of_an_answer(page: Page, front: Relay, path: str) -> None:
+def test_a_page_of_a_proxy_in_place_of_an_answer_is_reported(page: Page, front: Relay, path: str) -> None:
     front.canned[path] = [HTML]
     page.open(front.url)
     if path == "/classify":
@@ -71,7 +71,7 @@ def test_a_page_of_a_proxy_in_place_of_an_answer(page: Page, front: Relay, path:
     assert page.run("typeof hacked") == "undefined"
 
 
-def test_success_that_is_not_json(page: Page, front: Relay) -> None:
+def test_a_success_that_is_not_json_is_reported(page: Page, front: Relay) -> None:
     front.canned["/classify"] = [Canned(200, "<html>Please log in</html>")]
     page.open(front.url)
     page.said("200: this answer is not from the service")
@@ -79,7 +79,7 @@ def test_success_that_is_not_json(page: Page, front: Relay) -> None:
 
 
 @pytest.mark.parametrize("answer", ["[]", '{"a": 1}', "null", '[[{"label": null}]]', "[[[[]]]]"])
-def test_an_answer_that_the_page_does_not_know(page: Page, front: Relay, answer: str) -> None:
+def test_an_answer_of_an_unknown_shape_is_reported(page: Page, front: Relay, answer: str) -> None:
     front.canned["/classify"] = [Canned(200, answer)]
     page.open(front.url)
     page.said("This page does not understand the answer")
@@ -113,7 +113,7 @@ def test_a_wrong_number_is_named_at_its_field(page: Page, front: Relay, wrong: s
     assert page.run("$('p-top_k').getAttribute('aria-invalid')") == "false"
 
 
-def test_a_browser_that_does_not_let_the_page_copy(page: Page, served: Served) -> None:
+def test_a_browser_that_forbids_copying_gets_an_explanation(page: Page, served: Served) -> None:
     page.open(served.url.replace("127.0.0.1", INSECURE)).answered()
     assert page.run("navigator.clipboard === undefined")
     page.click("#copy")
@@ -192,7 +192,7 @@ def test_a_service_without_heads_says_what_to_do(page: Page, front: Relay) -> No
     page.said("Load a bundle, then reload the page")
 
 
-def test_a_slow_answer_is_said_to_be_awaited(page: Page, front: Relay) -> None:
+def test_the_page_says_that_it_waits_for_a_slow_answer(page: Page, front: Relay) -> None:
     page.open(front.url).answered()
     page.run("fetch = () => new Promise(() => {}); void run()")
     assert page.run("getComputedStyle($('result'), '::before').content") == '"Waiting for the answer …"'

@@ -76,7 +76,7 @@ def test_a_format_is_recognised(page: Page, served: Served, text: str, kind: str
         ('{"text": "a"}\n\n{oops', "Line 3 is not a JSON object"),
     ],
 )
-def test_a_table_that_is_wrong_says_where(page: Page, served: Served, text: str, says: str) -> None:
+def test_a_wrong_table_names_the_place(page: Page, served: Served, text: str, says: str) -> None:
     page.open(served.url).answered()
     page.run(f"loadTable({json.dumps(text)})")
     page.said(says)
@@ -119,7 +119,7 @@ def test_a_busy_service_and_a_broken_proxy_are_asked_again(page: Page, front: Re
     assert sizes == [8, 8, 8, 8, 4] and all(row["prediction"] for row in found)
 
 
-def test_what_is_stopped_goes_on_where_it_stopped(page: Page, front: Relay) -> None:
+def test_a_stopped_run_goes_on_where_it_stopped(page: Page, front: Relay) -> None:
     page.open(front.url).answered()
     wait = {"Content-Type": "application/json", "Retry-After": "300"}
     page.run(f"{SAVE} $('many').open = true; loadTable('a\\nb\\nc\\n'.repeat(4))")

@@ -51,7 +51,7 @@ def test_the_code_gives_the_answer_of_the_page_and_has_no_key(page: Page, bundle
         assert same(json.loads(printed), served.answer("/pair/nsp", {"text": HARD, "text_pair": "True"}, top_k=1))
 
 
-def test_the_card_tells_what_the_heads_route_tells(page: Page, served: Served) -> None:
+def test_the_card_shows_what_the_heads_route_answers(page: Page, served: Served) -> None:
     page.open(f"{served.url}/#tag").answered()
     (head,) = [each for each in served.client.get("/heads").json()["heads"] if each["name"] == "ner"]
     card = page.run("$('card').textContent")
@@ -128,7 +128,7 @@ def test_why_is_not_offered_where_the_service_does_not_explain(page: Page, serve
     assert page.run("document.querySelector('#why button')") is None
 
 
-def test_labels_of_a_persons_own_are_asked_about_and_in_the_link(page: Page, served: Served) -> None:
+def test_a_persons_own_labels_are_sent_and_kept_in_the_link(page: Page, served: Served) -> None:
     page.open(f"{served.url}/#zero-shot").answered()
     page.write("#in-candidate_labels", "sea, law")
     page.click("#run")
@@ -257,7 +257,7 @@ def test_texts_are_ranked_best_first(page: Page, others: Served) -> None:
     ("route", "right", "says"),
     [("tag/ner", "Nobody = PER", "is not in the text"), ("qa/qa", "xyz", "does not have this")],
 )
-def test_a_correction_that_cannot_be_says_why(page: Page, served: Served, route: str, right: str, says: str) -> None:
+def test_an_impossible_correction_says_why(page: Page, served: Served, route: str, right: str, says: str) -> None:
     page.open(f"{served.url}/#{route}").answered()
     page.write("#right", right)
     page.run(f"$('right').value = {json.dumps(right)}")

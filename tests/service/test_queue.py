@@ -54,14 +54,14 @@ def padded(batch: Sequence[Item]) -> int:
     return max(item.length for item in batch) * len(batch)
 
 
-def test_oldest_first_and_like_lengths_beside_it(loop: asyncio.AbstractEventLoop) -> None:
+def test_the_oldest_row_goes_first_with_rows_of_similar_length(loop: asyncio.AbstractEventLoop) -> None:
     queue, jobs = filled(loop, 40, 400, 41, 42, 395, 39)
     assert [item.job for item in queue.take(1000)] == [jobs[0], jobs[2], jobs[5], jobs[3]]
     assert [item.job for item in queue.take(1000)] == [jobs[1], jobs[4]]
     assert queue.take(1000) == [] and queue.rows == queue.tokens == 0
 
 
-def test_a_row_that_pads_more_than_a_run_costs_waits_for_its_own(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_row_whose_padding_costs_more_than_a_run_waits_for_its_own_batch(loop: asyncio.AbstractEventLoop) -> None:
     queue, jobs = filled(loop, 40, 43, 44, 37, 33)
     # beside 40: 43 pads one row by 3, then 37 is padded by 6; 44 would pad three rows by 1 each, which is cheap too
     assert [item.job for item in queue.take(1000)] == [jobs[0], jobs[1], jobs[3], jobs[2]]
@@ -100,7 +100,7 @@ def test_rows_of_one_request_go_into_several_batches(loop: asyncio.AbstractEvent
     assert [[index for item in queue.take(200) for index in item.indices] for _ in range(3)] == [[0, 1], [2, 3], [4]]
 
 
-def test_dropped_rows_count_no_more_and_never_run(loop: asyncio.AbstractEventLoop) -> None:
+def test_dropped_rows_no_longer_count_and_never_run(loop: asyncio.AbstractEventLoop) -> None:
     queue, jobs = filled(loop, 10, 11, 12)
     assert queue.drop(jobs[0]) and not queue.drop(jobs[0])
     assert (queue.rows, queue.tokens) == (2, 23)
@@ -152,7 +152,7 @@ def taken(queue: Queue, budget: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def test_a_short_job_waits_for_no_long_one(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_short_job_does_not_wait_for_a_long_one(loop: asyncio.AbstractEventLoop) -> None:
     long = [job_of(loop, [34] * 256) for _ in range(4)]
     queue = pushed(Queue(RUN_TOKENS, TURN), *long)
     for _ in range(5):
@@ -196,7 +196,7 @@ def test_where_runs_are_costly_long_jobs_fill_the_batches_of_short_ones(loop: as
     budget=st.integers(1, 1024),
     weights=st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 2),
 )
-def test_jobs_are_served_alike_by_weight_while_both_wait(
+def test_jobs_are_served_by_weight_while_both_wait(
     loop: asyncio.AbstractEventLoop,
     first: list[int],
     second: list[int],
@@ -260,7 +260,7 @@ def test_equal_rows_of_a_job_are_one_row_that_counts_once(loop: asyncio.Abstract
     assert [item.indices for item in queue.take(60)] == [[2, 5, 8]]
 
 
-def test_what_is_ahead_of_a_job(loop: asyncio.AbstractEventLoop) -> None:
+def test_the_tokens_ahead_of_a_job_are_known(loop: asyncio.AbstractEventLoop) -> None:
     queue = Queue(RUN_TOKENS, TURN)
     single, double, long = job_of(loop, [40]), job_of(loop, [100, 60]), job_of(loop, [100] * 50)
     assert [queue.ahead_of(job) for job in (single, double, long)] == [0, 0, 0]
@@ -278,7 +278,7 @@ lengths = st.lists(st.integers(1, 512), min_size=1, max_size=400)
 
 
 @given(lengths=lengths, budget=st.integers(0, 4096), pads=st.booleans())
-def test_every_batch_takes_the_oldest_and_keeps_the_budget_and_is_alike_if_it_pads(
+def test_every_batch_takes_the_oldest_row_keeps_the_budget_and_has_similar_lengths_if_it_pads(
     loop: asyncio.AbstractEventLoop, lengths: list[int], budget: int, pads: bool
 ) -> None:
     queue, jobs = filled(loop, *lengths, encoder=ONE if pads else PACKING)

@@ -28,6 +28,13 @@ def served(root: Path) -> Iterator[Served]:
         yield served
 
 
+@pytest.fixture(scope="module")
+def two(root: Path) -> Iterator[Served]:
+    """A server of two bundles, for tests that change nothing."""
+    with controlled(root, root / "tiny" / "1.0.0", root / "other" / "1.0.0", lanes=1) as served:
+        yield served
+
+
 # ---- swaps ---------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +103,7 @@ def test_a_load_measures_nothing_while_others_need_the_cores(
     assert gains == {"1.1.0": 5.0, "longer": 1.0, "1.0.0": 1.0}, "of equal shapes only"
 
 
-def test_a_load_again_reads_the_same_path_again(root: Path, served: Served) -> None:
+def test_loading_again_reads_the_same_path_again(root: Path, served: Served) -> None:
     for name in ("tiny", "sentiment"):
         body = load(served.client, name).json()
         assert body == {"name": name, "load": True, "version": "1.0.0", "previous": "1.0.0"}
@@ -128,23 +135,22 @@ def test_rollback_is_a_load_of_the_previous_version(root: Path, served: Served) 
         ("clash", ["'intent' is in bundle", '"rename": {"intent": "tiny-intent"}']),
     ],
 )
-def test_a_refusal_leaves_the_old_one_serving_and_says_why(root: Path, version: str, parts: list[str]) -> None:
-    with controlled(root, root / "tiny" / "1.0.0", root / "other" / "1.0.0", lanes=1) as served:
-        before = served.post("/classify", TEXT)
-        refused(load(served.client, "tiny", version), 400, *parts)
-        after = served.post("/classify", TEXT)
-        assert after.content == before.content and after.headers["X-Bundle"] == "tiny/1.0.0"
-        assert served.client.get("/health/ready").status_code == 200
-        assert served.sample("reloads_total", bundle="tiny", result="refused") == 1
-        assert served.sample("reloads_total", bundle="tiny", result="ok") == 0
+def test_a_refusal_leaves_the_old_bundle_serving_and_says_why(two: Served, version: str, parts: list[str]) -> None:
+    before, refusals = two.post("/classify", TEXT), two.sample("reloads_total", bundle="tiny", result="refused")
+    refused(load(two.client, "tiny", version), 400, *parts)
+    after = two.post("/classify", TEXT)
+    assert after.content == before.content and after.headers["X-Bundle"] == "tiny/1.0.0"
+    assert two.client.get("/health/ready").status_code == 200
+    assert two.sample("reloads_total", bundle="tiny", result="refused") == refusals + 1
+    assert two.sample("reloads_total", bundle="tiny", result="ok") == 0
 
 
-def test_who_says_force_may_lose_a_head(root: Path, served: Served) -> None:
+def test_a_load_with_force_may_lose_a_head(root: Path, served: Served) -> None:
     assert load(served.client, "tiny", "poorer", force=True).status_code == 200
     assert served.post("/tag/ner", TEXT).status_code == 404
 
 
-def test_a_load_renames_heads_for_good(root: Path) -> None:
+def test_names_that_a_load_gives_to_heads_last(root: Path) -> None:
     with controlled(root, root / "tiny" / "1.0.0", root / "other" / "1.0.0", lanes=1) as served:
         done = load(served.client, "tiny", "clash", rename={"intent": "tiny-intent"})
         assert done.status_code == 200, done.text
@@ -170,11 +176,11 @@ def test_a_bundle_that_would_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("version", ["3.0.0", "..", "../other/1.0.0", "", "/etc", ".", "a" * 65, "1.0.0\0", "link"])
-def test_a_version_that_is_not_there(root: Path, served: Served, version: str, tmp_path: Path) -> None:
+def test_an_unknown_version_is_refused(root: Path, two: Served, version: str, tmp_path: Path) -> None:
     link = root / "tiny" / "link"
     if not link.is_symlink():
         link.symlink_to(shutil.copytree(root / "tiny" / "1.0.0", tmp_path / "outside"))
-    response = served.client.post("/v2/repository/models/tiny/load", json={"parameters": {"version": version}})
+    response = two.client.post("/v2/repository/models/tiny/load", json={"parameters": {"version": version}})
     refused(response, 404, "there is no")
     link.unlink()
 
@@ -192,11 +198,11 @@ def test_a_version_that_is_not_there(root: Path, served: Served, version: str, t
         (b"\xff", 400, "byte 0 is 0xff"),
     ],
 )
-def test_a_body_that_makes_no_sense(served: Served, body: bytes, status: int, part: str) -> None:
-    refused(served.client.post("/v2/repository/models/tiny/load", content=body), status, part)
+def test_an_invalid_body_is_refused(two: Served, body: bytes, status: int, part: str) -> None:
+    refused(two.client.post("/v2/repository/models/tiny/load", content=body), status, part)
 
 
-def test_a_name_that_is_not_there(served: Served) -> None:
+def test_an_unknown_name_is_refused(served: Served) -> None:
     refused(load(served.client, "nothing"), 404, "'nothing'", "there are tiny, sentiment, ner")
     refused(load(served.client, "nothing", "1.0.0"), 404, "there is no version '1.0.0'")
     refused(unload(served.client, "nothing"), 404)
@@ -224,8 +230,8 @@ def test_control_is_off_by_default(root: Path) -> None:
 
 
 @pytest.mark.parametrize("header", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-def test_pages_of_other_origins_are_refused(served: Served, header: dict[str, str]) -> None:
-    refused(served.client.post("/v2/repository/models/tiny/load", content=b"{}", headers=header), 403, "origin")
+def test_pages_of_other_origins_are_refused(two: Served, header: dict[str, str]) -> None:
+    refused(two.client.post("/v2/repository/models/tiny/load", content=b"{}", headers=header), 403, "origin")
 
 
 # ---- unload, index, pin --------------------------------------------------------------------------------------------
@@ -248,6 +254,6 @@ def test_a_bundle_is_unloaded_and_loaded_again(root: Path) -> None:
         assert load(served.client, "other", "1.0.0").status_code == 200, "below bundle_root it is found by name"
 
 
-def test_the_answer_of_a_bundle_is_known(root: Path) -> None:
+def test_the_versions_have_different_contents(root: Path) -> None:
     """The versions differ, or the tests above compare nothing."""
     assert read_bundle(root / "tiny" / "1.0.0").digest != read_bundle(root / "tiny" / "2.0.0").digest

@@ -13,7 +13,7 @@ from tests.service.test_bad_input import problem, send
 
 
 @pytest.mark.parametrize("content_type", ["application/xml", "text/plain", "multipart/form-data; boundary=x"])
-def test_what_is_declared_as_something_else_is_415(served: Served, content_type: str) -> None:
+def test_a_body_of_another_content_type_is_415(served: Served, content_type: str) -> None:
     response = served.client.post("/classify", content=b'{"inputs": "a"}', headers={"Content-Type": content_type})
     assert "application/json" in problem(response, 415)["detail"]
 
@@ -45,7 +45,9 @@ def test_an_endless_body_in_chunks_is_413(served: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_long_bodies_are_bounded_and_short_ones_pass(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service.request_body.MAX_BODIES", 120_000)
     long = b'{"inputs": "the cat"' + b" " * 70_000 + b"}"
     host, port = served.client.base_url.host, served.client.base_url.port or 0

@@ -55,7 +55,7 @@ def expected(scores: list[float]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("head", ["cross", "likeness", "fussy"])
 @pytest.mark.parametrize("raw", [False, True])
-def test_scores_are_those_of_pair_best_first(served: Served, head: str, raw: bool) -> None:
+def test_scores_are_those_of_the_pair_route_best_first(served: Served, head: str, raw: bool) -> None:
     function = "none" if raw else "sigmoid"
     wanted = expected(pair_scores(served, head, function_to_apply=function))
     assert same(ask(served, f"/{head}", raw_scores=raw), wanted)
@@ -69,7 +69,7 @@ def test_the_first_head_that_ranks_answers_without_a_name(served: Served) -> Non
 
 
 @pytest.mark.parametrize("direction", ["right", "left"])
-def test_a_text_that_is_too_long_is_cut_on_the_side_that_is_asked_for(served: Served, direction: str) -> None:
+def test_a_long_text_is_cut_on_the_requested_side(served: Served, direction: str) -> None:
     texts = [LONG + "a dog", "a cat"]
     wanted = expected(pair_scores(served, "fussy", texts, truncation=direction, function_to_apply="sigmoid"))
     for asked in ({"truncation_direction": direction}, {"truncation_direction": direction.title(), "truncate": True}):
@@ -78,7 +78,7 @@ def test_a_text_that_is_too_long_is_cut_on_the_side_that_is_asked_for(served: Se
         assert same(ask(served, "/fussy", texts=texts, truncate=True), wanted)
 
 
-def test_what_was_cut_is_said_and_windows_are_as_on_pair(served: Served) -> None:
+def test_cut_texts_are_reported_and_windows_work_as_on_the_pair_route(served: Served) -> None:
     texts = [LONG, "a cat"]
     response = served.client.post("/rerank", json={"query": QUERY, "texts": texts})
     pairs = [{"text": QUERY, "text_pair": text} for text in texts]
@@ -116,7 +116,7 @@ def test_texts_are_one_job_and_count_as_inputs(served: Served) -> None:
         ({"query": QUERY, "texts": TEXTS, "truncate": "yes"}, "truncate", "is a text, but must be: boolean"),
     ],
 )
-def test_a_body_that_is_wrong_is_refused_by_its_fields(
+def test_a_wrong_body_is_refused_with_the_field_named(
     served: Served, keys: dict[str, Any], field: str, words: str
 ) -> None:
     assert refused(served, **keys)[field].startswith(words)

@@ -1,4 +1,4 @@
-"""If this breaks, a route answers in another shape than clients expect, or otherwise than the model does."""
+"""If this breaks, a route answers in another shape than clients expect, or differs from the model."""
 
 import hashlib
 from typing import Any
@@ -70,7 +70,7 @@ def test_classifiers_answer_one_input_nested(served: Served, task: str) -> None:
 
 
 @pytest.mark.parametrize("task", ["fill-mask", "tag", "qa"])
-def test_the_others_answer_one_input_bare(served: Served, task: str) -> None:
+def test_the_other_tasks_answer_one_input_without_nesting(served: Served, task: str) -> None:
     one, several = served.answer(f"/{task}", INPUTS[task]), served.answer(f"/{task}", [INPUTS[task]] * 2)
     assert same(several, [one] * 2)
 
@@ -160,7 +160,7 @@ def test_text_of_any_script_comes_back_whole(served: Served) -> None:
     assert answer["answer"] == context[answer["start"] : answer["end"]]
 
 
-def test_long_texts_slide_or_are_cut_and_say_so(served: Served) -> None:
+def test_long_texts_slide_windows_or_are_cut_with_a_header(served: Served) -> None:
     long = "the " * 500
     cut = served.post("/classify", long)
     assert int(cut.headers["X-Truncated"]) == 500 - (64 - 2)
@@ -177,7 +177,7 @@ def test_every_answer_says_what_made_it_and_how_long_it_took(served: Served) -> 
     assert all(float(duration) >= 0 for _, duration in stages)
 
 
-def test_heads_tell_what_is_served(served: Served) -> None:
+def test_the_heads_route_lists_what_is_served(served: Served) -> None:
     heads = served.client.get("/heads").json()["heads"]
     assert [(head["task"], head["name"]) for head in heads] == HEADS
     assert [head["name"] for head in heads if head["default"]] == ["sentiment", "nli", "fill-mask", "ner", "qa"]

@@ -45,7 +45,7 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_has_a_flag_and_a_word_about_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_has_a_flag_and_a_description(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--help"])
     assert f"--{name.replace('_', '-')}" in capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_help_fits_80_columns_and_names_choices_defaults_and_examples(
     assert [parse(words) for words in examples] == [{}, {"bundles": "models/starter,tickets", "port": "8080"}]
 
 
-def test_a_key_among_the_flags_is_warned_of(
+def test_a_key_given_as_a_flag_causes_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, unconfigured: None
 ) -> None:
     """Other users of a machine can read the flags of a process."""

@@ -1,4 +1,4 @@
-"""If this breaks, several heads of a request answer otherwise than each alone, or the encoder runs for each of them."""
+"""If this breaks, several heads in a request answer differently than alone, or the encoder runs for each."""
 
 import logging
 from typing import Any
@@ -30,7 +30,7 @@ def test_each_head_answers_as_it_does_alone(served: Served, inputs: Any) -> None
 @pytest.mark.parametrize(
     ("inputs", "heads"), [(PAIR, ["nli", "nsp"]), ([PAIR, PAIR], ["nli", "nsp"]), (QUESTION, ["qa"])]
 )
-def test_heads_of_pairs_and_questions_take_theirs(served: Served, inputs: Any, heads: list[str]) -> None:
+def test_heads_for_pairs_and_questions_take_their_own_inputs(served: Served, inputs: Any, heads: list[str]) -> None:
     tasks = {"nli": "pair", "nsp": "pair", "qa": "qa"}
     answer = ask(served, inputs, heads).json()
     assert all(same(answer[head], served.answer(f"/{tasks[head]}/{head}", inputs)) for head in heads)
@@ -77,7 +77,7 @@ def test_the_encoder_reads_an_input_once(served: Served, monkeypatch: pytest.Mon
         ({"inputs": TEXT, "heads": ["ner"], "head": 1}, 422, "head", "did you mean heads?"),
     ],
 )
-def test_what_is_wrong_is_named(served: Served, body: Any, status: int, field: str, says: str) -> None:
+def test_errors_name_the_field(served: Served, body: Any, status: int, field: str, says: str) -> None:
     answer = problem(served.client.post("/heads", json=body), status)
     assert field in [error.get("field") for error in answer["errors"]] and says in answer["detail"], answer
 

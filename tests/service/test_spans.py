@@ -1,4 +1,4 @@
-"""If this breaks, a trace tells something wrong of a request, or gives away what it must not hold."""
+"""If this breaks, a trace is wrong about a request, or reveals what it must not hold."""
 
 import logging
 import os
@@ -224,13 +224,15 @@ def test_a_client_error_is_no_error_of_the_server(
     assert span.attributes.get("http.route") == (name.partition(" ")[2] or None)
 
 
-def test_without_a_key(traced: Served, collector: Collector) -> None:
+def test_a_request_without_a_key_has_a_span(traced: Served, collector: Collector) -> None:
     assert httpx.get(f"{traced.url}/heads").status_code == 401
     span = server_span(collector, "GET")
     assert (span.status, span.attributes["http.response.status_code"]) == (UNSET, 401)
 
 
-def test_refused_before_it_is_parsed(traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_is_refused_before_it_is_parsed_has_a_span(
+    traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
         raise queue_full("too much waits", 1)
 
@@ -241,7 +243,7 @@ def test_refused_before_it_is_parsed(traced: Served, collector: Collector, monke
     assert not collector.stages_of(span) and "error.type" not in span.attributes
 
 
-def test_the_deadline_passes_in_a_batch_and_in_the_queue(traced: Served, collector: Collector, held: Held) -> None:
+def test_spans_say_where_a_deadline_passed(traced: Served, collector: Collector, held: Held) -> None:
     for path, stages in (("/classify/topic", STAGES[:3]), ("/classify/sentiment", STAGES[:2])):
         collector.spans.clear()
         answer = traced.client.post(path, json={"inputs": "a"}, headers={"X-Deadline-Ms": "100"})
@@ -253,7 +255,7 @@ def test_the_deadline_passes_in_a_batch_and_in_the_queue(traced: Served, collect
         assert list(found) == stages and found[stages[-1]].ended - span.began > 50e6
 
 
-def test_the_client_leaves(traced: Served, collector: Collector, held: Held) -> None:
+def test_the_span_of_a_client_that_leaves_has_status_499(traced: Served, collector: Collector, held: Held) -> None:
     key = b"Authorization: Bearer s3cret\r\n"
     with connected(traced) as connection:
         connection.sendall(HEAD + key + LENGTH + BODY)
@@ -265,7 +267,9 @@ def test_the_client_leaves(traced: Served, collector: Collector, held: Held) -> 
     until(lambda: collector.batches_of(span))
 
 
-def test_the_model_fails(traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_model_is_an_error_of_its_span(
+    traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError(SECRET)
 
@@ -284,7 +288,9 @@ def test_the_model_fails(traced: Served, collector: Collector, monkeypatch: pyte
     assert len(written) == 2 and all(f"trace_id='{TRACE}' span_id='{span.ids[1]}'" in line for line in written)
 
 
-def test_the_service_fails(traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_service_is_an_error_of_its_span(
+    traced: Served, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service.routes.plan_task", broken)
     with lines() as written:
         assert traced.client.post("/classify", json={"inputs": "a"}, headers={"traceparent": PARENT}).status_code == 500

@@ -1,4 +1,4 @@
-"""If this breaks, workers that keep ending keep a core busy, or nobody learns why they end."""
+"""If this breaks, workers that keep ending keep a core busy, or the log does not say why they end."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ def test_a_worker_that_keeps_ending_waits_longer_until_it_was_healthy(monkeypatc
 
 
 class Stopped:
-    """A process that takes no notice of SIGTERM."""
+    """A process that ignores SIGTERM."""
 
     pid = 1
     killed = False
@@ -133,45 +134,74 @@ def test_the_log_says_why_a_worker_ended(status: int, says: str) -> None:
 
 # ---- real workers ----
 
+Running = tuple["subprocess.Popen[str]", str]
+"""A supervisor and its address."""
+FLAGS = ("--lanes", "1", "--workers", "2", "--drain-timeout", "20")
 
-def test_workers_share_a_port_add_up_their_figures_and_are_replaced(bundle: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
-        until(lambda: ready(url))
-        first = children(running.pid)
-        until(lambda: total(url, "ready") == total(url, "lanes_alive") == 2)
-        assert len(first) == 2
-        for _ in range(30):
-            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
-        until(lambda: total(url, 'requests_total{head="sentiment"') == 30)
-        os.kill(first[0], signal.SIGKILL)
-        until(lambda: first[0] not in children(running.pid))
-        asked = 30
-        while total(url, "worker_restarts") == 0 or total(url, "ready") == 1:  # nobody meets one that cannot answer yet
-            assert httpx.get(f"{url}/health/ready").status_code == 200
-            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}).status_code == 200
-            asked += 1
-        assert set(children(running.pid)) != set(first)
-        until(lambda: total(url, 'requests_total{head="sentiment"') == asked)
 
-        # While the bundle is replaced, one more dies: the other goes on, and the dead one comes back with the bundle.
-        away = bundle.rename(bundle.with_name("away"))
-        one, other = children(running.pid)
-        os.kill(one, signal.SIGKILL)
-        until(lambda: one not in children(running.pid))
-        started: set[int] = set()
-        while not started or started & set(children(running.pid)):  # until one that finds no bundle has ended
-            assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
-            started = started or set(children(running.pid)) - {other}
-        assert running.poll() is None
-        away.rename(bundle)
-        until(lambda: total(url, "ready") == 2 and total(url, "worker_restarts") >= 2)
-        assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "workers": {"ready": 2, "of": 2}}
-        (directory,) = metric_directories(running.pid)
-        assert len(list(directory.iterdir())) == 2 * 4 + 3  # of two workers, of all dead ones, and the lock
-        running.terminate()
-        assert running.wait(30) == 0
-        assert not directory.exists()
+@pytest.fixture(scope="module")
+def moving(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that a test may move away."""
+    return Path(shutil.copytree(bundle, tmp_path_factory.mktemp("moving") / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def workers(moving: Path) -> Iterator[Running]:
+    """Two workers, which one test leaves ready and the next one ends."""
+    with process("--bundle", str(moving), *FLAGS) as (running, url):
+        until(lambda: ready(url) and total(url, "ready") == total(url, "lanes_alive") == 2)
+        yield running, url
+
+
+def classify(url: str) -> None:
+    assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
+
+
+def test_workers_share_a_port_add_up_their_figures_and_are_replaced(workers: Running, moving: Path) -> None:
+    running, url = workers
+    first = children(running.pid)
+    assert len(first) == 2
+    for _ in range(30):
+        classify(url)
+    until(lambda: total(url, 'requests_total{head="sentiment"') == 30)
+    os.kill(first[0], signal.SIGKILL)
+    until(lambda: first[0] not in children(running.pid))
+    asked = 30
+    while total(url, "worker_restarts") == 0 or total(url, "ready") == 1:  # no request meets a worker that still loads
+        assert httpx.get(f"{url}/health/ready").status_code == 200
+        classify(url)
+        asked += 1
+        time.sleep(0.01)
+    assert set(children(running.pid)) != set(first)
+    until(lambda: total(url, 'requests_total{head="sentiment"') == asked)
+
+    # A worker dies while the bundle is replaced: the other one goes on, and the dead one comes back with the bundle.
+    away = moving.rename(moving.with_name("away"))
+    one, other = children(running.pid)
+    os.kill(one, signal.SIGKILL)
+    until(lambda: one not in children(running.pid))
+    started: set[int] = set()
+    while not started or started & set(children(running.pid)):  # until one that finds no bundle has ended
+        classify(url)
+        started = started or set(children(running.pid)) - {other}
+        time.sleep(0.01)
+    assert running.poll() is None
+    away.rename(moving)
+    until(lambda: total(url, "ready") == 2 and total(url, "worker_restarts") >= 2)
+    assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "workers": {"ready": 2, "of": 2}}
+    (directory,) = metric_directories(running.pid)
+    assert len(list(directory.iterdir())) == 2 * 4 + 3  # of two workers, of all dead ones, and the lock
+
+
+def test_a_signal_while_a_worker_is_replaced_ends_the_service(workers: Running) -> None:
+    running, _ = workers
+    (directory,) = metric_directories(running.pid)
+    first = children(running.pid)
+    os.kill(first[0], signal.SIGKILL)
+    until(lambda: first[0] not in children(running.pid))
+    running.terminate()  # in the pause before another is started
+    assert running.wait(30) == 0
+    assert not directory.exists()
 
 
 def metric_directories(pid: int) -> set[Path]:
@@ -180,9 +210,10 @@ def metric_directories(pid: int) -> set[Path]:
     return {Path(path) for path in held if PREFIX in path}
 
 
-def test_what_a_killed_supervisor_left_is_removed_by_the_next(bundle: Path) -> None:
-    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2")
-    with process(*flags) as (killed, url):
+@pytest.fixture(scope="module")
+def left(bundle: Path) -> Path:
+    """The metric directory of a supervisor that was killed."""
+    with process("--bundle", str(bundle), *FLAGS) as (killed, url):
         until(lambda: ready(url))
         (left,) = metric_directories(killed.pid)
         workers = children(killed.pid)
@@ -191,35 +222,33 @@ def test_what_a_killed_supervisor_left_is_removed_by_the_next(bundle: Path) -> N
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert left.exists()
     os.close(held)
-    with process(*flags) as (running, url):
+    return left
+
+
+@pytest.fixture(scope="module")
+def successor(bundle: Path, left: Path) -> Iterator[Running]:
+    """The service that starts after the one that was killed."""
+    with process("--bundle", str(bundle), *FLAGS) as (running, url):
         until(lambda: ready(url))
-        assert not left.exists()
+        yield running, url
 
 
-def test_a_signal_while_a_worker_is_replaced_ends_that_too(bundle: Path) -> None:
-    with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
-        until(lambda: ready(url))
-        first = children(running.pid)
-        os.kill(first[0], signal.SIGKILL)
-        until(lambda: first[0] not in children(running.pid))
-        running.terminate()  # in the pause before another is started
-        assert running.wait(30) == 0
+def test_what_a_killed_supervisor_left_is_removed_by_the_next(left: Path, successor: Running) -> None:
+    assert not left.exists()
 
 
-def test_while_workers_drain_the_port_refuses(bundle: Path) -> None:
-    """Else the kernel goes on to take connections, which nobody will answer."""
-    flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2", "--drain-timeout", "20")
-    with process(*flags) as (running, url):
-        until(lambda: ready(url))
-        address = httpx.URL(url)
-        with half_sent(url) as slow:
-            until(lambda: total(url, "requests_in_flight") > 1)  # beside that of the metrics
-            running.terminate()
-            until(lambda: refused(address.host, address.port or 0))
-            assert running.poll() is None
-            slow.sendall(b' "the cat"}')
-            assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-        assert running.wait(30) == 0
+def test_while_workers_drain_the_port_refuses(successor: Running) -> None:
+    """Otherwise the kernel would still accept connections that nobody answers."""
+    running, url = successor
+    address = httpx.URL(url)
+    with half_sent(url) as slow:
+        until(lambda: total(url, "requests_in_flight") > 1)  # one is the request for the metrics
+        running.terminate()
+        until(lambda: refused(address.host, address.port or 0))
+        assert running.poll() is None
+        slow.sendall(b' "the cat"}')
+        assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert running.wait(30) == 0
 
 
 def refused(host: str, port: int) -> bool:
@@ -230,7 +259,7 @@ def refused(host: str, port: int) -> bool:
     return False
 
 
-def test_workers_that_cannot_load_end_the_whole(tmp_path: Path) -> None:
+def test_workers_that_cannot_load_end_the_service(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "--port", "0", "--workers", "2", "--bundle", str(tmp_path / "nowhere")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 1 and "nowhere is not a directory" in result.stderr and "Traceback" not in result.stderr

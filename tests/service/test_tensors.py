@@ -74,7 +74,7 @@ def test_an_output_is_binary_if_it_or_the_request_says_so(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(st.text(LETTERS, max_size=30).map("a ".__add__), min_size=1, max_size=8))
-def test_both_forms_carry_the_same(served: Served, texts: list[str]) -> None:
+def test_json_and_binary_carry_the_same_values(served: Served, texts: list[str]) -> None:
     tails = packed(*texts), packed(*texts[::-1])
     asked = [
         {"name": name, "shape": [len(texts)], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
@@ -96,7 +96,7 @@ def test_the_length_of_the_json_is_that_before_compression(served: Served, encod
     assert outputs(response) == infer(served, "topic", tensor("a text"))
 
 
-def test_commas_of_a_text_are_no_values(served: Served) -> None:
+def test_commas_inside_a_text_do_not_count_as_values(served: Served) -> None:
     tail = packed(*["," * 4900] * 8)
     asked = {"name": "text", "shape": [8], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
     assert len(outputs(send(served, *announced({"inputs": [asked]}, tail)))["label"]) == 8
@@ -202,7 +202,7 @@ def test_what_the_task_cannot_take_is_422_and_names_the_item(
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
-def test_numbers_that_are_none(served: Served, value: str) -> None:
+def test_invalid_numbers_are_refused(served: Served, value: str) -> None:
     body = b'{"inputs":[{"name":"text","shape":[1],"datatype":"BYTES","data":[%s]}]}' % value.encode()
     assert "must be a text" in refused(send(served, body, {}), 422)
     body = json.dumps({"inputs": [tensor("a")], "parameters": {"top_k": 5}}).replace("5", value).encode()
@@ -265,7 +265,7 @@ def test_an_input_is_sent_once(served: Served) -> None:
     size=st.integers(0, 44),
     shift=st.integers(-3, 3),
 )
-def test_no_bytes_bring_it_down(served: Served, tail: bytes, shape: list[int], size: int, shift: int) -> None:
+def test_no_bytes_break_the_service(served: Served, tail: bytes, shape: list[int], size: int, shift: int) -> None:
     asked = json.dumps({"inputs": [ONE | {"shape": shape, "parameters": {"binary_data_size": size}}]}).encode()
     response = send(served, *announced(asked, tail, length=max(0, len(asked) + shift)))
     assert response.status_code in (200, 400, 422), response.text

@@ -1,11 +1,11 @@
-"""If this breaks, requests are refused that could be answered, or wait for what will come too late."""
+"""If this breaks, requests are refused that could be answered, or wait for an answer that will be late."""
 
 import pytest
 
 from service.throughput import Throughput
 
 
-def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
+def test_throughput_follows_recent_batches_and_a_stall_counts_only_in_part() -> None:
     throughput = Throughput()
     assert throughput.seconds(100) == 0
     for tokens, seconds in ((100, 1.0), (300, 2.0)):
@@ -20,7 +20,7 @@ def test_the_pace_is_that_of_late_and_a_standstill_counts_in_part() -> None:
     assert throughput.seconds(100) == pytest.approx(3.0, rel=0.05)
 
 
-def test_small_batches_say_what_a_large_one_takes() -> None:
+def test_small_batches_predict_the_time_of_a_large_one() -> None:
     """On a GPU a batch of ten tokens takes nearly as long as one of thousands."""
     throughput = Throughput(run_tokens=2048)
     for tokens in (10, 20, 30):

@@ -1,4 +1,4 @@
-"""If this breaks, traces are off where an operator switched them on, cost where nobody did, or a collector that is away
+"""If this breaks, tracing is off though it is switched on, costs time though it is off, or an unreachable collector
 fills the log or delays the service."""
 
 import logging
@@ -97,7 +97,7 @@ def test_the_sdk_reads_the_same(given: tuple[str, ...]) -> None:
         {ENDPOINT: "http://x", "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-def test_off_is_silent(
+def test_no_trace_setting_means_no_log_line(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in variables.items():
@@ -115,7 +115,7 @@ def test_off_is_silent(
         ({ENDPOINT: "http://x", "OTEL_BSP_MAX_QUEUE_SIZE": "0"}, "max_queue_size must be a positive integer"),
     ],
 )
-def test_what_cannot_be_on_says_why_once(
+def test_tracing_that_cannot_start_says_why_once(
     variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in variables.items():
@@ -147,7 +147,7 @@ def test_either_endpoint_switches_on(name: str, address: str, monkeypatch: pytes
     found.close(1.0)
 
 
-def test_off_imports_nothing() -> None:
+def test_without_tracing_the_sdk_is_not_imported() -> None:
     """FastAPI imports the API by itself; the SDK, and what needs it, would take a tenth of a second."""
     program = (
         "import sys; from service.app import create_app; from service.settings import Settings; create_app(Settings());"
@@ -221,7 +221,7 @@ def lines_of_the_sdk(log: str) -> list[str]:
     return [line for line in log.splitlines() if "batch" in line or "collector" in line]
 
 
-def test_an_unreachable_collector_is_told_of_rarely_and_holds_up_nothing(
+def test_an_unreachable_collector_is_logged_rarely_and_delays_nothing(
     bundle: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENDPOINT, address)
@@ -240,7 +240,7 @@ def test_an_unreachable_collector_is_told_of_rarely_and_holds_up_nothing(
     assert 1 <= len(found) <= 4, found  # one per module of the SDK, and one at the end
 
 
-def test_a_collector_that_never_answers_does_not_hold_up_the_end(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_never_answers_does_not_delay_shutdown(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "600")

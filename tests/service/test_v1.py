@@ -1,4 +1,4 @@
-"""If this breaks, KServe's default protocol answers otherwise than the routes of the tasks."""
+"""If this breaks, KServe's default protocol gives other answers than the routes of the tasks."""
 
 from typing import Any
 
