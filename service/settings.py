@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     sample_file: Path | None = Field(
-        None, description="file to which inputs of answered requests are appended as JSON lines, for labelling"
+        None, description="file to which inputs of answered requests are appended as JSON lines, for labeling"
     )
     sample_percent: float = Field(
         1.0, gt=0, le=100, description="percentage of inputs that sample_file gets, chosen at random"
