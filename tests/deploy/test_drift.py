@@ -147,10 +147,12 @@ class Evaluated:
     """A Prometheus that has evaluated the rules."""
 
     client: httpx.Client
+    at: float
+    """When they were evaluated: two queries without a time could see two evaluations."""
 
     def values(self, query: str) -> dict[tuple[str, str, str], float]:
         """Return the value of each job, figure and bin, "" where there is none."""
-        found = self.client.get("/api/v1/query", params={"query": query}).json()["data"]["result"]
+        found = self.client.get("/api/v1/query", params={"query": query, "time": str(self.at)}).json()["data"]["result"]
         return {_key(one["metric"]): float(one["value"][1]) for one in found}
 
     def firing(self, job: str) -> set[str]:
@@ -214,18 +216,21 @@ def evaluated(days: list[Day], tmp_path_factory: pytest.TempPathFactory) -> Iter
     command = [program("prometheus", package="prometheus"), *(f"--{name}={value}" for name, value in flags.items())]
     with subprocess.Popen(command) as process, httpx.Client(base_url=f"http://{address}") as client:
         try:
-            until(lambda: answers(client))
-            yield Evaluated(client)
+            until(lambda: evaluation(client))
+            yield Evaluated(client, evaluation(client))
         finally:
             process.terminate()
 
 
-def answers(client: httpx.Client) -> bool:
-    """Whether the rules have been evaluated."""
+def evaluation(client: httpx.Client) -> float:
+    """Return the time of the newest evaluation; 0 before the first one. The alerts are its last rules."""
     try:
-        return bool(Evaluated(client).values("ALERTS")) if client.get("/-/ready").status_code == 200 else False
+        if client.get("/-/ready").status_code != 200:
+            return 0.0
+        newest = Evaluated(client, time.time()).values("max by (job) (timestamp(ALERTS))")
     except httpx.TransportError:
-        return False
+        return 0.0
+    return max(newest.values(), default=0.0)
 
 
 def test_the_same_kind_of_text_is_not_drift(evaluated: Evaluated) -> None:
