@@ -128,8 +128,8 @@ def test_an_interrupted_run_ends_in_the_same_bytes(corpus: Path, tmp_path: Path)
     assert logs[0] == logs[1]
 
 
-def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, pictures: None) -> None:
-    pretrain(recipe(corpus, steps=300, dropout=0.0, rate=4e-3), tmp_path)
+def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, curves: None) -> None:
+    pretrain(recipe(corpus, steps=180, dropout=0.0, rate=6e-3), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     values = [line for line in lines if "loss/fill-mask" in line]
     shares = np.bincount(Corpus(corpus).tokens) / len(Corpus(corpus).tokens)
