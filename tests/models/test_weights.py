@@ -261,7 +261,5 @@ def test_a_file_that_is_damaged(name: str, tokenizer: Tokenizer, tmp_path: Path)
         with pytest.raises(CheckpointError, match=f"{name} is damaged"):
             read_checkpoint(tmp_path)
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
-    with pytest.raises(
-        CheckpointError, match=f"{name} is a pointer of Git LFS, .*; run `git lfs pull` there"
-    ):
+    with pytest.raises(CheckpointError, match=f"{name} is a pointer of Git LFS, .*; run `git lfs pull` there"):
         read_checkpoint(tmp_path)

@@ -20,6 +20,7 @@ import zstandard
 
 from models.tokenizer import Tokenizer
 from tests.training.corpora import FIXTURES, build, small_corpus, write_documents
+from tests.training.scoring.runs import children
 from training.errors import DataError, TrainingError
 from training.pretraining.next_sentence import sample_runs
 from training.run.atomic_files import alone, hash_of
@@ -250,13 +251,12 @@ def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "documents.jsonl", 8_000, 10)
+    source = write_documents(tmp_path / "documents.jsonl", 4_000, 5)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        wait_for(lambda: (tmp_path / "corpus.partial" / "progress.jsonl").exists())
-        workers = subprocess.check_output(["pgrep", "-P", str(running.pid), "-f", "spawn_main"], text=True).split()
-        os.kill(int(workers[0]), signal.SIGKILL)
+        wait_for(lambda: workers_of(running.pid) or running.poll() is not None)
+        os.kill(workers_of(running.pid)[0], signal.SIGKILL)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "one of 2 processes was killed" in said.splitlines()[-1]
@@ -267,7 +267,7 @@ def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: 
 
 
 def test_a_full_disk_ends_the_command_with_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "documents.jsonl", 1500, 10)
+    source = write_documents(tmp_path / "documents.jsonl", 1500, 4)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "1"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
     build_corpus([source], FIXTURES, tmp_path / "whole", held_out=0.01, limit=None, workers=1)
@@ -282,11 +282,17 @@ def test_a_full_disk_ends_the_command_with_a_sentence_and_loses_nothing(tmp_path
         assert (tmp_path / "corpus" / path.name).read_bytes() == path.read_bytes()
 
 
-def wait_for(there: Callable[[], bool]) -> None:
-    for _ in range(600):
+def workers_of(process: int) -> list[int]:
+    """Return the processes that cut the text, without the one that tracks their resources."""
+    found = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children(process)}
+    return [child for child, command in found.items() if "spawn_main" in command]
+
+
+def wait_for(there: Callable[[], object]) -> None:
+    for _ in range(6000):
         if there():
             return
-        time.sleep(0.1)
+        time.sleep(0.01)
     raise AssertionError("it did not come within a minute")
 
 
