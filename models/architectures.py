@@ -1,7 +1,7 @@
-"""The families of encoders that are read, and how transformers names the parts of each.
+"""The supported families of encoders, and the names that transformers gives to their parts.
 
-Every family here computes what models/encoder.py computes. They differ in names, in which rows of the position and
-segment tables they read, and in the activation of their classifiers: a family is data. Sources: the files
+All these families compute what models/encoder.py computes. They differ in their names, in the rows of the position and
+segment tables that they read, and in the activation of their classifiers. So a family is only data. Sources: the files
 `modeling_*.py` and `configuration_*.py` of transformers 5.
 """
 
@@ -15,13 +15,13 @@ from models.task import TaskName
 NSP_LABELS = ["isNext", "notNext"]
 """0 = the true next sentence, as in create_pretraining_data.py:130."""
 SEQUENCE_TASKS: tuple[Literal["classify", "pair"], ...] = ("classify", "pair")
-"""What a sequence classifier may be asked for."""
+"""The tasks that a sequence classifier can have."""
 
 Activation = Literal["tanh", "gelu", "relu"]
 
 
 class Layout(NamedTuple):
-    """How a class of transformers names one head: the head's task, and the name of each of its parts."""
+    """How a class of transformers lays out one head: its task, and the names of its parts."""
 
     head: str
     task: TaskName
@@ -30,12 +30,12 @@ class Layout(NamedTuple):
     """Between the two layers of a sequence classifier."""
 
     def reads(self, task: TaskName) -> bool:
-        """Whether a head of this layout may be asked for `task`."""
+        """Whether a head of this layout can have `task`."""
         return self.task == task or (self.head == "classify" and task in SEQUENCE_TASKS)
 
 
 Classes = dict[str, list[Layout]]
-"""The heads of a class, by what follows the family in its name."""
+"""The heads of each class, by the part of its name after the family's."""
 
 
 def classes(masked: Layout, classifier: Layout) -> Classes:
@@ -79,32 +79,32 @@ LAYER = {
 
 @dataclass(frozen=True)
 class Family:
-    """The names of a family, and what of it is not as in BERT."""
+    """The names of a family, and how it differs from BERT."""
 
     name: str
     models: dict[str, str]
-    """What the names of its classes begin with, by the `model_type` in config.json."""
+    """Prefixes of its class names, by the `model_type` in config.json."""
     prefix: str
-    """Of the encoder's weights."""
+    """Prefix of the encoder's weights."""
     decoder: str
-    """Of the decoder of masked tokens, whose weight is the word embedding."""
+    """Prefix of the decoder of masked tokens, whose weight is the word embedding."""
     heads: Classes
     layers: str = "encoder.layer."
     layer: dict[str, str] = field(default_factory=lambda: LAYER)
     config: dict[str, str] = field(default_factory=dict)
-    """What config.json calls the values of `EncoderConfig`, where it has other names."""
+    """Names in config.json of those values of `EncoderConfig` that have another name there."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Values that config.json may leave out, where they are not those of BERT."""
+    """Defaults of values that config.json may omit, if they differ from BERT's."""
     fixed: dict[str, Any] = field(default_factory=lambda: {"embedding_size": None})
-    """Values that hold whatever config.json says."""
+    """Values that override config.json."""
     after_padding: bool = False
-    """Whether the first token of a row has the position behind `pad_token_id`, not 0."""
+    """Whether the first token of a row has the position `pad_token_id` + 1 instead of 0."""
     segments: Literal["all", "first", "none"] = "all"
-    """Which rows of the segment table are read."""
+    """Which rows of the segment table the family uses."""
 
     @property
     def architectures(self) -> Classes:
-        """The heads of each class, by its whole name."""
+        """The heads of each class, by its full name."""
         return {f"{name}{end}": heads for name in self.models.values() for end, heads in self.heads.items()}
 
     def first_position(self, values: Mapping[str, Any]) -> int:
@@ -113,7 +113,7 @@ class Family:
         return padding + 1 if self.after_padding and isinstance(padding, int) else 0
 
     def encoder_values(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what config.json says, under BERT's names and for BERT's tables."""
+        """Return the values in config.json under BERT's names, with the number of usable positions."""
         said = self.defaults | known(values)
         said |= {ours: said[theirs] for ours, theirs in self.config.items() if theirs in said} | self.fixed
         positions = said.get("max_position_embeddings")
@@ -122,9 +122,9 @@ class Family:
         return said
 
     def infer(self, names: Container[str], task: TaskName | None, origin: str) -> str:
-        """Return the class whose weights have these `names`; the encoder alone where there is no head.
+        """Return the class whose weights have these `names`; that of the encoder alone if there is no head.
 
-        `task` chooses where several classes have them. Raise CheckpointError for `origin` if that remains open.
+        `task` decides if several classes match. Raise CheckpointError for `origin` if several still match.
         """
         scores = {
             name: self._matches(layouts, names)
@@ -134,20 +134,20 @@ class Family:
         best = [name for name, score in scores.items() if score == max(scores.values())]
         if len(best) > 1:
             raise CheckpointError(
-                f"{origin} has no architectures, and its weights fit {' and '.join(best)}; say which with --task of "
-                "import, or write it into config.json"
+                f"{origin} has no architectures, and its weights fit {' and '.join(best)}; choose with --task of "
+                "import, or add architectures to config.json"
             )
         return best[0]
 
     @property
     def first(self) -> str:
-        """What the names of its oldest classes begin with."""
+        """Prefix of the names of its oldest classes."""
         return next(iter(self.models.values()))
 
     def _matches(self, layouts: list[Layout], names: Container[str]) -> int:
-        """Return how many products of a class are among `names`, -1 if one is not.
+        """Return how many linear layers of a class are among `names`, or -1 if one is missing.
 
-        The pooler does not count: older versions saved it with heads that do not read it.
+        The pooler does not count, because older versions also saved it with heads that do not use it.
         """
         parts = [part for layout in layouts for part in layout.names.values() if part.endswith(".")]
         if any(f"{part}weight" not in names for part in parts):
@@ -274,7 +274,7 @@ REFUSED = {
 
 
 def family_of(values: Mapping[str, Any], origin: str) -> Family:
-    """Return the family of a config.json, BERT where it names none; raise CheckpointError for one that is not ours."""
+    """Return the family of a config.json, BERT if it names none; raise CheckpointError for an unsupported one."""
     model, named = values.get("model_type"), architecture_in(values) or ""
     for family in FAMILIES:
         if model in family.models or (model is None and named in family.architectures):
@@ -291,13 +291,13 @@ def family_of(values: Mapping[str, Any], origin: str) -> Family:
 
 
 def architecture_in(values: Mapping[str, Any]) -> str | None:
-    """Return the class that a config.json names."""
+    """Return the class in a config.json, or None."""
     found = values.get("architectures") or None
     return None if found is None else str(found[0] if isinstance(found, list) else found)
 
 
 def layouts_of(architecture: str, family: Family, origin: str) -> list[Layout]:
-    """Return the heads of a class; raise CheckpointError for one that the family has not, or that is not supported."""
+    """Return the heads of a class; raise CheckpointError for a class that is not supported."""
     layouts = family.architectures.get(architecture)
     if layouts is None:
         expected = ", ".join(name for name in family.architectures if name.startswith(family.first))

@@ -1,6 +1,6 @@
-"""Rows as the inputs of an encoder's graph: padded to the longest, or packed one behind the other.
+"""Turns rows into the inputs of an encoder's graph: padded to the longest row, or packed end to end.
 
-A graph says by its inputs which it takes. Rows stay as they are; only here do they become arrays.
+The names of a graph's inputs tell which of the two it takes.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ PACKED: dict[str, tuple[str, list[Any]]] = {
         "positions": ["N"],
     }.items()
 }
-"""Inputs of a graph that takes packed rows; training/exporting/packed_encoder.py says what they are."""
+"""Inputs of a graph that takes packed rows; training/exporting/packed_encoder.py describes them."""
 
 
 class Batch(NamedTuple):
-    """What an encoder reads, without `positions`, and where each row begins among the positions."""
+    """The inputs of an encoder without `positions`, and the first flat position of each row."""
 
     inputs: dict[str, NDArray[Any]]
     starts: Sequence[int]
 
     def read(self, positions: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Return all inputs, with the positions of which the encoder is to give the vectors."""
+        """Return all inputs, including the flat positions whose vectors the encoder should return."""
         return self.inputs | {"positions": np.array(positions, self.inputs["input_ids"].dtype)}
 
     def read_all(self, rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-        """Return all inputs, with the positions that these rows read, in order."""
+        """Return all inputs, including the positions of these rows, in order."""
         starts = zip(self.starts, rows, strict=True)
         return self.read([start + column for start, row in starts for column in row.positions])
 
@@ -54,7 +54,7 @@ def pad(rows: Sequence[RowKey], pad_id: int) -> Batch:
 
 
 def pack(rows: Sequence[RowKey], max_length: int) -> Batch:
-    """Lay rows one behind the other; `max_length` is that of the encoder's table of positions."""
+    """Lay rows end to end, without padding; `max_length` is the length of the encoder's position table."""
     filled = _filled(rows)
     flat = filled.ravel()
     input_ids, segments = _joined(rows)
@@ -78,7 +78,7 @@ def _joined(rows: Sequence[RowKey]) -> tuple[NDArray[np.int32], NDArray[np.uint8
 
 
 def _filled(rows: Sequence[RowKey]) -> NDArray[np.bool_]:
-    """[B, S], True where a token is."""
+    """Return a mask [B, S] that is True for tokens and False for padding."""
     lengths = np.array([row.length for row in rows])
     filled: NDArray[np.bool_] = np.arange(lengths.max()) < lengths[:, None]
     return filled

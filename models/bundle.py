@@ -1,10 +1,10 @@
-"""The bundle: a directory that training hands to the service, and a person can read.
+"""The bundle: the directory that training exports and the service loads.
 
     bundle.json · tokenizer.json · encoder.PRECISION.onnx · heads/NAME.onnx · parity.json · README.md
-    *.bin: constants of those graphs, in files of their own
+    *.bin: constants of those graphs, in separate files
 
-`read_bundle` believes nothing: every hash, name, type and shape is checked, and a BundleError names file, value,
-expectation and remedy. Hashes find damage and mistakes; who may write the directory can of course rewrite them too.
+`read_bundle` checks every hash, name, type and shape; a BundleError names file, value, expectation and remedy. Hashes
+detect damage and mistakes, not attacks: anyone who may write the directory can also rewrite the hashes.
 """
 
 import hashlib
@@ -38,21 +38,21 @@ from models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was verified."""
+    """A verified bundle."""
 
     directory: Path
     manifest: Manifest
     tokenizer: Tokenizer
     digest: str = ""
-    """SHA-256 of bundle.json, which holds the hashes of all other files: one for the whole bundle."""
+    """SHA-256 of bundle.json, which contains the hashes of all other files, so it identifies the whole bundle."""
 
     def open(self) -> Contents:
-        """Return a context that reads files, and verifies what it reads: they may have changed since."""
+        """Return a context that reads and verifies files; they may have changed since `read_bundle`."""
         return Contents(self.directory, self.manifest.sha256)
 
 
 def read_bundle(directory: Path) -> Bundle:
-    """Read and verify a bundle; raise BundleError for the first thing that is wrong with it."""
+    """Read and verify a bundle; raise BundleError for the first fault."""
     if not directory.is_dir():
         raise BundleError(f"{directory} is not a directory, expected a bundle; pass the directory with {MANIFEST}")
     described = read_json(directory / MANIFEST)
@@ -73,14 +73,14 @@ def read_bundle(directory: Path) -> Bundle:
 
 @contextmanager
 def staged(out: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a directory to fill, which becomes `out` when the block ends, and vanishes when the block raises.
+    """Yield a temporary directory to fill. It becomes `out` when the block ends, and is removed if the block raises.
 
-    An existing `out` is an error, unless `replace` is set and it is a bundle with no other file beside its own.
+    Raises BundleError if `out` exists, unless `replace` is set and it is a bundle that contains no other files.
     """
     if out.exists() and not replace:
         raise BundleError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
     if out.exists() and not (out / MANIFEST).is_file():
-        raise BundleError(f"{out} exists and is no bundle (it has no {MANIFEST}); choose another --out")
+        raise BundleError(f"{out} exists and is not a bundle (it has no {MANIFEST}); choose another --out")
     if out.exists():
         _refuse_others(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +94,16 @@ def staged(out: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _refuse_others(out: Path) -> None:
-    """Raise BundleError for a file that the bundle does not list: replacing the directory would lose it."""
+    """Raise BundleError for a file that the bundle does not list, as replacing the directory would delete it."""
     listed = parse_object(read_json(out / MANIFEST), out / MANIFEST).get("sha256")
     for name in _files(out):
         if name != MANIFEST and not (isinstance(listed, dict) and name in listed):
             found = out / name
-            raise BundleError(f"{found} is no file of the bundle and would be lost; move it, or choose another --out")
+            raise BundleError(f"{found} is not part of the bundle and would be lost; move it, or choose another --out")
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:
-    """Write bundle.json with the hash of every file in `directory`, and return it; from here on nothing may change."""
+    """Write bundle.json with the hashes of all files in `directory`, and return it; the files must not change later."""
     hashes = {name: sha256_of(directory / name) for name in sorted(_files(directory)) if name != MANIFEST}
     sealed = Manifest.model_validate(manifest.model_dump() | {"sha256": hashes})
     text = sealed.model_dump_json(indent=2) + "\n"
@@ -120,7 +120,7 @@ def _publish(staging: Path, out: Path) -> None:
     for name in _files(staging):
         _flush(staging / name)
     if out.exists():
-        # Between two renames there is no bundle; a directory cannot be replaced by one in a single portable step.
+        # Between the two renames there is no bundle: no portable operation replaces a directory in one step.
         retired = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "retired"
         out.rename(retired)
         staging.rename(out)
@@ -142,7 +142,7 @@ def _flush(path: Path) -> None:
 
 
 def _files(directory: Path) -> list[str]:
-    """Names of all files below, relative to `directory`; raise BundleError for a symbolic link."""
+    """Return the names of all files below `directory`, relative to it; raise BundleError for a symbolic link."""
     names = []
     for path in sorted(directory.rglob("*")):
         if path.is_symlink():
@@ -216,7 +216,7 @@ def _check_graphs(contents: Contents, manifest: Manifest) -> set[str]:
 
 
 def _check_encoder(opened: Graph, encoder: EncoderEntry) -> str:
-    """Return the fingerprint of the weights."""
+    """Return the fingerprint of the encoder's weights."""
     path, graph = opened.path, read_signature(opened)
     _check_values(path, "inputs", graph.inputs, PACKED if "places" in graph.inputs else PADDED)
     _check_values(path, "outputs", graph.outputs, {"vectors": ("tensor(float)", ["N", encoder.hidden_size])})
@@ -232,7 +232,7 @@ def _check_encoder(opened: Graph, encoder: EncoderEntry) -> str:
 
 
 def _check_head(opened: Graph, name: str, head: HeadEntry, encoder: EncoderEntry) -> str:
-    """Return the fingerprint of the encoder it reads."""
+    """Return the fingerprint of the encoder that the head belongs to."""
     path, graph = opened.path, read_signature(opened)
     _check_values(path, "inputs", graph.inputs, {"vectors": ("tensor(float)", ["n", encoder.hidden_size])})
     width = head.spec.width(encoder.vocab_size)
@@ -243,7 +243,7 @@ def _check_head(opened: Graph, name: str, head: HeadEntry, encoder: EncoderEntry
 
 
 def _check_values(path: Path, which: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compare names, types, ranks, and the sizes that are fixed; those in letters may be any."""
+    """Compare names, types, ranks and fixed sizes; sizes given as letters may be any number."""
 
     def sizes(shape: list[Any]) -> list[Any]:
         return [size if isinstance(size, int) else "any" for size in shape]

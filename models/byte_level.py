@@ -1,7 +1,7 @@
-"""Byte-level BPE as RoBERTa has it (Radford et al., 2019): text → UTF-8 → pieces that hold the blank before a word.
+"""Byte-level BPE as in RoBERTa (Radford et al., 2019): text → UTF-8 → pieces that include the space before a word.
 
-The rules are those of `RobertaTokenizer` in transformers. Other tokenizers of this kind normalise text first, or divide
-it by other patterns; they are refused.
+The rules are those of `RobertaTokenizer` in transformers. Other tokenizers of this kind, which normalize text first or
+split it with another pattern, are refused.
 """
 
 from pathlib import Path
@@ -23,11 +23,11 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "byte_fallback": (False,),
     "ignore_merges": (False,),
 }
-"""Settings of the model, with the values that change nothing."""
+"""Settings of the model, with the values that have no effect."""
 
 
 def check(parts: Parts, origin: str) -> None:
-    """Raise CheckpointError for rules that are not RoBERTa's."""
+    """Raise CheckpointError if the rules are not RoBERTa's."""
     for key, expected in NEUTRAL.items():
         found = parts["model"].get(key)
         if found not in expected:
@@ -47,7 +47,7 @@ def check(parts: Parts, origin: str) -> None:
 
 
 def read(directory: Path) -> tokenizers.Tokenizer:
-    """Build a tokenizer from vocab.json and merges.txt, without the rules of a class."""
+    """Build a tokenizer from vocab.json and merges.txt, without the rules of a tokenizer class."""
     path = directory / VOCABULARY
     try:
         return tokenizers.Tokenizer(BPE.from_file(str(path), str(directory / MERGES)))
@@ -56,7 +56,7 @@ def read(directory: Path) -> tokenizers.Tokenizer:
 
 
 def as_roberta(backend: tokenizers.Tokenizer, origin: str, add_prefix_space: bool) -> None:
-    """Give a tokenizer the rules of `RobertaTokenizer`, which reads only entries and added tokens from its file."""
+    """Give a tokenizer the rules of `RobertaTokenizer`, which reads only the vocabulary and added tokens from files."""
     backend.model.unk_token = None
     backend.pre_tokenizer = ByteLevel(add_prefix_space=add_prefix_space)
     cls, sep = (token_id(backend, token, origin) for token in (ANGLED["cls_token"], ANGLED["sep_token"]))
@@ -66,15 +66,15 @@ def as_roberta(backend: tokenizers.Tokenizer, origin: str, add_prefix_space: boo
 
 
 def decoder() -> ByteLevelDecoder:
-    """Return what joins pieces to text."""
+    """Return the decoder that joins pieces to text."""
     return ByteLevelDecoder()
 
 
 def spaced(word: str) -> str:
-    """Put the blank before a given word that it has in running text, as `add_prefix_space` does."""
+    """Add the space that a given word has before it in running text, as `add_prefix_space` does."""
     return word if word.startswith(" ") or not word else f" {word}"
 
 
 def continues(token: str) -> bool:
-    """Whether a piece goes on with the word before it."""
-    return not token.startswith("\u0120")  # a blank, as a printable character
+    """Whether a piece continues a word."""
+    return not token.startswith("\u0120")  # the printable character that stands for a space

@@ -1,7 +1,7 @@
-"""The cores and the memory that this process may use, by its affinity and its control groups.
+"""The cores and the memory that this process may use, according to its CPU affinity and its control groups.
 
-A group is limited by all groups above it, so the least limit on the way to the root holds. In a container that may use
-two of 64 cores, 64 threads would wait for each other most of the time.
+All groups above a group limit it too, so the smallest limit on the way to the root counts. Without this, a container
+that may use two of 64 cores would start 64 threads, which would mostly wait for each other.
 """
 
 import os
@@ -15,13 +15,13 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def usable_cores(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Return at least 1; a fraction of a core counts as one."""
+    """Return the number of usable cores, rounded, at least 1."""
     return max(1, min([len(affinity()), *map(round, _quotas(root, membership))]))
 
 
 def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Return the bytes beyond which the kernel ends processes of this group; those of the machine without a limit."""
-    files = ("memory.max", "memory.limit_in_bytes")  # v2, v1; without a limit "max", and more than any machine has
+    """Return the memory limit of this process's groups in bytes; without a limit, the memory of the machine."""
+    files = ("memory.max", "memory.limit_in_bytes")  # v2 and v1; no limit is "max" in v2, and a huge number in v1
     groups = _groups(root, membership, "memory")
     limits = [int(text) for group in groups for file in files for text in _texts(group, file) if text.isdigit()]
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
@@ -29,13 +29,16 @@ def memory_limit(root: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
 
 def affinity() -> set[int]:
     """Return the numbers of the cores that this process may run on."""
-    with suppress(AttributeError):  # macOS knows no affinity
+    with suppress(AttributeError):  # macOS has no CPU affinity
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def _quotas(root: Path, membership: Path) -> Iterator[float]:
-    """CPU-seconds per second of each group with a limit ("MAX PERIOD" or "max PERIOD"; v1: two files, or -1)."""
+    """Yield the limit of each group in CPU seconds per second, if it has one (v2: "MAX PERIOD"; v1: two files).
+
+    "max" (v2) and -1 (v1) mean no limit.
+    """
     for group in _groups(root, membership, "cpu"):
         for text in _texts(group, "cpu.max"):
             limit, period = text.split()
@@ -47,16 +50,16 @@ def _quotas(root: Path, membership: Path) -> Iterator[float]:
 
 
 def _groups(root: Path, membership: Path, controller: str) -> Iterator[Path]:
-    """Directories of this process's groups and all above them, in v2 and in the controller's hierarchy of v1.
+    """Yield the directories of this process's groups and of all groups above them (v2, and the controller's v1).
 
-    A container may see its own group as the root, whatever path it is told: then only the root exists.
+    In a container, the path in /proc may not exist, because the container's group is mounted as the root.
     """
     paths = {"": PurePosixPath("/"), controller: PurePosixPath("/")}
     for line in membership.read_text().splitlines() if membership.exists() else ():
         _, controllers, group = line.split(":", 2)
         paths |= {name: PurePosixPath(group) for name in controllers.split(",") if name in paths}
     for name, path in paths.items():
-        inside = path if ".." not in path.parts else PurePosixPath("/")  # a group outside of what is mounted
+        inside = path if ".." not in path.parts else PurePosixPath("/")  # the group is outside the mounted hierarchy
         yield from (root / name / each.relative_to("/") for each in (inside, *inside.parents))
 
 

@@ -1,9 +1,9 @@
-"""Reading and writing checkpoints: directories in the layout of Hugging Face, `config.json` + `model.safetensors`.
+"""Reading and writing checkpoints: directories in Hugging Face's layout, with `config.json` and `model.safetensors`.
 
-Every family of models/architectures.py is read. One head (or the two of pretraining) is written exactly as the
-BertFor… class of transformers writes it, so that `from_pretrained` reads ours. Several heads on one encoder, and a
-classifier with another activation, stand under `heads.NAME.` beside the encoder, which `BertModel.from_pretrained`
-still reads. An encoder with a projection is written as ELECTRA. `heads.json` holds what config.json has no place for.
+All families in models/architectures.py can be read. One head (or the two of pretraining) is written exactly like the
+BertFor… class of transformers, so `from_pretrained` can read it. Several heads on one encoder, and classifiers with
+another activation, are stored under `heads.NAME.` beside the encoder, which `BertModel.from_pretrained` can still read.
+An encoder with a projection is written as ELECTRA. `heads.json` holds what does not fit into config.json.
 """
 
 import json
@@ -42,7 +42,7 @@ from models.weights import Weights, read_weights, tied
 
 
 class Head(NamedTuple):
-    """A head: what it is, its weights, and what was measured with it."""
+    """A head: its specification, its module, and its metrics."""
 
     spec: HeadSpec
     module: nn.Module
@@ -58,13 +58,13 @@ class Checkpoint:
     tokenizer: Tokenizer
     heads: dict[str, Head] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
-    """Heads that were made with random weights; only the code that made them knows."""
+    """Heads with random weights that are not trained yet; set by the code that creates them, not stored."""
 
 
 def read_checkpoint(directory: Path, task: TaskName | None = None) -> Checkpoint:
-    """Read ours or a directory of transformers; raise CheckpointError naming the file and what is wrong with it.
+    """Read a checkpoint of ours or of transformers; raise CheckpointError, which names the file and its fault.
 
-    `task` says what the head is for, where config.json names no class and the weights fit several.
+    `task` is the head's task; it is needed if config.json names no class and the weights fit several classes.
     """
     values, origin = read_json(directory / "config.json"), str(directory / "config.json")
     family = family_of(values, origin)
@@ -90,7 +90,10 @@ def read_checkpoint(directory: Path, task: TaskName | None = None) -> Checkpoint
 
 
 def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
-    """Write `directory` (made if needed), in the layout of transformers where a class of it has these heads."""
+    """Write a checkpoint to `directory` (created if needed), in the layout of the transformers class with these heads.
+
+    If no class has exactly these heads, they are stored under `heads.NAME.`; see above.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     family = BERT if checkpoint.config.embedding_width == checkpoint.config.hidden_size else ELECTRA
     architecture = architecture_of(checkpoint.heads, family)
@@ -107,13 +110,13 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> None:
     for head in checkpoint.heads.values() if len(layouts) == 1 else ():
         config |= problem_entry(head.spec)
     write_json(directory / "config.json", config)
-    shutil.copymode(directory / "config.json", path)  # the library's 0600 would keep others out
+    shutil.copymode(directory / "config.json", path)  # save_file creates it with mode 0600
     write_json(directory / "heads.json", {name: head_entry(head) for name, head in checkpoint.heads.items()})
     checkpoint.tokenizer.write(directory, checkpoint.config.max_length)
 
 
 def architecture_of(heads: dict[str, Head], family: Family) -> str:
-    """The class of transformers that has exactly these heads in this order, else that of the encoder alone."""
+    """Return the transformers class with exactly these heads in this order, otherwise that of the encoder alone."""
     for name, layouts in family.architectures.items():
         if len(layouts) == len(heads) and all(map(is_laid_out, heads.values(), layouts)):
             return name
@@ -121,7 +124,7 @@ def architecture_of(heads: dict[str, Head], family: Family) -> str:
 
 
 def is_laid_out(head: Head, layout: Layout) -> bool:
-    """Whether a class of transformers with this layout computes what the head does."""
+    """Whether a transformers class with this layout computes the same as the head."""
     is_nsp = head.spec.task == "pair" and head.spec.labels == NSP_LABELS
     same = activation_of(head.module) in (None, layout.activation)
     return layout.reads(head.spec.task) and (layout.head == "nsp") == is_nsp and same
@@ -131,7 +134,7 @@ def is_laid_out(head: Head, layout: Layout) -> bool:
 
 
 def write_weights(weights: Weights, path: Path) -> None:
-    """Write a file of safetensors; raise CheckpointError where there is no room, or no leave to."""
+    """Write a safetensors file; raise CheckpointError if it cannot be written."""
     try:
         save_file(weights, path, {"format": "pt"})
     except SafetensorError as error:
@@ -139,7 +142,7 @@ def write_weights(weights: Weights, path: Path) -> None:
 
 
 def encoder_weights(weights: Weights, layers: int, family: Family, directory: Path) -> Weights:
-    """Take the encoder's weights under our names; query, key and value become one matrix."""
+    """Return the encoder's weights under our names; query, key and value become one matrix."""
     ours: Weights = {}
     try:
         for name, theirs in EMBEDDINGS.items():
@@ -161,10 +164,10 @@ def encoder_weights(weights: Weights, layers: int, family: Family, directory: Pa
 
 
 def rows_read(weights: Weights, family: Family, first: int) -> Weights:
-    """Keep the positions from row `first` on, and the segments that the family reads, as a table of two rows."""
+    """Keep the positions from row `first` on, and the segments that the family uses, as a table of two rows."""
     position = weights.get("embeddings.position.weight")
     if position is None:
-        return weights  # whose reader says what is lacking
+        return weights  # `load` reports the missing weight
     read = weights | {"embeddings.position.weight": position[first:]}
     if family.segments == "none":
         read["embeddings.segment.weight"] = torch.zeros(2, position.shape[1])
@@ -174,7 +177,7 @@ def rows_read(weights: Weights, family: Family, first: int) -> Weights:
 
 
 def transformers_names(encoder: Encoder, family: Family) -> Weights:
-    """The encoder's weights as a family names them, with the prefix of its classes."""
+    """Return the encoder's weights under a family's names, with its prefix."""
     theirs: Weights = {}
     for name, tensor in encoder.state_dict().items():
         if name.startswith("embeddings."):
@@ -187,7 +190,7 @@ def transformers_names(encoder: Encoder, family: Family) -> Weights:
 
 
 def separate(name: str, tensor: Tensor) -> Weights:
-    """Take query, key and value apart; leave any other weight of a layer as it is."""
+    """Split the matrix of query, key and value; return any other weight of a layer unchanged."""
     if not name.startswith("query_key_value."):
         return {name: tensor}
     part = name.removeprefix("query_key_value.")
@@ -195,7 +198,7 @@ def separate(name: str, tensor: Tensor) -> Weights:
 
 
 def rename(weights: Weights, names: dict[str, str]) -> Weights:
-    """Replace the first prefix of `names` that fits each key."""
+    """Replace the prefix of each key by the first match in `names`."""
     renamed = {}
     for key, tensor in weights.items():
         prefix = next(prefix for prefix in names if key.startswith(prefix))
@@ -204,12 +207,12 @@ def rename(weights: Weights, names: dict[str, str]) -> Weights:
 
 
 def head_weights(module: nn.Module) -> Weights:
-    """A head's own weights: the tied decoder is the encoder's."""
+    """Return a head's own weights, without the tied decoder, which belongs to the encoder."""
     return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("decoder.")}
 
 
 def load(module: nn.Module, weights: Weights, directory: Path) -> None:
-    """Copy weights into a module; raise CheckpointError for a name or shape that does not fit."""
+    """Copy weights into a module; raise CheckpointError for a missing name or a wrong shape."""
     expected = head_weights(module)
     for name, tensor in expected.items():
         if name not in weights:
@@ -228,7 +231,7 @@ def load(module: nn.Module, weights: Weights, directory: Path) -> None:
 def read_heads(
     directory: Path, values: dict[str, Any], layouts: Sequence[Layout], checkpoint: Checkpoint, weights: Weights
 ) -> dict[str, Head]:
-    """Build and fill the heads of a directory, by heads.json (ours) or by the layouts of its class (transformers)."""
+    """Build the heads of a directory and load their weights, by heads.json if there is one, otherwise by `layouts`."""
     entries = read_json(directory / "heads.json") if (directory / "heads.json").exists() else None
     if entries is None:
         entries = {layout.head: entry_of(layout, values) for layout in layouts}
@@ -240,7 +243,7 @@ def read_heads(
 
 
 def entry_of(layout: Layout, values: dict[str, Any]) -> dict[str, Any]:
-    """What heads.json would say of a head of transformers."""
+    """Return the entry of heads.json for a head of transformers."""
     return {"task": layout.task, "labels": labels_of(layout, values), "activation": layout.activation}
 
 
@@ -257,34 +260,34 @@ def read_head(
 
 
 def read_activation(entry: dict[str, Any], directory: Path) -> Activation:
-    """What an entry of heads.json says of a classifier's first layer; tanh where it says nothing."""
+    """Return the activation in an entry of heads.json (default: tanh); raise CheckpointError for an unknown one."""
     for activation in ACTIVATIONS:
         if entry.get("activation", "tanh") == activation:
             return activation
     raise CheckpointError(
         f"{directory}/heads.json has activation {entry['activation']!r}, expected one of {', '.join(ACTIVATIONS)}; "
-        "mend it"
+        "correct it"
     )
 
 
 def spec_of(entry: Any, directory: Path) -> HeadSpec:
-    """What an entry of heads.json says; raise CheckpointError for one that says too little."""
+    """Return the specification in an entry of heads.json; raise CheckpointError if it is incomplete or wrong."""
     tasks = get_args(TaskName)
     if not isinstance(entry, dict) or entry.get("task") not in tasks or not isinstance(entry.get("labels"), list):
         raise CheckpointError(
-            f"{directory}/heads.json has {str(entry)[:80]}, expected labels, and a task of {', '.join(tasks)}; mend it"
+            f"{directory}/heads.json has {str(entry)[:80]}, expected labels, and a task of {', '.join(tasks)}; fix it"
         )
     check_labels(entry["labels"], directory)
     temperature = entry.get("temperature", 1.0)
     if not isinstance(temperature, float | int) or not 1e-6 < temperature < 1e6:
-        raise CheckpointError(f"{directory}/heads.json has temperature {temperature!r}, expected one about 1; mend it")
+        raise CheckpointError(f"{directory}/heads.json has temperature {temperature!r}, expected one near 1; fix it")
     trained = trained_of(entry.get("trained", {}), directory)
     problem = problem_of(entry, directory)
     return HeadSpec(entry["task"], entry["labels"], entry.get("defaults", {}), temperature, trained, problem)
 
 
 def problem_of(entry: dict[str, Any], directory: Path) -> ProblemType:
-    """What an entry of heads.json says that the logits mean."""
+    """Return the problem_type in an entry of heads.json; raise CheckpointError for an unknown one."""
     found = entry.get("problem_type", "single_label_classification")
     known: tuple[ProblemType, ...] = get_args(ProblemType)
     if found not in known:
@@ -295,17 +298,17 @@ def problem_of(entry: dict[str, Any], directory: Path) -> ProblemType:
 
 
 def trained_of(entry: Any, directory: Path) -> Trained:
-    """What an entry of heads.json says of the rows that the head learned from."""
+    """Return what an entry of heads.json says about the training rows; raise CheckpointError if it is invalid."""
     try:
         return Trained.model_validate(entry)
     except ValidationError:
         raise CheckpointError(
-            f"{directory}/heads.json has trained {str(entry)[:80]}, expected max_length and sentences; mend it"
+            f"{directory}/heads.json has trained {str(entry)[:80]}, expected max_length and sentences; fix it"
         ) from None
 
 
 def check_labels(labels: list[Any], directory: Path) -> None:
-    """Raise CheckpointError for labels that no answer can be told apart by."""
+    """Raise CheckpointError for labels that are not distinct, non-blank texts."""
     for label in labels:
         if not isinstance(label, str) or not label.strip() or labels.count(label) > 1:
             raise CheckpointError(
@@ -315,7 +318,7 @@ def check_labels(labels: list[Any], directory: Path) -> None:
 
 
 def labels_of(layout: Layout, values: dict[str, Any]) -> list[str]:
-    """Labels of a head of transformers, in the order of its logits."""
+    """Return the labels of a head of transformers, in the order of its logits."""
     if layout.task in ("fill-mask", "qa"):
         return []
     if layout.head == "nsp":
@@ -347,7 +350,7 @@ def head_entry(head: Head) -> dict[str, Any]:
 
 
 def problem_entry(spec: HeadSpec) -> dict[str, Any]:
-    """What transformers reads in config.json; without it, labels compete, or there is one."""
+    """Return the problem_type for config.json; it is left out for single_label_classification, the default."""
     return {} if spec.problem_type == "single_label_classification" else {"problem_type": spec.problem_type}
 
 

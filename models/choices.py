@@ -1,8 +1,8 @@
-"""The tokens that a fill-mask head is asked for, chosen on the GPU: all logits of a mask are 122 KB in BERT.
+"""Selects the requested tokens of a fill-mask head on the GPU, because all logits of one BERT mask are 122 KB.
 
-A row says what it wants (Row.wanted). What comes back for it is [2 * positions, tokens], float32: the ids of tokens for
-each position, and then, in the same order, their probabilities over the whole vocabulary. On CPU nothing is copied, so
-that a session there gives all logits.
+`Row.wanted` says which tokens a row requests. The result for a row is [2 * positions, tokens], float32: first the token
+ids for each position, then, in the same order, their probabilities over the whole vocabulary. On CPU no copy to the
+host is needed, so a session there returns all logits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from models.onnx_runtime import Device, Graph, open_graph
 from models.task import Logits, softmax
 
 GRAPH = Path(__file__).with_name("choices.onnx")
-"""training/exporting/choices_graph.py says what it computes."""
+"""training/exporting/choices_graph.py describes what it computes."""
 MAX_ERROR = 0.01
-"""Of a probability."""
+"""Maximum error of a probability."""
 
 
 class Asked(NamedTuple):
-    """What is wanted of logits that lie one row behind the other."""
+    """The request of one row; the logits of all rows are concatenated."""
 
     positions: int
     wanted: tuple[int, ...]
@@ -35,19 +35,19 @@ class Asked(NamedTuple):
         return self.wanted[1:]
 
     def places(self, start: int) -> NDArray[np.int64]:
-        """[positions * targets, 2], if its first row is number `start`."""
+        """Return [positions * targets, 2]: row and column of each target's logit, with rows counted from `start`."""
         rows = np.repeat(np.arange(start, start + self.positions), len(self.targets))
         return np.stack([rows, np.tile(np.array(self.targets, np.int64), self.positions)], axis=1)
 
 
 class Chooser:
-    """Chooses tokens by their logits, for the heads of all bundles; several threads may call it at once."""
+    """Selects tokens by their logits. Several threads may call it at once."""
 
     def __init__(self, device: Device) -> None:
         self._graph = open_graph(Graph.read(GRAPH), device)
 
     def choose(self, logits: OrtValue, temperature: float, asked: Sequence[Asked]) -> list[Logits]:
-        """Return [2 * positions, tokens] for each of `asked`; `logits` [all their positions, V] lie on the device."""
+        """Return [2 * positions, tokens] for each of `asked`; `logits` [all positions, V] are on the device."""
         starts = np.cumsum([0, *(each.positions for each in asked)])
         places = np.concatenate([each.places(start) for each, start in zip(asked, starts[:-1], strict=True)])
         count = max((each.wanted[0] for each in asked if not each.targets), default=1)
@@ -63,9 +63,9 @@ class Chooser:
 
 
 def check_best(found: Logits, logits: Logits, temperature: float, place: str) -> None:
-    """Raise BundleError, which begins with `place`, if the best token of a position is not as probable as it should be.
+    """Raise BundleError, which begins with `place`, if the probability of a position's best token is wrong.
 
-    `found` [2 * positions, 1] was chosen on the device, out of `logits` [positions, V].
+    `found` [2 * positions, 1] was selected on the device from `logits` [positions, V].
     """
     error = float(np.abs(found[len(logits) :, 0] - softmax(logits, temperature).max(axis=1)).max())
     if not error <= MAX_ERROR:
@@ -76,7 +76,7 @@ def check_best(found: Logits, logits: Logits, temperature: float, place: str) ->
 
 
 def _parted(asked: Sequence[Asked], tokens: NDArray[np.int64], scores: Logits, of_targets: Logits) -> Iterator[Logits]:
-    """Yield what belongs to each of `asked`."""
+    """Yield the result of each of `asked`."""
     rows = np.cumsum([each.positions for each in asked])[:-1]
     places = np.cumsum([each.positions * len(each.targets) for each in asked])[:-1]
     parts = np.split(tokens, rows), np.split(scores, rows), np.split(of_targets, places)

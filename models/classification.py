@@ -1,8 +1,9 @@
 """One label for a text (classify), or for how two texts relate (pair): the head reads [CLS].
 
 Answers are those of Hugging Face's text-classification: all labels, or the best `top_k`, best first. A text that is too
-long is cut, refused, or read in overlapping windows as long as the rows that the head learned from, whose scores are
-put together label by label; of a pair, both texts slide, so that every part of one meets every part of the other.
+long is cut, refused, or read in overlapping windows of the same length as the training rows, whose scores are combined
+label by label. For a pair, both texts are divided into windows, and every window of one is read with every window of
+the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +21,12 @@ from models.windows import MAX_WINDOWS, slide, usual_overlap
 
 Truncation = Literal["right", "left", "windows", "error"]
 MIN_ROW = 8
-"""Tokens of a row that a client may ask for, special ones included."""
+"""Smallest `max_length` that a client may set, in tokens, special ones included."""
 Threshold = Annotated[
     Annotated[float, Tag("number")] | Annotated[dict[str, float], Tag("labels")],
     Discriminator(lambda value: "labels" if isinstance(value, Mapping) else "number"),
 ]
-"""A number for all labels, or an object of a number for each label; so errors name one of the two only."""
+"""One number for all labels, or an object with a number per label. The discriminator keeps errors to one of the two."""
 
 
 class ClassificationParameters(Strict):
@@ -52,7 +53,7 @@ class ClassificationParameters(Strict):
 
 
 class PairInput(Strict):
-    """Two texts whose relation is asked for."""
+    """Two texts whose relation is to be labelled."""
 
     text: str
     """The first text, such as a premise."""
@@ -67,7 +68,7 @@ class ScoredLabel(TypedDict):
     label: str
     """The name of the label."""
     score: float
-    """The score of the label: a probability, or the raw logit if `function_to_apply` is "none"; of a regression, the
+    """The score of the label: a probability, or the raw logit if `function_to_apply` is "none"; for a regression, the
     number itself."""
 
 
@@ -79,7 +80,7 @@ class Labels(Task[Labelled, ClassificationParameters, None, list[ScoredLabel]]):
 
     parameters = ClassificationParameters
     to_cut: ClassVar[str] = 'set truncation to "windows", "right" or "left"'
-    """What a client does where an input is too long."""
+    """The remedy in the error for an input that is too long."""
 
     def parse_parameters(self, given: Mapping[str, Any]) -> ClassificationParameters:
         return super().parse_parameters({"function_to_apply": self.head.function, **given})
@@ -126,7 +127,7 @@ class Pair(Labels[PairInput]):
         return Encoded(rows, None, truncated)
 
     def rows(self, first: list[int], second: list[int], parameters: ClassificationParameters) -> tuple[list[Row], int]:
-        """Lay out the ids of two texts as rows; return them and the number of tokens that were cut."""
+        """Build the rows of two texts from their ids; return them and the number of tokens that were cut."""
         truncation, length = _fit(self, parameters)
         room = length - self.tokenizer.layout.specials
         if truncation == "windows":
@@ -156,7 +157,7 @@ def rank_labels(head: HeadSpec, logits: Logits, parameters: ClassificationParame
 
 
 def scores_of(head: HeadSpec, logits: Logits, function: Function) -> Scores:
-    """Return the score of each logit [windows, labels], once they are divided by the head's temperature."""
+    """Return the scores [windows, labels] of logits, after dividing them by the head's temperature."""
     if function == "softmax":
         return softmax(logits, head.temperature)
     if function == "sigmoid":
@@ -166,22 +167,22 @@ def scores_of(head: HeadSpec, logits: Logits, function: Function) -> Scores:
 
 
 def thresholds(labels: Sequence[str], given: float | Mapping[str, float] | None) -> list[float]:
-    """Return the least score of each label: minus infinity where none is given."""
+    """Return the minimum score of each label; minus infinity if none is given."""
     if isinstance(given, Mapping):
         return [given.get(label, -np.inf) for label in labels]
     return [-np.inf if given is None else given] * len(labels)
 
 
 class Fit(NamedTuple):
-    """How an input is made to fit the encoder."""
+    """How an input that is too long is made to fit."""
 
     truncation: Truncation
     length: int
-    """Tokens of a row at most, special ones included."""
+    """Maximum tokens of a row, special ones included."""
 
 
 def _fit(task: Classify | Pair, parameters: ClassificationParameters) -> Fit:
-    """Windows are as long as the rows that the head learned from, where that is known."""
+    """Return how inputs are made to fit; windows are as long as the head's training rows, if that is known."""
     truncation, length = _truncation(task.head, parameters.truncation), task.max_length
     if truncation == "windows":
         length = min(length, max(task.head.trained.max_length or length, MIN_ROW))
@@ -189,7 +190,7 @@ def _fit(task: Classify | Pair, parameters: ClassificationParameters) -> Fit:
 
 
 def _truncation(head: HeadSpec, given: Truncation | bool) -> Truncation:
-    """Resolve the values of transformers: true cuts as this head does by default, false refuses."""
+    """Resolve the booleans of transformers: true means the head's default way to cut, false means "error"."""
     if isinstance(given, str):
         return given
     usual = head.defaults.get("truncation")
@@ -198,7 +199,7 @@ def _truncation(head: HeadSpec, given: Truncation | bool) -> Truncation:
 
 
 def _parts(ids: list[int], room: int) -> list[list[int]]:
-    """Cut ids into overlapping windows of `room`; raise InputError if they are too many."""
+    """Divide ids into overlapping windows of `room` tokens; raise InputError if there are too many."""
     if len(ids) <= room:
         return [ids]
     starts = slide(len(ids), room, usual_overlap(room), "inputs").tolist()
@@ -206,7 +207,7 @@ def _parts(ids: list[int], room: int) -> list[list[int]]:
 
 
 def _meetings(first: list[int], second: list[int], room: int) -> Iterable[tuple[list[int], list[int]]]:
-    """Every window of one text beside every window of the other; the shorter text keeps what it has up to half."""
+    """Return every window of one text paired with every window of the other; raise InputError if there are too many."""
     first_room, second_room = share_room(len(first), len(second), room)
     parts, others = _parts(first, first_room), _parts(second, second_room)
     if len(parts) * len(others) > MAX_WINDOWS:
@@ -219,9 +220,10 @@ def _meetings(first: list[int], second: list[int], room: int) -> Iterable[tuple[
 
 
 def share_room(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths that two texts keep when tokens are taken one by one from the longer, from the second if equal.
+    """Return the lengths of two texts after removing tokens from the longer one (the second, if equal) until they fit.
 
-    `_truncate_seq_pair` of Google's run_classifier.py without its loop: the shorter keeps all it has up to its half.
+    Equivalent to `_truncate_seq_pair` in Google's run_classifier.py, without its loop: the shorter text keeps all its
+    tokens, up to half of the room.
     """
     kept = min(first, max(room - second, room - room // 2))
     return kept, min(second, room - kept)
@@ -236,12 +238,12 @@ def _check_length(length: int, room: int, lowered: bool, to_cut: str) -> None:
         limit, remedy = ("max_length leaves", "raise it") if lowered else ("this model takes", "shorten it")
         raise InputError(
             "inputs",
-            f"has {length} tokens, but {limit} {room} beside the special ones; {remedy}, or {to_cut}",
+            f"has {length} tokens, but {limit} {room} besides the special ones; {remedy}, or {to_cut}",
         )
 
 
 def _check_labels(head: HeadSpec, parameters: ClassificationParameters) -> None:
-    """Raise InputError for more labels than the head has, or for others."""
+    """Raise InputError if parameters ask for more labels than the head has, or for unknown ones."""
     count = len(head.labels)
     if isinstance(parameters.threshold, Mapping):
         for label in parameters.threshold.keys() - set(head.labels):

@@ -7,16 +7,16 @@ from typing import Any, Self
 
 from models.errors import CheckpointError
 
-# What our encoder computes; a checkpoint that says otherwise would be read without an error and answer nonsense.
+# The only values that our encoder supports; with any other, a checkpoint would load without error but answer nonsense.
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 SAME = {"hidden_act": ("gelu_python",)}
-"""Other names of the same."""
+"""Other names for the same value."""
 ABSENT = {
     "is_decoder": "an encoder",
     "add_cross_attention": "an encoder",
     "quantization_config": "the weights as they were before they were quantised",
 }
-"""What would make another network of the weights, and what to pass instead."""
+"""Settings that would make a different network, and what to pass instead."""
 MIN_VALUES = {
     "vocab_size": 1,
     "hidden_size": 1,
@@ -26,7 +26,7 @@ MIN_VALUES = {
     "max_position_embeddings": 1,
     "type_vocab_size": 2,
 }
-"""Of each size; a pair has two segments."""
+"""The minimum of each size; a pair needs two segments."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class EncoderConfig:
     initializer_range: float = 0.02
     pad_token_id: int = 0
     embedding_size: int | None = None
-    """Width of the embeddings, which a product widens to `hidden_size` (ELECTRA); None where it is the same."""
+    """Width of the embeddings, which are projected to `hidden_size` (ELECTRA); None if it equals `hidden_size`."""
     trained_length: int | None = None
-    """Tokens of the longest row that training has met; None where nobody noted it."""
+    """Tokens of the longest training row; None if unknown."""
 
     def __post_init__(self) -> None:
         for name, least in MIN_VALUES.items():
@@ -75,7 +75,7 @@ class EncoderConfig:
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest row to give the encoder: positions beyond those of training are noise."""
+        """Maximum tokens of a row: embeddings of positions beyond the training rows are untrained."""
         return self.trained_length or self.max_position_embeddings
 
     @property
@@ -85,7 +85,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str = "config.json") -> Self:
-        """Read BERT's names; raise CheckpointError for a network that is not ours."""
+        """Read a config.json with BERT's names; raise CheckpointError for an unsupported network."""
         for key, expected in FIXED.items():
             found = values.get(key, expected)
             if found != expected and found not in SAME.get(key, ()):
@@ -97,13 +97,13 @@ class EncoderConfig:
         return cls(**{key: value for key, value in values.items() if key in known and value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `config.json` holds, without `architectures` and `model_type`."""
+        """Return the content of `config.json`, without `architectures` and `model_type`."""
         values = FIXED | asdict(self)
         return {key: value for key, value in values.items() if value is not None}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a checkpoint; raise CheckpointError naming the file."""
+    """Read a JSON object from a checkpoint's file; raise CheckpointError, which names the file."""
     try:
         values = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""The files of a bundle, verified as they are read: the bytes that were hashed are the bytes that are used.
+"""The files of a bundle, verified as they are read: exactly the bytes that were hashed are used.
 
-Nothing of a bundle is read from its directory again later: a file that is overwritten or cut under a running service
-changes no answer. Constants of graphs are mapped into memory, so they get a private copy that has no name any more
-once the graphs are open: all sessions of a process share it, as they would share the file itself.
+Later, nothing is read from the bundle's directory again, so overwriting or truncating its files does not affect a
+running service. Constants of graphs are mapped into memory. So they get a private copy, which is deleted once the
+graphs are open; all sessions of a process share its memory, as they would share the original file.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ CONSTANTS = ".bin"
 """Suffix of the files that hold constants of graphs."""
 MEMORY = Path("/dev/shm")
 FREE = 2
-"""A private copy is made where at least this many times its size is free."""
+"""A private copy is made only in a directory with at least this many times its size free."""
 
 
 class Contents:
-    """Reads files below `directory` whose SHA-256 are `hashes`; as a context, it can open graphs too."""
+    """Reads files below `directory` and checks them against `hashes` (SHA-256); as a context, it also reads graphs."""
 
     def __init__(self, directory: Path, hashes: Mapping[str, str]) -> None:
         self.directory = directory
@@ -55,12 +55,12 @@ class Contents:
         return contents
 
     def check(self, file: str) -> None:
-        """Raise BundleError unless a file has its hash; constants had when this context began."""
+        """Raise BundleError if a file has another hash; constants were checked when this context began."""
         if not file.endswith(CONSTANTS):
             self.read(file)
 
     def graph(self, file: str) -> Graph:
-        """Read a graph, to be opened before this context ends."""
+        """Read a graph; it must be opened before this context ends."""
         folder, constants = Path(file).parent, self._constants
         if isinstance(constants, Path):
             return Graph(self.directory / file, self.read(file), constants / folder)
@@ -69,7 +69,7 @@ class Contents:
         return Graph(self.directory / file, self.read(file), near)
 
     def _place_constants(self) -> Constants:
-        """Copy the constants to a directory; where none has room, keep them in memory, with one copy per session."""
+        """Copy the constants to a directory; if none has room, keep them in memory, with one copy per session."""
         files = [file for file in self.hashes if file.endswith(CONSTANTS)]
         for parent in _parents(sum(self._size(file) for file in files)):
             with ExitStack() as made, suppress(OSError):
@@ -90,7 +90,7 @@ class Contents:
 
 
 def _parents(size: int) -> Iterator[Path]:
-    """Yield directories that have room: a disk first, for /dev/shm is small in a container and holds metrics."""
+    """Yield directories with enough room: a disk first, because in containers /dev/shm is small and holds metrics."""
     with suppress(OSError):
         yield from (each for each in [Path(tempfile.gettempdir())] if shutil.disk_usage(each).free >= FREE * size)
     with suppress(OSError):

@@ -1,7 +1,8 @@
 """The BERT encoder in PyTorch: learned positions, segments, post-LayerNorm, erf GELU (Devlin et al., 2018).
 
-Numerically the encoder of transformers' `BertModel` and of the other families of models/architectures.py. Query, key
-and value are one matrix here: four matrix products per layer instead of six. `models.checkpoint` translates the names.
+Numerically equal to the encoder of transformers' `BertModel` and of the other families in models/architectures.py.
+Query, key and value are one matrix here, which makes four matrix products per layer instead of six.
+`models.checkpoint` translates the names.
 """
 
 import torch
@@ -12,7 +13,7 @@ from models.config import EncoderConfig
 
 
 class Embeddings(nn.Module):
-    """Word + segment + position, LayerNorm, dropout; then a product where the tables are of another width (ELECTRA)."""
+    """Word + segment + position, LayerNorm, dropout; then a projection if the tables have another width (ELECTRA)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -65,8 +66,8 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Map token ids to vectors.
 
-    Shapes: `input_ids`, `token_type_ids`, `attention_mask` [B, S] int64 (mask 1 = token, 0 = padding); the answer is
-    [B, S, H], or [N, H] for the N flat `positions` (row * S + column) when they are given.
+    Shapes: `input_ids`, `token_type_ids`, `attention_mask` [B, S] int64 (mask 1 = token, 0 = padding). The result is
+    [B, S, H], or [N, H] if N flat `positions` (row * S + column) are given.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -91,12 +92,12 @@ class Encoder(nn.Module):
 
 
 def padding_bias(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a [B, S] mask into the additive bias [B, 1, 1, S]; finite, so that a row of padding alone gives no NaN."""
+    """Turn a [B, S] mask into an additive bias [B, 1, 1, S]; finite, so that a row of only padding gives no NaN."""
     return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
 def initialise(module: nn.Module, deviation: float) -> None:
-    """Draw weights as BERT does: normal with `deviation`, biases zero, LayerNorm the identity."""
+    """Initialize weights as BERT does: normal with standard deviation `deviation`, biases 0, LayerNorm the identity."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear):

@@ -1,17 +1,17 @@
 """Errors of models/.
 
 BertheadsError
-├── InputError       an input or parameter of a user is not acceptable
-├── InferenceError   the model fails on an input, or computes what is not a number
-├── BundleError      a bundle is damaged, incomplete, or contradicts itself
-└── CheckpointError  a checkpoint cannot be read, or does not fit what was asked of it
+├── InputError       a user's input or parameter is not acceptable
+├── InferenceError   the model fails on an input, or computes a score that is not a number
+├── BundleError      a bundle is damaged, incomplete, or inconsistent, or cannot run here
+└── CheckpointError  a checkpoint cannot be read or written, or does not fit the request
 
 Each message names the value, what was expected, and the remedy, in one sentence.
 """
 
 
 class BertheadsError(Exception):
-    """Base of every error that is meant for a person to read."""
+    """Base of all errors whose message is meant for users."""
 
 
 class InputError(BertheadsError):
@@ -32,4 +32,4 @@ class BundleError(BertheadsError):
 
 
 class CheckpointError(BertheadsError):
-    """Raised when a checkpoint directory cannot be read or written as asked."""
+    """Raised when a checkpoint directory cannot be read or written as requested."""

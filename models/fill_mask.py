@@ -1,8 +1,8 @@
-"""The word behind each mask: the head reads the masked tokens, so the vocabulary is scored there only.
+"""Fills the masks of a text. The head reads only the masked positions, so only these are scored.
 
-Answers are those of Hugging Face's fill-mask: a list for one mask, a list of lists for several (each mask scored
-alone, the others still masked in `sequence`). Two things are stricter: a target must be one token of the vocabulary,
-and nothing is cut.
+Answers are those of Hugging Face's fill-mask: a list for one mask, a list of lists for several masks. Each mask is
+scored alone, and the others stay masked in `sequence`. Two rules are stricter: a target must be a single token of the
+vocabulary, and texts are never cut.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.tokenizer import MASK
 
 MAX_CHOICES = 1000
-# Every choice repeats its sentence, so that top_k times masks is what an answer costs.
+# Maximum of top_k times masks: the answer repeats the whole text for each choice.
 MAX_SEQUENCES = 5000
 MAX_CHARACTERS = 100  # of a target
 BLOCK = 64
-"""Columns that share a maximum."""
+"""Number of columns in a block of `_best`."""
 Best = tuple[NDArray[np.int64], Scores]
-"""Tokens, the best first, and their probabilities."""
+"""Tokens, best first, and their probabilities."""
 
 
 class FillMaskParameters(Strict):
@@ -40,7 +40,7 @@ class FillMaskParameters(Strict):
     """Words to choose from, each a single token of the vocabulary. Their scores are still probabilities over the whole
     vocabulary."""
     _target_ids: NDArray[np.int64] | None = PrivateAttr(None)
-    """Those words as tokens, once they were looked up."""
+    """The token ids of the targets, after they were looked up."""
 
     @property
     def characters(self) -> int:
@@ -68,9 +68,9 @@ class FillMaskSource:
 
     input_ids: list[int]
     columns: list[int]
-    """Where the masks are."""
+    """Columns of the masks."""
     targets: NDArray[np.int64] | None
-    """Token ids to choose among, None for all."""
+    """Token ids to choose from; None for the whole vocabulary."""
 
 
 class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list[list[Choice]]]):
@@ -88,7 +88,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         return Encoded([replace(row, wanted=_wanted(source, parameters.top_k))], source, 0)
 
     def answer_tokens(self, encoded: Encoded[FillMaskSource], parameters: FillMaskParameters) -> int:
-        """Every choice for every mask repeats the text."""
+        """Return the tokens of the answer: every choice for every mask repeats the text."""
         source = encoded.source
         return parameters.top_k * len(source.columns) * len(source.input_ids)
 
@@ -105,7 +105,7 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         return answers[0] if single else answers
 
     def _best_of_all(self, source: FillMaskSource, logits: Logits, count: int) -> Iterator[Best]:
-        """Yield the best tokens of each mask, by the logits of the whole vocabulary."""
+        """Yield the best tokens of each mask, from the logits of the whole vocabulary."""
         scaled = logits / np.float32(self.head.temperature)
         candidates = scaled if source.targets is None else scaled[:, source.targets]
         for row, every in zip(candidates, _log_partition(scaled).tolist(), strict=True):
@@ -142,16 +142,17 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
             )
 
     def _target_ids(self, parameters: FillMaskParameters) -> NDArray[np.int64] | None:
-        """Look the targets up, once for all texts that are asked with these parameters."""
+        """Return the ids of the targets; they are looked up once for all texts with these parameters."""
         if parameters.targets is not None and parameters._target_ids is None:
             found = dict.fromkeys(self._target_id(target) for target in parameters.targets)
             parameters._target_ids = np.array(list(found), dtype=np.int64)
         return parameters._target_ids
 
     def _target_id(self, target: str) -> int:
-        """Find a target as the vocabulary has it ("##ing" too), or as the rules write it.
+        """Return the id of a target, as it is in the vocabulary (including "##ing") or after the tokenizer's rules.
 
-        "Paris" may be "paris" in a vocabulary without capitals; " Paris" and "Paris" are two tokens of RoBERTa's.
+        "Paris" becomes "paris" in an uncased vocabulary; " Paris" and "Paris" are different tokens in RoBERTa's.
+        Raises InputError if it is not a single token.
         """
         exact = self.tokenizer.token_id(target)
         if exact is not None and exact not in self.tokenizer.special_ids:
@@ -162,28 +163,28 @@ class FillMask(Task[str, FillMaskParameters, FillMaskSource, list[Choice] | list
         split = " ".join(self.tokenizer.token(piece) for piece in pieces)
         raise InputError(
             "parameters.targets",
-            f"{target[:40]!r} is no single token of the vocabulary, but {split[:200]}; pass another word",
+            f"{target[:40]!r} is not a single token of the vocabulary, but {split[:200]}; pass another word",
         )
 
 
 def _wanted(source: FillMaskSource, count: int) -> tuple[int, ...]:
-    """Return what a GPU is asked for: all logits for more targets than tokens, so that no ask is longer than its row.
+    """Return the tokens to select on a GPU, or () for all logits if there are more targets than tokens.
 
-    What waits in a queue is limited by tokens.
+    The queue is limited by tokens of rows, so a request for targets must not be larger than its row.
     """
     targets = () if source.targets is None else source.targets.tolist()
     return (count, *targets) if len(targets) <= len(source.input_ids) else ()
 
 
 def _chosen(choices: Logits, count: int) -> Iterator[Best]:
-    """Yield the best tokens of each mask out of those that models.choices chose."""
+    """Yield the best tokens of each mask among those that models.choices selected on the GPU."""
     for tokens, scores in zip(*np.split(choices, 2), strict=True):
         best = np.argsort(-scores, kind="stable")[:count]
         yield tokens[best].astype(np.int64), scores[best].astype(np.float64)
 
 
 def _log_partition(logits: Logits) -> Scores:
-    """Logarithm of the sum of exponentials of each row: what softmax divides by, without a score for every token."""
+    """Return the log-sum-exp of each row: the normalizer of softmax, without computing the score of every token."""
     largest = logits.max(axis=1, keepdims=True)
     shifted = logits - largest
     sums = np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)
@@ -192,13 +193,13 @@ def _log_partition(logits: Logits) -> Scores:
 
 
 def _best(row: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Columns of the `count` highest values (or all), best first, the lower column first among equals.
+    """Return the columns of the `count` highest values (or all), best first; among equals, the lower column first.
 
-    The count-th of the maxima of blocks is reached by `count` values at least, and so by all that are wanted: those few
-    are sorted. To find that bound takes a fifth of the time that a partition of the whole vocabulary takes.
+    At least `count` values reach the count-th highest block maximum, so it is a lower bound of the wanted values. Only
+    the few values above it are sorted. Finding this bound takes a fifth of the time of partitioning the vocabulary.
     """
     blocks = len(row) // BLOCK
-    # A block is every blocks-th column, so that the maxima are taken along whole rows of memory.
+    # Block i has the columns i, i + blocks, i + 2 * blocks …, so that the maxima are computed along contiguous memory.
     highest = row[: blocks * BLOCK].reshape(BLOCK, blocks).max(axis=0) if count < blocks else row
     count = min(count, len(row))
     some = np.flatnonzero(row >= np.partition(highest, -count)[-count])

@@ -1,4 +1,4 @@
-"""Which GPU there is, by the driver: ONNX Runtime itself fails late on one for which it has no kernels.
+"""Checks the GPU through its driver, because ONNX Runtime fails late on a GPU for which it has no kernels.
 
 Source: CUDA driver API, `cuDeviceGetAttribute`; the architectures are those of the wheel's binaries (cuobjdump).
 """
@@ -10,11 +10,11 @@ from models.errors import BundleError
 ARCHITECTURES = ("7.5", "8.x", "9.0", "12.x")
 """Compute capabilities for which onnxruntime-gpu 1.31 has kernels: T4; A100, A10, L4, L40S; H100, H200; RTX 50."""
 MAJOR, MINOR = 75, 76
-"""Attributes of a device."""
+"""Device attributes: major and minor compute capability."""
 
 
 def check_gpu(number: int) -> None:
-    """Raise BundleError if there is no GPU of this number, or none that ONNX Runtime has kernels for."""
+    """Raise BundleError if there is no GPU with this number, or if ONNX Runtime has no kernels for it."""
     driver = _driver()
     count = _value(driver.cuDeviceGetCount)
     if number >= count:
@@ -42,7 +42,7 @@ def _driver() -> ctypes.CDLL:
 
 
 def _value(function: "ctypes._NamedFuncPointer", *arguments: int) -> int:
-    """Return what a function of the driver writes into its first argument."""
+    """Call a driver function; return the value that it writes into its first argument."""
     found = ctypes.c_int()
     if status := function(ctypes.byref(found), *arguments):
         raise BundleError(f"{function.__name__} of the NVIDIA driver failed (CUDA error {status}); see nvidia-smi")

@@ -1,4 +1,4 @@
-"""The heads in PyTorch: functions from the vectors that a task reads to its logits.
+"""The heads in PyTorch: they map the vectors that a task reads to logits.
 
 ClassificationHead   [CLS] → dense, activation → linear      classify, pair (next sentence too)
 MaskedTokenHead      [MASK] → dense, GELU, LayerNorm → tied decoder + its own bias     fill-mask
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh,
 
 
 class ClassificationHead(nn.Module):
-    """Pooler (dense + activation, BERT's own is tanh) and a linear layer: vectors [n, H] → logits [n, labels]."""
+    """Pooler (dense + activation; tanh in BERT) and a linear layer: vectors [n, H] → logits [n, labels]."""
 
     def __init__(self, config: EncoderConfig, labels: int, activation: Activation = "tanh") -> None:
         super().__init__()
@@ -69,9 +69,9 @@ class TokenHead(nn.Module):
 def build_head(
     task: TaskName, labels: int, config: EncoderConfig, embedding: nn.Embedding, activation: Activation = "tanh"
 ) -> nn.Module:
-    """Return a fresh head for `task`; `embedding` is the encoder's, tied where the task needs it.
+    """Return a new head for `task`, with random weights.
 
-    `activation` is that of classify and pair.
+    `embedding` is the encoder's word embedding, which fill-mask shares; `activation` is used by classify and pair.
     """
     if task == "fill-mask":
         return MaskedTokenHead(config, embedding)
@@ -81,5 +81,5 @@ def build_head(
 
 
 def activation_of(head: nn.Module) -> Activation | None:
-    """Return the activation of a classifier; None of another head."""
+    """Return the activation of a classifier; None for other heads."""
     return head.activation if isinstance(head, ClassificationHead) else None

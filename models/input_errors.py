@@ -1,4 +1,4 @@
-"""The sentences that refuse an input: what pydantic found wrong, in the words of the service and of `Predictor`."""
+"""Messages for invalid inputs: they turn pydantic's errors into sentences, for the service and for `Predictor`."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from models.errors import InputError
 
 
 def input_error(error: ErrorDetails, names: Sequence[str], location: Iterable[int | str]) -> InputError:
-    """Return the error of a user for what pydantic found wrong at a `location` within `inputs`.
+    """Return the user's error for an error of pydantic at a `location` within `inputs`.
 
-    `names` are the texts of one input, if it has several.
+    `names` are the fields of one input, if it has several texts.
     """
     field = written(["inputs", *location])
     keys = ", ".join(f'"{name}": …' for name in names)
@@ -22,7 +22,7 @@ def input_error(error: ErrorDetails, names: Sequence[str], location: Iterable[in
 
 
 def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
-    """Return what is wrong with a value: `known` says which keys there are, and `wanted` what belongs there."""
+    """Return what is wrong with a value; `known` lists the known keys, and `wanted` describes the expected value."""
     value, limits, kind = error["input"], error.get("ctx", {}), error["type"]
     if kind == "missing":
         return f"is missing; send {wanted or 'it'}"
@@ -40,7 +40,7 @@ def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
 
 
 def kind_of(value: object) -> str:
-    """Return what JSON calls a value, with the value where it is short."""
+    """Return the JSON type of a value in words, or the value itself if it is a number, true, false or null."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
@@ -49,15 +49,15 @@ def kind_of(value: object) -> str:
 
 
 def written(location: Iterable[int | str]) -> str:
-    """Write where a value is: inputs[3].question."""
+    """Return a location as text: inputs[3].question."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in location).removeprefix(".")
 
 
 def at(error: InputError, index: int) -> InputError:
-    """Return the error of one input as that of item `index` of a list: inputs.question → inputs[3].question."""
+    """Return the error of one input as an error of item `index` of a list: inputs.question → inputs[3].question."""
     return InputError(place(error.field, index), error.message)
 
 
 def place(field: str, index: int) -> str:
-    """Return the field of an item of a list: inputs.question → inputs[3].question."""
+    """Return the name of a field in item `index` of a list: inputs.question → inputs[3].question."""
     return f"inputs[{index}]{field.removeprefix('inputs')}" if field.startswith("inputs") else field

@@ -1,7 +1,7 @@
-"""Whether a vocabulary is cased, by its own entries, for where no file says it.
+"""Decides from its entries whether a vocabulary is cased, if no file says so.
 
-Text that is lowercased never meets an entry with a capital. Uncased vocabularies have none, except for words that a
-user put in the place of [unused…]; of a cased one they are a quarter. The same holds for accents.
+Lowercased text never matches an entry with a capital. So uncased vocabularies have no such entries, except words that a
+user put in place of [unused…]; in a cased vocabulary they are about a quarter. The same holds for accents.
 """
 
 import unicodedata
@@ -9,20 +9,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 MIN_SHARE = 0.001
-"""Share of the entries with capitals (or accents) from which a vocabulary is taken to keep them."""
+"""A vocabulary counts as cased (or accented) if at least this share of its entries has capitals (or accents)."""
 
 
 class LetterCase(NamedTuple):
-    """What is done to text before it is cut."""
+    """How text is normalized before it is tokenized."""
 
     lowercase: bool
     strip_accents: bool
     reason: str
-    """What the entries are like, for a sentence."""
+    """The statistics of the entries, as part of a sentence."""
 
 
 def letter_case(vocabulary: Iterable[str]) -> LetterCase:
-    """Decide by the entries of a vocabulary; those in square brackets are no text."""
+    """Decide from the entries of a vocabulary; those in square brackets are ignored, since they are not text."""
     words = [token.removeprefix("##") for token in vocabulary if not (token.startswith("[") and token.endswith("]"))]
     letters = [word for word in words if word.lower() != word.upper()]
     capitals = sum(word != word.lower() for word in letters)
@@ -37,5 +37,5 @@ def _are_enough(count: int, total: int) -> bool:
 
 
 def _without_accents(word: str) -> str:
-    """Return what is left of a word by BERT's rule, which takes Hangul apart too."""
+    """Return a word without accents by BERT's rule, which also decomposes Hangul syllables."""
     return "".join(mark for mark in unicodedata.normalize("NFD", word) if unicodedata.category(mark) != "Mn")

@@ -1,4 +1,4 @@
-"""bundle.json: what a bundle says of itself, and how JSON of unknown origin is read."""
+"""bundle.json: the description of a bundle. Also reads JSON files that cannot be trusted."""
 
 import json
 from pathlib import Path
@@ -29,10 +29,10 @@ PARITY = "parity.json"
 PROBE = "probe.json"
 CARD = "README.md"
 HEADS = "heads"
-"""The directory of their graphs."""
+"""The directory of the heads' graphs."""
 MAX_JSON_BYTES = 16 << 20  # of bundle.json or parity.json; real ones have a few thousand
 
-# No component begins with a dot: neither "..", nor an absolute path, nor a hidden file is a name.
+# No component begins with a dot or is empty, so "..", absolute paths and hidden files are excluded.
 FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -40,17 +40,17 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Entry(BaseModel):
-    """Base of what bundle.json holds: nothing unknown, nothing converted."""
+    """Base of the parts of bundle.json: unknown fields and type conversions are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class EncoderEntry(Entry):
-    """The encoder: one graph per precision, all of the same weights."""
+    """The encoder: one graph per precision, all with the same weights."""
 
     files: dict[Precision, FileName] = Field(min_length=1)
     max_length: int = Field(ge=8)
-    """Tokens of a row, special ones included."""
+    """Maximum tokens of a row, special ones included."""
     hidden_size: int = Field(ge=1)
     layers: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
@@ -58,7 +58,7 @@ class EncoderEntry(Entry):
 
 
 class HeadEntry(Entry):
-    """A head: one graph, whatever the encoder's precision."""
+    """A head: one graph for all precisions of the encoder."""
 
     task: TaskName
     file: FileName
@@ -69,12 +69,12 @@ class HeadEntry(Entry):
     problem_type: ProblemType = "single_label_classification"
     metrics: dict[str, JsonValue] = {}
     reference: Reference | None = None
-    """What the head met on its validation data. Left out where nothing was measured, so that a service that is older
-    than the field reads the bundle."""
+    """Figures of the head on its validation data. If there are none the field is left out, so that services older than
+    the field can read the bundle."""
 
     @property
     def spec(self) -> HeadSpec:
-        """What the task code needs of it."""
+        """The part that the task code needs."""
         return HeadSpec(self.task, self.labels, self.defaults, self.temperature, self.trained, self.problem_type)
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class HeadEntry(Entry):
             raise ValueError(f"problem_type {self.problem_type} for task {self.task}, expected it for classify or pair")
         repeated = {label for label in self.labels if self.labels.count(label) > 1}
         if repeated:
-            raise ValueError(f"label {min(repeated)!r} stands more than once, expected each once")
+            raise ValueError(f"label {min(repeated)!r} occurs more than once, expected each once")
         if self.reference:
             self.reference.check(self.spec)
         return self
@@ -106,7 +106,7 @@ class Manifest(Entry):
     encoder: EncoderEntry
     heads: dict[Name, HeadEntry] = Field(min_length=1)
     sha256: dict[FileName, Digest]
-    """Of every file but bundle.json."""
+    """Hashes of all files except bundle.json."""
     provenance: dict[str, JsonValue]
     """Base checkpoint, data and licences, command, commit, library versions."""
 
@@ -115,7 +115,7 @@ class Manifest(Entry):
         files = [*self.encoder.files.values(), *(head.file for head in self.heads.values())]
         repeated = {file for file in files if files.count(file) > 1}
         if repeated:
-            raise ValueError(f"file {min(repeated)!r} is named more than once, expected a graph of its own for each")
+            raise ValueError(f"file {min(repeated)!r} is named more than once, expected a separate graph for each")
         for file in (*files, TOKENIZER, PARITY):
             if file not in self.sha256:
                 raise ValueError(f"sha256 has no entry for {file!r}, expected one for every file")
@@ -123,12 +123,12 @@ class Manifest(Entry):
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read bundle.json alone; raise BundleError naming the field that is wrong."""
+    """Read only bundle.json; raise BundleError, which names the wrong field."""
     return parse_manifest(read_json(path), path)
 
 
 def parse_manifest(contents: bytes, path: Path) -> Manifest:
-    """Check the contents of bundle.json; raise BundleError for the file `path`, naming the field that is wrong."""
+    """Parse and check the contents of bundle.json; raise BundleError, which names `path` and the wrong field."""
     values = parse_object(contents, path)
     if values.get("format") != FORMAT:
         raise BundleError(f"{path}: format is {values.get('format')!r}, expected {FORMAT!r}; export the bundle again")
@@ -143,7 +143,7 @@ def parse_manifest(contents: bytes, path: Path) -> Manifest:
 
 
 def read_json(path: Path) -> bytes:
-    """Read a JSON file of a bundle if it is not too large."""
+    """Read a JSON file of a bundle; raise BundleError if it is missing or too large."""
     if not path.is_file():
         raise BundleError(f"{path} does not exist; pass the directory of a bundle")
     if path.stat().st_size > MAX_JSON_BYTES:
@@ -152,7 +152,7 @@ def read_json(path: Path) -> bytes:
 
 
 def parse_object(contents: bytes, path: Path) -> dict[str, Any]:
-    """Read a JSON object of a bundle; a key may stand once only, since readers disagree on which one counts."""
+    """Parse a JSON object of a bundle; raise BundleError for repeated keys too, on which parsers disagree."""
     if len(contents) > MAX_JSON_BYTES:
         raise BundleError(f"{path} has {len(contents)} bytes, expected at most {MAX_JSON_BYTES}; {AGAIN}")
     try:
@@ -168,9 +168,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands more than once")
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs more than once")
     return values
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

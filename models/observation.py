@@ -1,4 +1,4 @@
-"""Observes answered inputs for the reference figures: export measures a head by it, and the service its traffic."""
+"""Observes answered inputs for the reference figures: of validation data at export, and of traffic in the service."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -28,19 +28,19 @@ from models.task import HeadSpec
 from models.task_registry import AnyTask, best_answer
 
 MIN_INPUTS = 100
-"""Inputs from which on shares are worth comparing with."""
+"""Minimum number of inputs for meaningful shares."""
 QUANTILES = 10
-"""Bins of a number, with about as many validation inputs each: deciles, as is usual for the index (Siddiqi, 2006)."""
+"""Bins of a number, with equally many validation inputs: deciles, as usual for the stability index (Siddiqi, 2006)."""
 DIGITS = 4
-"""Of an edge between two bins."""
+"""Significant digits of an edge between two bins."""
 UNKNOWN_EDGES = [0.0, 0.05, 0.2]
 
 
 class Observed(NamedTuple):
-    """What the figures are made of: one answered input."""
+    """The properties of one answered input that the figures count."""
 
     label: Sequence[str]
-    """All that was answered, without repetition."""
+    """All labels that were answered, each once."""
     number: float | None
     confidence: float | None
     tokens: int
@@ -56,7 +56,7 @@ class Bins:
         self._numbers = [(name, numbers.edges, numbers.names) for name, numbers in reference.numbers.items()]
 
     def of(self, observed: Observed) -> Iterator[tuple[FigureName, str, float]]:
-        """Yield figure and bin for an input, and how much of it counts there: 1, or parts for several labels."""
+        """Yield figure, bin and weight for an input: the weight is 1, or 1/n for each of n labels."""
         if self._label:
             for name in observed.label:
                 yield "label", name if name in self._label else OTHER, 1 / len(observed.label)
@@ -68,7 +68,7 @@ class Bins:
 
 
 def observe(task: AnyTask, encoded: Encoded[Any], answer: Any) -> Observed:
-    """Return what the figures need of an input, as `task` encoded and answered it by the defaults of its head."""
+    """Return the observed properties of an input that `task` encoded and answered with its head's defaults."""
     best, tokens = best_answer(answer), sum(len(row.input_ids) for row in encoded.rows)
     score = best["score"] if best else 0.0
     number = is_number(task.head)
@@ -102,7 +102,7 @@ def measure(head: HeadSpec, observed: Sequence[Observed]) -> Reference | None:
 
 
 def _labels(head: HeadSpec, answer: Any, best: dict[str, Any] | None) -> Sequence[str]:
-    """Return what was answered: every label that was given, every type that was found, or NONE."""
+    """Return the answered labels or the entity types that were found; NONE if there are none."""
     if head.task == "qa":
         return (ANSWERED if best and best["answer"] else UNANSWERED,)
     if head.task == "tag":
@@ -120,9 +120,9 @@ def _type(span: dict[str, str]) -> str:
 
 
 def given_labels(head: HeadSpec, answer: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the labels that hold, of a head whose labels are each true or not.
+    """Return the labels that a multi-label head predicts: those whose score reaches their threshold.
 
-    A label holds from its default threshold on, or from an even chance on where it has none.
+    A label without a default threshold is predicted if it is at least as likely as not.
     """
     even = 0.0 if head.function == "none" else 0.5
     limits = thresholds(head.labels, head.defaults.get("threshold"))
@@ -155,7 +155,7 @@ def _known(values: Sequence[float | None]) -> list[float]:
 
 
 def _deciles(values: Sequence[float]) -> Numbers:
-    """Return the shares of a number by its deciles; equal ones are one edge."""
+    """Return the shares of a number in bins between its deciles; equal deciles make one edge."""
     deciles = np.quantile(values, np.arange(1, QUANTILES) / QUANTILES, method="inverted_cdf")
     return _tally(values, sorted({float(f"{edge:.{DIGITS}g}") for edge in deciles}))
 
@@ -166,6 +166,6 @@ def _tally(values: Sequence[float], edges: list[float]) -> Numbers:
 
 
 def _shares(counts: dict[Any, Any]) -> dict[Any, float]:
-    """Return each count as a part of all, with six digits."""
+    """Return each count as a share of the total, rounded to six digits."""
     total = sum(counts.values())
     return {name: round(count / total, 6) for name, count in counts.items()}

@@ -1,8 +1,8 @@
-"""Why a head answers as it does: the influence of each word, by leaving it out (Li et al., 2016, "erasure").
+"""Explains an answer by the influence of each word, measured by leaving it out (Li et al., 2016, "erasure").
 
-The influence of a word is the score of the answer, less the score of the same answer to the text without this word.
-A positive one speaks for the answer. Words are those of the tokenizer: they end at blanks, and each punctuation mark is
-one; in scripts without blanks they end at every token. A repeated word is left out at one place at a time.
+The influence of a word is the score of the answer minus the score of the same answer to the text without this word. A
+positive influence speaks for the answer. Words are those of the tokenizer: they end at whitespace, and each punctuation
+mark is a word; in scripts without spaces each token is one. Each occurrence of a repeated word is left out separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from models.scripts import word_numbers
 from models.task import ANSWER, Logits, Strict, Task, TaskName
 
 EXPLAINED: tuple[TaskName, ...] = ("classify", "pair", "qa")
-"""Tasks whose answer is one label or one span, so that it has a score without a word too."""
+"""Tasks whose answer is one label or one span, which can be scored again without a word."""
 MAX_WORDS = 256
 MAX_CHARACTERS = 4_000_000
-"""Of all texts without a word: more would take seconds to tokenise."""
+"""Maximum characters of all texts without a word; more would take seconds to tokenize."""
 CONTEXT = 1
-"""The number of the context within an input of qa."""
+"""The index of the context among the texts of a qa input."""
 
 AnyTask = Task[Any, Any, Any, Any]
 Texts = tuple[str, ...]
@@ -35,7 +35,7 @@ Texts = tuple[str, ...]
 
 @with_config(ANSWER)
 class Influence(TypedDict):
-    """A word of the input, and what it does to the answer."""
+    """A word of the input, and its effect on the answer."""
 
     field: Literal["inputs", "text", "text_pair", "question", "context"]
     """The text that holds it; `inputs` where an input is a single text."""
@@ -46,8 +46,8 @@ class Influence(TypedDict):
     end: int
     """Index after its last character."""
     influence: float
-    """The score of the answer, less the score of the same answer without this word: positive if the word speaks for
-    it."""
+    """The score of the answer minus the score of the same answer without this word; positive if the word speaks for
+    the answer."""
 
 
 @with_config(ANSWER)
@@ -55,21 +55,21 @@ class Explanation(TypedDict):
     """An answer, and the words of the input that speak for it or against it."""
 
     label: str
-    """The best label; of qa, the text of the answer."""
+    """The best label; for qa, the text of the answer."""
     score: float
     """Its score, as on the head's own route."""
     words: list[Influence]
-    """The words in order of the text. The only word of a text cannot be left out, and is not listed."""
+    """The words in the order of the text. If a text has only one word, this cannot be left out and is not listed."""
 
 
 class Word(NamedTuple):
     """A word of one text of an input."""
 
     field: int
-    """The number of its text within the input."""
+    """The index of its text within the input."""
     span: Span
     cut: Span
-    """What is left out: the word, and one blank beside it."""
+    """The characters that are left out: the word, and one space beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class OccludedSource:
     texts: Texts
     words: list[Word]
     parts: list[Encoded[Any]]
-    """The whole, and then what is left without each word."""
+    """The whole input, then the input without each word."""
 
 
 class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
     """Explain an answer by the influence of each word.
 
-    It takes the inputs and parameters of a task of EXPLAINED. Where these say how many labels or spans an answer has
-    (`top_k`, `threshold`), they have no effect: the best one is explained.
+    It takes the inputs and parameters of a task in EXPLAINED. The parameters that limit labels or spans (`top_k`,
+    `threshold`) have no effect: the best one is explained.
     """
 
     repeats = True
@@ -103,7 +103,7 @@ class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
         return self._task.parse_parameters(given)
 
     def encode(self, inputs: Any, parameters: Any) -> Encoded[OccludedSource]:
-        """Make the rows of the whole and of all texts without a word; `truncated` is that of the whole."""
+        """Make the rows of the whole input and of all copies without a word; `truncated` is that of the whole input."""
         parts = [self._task.encode(inputs, parameters)]
         texts, words = _texts(inputs), self._words(inputs)
         fits = _cutting(parameters)
@@ -125,7 +125,7 @@ class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
         return {"label": label, "score": score, "words": words}
 
     def _words(self, inputs: Any) -> list[Word]:
-        """Return the words that can be left out; raise InputError for too many of them."""
+        """Return the words that can be left out; raise InputError if there are too many."""
         words = list[Word]()
         for number, (text, place) in enumerate(zip(_texts(inputs), _places(inputs), strict=True)):
             found = word_spans(text, self.tokenizer.encode(text, place))
@@ -151,11 +151,11 @@ class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
     def _rate_span(
         self, answered: list[tuple[Encoded[Any], Logits]], words: list[Word], parameters: Any
     ) -> tuple[str, float, list[float]]:
-        """Return the best answer, its score, and without each word the score of the same characters as an answer.
+        """Return the best answer, its score, and the score of the same span in the context without each word.
 
-        They are where the answer was, or as far before it as characters are missing. The score is the one that qa gives
-        for them, however many answers it is asked for; 0 where it cannot give them: a part of the answer is left out,
-        or what is left does not end at a word any more. "No answer" has its own score.
+        If the word is before the answer, the span is shifted by the characters that are left out. The score is the one
+        of qa for this span, whatever `top_k` is. It is 0 if qa cannot give this span: a part of it was left out, or it
+        no longer ends at a word. "No answer" has its own score.
         """
         task = cast(QuestionAnswering, self._task)
         best: Any = task.decode(*answered[0], parameters.model_copy(update={"top_k": 1}))
@@ -168,14 +168,14 @@ class Occlusion(Task[Any, Any, OccludedSource, Explanation]):
 
 
 def obstacle(task: TaskName) -> str:
-    """Say why the answers of a task cannot be explained."""
+    """Return why the answers of a task cannot be explained."""
     *most, last = (f"/{name}" for name in EXPLAINED)
     needed = f"{', '.join(most)} or {last}"
     return f"is for /{task}, whose answers have no single score to explain; choose a head for {needed}"
 
 
 def word_spans(text: str, pieces: Pieces) -> list[Span]:
-    """Return the start and end of each word of a text, by its pieces; no two share a character."""
+    """Return the start and end of each word of a text from its pieces; words do not overlap."""
     spans, last = list[Span](), NO_WORD
     for number, (start, end) in zip(word_numbers(text, pieces).tolist(), pieces.offsets.tolist(), strict=True):
         if number == NO_WORD or start == end:
@@ -189,7 +189,7 @@ def word_spans(text: str, pieces: Pieces) -> list[Span]:
 
 
 def left_out(text: str, span: Span) -> Span:
-    """Return a word with one blank beside it, unless its neighbours would then be one word."""
+    """Return a word's span with one space beside it, unless its neighbours would then become one word."""
     start, end = span
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     if after and after in BLANKS and not before.isalnum():
@@ -200,7 +200,7 @@ def left_out(text: str, span: Span) -> Span:
 
 
 def shifted(place: Span, word: Word) -> Span | None:
-    """Return where an answer of a context stands once a word is left out; None if the word is a part of it."""
+    """Return the span of an answer after a word was left out; None if the word overlaps it."""
     first, last = word.cut
     if word.field != CONTEXT or place == NO_ANSWER or first >= place[1]:
         return place
@@ -219,7 +219,7 @@ def _score(answer: Sequence[ScoredLabel], label: str) -> float:
 
 
 def _names(kind: Any) -> list[str]:
-    """Return the names of the texts of an input."""
+    """Return the field names of an input's texts."""
     return list(getattr(kind, "model_fields", ())) or ["inputs"]
 
 
@@ -228,7 +228,7 @@ def _texts(inputs: Any) -> Texts:
 
 
 def _places(inputs: Any) -> list[str]:
-    """Return the texts of an input as errors name them."""
+    """Return the names of an input's texts in errors."""
     return ["inputs"] if isinstance(inputs, str) else [f"inputs.{name}" for name in _names(type(inputs))]
 
 
@@ -239,9 +239,10 @@ def _without(inputs: Any, texts: Texts, word: Word) -> Any:
 
 
 def _cutting(parameters: Strict) -> Strict:
-    """Return parameters that cut a text that is too long where those given refuse it.
+    """Return the parameters, but cutting a text that is too long instead of refusing it.
 
-    Two words that meet where a mark is left out may have more tokens than before. The whole has been accepted by then.
+    Leaving out a punctuation mark can join two words, which may then have more tokens than before. The whole input has
+    already been accepted.
     """
     refuses = getattr(parameters, "truncation", None) in ("error", False)
     return parameters.model_copy(update={"truncation": "right"}) if refuses else parameters

@@ -1,7 +1,7 @@
-"""ONNX Runtime: how a graph is opened, on which provider, and what it says of itself.
+"""ONNX Runtime: opens graphs on a provider, and reads their signature and metadata.
 
-A graph carries what a bundle must not contradict as metadata: the fingerprint of its encoder, and a head its task and
-labels. Nothing here imports onnx.
+The metadata of a graph must agree with the bundle: the fingerprint of the encoder, and for heads the task and labels.
+Nothing here imports onnx.
 """
 
 import json
@@ -26,45 +26,45 @@ Provider = Literal["cpu", "cuda"]
 
 NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
-    "use_tf32": "0",  # 10 bits of mantissa are not the fp32 that parity.json speaks of
-    "enable_skip_layer_norm_strict_mode": "1",  # sums in fp32: those in fp16 lose a bit of every answer
+    "use_tf32": "0",  # TF32 has only 10 bits of mantissa, but parity.json was measured in fp32
+    "enable_skip_layer_norm_strict_mode": "1",  # sum in fp32; sums in fp16 lose one bit of precision
 }
 CUDA_ATTENTION, CPU_ATTENTION = "PackedMultiHeadAttention", "PaddedMultiHeadAttention"
-"""What a packed graph calls, which only CUDA has, and the function by which it defines the same for CPU."""
+"""The operator that a packed graph calls, which only CUDA has, and the graph's own function that replaces it on CPU."""
 FLASH = ("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
-"""Tokens of the longest row from which FlashAttention reads query, key and value of one product; by default 513."""
+"""FlashAttention with packed query, key and value is used if the longest row has this many tokens; default 513."""
 Levels = onnxruntime.GraphOptimizationLevel
-# Our graphs are fused as they are written. On CPU the extended level would still turn Add and LayerNormalization into
-# SkipLayerNormalization, whose CPU kernel takes five times as long as the two.
+# Our graphs are fused at export. On CPU the extended level would still turn Add and LayerNormalization into
+# SkipLayerNormalization, whose CPU kernel takes five times as long as the two operators.
 LEVELS: dict[Provider, Any] = {"cpu": Levels.ORT_ENABLE_BASIC, "cuda": Levels.ORT_ENABLE_ALL}
 CONSTANTS_FOLDER = "session.model_external_initializers_file_folder_path"
 ERRORS_ONLY = 3
 FLUSH = ("session.set_denormal_as_zero", "1")
 MIN_VERSION = (1, 26)
 KERNELS = Path(__file__).with_name("kernels.so")
-"""What kernels/ is compiled to when this is installed, if there is a C compiler."""
+"""The library that kernels/ is compiled to at installation, if there is a C compiler."""
 SPIN = 50
-"""Microseconds that a thread stays awake for the next operator: waking it takes as long as a small operator does."""
+"""Microseconds that a thread spins to wait for the next operator; waking it takes as long as a small operator."""
 
 
 Constants = Path | dict[str, bytes]
-"""Files that a graph refers to: the directory that holds them, or their contents by name."""
+"""The files of a graph's constants: the directory that holds them, or their contents by name."""
 NOWHERE = "/dev/null/none"
-"""A directory that cannot exist: without one, ONNX Runtime looks for constants in the working directory."""
+"""A directory that cannot exist; if none is set, ONNX Runtime looks for constants in the working directory."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph that is to be opened."""
+    """A graph that has been read but not opened."""
 
     path: Path
-    """Its file, for messages."""
+    """Its file, used only in messages."""
     contents: bytes
     constants: Constants
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a graph that has its constants beside it."""
+        """Read a graph whose constants are in the same directory."""
         return cls(path, path.read_bytes(), path.parent)
 
 
@@ -83,13 +83,13 @@ class Device:
 
     provider: Provider = "cpu"
     number: int = 0
-    """Of the GPU, as in nvidia-smi."""
+    """Number of the GPU, as in nvidia-smi."""
     memory: int = 0
-    """Bytes of GPU memory that each graph may take for its work; 0: all there are."""
+    """Maximum bytes of GPU memory per graph; 0: no limit."""
 
     @property
     def providers(self) -> list[Any]:
-        """What ONNX Runtime is asked for."""
+        """The providers and their options, for ONNX Runtime."""
         if self.provider == "cpu":
             return [NAMES["cpu"]]
         limit = {"gpu_mem_limit": str(self.memory)} if self.memory else {}
@@ -102,54 +102,54 @@ CPU = Device()
 def open_graph(
     graph: Graph, device: Device = CPU, threads: int = 1, spins: bool = False
 ) -> onnxruntime.InferenceSession:
-    """Load a graph for running; raise BundleError naming a file that is no graph, or a provider that is not there.
+    """Load a graph for running; raise BundleError if the file is not a graph, or if the provider is not available.
 
-    `spins`: the threads of a run wait for each other awake, for who has the cores to itself.
+    `spins`: threads spin while they wait for each other; only useful if no other work needs the cores.
     """
     provider = device.provider
     options = _options(threads, spins)
     options.graph_optimization_level = LEVELS[provider]
     prepare(provider, device.number)
     if provider == "cpu":
-        options.add_session_config_entry("session.use_env_allocators", "1")  # the memory that was prepared
-        if _flushes():  # threads of its own would go back to denormal numbers
+        options.add_session_config_entry("session.use_env_allocators", "1")  # the allocator that `prepare` registers
+        if _flushes():  # otherwise the session's own threads would compute with denormals
             options.add_session_config_entry(*FLUSH)
     session = _load(graph, options, device.providers)
-    # When a library of CUDA is missing, ONNX Runtime runs on CPU without an error.
+    # If a CUDA library is missing, ONNX Runtime silently runs on CPU.
     _check_provider(provider, session.get_providers())
     return session
 
 
 def metadata_of(session: onnxruntime.InferenceSession) -> dict[str, Any]:
-    """Return what a graph of our export says of itself, by name."""
+    """Return the metadata of a graph from our export, by name."""
     return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
 
 
 @cache
 def prepare(provider: Provider, number: int) -> None:
-    """Find a provider's libraries or memory, before its first session; raise BundleError if ONNX Runtime lacks it.
+    """Prepare a provider before its first session: load its libraries, or register its memory allocator.
 
-    `number`: of the device.
+    `number` is that of the device. Raises BundleError if the provider is not available.
     """
     _check_version()
     _check_provider(provider, onnxruntime.get_available_providers())
     if provider == "cuda":
         _prepare_cuda(number)
         return
-    # All graphs on CPU work in this memory, where each else keeps what its largest run took.
+    # All graphs on CPU share this arena. Otherwise each graph would keep the memory of its largest run.
     arena = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     memory = onnxruntime.OrtMemoryInfo("Cpu", arena, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(memory, None)
 
 
 def _prepare_cuda(number: int) -> None:
-    """Load CUDA and cuDNN from where pip puts them; raise BundleError for a GPU or a library that is missing.
+    """Load CUDA and cuDNN from the packages of pip; raise BundleError if the GPU or a library is missing.
 
-    ONNX Runtime would run on CPU without an error, for which a packed graph has no kernel.
+    ONNX Runtime would silently run on CPU, for which packed graphs have no kernel.
     """
     check_gpu(number)
     os.environ.setdefault(*FLASH)  # before the first session
-    onnxruntime.set_default_logger_severity(ERRORS_ONLY)  # it warns of each session that it has no plugin
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)  # it would warn for each session that there is no plugin
     onnxruntime.preload_dlls()
     wanted = Device("cuda", number).providers
     session = onnxruntime.InferenceSession(get_example("mul_1.onnx"), _options(1), providers=wanted)
@@ -157,11 +157,11 @@ def _prepare_cuda(number: int) -> None:
 
 
 def flush_denormals() -> None:
-    """Take denormal numbers (below 1e-38) for zero, in this thread and in all that it starts from now on.
+    """Flush denormal numbers (below 1e-38) to zero, in this thread and in all threads that it starts later.
 
-    The weights of padded keys in attention pass through denormal numbers, which cost a processor some hundred times as
-    much as others, and no answer changes. ONNX Runtime does this for the thread that opens the first graph of a
-    process, and for no other: once any graph was opened, a call has no effect.
+    The attention weights of padded keys pass through denormals, which are about a hundred times as slow as normal
+    numbers. Answers do not change. ONNX Runtime sets this only in the thread that opens the first graph of the process;
+    after any graph was opened, a call has no effect.
     """
     options = _options(1)
     options.add_session_config_entry(*FLUSH)
@@ -169,12 +169,12 @@ def flush_denormals() -> None:
 
 
 def _flushes() -> bool:
-    """Whether this thread takes denormal numbers for zero."""
+    """Whether this thread flushes denormal numbers to zero."""
     return bool(np.float32(1e-38) * np.float32(0.1) == 0)
 
 
 def read_signature(graph: Graph) -> Signature:
-    """Read what a graph says of itself; raise BundleError for a file that is no graph."""
+    """Read the inputs, outputs and metadata of a graph; raise BundleError if the file is not a graph."""
     options = _options(1)
     options.graph_optimization_level = Levels.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # it will not run
@@ -187,7 +187,7 @@ def read_signature(graph: Graph) -> Signature:
 
 
 def metadata_json(metadata: dict[str, str], key: str, path: Path) -> Any:
-    """Return a value of a graph's metadata; raise BundleError for a graph that was not written by our export."""
+    """Return a value in a graph's metadata; raise BundleError if it is missing, as in graphs not from our export."""
     try:
         return json.loads(metadata[key])
     except (KeyError, ValueError):
@@ -199,8 +199,8 @@ def _check_version() -> None:
     if tuple(map(int, version.split(".")[:2])) < MIN_VERSION:
         least = ".".join(map(str, MIN_VERSION))
         raise BundleError(
-            f"ONNX Runtime is {version}, which ignores the lengths of rows in attention or how long threads may wait "
-            f"awake, expected {least} or newer; pip install 'onnxruntime>={least}'"
+            f"ONNX Runtime is {version}, which ignores the lengths of rows in attention or how long threads may spin, "
+            f"expected {least} or newer; pip install 'onnxruntime>={least}'"
         )
 
 
@@ -214,12 +214,12 @@ def _check_provider(provider: Provider, found: list[str]) -> None:
 
 @cache
 def find_kernels() -> Path | None:
-    """Return the library of our operators; None, with a warning, where it was not compiled or does not load.
+    """Return the library of our own operators, or None, with a warning, if it was not compiled or does not load.
 
-    Graphs run without it too, for they define our operators by ONNX's own.
+    Graphs also run without it, because they define our operators as functions of ONNX's operators.
     """
     if not KERNELS.exists():
-        logger.warning("%s is not there: int8 takes 1.5 times as long; install a C compiler and run pip again", KERNELS)
+        logger.warning("%s is missing: int8 takes 1.5 times as long; install a C compiler and run pip again", KERNELS)
         return None
     try:
         onnxruntime.SessionOptions().register_custom_ops_library(str(KERNELS))
@@ -238,7 +238,7 @@ def _options(threads: int, spins: bool = False) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))  # lanes share the cores
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN))
-    options.enable_mem_pattern = False  # a plan for each shape met, kept for ever, of which no two batches share one
+    options.enable_mem_pattern = False  # it keeps a plan per shape for ever, and shapes hardly ever repeat
     options.log_severity_level = ERRORS_ONLY
     return options
 
@@ -261,5 +261,5 @@ def _load(graph: Graph, options: Any, providers: list[Any]) -> onnxruntime.Infer
         raise BundleError(
             f"{graph.path} is not an ONNX graph that loads ({reason}); restore it or export again"
         ) from None
-    session._model_bytes = None  # it would keep them as long as it lives
+    session._model_bytes = None  # otherwise the session would keep them in memory
     return session

@@ -1,7 +1,7 @@
-"""The pieces of one text with their characters, as each kind of tokenizer gives them.
+"""The pieces of a text with their character offsets, for each kind of tokenizer.
 
-Blanks never belong to the span of a piece here. A piece of blanks alone has an empty span, and no word unless it is the
-first piece of one.
+"Blanks" are Unicode white space. The span of a piece never includes the blanks around it. A piece of only blanks has an
+empty span, and belongs to no word unless it is the first piece of one.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 BLANKS += "\u2028\u2029\u202f\u205f\u3000"
-"""White_Space of Unicode, as in the `tokenizers` library; Python's `isspace` adds four control characters."""
+"""Unicode's White_Space, as in the `tokenizers` library; Python's `isspace` adds four control characters."""
 FIRST_MARK = 0x300
 """The lowest combining mark of Unicode."""
 NO_WORD = -1
@@ -31,12 +31,12 @@ class Pieces:
     offsets: NDArray[np.int64]
     """(T, 2) start and end of each piece in characters of the original text."""
     words: NDArray[np.int64]
-    """(T,) the number of the word of each piece, ascending: as BERT divides words, or as given to `encode_words`.
-    NO_WORD for a piece of blanks that begins no word."""
+    """(T,) the index of each piece's word, ascending; words are divided as in BERT, or given to `encode_words`. NO_WORD
+    for a piece of blanks that does not begin a word."""
 
     @classmethod
     def of(cls, ids: list[int], offsets: Sequence[Span], words: Sequence[int]) -> Self:
-        """Return the pieces of lists."""
+        """Build pieces from lists."""
         return cls(ids, as_array(offsets), np.array(words, np.int64))
 
     def __len__(self) -> int:
@@ -50,18 +50,18 @@ class Pieces:
         return same and self.ids == other.ids
 
     def behind(self, characters: int) -> "Pieces":
-        """Return the same pieces in a text with this many characters before them."""
+        """Return the same pieces, with offsets shifted by this many characters."""
         return Pieces(self.ids, self.offsets + characters, self.words) if characters else self
 
 
 def of_words(text: str, encoding: tokenizers.Encoding) -> Pieces:
-    """Return what a tokenizer gives that divides words before it cuts them (WordPiece)."""
-    words = np.array(encoding.word_ids, np.int64)  # None would be a special token, of which none is made
+    """Return the pieces of a tokenizer that first splits text into words (WordPiece)."""
+    words = np.array(encoding.word_ids, np.int64)  # word ids are None only for special tokens, and there are none
     return Pieces(encoding.ids, cover_marks(text, as_array(encoding.offsets)), words)
 
 
 def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:
-    """Return what a tokenizer gives whose pieces may hold the blank before them (byte-level BPE, Unigram)."""
+    """Return the pieces of a tokenizer whose pieces may include the blank before them (byte-level BPE, Unigram)."""
     offsets, numbers = trim(text, encoding.offsets), encoding.word_ids
     for piece in range(len(offsets) - 1):
         if _leads(piece, offsets, numbers):
@@ -70,19 +70,19 @@ def of_blanks(text: str, encoding: tokenizers.Encoding) -> Pieces:
 
 
 def _leads(piece: int, offsets: Sequence[Span], numbers: Sequence[int | None]) -> bool:
-    """Whether a piece is the blank before a word, which is then the first piece of that word."""
+    """Whether a piece is only the blank before a word, which then counts as the first piece of the word."""
     (start, end), (first, last) = offsets[piece : piece + 2]
     return start == end and first < last and numbers[piece] == numbers[piece + 1]
 
 
 def trim(text: str, offsets: Sequence[Span]) -> list[Span]:
-    """Take the blanks around pieces away, and add the marks behind them that were composed or removed."""
+    """Return spans without the blanks around pieces, extended over combining marks after them; see `cover_marks`."""
     spans = [without_blanks(text, start, end) for start, end in offsets]
     return spans if text.isascii() else [(start, end) for start, end in cover_marks(text, as_array(spans)).tolist()]
 
 
 def without_blanks(text: str, start: int, end: int) -> Span:
-    """Return a span without the blanks at its ends; an empty one for blanks alone."""
+    """Return a span without the blanks at its ends; an empty span if there is nothing else."""
     part = text[start:end].strip(BLANKS)
     if not part:
         return start, start
@@ -91,12 +91,12 @@ def without_blanks(text: str, start: int, end: int) -> Span:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text holds nothing but blanks."""
+    """Whether a text consists only of blanks, or is empty."""
     return not text.strip(BLANKS)
 
 
 def _words(text: str, offsets: list[Span], numbers: Sequence[int | None]) -> list[int]:
-    """Number the words as BERT divides them: at blanks, and before and after each punctuation mark."""
+    """Return the word index of each piece; as in BERT, words end at blanks, and before and after punctuation marks."""
     words = []
     word, reached, is_led = NO_WORD, 0, False
     for piece, (start, end) in enumerate(offsets):
@@ -115,16 +115,16 @@ def _divides(text: str, start: int) -> bool:
 
 
 def _is_punctuation(character: str) -> bool:
-    """As in Google's tokenization.py: signs of ASCII such as "$" are punctuation too."""
+    """As in Google's tokenization.py: ASCII symbols such as "$" are punctuation too."""
     if character.isascii():
         return character.isprintable() and not character.isalnum() and character != " "
     return unicodedata.category(character).startswith("P")
 
 
 def cover_marks(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Extend pieces over combining marks that lowercasing stripped behind them.
+    """Extend pieces over the combining marks after them, which were removed with the accents.
 
-    The library ends the piece of "e" + U+0301 at the "e"; a span that ends there would cut the letter in two.
+    For "e" + U+0301, the library ends the piece after the "e"; a span that ends there would split the letter.
     """
     if text.isascii() or not len(offsets):
         return offsets
@@ -136,7 +136,7 @@ def cover_marks(text: str, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """Return the number of each character; a text with a lone surrogate has none."""
+    """Return the code point of each character; raises UnicodeEncodeError for a lone surrogate."""
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 

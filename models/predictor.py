@@ -1,7 +1,7 @@
 """Answers without a service: `Predictor("models/starter").answer("sentiment", ["Good.", "Bad."])`.
 
-Needs neither torch nor an event loop. Evaluation, scoring of files, notebooks and jobs of Spark or Ray use it. Answers
-and errors are those of the service, since both go through the same task code: what was measured is what is served.
+It needs neither torch nor an event loop. Use it for evaluation, for scoring files, in notebooks, and in Spark or Ray
+jobs. It gives the same answers and errors as the service, because both use the same task code.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ BATCH_TOKENS = 2048
 """Maximum tokens of a batch, padding included."""
 NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 Place = tuple[int, int]
-"""Of a row: the index of its input, and its number within it."""
+"""The place of a row: the index of its input, and its number within that input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +40,22 @@ class Prediction:
 
     index: int
     answer: Any
-    """As the service gives it, ready for JSON."""
+    """As in the service, ready for JSON."""
     logits: Logits | None = None
-    """[positions, labels], where the predictor has them."""
+    """[positions, labels], if the predictor has them."""
     error: InputError | InferenceError | None = None
     encoded: Encoded[Any] | None = None
-    """The rows of the input, where the predictor has them."""
+    """The rows of the input, if the predictor has them."""
 
 
 class LocalPredictor(ABC):
-    """A predictor in this process: encode all inputs, run their rows in batches of like length, decode."""
+    """A predictor in this process: it encodes all inputs, runs rows of similar length in batches, and decodes."""
 
     def __init__(self, heads: Mapping[str, HeadSpec], tokenizer: Tokenizer, max_length: int) -> None:
         self.heads = dict(heads)
         self.tokenizer = tokenizer
         self.max_length = max_length
-        """Tokens of a row, special ones included."""
+        """Maximum tokens of a row, special ones included."""
         self._tasks: dict[tuple[str, RouteName], AnyTask] = {
             (name, route): ROUTES[route](tokenizer, spec, max_length)
             for name, spec in heads.items()
@@ -65,14 +65,14 @@ class LocalPredictor(ABC):
 
     @abstractmethod
     def run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
-        """Return the logits [positions, labels] of each row; raise InferenceError where the model fails."""
+        """Return the logits [positions, labels] of each row; raise InferenceError if the model fails."""
 
     def head(self, name: str) -> HeadSpec:
-        """Return what the head is; raise InputError naming those that exist."""
+        """Return the specification of a head; raise InputError, which names the existing heads."""
         return self.heads[known_head(name, self.heads)]
 
     def task(self, head: str, route: RouteName | None = None) -> AnyTask:
-        """Return what encodes and decodes for a head, on its own route or another; raise InputError naming them."""
+        """Return the task of a head on a route (default: its own); raise InputError, which names the head's routes."""
         own = self.head(head).task
         routes = [known for name, known in self._tasks if name == head]
         if (route or own) not in routes:
@@ -86,11 +86,11 @@ class LocalPredictor(ABC):
         parameters: Mapping[str, Any] = NO_PARAMETERS,
         route: RouteName | None = None,
     ) -> list[Any]:
-        """Return the answer to each input, as the service gives it for a list.
+        """Return the answer to each input, as the service does for a list.
 
         An input is what the route takes: a text, {"text": …, "text_pair": …}, {"question": …, "context": …}, or words.
-        `parameters` are laid over the head's defaults. `route` is the head's task, or "zero-shot" for a pair head.
-        Raises InputError for the first input or parameter at fault, and InferenceError where the model fails.
+        `parameters` override the head's defaults. `route` is the head's task, or "zero-shot" for a pair head.
+        Raises InputError for the first wrong input or parameter, and InferenceError if the model fails.
         """
         found = list(self.predict(head, inputs, parameters, route))
         return [one.answer for one in sorted(found, key=lambda one: one.index)]
@@ -115,14 +115,14 @@ class LocalPredictor(ABC):
         parameters: Mapping[str, Any] = NO_PARAMETERS,
         route: RouteName | None = None,
     ) -> Iterator[Prediction]:
-        """Answer every input once, in any order; one that cannot be answered has its `error` and stops no other."""
+        """Answer every input once, in any order; if one cannot be answered, `error` says why, and others still are."""
         yield from self._predict_each(head, self.task(head, route), inputs, parameters)
 
     def explain(self, head: str, one: Any, parameters: Mapping[str, Any] = NO_PARAMETERS) -> Explanation:
         """Return the answer to one input, and the influence of each of its words; see models/occlusion.py.
 
-        Raises InputError for a head that cannot explain, an input (as inputs[0]) or a parameter at fault, and
-        InferenceError where the model fails.
+        Raises InputError for a head that cannot explain, and for a wrong input (named inputs[0]) or parameter. Raises
+        InferenceError if the model fails.
         """
         (found,) = self._predict_each(head, Occlusion(self.task(head)), [one], parameters)
         if found.error:
@@ -157,7 +157,7 @@ class LocalPredictor(ABC):
     def _run_all(
         self, head: str, task: AnyTask, parameters: Strict, encoded: dict[int, Encoded[Any]]
     ) -> Iterator[Prediction]:
-        """Answer an input as soon as all of its rows are computed, and forget it then."""
+        """Answer each input as soon as all its rows are computed, then drop its data."""
         computed: dict[int, dict[int, Logits]] = {index: {} for index in encoded}
         for batch in like_length(encoded):
             waiting = [(index, number) for index, number in batch if index in encoded]
@@ -175,7 +175,7 @@ class LocalPredictor(ABC):
                     yield _decoded(task, index, encoded.pop(index), of_input, parameters)
 
     def _run_each(self, head: str, rows: Sequence[Row]) -> Sequence[Logits | InferenceError]:
-        """Run rows together; if that fails, one by one, so that only those at fault fail."""
+        """Run rows together; if that fails, run them one by one, so that only the faulty ones fail."""
         try:
             return self.run(head, rows) if rows else []
         except InferenceError as error:
@@ -195,7 +195,7 @@ class Predictor(LocalPredictor):
     ) -> None:
         """Open a bundle, or a directory with one; raise BundleError.
 
-        By default int8 runs on CPU and fp16 on CUDA, or fp32 where the bundle has none. A run takes `threads`.
+        The default precision is int8 on CPU and fp16 on CUDA, or fp32 if the bundle lacks it. A run uses `threads`.
         """
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
         manifest = self.bundle.manifest
@@ -205,7 +205,7 @@ class Predictor(LocalPredictor):
 
     def run(self, head: str, rows: Sequence[Row]) -> list[Logits]:
         try:
-            # All logits, not only those that a service needs.
+            # Request all logits, not only the selected tokens that a service needs.
             return self._session.run([(head, replace(row, wanted=()) if row.wanted else row) for row in rows])
         except Exception as error:
             raise InferenceError(
@@ -214,7 +214,7 @@ class Predictor(LocalPredictor):
 
 
 def known_head(name: str, heads: Collection[str]) -> str:
-    """Return `name` if there is such a head; otherwise raise InputError naming those that exist."""
+    """Return `name` if there is such a head; otherwise raise InputError, which names the existing ones."""
     if name not in heads:
         found = ", ".join(sorted(heads))
         raise InputError("head", f"there is no head {name!r}, expected one of {found}; name one")
@@ -222,19 +222,19 @@ def known_head(name: str, heads: Collection[str]) -> str:
 
 
 def parse_input(task: AnyTask, index: int, one: Any) -> Any:
-    """Return an input, given as JSON has it or as the task's own type; raise InputError for the place inputs[index]."""
+    """Parse an input, given as JSON values or as the task's own type; raise InputError for inputs[index]."""
     try:
         return _adapter(task.inputs).validate_python(one, strict=True)
     except ValidationError as error:
         names = list(getattr(task.inputs, "model_fields", ()))
         first = _meant(error.errors(include_url=False), one)
-        # Of a union, pydantic names the alternative that it tried before the place in it.
+        # For a union, pydantic puts the name of the alternative before the location in it.
         place = first["loc"] if names else [part for part in first["loc"] if isinstance(part, int)]
         raise input_error(first, names, [index, *place]) from None
 
 
 def _meant(found: list[ErrorDetails], one: Any) -> ErrorDetails:
-    """Return the first error, of a union that of the alternative that was meant."""
+    """Return the first error; for a union, that of the alternative that was meant."""
     is_list = isinstance(one, list)
     return next((each for each in found if str(each["loc"][:1]).startswith("('list[") == is_list), found[0])
 
@@ -258,7 +258,7 @@ def _decoded(task: AnyTask, index: int, encoded: Encoded[Any], logits: Logits, p
 
 
 def like_length(encoded: Mapping[int, Encoded[Any]]) -> Iterator[list[Place]]:
-    """Yield batches of rows, longest first, so that memory runs out at once or never."""
+    """Yield batches of rows of similar length, longest first, so that memory runs out at the start or never."""
     lengths = {(i, n): len(row.input_ids) for i, one in encoded.items() for n, row in enumerate(one.rows)}
     batch: list[Place] = []
     for place in sorted(lengths, key=lambda place: -lengths[place]):

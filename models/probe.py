@@ -1,8 +1,8 @@
-"""Rows whose logits are known, by which a GPU is tried before it serves.
+"""Rows with known logits, with which a GPU is tested before it serves.
 
-Parity is measured on CPU. A GPU computes the same graph by other kernels, of a driver and of libraries that export
-never met. So a bundle for GPUs holds rows with the logits of PyTorch in fp32, and a session that does not come near
-them refuses to serve.
+Parity is measured on CPU at export. A GPU computes the same graph with other kernels, and with a driver and libraries
+that export did not test. So a bundle for GPUs contains rows with PyTorch's logits in fp32. A session whose logits are
+not close to them refuses to serve.
 """
 
 import json
@@ -21,18 +21,18 @@ from models.task import Logits
 logger = logging.getLogger(__name__)
 
 MAX_WIDTH = 64
-"""Logits of a position that are compared: fill-mask has one for each word of the vocabulary."""
+"""Maximum number of logits per position that are compared; fill-mask has one for each token of the vocabulary."""
 MAX_ERROR = 0.25
-"""In standard deviations of the expected logits of a head. fp16 stays within some hundredths."""
+"""Maximum error, in standard deviations of a head's expected logits; fp16 stays within a few hundredths."""
 MIN_ERROR = 0.1
-"""In logits: an error that no answer shows."""
+"""An error up to this many logits is always accepted, since it does not change answers."""
 
 
 class ProbeRow(Entry):
     """A row, the graph of the head that reads it, and logits [positions, at most MAX_WIDTH]."""
 
     head: str
-    """File of the head's graph: names of heads may be changed."""
+    """File of the head's graph, because names of heads can be changed."""
     input_ids: list[int]
     token_type_ids: list[int]
     positions: list[int]
@@ -49,14 +49,14 @@ class Probe(Entry):
     rows: list[ProbeRow]
 
     def check(self, run: Callable[[Sequence[ProbeRow]], Sequence[Logits]], place: str) -> None:
-        """Raise BundleError, which begins with `place`, for a head whose logits in one batch are far from the known."""
+        """Run all rows in one batch; raise BundleError, which begins with `place`, for a head whose logits differ."""
         found = run(self.rows)
         for head in {row.head: None for row in self.rows}:
             mine = [at for at, row in enumerate(self.rows) if row.head == head]
             expected = np.concatenate([np.array(self.rows[at].logits) for at in mine])
             answers = np.concatenate([found[at][:, : expected.shape[1]] for at in mine])
             error, limit = float(np.abs(answers - expected).max()), max(MIN_ERROR, MAX_ERROR * float(expected.std()))
-            if not error <= limit:  # not a number is no answer either
+            if not error <= limit:  # also catches NaN
                 raise BundleError(
                     f"{place}: logits of {head} are off by {error:.3g}, expected at most {limit:.3g}; this GPU, its "
                     "driver or its libraries compute something else: change them, or serve with --provider cpu"
@@ -64,7 +64,7 @@ class Probe(Entry):
 
 
 def read_probe(contents: Contents) -> Probe | None:
-    """Read the rows of a bundle; None, with a warning, for one that has none, as older ones. Raise BundleError."""
+    """Read the rows of a bundle; return None, with a warning, for older bundles without any. Raises BundleError."""
     if PROBE not in contents.hashes:
         logger.warning("%s has no %s: the GPU's answers are not checked; export it again", contents.directory, PROBE)
         return None
@@ -72,6 +72,6 @@ def read_probe(contents: Contents) -> Probe | None:
         return Probe.model_validate(json.loads(contents.read(PROBE)))
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
-        raise BundleError(f"{contents.directory / PROBE} holds no rows ({reason}); {AGAIN}") from None
+        raise BundleError(f"{contents.directory / PROBE} has no valid rows ({reason}); {AGAIN}") from None
     except ValueError as error:
         raise BundleError(f"{contents.directory / PROBE} is not valid JSON ({error}); {AGAIN}") from None

@@ -1,10 +1,10 @@
-"""The span of a context that answers a question, or that there is none.
+"""Question answering: finds the span of a context that answers a question, or that there is none.
 
 Scores follow the question-answering pipeline of transformers ≤ 5.2: one softmax over the starts and one over the ends,
-[CLS] among them, and a span scores start × end. Several windows share these two softmaxes, so that their spans compete:
-a token is a start only in the window where it has most context (Google's run_squad.py), an end in every window, and
-[CLS] counts once, as in the window that is least sure of "no answer". The spans of an answer are distinct slices of the
-context as given: whole words, where blanks divide words and `align_to_words` is not false; else exact tokens.
+both including [CLS]; a span scores start × end. Several windows share these two softmaxes, so their spans compete. A
+token counts as a start only in the window where it has most context (Google's run_squad.py), and as an end in every
+window. [CLS] counts once, with the logits of the window that is least sure of "no answer". Answers are distinct slices
+of the context: whole words if blanks separate words and `align_to_words` is true, otherwise exact tokens.
 """
 
 import math
@@ -23,13 +23,13 @@ from models.task import ANSWER, Logits, Scores, Strict, Task
 from models.windows import owners, slide
 
 MAX_SPANS = 4_000_000
-"""Spans that are weighed for one context, 8 bytes each."""
+"""Maximum number of spans that are scored for one context, 8 bytes each."""
 
 
 USUAL_LENGTH = 384
 """Tokens of a row in Google's and Hugging Face's training of this task."""
 NO_ANSWER = (0, 0)
-"""The place of the answer "" in every context."""
+"""Start and end of the answer ""."""
 
 
 class QuestionInput(Strict):
@@ -79,15 +79,15 @@ class Answer(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class QuestionSource:
-    """What decode needs of a context of T tokens in windows of R."""
+    """What decode needs to know about a context of T tokens."""
 
     context: str
     offsets: NDArray[np.int64]
-    """(T, 2) first and last character, exclusive, of each token."""
+    """(T, 2) start and end (exclusive) of each token, in characters."""
     word_starts: NDArray[np.int64]
-    """(T,) first character of the word of each token, or of the token itself."""
+    """(T,) start of each token's word, or of the token itself if answers are exact tokens."""
     word_ends: NDArray[np.int64]
-    """(T,) last character, exclusive."""
+    """(T,) end (exclusive) of the same."""
     starts: NDArray[np.int64]
     """First token of each window."""
     owners: NDArray[np.int64]
@@ -96,14 +96,14 @@ class QuestionSource:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The logits of an input, sorted out."""
+    """The scores of all spans of an input, as logits."""
 
     spans: Scores
-    """(T, max_answer_len) logit of the span from token t over d more tokens, −inf where it leaves the window of t."""
+    """(T, max_answer_len) logit of the span from token t to token t + d; −inf if it leaves the window of t."""
     null: float
-    """Logit of no answer: the least over the windows, as in run_squad.py."""
+    """Logit of "no answer": the minimum over the windows, as in run_squad.py."""
     normaliser: float
-    """log of the sum over all starts, plus that over all ends."""
+    """Log-sum-exp over all starts plus log-sum-exp over all ends."""
 
 
 class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, Answer | list[Answer]]):
@@ -131,7 +131,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         """Return each window with the indices INTO ITS POSITIONS of the first and the last token of the answer.
 
         `answer` is its start and end in characters of the context, None if there is none. Both indices are 0 ([CLS])
-        in a window that does not hold it whole.
+        in a window that does not contain the complete answer.
         """
         encoded = self.encode(inputs, parameters)
         if answer is None:
@@ -162,9 +162,9 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         parameters: QuestionParameters,
         place: tuple[int, int],
     ) -> float:
-        """Return the score that `decode` gives to the answer at a place, its start and end in the context.
+        """Return the score that `decode` gives to the answer with this start and end in the context.
 
-        NO_ANSWER is the place of "". A place that no answer has scores 0.
+        NO_ANSWER stands for "". A span that cannot be an answer scores 0.
         """
         source = encoded.source
         scaled = _candidates(source, logits, self.head.temperature, parameters.max_answer_len)
@@ -172,14 +172,14 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
             return math.exp(scaled.null - scaled.normaliser)
         firsts = np.flatnonzero(source.word_starts == place[0])
         lasts = firsts[:, None] + np.arange(scaled.spans.shape[1])
-        ends = np.append(source.word_ends, np.full(lasts.shape[1], -1))[lasts]  # behind the last token is no end
+        ends = np.append(source.word_ends, np.full(lasts.shape[1], -1))[lasts]  # no span ends after the last token
         best = scaled.spans[firsts][ends == place[1]].max(initial=-np.inf)
         return math.exp(best - scaled.normaliser)
 
     def no_answer_margin(
         self, encoded: Encoded[QuestionSource], logits: Logits, parameters: QuestionParameters
     ) -> float:
-        """Return the logit of no answer minus that of the best span, which `no_answer_threshold` is compared with."""
+        """Return the logit of "no answer" minus that of the best span, to compare with `no_answer_threshold`."""
         candidates = _candidates(encoded.source, logits, 1.0, parameters.max_answer_len)
         return float(candidates.null - candidates.spans.max())
 
@@ -229,7 +229,7 @@ def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, al
     firsts = np.flatnonzero(changes(word_numbers(text, context)[visible] if align else visible))
     counts = np.diff(firsts, append=len(visible))
     begins, ends = np.repeat(spans[firsts, 0], counts), np.repeat(spans[firsts + counts - 1, 1], counts)
-    if len(visible) < len(context):  # a token of blanks begins with the word behind it, and ends with the one before it
+    if len(visible) < len(context):  # a token of blanks starts with the next word and ends with the previous one
         tokens = np.arange(len(context))
         begins = np.append(begins, len(text))[np.searchsorted(visible, tokens)]
         ends = np.append(0, ends)[np.searchsorted(visible, tokens, side="right")]
@@ -237,7 +237,7 @@ def _source(text: str, context: Pieces, starts: NDArray[np.int64], room: int, al
 
 
 def _answer_tokens(source: QuestionSource, answer: tuple[int, int]) -> tuple[int, int]:
-    """First and last token that share a character with the answer."""
+    """Return the first and the last token that overlap the answer; raise InputError if there is none."""
     inside = np.flatnonzero((source.offsets[:, 0] < answer[1]) & (source.offsets[:, 1] > answer[0]))
     if not inside.size:
         raise InputError("answer", f"characters {answer[0]} to {answer[1]} of the context hold no token; correct them")
@@ -245,7 +245,7 @@ def _answer_tokens(source: QuestionSource, answer: tuple[int, int]) -> tuple[int
 
 
 def _candidates(source: QuestionSource, logits: Logits, temperature: float, max_answer_len: int) -> Candidates:
-    # Windows have one length (see windows.py): (windows, 1 + R, start and end), [CLS] first.
+    # All windows have the same length R (see windows.py): (windows, 1 + R, start and end), [CLS] first.
     by_window = (logits.astype(np.float64) / temperature).reshape(len(source.starts), -1, 2)
     nulls = by_window[:, 0]
     null = nulls[nulls.sum(axis=1).argmin()]
@@ -268,9 +268,9 @@ def _log_sum(logits: Scores, null: float) -> float:
 
 
 def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> list[Answer]:
-    """Return the best `count` spans of whole words, no two the same; fewer if there are fewer.
+    """Return the best `count` distinct answers; fewer if there are fewer.
 
-    Token spans that round to the same words keep the best of their scores, so that a score does not depend on top_k.
+    Token spans that extend to the same words get the best of their scores, so a score does not depend on top_k.
     """
     flat = candidates.spans.ravel()
     examined = count
@@ -283,7 +283,7 @@ def _best_spans(source: QuestionSource, candidates: Candidates, count: int) -> l
 
 
 def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
-    """Indices of the `count` highest, best first, the lower index first among equals."""
+    """Return the indices of the `count` highest values, best first; among equals, the lower index first."""
     if count == 1:
         some = np.array([flat.argmax()])
     else:
@@ -299,12 +299,12 @@ def _distinct(source: QuestionSource, candidates: Candidates, indices: NDArray[n
     answers: dict[tuple[int, int], Answer] = {}
     for (start, end), score in zip(spans, scores, strict=True):
         answer: Answer = {"score": score, "start": start, "end": end, "answer": source.context[start:end]}
-        if start < end:  # else blanks alone
+        if start < end:  # otherwise it is only blanks
             answers.setdefault((start, end), answer)
     return list(answers.values())
 
 
 def _insert_null(answers: list[Answer], null: Answer, wins: bool) -> list[Answer]:
-    """Put "no answer" first if it wins, else by its score behind the best span."""
+    """Insert "no answer": first if it wins, otherwise by its score, but after the best span."""
     place = 0 if wins else max(1, sum(answer["score"] >= null["score"] for answer in answers))
     return [*answers[:place], null, *answers[place:]]

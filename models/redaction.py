@@ -1,7 +1,7 @@
-"""The text without its entities: each is replaced by a numbered placeholder, such as [PER_1].
+"""Redaction: replaces each entity of a text by a numbered placeholder, such as [PER_1].
 
-Equal slices of one type share a number. A placeholder never occurs in the text itself and contains no bracket inside,
-so replacing the placeholders by the slices of their spans, in any order, gives back the text exactly.
+Equal entities of the same type share a number. A placeholder never occurs in the text itself and contains no inner
+brackets, so replacing the placeholders by their entities, in any order, restores the exact text.
 """
 
 import re
@@ -32,11 +32,11 @@ class Span(TypedDict):
     end: int
     """Index after its last character."""
     index: NotRequired[int]
-    """Of given words only: the place of its first word in the list, from 0."""
+    """For given words only: the index of its first word in the list, from 0."""
     end_index: NotRequired[int]
-    """Of given words only: the place after its last word."""
+    """For given words only: the index after its last word."""
     placeholder: NotRequired[str]
-    """With `redact` only: what stands in place of the entity."""
+    """With `redact` only: the placeholder that replaces the entity."""
 
 
 @with_config(ANSWER)
@@ -50,7 +50,7 @@ class Redaction(TypedDict):
 
 
 def redact(text: str, spans: Iterable[Span], names: "Placeholders | None" = None) -> Redaction:
-    """Replace the spans, which are ordered by their start, by placeholders; several texts may share `names`."""
+    """Replace the spans, in order of their start, by placeholders; several texts may share `names`."""
     names = names or Placeholders(text)
     marked: list[Span] = [
         {**span, "placeholder": names.of(span["entity_group"], span["word"])} for span in _merged(text, spans)
@@ -63,7 +63,7 @@ def redact(text: str, spans: Iterable[Span], names: "Placeholders | None" = None
 
 
 def _merged(text: str, spans: Iterable[Span]) -> list[Span]:
-    """Join spans that share a character to one of the first's type: a Hangul syllable may be several pieces."""
+    """Join overlapping spans into one with the first one's type, as the pieces of a Hangul syllable."""
     merged: list[Span] = []
     for span in spans:
         if merged and span["start"] < merged[-1]["end"]:
@@ -83,7 +83,7 @@ class Placeholders:
         self._known: dict[tuple[str, str], str] = {}
 
     def of(self, entity: str, word: str) -> str:
-        """Return the placeholder of a slice of the text; the same for the same slice and type."""
+        """Return the placeholder of an entity; the same for the same characters and type."""
         if (entity, word) not in self._known:
             self._known[entity, word] = self._next(re.sub(r"\W", "_", entity))
         return self._known[entity, word]

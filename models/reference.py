@@ -1,8 +1,8 @@
-"""What a head met on its validation data, as shares of inputs per bin: what a service compares its traffic with.
+"""Reference figures: shares of a head's validation inputs per bin, with which a service compares its traffic.
 
-Five figures: `label` (what was answered), `confidence` (score of the best answer), `tokens` (length before anything is
-cut), `truncated` (whether it was cut) and `unknown` (share of tokens that the vocabulary lacks). Their bins are few and
-fixed in the bundle, so that no input can make a new one. models/observation.py measures them.
+There are five figures: `label` (what was answered), `confidence` (score of the best answer), `tokens` (length before
+anything is cut), `truncated` (whether it was cut) and `unknown` (share of unknown tokens). Their bins are few and fixed
+in the bundle, so no input can create a new one. models/observation.py measures them.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from models.task import HeadSpec
 FigureName = Literal["label", "confidence", "tokens", "truncated", "unknown"]
 
 MAX_LABELS = 20
-"""Labels with a bin of their own, the most frequent ones; the others share OTHER."""
+"""The most frequent labels, up to this number, have their own bins; all others share the bin OTHER."""
 MAX_EDGES = 11
 MAX_SHOWN = 500
-"""Characters of a list of names in an error."""
+"""Maximum characters of a list of names in an error."""
 MAX_ROUNDING = 1e-3
-"""By which the shares of a figure may miss 1."""
+"""Maximum difference between the sum of a figure's shares and 1."""
 OTHER, NONE = "other", "none"
 ANSWERED, UNANSWERED = "answered", "no answer"
 UNCUT, CUT = "no", "yes"
@@ -31,13 +31,13 @@ Shares = Annotated[dict[str, Share], Field(min_length=1, max_length=MAX_LABELS +
 
 
 class Part(BaseModel):
-    """Base of what is read from a bundle: nothing unknown, nothing converted."""
+    """Base of models that are read from a bundle: unknown fields and type conversions are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Numbers(Part):
-    """Shares of a number: up to and with each edge, and above the last."""
+    """Shares of a number in the bins between edges; a bin includes its upper edge, and the last bin is open."""
 
     edges: list[float] = Field(min_length=1, max_length=MAX_EDGES)
     shares: list[Share]
@@ -70,23 +70,23 @@ def _texts(edges: list[float]) -> list[str]:
 
 
 class Reference(Part):
-    """The reference figures of a head; one that it cannot have is None."""
+    """The reference figures of a head; figures that do not apply to it are None."""
 
     inputs: int = Field(ge=1)
     """How many validation inputs they were measured on."""
     label: Shares | None = None
-    """What was answered: labels, entity types, or whether there was an answer. An input with several labels counts for
-    each of them in equal parts."""
+    """What was answered: labels, entity types, or whether there was an answer. An input with n labels counts 1/n for
+    each."""
     number: Numbers | None = None
-    """The answer of a regression; it takes the place of the label."""
+    """The answer of a regression, in place of `label`."""
     confidence: Numbers | None = None
-    """Score of the best answer, 0 where there is none."""
+    """Score of the best answer; 0 if there is none."""
     tokens: Numbers
-    """Tokens of all rows of an input, and those that were cut off."""
+    """Tokens of all rows of an input, including those that were cut off."""
     truncated: Shares
     """Whether anything was cut off: CUT or UNCUT."""
     unknown: Numbers | None = None
-    """Share of the tokens that are unknown; None for vocabularies of bytes, which know all."""
+    """Share of unknown tokens; None for byte-level vocabularies, which have none."""
 
     @property
     def numbers(self) -> dict[FigureName, Numbers]:
@@ -101,7 +101,7 @@ class Reference(Part):
 
     @property
     def shares(self) -> dict[FigureName, dict[str, float]]:
-        """Return the share of each bin of each figure that there is."""
+        """Return the share of each bin, for all figures that are not None."""
         label: dict[FigureName, dict[str, float]] = {"label": self.label} if self.label else {}
         numbers = {name: numbers.by_name for name, numbers in self.numbers.items()}
         return label | numbers | {"truncated": self.truncated}
@@ -118,12 +118,12 @@ class Reference(Part):
         return self
 
     def check(self, head: HeadSpec) -> None:
-        """Raise ValueError for a figure that the head cannot have, and for labels that it does not give."""
+        """Raise ValueError for a figure that does not apply to the head, or for labels that it does not have."""
         names = label_names(head)
         if self.number and not is_number(head):
-            raise ValueError(f"number is given, expected none for a {head.task} head that is no regression")
+            raise ValueError(f"number is given, expected none for a {head.task} head that is not a regression")
         if self.label and not names:
-            raise ValueError(f"label is given, expected none for a {head.task} head that chooses no label")
+            raise ValueError(f"label is given, expected none for a {head.task} head that does not choose a label")
         if self.label and (strange := set(self.label) - {*names, OTHER}):
             raise ValueError(f"label has the bin {min(strange)!r}, expected some of {listed([*names, OTHER])}")
         if self.label and OTHER not in self.label and (missing := set(names) - set(self.label)):
@@ -136,9 +136,9 @@ def is_number(head: HeadSpec) -> bool:
 
 
 def label_names(head: HeadSpec) -> list[str]:
-    """Return what `label` may say of an input; nothing where a head chooses no label, or always says the same.
+    """Return the bins of `label`; an empty list if the head does not choose a label or always has the same outcome.
 
-    A label that is called "none" or "other" shares that bin.
+    A label with the name "none" or "other" shares that bin.
     """
     if head.task == "qa":
         return [ANSWERED, UNANSWERED] if head.defaults.get("handle_impossible_answer") else []
@@ -152,5 +152,5 @@ def label_names(head: HeadSpec) -> list[str]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for an error, cut where they are many."""
+    """Return a list of names for an error, cut at MAX_SHOWN characters."""
     return ", ".join(names)[:MAX_SHOWN]

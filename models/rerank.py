@@ -1,7 +1,7 @@
-"""Texts ranked by how well they fit a query, by a pair head with one label: a cross-encoder (Nogueira & Cho, 2019).
+"""Ranks texts by how well they match a query, with a pair head with one label: a cross-encoder (Nogueira & Cho, 2019).
 
-A score is the one that /pair gives for the query and the text. As in Text Embeddings Inference, only heads with one
-label rank: which of several labels means "relevant" is not known, and their scores compete.
+A score is that of /pair for the query and the text. As in Text Embeddings Inference, only heads with one label can
+rank: with several labels it is unknown which one means "relevant", and their scores compete.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class Rerank(Pair):
     def asked(
         self, raw_scores: bool = False, truncate: bool | None = None, direction: str | None = None
     ) -> ClassificationParameters:
-        """Return the parameters of /pair that mean the same as those of Text Embeddings Inference.
+        """Translate the parameters of Text Embeddings Inference to those of /pair.
 
-        A head's own threshold and function do not hold: each text has a score, of a sigmoid unless it is raw. Without
+        The head's own threshold and function are ignored: each text gets a score, by a sigmoid or as raw logit. Without
         `truncate` and `direction`, a pair that is too long is handled as on /pair.
         """
         given = {"function_to_apply": "none" if raw_scores else "sigmoid", "top_k": None, "threshold": None}
@@ -41,7 +41,7 @@ class Rerank(Pair):
 
 
 def obstacle(head: HeadSpec) -> str:
-    """Say why a head cannot rank texts; nothing if it can."""
+    """Return why a head cannot rank texts; an empty string if it can."""
     if head.task == "pair" and len(head.labels) == 1:
         return ""
     count = "1 label" if len(head.labels) == 1 else f"{len(head.labels)} labels"
@@ -52,5 +52,5 @@ def obstacle(head: HeadSpec) -> str:
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
-    """Return the numbers of texts, the highest score first, and the first text first among equals."""
+    """Return the indices of texts by descending score; among equals, the first text comes first."""
     return sorted(range(len(scores)), key=lambda number: -scores[number])

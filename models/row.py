@@ -1,6 +1,6 @@
-"""What a task hands to an encoder, and keeps for itself until the logits are back.
+"""The rows that a task passes to an encoder, and the data that it keeps for decoding.
 
-A row is never padded: rows of different tasks meet in one batch, and only the batch knows how long it is.
+Rows are never padded here: a batch may contain rows of different tasks, and only the batch knows its longest row.
 """
 
 from array import array
@@ -12,12 +12,12 @@ Source = TypeVar("Source")
 
 
 class RowKey(NamedTuple):
-    """What the encoder reads of a row, as it reads it: equal keys make equal vectors."""
+    """The part of a row that the encoder reads: rows with equal keys have equal vectors."""
 
     input_ids: bytes
-    """int32, in the order of this machine."""
+    """int32, in native byte order."""
     token_type_ids: bytes
-    """uint8"""
+    """uint8."""
 
     @property
     def length(self) -> int:
@@ -34,21 +34,21 @@ class Row:
     positions: list[int]
     """Columns whose vectors the head reads, ascending; at least one."""
     wanted: tuple[int, ...] = ()
-    """Of a fill-mask head on a GPU: how many tokens are wanted, then the ids to choose among, if not all; see
-    models/choices.py. By default all logits."""
+    """For a fill-mask head on a GPU: how many tokens are requested, then the ids to choose from, if not all; see
+    models/choices.py. If empty, all logits are returned."""
 
     @cached_property
     def key(self) -> RowKey:
-        """What tells rows apart that the encoder must compute separately."""
+        """The key of the row; the encoder computes rows with equal keys once."""
         return RowKey(array("i", self.input_ids).tobytes(), bytes(self.token_type_ids))
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded(Generic[Source]):
-    """An input as the encoder takes it: several rows where it slides windows (qa, tag), else one."""
+    """An encoded input: several rows if it is read in windows, otherwise one."""
 
     rows: list[Row]
     source: Source
-    """What decode needs of the input: text, offsets, windows … (typed per task)."""
+    """What decode needs to know about the input: text, offsets, windows … (its type depends on the task)."""
     truncated: int
-    """Tokens that were cut off, 0 when nothing was."""
+    """Number of tokens that were cut off."""

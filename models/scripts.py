@@ -1,6 +1,6 @@
-"""Where words end: at what the pre-tokenizer splits, and in scripts without blanks at every token.
+"""Word boundaries: those of the pre-tokenizer, and in scripts without spaces between words, those of each token.
 
-Japanese kana, Thai and similar scripts write no blank between words, so a run of them says nothing about words.
+Japanese kana, Thai and similar scripts write no spaces between words, so the pre-tokenizer cannot find their words.
 """
 
 import re
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.pieces import NO_WORD, Pieces
 
-# Unicode blocks of scripts that separate words by nothing (Unicode Standard, chapters 13, 16 to 18). Hangul has blanks.
+# Unicode blocks of scripts without spaces between words (Unicode Standard, chapters 13, 16 to 18). Hangul has spaces.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f"
@@ -20,9 +20,9 @@ UNSPACED = re.compile(
 
 
 def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
-    """Return the word [pieces] of each piece, counted from 0; NO_WORD for blanks alone.
+    """Return the word index [pieces] of each piece, from 0; NO_WORD for a piece of only blanks.
 
-    Beside a letter of an unspaced script a word begins, but not at a second piece of one character.
+    A word also begins next to a letter of an unspaced script, but not between two pieces of the same character.
     """
     if text.isascii() or not UNSPACED.search(text):
         return pieces.words
@@ -36,23 +36,23 @@ def word_numbers(text: str, pieces: Pieces) -> NDArray[np.int64]:
 
 
 def first_pieces(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first piece of each word by the words [pieces] of the pieces."""
+    """Return the index of the first piece of each word, from the word indices [pieces]."""
     visible = np.flatnonzero(numbers != NO_WORD)
     firsts: NDArray[np.int64] = visible[changes(numbers[visible])]
     return firsts
 
 
 def changes(numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether each number differs from the one before it; the first one does."""
+    """Return whether each number differs from the previous one; True for the first."""
     changed = np.ones(len(numbers), bool)
     changed[1:] = numbers[1:] != numbers[:-1]
     return changed
 
 
 def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
-    """Return whether each piece [pieces] stands at a space, or is the first one.
+    """Return whether each piece [pieces] is the first one or next to a space.
 
-    There begin the words of transformers' TokenClassificationPipeline where a vocabulary does not mark them with "##".
+    These are the words of transformers' TokenClassificationPipeline if the vocabulary does not mark them with "##".
     """
     starts = pieces.offsets[:, 0].tolist()
     return np.array(
@@ -61,7 +61,7 @@ def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
 
 
 def _divides(text: str, before: tuple[int, int], after: tuple[int, int]) -> bool:
-    """Whether one of two neighbouring spans, that share no character, has a letter of those scripts at their border."""
+    """Whether two neighbouring spans do not overlap, and a letter of those scripts is at their border."""
     start = after[0]
     if before[0] == before[1] or start < before[1]:
         return False

@@ -1,7 +1,7 @@
-"""Where sentences of running text begin, by punctuation alone: for heads that learned from single sentences.
+"""Finds the beginnings of sentences by punctuation, for heads that were trained on single sentences.
 
-No list of abbreviations of any language: a full stop behind a short word with a capital ("St. Louis", "Mr. Smith",
-"U.S. Army") ends nothing. Two sentences that stay together cost a head less than one that is cut in two.
+There are no lists of abbreviations. Instead, a full stop after a short word with a capital ("St. Louis", "Mr. Smith",
+"U.S. Army") does not end a sentence. Two sentences in one row harm a head less than a sentence that is cut in two.
 """
 
 import re
@@ -13,6 +13,6 @@ ENDS = re.compile(rf"{LINE_END}|{WIDE_STOP}|(?<=[.!?…]){STOP}")
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Return the character at which each sentence begins, the first at 0."""
+    """Return the index of the first character of each sentence, beginning with 0."""
     ends = (match.end() for match in ENDS.finditer(text))
     return sorted({0, *(end for end in ends if end < len(text))})

@@ -1,9 +1,9 @@
-"""One encoder in ONNX Runtime and the heads that read it.
+"""A session: an encoder in ONNX Runtime and the heads that read it.
 
-Rows of all heads share one encoder run, equal rows being computed once; each head then runs once, on the vectors that
-its rows read. On CPU the logits of a row are the same bits whatever shares its batch: the kernels reduce over
-one row at a time, padding adds exact zeros or is left out, and int8 scales its activations row by row
-(training/exporting/quantize.py). In int8 they are the same for any number of threads too.
+Rows of all heads share one encoder run, in which equal rows are computed once. Then each head runs once, on the vectors
+of its rows. On CPU the logits of a row are bit-identical in any batch: kernels reduce over one row at a time, padding
+adds exact zeros or is left out, and int8 scales are computed per row (training/exporting/quantize.py). With int8 they
+are also bit-identical for any number of threads.
 """
 
 import math
@@ -27,19 +27,19 @@ from models.probe import Probe, read_probe
 from models.row import Row, RowKey
 from models.task import Logits
 
-# The first that a bundle has is taken. CUDA has no kernel for our int8 products, CPU computes fp16 by casts.
+# The first precision that a bundle has is used. CUDA has no kernels for our int8 products; CPU computes fp16 by casts.
 PREFERENCE: dict[Provider, list[Precision]] = {"cpu": ["int8", "fp32", "fp16"], "cuda": ["fp16", "fp32"]}
 Wide = Literal["auto", "on", "off"]
 WIDE_TOKENS = 32
-"""Of a batch from which more threads may gain: below, they wait for each other longer than they compute."""
+"""Minimum tokens of a batch for more threads; in smaller ones, threads wait for each other longer than they compute."""
 MIN_GAIN = 0.1
-"""In time, of each thread more: a second encoder takes the memory of its weights, and threads that wait take cores."""
+"""Minimum speed-up per additional thread, as a second encoder needs memory and threads that wait occupy cores."""
 MAX_REPEATS = 3
-"""Of a measurement, whose fastest run counts."""
+"""Maximum repetitions of a measurement; the fastest run counts."""
 
 
 class Question(NamedTuple):
-    """What a head is asked: a row by its number in the batch, and the columns that the head reads."""
+    """One request to a head: a row, by its index in the batch, and the columns that the head reads."""
 
     head: str
     row: int
@@ -65,9 +65,9 @@ class Session:
     ) -> None:
         """Open the graphs: by default int8 on CPU and fp16 on CUDA, fp32 where the bundle has none.
 
-        On CUDA they run on the GPU of number `device`, and each may work in `memory` bytes (0: in all there are).
-        A run takes `threads`; a long one that is alone takes `wide_threads`, by a second encoder if `wide` is "on".
-        Its weights are in memory twice then, so that "auto" has it in int8 only: those of fp32 are four times as large.
+        On CUDA they run on GPU `device`, and each graph may use `memory` bytes (0: no limit). A run uses `threads`;
+        `run_alone` uses `wide_threads`, with a second encoder, if `wide` is "on". Then the weights are in memory twice.
+        So "auto" means "on" only for int8; the weights of fp32 are four times as large. Raises BundleError.
         """
         files = bundle.manifest.encoder.files
         self.precision: Precision = _choose(bundle, precision, provider)
@@ -92,7 +92,7 @@ class Session:
             for name, head in bundle.manifest.heads.items()
             if head.task == "fill-mask" and provider == "cuda"
         }
-        """Of heads whose tokens are chosen on the device."""
+        """Temperatures of heads whose tokens are selected on the device."""
         self._chooser = Chooser(self._device) if self._temperatures else None
         metadata = metadata_of(self._encoder)
         self._stride = metadata["max_length"]
@@ -100,17 +100,17 @@ class Session:
         """Whether the graph of the encoder takes packed rows."""
         has_kernel = provider == "cuda" if self._packs else find_kernels() is not None
         self.pads = not (metadata.get("packed", False) and has_kernel)
-        """Whether a row takes longer beside a longer one: if not all of the network, attention computes padding."""
+        """Whether padding is computed, at least in attention, so a row takes longer in a batch with a longer one."""
         sizes = bundle.manifest.encoder
         self._shape = (self.precision, provider, sizes.hidden_size, sizes.layers, sizes.max_length, wide_threads)
         self._least_gain = 1 + MIN_GAIN * (wide_threads - threads)
         self._gains: list[tuple[int, float]] = []
-        """Of more threads, by the tokens of a row, the longest first."""
+        """Measured speed-ups of `run_alone`: (tokens of the row, speed-up), longest row first."""
         if probe:
             self._try(probe, bundle)
 
     def _try(self, probe: Probe, bundle: Bundle) -> None:
-        """Raise BundleError if the device does not compute what export knows."""
+        """Raise BundleError if the device does not compute the logits that export stored."""
         names = {head.file: name for name, head in bundle.manifest.heads.items()}
         place = f"{bundle.directory} on {self.provider} {self._device.number}"
         probe.check(lambda rows: self.run([(names[each.head], each.row) for each in rows]), place)
@@ -122,37 +122,37 @@ class Session:
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head name, row), in order.
 
-        On CUDA a fill-mask head may return what the row wants in their place: see models/choices.py.
+        On CUDA a fill-mask head may return the tokens that the row requests instead; see models/choices.py.
         """
         return self._run(items, self._encoder)
 
     def vectors(self, rows: Sequence[Row]) -> Floats:
-        """Return the vectors [positions of all rows, H] that a head would read, in order."""
+        """Return the vectors [positions of all rows, H] at the rows' positions, in order."""
         found: Floats = self._encoder.run(["vectors"], self._lay([row.key for row in rows]).read_all(rows))[0]
         return found
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
-        """The same bits, by `wide_threads`, for a long batch beside which nothing runs."""
+        """Return the same as `run`, computed by `wide_threads`; for a long batch while nothing else runs."""
         return self._run(items, self._wide or self._encoder)
 
     def gain(self, tokens: int) -> float:
-        """Return how many times as fast `run_alone` takes so many tokens as `run`, by what `warm_up` measured.
+        """Return the speed-up of `run_alone` over `run` for this many tokens, as measured by `warm_up`.
 
-        1 where that is too little, or not known.
+        It is 1 if the speed-up is too small or unknown.
         """
         gain = next((gain for length, gain in self._gains if tokens >= length), 1.0)
         return gain if gain >= self._least_gain else 1.0
 
     @property
     def is_wide(self) -> bool:
-        """Whether a long batch that is alone may run on `wide_threads`."""
+        """Whether `run_alone` uses `wide_threads`."""
         return self._wide is not None
 
     def warm_up(self, like: "Session | None" = None) -> None:
-        """Run every head on the shortest row and on the longest, so that no request pays for first use.
+        """Run every head on the shortest and the longest row, so that no request pays the cost of first use.
 
-        `like`: a session that serves while this one warms up. Measuring the gain of more threads would take the cores
-        from it, so its gain is taken if the shapes are equal; else this session runs on as many threads as others.
+        `like`: a session that serves meanwhile. Measuring the speed-up of more threads would take the cores from it.
+        So its measurements are copied if the shapes are equal; otherwise this session uses no additional threads.
         """
         for length in (self.max_length, 3):
             self.run([(name, self._any_row(length)) for name in self._heads])
@@ -166,7 +166,7 @@ class Session:
                 self._wide, self._gains = None, []
 
     def _measure_gain(self, wide: InferenceSession, length: int) -> float:
-        """Run a row on both encoders in turn, a short one more often, and compare the fastest run of each."""
+        """Run a row on both encoders alternately, short rows more often; return the ratio of their fastest times."""
         items = [(next(iter(self._heads)), self._any_row(length))]
         seconds = {wide: math.inf, self._encoder: math.inf}
         for encoder in (wide, self._encoder) * min(2 * self.max_length // length, MAX_REPEATS):
@@ -179,7 +179,7 @@ class Session:
         return Row([self._tokenizer.unk_id] * length, [0] * length, [0], wanted=(1,))
 
     def _run(self, items: Sequence[tuple[str, Row]], encoder: InferenceSession) -> list[Logits]:
-        """Compute equal rows once, and what a head is asked of them twice once too."""
+        """Run the encoder once for equal rows, and a head once for equal questions."""
         if not items:
             return []
         self._check(items)
@@ -228,7 +228,7 @@ class Session:
     def _read_head(
         self, name: str, questions: list[Question], vectors: Vectors, start: int, end: int
     ) -> Sequence[Logits]:
-        """Return the answer to each question; all logits travel if one of them needs them."""
+        """Return the result for each question; if any of them needs all logits, all are copied to the host."""
         head, asked = self._heads[name], [Asked(len(each.positions), each.wanted) for each in questions]
         if self._chooser and isinstance(vectors, DeviceVectors) and all(each.wanted for each in asked):
             return self._chooser.choose(vectors.keep(head, start, end), self._temperatures[name], asked)

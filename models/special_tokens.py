@@ -1,6 +1,6 @@
-"""The special tokens of a tokenizer, and the rows that they make: `[CLS] a [SEP] b [SEP]`, `<s> a </s></s> b </s>`.
+"""The special tokens of a tokenizer, and the layout of rows: `[CLS] a [SEP] b [SEP]` or `<s> a </s></s> b </s>`.
 
-Text never makes one of them. Which they are is read from the files; two sets of names are known, BERT's and RoBERTa's.
+User text cannot inject special tokens. Their names are read from the files; two sets are known, BERT's and RoBERTa's.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import tokenizers
 from models.errors import CheckpointError
 
 MASK = "[MASK]"
-"""What every model takes for its mask in a text, whatever the mask is called in its vocabulary."""
+"""The name of the mask in texts for every model, even if the vocabulary has another name for it."""
 BRACKETED = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": MASK}
 ANGLED = {
     "pad_token": "<pad>",
@@ -21,25 +21,25 @@ ANGLED = {
     "mask_token": "<mask>",
 }
 UNUSED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
-"""Entries of CamemBERT that no row holds."""
+"""Entries in CamemBERT's vocabulary that are never used."""
 OWN = frozenset((*BRACKETED.values(), *ANGLED.values(), *UNUSED))
-"""Tokens that no text may make. Other special tokens mark something in a text that a head was finetuned with."""
+"""Tokens that text cannot inject. Text may contain other special tokens: they are markers of finetuned heads."""
 
 Parts = Mapping[str, Any]
-"""What tokenizer.json holds, as the `tokenizers` library writes it."""
+"""The content of tokenizer.json, as written by the `tokenizers` library."""
 
 
 class Layout(NamedTuple):
-    """How two texts stand in a row."""
+    """The layout of two texts in a row."""
 
     separators: int
-    """Tokens between them."""
+    """Number of separator tokens between them."""
     segment: int
-    """Of the second text; the first has 0."""
+    """Segment of the second text; that of the first is 0."""
 
     @property
     def specials(self) -> int:
-        """Special tokens of a row of two texts."""
+        """Number of special tokens in a row of two texts."""
         return 2 + self.separators
 
 
@@ -51,7 +51,7 @@ Rows = dict[str, list[tuple[str, int]]]
 
 
 def rows_of(processor: Parts | None) -> Rows:
-    """Return the rows that a post-processor makes; nothing if it makes none."""
+    """Return the rows that a post-processor makes; an empty dict if it makes none."""
     found = processor or {}
     if found.get("type") == "Sequence":
         return next(filter(None, map(rows_of, found["processors"])), {})
@@ -74,9 +74,9 @@ def make_rows(cls: str, sep: str, layout: Layout) -> Rows:
 
 
 def read_rows(processor: Parts | None, origin: str) -> tuple[Layout, dict[str, str]]:
-    """Return how a post-processor lays out two texts, and the set of names of its tokens.
+    """Return the layout of a post-processor, and the names of its special tokens.
 
-    Raise CheckpointError for rows that are made nowhere here.
+    Raise CheckpointError for rows that are not supported.
     """
     rows = rows_of(processor)
     for layout in LAYOUTS:
@@ -99,5 +99,5 @@ def token_id(backend: tokenizers.Tokenizer, token: str, origin: str) -> int:
 
 
 def content(token: Any) -> Any:
-    """Return the text of a token, which files give as such, or with its properties."""
+    """Return the text of a token, which files store as a string or as an object with properties."""
     return token.get("content") if isinstance(token, dict) else token

@@ -1,18 +1,17 @@
-"""Tags for the words of a text, and the spans they make.
+"""Tagging: labels the words of a text, and joins them into spans.
 
-`pieces` says what the head reads, which is what it learned from (training writes it into the defaults of a head):
+`pieces` says which pieces the head reads, as in its training (which writes it into the defaults of the head):
 
-    joint    every piece; a word has the tags that are likeliest for all its pieces together
+    joint    all pieces; a word gets the tag that is most likely for all its pieces together
     first    the first piece of each word
-    all      every piece by itself, aggregated exactly as by transformers' TokenClassificationPipeline (imported heads)
+    all      each piece by itself, aggregated exactly as in transformers' TokenClassificationPipeline (imported heads)
 
-A word is what BERT's pre-tokenizer splits ("U.N." is four), whatever the vocabulary is, and in scripts without blanks
-each token (models/scripts.py); with "all" it is what transformers takes for one. Blanks belong to no word.
-With "joint" and "first", BIO tags are the likeliest sequence that makes spans (models/bio.py): the tags alone say which
-words belong together, so no rule about abbreviations of any language is needed, and all aggregation strategies except
-"none" agree. Offsets are characters of the text as given, and `word` is that slice of it.
-A text that is longer than the rows that the head learned from slides windows, and each word is read where it has most
-context.
+Words are those of BERT's pre-tokenizer ("U.N." is four words), for every vocabulary; in scripts without spaces, each
+token is a word (models/scripts.py). With "all", words are those of transformers. Blanks belong to no word.
+With "joint" and "first", the tags are the most likely valid BIO sequence (models/bio.py). So the tags alone determine
+which words belong together, without rules about abbreviations, and all aggregation strategies except "none" give the
+same spans. Offsets count characters of the text as given, and `word` is that slice of it.
+A text that is longer than the training rows is read in windows, and each word in the window where it has most context.
 """
 
 from collections.abc import Sequence
@@ -41,11 +40,11 @@ Strategy = Literal["none", "simple", "first", "average", "max"]
 Reading = Literal["joint", "first", "all"]
 
 MAX_LABELS = 1000
-"""That a request may name."""
+"""Maximum labels in `ignore_labels`."""
 MAX_WORDS = 100_000
-"""Of one input, each of which costs time even if it is empty."""
+"""Maximum words of one input; each one costs time even if it is empty."""
 MIN_ROW = 3
-"""Tokens of a row that holds one word."""
+"""Tokens of the shortest row: one token and two special ones."""
 
 
 class TagParameters(Strict):
@@ -82,7 +81,7 @@ class Token(TypedDict):
     score: float
     """The probability of the tag."""
     index: int
-    """The place of its first token, counted from 1. Of given words: the place of the word in the list, from 0."""
+    """The index of its first token, from 1. For given words: the index of the word in the list, from 0."""
     word: str
     """The characters of the text from `start` to `end`."""
     start: int
@@ -93,17 +92,17 @@ class Token(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TagSource:
-    """What decode needs of a text: its units, which are words, or with "all" pieces."""
+    """What decode needs to know about a text: its units, which are words, or pieces with "all"."""
 
     text: str
     spans: list[tuple[int, int]]
     """Start and end of each unit, in characters."""
     continues: list[bool]
-    """Whether a unit goes on with the word of the unit before it."""
+    """Whether a unit continues the word of the previous unit."""
     numbers: list[int]
-    """Where a unit would stand if its text were one row; of given words, their numbers."""
+    """The column that a unit would have if its text were one row; for given words, their index."""
     firsts: list[int]
-    """The first of the positions that are read of a unit."""
+    """Index of each unit's first row of scores."""
 
 
 class Tagged(NamedTuple):
@@ -127,7 +126,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         self._sequences = Sequences(head.labels)
 
     def is_list(self, inputs: object, parameters: TagParameters) -> bool:
-        """A list of words is one input; a list with a list of words in it is several."""
+        """Whether `inputs` are several inputs: a list of words is one input, and a list of such lists is several."""
         if not isinstance(inputs, list) or not parameters.is_split_into_words:
             return isinstance(inputs, list)
         return any(isinstance(item, list) for item in inputs)
@@ -146,7 +145,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return self._encode(inputs, pieces, sentences, firsts, parameters)
 
     def _word_numbers(self, text: str, pieces: Pieces, parameters: TagParameters) -> NDArray[np.int64]:
-        """Number the words as a head learned them, for "all" as transformers does."""
+        """Return the word index of each piece, divided as in the head's training; with "all", as in transformers."""
         if parameters.pieces != "all":
             return word_numbers(text, pieces)
         if self.tokenizer.kind == "WordPiece":
@@ -155,7 +154,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return np.cumsum(unknown | after_spaces(text, pieces)) - 1
 
     def encode_words(self, words: Sequence[str], parameters: TagParameters) -> Encoded[TagSource]:
-        """Encode words as a data set has them; one without a visible character is read as [UNK]."""
+        """Encode the given words of a data set; a word without a visible character is read as [UNK]."""
         if not words:
             raise InputError("inputs", "holds no word; pass at least one")
         return self._encode_words(words, self.tokenizer.encode_words(words), parameters)
@@ -174,7 +173,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return redact(source.text, wanted) if parameters.redact else wanted
 
     def _tag(self, source: TagSource, scores: Scores, parameters: TagParameters) -> list[Tagged]:
-        """Tag each unit or word by the scores [positions, labels]."""
+        """Tag each unit or word from the scores [positions, labels]."""
         strategy = parameters.aggregation_strategy
         if _reading(parameters) != "all":
             return self._tag_words(source, scores, strategy)
@@ -184,7 +183,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return self._words(source, scores, strategy)
 
     def _tag_words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
-        """Tag words by the likeliest sequence; the score is that of the entity, under "none" that of the tag alone."""
+        """Tag words with the most likely sequence; scores are those of the entity type, or of the tag with "none"."""
         firsts = np.asarray(source.firsts)
         tags = self._sequences.of_words(scores, firsts)
         shown = scores if strategy == "none" else self._sequences.kinds(scores)
@@ -206,7 +205,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return self._encode_words(words, pieces, parameters)
 
     def _check_visible(self, words: Sequence[str], pieces: Pieces) -> None:
-        """Raise InputError for a word of blanks, or one that has no piece, which stands as [UNK]."""
+        """Raise InputError for a word of only blanks, or without any piece (which would be read as [UNK])."""
         unknown = {n for n, i in zip(pieces.words.tolist(), pieces.ids, strict=True) if i == self.tokenizer.unk_id}
         doubtful = [n for n, word in enumerate(words) if n in unknown or is_blank(word)]
         for number, ids in zip(doubtful, self.tokenizer.encode_ids([words[n] for n in doubtful]), strict=True):
@@ -250,7 +249,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         read: NDArray[np.int64],
         parameters: TagParameters,
     ) -> list[Row]:
-        """Lay out rows for the `read` pieces; no row holds pieces of two `sentences`, given by their first pieces."""
+        """Build the rows for the `read` pieces; none spans several sentences. `sentences` has their first pieces."""
         if len(sentences) > MAX_WINDOWS:
             raise InputError(
                 "inputs", f"has {len(sentences)} sentences, expected at most {MAX_WINDOWS}; send its parts"
@@ -262,10 +261,10 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
             mine = read[np.searchsorted(read, start) : np.searchsorted(read, stop)]
             starts = start + slide(stop - start, room, stride, "inputs")
             window = owners(starts - start, room, stop - start)
-            # A word is read in the window of its first piece where that holds it: its pieces then saw the same text.
+            # If possible, all pieces of a word are read in the window of its first piece, so they see the same context.
             of_word = window[firsts[np.searchsorted(firsts, mine, side="right") - 1] - start]
             chosen = np.where(mine < starts[of_word] + room, of_word, window[mine - start])
-            numbers, changes = np.unique(chosen, return_index=True)  # a window in which nothing is read is not run
+            numbers, changes = np.unique(chosen, return_index=True)  # windows in which nothing is read are left out
             rows += [
                 self.tokenizer.single_row(pieces.ids[first : min(first + room, stop)], (tokens - first + 1).tolist())
                 for first, tokens in zip(starts[numbers].tolist(), np.split(mine, changes[1:]), strict=True)
@@ -273,7 +272,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return rows
 
     def _sentences(self, text: str, pieces: Pieces, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """First pieces of the sentences of a text, for a head that learned from single ones; else 0 alone."""
+        """Return the first piece of each sentence if the head was trained on single sentences, otherwise only 0."""
         if self.head.trained.sentences != "one":
             return np.zeros(1, np.int64)
         begins = np.searchsorted(pieces.offsets[firsts, 0], sentence_starts(text))
@@ -302,7 +301,7 @@ class Tag(Task[str | list[str], TagParameters, TagSource, list[Token] | list[Spa
         return Tagged(self.head.labels[best], float(scores[best]), *span, number)
 
     def _words(self, source: TagSource, scores: Scores, strategy: Strategy) -> list[Tagged]:
-        """Make the pieces of each word agree on one label."""
+        """Give all pieces of each word one common label."""
         firsts = [unit for unit, continues in enumerate(source.continues) if not continues]
         words = []
         for first, stop in zip(firsts, [*firsts[1:], len(source.spans)], strict=True):
@@ -320,7 +319,7 @@ def _check_redaction(parameters: TagParameters) -> None:
 
 
 def _reading(parameters: TagParameters) -> Reading:
-    """Of given words, a head of all pieces reads the first of each, from which such heads learn (transformers)."""
+    """Return which pieces to read. For given words, "all" becomes "first", on which transformers trains such heads."""
     return "first" if parameters.pieces == "all" and parameters.is_split_into_words else parameters.pieces
 
 
@@ -334,7 +333,7 @@ def _token(text: str, unit: Tagged) -> Token:
 
 
 def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
-    """Label scores of a word from those of its pieces [pieces, labels]."""
+    """Return the scores of a word [labels] from those of its pieces [pieces, labels]."""
     if strategy == "average":
         mean: Scores = scores.mean(axis=0)
         return mean
@@ -343,7 +342,7 @@ def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
 
 
 def _groups(words: list[Tagged]) -> list[list[Tagged]]:
-    """Join neighbours of one entity: B- begins one, I- continues one of its type, or begins one where there is none."""
+    """Join neighbours of one entity: B- begins an entity; I- continues one of the same type, or begins one."""
     groups: list[list[Tagged]] = []
     last = None
     for word in words:

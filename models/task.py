@@ -1,6 +1,6 @@
-"""What a task is: an input becomes rows for the encoder, and the logits of the head become an answer.
+"""The base of tasks: a task turns an input into rows for the encoder, and the logits of the head into an answer.
 
-Evaluation and the service both go through this code, so that what was measured is what is served.
+Evaluation and the service use the same code, so the measured answers are the served ones.
 """
 
 from abc import ABC, abstractmethod
@@ -18,51 +18,51 @@ from models.row import Encoded, Source
 from models.tokenizer import Tokenizer
 
 TaskName = Literal["classify", "pair", "fill-mask", "tag", "qa"]
-"""The tasks by their route, which is also the `task` of a head in bundle.json."""
+"""The names of tasks: their routes, and the `task` of heads in bundle.json."""
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-"""What the logits of a classifier mean, in the names of transformers: labels that compete, labels that are each true or
-not, or numbers."""
+"""The meaning of a classifier's logits, with the names of transformers: labels that compete, labels that are each true
+or false, or numbers."""
 Function = Literal["softmax", "sigmoid", "none"]
 """How logits become scores."""
 
 MAX_LOGITS = 1 << 26
-"""Maximum logits that are kept at a time, or of one input (256 MiB). A mask makes one for each word of the vocabulary:
-512 masks of BERT's are 16 million."""
+"""Maximum logits that are kept at a time, or that one input may have (256 MiB). A mask has one for each token of the
+vocabulary: 512 masks make 16 million with BERT."""
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
 
 
 class Trained(BaseModel):
-    """The rows that a head learned from, which it should meet in service too; None where that is not known."""
+    """The rows that a head was trained on; the service should send it similar rows. None means unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_length: int | None = Field(default=None, ge=3)
-    """Tokens at which rows were cut, special ones included."""
+    """Maximum tokens of a training row, special ones included."""
     sentences: Literal["one", "several"] | None = None
-    """How many a row holds (tag)."""
+    """Number of sentences in a training row (tag only)."""
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What a head is beside its weights."""
+    """The specification of a head: everything except its weights."""
 
     task: TaskName
     labels: list[str]
     """Meaning of each logit; empty for fill-mask (the vocabulary) and qa (start, end)."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Parameters whose default is another for this head, such as {"handle_impossible_answer": true}."""
+    """Parameters with another default for this head, such as {"handle_impossible_answer": true}."""
     temperature: float = 1.0
-    """Divides the logits before they become scores (Guo et al., 2017); found on validation data."""
+    """Divides the logits before they become scores (Guo et al., 2017); fitted on validation data."""
     trained: Trained = Trained()
     problem_type: ProblemType = "single_label_classification"
-    """Of classify and pair."""
+    """Only used by classify and pair."""
 
     @property
     def function(self) -> Function:
-        """Return how logits become scores unless a request says otherwise."""
+        """Return how logits become scores, unless a request chooses another function."""
         chosen: Function | None = self.defaults.get("function_to_apply")
         return chosen or self.usual_function
 
@@ -75,12 +75,12 @@ class HeadSpec:
         return "sigmoid" if alone else "softmax"
 
     def width(self, vocab_size: int) -> int:
-        """Return the logits of a position."""
+        """Return the number of logits per position."""
         return {"fill-mask": vocab_size, "qa": 2}.get(self.task, len(self.labels))
 
 
 class Strict(BaseModel):
-    """Base of inputs and parameters: nothing unknown, nothing converted ("3" is not an integer, nor is true).
+    """Base of inputs and parameters: unknown fields are errors, and types are not converted ("3" is not an integer).
 
     The docstring of a field is its description in the OpenAPI document.
     """
@@ -91,7 +91,7 @@ class Strict(BaseModel):
 
     @property
     def characters(self) -> int:
-        """Length of all texts in it that must be tokenised."""
+        """Number of characters in it that must be tokenized."""
         return 0
 
 
@@ -105,16 +105,16 @@ Answer = TypeVar("Answer")
 
 
 class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
-    """One head's way from input to answer; without state, so that threads may share it."""
+    """Encodes inputs and decodes answers for one head. It has no state, so threads may share it."""
 
     inputs: Any
-    """Type of one input, as pydantic reads it: `str`, a model of named texts, or a union."""
+    """Type of one input, for pydantic: `str`, a model of named texts, or a union."""
     parameters: type[Parameters]
     repeats: ClassVar[bool] = False
-    """Whether an input is tokenised many times over, which takes long even for a short text."""
+    """Whether an input is tokenized many times, which takes long even for a short text."""
 
     def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
-        """Raise BundleError for a head that this task cannot ask."""
+        """Raise BundleError for a head that does not fit this task."""
         self.tokenizer = tokenizer
         self.head = head
         self.max_length = max_length
@@ -122,7 +122,7 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
 
     @classmethod
     def answer_type(cls) -> Any:
-        """Return the type of the answer to one input, as pydantic reads it."""
+        """Return the type of the answer to one input, for pydantic."""
         return get_type_hints(cls.decode)["return"]
 
     @property
@@ -131,11 +131,14 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
         return self.head.task
 
     def is_list(self, inputs: object, parameters: Parameters) -> bool:
-        """Whether `inputs` of a request are a list of inputs, which a list answers; otherwise they are one input."""
+        """Whether `inputs` of a request are a list of inputs (answered by a list); otherwise they are one input."""
         return isinstance(inputs, list)
 
     def parse_parameters(self, given: Mapping[str, Any]) -> Parameters:
-        """Lay `given` over the defaults of the head over those of the task; raise InputError naming the parameter."""
+        """Combine `given`, the head's defaults and the task's defaults, in this order of precedence.
+
+        Raises InputError, which names the wrong parameter.
+        """
         try:
             return self.parameters.model_validate({**self.head.defaults, **given})
         except ValidationError as error:
@@ -144,18 +147,18 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
 
     @abstractmethod
     def encode(self, inputs: Inputs, parameters: Parameters) -> Encoded[Source]:
-        """Cut an input into rows; raise InputError naming the field and the limit.
+        """Encode an input as rows; raise InputError, which names the field and the limit.
 
-        A field is relative to one input ("inputs.question"); the caller that encodes a list knows the place in it.
+        The field is relative to one input ("inputs.question"); if the input is in a list, the caller adds its index.
         """
 
     def answer_tokens(self, encoded: Encoded[Source], parameters: Parameters) -> int:
-        """Return about how many tokens of text the answer repeats: what a client can make large with few words."""
+        """Estimate how many tokens of input text the answer repeats, since a short request can cause a huge answer."""
         return 0
 
     @abstractmethod
     def decode(self, encoded: Encoded[Source], logits: Logits, parameters: Parameters) -> Answer:
-        """Turn logits [positions of all rows, in order; labels] into the answer, ready for JSON."""
+        """Turn logits [positions of all rows, labels] into the answer, ready for JSON."""
 
     def _check_head(self) -> None:
         try:
@@ -165,7 +168,7 @@ class Task(ABC, Generic[Inputs, Parameters, Source, Answer]):
 
 
 def softmax(logits: Logits | Scores, temperature: float) -> Scores:
-    """Over the last axis."""
+    """Return the softmax over the last axis, in float64, after dividing by `temperature`."""
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     scores: Scores = exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -173,18 +176,18 @@ def softmax(logits: Logits | Scores, temperature: float) -> Scores:
 
 
 def sigmoid(logits: Logits | Scores, temperature: float = 1.0) -> Scores:
-    """Return the logistic function of each logit, in the form that cannot overflow."""
+    """Return the logistic function of each logit, in a form that cannot overflow."""
     scores: Scores = 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64) / temperature))
     return scores
 
 
 def parameter_error(error: ErrorDetails, route: str, parameters: type[Strict]) -> InputError:
-    """Return the error of a user for what pydantic found wrong with one parameter."""
-    half = error["type"] == "string_unicode" and not error["loc"]  # of a character, in the name itself
+    """Return the user's error for an error of pydantic in one parameter."""
+    half = error["type"] == "string_unicode" and not error["loc"]  # the name itself contains a lone surrogate
     field = "parameters." + (ascii(error["input"])[1:-1] if half else _place(error["loc"]))
     if half or error["type"] == "extra_forbidden":
         known = ", ".join(parameters.model_fields)
-        return InputError(field, f"is no parameter of {route}; it takes {known}")
+        return InputError(field, f"is not a parameter of {route}; it takes {known}")
     if error["type"] == "missing":
         return InputError(field, f"is missing, but {route} needs it; pass it")
     expected = error["msg"].removeprefix("Value error, ")
@@ -192,6 +195,6 @@ def parameter_error(error: ErrorDetails, route: str, parameters: type[Strict]) -
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """Write where a parameter is wrong: targets.3; names of union members, which pydantic adds, are left out."""
+    """Return a location as text, such as targets.3; the names of union members that pydantic adds are left out."""
     name, *rest = location
     return ".".join([str(name)[:80], *(str(part) for part in rest if isinstance(part, int))])

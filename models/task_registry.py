@@ -1,4 +1,4 @@
-"""The tasks of heads by name, and the routes on which heads answer: their own task, and other ways to ask them."""
+"""All tasks by name, and the routes on which a head answers: that of its own task, and others such as rerank."""
 
 from typing import Any, Literal, get_args
 
@@ -14,12 +14,12 @@ from models.zero_shot import obstacle as zero_shot_obstacle
 
 __all__ = ["ROUTES", "TASKS", "HeadSpec", "RouteName", "Task", "TaskName", "best_answer", "routes_of"]
 
-# Any: which input, parameters and answer belong together is known only inside a task.
+# Any: only the task itself knows the types of its inputs, parameters and answers.
 AnyTask = Task[Any, Any, Any, Any]
 
 RouteName = TaskName | Literal["zero-shot", "rerank", "explain"]
-"""Routes of POST: the tasks that a bundle may declare; zero-shot and rerank, which ask a pair head; and explain, which
-asks a head for its reasons (models/occlusion.py)."""
+"""POST routes: the tasks that a bundle may declare; zero-shot and rerank, which use a pair head; and explain, which
+explains a head's answer (models/occlusion.py)."""
 
 ROUTES: dict[RouteName, type[AnyTask]] = {
     "classify": Classify,
@@ -35,14 +35,14 @@ TASKS: dict[TaskName, type[AnyTask]] = {task: ROUTES[task] for task in get_args(
 
 
 def routes_of(head: HeadSpec) -> list[RouteName]:
-    """Return the routes on which a head answers, that of its task first."""
+    """Return the routes on which a head answers; that of its own task comes first."""
     obstacles: dict[RouteName, str] = {"zero-shot": zero_shot_obstacle(head), "rerank": rerank_obstacle(head)}
     return [head.task, *(route for route, reason in obstacles.items() if not reason)]
 
 
 def best_answer(answer: Any) -> dict[str, Any] | None:
-    """Return the first label, token, span or text of the answer to one input; None where nothing was found."""
-    best = answer["spans"] if isinstance(answer, dict) and "spans" in answer else answer  # of a redacted text
+    """Return the first label, token, span or text of the answer to one input; None if nothing was found."""
+    best = answer["spans"] if isinstance(answer, dict) and "spans" in answer else answer  # a redacted text has spans
     while isinstance(best, list) and best:
         best = best[0]
     return best if isinstance(best, dict) else None

@@ -1,7 +1,7 @@
-"""The files of a tokenizer as transformers reads them: vocab.txt or tokenizer.json, and the settings beside them.
+"""Reads the files of a tokenizer like transformers: vocab.txt or tokenizer.json, and the settings in other files.
 
-What transformers would cut otherwise than we do is refused. One thing is decided here: where no file says whether a
-vocabulary is cased, its entries do, and `TokenizerFiles.notes` says so.
+Files with which transformers would tokenize differently from us are refused. Only one thing is decided here: if no file
+says whether a vocabulary is cased, its entries decide, and `TokenizerFiles.notes` reports that.
 """
 
 import json
@@ -23,11 +23,11 @@ from models.special_tokens import ANGLED, BRACKETED, OF_BERT, OWN, content, make
 
 SETTINGS, MODEL_SETTINGS, SPECIAL_TOKENS = "tokenizer_config.json", "config.json", "special_tokens_map.json"
 BERT = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
-"""Classes that go by the settings, whatever the rules in tokenizer.json are; with "Fast" behind their names too."""
+"""Classes that follow the settings instead of the rules in tokenizer.json; names with the suffix "Fast" too."""
 ROBERTA = ("RobertaTokenizer",)
 FAIRSEQ = ("XLMRobertaTokenizer", "CamembertTokenizer")
 GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
-"""Classes that go by tokenizer.json alone."""
+"""Classes that use only tokenizer.json."""
 OF_MODELS = {
     "bert": "BertTokenizer",
     "distilbert": "DistilBertTokenizer",
@@ -36,7 +36,7 @@ OF_MODELS = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
 }
-"""What transformers takes where no file names a class, by model_type."""
+"""The class that transformers uses if no file names one, by model_type."""
 REASONS = {
     "Albert": "its SentencePiece rules rewrite quotes, case and accents",
     "MPNet": "its rows mix the special tokens of RoBERTa with the pieces of BERT",
@@ -46,7 +46,7 @@ REASONS = {
     "Bertweet": "it exists in Python only",
     "Phobert": "it exists in Python only",
 }
-"""Why a class is not supported, by its beginning."""
+"""Why a class is not supported, by the prefix of its name."""
 NEUTRAL: dict[str, object] = {
     "word_tokenizer_type": "basic",
     "subword_tokenizer_type": "wordpiece",
@@ -55,7 +55,7 @@ NEUTRAL: dict[str, object] = {
     "do_basic_tokenize": True,
     "never_split": [],
 }
-"""Settings that some classes of transformers obey and others do not, with the values that change nothing."""
+"""Settings that only some classes of transformers follow, with the values that have no effect."""
 KINDS = {"added_tokens_decoder": dict, "model_input_names": list}
 RULES = {
     "do_lower_case": "lowercase",
@@ -64,7 +64,7 @@ RULES = {
 }
 """Settings, and their names in the normalizer of tokenizer.json."""
 MODEL = {"unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
-"""What transformers makes of the model, whatever tokenizer.json says."""
+"""Values that transformers uses for the model, even if tokenizer.json has others."""
 ROWS = make_rows("[CLS]", "[SEP]", OF_BERT)
 AGREE = "make the two agree, as when the checkpoint was trained"
 
@@ -72,12 +72,12 @@ Values = dict[str, Any]
 
 
 class TokenizerFiles:
-    """The tokenizer of a directory; raises CheckpointError naming the file, the value and the remedy."""
+    """The tokenizer files of a directory; raises CheckpointError, which names the file, the value and the remedy."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.notes: list[str] = []
-        """Sentences on what was decided because no file says it."""
+        """Sentences about decisions that the files left open."""
         self.settings, self.model = self._json(SETTINGS), self._json(MODEL_SETTINGS)
         for name, values in ((SETTINGS, self.settings), (MODEL_SETTINGS, self.model)):
             _check_class(directory / name, values)
@@ -87,30 +87,30 @@ class TokenizerFiles:
 
     @property
     def tokenizer_class(self) -> str | None:
-        """The class that transformers takes, without "Fast"; None where no file says it."""
+        """The class that transformers would use, without "Fast"; None if no file names it."""
         named = self.settings.get("tokenizer_class") or self.model.get("tokenizer_class")
         return named.removesuffix("Fast") if named else OF_MODELS.get(str(self.model.get("model_type")))
 
     @property
     def is_generic(self) -> bool:
-        """Whether transformers goes by tokenizer.json alone."""
+        """Whether transformers uses only tokenizer.json."""
         return self.tokenizer_class in GENERIC
 
     @property
     def has_segments(self) -> bool:
-        """Whether every version of transformers tells the texts of a pair apart by segments."""
+        """Whether all versions of transformers give the two texts of a pair different segments."""
         names = self.settings.get("model_input_names")
         return not self.is_generic if names is None else "token_type_ids" in names
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of a row where transformers cuts, if a file says it."""
+        """Maximum tokens of a row in transformers; None if no file says it."""
         found = self.settings.get("model_max_length")
         return found if isinstance(found, int) and found > 0 else None
 
     @property
     def vocabulary(self) -> str:
-        """The file of entries, where there is no tokenizer.json."""
+        """The name of the vocabulary file that is used if there is no tokenizer.json."""
         named = self.tokenizer_class in ROBERTA or (self.directory / byte_level.VOCABULARY).exists()
         return byte_level.VOCABULARY if named else "vocab.txt"
 
@@ -133,7 +133,7 @@ class TokenizerFiles:
         return backend
 
     def from_file(self, path: Path) -> tokenizers.Tokenizer:
-        """Read tokenizer.json, which has to cut text as transformers does by the settings beside it."""
+        """Read tokenizer.json; raise CheckpointError if transformers would tokenize differently, by the settings."""
         backend = _parse(path.read_bytes(), path)
         if self.settings or self.model:
             self._check_added(path, backend)
@@ -141,7 +141,7 @@ class TokenizerFiles:
         return _with_markers(backend)
 
     def _follow(self, backend: tokenizers.Tokenizer, path: Path) -> None:
-        """Give a tokenizer the rules that transformers would follow, or refuse those that it has."""
+        """Give a tokenizer the rules that transformers would use, or raise CheckpointError for the file's rules."""
         parts = json.loads(backend.to_str())
         kinds = {"WordPiece": BERT, "BPE": ROBERTA, "Unigram": FAIRSEQ}
         expected = next((kind for kind, classes in kinds.items() if self.tokenizer_class in classes), None)
@@ -176,7 +176,7 @@ class TokenizerFiles:
         if not isinstance(mask, dict):
             self.notes.append(
                 f"{ANGLED['mask_token']} of {self.directory} takes the blank before it, as in RoBERTa's own code and "
-                "in transformers up to version 4, since no file says it"
+                "in transformers up to version 4, since no file says whether it does"
             )
         backend.add_special_tokens([AddedToken(ANGLED["mask_token"], lstrip=lstrip, normalized=False)])
         return backend
@@ -195,7 +195,7 @@ class TokenizerFiles:
                 )
 
     def _specials(self) -> dict[str, tuple[str, ...]]:
-        """Return the names that each special token may have."""
+        """Return the allowed names of each special token."""
         if self.tokenizer_class in (*GENERIC, None):
             return {key: (BRACKETED[key], ANGLED[key]) for key in BRACKETED}
         if self.tokenizer_class in ROBERTA + FAIRSEQ:
@@ -235,7 +235,7 @@ class TokenizerFiles:
     def _check_file(self, path: Path, parts: Values) -> None:
         model, normalizer = parts["model"], parts["normalizer"] or {}
         if model["type"] != "WordPiece" or normalizer.get("type") != "BertNormalizer":
-            return  # which Tokenizer refuses, with or without settings
+            return  # Tokenizer refuses these, with or without settings
         found = model | {"clean_text": normalizer["clean_text"]}
         for key, expected in (MODEL | {"clean_text": True}).items():
             if found[key] != expected and not (self.is_generic and key == "max_input_chars_per_word"):
@@ -247,7 +247,7 @@ class TokenizerFiles:
             self._check_rules(path, normalizer, model["vocab"])
 
     def _check_rules(self, path: Path, normalizer: Values, vocabulary: dict[str, int]) -> None:
-        """Refuse a tokenizer.json that cuts text otherwise than the settings, which transformers goes by."""
+        """Raise CheckpointError if tokenizer.json contradicts the settings, which transformers follows."""
         lowercase = normalizer["lowercase"]
         found = {key: normalizer[name] for key, name in RULES.items()}
         if found["strip_accents"] is None:
@@ -264,21 +264,21 @@ class TokenizerFiles:
     def _decide(
         self, path: Path, found: Values, unsaid: list[str], lowercase: bool | None, vocabulary: dict[str, int]
     ) -> None:
-        """Let a rule stand that transformers would not follow, if the settings are silent and the entries agree."""
+        """Accept rules of the file that are not transformers' defaults, if no setting exists and the entries agree."""
         decided = letter_case(vocabulary)
         entries = {"do_lower_case": decided.lowercase, "strip_accents": decided.strip_accents}
         for key in unsaid:
             if lowercase is not None or entries.get(key) != found[key]:
                 raise CheckpointError(
-                    f"{path} has {key} = {found[key]}, but {SETTINGS} beside it nothing, which transformers takes for "
-                    f"{not found[key]}; write it there, as when the checkpoint was trained"
+                    f"{path} has {key} = {found[key]}, but {SETTINGS} beside it says nothing, so transformers "
+                    f"takes {not found[key]}; write it there, as when the checkpoint was trained"
                 )
         self._note(path, found["do_lower_case"], decided.reason)
 
-    # ---- tokens beside the vocabulary
+    # ---- added tokens
 
     def _added(self) -> Iterator[tuple[str, int | None]]:
-        """Tokens that transformers adds by the settings, with their ids where those are given."""
+        """Yield the tokens that transformers adds because of the settings, with their id or None."""
         for number, token in (self.settings.get("added_tokens_decoder") or {}).items():
             yield content(token), int(number) if number.isdecimal() else None
         yield from self._json("added_tokens.json").items()
@@ -314,12 +314,12 @@ class TokenizerFiles:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Return the id of each entry: the number of its line, of the last one where a line is repeated."""
+    """Return the id of each entry: its line number, or that of the last line if it is repeated."""
     try:
         vocabulary: dict[str, int] = WordPiece.read_file(str(path))
     except Exception as error:  # the library raises bare Exception for everything
         raise CheckpointError(f"{path} cannot be read ({error}); restore the file, in UTF-8") from None
-    return {token: number for token, number in vocabulary.items() if token}  # no text gives an empty line
+    return {token: number for token, number in vocabulary.items() if token}  # no text matches an empty line
 
 
 def _check_class(path: Path, values: Values) -> None:
@@ -348,10 +348,10 @@ def _check_kinds(path: Path, values: Values) -> None:
 
 
 def _check_rows(path: Path, processor: Values | None, is_generic: bool) -> None:
-    """Refuse other rows than [CLS] a [SEP] b [SEP]."""
+    """Raise CheckpointError for rows other than [CLS] a [SEP] b [SEP]."""
     found = rows_of(processor)
     if processor is None and not is_generic:
-        return  # transformers makes the rows of BERT
+        return  # transformers then uses BERT's rows
     if found != ROWS:
         raise CheckpointError(
             f"{path}: post_processor makes rows of {found.get('pair')}, expected {ROWS['pair']}; pass a tokenizer of "
@@ -360,7 +360,7 @@ def _check_rows(path: Path, processor: Values | None, is_generic: bool) -> None:
 
 
 def parse_file(contents: bytes, path: Path) -> tokenizers.Tokenizer:
-    """Make a tokenizer of the contents of a tokenizer.json that has no settings beside it."""
+    """Build a tokenizer from the contents of a tokenizer.json, without other files."""
     return _with_markers(_parse(contents, path))
 
 
@@ -374,7 +374,7 @@ def _parse(contents: bytes, path: Path) -> tokenizers.Tokenizer:
 
 
 def _with_markers(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Let text make special tokens that are not a tokenizer's own: those with which a head was finetuned ("[E1]")."""
+    """Let text contain special tokens that are not in OWN: markers with which a head was finetuned, such as "[E1]"."""
     if all(token.content in OWN for token in backend.get_added_tokens_decoder().values() if token.special):
         return backend
     parts = json.loads(backend.to_str())

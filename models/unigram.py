@@ -1,7 +1,7 @@
-"""Unigram as SentencePiece has it (Kudo, 2018): pieces of normalised text, in which "▁" stands for the blank before.
+"""Unigram as in SentencePiece (Kudo, 2018): pieces of normalized text, in which "▁" stands for a space before a word.
 
-The vocabulary of such a model holds its special tokens as ordinary pieces, with the best score of all: text that says
-"</s>" would make one. They get names here that no text can have, and their own ones again where a file is written.
+The vocabulary of such a model contains its special tokens as ordinary pieces with the best score, so a text with "</s>"
+would inject one. Here they get names that no text can contain; written files have the original names again.
 """
 
 import base64
@@ -23,11 +23,11 @@ from models.errors import CheckpointError
 from models.special_tokens import ANGLED, BRACKETED, UNUSED, Parts, token_id
 
 HIDDEN = "\0"
-"""Begins the names of special tokens; no text holds it."""
-CANNOT = "transformers versions 4 and 5 cut text differently by it; write the tokenizer again with save_pretrained"
+"""Prefix of the names of special tokens; no text can contain it."""
+CANNOT = "transformers 4 and 5 tokenize text differently with it; write the tokenizer again with save_pretrained"
 CLEANED = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
 CLEANED += [(f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")]
-"""What clean_up_tokenization of transformers replaces, in this order."""
+"""The replacements of transformers' clean_up_tokenization, in order."""
 SPLITS = (["WhitespaceSplit", "Metaspace"], ["Metaspace"])
 BEFORE: tuple[list[str], ...] = (
     ["Precompiled"],
@@ -36,11 +36,11 @@ BEFORE: tuple[list[str], ...] = (
     ["Strip", "Replace"],
     [],
 )
-"""Steps of normalizers that remove nothing but repeated blanks beside what SentencePiece's own table does."""
+"""Supported steps of normalizers: besides SentencePiece's own table, they only remove repeated spaces."""
 
 
 def check(parts: Parts, origin: str) -> None:
-    """Raise CheckpointError for rules that are not those of XLM-RoBERTa and CamemBERT."""
+    """Raise CheckpointError if the rules are not those of XLM-RoBERTa and CamemBERT."""
     if parts["model"].get("byte_fallback"):
         raise CheckpointError(f"{origin}: byte_fallback is True, expected False as in XLM-RoBERTa's tokenizer")
     unknown = parts["model"]["unk_id"]
@@ -59,7 +59,7 @@ def check(parts: Parts, origin: str) -> None:
 
 
 def as_fairseq(backend: tokenizers.Tokenizer, parts: Parts, origin: str, add_prefix_space: bool) -> None:
-    """Give a tokenizer the rules of `XLMRobertaTokenizer` and `CamembertTokenizer`, which read few of their file."""
+    """Give a tokenizer the rules of `XLMRobertaTokenizer` and `CamembertTokenizer`, which ignore most of the file."""
     backend.normalizer = _table(parts, origin)
     written, said = _prepends(parts), "always" if add_prefix_space else "never"
     if written != said:
@@ -77,7 +77,7 @@ def as_fairseq(backend: tokenizers.Tokenizer, parts: Parts, origin: str, add_pre
 
 
 def _table(parts: Parts, origin: str) -> Normalizer | None:
-    """Return the one step that those classes keep."""
+    """Return the only step of the normalizer that those classes keep: SentencePiece's table, if there is one."""
     steps = _steps(parts["normalizer"], "normalizers")
     kinds = [step["type"] for step in steps]
     if kinds not in BEFORE:
@@ -99,9 +99,9 @@ def _prepends(parts: Parts) -> str:
 
 
 def without_removed(text: str, normalizer: Normalizer | None) -> str:
-    """Return a text without the characters at its start that the normalizer removes, such as U+0007.
+    """Return a text without the leading characters that the normalizer removes, such as U+0007.
 
-    One of such characters alone stays as it is. The library gives pieces behind them offsets that are one too small.
+    After such characters the library's offsets are too small by one. A text of only such characters is unchanged.
     """
     start = 0
     while normalizer and not text[start : start + 1].isprintable() and not normalizer.normalize_str(text[start]):
@@ -110,14 +110,14 @@ def without_removed(text: str, normalizer: Normalizer | None) -> str:
 
 
 def set_decoder(backend: tokenizers.Tokenizer, parts: Parts, cleans: bool = False) -> None:
-    """Set what joins pieces to text; `cleans`: whether blanks before marks go, even if the file does not say so."""
+    """Set the decoder, which joins pieces to text; `cleans`: remove spaces before marks even if the file does not."""
     cleans = cleans or any(step["type"] == "Replace" for step in _steps(parts["decoder"], "decoders"))
     marks = [Replace(old, new) for old, new in CLEANED] if cleans else []
     backend.decoder = DecoderSequence([MetaspaceDecoder(prepend_scheme=_prepends(parts)), Fuse(), *marks])
 
 
 def continues(token: str) -> bool:
-    """Whether a piece goes on with the word before it."""
+    """Whether a piece continues a word."""
     return not token.startswith("▁")
 
 
@@ -127,7 +127,7 @@ def continues(token: str) -> bool:
 def hide(
     backend: tokenizers.Tokenizer, parts: Parts, specials: Iterable[str], origin: str
 ) -> tuple[tokenizers.Tokenizer, set[int]]:
-    """Return a tokenizer of `parts` with other names for those special tokens that are pieces too, and their ids."""
+    """Return a tokenizer of `parts` in which special tokens that are also pieces are renamed, and the ids of these."""
     model = parts["model"]
     hidden = {*specials, *UNUSED} & {entry for entry, _ in model["vocab"]}
     vocabulary = [(HIDDEN + entry if entry in hidden else entry, score) for entry, score in model["vocab"]]
@@ -151,14 +151,14 @@ def _add(backend: tokenizers.Tokenizer, token: dict[str, Any], origin: str) -> N
 
 
 def show(backend: tokenizers.Tokenizer, added: list[dict[str, Any]]) -> str:
-    """Return tokenizer.json of what `hide` made, with the added tokens that it had."""
+    """Return the content of tokenizer.json for a tokenizer from `hide`, with the original names and added tokens."""
     parts = json.loads(backend.to_str())
     parts["model"]["vocab"] = [[entry.removeprefix(HIDDEN), score] for entry, score in parts["model"]["vocab"]]
     return json.dumps({**parts, "added_tokens": added}, ensure_ascii=False, indent=2)
 
 
 def explain_sentencepiece(path: Path) -> CheckpointError:
-    """Say how to get from a SentencePiece model to a tokenizer.json."""
+    """Return the error for a SentencePiece model, with the command that converts it to tokenizer.json."""
     command = "from transformers import AutoTokenizer as A; A.from_pretrained(D).save_pretrained(D)"
     return CheckpointError(
         f"{path.parent} has {path.name} but no tokenizer.json; write it with transformers and sentencepiece installed: "

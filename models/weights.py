@@ -1,7 +1,7 @@
-"""Reading weights as transformers does: one file or shards, older names, and names with or without their prefix.
+"""Reads weights like transformers: from one file or shards, with old names, and with or without the prefix.
 
-They come from safetensors or, without that, from pytorch_model.bin: a pickle, of which only what torch needs for
-tensors is read, and never code.
+They come from safetensors, otherwise from pytorch_model.bin. That is a pickle, of which torch reads only tensors
+(weights_only), so it never runs code.
 """
 
 import re
@@ -21,20 +21,20 @@ from models.errors import CheckpointError
 ENCODER_PARTS = ("embeddings.", "embeddings_project.", "encoder.", "transformer.", "pooler.")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 BUFFERS = ("position_ids", "token_type_ids")
-"""Whole numbers that older versions saved with the embeddings, and that nothing reads."""
+"""Integer buffers that older versions saved with the embeddings; they are ignored."""
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 POINTER = b"version https://git-lfs"
 CODE = re.compile(r"GLOBAL (\S+)")
-"""What torch names when it refuses a pickle."""
+"""Finds the function that torch names when it refuses a pickle."""
 
 Weights = dict[str, Tensor]
 
 
 def read_weights(directory: Path, prefix: str) -> Weights:
-    """Return the weights of a directory as float32, under today's names in a class whose encoder has this `prefix`.
+    """Return the weights of a directory as float32, with current names; `prefix` is that of the encoder's weights.
 
-    Raise CheckpointError for a file that is absent or damaged or holds code, and for weights that are no numbers to
-    compute with.
+    Raise CheckpointError for a file that is missing, damaged or contains code, and for weights with an unsupported type
+    or values that are not finite.
     """
     weights: Weights = {}
     for path in weight_files(directory):
@@ -46,7 +46,7 @@ def read_weights(directory: Path, prefix: str) -> Weights:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return model.safetensors or the shards that its index names; without both, the same of pytorch_model.bin."""
+    """Return model.safetensors or the shards in its index; if there is neither, the same for pytorch_model.bin."""
     for name in (SAFETENSORS, PICKLE):
         index = directory / f"{name}.index.json"
         shards = sorted(set(weight_map(index).values())) if index.exists() else []
@@ -68,7 +68,7 @@ def shard(directory: Path, name: str, index: Path) -> Path:
 
 
 def whole(path: Path) -> Path:
-    """Return a file of weights; raise CheckpointError for the pointer that Git leaves without its extension LFS."""
+    """Return `path`; raise CheckpointError if it is only a Git LFS pointer, as left by a clone without LFS."""
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             raise CheckpointError(f"{path} is a pointer of Git LFS, expected the weights; run `git lfs pull` there")
@@ -76,7 +76,7 @@ def whole(path: Path) -> Path:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Return the shard of each weight."""
+    """Return the shard of each weight, from an index file."""
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(f"{index} has no weight_map of names, expected one; restore the file")
@@ -91,7 +91,7 @@ def read_safetensors(path: Path) -> Weights:
 
 
 def read_pickle(path: Path) -> Weights:
-    """Read a file of torch.save that holds tensors by name, and refuse any that holds something else."""
+    """Read a file of torch.save; raise CheckpointError if it contains anything else than tensors by name."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
@@ -107,7 +107,7 @@ READERS: dict[str, Callable[[Path], Weights]] = {".safetensors": read_safetensor
 
 
 def refusal(path: Path, error: Exception) -> CheckpointError:
-    """What to say of a pickle that torch does not read."""
+    """Return the error for a pickle that torch refuses."""
     code = CODE.search(str(error))
     if code:
         return CheckpointError(
@@ -118,7 +118,7 @@ def refusal(path: Path, error: Exception) -> CheckpointError:
 
 
 def content(found: Any) -> str:
-    """What a pickle holds, in words."""
+    """Describe what a pickle contains."""
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
     name, other = next((name, one) for name, one in found.items() if not isinstance(one, Tensor))
@@ -126,7 +126,7 @@ def content(found: Any) -> str:
 
 
 def check_numbers(name: str, tensor: Tensor, directory: Path) -> None:
-    """Raise CheckpointError for a quantised weight, whose scales we do not know, and for one that was lost."""
+    """Raise CheckpointError for a quantized weight, whose scales are unknown, and for one without finite values."""
     if tensor.dtype not in DTYPES:
         raise CheckpointError(
             f"{directory}: the weight {name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, float16 "
@@ -139,7 +139,7 @@ def check_numbers(name: str, tensor: Tensor, directory: Path) -> None:
 
 
 def canonical(name: str, prefix: str) -> str:
-    """Return today's name: LayerNorm.gamma and beta are older, and the prefix may stand before all names or none."""
+    """Return the current name of a weight: replace LayerNorm.gamma and beta, and add the prefix if it is missing."""
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     while name.startswith(prefix):
         name = name.removeprefix(prefix)
@@ -147,10 +147,10 @@ def canonical(name: str, prefix: str) -> str:
 
 
 def tied(weights: Weights, family: Family, bias: str, is_tied: bool, directory: Path) -> Weights:
-    """Give what decoder and word embedding share its first name, whichever of the two was saved.
+    """Return weights in which the tied weight of decoder and word embedding has the embedding's name.
 
-    `bias`: the first name of the decoder's. Raise CheckpointError for a decoder of its own, which our fill-mask heads
-    do not have.
+    A checkpoint may have saved either of the two. `bias` is the usual name of the decoder's bias. Raise CheckpointError
+    if the decoder has its own weights, which our fill-mask heads do not support.
     """
     word, decoder = f"{family.prefix}{EMBEDDINGS['word.']}weight", f"{family.decoder}weight"
     differ = not is_tied and decoder not in weights

@@ -1,7 +1,7 @@
-"""Windows over a sequence that is longer than an encoder takes, and which window knows a token best.
+"""Sliding windows over a sequence that is longer than a row, and the window in which each token has most context.
 
-Unlike Google's and Hugging Face's, the last window is moved back until it is full, so that all windows have one length:
-a token at the end of a text then keeps as much context as any other, and decoding is plain array work.
+Unlike in Google's and Hugging Face's code, the last window is moved back until it is full, so all windows have the same
+length. Then a token at the end of a text has as much context as any other, and decoding is simple array code.
 """
 
 import numpy as np
@@ -9,23 +9,24 @@ from numpy.typing import NDArray
 
 from models.errors import InputError
 
-# About two million characters of English at default settings; a stride that hardly advances reaches it sooner.
+# About two million characters of English with default settings; fewer if the windows overlap more.
 MAX_WINDOWS = 2048
 
 
 MAX_OVERLAP = 64
-"""Tokens that two windows share by default, where a quarter of a window has as many."""
+"""Maximum default overlap of two windows, in tokens."""
 
 
 def usual_overlap(room: int) -> int:
-    """Return how many tokens two windows of `room` share unless somebody says otherwise."""
+    """Return the default overlap of two windows of `room` tokens: a quarter of a window, at most MAX_OVERLAP."""
     return min(room // 4, MAX_OVERLAP)
 
 
 def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]:
     """Return the first index of each window of `room` tokens (or the one shorter window) over `length` tokens.
 
-    Neighbours share `overlap` tokens, the last two maybe more. Raise InputError for `field` if they are too many.
+    Neighbours share `overlap` tokens; the last two may share more. Raise InputError for `field` if there are more than
+    MAX_WINDOWS windows.
     """
     if length <= room:
         return np.zeros(1, dtype=np.int64)
@@ -43,8 +44,8 @@ def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]
 def owners(starts: NDArray[np.int64], room: int, length: int) -> NDArray[np.int64]:
     """Return for each of `length` tokens the window in which the smaller of its left and right context is largest.
 
-    This is `_check_is_max_context` of Google's run_squad.py. In windows of equal length it is the window whose middle
-    is nearest, the earlier of two equals, so that the answer never decreases along the text.
+    This is `_check_is_max_context` in Google's run_squad.py. With windows of equal length, it is the window whose
+    middle is nearest, or the earlier of two equally near ones, so the result never decreases along the text.
     """
     if len(starts) == 1:
         return np.zeros(length, np.int64)

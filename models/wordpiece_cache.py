@@ -1,7 +1,7 @@
-"""What a tokenizer makes of running text, faster than it does that itself: text repeats its words.
+"""A cache of tokenized words, which makes tokenizing running text faster, because text repeats its words.
 
-What BERT does to a text (clean, split at blanks and punctuation, WordPiece) does not look across a blank or a mark of
-punctuation, so what stands between two of them is cut the same wherever it stands, and need be cut once only.
+BERT's tokenizer (clean, split at blanks and punctuation, WordPiece) never looks across a blank or a punctuation mark.
+So a string between two of them is always split the same way, and needs to be tokenized only once.
 """
 
 import re
@@ -20,28 +20,28 @@ Split = Callable[[str], list[str]]
 Value = TypeVar("Value")
 
 MARKS = r"!-/:-@\[-`{-~"
-"""ASCII punctuation, as part of a regular expression's set."""
+"""ASCII punctuation, as part of a character class in a regular expression."""
 split_words: Split = re.compile(rf"[{MARKS}]|[^ {MARKS}]+").findall
-"""Into ASCII punctuation, a mark each, and what stands between marks and blanks."""
+"""Splits a text into single ASCII punctuation marks, and the strings between marks and spaces."""
 BLANK, MARK, OTHER = range(3)
 KINDS = np.array([(OTHER, MARK)[bool(re.match(rf"[{MARKS}]", chr(code)))] for code in range(128)], np.uint8)
-"""Of each ASCII character, as `split_words` tells them apart."""
+"""The kind of each ASCII character, as `split_words` distinguishes them."""
 KINDS[ord(" ")] = BLANK
 ENTRY = 8
-"""What a word takes beside its characters, in characters."""
+"""Fixed cost of a word in the cache, in characters."""
 FIELDS = 4
-"""Numbers of a piece of a known word: its id, its first character, the one behind its last, and 1 where it begins a
-word as BERT divides them."""
+"""Numbers that are stored per piece of a known word: its id, its start and end in characters, and 1 if it begins a word
+in BERT's sense."""
 PIECE_BYTES = 4 * FIELDS
-"""They are int32."""
+"""Bytes per piece; the numbers are int32."""
 
 
 class Memory(Generic[Value]):
-    """What is known of the words met so far; several threads may ask at once.
+    """A cache with a value for each known word; several threads may use it at once.
 
-    `cut` returns one value for each word: what the tokenizer makes of it. What it makes of a text must be what it makes
-    of the parts into which `split` divides that text. `most` is the size of what is kept, in characters of some 20
-    bytes, of which each word counts ENTRY more than it has.
+    `cut` tokenizes words; it returns one value for each. Tokenizing a text must give the same as tokenizing the parts
+    from `split`. `most` is the maximum size of the cache, in characters plus ENTRY per word; a character takes about 20
+    bytes. A full cache is emptied.
     """
 
     def __init__(self, cut: Callable[[Sequence[str]], list[Value]], split: Split, most: int) -> None:
@@ -63,7 +63,7 @@ class Memory(Generic[Value]):
     def _learn(self, known: dict[str, Value], new: set[str], split: Sequence[Sequence[str]]) -> dict[str, Value]:
         added = size(new)
         self._size += added
-        if self._size > self.most:  # another dictionary, for other threads still read the one that is full
+        if self._size > self.most:  # start a new dictionary, because other threads may still read the full one
             new = set(chain.from_iterable(split))
             known = self._known = {}
             self._size = size(new)
@@ -73,20 +73,20 @@ class Memory(Generic[Value]):
 
 
 class Words(Memory[list[int]]):
-    """The ids of the words met so far."""
+    """A cache with the token ids of each known word."""
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """Return the ids of each text, those that `cut` gives."""
+        """Return the token ids of each text."""
         return [list(chain.from_iterable(found)) for found in self.find(texts)]
 
 
 def size(words: Iterable[str]) -> int:
-    """Return what words take in memory, in characters."""
+    """Return the size of words in the cache, in characters."""
     return sum(len(word) + ENTRY for word in words)
 
 
 def pack(encoding: tokenizers.Encoding, words: Sequence[str]) -> list[bytes]:
-    """Return the pieces of each word as int32, FIELDS each, by the encoding of all words with a blank between them."""
+    """Return the pieces of each word as int32, FIELDS each; `encoding` is that of all words, joined by spaces."""
     starts = np.array([0, *accumulate(len(word) + 1 for word in words)])
     offsets, numbers = as_array(encoding.offsets), np.array(encoding.word_ids, np.int64)
     firsts = np.searchsorted(offsets[:, 0], starts)
@@ -96,12 +96,12 @@ def pack(encoding: tokenizers.Encoding, words: Sequence[str]) -> list[bytes]:
 
 
 def unpack_ids(known: Iterable[bytes]) -> list[int]:
-    """Return the ids of words that were packed, in order."""
+    """Return the ids of packed words, in order."""
     return array("i", b"".join(known))[::FIELDS].tolist()
 
 
 def unpack(text: str, known: Sequence[bytes]) -> Pieces:
-    """Return the pieces of a text, of whose words each is packed."""
+    """Return the pieces of a text; `known` has its packed words, in order."""
     numbers = np.frombuffer(b"".join(known), np.int32).reshape(-1, FIELDS).astype(np.int64)
     counts = np.fromiter(map(len, known), np.int64, len(known)) // PIECE_BYTES
     offsets = numbers[:, 1:3] + np.repeat(_starts_of_words(text), counts)[:, None]
@@ -109,7 +109,7 @@ def unpack(text: str, known: Sequence[bytes]) -> Pieces:
 
 
 def _starts_of_words(text: str) -> NDArray[np.int64]:
-    """Return the first character of each part that `split_words` makes of a text."""
+    """Return the index of the first character of each part from `split_words`."""
     kinds = KINDS[np.minimum(code_points(text), len(KINDS) - 1)]
     goes_on = np.zeros(len(kinds), bool)
     goes_on[1:] = (kinds[1:] == OTHER) & (kinds[:-1] == OTHER)

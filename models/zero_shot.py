@@ -1,8 +1,9 @@
-"""Labels that a client chooses, rated by a head for natural language inference (Yin et al., 2019).
+"""Zero-shot classification: a head for natural language inference rates labels of the client (Yin et al., 2019).
 
-Each label becomes a hypothesis, such as "This example is sport.", whose premise is the text. Its score says how far the
-text entails it, and is that of transformers' ZeroShotClassificationPipeline. Two things differ: the label that means
-contradiction is found by its name, wherever it stands, and a long text may be read in windows, as on /pair.
+Each label becomes a hypothesis, such as "This example is sport."; the text is the premise. The score says how strongly
+the text entails the hypothesis, and equals that of transformers' ZeroShotClassificationPipeline. There are two
+differences: the contradiction label is found by its name, not its index, and a long text may be read in windows, as on
+/pair.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,15 @@ from models.windows import MAX_WINDOWS
 
 MAX_CANDIDATES = 500
 MAX_CHARACTERS = 500
-"""Of a candidate label, and of a template."""
+"""Maximum characters of a candidate label, and of a template."""
 BLANK = "{}"
-"""Where a template takes the label."""
+"""The placeholder for the label in a template."""
 
 Candidate = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 def _split(value: object) -> object:
-    """Divide a text at its commas, as transformers does."""
+    """Split a text at its commas, as transformers does."""
     if not isinstance(value, str):
         return value
     return [label for part in value.split(",") if (label := part.strip())]
@@ -49,7 +50,7 @@ class ZeroShotParameters(Strict):
     candidate_labels: Candidates
     """The labels to rate: a list, or one text with commas between the labels."""
     hypothesis_template: str = Field(default="This example is {}.", max_length=MAX_CHARACTERS)
-    """The sentence that is made for each label, which takes the place of {}."""
+    """The hypothesis for each label, which replaces {}."""
     multi_label: bool = False
     """Whether several labels may be true. Each label is then rated on its own: entailment against contradiction.
     Otherwise the scores of all labels sum to 1. A single label is always rated on its own."""
@@ -58,7 +59,7 @@ class ZeroShotParameters(Strict):
     max_length: int | None = Field(default=None, ge=MIN_ROW)
     """Maximum tokens of a row, as on /pair."""
     _hypotheses: list[list[int]] | None = PrivateAttr(None)
-    """The ids of the sentences, once they were made."""
+    """The token ids of the hypotheses, after they were tokenized."""
 
     @field_validator("hypothesis_template")
     @classmethod
@@ -79,8 +80,8 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
     parameters = ZeroShotParameters
 
     def __init__(self, tokenizer: Tokenizer, head: HeadSpec, max_length: int) -> None:
-        """Raise BundleError for a head that rates no entailment."""
-        super().__init__(tokenizer, replace(head, defaults={}), max_length)  # its defaults are parameters of pair
+        """Raise BundleError for a head that is not for natural language inference."""
+        super().__init__(tokenizer, replace(head, defaults={}), max_length)  # the defaults are those of pair
         self._pair = Pair(tokenizer, head, max_length)
         self._entailment, self._contradiction = _find_labels(head.labels)
 
@@ -89,7 +90,7 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
         return "zero-shot"
 
     def encode(self, inputs: str, parameters: ZeroShotParameters) -> Encoded[list[int]]:
-        """Make the rows of all labels; the source is the number of the first row of each."""
+        """Make the rows of all labels; the source holds the index of each label's first row."""
         asked = self._pair.parse_parameters(_of_pair(parameters))
         text = self.tokenizer.ids(inputs)
         rows, firsts, truncated = list[Row](), list[int](), 0
@@ -121,7 +122,7 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
             raise BundleError(reason)
 
     def _join(self, values: Logits | Scores, firsts: list[int]) -> Scores:
-        """Combine the values [rows] of the windows of each label as the head combines windows."""
+        """Combine the values [rows] of each label's windows to one per label, as the head does by default."""
         wide = values.astype(np.float64)
         if self._pair.parse_parameters({}).window_scores == "maximum":
             highest: Scores = np.maximum.reduceat(wide, firsts)
@@ -130,7 +131,7 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
         return means
 
     def _hypotheses(self, parameters: ZeroShotParameters, room: int) -> list[list[int]]:
-        """Tokenise the sentences, once for all texts that are rated with these parameters."""
+        """Return the token ids of the hypotheses; they are tokenized once for all texts with these parameters."""
         if parameters._hypotheses is None:
             self.tokenizer.ids(parameters.hypothesis_template, "parameters.hypothesis_template")
             candidates = enumerate(parameters.candidate_labels)
@@ -140,7 +141,7 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
     def _hypothesis(self, number: int, label: str, parameters: ZeroShotParameters, room: int) -> list[int]:
         field = f"parameters.candidate_labels.{number}"
         self.tokenizer.ids(label, field)
-        # Not str.format: a template of strangers could ask it for attributes, or for a gigabyte of blanks.
+        # Not str.format: a client's template could read attributes, or request a gigabyte of padding.
         ids = self.tokenizer.ids(parameters.hypothesis_template.replace(BLANK, label), field)
         if len(ids) > room:
             raise InputError(
@@ -152,7 +153,7 @@ class ZeroShot(Task[str, ZeroShotParameters, list[int], list[ScoredLabel]]):
 
 
 def obstacle(head: HeadSpec) -> str:
-    """Say why a head cannot rate candidate labels; nothing if it can."""
+    """Return why a head cannot rate candidate labels; an empty string if it can."""
     if head.task != "pair":
         return f"the head is for /{head.task}, but zero-shot needs one for /pair; choose another head"
     if head.usual_function != "softmax" or _find_labels(head.labels)[0] < 0:
@@ -164,7 +165,10 @@ def obstacle(head: HeadSpec) -> str:
 
 
 def _find_labels(labels: Sequence[str]) -> tuple[int, int]:
-    """Return the numbers of entailment (-1 if there is none) and contradiction, which transformers takes by place."""
+    """Return the indices of the labels for entailment (-1 if there is none) and contradiction.
+
+    If no label is named contradiction, it is the last label if entailment is the first one, otherwise the first.
+    """
     entailment = _find(labels, "entail", -1)
     return entailment, _find(labels, "contradict", len(labels) - 1 if entailment == 0 else 0)
 

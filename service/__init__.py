@@ -1,4 +1,4 @@
-"""The HTTP service: heads of bundles behind the routes and shapes of the Hugging Face Inference API.
+"""The HTTP service: it serves heads with the routes and JSON shapes of the Hugging Face Inference API.
 
-It imports models/ only, never training/, and never torch.
+It imports models/, but never training/ or torch.
 """

@@ -1,6 +1,6 @@
 """Serves bundles: python -m service [--bundle DIR]... [--host H] [--port P] [--workers N], or bertheads-serve.
 
-Each setting is a flag and an environment variable: --max-items and BERTHEADS_MAX_ITEMS. The flag wins.
+Each setting is both a flag and an environment variable, as --max-items and BERTHEADS_MAX_ITEMS. The flag wins.
 """
 
 import argparse
@@ -24,11 +24,11 @@ EXAMPLES = """examples:
   bertheads-serve --bundle models/starter --bundle tickets --port 8080
 """
 REPEATED = {"bundles": "DIR", "rename": "BUNDLE:HEAD=NEW"}
-"""Settings whose flag may be given several times, and what the help calls a value."""
+"""Settings whose flag may be repeated, and the name of their value in the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status."""
+    """Run the command line; return the exit status."""
     given = parse(arguments)
     try:
         return run(settings(given), given)
@@ -56,7 +56,7 @@ def run(settings: Settings, given: Collection[str] = ()) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:
-    """Return the flags that were given, by the name of their setting."""
+    """Return the values of the flags that were given, by the name of their setting."""
     parser = Parser(
         "bertheads-serve",
         usage="bertheads-serve [--bundle DIR]... [--host HOST] [--port PORT] [options]",
@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, object]:
 
 
 def _metavar(name: str, kind: object) -> str:
-    """Return the choices of a setting, or the kind of its value."""
+    """Return a setting's choices, or a name for its value."""
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     choices = ",".join(str(choice) for part in literals for choice in get_args(part))
     return f"{{{choices}}}" if choices else name.split("_")[-1].upper()
@@ -95,7 +95,7 @@ def _default(value: object) -> str:
 
 
 def settings(given: dict[str, object]) -> Settings:
-    """Lay flags over the environment over defaults; raise SettingsError naming what is wrong."""
+    """Combine flags, environment and defaults, in this order of precedence; raise SettingsError for a wrong value."""
     check_environment()
     try:
         return Settings(**given)  # type: ignore[arg-type]

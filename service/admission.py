@@ -1,7 +1,7 @@
-"""Whether a request may wait: it is refused at once if it could not be answered in time.
+"""Admission control: a request that could not be answered in time is refused at once.
 
 An engine decides by the state of its own queue. A front decides by a recent copy of that state (service/board.py), so
-that it can refuse requests under overload before it spends anything on them.
+under overload it can refuse requests before it does any work for them.
 """
 
 import time
@@ -13,33 +13,33 @@ from service.queue import Deadline
 from service.settings import Settings
 
 MARGIN = 1.1
-"""Factor on estimated waits: without it, requests admitted at the edge of their deadline are answered too late."""
+"""Safety factor on estimated waits: without it, requests admitted just within their deadline are answered too late."""
 SLOWDOWN = 4
-"""How many times its own computing time a request may wait beyond `queue_seconds`: long ones share with each other."""
+"""A request may wait this many times its own computing time beyond `queue_seconds`, as long requests take turns."""
 RUN_TOKENS = {"cpu": 6, "cuda": 2048}
-"""Of a run: measured with 6 x 384 on CPU (dev/LOG.md); on a GPU the launches of its kernels."""
+"""Fixed cost of a run, in tokens. CPU: measured with 6 layers of width 384 (dev/LOG.md); GPU: kernel launches."""
 NICENESS = 4
-"""Added to that of lanes which compute on the CPU, so that the event loop can refuse excess requests at once. A lane
-that feeds a GPU keeps the normal one: while it waits for a core, the GPU idles."""
+"""Added to the niceness of lanes that compute on the CPU, so that the event loop can refuse excess requests at once.
+A lane that feeds a GPU keeps normal priority: while it waits for a core, the GPU idles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an engine keeps within."""
+    """The limits of an engine."""
 
     lanes: int
     batch_tokens: int
-    """Tokens of a batch, padding included."""
+    """Maximum tokens of a batch, padding included."""
     run_tokens: int
-    """What a run costs whatever is in it, in tokens: where it pads, more padding than that costs more than two runs."""
+    """Fixed cost of a run, in tokens. If a batch would need more padding than this, two runs are cheaper."""
     queued_tokens: int
-    """Tokens that may wait."""
+    """Maximum tokens that may wait."""
     queue_seconds: float
-    """Seconds that a short request may be expected to wait for others; see SLOWDOWN for long ones."""
+    """Maximum expected wait of a short request, in seconds; see SLOWDOWN for long ones."""
     lane_timeout: float
-    """Seconds of one batch after which its lane counts as dead."""
+    """A lane that runs one batch for longer than this many seconds counts as hung."""
     niceness: int = NICENESS
-    """Added to the lanes' own."""
+    """Added to the lanes' niceness."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -56,47 +56,47 @@ class Limits:
 
 
 class Load(NamedTuple):
-    """The state of a queue, as far as admission asks for it."""
+    """The state of a queue that admission needs."""
 
     rows: float
-    """That wait."""
+    """Rows that wait."""
     tokens: float
-    """That wait."""
+    """Tokens that wait."""
     first_tokens: float
-    """Tokens of first turns, out of `tokens`."""
+    """Those of `tokens` that belong to first turns."""
     running: float
     """Tokens of the batches that lanes run."""
     token_seconds: float
-    """What all lanes together take per token, at their recent speed; 0 before the first batch."""
+    """Seconds per token of all lanes together, at their recent speed; 0 before the first batch."""
     run_seconds: float
-    """What they take per batch beyond that: on a GPU, most of what a small one costs."""
+    """Additional seconds per batch; on a GPU, this is most of the cost of a small batch."""
     lag: float
     """Seconds from the end of a batch until the event loop has its answers."""
 
     @property
     def least_ahead(self) -> float:
-        """Tokens that will be served before the shortest request that comes now."""
+        """Tokens that will be served before the shortest possible request, if it came now."""
         return self.first_tokens + min(self.first_tokens, self.tokens - self.first_tokens)
 
     def seconds(self, tokens: float) -> float:
-        """What all lanes together take for so many tokens."""
+        """Seconds that all lanes together take for this many tokens."""
         return tokens * self.token_seconds + self.run_seconds if tokens else 0.0
 
 
 def check_room(limits: Limits, load: Load, tokens: int, ahead: float, deadline: Deadline) -> None:
-    """Raise QueueFull for `tokens` that would wait too long for those `ahead` of them in the queue."""
+    """Raise QueueFull if a request of `tokens` would wait too long, with `ahead` tokens served before it."""
     waiting, limit = round(load.tokens), limits.queued_tokens
     if (excess := waiting + tokens - limit) > 0:
         raise queue_full(f"{waiting} tokens wait, and {tokens} more would exceed {limit}", load.seconds(excess))
     if not waiting:
-        return  # whatever the speed was, the next batch shows what it is
-    ahead += load.running + limits.batch_tokens  # one batch more, for younger rows that ride along with older ones
+        return  # admit it even if the measured speed was low: only a new batch can correct the measurement
+    ahead += load.running + limits.batch_tokens  # one more batch, for newer rows that are batched with older ones
     left = deadline.at - time.monotonic() - load.lag
     late = MARGIN * load.seconds(ahead + tokens) - left
     if late > 0 and (alone := load.seconds(tokens)) > left:  # waiting would not help
         raise QueueFull(
             f"{tokens} tokens take {alone:.2g} s by themselves, but the deadline is in {max(0.0, left):.2g} s; "
-            "send fewer or shorter inputs, or give more time"
+            "send fewer or shorter inputs, or allow more time by X-Deadline-Ms or BERTHEADS_DEADLINE"
         )
     if late > 0:
         raise queue_full(f"{waiting} tokens wait, and {tokens} more would be {late:.2g} s late", late)

@@ -1,4 +1,4 @@
-"""Builds the app, and nothing else: service.app.create_app(settings)."""
+"""Builds the app: service.app.create_app(settings)."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ from service.settings import Settings
 
 
 def create_app(settings: Settings, devices: Sequence[Path] = ()) -> FastAPI:
-    """Return the app; its bundles load once it runs. `devices`: see service.lifecycle.Service."""
+    """Return the app; it loads its bundles when it starts to run. `devices`: see service.lifecycle.Service."""
     metrics = Metrics()
     service = Service(settings, metrics, devices)
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings, devices: Sequence[Path] = ()) -> FastAPI:
     app.state.service = service
     add_routes(app, settings)
     app.openapi = partial(document, app)  # type: ignore[method-assign]
-    # In place of FastAPI's five middlewares: ours turns every error into an answer.
+    # This replaces FastAPI's own middlewares: ours turns every error into a response.
     tasks = {
         route.path: route.app for route in app.routes if isinstance(route, BareRoute) and route.methods == {"POST"}
     }

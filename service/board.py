@@ -1,7 +1,7 @@
-"""The board of an engine process: a file in memory on which it shows the state of its queue, and that it lives.
+"""The board of an engine process: a memory-mapped file in which it publishes the state of its queue and a heartbeat.
 
-Fronts read it to refuse requests and to choose a device, without a question to the engine process. Each number is
-written as a whole; that two of them may be some microseconds apart does not matter for an estimate.
+Fronts read it to refuse requests and to choose a device, without asking the engine process. Each number is written
+atomically. Two numbers may be a few microseconds apart, which does not matter for an estimate.
 """
 
 import mmap
@@ -17,7 +17,7 @@ SIZE = BEAT.size + LOAD.size
 
 
 def socket_path(directory: Path, device: int) -> Path:
-    """Return where the engine process of a device listens, in a directory that only the service's user can enter."""
+    """Return the path of the socket of a device's engine process; only the service's user can enter the directory."""
     return directory / f"device-{device}.socket"
 
 
@@ -29,7 +29,7 @@ class Board:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Put a new one in the place of any that an earlier process left; raise OSError where there is no room."""
+        """Create a board, and replace one that an earlier process left; raise OSError if there is no space."""
         new = path.with_suffix(".new")
         new.write_bytes(bytes(SIZE))
         with new.open("r+b") as file:
@@ -40,7 +40,7 @@ class Board:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Return that of the engine process that was started last; raise OSError if there was none."""
+        """Open the board of the engine process that was started last; raise OSError if there is none."""
         with path.open("rb") as file:
             return cls(mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_READ))
 
@@ -49,7 +49,7 @@ class Board:
         LOAD.pack_into(self._memory, BEAT.size, *load)
 
     def beat(self) -> None:
-        """Write that the process lives."""
+        """Write the heartbeat: the process is alive now."""
         BEAT.pack_into(self._memory, 0, time.monotonic())
 
     @property
@@ -59,5 +59,5 @@ class Board:
 
     @property
     def silence(self) -> float:
-        """Seconds since the last sign of life."""
+        """Seconds since the last heartbeat."""
         return time.monotonic() - float(BEAT.unpack_from(self._memory)[0])

@@ -1,6 +1,6 @@
-"""How many connections a worker takes, how much unparsed input they may hold, and a record of what was refused.
+"""Limits on a worker's connections and on their unparsed input, with logs and metrics of what was refused.
 
-Above the limit a new connection may only ask whether the service lives; idle connections make room for new ones.
+Above the limit, a new connection can only make health checks. Idle connections are closed to make room for new ones.
 """
 
 import logging
@@ -14,16 +14,16 @@ from service.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 MAX_FILES = 1 << 14
-"""File descriptors that the process uses, if the system allows so many: an idle connection takes 14 KB of memory."""
+"""Maximum file descriptors of the process, if the system allows them; an idle connection takes 14 KB of memory."""
 RESERVED_FILES = 128
 """File descriptors for everything that is not a connection: bundles, metrics, logs."""
 RESERVED_CONNECTIONS = 32
-"""Connections above the limit that may ask for health at a time."""
+"""Connections above the limit that may make health checks at the same time."""
 MIN_CONNECTIONS = 16
 MIN_IDLE_SECONDS = 5.0
-"""After which an idle connection may be closed in favour of a new one."""
+"""An idle connection may be closed in favour of a new one after this time."""
 MAX_HELD = 1 << 26
-"""Bytes of unparsed requests and unfinished heads, of all connections together."""
+"""Maximum bytes of unparsed requests and unfinished header blocks, of all connections together."""
 
 Access = Literal["all", "health", "none"]
 
@@ -36,39 +36,39 @@ class Closable(Protocol):
 
 
 class Connections:
-    """What the connections of one worker share."""
+    """The state that all connections of a worker share."""
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
         self._metrics = metrics
         metrics.max_connections.set(limit)
         self._held = 0
-        """Bytes of unparsed requests and unfinished heads."""
+        """Bytes of unparsed requests and unfinished header blocks."""
         self._idle: dict[Closable, float] = {}
-        """Since when each connection has been idle; the longest first."""
+        """Since when each connection has been idle (time.monotonic); the longest idle one comes first."""
         self._refused = RareLine("refused connections")
         self._malformed = RareLine("malformed requests")
 
     def access(self, connections: int) -> Access:
-        """Return what a new connection may ask for, given the number of connections with it."""
+        """Return what a new connection may request; `connections` is the number of open ones, including it."""
         if connections <= self.limit or self._close_idle():
             return "all"
         return "health" if connections <= self.limit + RESERVED_CONNECTIONS else "none"
 
     def note(self, connections: int) -> None:
-        """Let the metrics say how many connections are open."""
+        """Set the metric of open connections."""
         self._metrics.connections.set(connections)
 
     def rest(self, connection: Closable) -> None:
-        """Note that a connection is idle from now on."""
+        """Mark a connection as idle from now on."""
         self._idle[connection] = time.monotonic()
 
     def work(self, connection: Closable) -> None:
-        """Note that a connection is not idle any more."""
+        """Mark a connection as no longer idle."""
         self._idle.pop(connection, None)
 
     def hold(self, change: int) -> bool:
-        """Count bytes that a connection holds or, if negative, gives up; return False if it must not hold them."""
+        """Add to the bytes held (or subtract, if negative); return False if the total is then too large."""
         self._held += change
         return change <= 0 or self._held <= MAX_HELD
 
@@ -87,7 +87,7 @@ class Connections:
         self._metrics.series(self._metrics.requests, "other", "", str(status)).inc()
 
     def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; return False if none has been for long enough."""
+        """Close the connection that has been idle longest; return False if none has been idle long enough."""
         for connection, since in self._idle.items():
             if time.monotonic() - since < MIN_IDLE_SECONDS:
                 return False
@@ -98,7 +98,7 @@ class Connections:
 
 
 class RareLine:
-    """A log line that is written at most once per second, with the number of events since the last one."""
+    """A log line that is written at most once per second, with the number of events since the last line."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -116,18 +116,18 @@ class RareLine:
 
 
 def raise_file_limit() -> None:
-    """Let the process open as many files as the system allows, up to MAX_FILES."""
+    """Raise the process's limit of open files as far as the system allows, up to MAX_FILES."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError) as error:  # macOS has a lower limit than it says
+        except (OSError, ValueError) as error:  # macOS reports a higher limit than it accepts
             logger.warning("the limit of open files stays at %d: %s", soft, error)
 
 
 def connection_limit(wanted: int) -> int:
-    """Return how many connections the limit of open files allows, and at most `wanted`, unless that is 0."""
+    """Return the limit of connections: `wanted` (0: no preference), or fewer if the limit of open files requires it."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     files = MAX_FILES if files == resource.RLIM_INFINITY else min(files, MAX_FILES)
     possible = max(MIN_CONNECTIONS, files - RESERVED_FILES - RESERVED_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""A worker's end of the pipe to its supervisor, by which a change reaches all workers or none."""
+"""A worker's end of the pipe to its supervisor. A change of bundles takes effect in all workers or in none."""
 
 import asyncio
 from itertools import count
@@ -11,7 +11,7 @@ LOST = Outcome("refused", "the supervisor ended; nothing was changed")
 
 
 class Control:
-    """Asks the supervisor for changes, and does what it says."""
+    """Asks the supervisor for changes, and carries out the supervisor's commands."""
 
     def __init__(self, pipe: "Connection[Any, Any]", reload: Reload) -> None:
         self._pipe = pipe
@@ -21,12 +21,12 @@ class Control:
         self._preparing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Listen, on the event loop that runs."""
+        """Listen for messages, on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._pipe.fileno(), self._read)
 
     async def ask(self, change: Change) -> Outcome:
-        """Have all workers make a change; return once the supervisor says how it went."""
+        """Ask the supervisor to make a change in all workers; return its outcome."""
         ticket = next(self._tickets)
         answer: asyncio.Future[Outcome] = self._loop.create_future()
         self._asked[ticket] = answer
@@ -37,7 +37,7 @@ class Control:
             del self._asked[ticket]
 
     def ask_for_all(self) -> None:
-        """Have all workers load every bundle again from where it came."""
+        """Ask the supervisor to have all workers load every bundle again from its directory."""
         self._pipe.send(("all", 0))
 
     def _read(self) -> None:

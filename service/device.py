@@ -1,7 +1,7 @@
-"""The engine process of a device: one queue, its lanes and its sessions, for all fronts.
+"""The engine process of a device: one queue, its lanes and its sessions, shared by all fronts.
 
-A bundle is opened once however many fronts ask for it, and dropped once none holds it. The process lives as long as its
-lanes do: when one is lost it ends, and the supervisor starts another. On SIGTERM it ends when the last front has left.
+A bundle is opened once, even if several fronts ask for it, and closed when no front uses it any more. If a lane is
+lost, the process ends and the supervisor starts another. On SIGTERM, it ends when the last front has disconnected.
 """
 
 import asyncio
@@ -39,20 +39,20 @@ BEAT_SECONDS = 0.1
 LOST = 2
 """Exit status of a process that lost a lane, as in service.server."""
 REQUEST_BYTES = 32
-"""More than a token takes in a frame."""
+"""Upper bound of the bytes that a token takes in a frame."""
 
 
 @dataclass(eq=False)
 class Opened:
-    """A session, and how many handles of fronts refer to it."""
+    """An open session and its heads."""
 
     session: Session
     heads: list[str]
-    """Their names, by the numbers that requests have."""
+    """Names of the heads; requests refer to them by index."""
 
 
 class Sessions:
-    """Opens each bundle once."""
+    """Opens each bundle once, and counts its users."""
 
     def __init__(self, settings: Settings, device: int, engine: Engine) -> None:
         self._settings = settings
@@ -63,9 +63,9 @@ class Sessions:
         self._looker, self._opener = niced(LOOKING), niced(OPENING)
 
     async def open(self, directory: str, digest: str, heads: list[str], like: Session | None) -> Opened:
-        """Return the session of a bundle whose heads have these names; each call needs one of `close`.
+        """Return the session of a bundle, whose heads get these names. Call `close` once for each successful call.
 
-        Raises BundleError, and then needs none.
+        `like`: the session that it will replace, if any. Raises BundleError.
         """
         key = (digest, *heads)
         self._users[key] = self._users.get(key, 0) + 1
@@ -78,14 +78,14 @@ class Sessions:
             raise
 
     def close(self, digest: str, heads: list[str]) -> None:
-        """Let go of a session once."""
+        """Release a session once; it is dropped when its last user has released it."""
         key = (digest, *heads)
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key], self._tasks[key]
 
     async def _load(self, directory: Path, digest: str, heads: list[str], like: Session | None) -> Opened:
-        if like is None:  # nothing is served that this could slow down
+        if like is None:  # nothing is served yet, so loading cannot slow it down
             bundle = await asyncio.to_thread(_read, directory, digest, heads)
             session = await asyncio.to_thread(self._open, bundle, None)
             await asyncio.to_thread(session.warm_up)
@@ -94,7 +94,7 @@ class Sessions:
             check_memory(bundle)
             session = await run_on(self._opener, self._open, bundle, like)
             await run_on(self._looker, session.warm_up, like)
-        if session.provider == "cuda":  # where a thread makes a stream and a handle of its own for each graph
+        if session.provider == "cuda":  # on CUDA, each thread creates its own stream and handle per graph
             await self._engine.on_each_lane(session.warm_up)
         give_back_after(session)
         return Opened(session, heads)
@@ -104,7 +104,7 @@ class Sessions:
 
 
 def _read(directory: Path, digest: str, heads: list[str]) -> Bundle:
-    """Read a bundle that a front has read before, and name its heads as it does."""
+    """Read a bundle that a front has read before, and give its heads the front's names; raise BundleError."""
     bundle = read_bundle(directory)
     if bundle.digest != digest:
         raise BundleError(
@@ -116,7 +116,7 @@ def _read(directory: Path, digest: str, heads: list[str]) -> Bundle:
 
 
 class Device:
-    """The process."""
+    """The engine process."""
 
     def __init__(self, settings: Settings, device: int, directory: Path) -> None:
         self.settings = settings
@@ -132,10 +132,10 @@ class Device:
         self.connections: set[Connection] = set()
         self.numbers = count(1)
         self._end_at = float("inf")
-        """When it ends though fronts are there, by time.monotonic."""
+        """When it ends even if fronts are still connected, in seconds of time.monotonic."""
 
     async def serve(self) -> int:
-        """Serve fronts until SIGTERM, and the fronts that are there until they leave; return the exit status."""
+        """Serve until SIGTERM, and then the connected fronts until they disconnect; return the exit status."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop)
         self.engine.start()
@@ -157,7 +157,7 @@ class Device:
 
     @contextmanager
     def _saying_why(self) -> Iterator[None]:
-        """Raise SettingsError where there is no place for the files by which fronts find this process."""
+        """Raise SettingsError if the files with which fronts find this process cannot be created."""
         try:
             yield
         except OSError as error:
@@ -175,7 +175,7 @@ class Device:
 
 
 class Connection(FrameProtocol):
-    """One front."""
+    """The connection of one front."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
@@ -195,18 +195,18 @@ class Connection(FrameProtocol):
         }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note a front."""
+        """Register the front."""
         super().connection_made(transport)
         self._loop = asyncio.get_running_loop()
         self._device.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Do what the frames ask that are complete now."""
+        """Handle the frames that are complete now."""
         for kind, body in self._frames.feed(data):
             self._handlers[kind](body)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Drop what the front waits for, and let go of what it held."""
+        """Drop the front's jobs, and release its sessions."""
         self._device.connections.discard(self)
         self._transport = None
         jobs, self._jobs = self._jobs, {}
@@ -216,7 +216,7 @@ class Connection(FrameProtocol):
             self._let_go(number)
 
     def abort(self) -> None:
-        """End the connection: its front then answers for what is under way."""
+        """End the connection; the front then answers the requests in flight with an error."""
         if self._transport:
             self._transport.abort()
 
@@ -240,7 +240,7 @@ class Connection(FrameProtocol):
 
     def _done(self, number: int, future: "asyncio.Future[list[Logits]]") -> None:
         if not (job := self._jobs.pop(number, None)):
-            return  # the front does not wait for it any more
+            return  # the front no longer waits for it
         error = future.exception()
         if not error:
             self._send(frames.pack_answer(number, job.started_at, job.finished_at, future.result()))
@@ -283,7 +283,7 @@ class Connection(FrameProtocol):
             return
         number = next(self._device.numbers)
         self._opened[number], self._keys[number] = opened, (digest, heads)
-        if not self._transport:  # the front has ended meanwhile
+        if not self._transport:  # the front has disconnected meanwhile
             self._let_go(number)
             return
         session = opened.session
@@ -308,7 +308,7 @@ class Connection(FrameProtocol):
 
 
 def serve(settings: Settings, device: int, directory: Path) -> int:
-    """Be the engine process of a device; return the exit status."""
+    """Run the engine process of a device; return the exit status."""
     from uvicorn.loops.auto import auto_loop_factory
 
     from models.onnx_runtime import flush_denormals

@@ -1,9 +1,9 @@
-"""Counts answered inputs in the bins of their head's reference figures, so that Prometheus sees how far traffic drifts.
+"""Counts answered inputs in the bins of their head's reference figures, so that Prometheus can compute drift.
 
-Only what can be compared with validation data counts: inputs on the route of the head's own task, asked with its
-default parameters (except those that change no figure), and answered by the heads that requests get by default. A
-canary, a shadow, and a bundle that X-Bundle names have other weights than the reference, so they do not count. The
-index itself is computed by deploy/prometheus/drift.yml.
+Only inputs that are comparable with the validation data count. They come on the route of the head's own task, with its
+default parameters (except those that change no figure), and are answered by the default heads. A canary, a shadow and
+a bundle chosen with X-Bundle have other weights than the reference, so they do not count. deploy/prometheus/drift.yml
+computes the drift index.
 """
 
 import os
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from service.inference import Call
 
 HARMLESS = {"top_k", "redact"}
-"""Parameters that change how much of an answer is shown, but neither the best one nor its score."""
+"""Parameters that change how much of an answer is shown, but neither the best answer nor its score."""
 MIN_INPUTS = 0.5
-"""Share that an empty bin of the reference is shown with, in inputs: the index takes logarithms, and 0 means that a
-bin is not in use any more."""
+"""An empty bin of the reference is shown as this many inputs. It cannot be 0: the index takes logarithms, and 0 marks a
+bin that is no longer used."""
 
 Cell = tuple[str, str, str]
-"""Head, figure, bin."""
+"""Names of head, figure and bin."""
 
 
 class Watched:
@@ -48,16 +48,16 @@ class Watched:
         self._compared = compared_parameters(head.spec, type(head.defaults))
 
     def is_usual(self, parameters: Strict) -> bool:
-        """Whether a request changes nothing that a figure depends on."""
+        """Whether the parameters leave everything at its default that a figure depends on."""
         return parameters is self.head.defaults or all(self._agree(name, parameters) for name in self._compared)
 
     def _agree(self, name: str, parameters: Strict) -> bool:
         value = getattr(parameters, name)
-        as_usual = value is None and name == "function_to_apply"  # then the head's own holds
+        as_usual = value is None and name == "function_to_apply"  # then the head's own default applies
         return bool(as_usual or value == getattr(self.head.defaults, name))
 
     def count(self, encoded: Sequence[Encoded[Any]], answers: Sequence[Any]) -> None:
-        """Count the inputs of a request, each series once."""
+        """Count the inputs of a request; increment each series once."""
         counts: defaultdict[tuple[str, str], float] = defaultdict(float)
         for item, answer in zip(encoded, answers, strict=True):
             for figure, name, amount in self._bins.of(observe(self.head.task, item, answer)):
@@ -67,7 +67,7 @@ class Watched:
 
 
 class Drift:
-    """Counts for all heads that are served."""
+    """Counts the inputs of all heads that are served."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -75,7 +75,7 @@ class Drift:
         self._cells: set[Cell] = set()
 
     def watch(self, heads: Mapping[str, Head]) -> None:
-        """Compare with the reference figures of these heads from now on."""
+        """From now on, count for these heads, and only for those that have reference figures."""
         found = {name: reference for name, head in heads.items() if (reference := reference_of(head))}
         cells = {
             (name, figure, one): max(share, MIN_INPUTS / reference.inputs)
@@ -92,13 +92,13 @@ class Drift:
         self._cells = set(cells)
 
     def count(self, call: "Call", encoded: Sequence[Encoded[Any]], answers: Sequence[Any]) -> None:
-        """Count the answered inputs of a call, unless they are not to be compared."""
+        """Count the answered inputs of a call, if they are comparable with the validation data."""
         watched = self._watched.get(call.head.name)
         if watched and watched.head is call.head and call.task is call.head.task and watched.is_usual(call.parameters):
             watched.count(encoded, answers)
 
     def _forget(self, cells: set[Cell], heads: set[str]) -> None:
-        """Take series away; where several workers share files they stay, at 0, and the rules leave them out."""
+        """Remove series. With several workers they are set to 0 instead, and the Prometheus rules ignore them."""
         metrics, several = self._metrics, VARIABLE in os.environ
         for cell in cells:
             metrics.reference_share.labels(*cell).set(0)
@@ -112,11 +112,11 @@ class Drift:
 
 
 def reference_of(head: Head) -> Reference | None:
-    """Return the reference figures of a head, where its bundle has some."""
+    """Return the reference figures of a head, or None if its bundle has none."""
     return head.bundle.manifest.heads[head.name].reference
 
 
 def compared_parameters(head: HeadSpec, parameters: type[Strict]) -> list[str]:
-    """Return the parameters on which a figure depends; of labels that are each true or not, top_k hides some."""
+    """Return the names of the parameters that a figure depends on; with multi-label heads, top_k is one of them."""
     harmless = HARMLESS - {"top_k"} if head.usual_function == "sigmoid" else HARMLESS
     return [name for name in parameters.model_fields if name not in harmless]

@@ -1,8 +1,8 @@
-"""The engine of a device: lanes that run batches, and the one queue from which they take them.
+"""The engine of a device: lanes (worker threads) that run batches, and the one queue from which they take them.
 
-Work-conserving and without a timer: a free lane takes what waits, or its share of it while other lanes are free too.
-A lane is a thread, since a run of ONNX Runtime releases the interpreter. Rows of different heads share a batch where
-they share an encoder, and equal rows are computed once.
+Batching is work-conserving and uses no timer: a free lane at once takes the rows that wait, or only its share of them
+while other lanes are free too. Lanes are threads, since ONNX Runtime releases the GIL while it runs. Rows of different
+heads share a batch if the heads share an encoder, and equal rows are computed once.
 """
 
 import asyncio
@@ -41,41 +41,41 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0005
-"""After which a thread that computes in Python lets others run: by default (5 ms) tokenising a long text delays each
-step of a short request."""
+"""Interval at which Python switches threads. With the default (5 ms), tokenizing a long text delays every step of a
+short request."""
 TURNS = 4
-"""First turns of long requests that fit into one batch."""
+"""How many long requests can have their first turn in one batch."""
 
 Outcome = list[Logits] | Exception
-"""Of the calls that share a row."""
+"""What one item got: the logits of each call that shares its row, or the error."""
 
 
 class Lane(threading.Thread):
-    """One batch at a time."""
+    """A worker thread that runs one batch at a time."""
 
     def __init__(self, name: str, work: Callable[["Lane"], None], niceness: int) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
         self._niceness = niceness
-        """Added to that of the process."""
+        """Added to the niceness of the process."""
         self.busy_since = 0.0
-        """When it took its batch, by time.monotonic; 0 while it waits for one."""
+        """When it took its batch, in seconds of time.monotonic; 0 while it waits for one."""
         self.tokens = 0
-        """Of the current batch; equal rows count once."""
+        """Tokens of the current batch; equal rows count once."""
         self.gain = 1.0
         """Speed-up of the current batch over a normal one, because it runs alone on all cores (1.0 = none)."""
         self.chores: list[Callable[[], None]] = []
-        """To be done before its next batch."""
+        """Work to do before its next batch."""
 
     def run(self) -> None:
-        thread = threading.get_native_id()  # on Linux each thread has a niceness of its own
-        with suppress(OSError, AttributeError):  # elsewhere they have none
+        thread = threading.get_native_id()  # on Linux each thread has its own niceness
+        with suppress(OSError, AttributeError):  # other systems do not support this
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._niceness)
         self._work(self)
 
 
 class Engine(Keeper):
-    """Every method except those of the lanes is called on the event loop that `start` found running."""
+    """Runs jobs on its lanes. Methods are called on the event loop of `start`, except those marked "on the lanes"."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Engine(Keeper):
         traces: "Traces | None" = None,
         show: Callable[[Load], None] | None = None,
     ) -> None:
-        """`show` gets the state of the queue whenever it changes, on any thread; by default the metrics do."""
+        """`show` is called on any thread with each new state of the queue; by default it updates the metrics."""
         super().__init__()
         self.limits = limits
         self.metrics = metrics
@@ -95,14 +95,14 @@ class Engine(Keeper):
         self._lanes: list[Lane] = []
         self._idle = 0
         self._shared = False
-        """Whether the newest batch was taken while others were at work, or waited."""
+        """Whether, when the newest batch was taken, another lane was busy or other rows waited."""
         self._stopping = False
         self._throughput = Throughput(limits.run_tokens)
         self._lag = 0.0
         """Seconds from the end of a batch until the event loop has its answers."""
 
     def start(self) -> None:
-        """Start the lanes; from now on, all threads of this process take shorter turns in Python."""
+        """Start the lanes, and make the interpreter switch threads more often in this whole process."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._lanes = [Lane(f"lane-{number}", self._work, self.limits.niceness) for number in range(self.limits.lanes)]
@@ -111,7 +111,7 @@ class Engine(Keeper):
         self.metrics.lanes.set(len(self._lanes))
 
     def troubles(self) -> list[str]:
-        """Return a sentence for each lane that died or hangs; empty is what a live engine returns."""
+        """Return a sentence for each lane that died or hangs; empty if all is well."""
         late = time.monotonic() - self.limits.lane_timeout
         dead = [f"{lane.name} died; see the log" for lane in self._lanes if not lane.is_alive()]
         stuck = [
@@ -146,12 +146,12 @@ class Engine(Keeper):
         weight: float = 1.0,
         trace: Mapping[str, str] = MappingProxyType({}),
     ) -> Job:
-        """Queue the rows of a request, each for the head named with it; its future gets their logits in order.
+        """Queue the rows of a request, each with the name of its head. The job's future gets their logits in order.
 
-        Equal rows are computed once, whatever heads they are for. `weight` is the request's share of the lanes' time
-        relative to others, and `trace` the ids of its trace. The future gets a ServiceError if the request cannot be
-        answered.
-        Raises what refuses the request: QueueFull, Unprocessable, Unavailable.
+        Equal rows are computed once, even for different heads. `weight` is the request's share of the lanes' time
+        relative to others, and `trace` holds the ids of its trace. If the request cannot be answered, the future gets
+        a ServiceError.
+        Raises QueueFull, Unprocessable or Unavailable if the request is refused.
         """
         if not calls:
             raise ValueError("a job without rows would never end")
@@ -164,7 +164,7 @@ class Engine(Keeper):
         return job
 
     async def on_each_lane(self, work: Callable[[], object]) -> None:
-        """Run `work` on every lane, before its next batch; raise what it raises."""
+        """Run `work` once on every living lane, before its next batch; raise the first error of `work`."""
         lanes = [lane for lane in self._lanes if lane.is_alive()]
         done = [self._loop.create_future() for _ in lanes]
         with self._changed:
@@ -174,20 +174,20 @@ class Engine(Keeper):
         await asyncio.gather(*done)
 
     def check_room(self, tokens: int, deadline: Deadline) -> None:
-        """Raise QueueFull if so many more tokens may not wait, or would be answered after `deadline` if they did.
+        """Raise QueueFull if this many more tokens exceed the queue, or would be answered after `deadline`.
 
-        This is what the least request meets; its cost does not depend on how many wait.
+        It assumes the shortest possible wait, that of the smallest request. Its cost does not depend on the queue.
         """
         load = self.load
         check_room(self.limits, load, tokens, load.least_ahead, deadline)
 
     def measure(self, load: Load) -> None:
-        """Let the metrics say what waits."""
+        """Set the metrics of the queue."""
         self.metrics.queue_rows.set(load.rows)
         self.metrics.queue_tokens.set(load.tokens)
 
     def give_up(self, job: Job, reason: str, error: ServiceError) -> None:
-        """Drop what of a job waits, and end its future with `error`; nothing happens if it is done."""
+        """Drop the waiting rows of a job and end its future with `error`; do nothing if the job is done."""
         cancelled = job.future.cancelled()  # together with the task that waited for it
         if job.future.done() and not cancelled:
             return
@@ -197,15 +197,15 @@ class Engine(Keeper):
         self.metrics.dropped.labels(reason).inc()
         if not cancelled:
             job.future.set_exception(error)
-            job.future.exception()  # marked as seen: the one who waits may leave before looking
+            job.future.exception()  # mark it as retrieved: the waiting task may end before it does so
 
     def expire(self, job: Job) -> None:
-        """Give a job up because its deadline has passed, or will before it could be answered."""
+        """Give up a job because its deadline has passed, or will pass before it could be answered."""
         where = "encode" if job.started_at else "queue"
         self.give_up(job, "deadline", DeadlinePassed(where, job.deadline.seconds))
 
     def stop(self, patience: float) -> None:
-        """Give up what waits, and wait at most `patience` seconds for the lanes to finish their batches."""
+        """Give up all waiting jobs, then wait at most `patience` seconds for the lanes to finish their batches."""
         with self._changed:
             self._stopping = True
             abandoned = self._queue.clear()
@@ -219,7 +219,7 @@ class Engine(Keeper):
         if self._stopping:
             raise Unavailable(SHUTTING_DOWN)
         if not any(lane.is_alive() for lane in self._lanes):
-            raise Unavailable("no lane is left to run on; restart the service")
+            raise Unavailable("no lane is alive; restart the service")
         limit = self.limits.queued_tokens
         if job.tokens > limit:
             message = f"makes {job.tokens} tokens, windows included, but at most {limit} may wait at a time; send less"
@@ -227,7 +227,7 @@ class Engine(Keeper):
         check_room(self.limits, self.load, job.tokens, self._queue.ahead_of(job), job.deadline)
 
     def _seconds(self, tokens: float) -> float:
-        """Time that all lanes together take for so many tokens, at their recent speed."""
+        """Seconds that all lanes together take for this many tokens, at their recent speed."""
         return self._throughput.seconds(tokens) / max(1, len(self._lanes))
 
     def _wait(self) -> float:
@@ -244,14 +244,14 @@ class Engine(Keeper):
                 self._tell_loop(partial(self._deliver, batch, outcomes, finished))
                 if self._traces:
                     self._traces.batch(lane.name, batch, outcomes, (lane.busy_since, finished))
-                batch, outcomes = [], []  # while it is idle, a lane keeps no session of a bundle that was replaced
+                batch, outcomes = [], []  # an idle lane must not keep the session of a replaced bundle alive
         except BaseException:
             logger.exception("%s died with %d rows in hand", lane.name, len(batch))
             lane.tokens = 0
             self._tell_loop(partial(self._bury, lane, batch))
 
     def _next_batch(self, lane: Lane) -> list[Item]:
-        """Wait for work; an empty list means that the engine stops."""
+        """Wait for work and return it; an empty list means that the engine stops."""
         with self._changed:
             while not self._stopping:
                 if lane.chores:
@@ -274,7 +274,7 @@ class Engine(Keeper):
         return []
 
     def _do_chores(self, lane: Lane) -> None:
-        """Do them without the lock, between two batches."""
+        """Run the lane's chores between two batches, without holding the lock."""
         if lane.tokens:
             self._note_pace(lane)
         lane.busy_since, lane.tokens = time.monotonic(), 0
@@ -300,17 +300,17 @@ class Engine(Keeper):
         self.metrics.lane_busy.inc(seconds)
 
     def _alone_again(self) -> bool:
-        """Note what is beside the batch just taken; it may use all cores if nothing was, nor beside the one before."""
+        """Return whether the batch just taken may use all cores: it and the one before it ran with no other work."""
         before, self._shared = self._shared, self._queue.rows > 0 or self._idle < len(self._lanes) - 1
         return len(self._lanes) > 1 and not before and not self._shared
 
     def _take(self) -> list[Item]:
-        """Take a batch, and give up on the way requests that would only be finished after their deadline."""
+        """Take a batch; give up those requests in it that would be answered after their deadline."""
         while batch := self._queue.take(self._budget()):
             now, seconds = time.monotonic(), self._throughput.seconds(_computed_tokens(batch))
             late = [item for item in batch if self._is_late(item.job, now, seconds)]
             if not late or not self._queue.rows:
-                return batch  # the last one runs whatever the pace was: only a batch shows what it is
+                return batch  # the last one runs although it may be late: only a new batch corrects the measured speed
             for item in late:
                 if self._queue.drop(item.job):
                     self._tell_loop(partial(self.expire, item.job))
@@ -319,11 +319,11 @@ class Engine(Keeper):
         return []
 
     def _is_late(self, job: Job, now: float, batch_seconds: float) -> bool:
-        """Whether a job in a batch is answered too late, even if the lanes computed nothing but its rest after that."""
+        """Whether a job of this batch misses its deadline even if the lanes compute only its rows from then on."""
         return job.deadline.at < now + batch_seconds + self._seconds(job.waiting_tokens) + self._lag
 
     def _budget(self) -> int:
-        """Tokens of the next batch: the limit, or while other lanes are free too, a fair share of what waits."""
+        """Tokens of the next batch: the limit, or an equal share of what waits while other lanes are free too."""
         share = math.ceil(self._queue.tokens / (self._idle + 1))
         return min(share, self.limits.batch_tokens) if self._idle else self.limits.batch_tokens
 
@@ -369,7 +369,7 @@ class Engine(Keeper):
                 job.finished_at = finished
                 if len(job.logits) == len(job.calls):
                     job.future.set_result([job.logits[index] for index in range(len(job.calls))])
-                    job.items.clear()  # they refer to it: a cycle would keep its session until garbage is collected
+                    job.items.clear()  # a reference cycle would keep the session until the next garbage collection
 
     def _bury(self, lane: Lane, batch: Iterable[Item]) -> None:
         lane.join(1.0)
@@ -394,5 +394,5 @@ def _end(done: "asyncio.Future[None]", error: Exception | None) -> None:
 
 
 def _computed_tokens(batch: Iterable[Item]) -> int:
-    """Return the tokens that the encoder computes: equal rows once."""
+    """Return the tokens that the encoder computes; equal rows count once."""
     return sum(key.length for key in {item.key for item in batch})

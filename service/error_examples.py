@@ -1,6 +1,6 @@
-"""Examples of errors for the OpenAPI document: what a route answers, and a request that gets this answer.
+"""Examples of errors for the OpenAPI document: the error of a route, and a request that causes it.
 
-A test sends each of these requests. Where no single request gets an error, as with 429, there is none.
+A test sends each of these requests. An error that no single request can cause, such as 429, has no request.
 """
 
 import json
@@ -26,7 +26,7 @@ from service.heads import Head, Snapshot
 from service.settings import Settings
 
 MAX_CONTROL_BYTES = 65_536
-"""Of a body that asks to load or unload a bundle."""
+"""Maximum bytes of a body that asks to load or unload a bundle."""
 BROKEN = '{"inputs": "A '
 """A body that is not JSON."""
 MISSING = "missing/1.0.0"
@@ -36,16 +36,16 @@ NO_KEY = {"headers": {"Authorization": ""}}
 TYPE = {"headers": {"Content-Type": "text/plain"}}
 REPOSITORY = "/v2/repository"
 CONTROL = REPOSITORY + "/models"
-"""Where the paths of the routes begin that load and unload bundles."""
+"""Path prefix of the routes that load and unload bundles."""
 CLOSED = "bundles cannot be changed here; start the service with --model-control explicit and a key"
-FOREIGN = "a page of another origin asks; send the request from a program, without Origin"
+FOREIGN = "the request comes from a page of another origin; send it from a program, without the header Origin"
 HEALTH = {
     "/health/live": "lane-0 died; see the log",
     "/health/ready": "loading: warming bundle 1 of 1, models/starter",
     "/v2/health/live": "lane-0 died; see the log",
     "/v2/health/ready": "loading: warming bundle 1 of 1, models/starter",
 }
-"""What probes may hear."""
+"""Example of an error for each probe."""
 TEXT = "A gorgeous, witty film."
 TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
 TOP_K = FieldError("parameters.top_k", "is 0, but input should be greater than or equal to 1")
@@ -84,33 +84,33 @@ WRONG: dict[str, tuple[dict[str, Any], FieldError]] = {
     "v2": ({"inputs": [TENSOR], "parameters": {"top_k": 0}}, TOP_K),
     "v1": ({"instances": []}, FieldError("instances", "has 0 items; send at least 1")),
 }
-"""By the first part of a path: a body that is refused, and what is wrong with it."""
+"""By first path segment: a body that is refused, and its error."""
 GUARDS = {
     "api": ("contents", "detector_params"),
     "beta": ("texts", "additional_provider_specific_params"),
 }
-"""By the first part of a path: where texts and parameters stand in a body."""
+"""By first path segment: the names of the body's fields for texts and parameters."""
 
 
 @dataclass(frozen=True)
 class ErrorExample:
-    """An error, and the request that gets it."""
+    """An error, and the request that causes it."""
 
     error: ServiceError
     sent: Mapping[str, Any] | None = None
-    """How that request differs from the example of the route: in `path`, `headers`, or `body` (a text). None: there is
-    none, because the error depends on more than one request."""
+    """How the request differs from the route's example: in `path`, `headers`, or `body` (a string). None if no single
+    request causes the error."""
 
 
 ENCODED = ErrorExample(
     UnsupportedMedia("the body is encoded as br; send gzip, deflate or no Content-Encoding", field="Content-Encoding"),
     {"headers": {"Content-Encoding": "br"}},
 )
-"""Of the control routes, which read a body of any type."""
+"""Example of 415 for the control routes, which read a body of any type."""
 
 
 def error_example(status: int, path: str, method: str, heads: Snapshot, settings: Settings) -> ErrorExample:
-    """Return the example of an error with a status on a route; names are of `heads`, limits of `settings`."""
+    """Return the example of an error status on a route, with names from `heads` and limits from `settings`."""
     usual = next(error for error in EXAMPLES if error.status == status)
     special: dict[int, Callable[[], ErrorExample]] = {
         400: lambda: ErrorExample(usual, {"body": BROKEN}),
@@ -134,7 +134,7 @@ def _needs_key(path: str, settings: Settings) -> bool:
 
 
 def choices(path: str, heads: Snapshot) -> dict[str, list[str]]:
-    """Return the names that each part of a path may have."""
+    """Return the allowed values of each path parameter."""
     names = [head.name for head in heads.by_name.values() if _answers(head, path.split("/")[1])]
     manifests = [loaded.bundle.manifest for loaded in heads.bundles]
     versions = list(dict.fromkeys(manifest.version for manifest in manifests))
@@ -143,25 +143,25 @@ def choices(path: str, heads: Snapshot) -> dict[str, list[str]]:
 
 
 def _answers(head: Head, route: str) -> bool:
-    """Whether a head answers under the first part of a path, which may be no route of heads."""
+    """Whether a head answers under a first path segment; True if that is not the name of a task."""
     return head.spec.task in EXPLAINED if route == "explain" else route not in ROUTES or route in head.ways
 
 
 def _forbidden(usual: ServiceError, path: str, method: str, settings: Settings) -> ErrorExample:
     origin = {"headers": {"Origin": f"https://{OTHER}"}}
-    if settings.asks_for_key:  # then only the control routes look where a request comes from
+    if settings.asks_for_key:  # then only the control routes check the origin of a request
         return ErrorExample(Forbidden(FOREIGN), origin) if REPOSITORY in path else ErrorExample(usual)
     if method == "post":
         return ErrorExample(usual, origin)
     sentence = (
         f"Host is {OTHER!r}, which is not a name of this service; "
-        "if it is, add it to the setting allowed_hosts (BERTHEADS_ALLOWED_HOSTS), or set a key"
+        "to accept it, add it to the setting allowed_hosts (BERTHEADS_ALLOWED_HOSTS), or set a key"
     )
     return ErrorExample(Forbidden(sentence, field="Host"), {"headers": {"Host": OTHER}})
 
 
 def _not_found(usual: ServiceError, path: str, heads: Snapshot) -> ErrorExample:
-    """Return what the service says of a name that it does not have."""
+    """Return the example of a name that does not exist."""
     part, route = re.search(r"{(head|model|name)}", path), path.split("/")[1]
     if not part:
         return ErrorExample(_raised(lambda: heads.pinned(MISSING), usual), {"headers": {"X-Bundle": MISSING}})
@@ -197,7 +197,7 @@ def _unprocessable(path: str, heads: Snapshot) -> ErrorExample:
 
 
 def _strange_label(route: str, heads: Snapshot) -> tuple[dict[str, Any], FieldError]:
-    """Return a body that names a label which the default guard does not have, and what is wrong with it."""
+    """Return a body with a label that the default guard does not have, and its error."""
     texts, parameters = GUARDS[route]
     guard = heads.defaults.get("classify") or heads.defaults.get("tag")
     name, labels = (guard.name, guard.spec.labels) if guard else ("injection", ["SAFE", "INJECTION"])

@@ -1,4 +1,4 @@
-"""Errors of service/ by status, and how they are answered: problem details (RFC 9457)."""
+"""The errors of service/, by HTTP status, and their response bodies: problem details (RFC 9457)."""
 
 import difflib
 import math
@@ -16,27 +16,27 @@ from models.errors import BertheadsError, InputError
 
 MEDIA_TYPE = "application/problem+json"
 KSERVE = re.compile(r"/v[12](/|$)")
-"""Paths whose clients read the sentence under the key `error`, and only of JSON without parameters (kserve)."""
+"""Paths whose clients (kserve) read the message in the field `error`, and only of the type application/json."""
 DETECTOR = "/api/v1/text/contents"
 """A path whose clients read `code` and `message` (the orchestrator of FMS Guardrails)."""
 REJECTIONS = (401, 403, 413, 429, 503)
-"""Statuses of requests on which nothing was spent; a metric counts them by code."""
+"""Statuses of requests that were refused before any work; a metric counts them by code."""
 
 
 class SettingsError(BertheadsError):
-    """Raised while starting, when the settings cannot be served."""
+    """Raised at the start if the settings are wrong or cannot be applied."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field of a request: `inputs[3].question`, `parameters.top_k`, a header's name."""
+    """What is wrong with one field of a request: `inputs[3].question`, `parameters.top_k`, or a header's name."""
 
     field: str
     message: str
 
 
 class ServiceError(Exception):
-    """Base of every error that has a status; `code` tells apart what shares a status."""
+    """Base of every error with an HTTP status; `code` distinguishes errors with the same status."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -88,7 +88,7 @@ class UnsupportedMedia(ServiceError, status=415, code="unsupported-media-type"):
 
 
 class Unprocessable(ServiceError, status=422, code="unacceptable-input"):
-    """An input or a parameter is not acceptable; the answer names each field at fault."""
+    """An input or a parameter is not acceptable; the answer names each wrong field."""
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
@@ -104,7 +104,7 @@ class HeadTooLarge(ServiceError, status=431, code="head-too-large"):
 
 
 class ClientGone(ServiceError, status=499, code="client-gone"):
-    """The status is nginx's; nobody receives it, but logs and metrics count it."""
+    """The client disconnected. 499 is nginx's status for this; no client receives it, but logs and metrics show it."""
 
 
 class InferenceFailed(ServiceError, status=500, code="inference-failed"):
@@ -116,7 +116,7 @@ class Unavailable(ServiceError, status=503, code="unavailable"):
 
 
 def require_none(obstacles: Sequence[str]) -> None:
-    """Raise Unavailable, which names what is in the way of an answer."""
+    """Raise Unavailable with these obstacles, if there are any."""
     if obstacles:
         raise Unavailable("; ".join(obstacles))
 
@@ -129,20 +129,20 @@ class DeadlinePassed(ServiceError, status=504, code="deadline-passed"):
 
     def __init__(self, where: str, seconds: float) -> None:
         super().__init__(
-            f"the deadline of {seconds:g} s passed in {where}; send fewer or shorter inputs, or come back later"
+            f"the deadline of {seconds:g} s passed in {where}; send fewer or shorter inputs, or try again later"
         )
         self.where = where
         self.seconds = seconds
 
 
 def queue_full(reason: str, seconds: float) -> QueueFull:
-    """Return the refusal of a request that may come back after this many seconds."""
+    """Return the error for a request that may be sent again after this many seconds."""
     wait = str(max(1, math.ceil(seconds)))
-    return QueueFull(f"{reason}; come back after Retry-After seconds", headers={"Retry-After": wait})
+    return QueueFull(f"{reason}; try again after Retry-After seconds", headers={"Retry-After": wait})
 
 
 def as_service_error(raised: Exception, scope: Scope) -> ServiceError:
-    """Return what a client is told of anything that was raised while it was served."""
+    """Return the error that the client gets for an exception that was raised while its request was handled."""
     if isinstance(raised, ServiceError):
         return raised
     if isinstance(raised, InputError):
@@ -156,11 +156,11 @@ def as_service_error(raised: Exception, scope: Scope) -> ServiceError:
     if isinstance(raised, HTTPException):
         known = [route.path for route in scope["app"].routes if "{" not in route.path]
         return NotFound(f"there is no {path}; {did_you_mean(path, known, 'GET /docs lists what there is')}")
-    return ServiceError("something is wrong here; the log has it under the request id of this answer")
+    return ServiceError("the service failed on this request; the log has the reason under the answer's request id")
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return the question for a name that is almost one of those that are known, or `otherwise`."""
+    """Return "did you mean …?" if `name` is similar to a known name, otherwise `otherwise`."""
     nearest = difflib.get_close_matches(name[:80], known, n=1)
     return f"did you mean {nearest[0]}?" if nearest else otherwise
 
@@ -171,9 +171,9 @@ def media_type(path: str) -> str:
 
 
 def problem(error: ServiceError, request_id: str, path: str = "") -> bytes:
-    """Return the body of the answer to `error`, for clients of `path`.
+    """Return the response body for `error`, for clients of `path`.
 
-    `errors` has messages, with a field where there is one: clients of the Hugging Face Inference API show these.
+    `errors` holds messages, each with its field if it has one; clients of the Hugging Face Inference API show these.
     """
     members = {
         "type": f"urn:bertheads:error:{error.code}",
@@ -197,12 +197,12 @@ EXAMPLES: list[ServiceError] = [
     Unauthorized("there is no key; send the header Authorization: Bearer KEY", field="Authorization"),
     Forbidden(
         "Origin is 'https://other.example', which is not allowed to use this service; "
-        "if it shall, add its origin to the setting cors_origins (BERTHEADS_CORS_ORIGINS)",
+        "to allow it, add its origin to the setting cors_origins (BERTHEADS_CORS_ORIGINS)",
         field="Origin",
     ),
     NotFound("there is no head 'sentimant' for /classify; there are sentiment; did you mean sentiment?", field="head"),
     SlowRequest("the body did not arrive within the deadline of 30 s", field="body"),
-    Conflict("another bundle is being loaded; wait for its end, then try again"),
+    Conflict("another bundle is being loaded; wait until that has ended, then try again"),
     TooLarge(
         "the body of 4194305 bytes exceeds the limit of 4194304 bytes; send fewer or shorter inputs", field="body"
     ),
@@ -210,9 +210,9 @@ EXAMPLES: list[ServiceError] = [
         "the body is declared as text/plain; send JSON with Content-Type: application/json", field="Content-Type"
     ),
     Unprocessable([FieldError("parameters.top_k", "is 0, but input should be greater than or equal to 1")]),
-    QueueFull("131072 tokens wait, and 12 more would exceed 131072; come back after Retry-After seconds"),
+    QueueFull("131072 tokens wait, and 12 more would exceed 131072; try again after Retry-After seconds"),
     InferenceFailed("the model failed on this input; the log has the reason"),
     Unavailable("loading: warming bundle 1 of 1, models/starter; ask /health/ready"),
     DeadlinePassed("queue", 0.001),
 ]
-"""An example of each error; service/error_examples.py says which request gets it on which route."""
+"""An example of each error; service/error_examples.py has a request that causes it on each route."""

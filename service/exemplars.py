@@ -1,7 +1,7 @@
-"""Exemplars: with each bucket of a histogram, the newest request in it whose trace can be looked up.
+"""Exemplars: for each bucket of a histogram, the newest request in it that has a trace.
 
-They leave by the OpenMetrics format only. Each process has those of its own requests, and lays them over the figures of
-all workers: prometheus_client has no place for them in the files by which workers add up.
+Only the OpenMetrics format carries them. Each process keeps the exemplars of its own requests, and adds them to the
+summed metrics of all workers: the files in which workers share metrics (prometheus_client) cannot hold exemplars.
 """
 
 import time
@@ -15,7 +15,7 @@ from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 MAX_AGE_SECONDS = 60.0
-"""Longer than the pause between two scrapes: what was scraped before is of no use, and is refused if it is too old."""
+"""Longer than the usual scrape interval. Prometheus rejects exemplars that are too old."""
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 """The name of a sample and its labels."""
@@ -25,19 +25,19 @@ class Exemplars:
     """The exemplars of one process; any thread may read them."""
 
     def __init__(self, bounds: Iterable[float]) -> None:
-        """`bounds`: upper ones of the buckets, the same for all histograms."""
+        """`bounds`: upper bounds of the buckets, the same for all histograms."""
         self._bounds = tuple(bounds)
         self._names = (*map(floatToGoString, self._bounds), "+Inf")
         self._newest: dict[tuple[Histogram, tuple[str, ...], int], tuple[Exemplar, float]] = {}
 
     def note(self, histogram: Histogram, labels: tuple[str, ...], value: float, trace: Mapping[str, str]) -> None:
-        """Keep an observation of the series with these label values; `trace` has its trace_id and span_id."""
+        """Keep an observation as the newest of its bucket; `trace` holds its trace_id and span_id."""
         bucket = bisect_left(self._bounds, value)
         now = time.time()
         self._newest[histogram, labels, bucket] = Exemplar(dict(trace), value, now), now
 
     def over(self, registry: CollectorRegistry) -> CollectorRegistry:
-        """Return a registry that has what another has, and the exemplars."""
+        """Return a registry with the metrics of another one plus the exemplars."""
         whole = CollectorRegistry()
         whole.register(_Laid(registry, self._recent()))
         return whole

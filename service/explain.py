@@ -1,7 +1,7 @@
-"""POST /explain: why a head answers as it does, by the influence of each word of one input.
+"""POST /explain: explains a head's answer by the influence of each word of one input.
 
-The input is read once as a whole, and once without each of its words. All these texts are one job of the engine, so
-that admission counts what they cost.
+The input is computed once as a whole, and once without each of its words. All these texts are one job of the engine, so
+admission counts their full cost.
 """
 
 from dataclasses import replace
@@ -44,11 +44,11 @@ class ExplainRequest(TaskRequest):
 
 
 class AnyInput(TaskRequest):
-    """What is read first where the path names no head: the input, which says what head it is for."""
+    """Read first if the path names no head: the form of the input decides which head answers."""
 
 
 def find_explained(heads: Heads, name: str) -> Head:
-    """Return a head by its name; raise NotFound if there is none, Unprocessable if its answers have no reasons."""
+    """Return a head by its name; raise NotFound if there is none, Unprocessable if it cannot explain its answers."""
     head = heads.get(name)
     if head.spec.task not in EXPLAINED:
         others = ", ".join(f"/explain/{each.name}" for each in heads.by_name.values() if each.spec.task in EXPLAINED)
@@ -58,7 +58,7 @@ def find_explained(heads: Heads, name: str) -> Head:
 
 
 def default_head(heads: Heads, body: bytes) -> Head:
-    """Return the default head of the route that takes such an input; raise NotFound if there is none."""
+    """Return the default head for the input's form: question, pair or text; raise NotFound if there is none."""
     inputs = parse_request(body, "classify", AnyInput).inputs
     names = inputs.keys() if isinstance(inputs, dict) else ()
     is_question = not QuestionInput.model_fields.keys().isdisjoint(names)
@@ -67,13 +67,13 @@ def default_head(heads: Heads, body: bytes) -> Head:
 
 
 def plan_explain(head: Head, body: bytes, settings: Settings) -> Plan:
-    """Return the one call for the input and all texts without a word."""
+    """Return a plan with one call, for the input and its copies without one word each."""
     route = head.spec.task
     asked = parse_request(body, route, request_model(route, settings.max_items, settings.max_characters))
     if isinstance(asked.inputs, list):
         raise InputError("inputs", f"is a list of {len(asked.inputs)}, but one input is explained at a time; send one")
     call = call_of(head, route, asked.inputs, head.with_defaults(route, asked.parameters), settings)
-    # Another route than the head's own: explanations are no samples, and no shadow computes them once more.
+    # Not the head's own route, so explanations are neither stored as samples nor computed by the shadow.
     call = replace(call, route="explain", task=Occlusion(head.task, settings.max_items))
     return Plan([call], lambda answers: json_response(answers[0][0]))
 

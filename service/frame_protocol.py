@@ -1,11 +1,11 @@
-"""What both ends of the connection between a front and an engine process do: send frames, several at a time."""
+"""What both ends of the connection between a front and an engine process share: sending frames in groups."""
 
 import asyncio
 from typing import Any, cast
 
 
 class FrameProtocol(asyncio.Protocol):
-    """Sends the frames of one turn of the event loop together, because each write is a system call."""
+    """Sends the frames of one iteration of the event loop together, because each write is a system call."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -13,11 +13,11 @@ class FrameProtocol(asyncio.Protocol):
         self._out: list[Any] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note where frames go."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def _send(self, parts: list[Any]) -> None:
-        """Send a frame at the end of this turn; without a connection it is dropped."""
+        """Send a frame at the end of this iteration; without a connection it is dropped."""
         if not self._out:
             asyncio.get_running_loop().call_soon(self._flush)
         self._out += parts

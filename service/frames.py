@@ -1,16 +1,17 @@
-"""The frames between a front and an engine process: what goes over their Unix socket, in native byte order.
+"""The frames that a front and an engine process exchange over a Unix socket, in native byte order.
 
-    u32 length of what follows · u8 kind · a body by kind
-    REQUEST  number, session, deadline, weight, trace, then int32: lengths of rows; head, row, count of positions and
-             of what is wanted of each call; all positions; all that is wanted (Row.wanted). Then the keys of rows: ids
-             as int32, then a byte per token, its segment.
-    ANSWER   number, start and end of computing, then int32: shape of each call's logits. Then float32: all logits.
-    FAILURE  number, start of computing, then JSON: a ServiceError
+    u32 length of the rest · u8 kind · a body that depends on the kind:
+    REQUEST  number, session, deadline, weight, trace, and counts; then int32: the length of each row; for each call its
+             head, its row, and how many positions and wanted ids it has; all positions; all wanted ids (Row.wanted).
+             Then for each row: token ids as int32, then a segment byte per token.
+    ANSWER   number, start and end of computing, count; then int32: the shape of each call's logits; float32: all logits
+    FAILURE  number, start of computing; then JSON: a ServiceError
     EXPIRE   number: the deadline has passed
-    DROP     number, reason: nobody waits any more
-    OPEN, OPENED, REFUSED, CLOSE  JSON: a front asks for a bundle, gets a session or a sentence, and lets it go
+    DROP     number, reason: the front no longer waits for the answer
+    OPEN, OPENED, REFUSED, CLOSE  JSON: a front asks for a bundle, gets a session or an error message, and releases it
 
-Times are those of time.monotonic, which all processes of a machine share. Rows are sent once, whatever heads read them.
+Times are in seconds of time.monotonic, which all processes of a machine share. A row that several heads read is sent
+once.
 """
 
 import json
@@ -47,16 +48,16 @@ DROPPED = struct.Struct("=QB")
 ERRORS: dict[str, type[ServiceError]] = {
     error.code: error for error in (QueueFull, ClientGone, InferenceFailed, Unavailable)
 }
-"""Those that an engine raises, besides Unprocessable and DeadlinePassed."""
+"""The errors that an engine raises, by code; Unprocessable and DeadlinePassed are handled separately."""
 MAX_JSON_BYTES = 1 << 20
 
 
 class FrameError(Exception):
-    """Raised for what is no frame: the other process has a bug."""
+    """Raised for an invalid frame: the other process has a bug."""
 
 
 class Splitter:
-    """Cuts what a socket brings into frames."""
+    """Splits the bytes from a socket into frames."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -64,7 +65,7 @@ class Splitter:
         self._size, self._wanted = 0, LENGTH.size
 
     def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
-        """Yield kind and body of each frame that is complete now; raise FrameError for one that is too long."""
+        """Yield kind and body of each frame that is complete now; raise FrameError for a wrong length."""
         self._parts.append(data)
         self._size += len(data)
         if self._size < self._wanted:
@@ -86,7 +87,7 @@ class Splitter:
 
 
 def frame(kind: int, head: bytes, *parts: Any) -> list[Any]:
-    """Return a frame as parts to be joined: bytes and arrays."""
+    """Return a frame as parts that the caller joins: bytes and arrays."""
     size = 1 + len(head)
     for part in parts:
         size += part.nbytes if isinstance(part, np.ndarray) else len(part)
@@ -97,7 +98,7 @@ def frame(kind: int, head: bytes, *parts: Any) -> list[Any]:
 
 
 class Request(NamedTuple):
-    """The rows of a request, and for whom."""
+    """A request as the engine process reads it."""
 
     number: int
     session: int
@@ -105,7 +106,7 @@ class Request(NamedTuple):
     weight: float
     trace: dict[str, str]
     calls: list[tuple[int, Row]]
-    """Number of the head in its bundle, and the row that it reads."""
+    """Index of the head in its bundle, and the row that it reads."""
 
 
 def pack_request(number: int, session: int, heads: Mapping[str, int], job: Job) -> list[Any]:
@@ -131,7 +132,7 @@ def pack_request(number: int, session: int, heads: Mapping[str, int], job: Job) 
 
 
 def unpack_request(body: memoryview) -> Request:
-    """Return a request; calls share the keys of rows that are equal."""
+    """Return a request; equal rows share their key. Raises FrameError for a wrong length."""
     number, session, at, seconds, weight, trace_id, span_id, rows, count, positions, wanted = ASKED.unpack_from(body)
     place = ASKED.size
     sizes = struct.unpack_from(f"={rows + 4 * count}i", body, place)
@@ -164,7 +165,7 @@ def unpack_request(body: memoryview) -> Request:
 
 
 def _row(key: RowKey, positions: tuple[int, ...], wanted: tuple[int, ...]) -> Row:
-    """Return the row of a key, which is not copied."""
+    """Return the row of a key, without copying it."""
     row = Row(array("i", key.input_ids), key.token_type_ids, positions, wanted)  # type: ignore[arg-type]  # only read
     row.__dict__["key"] = key
     return row
@@ -181,7 +182,7 @@ def pack_answer(number: int, started: float, finished: float, logits: Sequence[L
 
 
 def unpack_answer(body: memoryview) -> tuple[int, float, float, list[Logits]]:
-    """Return the number of a request, when it began and ended, and its logits, which may not be written to."""
+    """Return the number of a request, its start and end time, and its logits as read-only arrays."""
     number, started, finished, count = ANSWERED.unpack_from(body)
     shapes = struct.unpack_from(f"={2 * count}i", body, ANSWERED.size)
     flat = np.frombuffer(body, np.float32, offset=ANSWERED.size + 4 * len(shapes))
@@ -193,7 +194,7 @@ def unpack_answer(body: memoryview) -> tuple[int, float, float, list[Logits]]:
     return number, started, finished, [flat[a:b].reshape(size) for size, (a, b) in parts]
 
 
-# ---- all else ------------------------------------------------------------------------------------------------------
+# ---- errors and JSON -----------------------------------------------------------------------------------------------
 
 
 def pack_failure(number: int, started: float, error: ServiceError) -> list[Any]:
@@ -209,7 +210,7 @@ def pack_failure(number: int, started: float, error: ServiceError) -> list[Any]:
 
 
 def unpack_failure(body: memoryview) -> tuple[int, float, ServiceError]:
-    """Return the number of a request, when it began (0: never), and its error, as it was raised."""
+    """Return the number of a request, its start time (0: never started), and the error that was raised."""
     number, started = FAILED.unpack_from(body)
     told = unpack_json(body[FAILED.size :])
     fields = [FieldError(*each) for each in told["fields"]]

@@ -1,8 +1,8 @@
-"""The engines of a front: it has none of its own, but a connection to the engine process of each device.
+"""A front's view of the engines: a connection to the engine process of each device, in place of an own engine.
 
-To the rest of the service `Engines` looks like service.engine.Engine, and a `Handle` like models.session.Session. What
-an engine process decides (admission, deadlines, failures) comes back as the error that it raised there. While one is
-being restarted, its requests go to the other devices; without any, they get 503 at once.
+`Engines` has the methods of service.engine.Engine that the service needs, and `Handle` those of models.session.Session.
+If an engine process refuses a request or fails, its error is raised here. While an engine process restarts, requests go
+to the other devices; if there are none, they get 503 at once.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from service.metrics import Metrics
 from service.queue import Deadline
 
 MAX_GRACE = 1.0
-"""Seconds after a deadline in which the engine process may say where it passed."""
+"""Seconds after a deadline that a front waits for the engine process to report in which stage it passed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Handle:
-    """A bundle that the engine processes have open."""
+    """A bundle that is open in the engine processes."""
 
     number: int
     precision: str
@@ -42,15 +42,15 @@ class Handle:
     longest_gain: float
 
     def gain(self, tokens: int) -> float:
-        """Return the speed-up of the longest row when it is alone; 1 for shorter ones, whose gain is not known here."""
+        """Return the speed-up of the longest row when it runs alone; 1 for shorter rows, whose gain is unknown here."""
         return self.longest_gain if tokens >= self.max_length else 1.0
 
     def warm_up(self, like: object = None) -> None:
-        """Do nothing: the engine process has warmed it up."""
+        """Do nothing: the engine process has already warmed it up."""
 
 
 class Engines(Keeper):
-    """Every method except `open` is called on the event loop that `start` found running."""
+    """Sends jobs to the engine processes. All methods except `open` are called on the event loop of `start`."""
 
     def __init__(
         self,
@@ -60,32 +60,32 @@ class Engines(Keeper):
         metrics: Metrics,
         load_again: Callable[[], None] = lambda: None,
     ) -> None:
-        """`paths`: the sockets of the devices' engine processes. `fronts`: how many share them.
+        """`paths`: the sockets of the devices' engine processes. `fronts`: how many fronts share them.
 
-        `load_again` is called when a new engine process cannot open what is served, as after a change on disk.
+        `load_again` is called if a new engine process cannot open the served bundles, as after a change on disk.
         """
         super().__init__(fronts)
         self.load_again = load_again
         self.limits = limits
         self.metrics = metrics
         self.live: dict[int, dict[str, Any]] = {}
-        """What to open on every device, by the number of its handle."""
+        """The bundles to open on every device, by the number of their handle."""
         self._links = [Link(self, path) for path in paths]
         self._numbers = count(1)
         self._news = asyncio.Event()
-        """Set when a link is connected, or never will be."""
+        """Set when a link has connected, or when draining begins."""
         self._draining = self._stopping = False
 
     def start(self) -> None:
-        """Connect to the engine processes as soon as they are there, and whenever they are again."""
+        """Connect to the engine processes as soon as they listen, and again after each restart."""
         self._loop = asyncio.get_running_loop()
         for link in self._links:
             link.start(self._loop)
 
     def open(self, bundle: Bundle, like: Handle | None = None) -> Handle:
-        """Have a verified bundle opened and warmed up on every device; raise BundleError. Takes seconds: on a thread.
+        """Open and warm up a verified bundle on every device; raise BundleError. Takes seconds: call it on a thread.
 
-        `like`: one that serves meanwhile.
+        `like`: the bundle that it will replace, if any, which serves meanwhile.
         """
         wanted = {
             "directory": str(bundle.directory),
@@ -96,7 +96,7 @@ class Engines(Keeper):
         return asyncio.run_coroutine_threadsafe(self._open(wanted), self._loop).result()
 
     def troubles(self) -> list[str]:
-        """Return nothing: an engine process that is in trouble ends, and its supervisor starts another."""
+        """Return an empty list: an engine process in trouble ends, and its supervisor starts another."""
         return []
 
     def obstacles(self) -> list[str]:
@@ -117,9 +117,9 @@ class Engines(Keeper):
         weight: float = 1.0,
         trace: Mapping[str, str] = MappingProxyType({}),
     ) -> SentJob:
-        """Send the rows of a request to the device with the least to do; see Engine.submit.
+        """Send the rows of a request to the least loaded device; see Engine.submit.
 
-        What refuses the request comes as the exception of the job's future, as other errors do. Raises Unavailable.
+        Refusals, like other errors, become the exception of the job's future. Raises Unavailable if no device is ready.
         """
         if not calls:
             raise ValueError("a job without rows would never end")
@@ -134,34 +134,34 @@ class Engines(Keeper):
         return job
 
     def check_room(self, tokens: int, deadline: Deadline) -> None:
-        """Raise QueueFull if so many more tokens would wait too long on the device with the least to do."""
+        """Raise QueueFull if this many more tokens would wait too long on the least loaded device."""
         if link := self._least_loaded():
             load = link.load
             check_room(self.limits, load, tokens, load.least_ahead, deadline)
 
     def give_up(self, job: SentJob, reason: str, error: ServiceError) -> None:
-        """Have what of a job waits dropped, and end its future with `error`; nothing happens if it is done."""
+        """Drop the waiting rows of a job, and end its future with `error`; do nothing if the job is done."""
         cancelled = job.future.cancelled()
         if (job.future.done() and not cancelled) or not job.link:
             return
         if not job.link.drop(job, reason):
-            self.metrics.dropped.labels(reason).inc()  # there is no engine process that counts it
+            self.metrics.dropped.labels(reason).inc()  # no engine process counts it
         self.fail(job, error)
 
     def expire(self, job: SentJob) -> None:
-        """Have a job given up because its deadline has passed; the engine process knows where, if it answers soon."""
+        """Give up a job because its deadline has passed; wait briefly for the engine process to report the stage."""
         if job.link and job.link.expire(job):
             self._loop.call_later(MAX_GRACE, self._expire_here, job)
         else:
             self._expire_here(job)
 
     def drain(self) -> None:
-        """Wait no longer for a first engine process: requests that are under way need none that is not there yet."""
+        """Stop waiting for a first engine process: no request in flight depends on one that is not connected yet."""
         self._draining = True
         self._news.set()
 
     def stop(self, patience: float) -> None:
-        """Give up what is under way, and leave the engine processes."""
+        """Give up all jobs, and disconnect from the engine processes."""
         self._stopping = True
         self.drain()
         for link in self._links:
@@ -174,10 +174,10 @@ class Engines(Keeper):
         job.link = None
         if not job.future.done():
             job.future.set_exception(error)
-            job.future.exception()  # marked as seen: the one who waits may leave before looking
+            job.future.exception()  # mark it as retrieved: the waiting task may end before it does so
 
     def note_connected(self) -> None:
-        """Wake what waits for a link."""
+        """Wake the tasks that wait for a link."""
         self._news.set()
 
     def _wait(self) -> float:
@@ -194,7 +194,7 @@ class Engines(Keeper):
         return min(ready, key=lambda link: max(link.load.tokens + link.load.running, link.tokens))
 
     async def _open(self, wanted: dict[str, Any]) -> Handle:
-        """Open a bundle on all devices that are connected; the others follow when they are."""
+        """Open a bundle on all connected devices; other devices open it when they connect."""
         number, told = next(self._numbers), dict[str, Any]()
         while missing := [link for link in await self._connected() if number not in link.sessions]:
             found = await asyncio.gather(*(link.open(number, wanted) for link in missing), return_exceptions=True)
@@ -210,10 +210,7 @@ class Engines(Keeper):
         return handle
 
     async def _connected(self) -> "list[Link]":
-        """Wait until a link is connected, and return those that are; raise SettingsError if none will be.
-
-        A front that is told to end does not wait.
-        """
+        """Wait until a link is connected; return all links that are. Raises SettingsError if this front is draining."""
         while not (found := [link for link in self._links if link.connected]):
             if self._draining:
                 raise SettingsError(SHUTTING_DOWN)
@@ -222,7 +219,7 @@ class Engines(Keeper):
         return found
 
     def _close_soon(self, number: int) -> None:
-        """Let go of a bundle, from any thread."""
+        """Release a bundle; may be called on any thread."""
         with suppress(RuntimeError):  # the loop may have ended
             self._loop.call_soon_threadsafe(self._close, number)
 

@@ -1,7 +1,8 @@
 """Routes for clients that guard a language model: the orchestrator of FMS Guardrails, and LiteLLM.
 
-Padding must not hide an attack. A long text is therefore read in windows, and each label gets its highest score in any
-of them, unless the client asks for something else. Which labels are harmless is a setting, `safe_labels`.
+An attacker must not be able to hide an attack in a long text. A long text is therefore read in windows, and each label
+gets its highest score over all windows, unless the client asks for something else. The setting `safe_labels` lists the
+labels that are harmless.
 
 https://foundation-model-stack.github.io/fms-guardrails-orchestrator
 https://docs.litellm.ai/docs/adding_provider/generic_guardrail_api
@@ -30,7 +31,7 @@ from service.v2 import renaming
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
 GUARDED = {"truncation": "windows", "window_scores": "maximum"}
-"""How a text is classified, unless the client says otherwise."""
+"""Parameters with which a text is classified, unless the client gives others."""
 DEFAULT_THRESHOLD = 0.5
 DETECTION = {
     "start": 0,
@@ -40,26 +41,26 @@ DETECTION = {
     "detection_type": "negative",
     "score": 0.9741,
 }
-"""An example."""
+"""An example of a detection."""
 STAND_IN = "."
-"""What a head reads instead of a blank text, in which nothing is found."""
+"""The text that a head reads in place of a blank one; its answer is ignored."""
 
 
 class Tolerant(Strict):
-    """Base of requests whose clients send more with each version: unknown keys are ignored."""
+    """Base of requests that ignore unknown keys, because new versions of their clients add keys."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class GuardParameters(Strict):
-    """What counts as found."""
+    """Which labels and scores count as a finding."""
 
     threshold: float | None = Field(None, ge=0, le=1)
-    """Lower scores are ignored; by default what the head has, or 0.5 for the labels of a text."""
+    """Lower scores are ignored; by default the head's own threshold, or 0.5 for the labels of a text."""
     safe_labels: list[str] | None = None
-    """Labels that mean that nothing was found; the setting safe_labels by default."""
+    """Labels that mean that nothing was found; by default the setting safe_labels."""
     blocked_labels: list[str] | None = None
-    """The only labels that count; by default all but the safe ones."""
+    """The only labels that count; by default all labels except the safe ones."""
     truncation: Truncation | bool | None = None
     """What to do with a text that is too long, as on /classify, but "windows" by default."""
     max_length: int | None = Field(None, ge=MIN_ROW)
@@ -78,7 +79,7 @@ def _call(head: Head, texts: Sequence[str], asked: GuardParameters, settings: Se
 
 
 def _threshold(head: Head) -> Any:
-    """Return the head's own threshold; labels that it does not name have the usual one."""
+    """Return the head's own threshold; labels without one get DEFAULT_THRESHOLD."""
     own = head.spec.defaults.get("threshold", DEFAULT_THRESHOLD)
     return dict.fromkeys(head.spec.labels, DEFAULT_THRESHOLD) | own if isinstance(own, dict) else own
 
@@ -91,7 +92,7 @@ def _check_labels(head: Head, asked: GuardParameters) -> None:
 
 
 def _found(answer: list[dict[str, Any]], text: str, asked: GuardParameters, settings: Settings) -> list[dict[str, Any]]:
-    """Return what of an answer, labels or spans, counts as found in a text."""
+    """Return those labels or spans of an answer that count as findings in a text."""
     safe = {label.lower() for label in (asked.safe_labels if asked.safe_labels is not None else settings.safe_labels)}
     blocked, found = asked.blocked_labels, []
     for each in answer if text.strip() else []:
@@ -102,7 +103,7 @@ def _found(answer: list[dict[str, Any]], text: str, asked: GuardParameters, sett
 
 
 def _guard(heads: Heads, name: str | None) -> Head:
-    """Return a head that tags, or that classifies by probabilities."""
+    """Return a head that tags, or that classifies with probabilities; raise NotFound for another one."""
     if name is None:
         head = heads.find("classify" if "classify" in heads.defaults else "tag", None)
     else:
@@ -118,16 +119,16 @@ def _guard(heads: Heads, name: str | None) -> Head:
 
 
 class DetectorRequest(Tolerant):
-    """Texts in which a detector looks for something."""
+    """Texts for a detector to check."""
 
     contents: list[str] = Field(min_length=1)
     """The texts."""
     detector_params: GuardParameters | None = None
-    """What counts as found."""
+    """Which labels and scores count as a finding."""
 
 
 class Detection(BaseModel):
-    """What was found in a text: a label of all of it, or an entity."""
+    """A finding in a text: a label of the whole text, or an entity."""
 
     start: int = Field(description="Index of its first character in the text")
     end: int = Field(description="Index after its last character")
@@ -138,7 +139,7 @@ class Detection(BaseModel):
 
 
 async def detect(request: Request) -> Response:
-    """Answer what a head finds in each of some texts."""
+    """Answer with what a head finds in each text."""
     inference = start(request)
     heads = await inference.heads()
     head = _guard(heads, request.headers.get("detector-id"))
@@ -170,23 +171,23 @@ def _detection(found: dict[str, Any]) -> dict[str, Any]:
 
 
 class LiteLLMParameters(GuardParameters):
-    """Which heads guard, and what counts as found: a head that classifies blocks, and one that tags hides entities."""
+    """Which heads guard, and what counts as a finding. A classifier blocks the texts; a tagger hides their entities."""
 
     heads: list[str] | None = Field(None, min_length=1, max_length=MAX_HEADS)
-    """Names of the heads; the default head of /classify without them."""
+    """Names of the heads; by default the default head of /classify."""
 
 
 class GuardrailRequest(Tolerant):
-    """What goes to a language model, or comes from it. Only texts are read: no images, tools or tool calls."""
+    """Input or output of a language model. Only texts are read; images, tools and tool calls are ignored."""
 
     texts: list[str] | None = None
     """The texts, such as the messages of a conversation."""
     additional_provider_specific_params: LiteLLMParameters | None = None
-    """Which heads guard, and what counts as found."""
+    """Which heads guard, and what counts as a finding."""
 
 
 class GuardrailAnswer(BaseModel):
-    """What LiteLLM does with the texts."""
+    """What LiteLLM should do with the texts."""
 
     action: Literal["NONE", "BLOCKED", "GUARDRAIL_INTERVENED"] = Field(description="Pass, refuse, or replace the texts")
     blocked_reason: str = Field("", description="With BLOCKED: the head, the label, its score, and the text")
@@ -194,7 +195,7 @@ class GuardrailAnswer(BaseModel):
 
 
 async def guardrail(request: Request) -> Response:
-    """Answer whether texts may pass, and without which entities."""
+    """Answer whether the texts may pass, are blocked, or pass with entities hidden."""
     inference = start(request)
     heads = await inference.heads()
     parameters = "additional_provider_specific_params"
@@ -227,7 +228,7 @@ def _blocked(head: Head, found: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _redacted(texts: list[str], spans: list[list[Any]]) -> dict[str, Any]:
-    """Hide the entities of all texts; equal ones share a placeholder, in whichever text they stand."""
+    """Hide the entities of all texts; equal entities get the same placeholder in every text."""
     names = Placeholders("\n".join(texts))
     ordered = [sorted(each, key=lambda span: int(span["start"])) for each in spans]
     hidden = [redact(text, each, names)["text"] for text, each in zip(texts, ordered, strict=True)]
@@ -238,7 +239,7 @@ def _redacted(texts: list[str], spans: list[list[Any]]) -> dict[str, Any]:
 
 
 def guard_routes() -> list[BareRoute]:
-    """Return the routes of guards, without vLLM's, which shares its path with the task."""
+    """Return the routes of guards, except vLLM's, which shares the path of the task."""
     texts = ["What a waste of time.", "How are you?"]
     parameters = {"threshold": 0.8, "blocked_labels": ["negative"]}
     detected = ({"contents": texts, "detector_params": parameters}, [[DETECTION], []])

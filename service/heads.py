@@ -1,6 +1,6 @@
-"""The heads that are served: those of all bundles, by name, and which answers a route without a name.
+"""The heads that are served, by name, and the default head of each route.
 
-A snapshot never changes. What changes is which snapshot is served, so a request that holds a head keeps its session.
+A snapshot is immutable. A change of bundles replaces the snapshot, so a request keeps the session of its head.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One head, with all that answering takes."""
+    """One head, with everything that is needed to answer."""
 
     name: str
     spec: HeadSpec
@@ -33,14 +33,14 @@ class Head:
     bundle: Bundle
     session: Session
     ways: Mapping[RouteName, AnyTask]
-    """The routes on which it answers, its own task first."""
+    """The routes on which it answers, and the task that each runs; its own task comes first."""
     defaults: Strict
-    """The parameters of a request that gives none."""
+    """Parameters for a request that gives none."""
     width: int
-    """Logits of a position."""
+    """Number of logits per position."""
 
     def with_defaults(self, route: RouteName, given: Strict | None) -> Strict:
-        """Return the parameters of a request, with this head's defaults where it says nothing."""
+        """Return the parameters of a request, completed with this head's defaults."""
         if given is None or route != self.spec.task:
             return given or self.defaults
         mine = self.spec.defaults.keys() - given.model_fields_set
@@ -48,12 +48,12 @@ class Head:
 
     @property
     def bundle_name(self) -> str:
-        """As in the header X-Bundle."""
+        """NAME/VERSION, as in the header X-Bundle."""
         return f"{self.bundle.manifest.name}/{self.bundle.manifest.version}"
 
 
 class Heads:
-    """Heads in load order; the first of a task is its route's default."""
+    """Heads in load order; the first head of a route is its default."""
 
     def __init__(self, heads: Sequence[Head]) -> None:
         self.by_name: dict[str, Head] = {}
@@ -64,7 +64,7 @@ class Heads:
                 self.defaults.setdefault(route, head)
 
     def find(self, route: RouteName, name: str | None) -> Head:
-        """Return the head for a route; raise NotFound, which names those that exist."""
+        """Return the named head, or the default one, for a route; raise NotFound, which names the existing heads."""
         head = self.by_name.get(name) if name is not None else self.defaults.get(route)
         if head is None:
             raise NotFound(self._missing(route, name), field="head")
@@ -93,15 +93,15 @@ class Heads:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A bundle that can answer."""
+    """A loaded bundle, ready to answer."""
 
     source: Path
-    """Its directory as it was given: a link may point elsewhere later."""
+    """Its directory as it was given, not resolved: a link may point elsewhere later."""
     bundle: Bundle
     session: Session
     heads: tuple[Head, ...]
     at: float
-    """When, in seconds since 1970."""
+    """When it was loaded, in Unix seconds."""
 
     @classmethod
     def of(cls, source: Path, bundle: Bundle, session: Session) -> Self:
@@ -112,19 +112,19 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """As in the header X-Bundle."""
+        """NAME/VERSION, as in the header X-Bundle."""
         return f"{self.bundle.manifest.name}/{self.version}"
 
     @property
     def version(self) -> str:
-        """The bundle's."""
+        """The version of the bundle."""
         return self.bundle.manifest.version
 
 
 class Snapshot(Heads):
-    """All that is loaded at one moment.
+    """All bundles that are loaded at one moment.
 
-    `canary`: gets a part of the traffic of the heads that have its names. `shadow`: answers nobody, but is compared.
+    `canary`: answers a share of the requests for heads of the same names. `shadow`: computes answers only to compare.
     """
 
     def __init__(self, bundles: Sequence[Loaded], canary: Loaded | None = None, shadow: Loaded | None = None) -> None:
@@ -142,11 +142,11 @@ class Snapshot(Heads):
         return self._pinned[name]
 
     def part(self, key: str, percent: int) -> Heads:
-        """Return the heads for a request: the same `key` always gets the same, and `percent` of keys the canary's."""
+        """Return the heads for a request: for `percent` of keys the canary's, and always the same for the same key."""
         return self._trial if self.canary and crc32(key.encode("latin-1")) % 100 < percent else self
 
     def bundle_of(self, name: str) -> Loaded | None:
-        """Return the bundle that has a name, or a head of that name."""
+        """Return the bundle of this name, otherwise the first one with a head of this name; None if there is none."""
         named = [loaded for loaded in self.bundles if loaded.bundle.manifest.name == name]
         holders = [loaded for loaded in self.bundles if name in loaded.bundle.manifest.heads]
         return next(iter(named + holders), None)
@@ -156,7 +156,7 @@ class Snapshot(Heads):
         return next((loaded for loaded in self.loaded if loaded.source == source), None)
 
     def replace(self, old: Loaded | None, new: Loaded | None) -> "Snapshot":
-        """Return a snapshot with another bundle in a place, without it, or with one more."""
+        """Return a snapshot with `new` in place of `old`; without `old` if `new` is None, or with `new` added."""
 
         def place(found: Loaded | None) -> Loaded | None:
             return new if found is old else found
@@ -177,9 +177,10 @@ class Snapshot(Heads):
 
 
 def load_heads(settings: Settings, progress: Callable[[str], None], opened: "Opener | None" = None) -> Snapshot:
-    """Read, verify and warm every bundle; raise BundleError or SettingsError. Takes seconds: not on the event loop.
+    """Read, verify and warm up all bundles; takes seconds, so do not call it on the event loop.
 
-    `opened` opens a bundle; by default `open_session` does.
+    `progress` is called with a message for each step, and `opened` opens a bundle (default: `open_session`).
+    Raises BundleError or SettingsError.
     """
     loaded, bundles, directories = list[Loaded](), list[Bundle](), settings.directories
     for place, directory in _numbered(directories):
@@ -201,13 +202,16 @@ def load_heads(settings: Settings, progress: Callable[[str], None], opened: "Ope
 
 
 def _numbered(directories: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Return each directory with its place among all, for people."""
+    """Return each directory with a description such as "bundle 1 of 2, models/starter"."""
     count = len(directories)
     return [(f"bundle {number} of {count}, {path}", path) for number, path in enumerate(directories, start=1)]
 
 
 def renamed(bundle: Bundle, names: Mapping[str, str]) -> Bundle:
-    """Return a bundle whose heads have other names, given by "BUNDLE:HEAD"; raise SettingsError if two become equal."""
+    """Return a bundle with renamed heads; raise SettingsError if two heads get the same name.
+
+    `names` maps "BUNDLE:HEAD" to the new name.
+    """
     manifest = bundle.manifest
     owners = (str(bundle.directory), manifest.name)
     chosen = {head: _new_name(head, owners, names) for head in manifest.heads}
@@ -225,7 +229,7 @@ def _new_name(head: str, owners: Sequence[str], names: Mapping[str, str]) -> str
 
 
 def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: bool = False) -> None:
-    """Raise SettingsError where a rename names a missing head; with `more` bundles to come, one may have it."""
+    """Raise SettingsError if a renamed head is missing; with `more`, it may be in a bundle that is loaded later."""
     for key in names:
         owner, _, head = key.rpartition(":")
         found = [bundle for bundle in bundles if owner in (bundle.manifest.name, str(bundle.directory))]
@@ -235,7 +239,10 @@ def check_renames(names: Mapping[str, str], bundles: Sequence[Bundle], more: boo
 
 
 def open_session(bundle: Bundle, settings: Settings, like: Session | None = None, device: int = 0) -> Session:
-    """Open the graphs of a bundle; where `like` gained nothing from more threads, this takes no memory for them."""
+    """Open the graphs of a bundle.
+
+    If `like`, the session that it replaces, did not gain from more threads, no wide encoder is opened.
+    """
     wide = settings.threads * settings.lane_count if like is None or like.is_wide else settings.threads
     return Session(
         bundle,
@@ -252,7 +259,7 @@ Opener = Callable[[Bundle, Settings], Session]
 
 
 def describe(head: Head, heads: Heads, settings: Settings) -> dict[str, Any]:
-    """Return what GET /heads tells of a head."""
+    """Return the description of a head for GET /heads."""
     manifest = head.bundle.manifest
     entry = manifest.heads[head.name]
     task = head.spec.task
@@ -287,7 +294,7 @@ def _head(name: str, bundle: Bundle, session: Session) -> Head:
 
 
 def check_names(bundles: Sequence[Bundle]) -> None:
-    """Raise SettingsError, which says what to type, if heads of two bundles have one name."""
+    """Raise SettingsError if heads of two bundles have the same name; the message says how to rename one."""
     owners: dict[str, Bundle] = {}
     for bundle in bundles:
         for head in bundle.manifest.heads:
@@ -299,7 +306,7 @@ def check_names(bundles: Sequence[Bundle]) -> None:
 def _collision(head: str, first: Bundle, second: Bundle) -> str:
     same = first.manifest.name == second.manifest.name
     owner = str(second.directory) if same else second.manifest.name
-    name = Path(second.manifest.heads[head].file).stem  # in the bundle, if it is renamed already
+    name = Path(second.manifest.heads[head].file).stem  # the name in the bundle, as it may be renamed already
     new = f"{second.directory.name if same else owner}-{name}"[:64]
     return (
         f"head {head!r} is in bundle {first.directory} and in {second.directory}; start the service with "
@@ -308,5 +315,5 @@ def _collision(head: str, first: Bundle, second: Bundle) -> str:
 
 
 def _among(name: str, known: Collection[str]) -> str:
-    """List the names that are known, and ask for the one that was meant."""
+    """List the known names, and suggest the most similar one."""
     return "; ".join(filter(None, [f"there are {', '.join(known)}", did_you_mean(name, known)]))

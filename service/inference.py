@@ -1,8 +1,8 @@
 """One request from its bytes to the bytes of its answer: tokenize, queue, encode, decode, each timed.
 
-A route says which model its body has, which calls to heads the body makes, and what shape their answers get. All else
-is here, once for all routes. Nothing that this process made itself is validated again, and only long texts leave the
-event loop.
+A route defines the model of its body, the calls to heads that the body makes, and the shape of the response. All other
+steps are in this file and are the same for every route. Data that this process made itself is not validated again.
+Only long texts are processed outside the event loop.
 """
 
 import asyncio
@@ -44,19 +44,19 @@ from service.size import Size, all_texts, count_characters, count_decoded, count
 
 Result = TypeVar("Result")
 Rows = list[list[Encoded[Any]]]
-"""Of each call, and of each of its inputs."""
+"""Encoded inputs, per call and per input of that call."""
 
 LARGE_LOGITS = 50_000
-"""Logits, or tokens times ten, from which decoding leaves the event loop."""
+"""Decoding runs on a thread, not on the event loop, above this many logits (or a tenth as many tokens)."""
 NESTED = ("classify", "pair")
 """Routes that answer a single input with a list too: Hugging Face clients read response[0]."""
 SEVERAL = "several"
-"""Label of the time of a request that several heads answer."""
+"""Value of the label `head` for the stage times of a request that several heads answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a client wants of one head."""
+    """What a client asks one head to do."""
 
     head: Head
     route: RouteName
@@ -73,7 +73,7 @@ class Call:
 
 
 def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, settings: Settings) -> Call:
-    """Return the call for what a client sent as `inputs`; raise InputError for too many inputs, or too long ones."""
+    """Return the call for what a client sent as `inputs`; raise InputError if there are too many or one is too long."""
     task = head.ways[route]
     is_list = task.is_list(inputs, parameters)
     if is_list and not 1 <= len(inputs) <= settings.max_items:
@@ -88,15 +88,15 @@ def call_of(head: Head, route: RouteName, inputs: Any, parameters: Strict, setti
 
 
 class Plan(NamedTuple):
-    """What a body asks for."""
+    """The calls that a body asks for, and how to respond with their answers."""
 
     calls: list[Call]
     respond: Callable[[list[list[Any]]], Response]
-    """Makes the response of the answers of each call, one per input, ready for JSON."""
+    """Makes the response. Its argument holds one list per call, with one JSON-ready answer per input."""
 
 
 class Inference:
-    """Answers one request."""
+    """Computes the answer to one request."""
 
     def __init__(self, service: Service, request: Request, deadline: Deadline) -> None:
         self.service = service
@@ -104,15 +104,15 @@ class Inference:
         self.info = info_of(request.scope)
         self.deadline = deadline
         self.small = True
-        """Whether no text can be long, because the body is not."""
+        """Whether the body is so short that none of its texts can be long."""
 
     async def heads(self) -> Heads:
-        """Return the heads for this request, and wait for them while they load."""
+        """Return the heads for this request; while they load, wait for them."""
         await self.service.loaded(self.deadline)
         return self.service.heads_for(self.request.headers, self.info.request_id)
 
     def name(self, head: Head) -> None:
-        """Let the log and the metrics of this request name the head that answers it."""
+        """Set the name of the head in the log line and the metrics of this request."""
         self.info.head = self.info.log["head"] = head.name
 
     async def respond(
@@ -121,10 +121,10 @@ class Inference:
         media: Container[str] = JSON,
         check: Callable[[bytes], None] = check_values,
     ) -> Response:
-        """Read the body, `check` that it costs little to parse, compute what `plan` finds in it, answer."""
+        """Read the body, `check` that it is cheap to parse, run the calls that `plan` finds in it, and respond."""
         with self.service.bodies.one() as count:
             calls, respond = await self._plan(lambda body: _planned(body, check, plan), media, count)
-            # Once the body is there, the connection has nothing more to say than that its client left.
+            # After the body, the only message that can still come from the connection is that the client left.
             watch = asyncio.ensure_future(self.request.receive())
             try:
                 encoded, answers = await self._compute(calls, watch)
@@ -179,7 +179,7 @@ class Inference:
         return encoded
 
     async def _encode(self, calls: list[Call], encoded: Rows, watch: "asyncio.Future[Any]") -> list[list[Logits]]:
-        """Run the rows of all calls: one job per encoder, in which equal rows of several heads are computed once."""
+        """Run the rows of all calls: one job per encoder, in which rows that several heads share are computed once."""
         rows: dict[Session, list[tuple[str, Row]]] = {}
         for call, of_call in zip(calls, encoded, strict=True):
             rows.setdefault(call.head.session, []).extend(
@@ -191,7 +191,7 @@ class Inference:
                 jobs[session] = self._submit(session, of_session, watch)
             logits = {session: iter(await self._finished(job)) for session, job in jobs.items()}
         except BaseException:
-            for job in jobs.values():  # those that are done stay so
+            for job in jobs.values():  # no effect on a job that is done
                 self.service.engine.give_up(job, "failed", ClientGone("another part of the request failed"))
             raise
         finally:
@@ -202,7 +202,7 @@ class Inference:
         ]
 
     def _time(self, jobs: list[Job]) -> None:
-        """Note how long jobs waited and ran; one that is not done was given up just now."""
+        """Record how long the jobs waited and ran; a job that is not done was given up just now."""
         if not jobs:
             return
         now = time.monotonic()
@@ -250,13 +250,13 @@ class Inference:
         return answers
 
     async def _aside(self, heavy: bool, stage: str, work: Callable[[], Result]) -> Result:
-        """Run light work here, and heavy work on a thread until the deadline."""
+        """Run light work here, and heavy work on a thread; raise DeadlinePassed if that takes too long."""
         if not heavy:
             return work()
         self.service.trim_soon()
         try:
             working = asyncio.get_running_loop().run_in_executor(self.service.texts, work)
-        except RuntimeError:  # the threads have ended while the engine computed
+        except RuntimeError:  # the thread pool was shut down while the engine computed
             raise Unavailable(SHUTTING_DOWN) from None
         try:
             async with asyncio.timeout(self._left()):
@@ -302,7 +302,7 @@ class Inference:
 
 
 def span_attributes(calls: list[Call], encoded: Rows) -> dict[str, object]:
-    """Return what the span of a request says of its inputs: how many and how long, never what."""
+    """Return the attributes that describe the inputs in the span of a request: number and length, never content."""
     items = [item for of_call in encoded for item in of_call]
     return {
         "bertheads.bundle": ", ".join(dict.fromkeys(call.head.bundle_name for call in calls)),
@@ -313,12 +313,12 @@ def span_attributes(calls: list[Call], encoded: Rows) -> dict[str, object]:
 
 
 def json_response(answer: Any) -> Response:
-    """Return the response with an answer as JSON."""
+    """Return a response with the answer as JSON."""
     return Response(to_json(answer), media_type="application/json")
 
 
 def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
-    """Return the score of the first answer to each input that has one; a raw score or a number is no confidence."""
+    """Return the score of the best answer to each input that has one; raw logits and numbers are left out."""
     if getattr(parameters, "function_to_apply", None) == "none":
         return []
     found = [best["score"] for answer in answers if (best := best_answer(answer)) and "score" in best]
@@ -326,9 +326,9 @@ def top_scores(parameters: Strict, answers: list[Any]) -> list[float]:
 
 
 def start(request: Request) -> Inference:
-    """Return the inference of a request, unless it is refused before anything is spent on it."""
+    """Return the inference of a request; raise QueueFull under overload, before any work is done for it."""
     service, deadline = service_of(request), info_of(request.scope).deadline
-    if deadline is None:  # the middleware has not looked whether there is room
+    if deadline is None:  # the middleware has not checked whether there is room
         deadline = deadline_of(request, service.settings)
         service.engine.check_room(0, deadline)
     return Inference(service, request, deadline)
@@ -341,7 +341,7 @@ def service_of(request: Request) -> Service:
 
 
 def deadline_of(request: Request, settings: Settings) -> Deadline:
-    """Return when a request is given up: after the client's X-Deadline-Ms, or the limit if that is sooner."""
+    """Return the deadline of a request: the client's X-Deadline-Ms or the service's own limit, whichever is sooner."""
     seconds, given = settings.deadline, request.headers.get(DEADLINE_HEADER)
     if given is not None:
         if not given.isdecimal() or not 1 <= int(given[:12]) or len(given) > 12:

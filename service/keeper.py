@@ -1,4 +1,4 @@
-"""Logits that are kept between the engine and decoding: what memory fills with."""
+"""A limit on the logits that are kept in memory between the engine and decoding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,10 @@ class Keeper:
 
     @contextmanager
     def keeping(self, logits: int) -> Iterator[None]:
-        """Count logits from before they are computed until they are decoded, for they are what memory fills with.
+        """Count logits from before they are computed until they are decoded.
 
-        A single request may make up to MAX_LOGITS where nothing else is kept.
-        Raises QueueFull, and Unprocessable for more than would ever fit.
+        If no others are kept, a single request may have up to MAX_LOGITS. Raises QueueFull if others leave too little
+        room, and Unprocessable for more than MAX_LOGITS.
         """
         share = MAX_LOGITS // self._processes
         if logits > MAX_LOGITS:
@@ -35,5 +35,5 @@ class Keeper:
             self._logits -= logits
 
     def _wait(self) -> float:
-        """Return the seconds until all that waits now is computed."""
+        """Return the seconds until all rows that wait now are computed."""
         raise NotImplementedError

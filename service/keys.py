@@ -1,8 +1,8 @@
-"""Who may use the service: keys with names, from a setting and from a file that may change while the service runs.
+"""API keys with names, from a setting and from a file that may change while the service runs.
 
-Each line of the file is NAME KEY or NAME KEY WEIGHT; blank lines and lines that begin with # are skipped. A name may
-stand on several lines, so that a client can change its key without a gap. A file whose only line is a key, as a secret
-of Docker or Kubernetes is, gives that key the name "default".
+Each line of the file is NAME KEY or NAME KEY WEIGHT; blank lines and lines that begin with # are skipped. Several lines
+may have the same name, so a client can change its key without a gap. A file may also contain only a key, as secrets of
+Docker and Kubernetes do; this key gets the name "default".
 """
 
 import asyncio
@@ -24,36 +24,36 @@ from service.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "default"
-"""The name of the key that has none: of the setting api_key, or of a file that holds only a key."""
+"""The name of a key without a name: the setting api_key, or the key in a file that contains only a key."""
 NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 MIN_WEIGHT, MAX_WEIGHT = 0.01, 100
-"""Of a key: one that is less would wait for ever."""
+"""Bounds of a key's weight: requests with a smaller one would practically wait for ever."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""What no header can carry."""
+"""Characters that no header can carry."""
 MAX_FILE_BYTES = 1 << 20
 LOOK_SECONDS = 1.0
-"""Between two looks at the file."""
+"""Seconds between checks whether the file has changed."""
 MAX_GUESSES = 10
-"""Wrong keys per address and GUESS_SECONDS that are answered at once."""
+"""Wrong keys per address and GUESS_SECONDS that are answered without a delay."""
 GUESS_SECONDS = 60.0
 MAX_ADDRESSES = 4096
-"""Addresses whose wrong keys are counted; the one that has been quiet for longest is forgotten first."""
+"""Maximum addresses whose wrong keys are counted; the one without wrong keys for the longest time is dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of a key; the key itself is kept as a digest only."""
+    """The name and weight of a key; the key itself is kept only as a digest."""
 
     name: str
     weight: float = 1.0
-    """The client's share of the service, relative to others."""
+    """The client's share of the computing time, relative to others."""
 
 
 class Keys:
     """The keys that are valid now."""
 
     def __init__(self, path: Path | None, single: str | None, metrics: Metrics) -> None:
-        """`path`: the file; `single`: the setting api_key. Without both, no key is asked for."""
+        """`path`: the file of keys; `single`: the setting api_key. If both are None, no key is required."""
         self.path = path
         self.required = bool(path or single)
         self._metrics = metrics
@@ -67,23 +67,23 @@ class Keys:
             self.look()
 
     def find(self, key: bytes) -> Key | None:
-        """Return what is known of a key.
+        """Return the name and weight of a valid key, or None.
 
-        The digest depends on a secret of this process, so the time of the look-up tells nothing about valid keys.
+        The digest depends on a secret of this process, so the time of the look-up reveals nothing about valid keys.
         """
         return self._known.get(self._digest(key))
 
     async def watch(self) -> None:
-        """Look at the file again and again; file systems can be slow, so on a thread."""
+        """Check the file every LOOK_SECONDS, on a thread, because file systems can be slow."""
         while self.path:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await asyncio.to_thread(self.look)
             except Exception:
-                logger.exception("looking at %s failed; trying again", self.path)
+                logger.exception("checking %s failed; trying again", self.path)
 
     def look(self) -> None:
-        """Read the file if it has changed; if it cannot be read or is invalid, keep the keys, log it and count it."""
+        """Read the file if it has changed; if it is unreadable or invalid, keep the old keys, log it and count it."""
         assert self.path
         found = _signature(self.path)
         if found == self._seen and not self._complaint:
@@ -105,14 +105,14 @@ class Keys:
             self._complaint = sentence
             self._metrics.key_file_broken.set(1)
             self._metrics.key_file_errors.inc()
-            logger.error("%s; the keys that were valid before stay valid", sentence)
+            logger.error("%s; the previous keys stay valid", sentence)
 
     def _declare(self) -> None:
         for name in {key.name for key in self._known.values()}:
             self._metrics.declare_key(name)
 
     def _digests(self, keys: list[tuple[str, Key]]) -> dict[bytes, Key]:
-        """Return keys by digest; some clients send letters beyond ASCII as UTF-8, others as Latin-1."""
+        """Return keys by digest; clients may send non-ASCII letters as UTF-8 or as Latin-1."""
         latin = {self._digest(text.encode("latin-1")): key for text, key in keys if _is_latin(text)}
         return latin | {self._digest(text.encode()): key for text, key in keys}
 
@@ -125,10 +125,10 @@ class Guesses:
 
     def __init__(self) -> None:
         self._recent: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """Wrong keys, and when the count begins again; the latest address at the end."""
+        """Number of wrong keys, and when the count restarts, by address; the latest address is at the end."""
 
     def note(self, address: str) -> bool:
-        """Count a wrong key; return whether there have been too many from there."""
+        """Count a wrong key; return whether its address has sent too many."""
         now, network = time.monotonic(), _network(address)
         count, end = self._recent.pop(network, (0, 0.0))
         if now >= end:
@@ -140,7 +140,7 @@ class Guesses:
 
 
 def read_keys(path: Path) -> list[tuple[str, Key]]:
-    """Return the keys of a file; raise SettingsError naming file and line, and never a word of the file itself."""
+    """Return the keys of a file; raise SettingsError, which names file and line but quotes nothing from the file."""
     lines = [(number, line.strip(" \t\r")) for number, line in enumerate(_text(path).split("\n"), 1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not lines:
@@ -155,7 +155,7 @@ def read_keys(path: Path) -> list[tuple[str, Key]]:
 def _text(path: Path) -> str:
     try:
         if not path.is_file():  # a pipe would block, a device would not end
-            raise SettingsError(f"{path} is no file that can be read; name a file of keys")
+            raise SettingsError(f"{path} is not a readable file; name a file of keys")
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
@@ -212,7 +212,7 @@ def _number(word: str) -> float:
 
 
 def _signature(path: Path) -> object:
-    """Return what changes with a file, its mode and its links; of a file that is not there, None."""
+    """Return a value that changes with a file, its mode and its links; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -225,7 +225,7 @@ def _is_latin(text: str) -> bool:
 
 
 def _network(address: str) -> str:
-    """Return whose guesses count together: an address of IPv4, or the 64 bits of IPv6 that a provider gives out."""
+    """Return the key under which guesses are counted: an IPv4 address, or the 64-bit prefix of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,7 +1,7 @@
-"""From start to stop: load in the background, be ready, drain.
+"""The life of a service process: load in the background, become ready, drain, stop.
 
-The port is open from the first moment, so that a probe sees a live process while bundles load; but a worker that
-replaces another takes no connection before it can answer, for there are others that can.
+The port is open from the start, so that a probe sees a live process while bundles load. A worker that replaces another
+is different: it takes no connections until it can answer, because the other workers can.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ logger = logging.getLogger(__name__)
 MAX_HELD = 1000
 """Requests that may wait while bundles load. None of them has a body in memory yet."""
 PIN = "x-bundle"
-"""The header by which a request chooses a bundle that is loaded, as NAME/VERSION."""
+"""The header with which a request chooses a loaded bundle, as NAME/VERSION."""
 TEXT_THREADS = 2
-"""Threads for tokenising and decoding what would hold up the event loop."""
+"""Threads for tokenizing and decoding that would block the event loop."""
 
 
 class Service:
-    """What the routes share; one an app."""
+    """The state that all routes share; one per app."""
 
     def __init__(self, settings: Settings, metrics: Metrics, devices: Sequence[Path] = ()) -> None:
-        """`devices`: the sockets of engine processes, for a front, which has no engine of its own."""
+        """`devices`: the sockets of the engine processes if this is a front, which has no engine of its own."""
         self.settings = settings
         self.metrics = metrics
         self.traces = open_traces()
@@ -59,7 +59,7 @@ class Service:
         self.texts = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
         self.progress = "starting"
         self.failure: str | None = None
-        """Why loading failed; the server ends with it."""
+        """Why loading failed; if set, the server exits."""
         self.draining = False
         self.served: Snapshot | None = None
         """None while bundles load."""
@@ -74,7 +74,7 @@ class Service:
         self._trimming: asyncio.TimerHandle | None = None
 
     def _declare_limits(self) -> None:
-        """Let the metrics say how much there should be, and may be."""
+        """Set the metrics of configured sizes and limits."""
         settings, metrics = self.settings, self.metrics
         metrics.workers.set(settings.worker_count)
         if not self._engines:
@@ -84,13 +84,13 @@ class Service:
 
     @property
     def heads(self) -> Snapshot:
-        """What is served; raise Unavailable while it loads."""
+        """The heads that are served; raises Unavailable while they load."""
         if self.served is None:
             raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
         return self.served
 
     async def loaded(self, deadline: Deadline) -> None:
-        """Wait while bundles load, until the deadline; return at once if many wait already."""
+        """Wait while bundles load, at most until the deadline; return at once if MAX_HELD requests wait already."""
         if self.served is None and self._held < MAX_HELD:
             self._held += 1
             try:
@@ -102,7 +102,7 @@ class Service:
                 self._held -= 1
 
     def heads_for(self, headers: Mapping[str, str], request_id: str) -> Heads:
-        """Return the heads for a request: of the bundle that X-Bundle names, or the canary's for its part of requests.
+        """Return the heads for a request: those of the bundle in X-Bundle, or the canary's for its share of requests.
 
         Raises Unavailable while bundles load, and NotFound for a bundle that is not loaded.
         """
@@ -119,7 +119,7 @@ class Service:
         return (["draining"] if self.draining else []) + self.engine.obstacles()
 
     def loading(self) -> asyncio.Task[None]:
-        """Return the task that loads, which begins with the first call."""
+        """Return the loading task; the first call starts it."""
         if self._loading is None:
             if self.reload.control:
                 self.reload.control.start()
@@ -153,7 +153,10 @@ class Service:
         logger.info("ready after %.1f s with %d lanes: %s", time.monotonic() - started, self.settings.lane_count, names)
 
     def open_session(self, bundle: Bundle, settings: Settings, like: Session | None = None) -> Session:
-        """Open a bundle here or by its handle; `like`: the one that serves until then. Not on the event loop."""
+        """Open a bundle, here or (for a front) in the engine processes; do not call on the event loop.
+
+        `like`: the session that it will replace, if any. Raises BundleError.
+        """
         if self._engines:
             return cast(Session, self._engines.open(bundle, cast(Handle | None, like)))
         if like:
@@ -161,17 +164,17 @@ class Service:
         return open_session(bundle, settings, like, settings.device[0])
 
     async def warm_lanes(self, session: Session) -> None:
-        """Let each lane run all heads: on CUDA a thread makes a stream and a handle of its own for each graph."""
+        """Run all heads once on each lane. On CUDA, each thread creates its own stream and handle per graph."""
         if self.settings.provider == "cuda" and not self._engines:
             await self.engine.on_each_lane(session.warm_up)
 
     def _load_again(self) -> None:
-        """Let all workers load what is on disk now: it is not what is served."""
+        """Have all workers load the bundles again, because those on disk differ from those that are served."""
         if self.reload.control:
             self.reload.control.ask_for_all()
 
     def serve(self, heads: Snapshot) -> None:
-        """Answer with these from the next request on."""
+        """Serve these heads from the next request on."""
         for gone in self.served.loaded if self.served else ():
             self.metrics.forget_bundle(gone.name, gone.session.precision, gone.session.provider)
         for loaded in heads.loaded:
@@ -182,7 +185,7 @@ class Service:
         self.served = heads
 
     def trim_soon(self) -> None:
-        """Give memory back once no request is under way: after long texts the allocator keeps hundreds of megabytes."""
+        """Return freed memory to the system once no request runs: the allocator keeps hundreds of MB of long texts."""
         if self._trimming is None:
             self._trimming = asyncio.get_running_loop().call_later(TRIM_AFTER, self._trim)
 
@@ -194,20 +197,20 @@ class Service:
             self.texts.submit(trim)
 
     def note_ready(self) -> None:
-        """Let the metrics say what /health/ready says."""
+        """Set the metric `ready` to what /health/ready reports."""
         self.metrics.ready.set(0 if self.obstacles() else 1)
 
     def drain(self) -> None:
-        """Be not ready, but answer still."""
+        """Report not ready, but continue to answer requests."""
         if not self.draining:
-            logger.info("draining: not ready any more")
+            logger.info("draining: no longer ready")
         self.draining = True
         if self._engines:
             self._engines.drain()
         self.note_ready()
 
     async def stop(self) -> None:
-        """Give up what still waits, end the lanes, and send the last spans."""
+        """Give up waiting requests, end the lanes, and send the last spans."""
         end = time.monotonic() + self.settings.drain_timeout
         self.drain()
         self.reload.stop()

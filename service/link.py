@@ -1,4 +1,4 @@
-"""The connection of a front to the engine process of one device, which is made again when that has been replaced."""
+"""A front's connection to the engine process of one device; it reconnects when that process was replaced."""
 
 import asyncio
 import logging
@@ -24,56 +24,56 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.1
-"""Between attempts to reach an engine process."""
+"""Seconds between attempts to connect to an engine process."""
 REOPEN_SECONDS = 1.0
-"""Between attempts to open a bundle again that a restarted engine process refused."""
+"""Seconds between attempts to open a bundle that a restarted engine process refused."""
 MAX_SILENCE = 5.0
-"""Seconds without a sign of life after which an engine process counts as not ready."""
+"""An engine process counts as not ready after this many seconds without a heartbeat."""
 AT_ONCE = {"Retry-After": "1"}
 LOST = "the engine process that had this request ended; send it again"
 
 
 class LinkLost(Exception):
-    """Raised when a connection ends while something waits for its answer."""
+    """Raised if a connection ends while a task waits for its answer."""
 
 
 @dataclass(slots=True, eq=False)
 class SentJob(Job):
-    """A job that an engine process has."""
+    """A job that was sent to an engine process."""
 
     link: "Link | None" = None
     number: int = 0
 
 
 class Link(FrameProtocol):
-    """One connection, and what waits for its answers."""
+    """One connection, and the jobs that wait for its answers."""
 
     def __init__(self, engines: "Engines", path: Path) -> None:
         super().__init__()
         self.path = path
         self.ready = False
-        """Whether all that is served is open there."""
+        """Whether all served bundles are open there."""
         self.sessions: dict[int, int] = {}
-        """Numbers of sessions there, by those of handles."""
+        """Maps numbers of handles to numbers of the engine process's sessions."""
         self.jobs: dict[int, SentJob] = {}
         self.tokens = 0
-        """Of all jobs."""
+        """Tokens of all jobs."""
         self._engines = engines
         self._board: Board | None = None
         self._refusal = ""
-        """Why it could not open what is served."""
+        """Why the engine process could not open a served bundle."""
         self._opening: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = count(1)
         self._lost = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Connect, now and whenever the connection has ended."""
+        """Connect, and reconnect whenever the connection has ended."""
         self._loop = loop
         self._task = loop.create_task(self._keep())
 
     def stop(self) -> None:
-        """Leave."""
+        """Send what is buffered, and disconnect."""
         if self._task:
             self._task.cancel()
         self._flush()
@@ -82,12 +82,12 @@ class Link(FrameProtocol):
 
     @property
     def connected(self) -> bool:
-        """Whether the engine process is there."""
+        """Whether the engine process is connected."""
         return self._transport is not None
 
     @property
     def load(self) -> Load:
-        """The newest state of the queue there."""
+        """The newest state of the engine process's queue."""
         assert self._board
         return self._board.load
 
@@ -102,7 +102,7 @@ class Link(FrameProtocol):
         return f"the engine process of {self.path.stem} has been silent for {silence:.0f} s" * (silence > MAX_SILENCE)
 
     async def open(self, number: int, wanted: dict[str, Any]) -> dict[str, Any]:
-        """Open a bundle; return what is known of its session. Raises BundleError, LinkLost."""
+        """Open a bundle; return the properties of its session. Raises BundleError, LinkLost."""
         if not self.connected:
             raise LinkLost
         self._opening[number] = opened = self._loop.create_future()
@@ -116,7 +116,7 @@ class Link(FrameProtocol):
         return told
 
     def close(self, number: int) -> None:
-        """Let go of a bundle."""
+        """Release a bundle."""
         if session := self.sessions.pop(number, None):
             self._send(frames.pack_json(frames.CLOSE, session))
 
@@ -125,19 +125,19 @@ class Link(FrameProtocol):
         job.number = next(self._numbers)
         heads = {name: place for place, name in enumerate(self._engines.live[handle]["heads"])}
         self._send(frames.pack_request(job.number, self.sessions[handle], heads, job))
-        job.items.clear()  # they refer to it: a cycle would keep it until garbage is collected
+        job.items.clear()  # a reference cycle would keep the job until the next garbage collection
         self.jobs[job.number] = job
         self.tokens += job.tokens
 
     def drop(self, job: SentJob, reason: str) -> bool:
-        """Have a job dropped; return False if the engine process does not know it."""
+        """Tell the engine process to drop a job; return False if it does not have the job."""
         if not self._forget(job.number):
             return False
         self._send(frames.frame(frames.DROP, frames.DROPPED.pack(job.number, DROPPED.index(reason))))
         return True
 
     def expire(self, job: SentJob) -> bool:
-        """Have a job given up; return False if the engine process does not know it."""
+        """Tell the engine process that a job's deadline has passed; return False if it does not have the job."""
         if job.number in self.jobs:
             self._send(frames.frame(frames.EXPIRE, frames.NUMBER.pack(job.number)))
         return job.number in self.jobs
@@ -145,14 +145,14 @@ class Link(FrameProtocol):
     # ---- asyncio.Protocol ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with nothing."""
+        """Reset the state for a new connection."""
         super().connection_made(transport)
         self._lost.clear()
         self._engines.note_connected()
         self._frames = frames.Splitter(4 * MAX_LOGITS + self._engines.limits.queued_tokens * 16 + (1 << 20))
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the frames that are complete now."""
+        """Handle the frames that are complete now."""
         for kind, body in self._frames.feed(data):
             if kind == frames.ANSWER:
                 self._answer(*frames.unpack_answer(body))
@@ -162,7 +162,7 @@ class Link(FrameProtocol):
                 self._note_opened(kind, frames.unpack_json(body))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Let everyone who waits know."""
+        """Fail all jobs and calls that wait for an answer."""
         self.ready, self._transport, self._out = False, None, []
         self.sessions.clear()
         for job in list(self.jobs.values()):
@@ -213,7 +213,7 @@ class Link(FrameProtocol):
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _open_again(self) -> None:
-        """Open what is served; until all is open there, the device gets no requests."""
+        """Open all served bundles; until all are open, the device gets no requests."""
         live = self._engines.live
         while missing := [number for number in live if number not in self.sessions]:
             try:

@@ -1,7 +1,7 @@
 """Logging: lines for people, or JSON lines for machines. Inputs are never logged.
 
-Lines go into a bounded queue, and a thread writes them. So a reader of standard error that stalls stops nothing:
-records that find the queue full are dropped and counted.
+Lines go into a bounded queue, and a thread writes them to standard error. So a stalled reader cannot block the service:
+while the queue is full, records are dropped and counted.
 """
 
 import json
@@ -17,19 +17,19 @@ from queue import SimpleQueue
 from traceback import TracebackException
 
 FIELDS = "fields"
-"""Attribute of a record with what belongs to its message: logger.info("…", extra={FIELDS: {"status": 200}})."""
+"""Attribute of a record with further fields of its line: logger.info("…", extra={FIELDS: {"status": 200}})."""
 TRACEBACK = "traceback"
-"""Attribute of a record with its traceback, yet to be formatted."""
-TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # nobody changes it
-"""Ids of the trace of the current request: further fields of each of its lines."""
+"""Attribute of a record with its traceback, not yet formatted."""
+TRACE: ContextVar[Mapping[str, str]] = ContextVar("TRACE", default={})  # noqa: B039  # it is never modified
+"""Trace ids of the current request; they are added to the fields of each of its lines."""
 MAX_LINE = 1 << 13
-"""Characters of a line, or of a record with its traceback; the middle of longer ones is cut out."""
+"""Maximum characters of a line, or of a record with its traceback; longer ones lose their middle."""
 MAX_WAITING = 1 << 12
-"""Lines in the queue: two seconds of an access log at full load."""
+"""Maximum lines in the queue: two seconds of an access log at full load."""
 GATHER_SECONDS = 0.05
-"""How long lines gather until they are written together: waking the thread for each cost a sixth of all requests."""
+"""Lines are collected for this time and written together: waking the thread for each one cost 1/6 of the throughput."""
 MAX_FLUSH_SECONDS = 1.0
-"""How long an exit waits for a reader that stalls."""
+"""Maximum seconds that an exit waits for a stalled reader."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -51,7 +51,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, message, and the fields as key=value; strings as literals, so that no client can break a line."""
+    """Time, level, message, and fields as key=value; strings are quoted and escaped, so no client can forge lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
@@ -65,16 +65,16 @@ class TextFormatter(logging.Formatter):
 
 
 class Lines(logging.Handler):
-    """Passes lines to a thread that writes them to a file descriptor; None writes nothing.
+    """Passes lines to a thread that writes them to a file descriptor (None: to nowhere).
 
-    Lines are formatted where they are logged: a busy event loop leaves other threads little time. Tracebacks, which
-    take longer, are formatted on the thread.
+    Lines are formatted by the caller, because a busy event loop leaves other threads little time. Tracebacks take
+    longer, so the thread formats them.
     """
 
     def __init__(self, descriptor: int | None) -> None:
         super().__init__()
         self.dropped = 0
-        """Records that found the queue full."""
+        """Number of records that were dropped because the queue was full."""
         self.on_drop: Callable[[], object] = lambda: None
         self._told = 0
         self._descriptor = descriptor
@@ -95,13 +95,13 @@ class Lines(logging.Handler):
             self._waiting.put(self._line(record))
 
     def flush(self) -> None:
-        """Wait until what was queued before is written, but not for a reader that stalls."""
+        """Wait until the queued lines are written, at most MAX_FLUSH_SECONDS."""
         written = threading.Event()
         self._waiting.put(written)
         written.wait(MAX_FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Write what was queued before, and end the thread."""
+        """Write the queued lines, and end the thread."""
         self._waiting.put(None)
         self._writer.join(MAX_FLUSH_SECONDS)
         super().close()
@@ -124,11 +124,11 @@ class Lines(logging.Handler):
             if found := getattr(record, TRACEBACK, None):
                 record.exc_text = "".join(found.format()).rstrip()
             return self.format(record) + "\n"
-        except Exception as error:  # the message and its arguments do not fit each other
+        except Exception as error:  # the arguments do not fit the message's format
             return f"a record of {record.name} cannot be formatted ({error!r}): {cut(str(record.msg), 200)}\n"
 
     def _missing(self) -> str:
-        """Tell of records that were dropped since the last time."""
+        """Return a line that reports the records dropped since the last such line, or an empty string."""
         count, self._told = self.dropped - self._told, self.dropped
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d lines were dropped", (count,), None)
         return self._line(record) if count else ""
@@ -138,14 +138,14 @@ class Lines(logging.Handler):
         while left and self._descriptor is not None:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:  # whoever shares the pipe made it so
+            except BlockingIOError:  # another process that shares the pipe made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
-                return  # nobody is left to read
+                return  # the reader has gone
 
 
 def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a record whose traceback keeps no variables: whole requests would live as long as it waits."""
+    """Return a record whose traceback keeps no local variables: they would keep whole requests in memory."""
     assert record.exc_info and record.exc_info[1]
     alone = logging.makeLogRecord(record.__dict__ | {"exc_info": None})
     setattr(alone, TRACEBACK, TracebackException(*record.exc_info, lookup_lines=False, compact=True))
@@ -153,7 +153,7 @@ def _without_frames(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return at most about `limit` characters of a text, with a note of how many are left out in the middle."""
+    """Return about `limit` characters of a text; a note in the middle says how many were cut."""
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]} […{len(text) - limit // 2 * 2} characters were cut…] {text[len(text) - limit // 2 :]}"
@@ -168,8 +168,8 @@ def _dump(line: dict[str, object]) -> str:
 
 
 def configure(level: str, form: str) -> None:
-    """Send every record to standard error; requests and stages are logged by us, not by uvicorn."""
-    # A record need not collect what our lines do not show: file and line, thread, process (Python's logging HOWTO).
+    """Send all records to standard error; the access log is the service's own, not uvicorn's."""
+    # Our lines do not show file, thread and process, so records need not collect them (Python's logging HOWTO).
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = Lines(_standard_error())
@@ -189,5 +189,5 @@ def count_drops(count: Callable[[], object]) -> None:
 def _standard_error() -> int | None:
     try:
         return sys.stderr.fileno()
-    except (AttributeError, OSError):  # closed before the start: then the number may be anything's
+    except (AttributeError, OSError):  # closed before the start: another file may have its number by now
         return None

@@ -1,4 +1,4 @@
-"""Answers to what is not valid HTTP/1.1, where no app can answer."""
+"""Responses to input that is not valid HTTP/1.1, so that it never reaches the app."""
 
 import random
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from service.errors import BadRequest, HeadTooLarge, ServiceError, SlowRequest, Unavailable, media_type, problem
 
 TLS = b"\x16"
-"""The first byte of a TLS handshake, and of no HTTP request."""
+"""The first byte of a TLS handshake; no HTTP request begins with it."""
 HTTP2 = b"PRI"
-"""The method of the first line that an HTTP/2 client sends."""
+"""The method in the connection preface of HTTP/2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a connection ends; `reason` is a label of the metrics."""
+    """Why a connection is closed; `reason` is a label of the metrics."""
 
     reason: str
     error: ServiceError
 
 
 def not_http(data: memoryview, method: bytes, error: httptools.HttpParserError) -> Refusal:
-    """Return the refusal of bytes that the parser does not understand, after a method that it may have read."""
+    """Return the refusal of bytes that the parser rejects; `method` is the method that it has read, if any."""
     if data[:1] == TLS:
         sentence = "the client speaks TLS, but this port speaks plain HTTP; use http:// in the URL"
         return Refusal("tls", BadRequest(sentence))
@@ -35,7 +35,7 @@ def not_http(data: memoryview, method: bytes, error: httptools.HttpParserError) 
 
 
 def too_long(limit: int) -> Refusal:
-    """Return the refusal of header or trailer lines above a limit of bytes."""
+    """Return the refusal of header or trailer lines of more than `limit` bytes."""
     sentence = f"the lines before or after the body exceed {limit} bytes; send shorter headers, and texts in the body"
     return Refusal("headers-too-long", HeadTooLarge(sentence))
 
@@ -52,12 +52,12 @@ def too_slow(seconds: float) -> Refusal:
 
 def too_many_connections(limit: int) -> Refusal:
     """Return the refusal of a connection above the limit."""
-    sentence = f"all {limit} connections are in use; come back after Retry-After seconds, and reuse connections"
+    sentence = f"all {limit} connections are in use; try again after Retry-After seconds, and reuse connections"
     return Refusal("limit", Unavailable(sentence, headers={"Retry-After": "1"}))
 
 
 def answer(error: ServiceError, headers: list[tuple[bytes, bytes]], path: str = "") -> bytes:
-    """Return a whole answer with problem details, for clients of `path`; the connection closes after it."""
+    """Return a complete response with problem details, for clients of `path`; the connection closes after it."""
     request_id = f"{random.getrandbits(128):032x}"
     body = problem(error, request_id, path)
     own = {

@@ -1,7 +1,7 @@
-"""Files in which workers keep their metrics, in a directory in memory that their supervisor owns.
+"""Files in which workers keep their metrics, in an in-memory directory that belongs to their supervisor.
 
-Each process writes files of its own, one per kind; a scrape of any worker adds up all files. What dead workers counted
-is folded into one file per kind, so that nothing is lost and the directory does not grow with restarts.
+Each process writes its own files, one per kind of metric; a scrape of any worker returns the sum of all files. The
+counts of dead workers are merged into one file per kind, so nothing is lost and restarts do not add files.
 """
 
 import fcntl
@@ -30,25 +30,25 @@ from service.errors import SettingsError
 logger = logging.getLogger(__name__)
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the directory to prometheus_client, before it makes its first metric."""
+"""Tells prometheus_client the directory; must be set before the first metric is created."""
 MEMORY = Path("/dev/shm")
 PREFIX = "bertheads-workers-"
 NEW = "bertheads-new-"
-"""Of a directory that nobody holds yet."""
+"""Prefix of a directory that no process has locked yet."""
 LOCK = "lock"
 DEAD = "dead"
-"""Stands for the process in the name of a file with the counts of dead ones: counter_dead.db beside counter_123.db."""
+"""Takes the place of the process id in the name of the file for dead processes: counter_dead.db, counter_123.db."""
 INITIAL_BYTES = 1 << 18
-"""Of a file: enough for the series of some ten heads."""
+"""Initial size of a file: enough for the series of about ten heads."""
 MAX_LOCK_SECONDS = 5.0
 ALL = "*.db"
 GAUGES = "gauge_livesum_*.db"
-"""Files with what is summed over living workers."""
+"""Files of the gauges that are summed over living workers."""
 RESTARTS = ("bertheads_worker_restarts", "Workers that ended and were replaced")
 
 
 class Allocated(MmapedDict):
-    """Allocates a file before it is mapped: where the file system is full, a write to the map would end the process."""
+    """Allocates a file before it is mapped: if the file system were full, a write to the map would kill the process."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if not read_mode:
@@ -63,7 +63,7 @@ class Allocated(MmapedDict):
         self._full = False
 
     def _init_value(self, key: str) -> None:
-        """Add a series; without room for it, let it and all later ones share a place that nobody reads."""
+        """Add a series; if the file cannot grow, this and all later series share one slot that is never read."""
         size, need = self._capacity, self._used + len(key.encode()) + 64
         while need > size:
             size *= 2
@@ -79,11 +79,11 @@ class Allocated(MmapedDict):
             super()._init_value(key)  # type: ignore[no-untyped-call]
 
 
-prometheus_client.values.MmapedDict = Allocated  # type: ignore[attr-defined]  # there is no other way in
+prometheus_client.values.MmapedDict = Allocated  # type: ignore[attr-defined]  # the only way to replace it
 
 
 class Files(Collector):
-    """Adds up what the workers wrote to files of a pattern."""
+    """Sums what the workers wrote to the files that match a pattern."""
 
     def __init__(self, directory: Path, pattern: str) -> None:
         self.directory = directory
@@ -99,9 +99,9 @@ class Files(Collector):
 
 
 class Processes(Collector):
-    """Memory, processor time and file descriptors of each worker, and of their supervisor; the label is the process.
+    """Memory, CPU time and file descriptors of each worker and of the supervisor, with the process id as label.
 
-    The supervisor is the oldest of them: the least start time is that of the whole service.
+    The supervisor is the oldest process, so the smallest start time is the start of the whole service.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -117,7 +117,7 @@ class Processes(Collector):
 
 
 class Space(Collector):
-    """The room that is left for metrics: where it ends, new series are not counted."""
+    """The free space for metrics; without any, new series are not counted."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -134,7 +134,7 @@ def _supervisor() -> list[str]:
 
 
 def collected(directory: Path, pattern: str = ALL) -> CollectorRegistry:
-    """Return a registry that adds up what living and dead workers wrote; with all files, their processes too."""
+    """Return a registry with the sums of all workers, living and dead; for pattern ALL, also process metrics."""
     registry = CollectorRegistry()
     registry.register(Files(directory, pattern))
     if pattern == ALL:
@@ -145,15 +145,15 @@ def collected(directory: Path, pattern: str = ALL) -> CollectorRegistry:
 
 @contextmanager
 def metric_directory() -> Iterator[Path]:
-    """Make a directory for metrics while the block runs; remove those of supervisors that were killed.
+    """Create a directory for metrics while the block runs; remove directories of supervisors that were killed.
 
-    Raises SettingsError if there is no place for one.
+    Raises SettingsError if it cannot be created.
     """
     try:
         root = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
         remove_stale(root)
         new = Path(tempfile.mkdtemp(prefix=NEW, dir=root))
-        held = hold(new)  # before it has the name by which others find it
+        held = hold(new)  # before the rename, after which others may look for stale directories
         directory = new.rename(root / new.name.replace(NEW, PREFIX))
     except OSError as error:
         raise SettingsError(
@@ -169,16 +169,16 @@ def metric_directory() -> Iterator[Path]:
 
 
 def hold(directory: Path) -> int:
-    """Keep others from removing a directory until this process ends or closes the descriptor that is returned."""
+    """Lock a directory against removal until this process ends or closes the returned descriptor."""
     descriptor = os.open(directory, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def remove_stale(root: Path) -> None:
-    """Remove directories that no process holds: the kernel frees what a killed one held."""
+    """Remove directories that no process has locked; the kernel releases the locks of killed processes."""
     for directory in root.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # it is held, or another user's
+        with suppress(OSError):  # it is locked, or belongs to another user
             descriptor = os.open(directory, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +189,7 @@ def remove_stale(root: Path) -> None:
 
 
 def fold(directory: Path, living: Iterable[int], restarts: int = 0) -> None:
-    """Move the counts of processes that do not live any more into one file per kind, and count restarts there."""
+    """Merge the counts of dead processes into one file per kind, and add `restarts` to the counter there."""
     alive = {str(pid) for pid in living}
     try:
         with _locked(directory, fcntl.LOCK_EX):
@@ -198,7 +198,7 @@ def fold(directory: Path, living: Iterable[int], restarts: int = 0) -> None:
             for gauge in _dead(directory, "gauge", alive):
                 gauge.unlink()
     except OSError as error:
-        logger.warning("metrics of dead workers stay in files of their own for now: %s", error)
+        logger.warning("cannot merge the metrics of dead workers, so their files are kept for now: %s", error)
 
 
 def _fold_kind(directory: Path, kind: str, alive: set[str], restarts: int) -> None:
@@ -246,13 +246,13 @@ def _merge(files: Iterable[Path]) -> Iterable[Metric]:
 
 
 def _sound(files: Iterable[Path]) -> list[Path]:
-    """Leave out files that cannot be read; log each once."""
+    """Return the files that can be read; log each of the others once."""
     return [file for file in files if _is_sound(file)]
 
 
 def _is_sound(file: Path) -> bool:
     try:
-        if file.stat().st_size:  # otherwise its process has just made it
+        if file.stat().st_size:  # an empty file has just been created
             _merge([file])
             return True
     except Exception as error:
@@ -267,7 +267,10 @@ _told: set[Path] = set()
 
 @contextmanager
 def _locked(directory: Path, operation: int) -> Iterator[None]:
-    """Hold the lock of a directory: scrapes share it, folding has it alone. Raises TimeoutError if it is not free."""
+    """Hold the lock of a directory, shared (LOCK_SH) for scrapes or exclusive (LOCK_EX) for merging.
+
+    Raises TimeoutError if the lock is not free within MAX_LOCK_SECONDS.
+    """
     descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CREAT, 0o600)
     try:
         _lock(descriptor, operation, time.monotonic() + MAX_LOCK_SECONDS)

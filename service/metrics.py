@@ -1,8 +1,8 @@
-"""What Prometheus scrapes: requests, stages, batches, queue, truncation, confidence.
+"""The metrics that Prometheus scrapes: requests, stages, batches, queue, truncation, confidence.
 
-Label values come from the bundles and from fixed lists only, never from a request, so that no client can create series.
-With several workers each process writes its metrics to files (service/metric_files.py), and a scrape of any worker adds
-them up. A page is made at most once per second, on a thread, however many ask for it.
+Label values come only from the bundles and from fixed lists, never from a request, so no client can create series.
+With several workers, each process writes its metrics to files (service/metric_files.py), and a scrape of any worker
+returns their sums. A page is computed on a thread, at most once per second.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from service.exemplars import Exemplars
 from service.metric_files import ALL, GAUGES, RESTARTS, VARIABLE, collected
 
 MAX_AGE_SECONDS = 1.0
-"""How old a page may be."""
+"""Maximum age of a page."""
 OPEN_METRICS = "application/openmetrics-text"
 
-# 0.1 ms to 30 s: a short text takes some milliseconds, a stage of it less than one.
+# 0.1 ms to 30 s: a short text takes a few milliseconds, each of its stages less than one.
 SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -42,7 +42,7 @@ SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0
 
 DIFFERENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-# Every series exists from the start: of one that begins at 1, rate() would miss the first event, often the only one.
+# Every series exists from the start. If a series began at 1, rate() would miss its first event, often the only one.
 REJECTED = ("unauthorized", "forbidden", "body-too-large", "queue-full", "unavailable")
 DROPPED = ("client_gone", "deadline", "draining", "failed", "lane")
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
@@ -56,7 +56,7 @@ Value = TypeVar("Value")
 
 
 class Shared(Generic[Value]):
-    """A value that a thread computes at most once per MAX_AGE_SECONDS, shared by all callers on an event loop."""
+    """A value shared by all callers on an event loop; a thread computes it at most once per MAX_AGE_SECONDS."""
 
     def __init__(self, compute: Callable[[], Value]) -> None:
         self._compute = compute
@@ -64,18 +64,18 @@ class Shared(Generic[Value]):
         self._stale_at = 0.0
 
     async def get(self) -> Value:
-        """Return the newest value, or wait for it; raise what computing it raised."""
+        """Return the newest value, or wait for it; raise the error of its computation."""
         if self._newest is None or (self._newest.done() and time.monotonic() >= self._stale_at):
             self._newest = asyncio.ensure_future(asyncio.to_thread(self._compute))
             self._stale_at = time.monotonic() + MAX_AGE_SECONDS
-        return await asyncio.shield(self._newest)  # a caller that leaves does not end it for the others
+        return await asyncio.shield(self._newest)  # a caller that is cancelled does not cancel it for the others
 
 
 class Metrics:
-    """One instance per app; every name starts with bertheads_, except those of the process."""
+    """All metrics of an app. Names start with bertheads_, except the standard process_* metrics."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp beside every series, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody uses these timestamps
         self.registry = registry = CollectorRegistry()
         self._series: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
         self.exemplars = Exemplars(SECONDS)
@@ -147,7 +147,7 @@ class Metrics:
         )
         logs.count_drops(self.log_drops.inc)
         self.workers = Gauge(
-            "bertheads_workers", "Workers that there should be", registry=registry, multiprocess_mode="livemax"
+            "bertheads_workers", "Workers when all of them work", registry=registry, multiprocess_mode="livemax"
         )
         self.ready = Gauge(
             "bertheads_ready",
@@ -213,7 +213,7 @@ class Metrics:
             "bertheads_lanes_alive", "Lanes that take work", registry=registry, multiprocess_mode="livesum"
         )
         self.expected_lanes = Gauge(
-            "bertheads_lanes", "Lanes that there should be", registry=registry, multiprocess_mode="livemax"
+            "bertheads_lanes", "Lanes when all of them work", registry=registry, multiprocess_mode="livemax"
         )
         self.lane_busy = Counter(
             "bertheads_lane_busy_seconds_total",
@@ -262,7 +262,7 @@ class Metrics:
         )
         self.reference_share = Gauge(
             "bertheads_reference_share",
-            "Share of the head's validation inputs, at least half an input; 0: the bin is not in use any more",
+            "Share of the head's validation inputs, at least half an input; 0: the bin is no longer used",
             labels,
             registry=registry,
             multiprocess_mode="livemax",
@@ -301,7 +301,10 @@ class Metrics:
             "bertheads_shadow_inputs_total", "Inputs that the shadow answered too", ["head"], registry=registry
         )
         self.shadow_disagreements = Counter(
-            "bertheads_shadow_disagreements_total", "Inputs that it answered otherwise", ["head"], registry=registry
+            "bertheads_shadow_disagreements_total",
+            "Inputs that the shadow answered differently",
+            ["head"],
+            registry=registry,
         )
         self.shadow_difference = Histogram(
             "bertheads_shadow_score_difference",
@@ -312,14 +315,14 @@ class Metrics:
         )
 
     def note_bundle(self, name: str, precision: str, provider: str, loaded_at: float) -> None:
-        """Say that a bundle, as NAME/VERSION, is served."""
+        """Set the series of a bundle that is now served; `name` is NAME/VERSION, `loaded_at` is in Unix seconds."""
         self.bundle.labels(*name.split("/"), precision, provider).set(1)
         self.loaded_at.labels(*name.split("/")).set(loaded_at)
         for result in ("ok", "refused"):
             self.reloads.labels(name.split("/")[0], result)
 
     def forget_bundle(self, name: str, precision: str, provider: str) -> None:
-        """Say that a bundle is not served any more; where several workers share files, its series stay, at 0."""
+        """Remove the series of a bundle that is no longer served; with several workers, set them to 0 instead."""
         several = VARIABLE in os.environ
         for gauge, labels in (
             (self.bundle, (*name.split("/"), precision, provider)),
@@ -330,14 +333,14 @@ class Metrics:
                 gauge.remove(*labels)
 
     def series(self, metric: Metric, *labels: str) -> Metric:
-        """Return one series of a metric; of `labels()`, which takes a lock, this is a fifth of the time."""
+        """Return one series of a metric, five times as fast as `labels()`, which takes a lock."""
         found = self._series.get((metric, labels))
         if found is None:
             found = self._series[metric, labels] = metric.labels(*labels)
         return found  # type: ignore[return-value]  # as its metric
 
     def declare(self, head: str) -> None:
-        """Let the series of a head begin at zero."""
+        """Create the series of a head, at zero."""
         for metric in (self.truncated_inputs, self.truncated_tokens, self.inputs, self.tokens, self.confidence):
             metric.labels(head)
         for counter in (self.shadow_inputs, self.shadow_disagreements, self.shadow_difference):
@@ -346,7 +349,7 @@ class Metrics:
             self.stage.labels(stage, head)
 
     def declare_key(self, name: str) -> None:
-        """Let the series of a key begin at zero."""
+        """Create the series of a key, at zero."""
         for status in STATUS_CLASSES:
             self.key_requests.labels(name, status)
 
@@ -360,12 +363,12 @@ class Metrics:
         return choose_encoder(accept)[0](self.exemplars.over(_registry(self.registry)))
 
     async def ready_workers(self) -> int:
-        """Return how many workers are ready, the one that asks among them."""
+        """Return how many workers are ready, including this one."""
         return max(1, await self._ready_workers.get()) if VARIABLE in os.environ else 1
 
 
 def _format(accept: str) -> str:
-    """Return the media type of OpenMetrics if it is accepted, otherwise that of the text format."""
+    """Return the media type of OpenMetrics if the client accepts it, otherwise of the text format."""
     try:
         wanted = choose_encoder(accept)[1]
     except (TypeError, ValueError):  # a version that is not a number
@@ -374,13 +377,13 @@ def _format(accept: str) -> str:
 
 
 def _registry(own: CollectorRegistry, pattern: str = ALL) -> CollectorRegistry:
-    """Return the registry of all workers where there are several."""
+    """Return the merged registry of all workers, or `own` if there is only one."""
     directory = os.environ.get(VARIABLE)
     return collected(Path(directory), pattern) if directory else own
 
 
 def ready_workers(registry: CollectorRegistry) -> int:
-    """Return how many workers are ready by a registry; 0 if the files of its workers cannot be read."""
+    """Return how many workers are ready according to a registry; 0 if the workers' files cannot be read."""
     try:
         return int(registry.get_sample_value("bertheads_ready") or 0)
     except OSError:

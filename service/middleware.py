@@ -1,6 +1,6 @@
-"""What every request passes: its id, the key, the headers of its answer, metrics, the access log, and the last resort.
+"""The steps common to all requests: request id, API key, response headers, metrics, access log, unhandled errors.
 
-Plain ASGI: a handler behind it still sees the connection itself, and so notices when its client leaves.
+Plain ASGI: the handlers receive the connection's own messages, so they notice when a client disconnects.
 """
 
 import asyncio
@@ -42,33 +42,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger("service.access")
 
 INFO = "bertheads.request"
-"""Where a request's scope keeps its RequestInfo."""
+"""Key of the RequestInfo in a request's scope."""
 OPEN = frozenset({"/", "/docs", "/openapi.json"})
-"""Answered without a key, beside /health and (unless protected) /metrics: they tell nothing of heads or inputs."""
+"""Paths that need no key, like /health and (unless protected) /metrics: they reveal nothing about heads or inputs."""
 DEADLINE_HEADER = "x-deadline-ms"
 ASKED_OF_HEADS = {*ROUTES, "explain"}
-"""First parts of paths that wait in the queue, except those that are no tasks of one input: they are refused later."""
+"""First path segments of the routes for which room in the queue is checked here; other routes check it themselves."""
 HEALTH = ("/health/", "/v2/health/")
-"""Beginnings of paths that probes ask for, without a key."""
+"""Path prefixes of the probes, which need no key."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
-"""Routes whose success is logged at debug level only: probes come every few seconds."""
+"""Routes whose successful requests are logged at debug level only: probes come every few seconds."""
 REFUSED = 429
 """Logged at debug level too: under overload, logging each 429 would starve other requests."""
 
 DEFAULT_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-"""Headers of every answer that does not set its own."""
+"""Headers of every response, unless it sets its own."""
 CLOSE = (b"connection", b"close")
 GUESS_PAUSE = 0.5
-"""Seconds before a client that tried many wrong keys hears that one more is wrong."""
+"""Seconds to delay the 401 for a client that has sent many wrong keys."""
 DRAIN_PAUSE = 1.0
-"""Seconds before a 503 while draining: some clients repeat at once, and without end."""
+"""Seconds to delay a 503 while draining: some clients retry at once, without limit."""
 MAX_PAUSED = 1024
 
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What is known of a request, for its answer, its log line and its metrics."""
+    """What is known about a request; used for its response, log line and metrics."""
 
     request_id: str
     started: float
@@ -77,49 +77,49 @@ class RequestInfo:
     head: str = ""
     status: int = 0
     deadline: Deadline | None = None
-    """When it is given up, if there was room for it by then."""
+    """Set once the queue has room for it; None means that this has not been checked."""
     key: str = ""
-    """The name of its key; empty where none was asked for."""
+    """The name of its key; empty where no key was required."""
     weight: float = 1.0
-    """The share of the service that its key has, relative to others."""
+    """Its key's share of the computing time, relative to other keys."""
     log: dict[str, object] = field(default_factory=dict)
     """Further fields of its log line."""
     trace: Mapping[str, str] = field(default_factory=dict)
-    """Ids as in a log line and an exemplar: trace_id if it belongs to a trace, span_id if that trace has its span."""
+    """Ids for log lines and exemplars: trace_id if it belongs to a trace, and span_id if its span is recorded."""
     span: Any = None
     """Its span, a service.spans.Span, if it has one."""
     attributes: dict[str, object] = field(default_factory=dict)
     """Further attributes of its span."""
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """When each stage began and ended, by time.monotonic."""
+    """When each stage began and ended, in seconds of time.monotonic."""
 
     @property
     def server_timing(self) -> str:
-        """Return the value of Server-Timing, in milliseconds."""
+        """The value of the header Server-Timing: the duration of each stage in milliseconds."""
         return ", ".join(f"{stage};dur={(ended - began) * 1000:.2f}" for stage, (began, ended) in self.stages.items())
 
 
 def start_info(headers: Mapping[bytes, bytes]) -> RequestInfo:
-    """Return what is known of a request that just came: with the id that its client gave it."""
+    """Return the info of a new request, with the id from its X-Request-Id or a random one."""
     given = headers.get(b"x-request-id")
     known = given is not None and REQUEST_ID.fullmatch(given)
     return RequestInfo(given.decode() if given and known else f"{random.getrandbits(128):032x}", time.monotonic())
 
 
 def info_of(scope: Scope) -> RequestInfo:
-    """Return what the middleware put into a scope."""
+    """Return the info that the middleware put into a scope."""
     info: RequestInfo = scope[INFO]
     return info
 
 
 class Pauses:
-    """Holds answers back for a while, a bounded number at a time."""
+    """Delays responses, at most MAX_PAUSED at a time."""
 
     def __init__(self) -> None:
         self._paused = 0
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; return False at once if too many wait, or if the server is cutting connections."""
+        """Wait; return False at once if too many responses wait, or if the server is cutting connections."""
         task = asyncio.current_task()
         if self._paused >= MAX_PAUSED or (task and task.cancelling()):
             return False
@@ -134,7 +134,7 @@ class Pauses:
 
 
 class Middleware:
-    """The outermost middleware; a server calls it in place of `whole`, FastAPI's app, whose own way in costs more."""
+    """The outermost middleware. The server calls it instead of `whole`, the FastAPI app, whose own call costs more."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Middleware:
         traces: "Traces | None" = None,
         tasks: Mapping[str, ASGIApp] = MappingProxyType({}),
     ) -> None:
-        """`tasks`: what answers POST to a task, by the template of its path; `app` finds all other routes."""
+        """`tasks` maps the path template of a task to the app that answers POST; `app` serves all other routes."""
         self.app = app
         self._tasks = tasks
         self.whole = whole
@@ -171,7 +171,7 @@ class Middleware:
             self._traces.begin(info, scope, headers)
         elif b"traceparent" in headers:
             info.trace = client_trace(scope)
-        if info.trace or TRACE.get():  # which may be that of the request before, on the same connection
+        if info.trace or TRACE.get():  # TRACE may still hold the previous request of the same connection
             TRACE.set(info.trace)
 
         async def send_noted(message: Message) -> None:
@@ -194,7 +194,7 @@ class Middleware:
                 self._traces.end(info, scope, headers)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Watch the file of keys for as long as the app lives."""
+        """Watch the file of keys while the app runs (lifespan events)."""
         watching = asyncio.create_task(self._keys.watch())
         try:
             await self.app(scope, receive, send)
@@ -202,13 +202,13 @@ class Middleware:
             watching.cancel()
 
     def _headers(self, message: Message, info: RequestInfo, origin: bytes | None, draining: bool) -> RawHeaders:
-        """Return the headers of an answer, and those that every answer has."""
+        """Return the response's own headers plus the common ones."""
         given = message.get("headers", ())
         names = dict(given)
         headers = [*given, (b"x-request-id", info.request_id.encode()), *self._origins.headers_for(origin)]
         headers += [header for header in DEFAULT_HEADERS if header[0] not in names]
         if draining and b"connection" not in names:
-            headers.append(CLOSE)  # its client does well to connect to another replica
+            headers.append(CLOSE)  # so that the client connects to another replica
         return headers
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
@@ -223,13 +223,13 @@ class Middleware:
             await self._refuse(scope, send, raised)
 
     async def _refuse(self, scope: Scope, send: Send, raised: Exception) -> None:
-        """Turn what was raised into an answer: the one place that does, for all routes."""
+        """Turn an exception into a response. This is the only place that does so, for all routes."""
         info, error = info_of(scope), as_service_error(raised, scope)
         if type(error) is ServiceError:
             logger.error("request %s failed", info.request_id, exc_info=raised)
         info.log["error"] = error.code
         if info.status:
-            raise raised  # the answer has begun: all that is left is to break the connection off
+            raise raised  # the response has begun: the only way left to report the error is to cut the connection
         if error.status in REJECTIONS:
             self.metrics.series(self.metrics.rejected, error.code).inc()
         if isinstance(error, DeadlinePassed) and error.seconds < self.whole.state.service.settings.deadline:
@@ -251,9 +251,9 @@ class Middleware:
         return self.app
 
     def _task(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp | None:
-        """Return the route of a task; raise QueueFull under overload. The way through all routes costs more than that.
+        """Return the app for a task route, or None for any other route; raise QueueFull under overload.
 
-        None for another route, which the app finds, or refuses.
+        This look-up is cheaper than matching all routes. The app matches or refuses the others.
         """
         task, slash, head = scope["path"][1:].partition("/")
         if task not in ASKED_OF_HEADS or scope["method"] != "POST":
@@ -279,11 +279,11 @@ class Middleware:
         info.weight = key.weight
 
     async def _refusal(self, scope: Scope, authorization: bytes) -> Unauthorized:
-        """Return what to raise for a missing or wrong key, after a pause for a client that sent many."""
+        """Return the error for a missing or wrong key, after a pause for a client that has sent many wrong ones."""
         headers = {"WWW-Authenticate": "Bearer"}
         if authorization and self._guesses.note((scope.get("client") or ("",))[0]):
             if not await self._pauses.pause(GUESS_PAUSE):
-                headers["Connection"] = "close"  # then each guess costs a connection
+                headers["Connection"] = "close"  # too many wait: make each guess cost a new connection instead
         sentence = "the key is wrong" if authorization else "there is no key"
         return Unauthorized(
             f"{sentence}; send the header Authorization: Bearer KEY", field="Authorization", headers=headers

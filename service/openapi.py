@@ -1,7 +1,7 @@
 """The OpenAPI document, and the routes that it describes.
 
-FastAPI writes the document, from models that also validate. But its own handling of a request costs more than a short
-text takes to prepare, so each route answers by itself.
+FastAPI generates the document, from the models that also validate requests. But FastAPI's own handling of a request
+costs more than preparing a short text, so each route handles requests itself.
 """
 
 import json
@@ -27,10 +27,10 @@ from service.settings import Settings
 Handler = Callable[[Request], Awaitable[Response]]
 
 EMPTY = Snapshot([])
-"""What is served while bundles load."""
+"""The heads while bundles load: none."""
 TEMPLATE = "#/components/schemas/{model}"
 READ = (401, 403, 503)
-"""Error statuses of routes that only report something; 404 is added where the path has a name."""
+"""Error statuses of routes that only report something; 404 is added if the path contains a name."""
 SPENT = (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Error statuses of inference routes."""
 HEADERS = {
@@ -48,7 +48,7 @@ DEADLINE = {
 PIN = {
     "name": "X-Bundle",
     "in": "header",
-    "description": "The bundle that should answer, as NAME/VERSION; by default the one that is served",
+    "description": "The bundle that should answer, as NAME/VERSION; by default those that are served",
     "schema": {"type": "string"},
 }
 PLACES = {
@@ -56,11 +56,11 @@ PLACES = {
     "version": "The version of its bundle",
     "name": "The name of a bundle, or of one of its heads",
 }
-"""Parameters in paths."""
+"""Descriptions of path parameters."""
 
 
 class ProblemError(BaseModel):
-    """One thing that is wrong."""
+    """One error."""
 
     field: str | None = Field(None, description="What is wrong: a field of the body, or a header")
     message: str = Field(description="The value, what was expected, and the remedy")
@@ -69,24 +69,24 @@ class ProblemError(BaseModel):
 class Problem(BaseModel):
     """Problem details (RFC 9457)."""
 
-    type: str = Field(description="A name that never changes, for programs")
+    type: str = Field(description="A stable identifier of the kind of problem, for programs")
     title: str = Field(description="The kind of problem, for people")
     status: int = Field(description="The HTTP status")
     detail: str = Field(description="What is wrong with this request, and the remedy")
     request_id: str = Field(description="The id under which the log has this request")
-    errors: list[ProblemError] = Field(description="Each thing that is wrong")
+    errors: list[ProblemError] = Field(description="Every error that was found")
 
 
 class Failure(Problem):
-    """Problem details, with the sentence where clients of KServe and Triton look for it."""
+    """Problem details, with the message also in the field that clients of KServe and Triton read."""
 
     error: str = Field(description="The same as `detail`")
 
 
 class BareRoute(APIRoute):
-    """A route that FastAPI documents, and that `handler` answers by itself.
+    """A route that FastAPI only documents; `handler` handles its requests without FastAPI.
 
-    `body` is the model of what goes in, and `refused` are the statuses of errors; the rest are FastAPI's options.
+    `body` is the model of the request body, and `refused` are the error statuses; the rest are FastAPI's options.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ def _group(path: str, methods: Collection[str]) -> str:
 
 
 def _endpoint(body: Any) -> Callable[..., Any]:
-    """Return a function whose signature tells FastAPI what body a route takes."""
+    """Return a function whose signature tells FastAPI the type of a route's body."""
 
     async def endpoint() -> None: ...
 
@@ -129,9 +129,9 @@ def _endpoint(body: Any) -> Callable[..., Any]:
 def inference_route(
     path: str, handler: Handler, examples: tuple[Any, Any], other: Mapping[str, Any] | None = None, **options: Any
 ) -> BareRoute:
-    """Return a route whose answers heads compute; `examples` are of a body and of its answer.
+    """Return an inference route. `examples` are an example body and its answer.
 
-    `other` are further media types of both.
+    `other` maps further media types of body and answer to their OpenAPI content.
     """
     asked, answered = ({"application/json": {"example": each}, **(other or {})} for each in examples)
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()}
@@ -147,14 +147,14 @@ def inference_route(
 
 
 class DetectorFailure(Problem):
-    """Problem details, with what the orchestrator of FMS Guardrails looks for."""
+    """Problem details, with the fields that the orchestrator of FMS Guardrails reads."""
 
     code: int = Field(description="The same as `status`")
     message: str = Field(description="The same as `detail`")
 
 
 def _problems(statuses: Collection[int], path: str) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of errors in `responses` of a path; `document` adds their examples."""
+    """Return the error entries for `responses` of a path; `document` adds their examples."""
     media = media_type(path)
     model = "DetectorFailure" if path == DETECTOR else "Problem" if media == MEDIA_TYPE else "Failure"
     schema = {"$ref": TEMPLATE.format(model=model)}
@@ -166,7 +166,7 @@ def _problems(statuses: Collection[int], path: str) -> dict[int | str, dict[str,
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document, made once per set of heads: `{head}` is a choice of those that are served."""
+    """Return the OpenAPI document. It is cached until the heads change, because it lists them as values of `{head}`."""
     service = app.state.service
     heads = service.served
     if app.openapi_schema and app.state.documented is heads:
@@ -187,7 +187,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _add_examples(responses: dict[str, Any], path: str, method: str, heads: Snapshot, settings: Settings) -> None:
-    """Add to each error what the service answers, and as x-request what differs in a request that gets it."""
+    """Add to each error an example, and as x-request how a request that causes it differs from the route's example."""
     for status, response in responses.items():
         if status == "200":
             continue
@@ -199,7 +199,7 @@ def _add_examples(responses: dict[str, Any], path: str, method: str, heads: Snap
 
 
 def _in_path(path: str, heads: Snapshot) -> Iterator[dict[str, Any]]:
-    """Yield the parameters in a path; what is served are the choices, except where bundles are loaded."""
+    """Yield the parameters of a path; the allowed values are the served names, except on routes that load bundles."""
     known = choices(path, heads)
     for name in re.findall(r"{(\w+)}", path):
         listed = {"enum": known[name]} if known[name] and name != "name" else {}

@@ -1,9 +1,10 @@
-"""From where a browser may use the service: the Host that it asks, and the page whose script asks.
+"""Protection against requests that foreign web pages make through a user's browser: checks of Host and Origin, CORS.
 
-A page of another site can make a browser send requests to addresses that only the browser's machine can reach. With
-keys this is harmless, for the page has none. Without, Host is checked where the service listens on a loopback address
-(DNS rebinding), and Origin and Sec-Fetch-Site on every request that is not GET, HEAD or OPTIONS (the algorithm of Go's
-http.CrossOriginProtection). Other programs send neither header, and pass.
+A page of another site can make a browser send requests to addresses that only the browser's machine can reach. If keys
+are required this is harmless, because the page has none. Without keys, Host is checked if the service listens on a
+loopback address (against DNS rebinding). Origin and Sec-Fetch-Site are checked on all requests except GET, HEAD and
+OPTIONS, with the algorithm of Go's http.CrossOriginProtection. Programs other than browsers send neither header, so
+their requests pass.
 """
 
 import ipaddress
@@ -19,9 +20,9 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITE = frozenset({b"same-origin", b"none"})
-"""Values of Sec-Fetch-Site for the service's own page, and for what a person typed."""
+"""Values of Sec-Fetch-Site for requests of the service's own page, and for addresses that a user typed."""
 PRIVATE_DOMAINS = (".localhost", ".internal")
-"""Domains that public DNS never has."""
+"""Domains that never exist in public DNS."""
 VARY = (b"vary", b"Origin")
 EXPOSED = (b"access-control-expose-headers", b"X-Bundle, X-Truncated, X-Request-Id, Server-Timing, Retry-After")
 PREFLIGHT = [
@@ -35,7 +36,7 @@ PREFLIGHT = [
 
 
 class Origins:
-    """What the settings say of hosts and origins."""
+    """Checks hosts and origins according to the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
@@ -46,17 +47,17 @@ class Origins:
         self._knows_host = lru_cache(256)(self._knows)
 
     def check_host(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise Forbidden for a Host that the service is not known by; a browser always sends one."""
+        """Raise Forbidden if Host is not a name of the service; requests without Host pass, as browsers send one."""
         host = headers.get(b"host", b"")
         if not (self._any_host or not host or self._knows_host(host)):
             raise Forbidden(
                 f"Host is {_shown(host)}, which is not a name of this service; "
-                "if it is, add it to the setting allowed_hosts (BERTHEADS_ALLOWED_HOSTS), or set a key",
+                "to accept it, add it to the setting allowed_hosts (BERTHEADS_ALLOWED_HOSTS), or set a key",
                 field="Host",
             )
 
     def check_site(self, method: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raise Forbidden for a request that a page of another origin makes."""
+        """Raise Forbidden if a page of an origin that is not allowed made the request."""
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
         if (origin is None and site is None) or method in SAFE_METHODS or self._allows(origin):
             return
@@ -65,11 +66,11 @@ class Origins:
             raise _foreign(origin)
 
     def is_preflight(self, method: str, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether a browser asks if a page may send a request."""
+        """Whether this is a CORS preflight: a browser asks if a page may send a request."""
         return method == "OPTIONS" and b"origin" in headers and b"access-control-request-method" in headers
 
     async def answer_preflight(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 204, to which `headers_for` adds the origin; raise Forbidden for an origin that is not allowed."""
+        """Answer 204; raise Forbidden for an origin that is not allowed. `headers_for` adds the allowed origin."""
         origin = dict(scope["headers"])[b"origin"]
         if not self._allows(origin):
             raise _foreign(origin)
@@ -77,7 +78,7 @@ class Origins:
         await send({"type": "http.response.body", "body": b""})
 
     def headers_for(self, origin: bytes | None) -> RawHeaders:
-        """Return what every answer carries, so that a page of an allowed origin can read it."""
+        """Return the CORS headers of every response; with them, a page of an allowed origin can read it."""
         if not self._origins:
             return []
         if origin is None or not self._allows(origin):
@@ -96,13 +97,13 @@ def _foreign(origin: bytes | None) -> Forbidden:
     whose = f"Origin is {_shown(origin)}, which" if origin else "the page that sent this"
     return Forbidden(
         f"{whose} is not allowed to use this service; "
-        "if it shall, add its origin to the setting cors_origins (BERTHEADS_CORS_ORIGINS)",
+        "to allow it, add its origin to the setting cors_origins (BERTHEADS_CORS_ORIGINS)",
         field="Origin",
     )
 
 
 def _is_own(origin: bytes, host: bytes) -> bool:
-    """Whether an origin is the asked host; a proxy may have put the default port into Host, or cut the port off."""
+    """Whether an origin equals the requested host; a proxy may have added the default port to Host, or removed it."""
     own = origin.lower().partition(b"://")[2]
     return bool(own) and host.lower() in (
         own,
@@ -120,7 +121,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_private(name: str) -> bool:
-    """Whether nobody can point a name of public DNS at the service with it: an address, or a local name."""
+    """Whether a host is an address or a local name, so that an attacker cannot have registered it in public DNS."""
     if "." not in name or name.endswith(PRIVATE_DOMAINS):
         return True
     try:
@@ -131,7 +132,7 @@ def _is_private(name: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """Return a host without its port, an address of IPv6 in brackets, and without the dot of the root."""
+    """Return a host without its port and without a trailing dot; an IPv6 address keeps its brackets."""
     address, bracket, _ = host.partition("]")
     return address + bracket if bracket else host.partition(":")[0].removesuffix(".")
 

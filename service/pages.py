@@ -1,7 +1,7 @@
-"""Pages for people: the playground, and the description of the API. Neither loads anything from elsewhere.
+"""Web pages: the playground, and the API documentation. Neither loads anything from other servers.
 
-Each is one file, whose style and script may run because the security policy names their hashes. It is read, hashed and
-compressed once. FastAPI runs these routes on threads, because they are not coroutines.
+Each page is sent as one file; its Content-Security-Policy allows its own style and script by their hashes. It is read,
+hashed and compressed once. FastAPI runs these routes on threads, because they are not coroutines.
 """
 
 import base64
@@ -38,7 +38,7 @@ SCRIPTS = (
     "start.js",
 )
 DOCS_SCRIPTS = ("tasks.js", "elements.js", "storage.js", "theme.js", "code.js", "docs.js")
-"""The files of a page's script, in the order in which they stand in it."""
+"""The files of a page's script, in the order in which they are joined."""
 SEALED = "default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 REVALIDATED = "no-cache"
 
@@ -47,7 +47,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class Static:
-    """A file as it is sent, plain and compressed."""
+    """A file to send, plain and compressed."""
 
     plain: bytes
     compressed: bytes
@@ -55,7 +55,7 @@ class Static:
     headers: Mapping[str, str]
 
     def answer(self, request: Request) -> Response:
-        """Return what the client accepts, or 304 if it has that already."""
+        """Return the form that the client accepts, or 304 if the client has it already."""
         zipped = _accepts_gzip(request.headers.get("accept-encoding", ""))
         tag = f'"{self.digest}-gzip"' if zipped else f'"{self.digest}"'
         headers = {**self.headers, "ETag": tag, "Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff"}
@@ -73,13 +73,13 @@ def playground(request: Request) -> Response:
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
-    """Return the description of the API, which its script draws from /openapi.json."""
+    """Return the API documentation, which its script renders from /openapi.json."""
     return _filled(DOCS, DOCS_SCRIPTS).answer(request)
 
 
 @cache
 def _filled(html: Path, scripts: tuple[str, ...]) -> Static:
-    """Return a page with its style and its script in it, so that a browser loads one file."""
+    """Return a page with its style and script inserted, so that a browser loads only one file."""
     style, *parts = (PARTS.joinpath(name).read_text("utf8") for name in (STYLE, *scripts))
     page = html.read_text("utf8").replace("<style></style>", f"<style>\n{style}</style>", 1)
     page = page.replace("<script></script>", f"<script>\n{''.join(parts)}</script>", 1)
@@ -101,7 +101,7 @@ def _static(content: bytes, headers: Mapping[str, str]) -> Static:
 
 
 def _accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header names gzip, or all, with a weight above 0 (RFC 9110, 12.5.3)."""
+    """Whether an Accept-Encoding header allows gzip, by name or by *, with a weight above 0 (RFC 9110, 12.5.3)."""
     weights = {}
     for part in header.lower().split(","):
         name, _, rest = part.partition(";")
@@ -116,7 +116,7 @@ def _has(header: str, tag: str) -> bool:
 
 
 def _hash(html: str, element: str) -> str:
-    """Return the hash of the page's own <script> or <style>, as a policy names it."""
+    """Return the hash of the page's <script> or <style>, in the form for a Content-Security-Policy."""
     content = re.search(f"<{element}>(.*?)</{element}>", html, re.DOTALL)
     assert content, f"the page has no <{element}>"
     return f"'sha256-{base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()}'"

@@ -1,9 +1,9 @@
-"""HTTP/1.1 as uvicorn speaks it, with bounds on what one connection may hold.
+"""Uvicorn's HTTP/1.1 protocol, with limits on what one connection may hold.
 
-Headers, trailers and pipelined requests are bounded in bytes, unfinished headers and unread answers in time. Only one
-request at a time is parsed. After an early answer, the rest of the body is discarded before the connection closes.
-A client that has shut down its sending side still gets its answer. Offers of another protocol are ignored (RFC 9110,
-7.8): Java's client makes one with every request.
+Headers, trailers and pipelined requests are limited in bytes; unfinished headers and unread responses in time. Only one
+request at a time is parsed. After an early response, the rest of the body is discarded before the connection closes.
+A client that has shut down its sending side still gets its response. Upgrade headers are ignored (RFC 9110, 7.8),
+because Java's client sends one with every request.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from service.transport import Corked, Flow
 from service.unread import UnreadLimit
 
 MAX_HEAD = 1 << 16
-"""Bytes of a request before its body, and of its trailers."""
+"""Maximum bytes of a request before its body, and of its trailers."""
 MAX_HEADERS = 256
 HEAD_SECONDS = 30.0
-"""Within which the headers of a request must arrive."""
+"""Maximum seconds until the headers of a request are complete."""
 HEALTH_SECONDS = 2.0
-"""The same, for a connection above the limit."""
+"""The same, for a connection above the limit of connections."""
 MAX_REST = 1 << 20
-"""Bytes of an answered request that are read to keep its connection."""
+"""Maximum bytes of an answered request that are read in order to keep its connection open."""
 MAX_DISCARDED = 1 << 26
-"""Bytes that are read before a connection closes, so that the client can read its answer."""
+"""Maximum bytes that are read and discarded before a connection closes, so that the client can read its response."""
 DISCARD_SECONDS = 30.0
-"""The same in time."""
+"""Maximum seconds of that."""
 PAUSE_SECONDS = 2.0
-"""Without input, after which such a connection closes."""
+"""Such a connection closes sooner if no input arrives for this time."""
 MAX_PIECE = 1 << 14
-"""Bytes that the parser gets at a time, except in a body of known length."""
+"""Maximum bytes that the parser gets at a time, except in a body of known length."""
 MAX_POLL_SECONDS = 1.0
-"""Between two looks at whether a half-closed client has gone."""
+"""Maximum seconds between checks whether a half-closed client has disconnected."""
 BLANK_LINE = b"\r\n\r\n"
 FRAMING = (b"content-length", b"transfer-encoding")
 HEALTH = (b"/health/live", b"/health/ready", b"/v2/health/live", b"/v2/health/ready")
@@ -54,28 +54,28 @@ class Protocol(UnreadLimit):
         self._flow: Flow
         self._only_health = False
         self._data = b""
-        """Input of which the parser has had the bytes before `_at`."""
+        """Input; the parser has already got the bytes before `_at`."""
         self._at = 0
         self._tail = b""
-        """The last bytes before `_at`, if a blank line may have begun in them."""
+        """The last bytes before `_at`, if they may be the start of a blank line."""
         self._held = 0
-        """Bytes that count as held by all connections."""
+        """Bytes of this connection in the total that all connections hold."""
         self._in_head = False
         self._in_body = False
         self._overhead = 0
-        """Bytes since the last request, header block or piece of a body ended."""
+        """Bytes since the end of the last request, header block or piece of a body."""
         self._body_left = 0
-        """Bytes of the body that are to come; 0 if unknown."""
+        """Bytes of the body that have not arrived; 0 if unknown."""
         self._keep_alive = True
         """Whether the connection stays open once the whole request has arrived."""
         self._refusal: Refusal | None = None
         self._discarded = 0
         self._eof = False
         self._passing_over = False
-        """Whether the parser reads a head that stands in place of one with an offer."""
+        """Whether the parser reads the substitute for a header block with an Upgrade."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
-        """Looks whether the client has gone, or whether it still sends what is discarded."""
+        """Timer of the checks whether a half-closed client has gone, or still sends input to discard."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         self._raw, self._corked = transport, Corked(transport, self.loop, self._finish)
@@ -114,20 +114,20 @@ class Protocol(UnreadLimit):
             self._feed()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio allows
-        """Keep the connection for the answer to a request that has arrived."""
+        """Keep the connection open until the request that has arrived is answered."""
         self._eof = True
         if not self._is_waiting() or self.transport.is_closing():
             self.transport.close()
             return None
         self.cycle.keep_alive = False
         if not self.cycle.response_started:
-            # A client that has closed its socket, not only its sending side, resets the connection now.
+            # Send a byte now: a client that has closed its socket completely answers it with a reset.
             self._corked.begin()
         self._look_for_reset(0.01)
         return True
 
     def _feed(self) -> None:
-        """Let the parser have the input piece by piece, up to the end of a request that waits for its answer."""
+        """Feed the input to the parser piece by piece, until a complete request waits for its response."""
         view = memoryview(self._data)
         while self._at < len(view) and not self._is_waiting():
             start, self._at = self._at, self._piece_end()
@@ -140,16 +140,16 @@ class Protocol(UnreadLimit):
             self._head_timer = self.loop.call_later(self._head_seconds(), self._head_is_late)
 
     def _is_waiting(self) -> bool:
-        """Whether a request has arrived and its answer is not complete."""
+        """Whether a request has arrived completely and its response is not complete."""
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete and not cycle.more_body
 
     def _is_answered(self) -> bool:
-        """Whether more is to come of a request whose answer is complete."""
+        """Whether the response is complete, but the rest of its request has not arrived."""
         return self._in_body and self.cycle.response_complete
 
     def _piece_end(self) -> int:
-        """Return where the next piece ends: at a blank line, so that no piece has parts of two requests."""
+        """Return the end of the next piece. Pieces end at blank lines, so none contains parts of two requests."""
         data, start = self._data, self._at
         if self._body_left:
             self._tail = b""
@@ -169,7 +169,7 @@ class Protocol(UnreadLimit):
         return end
 
     def _parse(self, piece: memoryview) -> None:
-        """Feed the parser, which stops behind a head with an offer and takes what follows for another protocol."""
+        """Feed the parser. It stops after a header block with an Upgrade; then make it go on with HTTP."""
         left = piece
         try:
             while left and not self._refusal:
@@ -183,14 +183,14 @@ class Protocol(UnreadLimit):
             self._refusal = self._refusal or malformed.not_http(piece, self.parser.get_method(), error)
 
     def _pass_over(self) -> None:
-        """Let the parser go on with the body of the request whose head it has read."""
+        """Make the parser go on with the body of this request, by a substitute header block without the Upgrade."""
         framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
         self._passing_over = True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._passing_over = False
 
     def _hold(self, data: bytes) -> None:
-        """Keep input for later, and read no more meanwhile."""
+        """Keep input for later, and pause reading until then."""
         self._data, self._at = data, self._at if data else 0
         self._flow.holding = bool(data)
         if data:
@@ -205,7 +205,7 @@ class Protocol(UnreadLimit):
             self._front.refuse(self._client(), "memory", "the connections hold too many bytes of input")
             self._raw.abort()
 
-    # What the parser finds
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if not self._passing_over:
@@ -219,7 +219,7 @@ class Protocol(UnreadLimit):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header; trailers come after the head and are dropped."""
+        """Keep a header; drop trailers, which come after the header block."""
         if not self._in_head:
             return
         name = name.lower()
@@ -243,7 +243,7 @@ class Protocol(UnreadLimit):
         self._in_head, self._in_body, self._overhead = False, True, 0
         self._keep_alive = self.cycle.keep_alive and not self._only_health
         if self._only_health or self.expect_100_continue:
-            # A client that was not told to continue may send its next request instead of the body.
+            # A client that got no 100 Continue may send its next request instead of the body.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -258,7 +258,7 @@ class Protocol(UnreadLimit):
                 self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self._refusal or (not self._passing_over and self.parser.should_upgrade()):  # then its body is yet to come
+        if self._refusal or (not self._passing_over and self.parser.should_upgrade()):  # its body is still to come
             return
         self._in_body, self._overhead, self._body_left = False, 0, 0
         if self.expect_100_continue and not self.cycle.response_started:
@@ -269,7 +269,7 @@ class Protocol(UnreadLimit):
         if cycle.response_complete:
             self._front.rest(self)
 
-    # Answers
+    # Responses
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -284,7 +284,7 @@ class Protocol(UnreadLimit):
     def shutdown(self) -> None:
         self._keep_alive = False
         super().shutdown()
-        if self._corked.is_closing():  # nothing is waited for but answers
+        if self._corked.is_closing():  # the connection stays open only to discard input
             self._raw.close()
 
     def close_idle(self) -> None:
@@ -300,7 +300,7 @@ class Protocol(UnreadLimit):
         return HEALTH_SECONDS if self._only_health else HEAD_SECONDS
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer where no app can, and close."""
+        """Send an error without the app, and close."""
         self._refusal = refusal
         self._note(refusal)
         cycle = self.cycle if self._in_body else None
@@ -315,20 +315,20 @@ class Protocol(UnreadLimit):
     def _note(self, refusal: Refusal) -> None:
         record = self._front.refuse if refusal.reason == "limit" else self._front.reject
         record(self._client(), refusal.reason, refusal.error.detail)
-        if not self._in_body:  # else the app counts the request
+        if not self._in_body:  # otherwise the app counts the request
             self._front.count(refusal.error.status)
 
     def _path(self) -> str:
-        """Return the path of the newest request, as far as it was read."""
+        """Return the path of the newest request, as far as it was parsed."""
         return (getattr(self, "url", b"") or b"").decode("latin-1")
 
     def _client(self) -> str:
         return self.client[0] if self.client else ""
 
-    # The end
+    # Closing
 
     def _finish(self) -> None:
-        """Close the connection, but first let a client that still sends read its answer: a reset would destroy it."""
+        """Close the connection. If the client still sends, first discard its input: a reset could lose the response."""
         self._disarm()
         self._unset_keepalive_if_required()
         self._front.work(self)
@@ -357,7 +357,7 @@ class Protocol(UnreadLimit):
             self._end_timer = self.loop.call_later(PAUSE_SECONDS, self._look_for_pause, self._discarded, end)
 
     def _look_for_reset(self, delay: float) -> None:
-        """Notice that a half-closed client has gone: asyncio does not read, and so does not see it."""
+        """Abort the connection if a half-closed client has gone; asyncio does not notice, because it reads no more."""
         if self._raw.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._raw.abort()
         else:

@@ -1,13 +1,13 @@
-"""Rows that wait for a lane, and which of them go into a batch: jobs take turns, so that none holds up the others.
+"""The queue of rows that wait for a lane. It chooses the rows of each batch so that no job blocks the others.
 
-A job's first turn is a few rows, and first turns are served in order of arrival: short requests wait for each other
-alone. Rows beyond the first turn are served in turn by job, an equal number of tokens each (or in proportion to their
-weights): start-time fair queueing (Goyal et al., 1996), which bounds the difference between two jobs as deficit round
-robin does (Shreedhar & Varghese, 1995). While rows of both kinds wait, each kind gets half of the tokens. So a lonely
-short request waits for about one batch, and a flood of them does not starve long requests.
+The first rows of a job are its first turn. First turns are served in order of arrival, so short requests wait only for
+each other. The other rows are served job by job, with equal numbers of tokens (or in proportion to the jobs' weights).
+This is start-time fair queueing (Goyal et al., 1996); like deficit round robin (Shreedhar & Varghese, 1995), it bounds
+how far one job can get ahead of another. While rows of both kinds wait, each kind gets half of the tokens. So a single
+short request waits for about one batch, and many short requests do not starve long ones.
 
-A batch starts with the row whose turn it is and takes in the next that fit. Where a run pads its rows to the longest,
-these must be like the first: a run of their own would cost more than the padding that they bring.
+A batch starts with the next row and adds the following rows that fit. If the runner pads rows to the longest, only rows
+of similar length are added: those whose padding costs less than a separate run.
 Not thread-safe: the engine holds its lock around every call.
 """
 
@@ -26,56 +26,56 @@ from models.row import Row, RowKey
 Logits = NDArray[np.float32]
 
 WINDOW = 2
-"""Batches' worth of the next tokens, which compete for a place in a batch: how far rows may overtake each other."""
+"""A batch is chosen from the next rows up to this many batches of tokens: this bounds how far rows overtake others."""
 FILL = 4
-"""Runs' worth of tokens up to which rows of long jobs join a batch that would otherwise end sooner."""
+"""Rows of long jobs fill a batch that would otherwise end sooner only up to this many times the fixed cost of a run."""
 
 
 class Deadline(NamedTuple):
-    """When an answer is of no use any more."""
+    """The time after which an answer is useless."""
 
     at: float
-    """By time.monotonic."""
+    """In seconds of time.monotonic."""
     seconds: float
-    """From the arrival of the request."""
+    """Seconds from the arrival of the request to the deadline."""
 
 
 class Runner(Protocol):
-    """What runs a batch; models.session.Session is one."""
+    """Runs batches; models.session.Session is one."""
 
     pads: bool
-    """Whether a row takes longer beside a longer one, because padding is computed."""
+    """Whether rows are padded to the longest of the batch, so that a short row takes as long as a long one."""
 
     def run(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
         """Return the logits [positions of the row, labels] of each (head, row), in order."""
 
     def run_alone(self, items: Sequence[tuple[str, Row]]) -> list[Logits]:
-        """Return the same, computed on the cores of all lanes, where no other batch runs."""
+        """Return the same, computed on the cores of all lanes; for use while no other batch runs."""
 
     def gain(self, tokens: int) -> float:
-        """Return the speed-up of `run_alone` for so many tokens; 1 where it is not worth it."""
+        """Return the speed-up of `run_alone` over `run` for this many tokens; 1 if `run_alone` is not worthwhile."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request in the queue: its rows may go into several batches, beside rows of other requests."""
+    """One request in the queue; its rows may go into several batches, together with rows of other requests."""
 
     runner: Runner
     calls: Sequence[tuple[str, Row]]
-    """Heads and the rows that they read."""
+    """Pairs of a head's name and a row for it."""
     deadline: Deadline
     future: "asyncio.Future[list[Logits]]"
-    """Gets the logits of each call."""
+    """Gets the logits of each call, in order."""
     queued_at: float
     weight: float = 1.0
     """Share of the lanes' time, relative to other jobs."""
     trace: Mapping[str, str] = field(default_factory=dict)
-    """Ids of the request's trace, for log lines and for the span of a batch; see service.middleware.RequestInfo."""
+    """Ids of the request's trace, for log lines and the span of a batch; see service.middleware.RequestInfo."""
     items: "list[Item]" = field(init=False)
     tokens: int = field(init=False)
-    """Equal rows count once."""
+    """Tokens of all rows; equal rows count once."""
     logits: dict[int, Logits] = field(default_factory=dict)
-    """Of the calls that are done."""
+    """Logits of the calls that are done, by index of the call."""
     rest: "deque[Item]" = field(default_factory=deque)
     """Rows beyond the first turn that no lane has taken yet."""
     rest_tokens: int = 0
@@ -84,7 +84,7 @@ class Job:
     waiting: int = 0
     """Rows that no lane has taken yet."""
     turn: float = 0.0
-    """Tokens by weight that a job has been served when the next row of `rest` is due."""
+    """Virtual start time of the next row of `rest`: tokens served so far, divided by the weight."""
     started_at: float = 0.0
     finished_at: float = 0.0
     dropped: bool = False
@@ -109,7 +109,7 @@ class Item:
 
     job: Job
     indices: list[int]
-    """Places in the job's calls."""
+    """Indices of the job's calls that share this row."""
     length: int
     """Tokens of the row."""
     key: RowKey
@@ -118,10 +118,10 @@ class Item:
 
 
 class Queue:
-    """Counts rows and tokens that wait; those of dropped jobs no longer count, though they may leave later.
+    """Holds the waiting rows. Rows of dropped jobs no longer count, although they may be removed later.
 
-    `run_tokens`: what a run costs whatever is in it, in tokens that could be computed in that time.
-    `turn_tokens`: tokens of a first turn; the row that reaches them is its last.
+    `run_tokens`: the fixed cost of a run, as the number of tokens that could be computed in that time.
+    `turn_tokens`: the length of a first turn in tokens; the row that reaches it is the turn's last.
     """
 
     def __init__(self, run_tokens: int, turn_tokens: int) -> None:
@@ -131,16 +131,16 @@ class Queue:
         self._rest: dict[Job, None] = {}
         """Jobs with rows beyond their first turn."""
         self._turn = 0.0
-        """Start of the newest turn that was taken beyond a first one."""
+        """Virtual time: the start of the newest turn, other than first turns, that was taken."""
         self._owed = 0
-        """Tokens by which first turns are ahead of the rest, while both wait."""
+        """How many more tokens first turns got than the other rows, while both kinds wait."""
         self.rows = 0
         self.tokens = 0
         self.first_tokens = 0
-        """Tokens of first turns, out of `tokens`."""
+        """Those of `tokens` that belong to first turns."""
 
     def push(self, job: Job) -> None:
-        """Append a job: its first turn behind those that wait, its other rows a turn later than the newest."""
+        """Append a job: its first turn after the first turns that wait, its other rows one turn after the newest."""
         size = self._first_turn(job)
         self._first.extend(job.items[:size])
         job.rest.extend(job.items[size:])
@@ -154,7 +154,7 @@ class Queue:
         self._count(job, 1)
 
     def drop(self, job: Job) -> bool:
-        """Give a job up; return False if that was done before."""
+        """Drop a job's waiting rows; return False if it was dropped before."""
         if job.dropped:
             return False
         job.dropped = True
@@ -166,9 +166,9 @@ class Queue:
         return True
 
     def take(self, budget: int) -> list[Item]:
-        """Remove and return the next row and what fits beside it: within `budget` tokens, padding included.
+        """Remove and return a batch: the next row, and others that fit into `budget` tokens, padding included.
 
-        One row is taken however long it is; none if nothing waits. All rows of a batch have one runner.
+        A batch has at least one row, however long, unless nothing waits. All its rows have the same runner.
         """
         first, batch = self._window(WINDOW * budget), list[Item]()
         if not first or not self._rest:
@@ -178,7 +178,7 @@ class Queue:
             self._fill(batch, first, budget)
         elif first:
             self._fill(batch, first, budget)
-            ends = any(not item.job.rest for item in batch)  # no job is held up by rows for which it would wait anyway
+            ends = any(not item.job.rest for item in batch)  # a job in the batch ends with it, so do not delay it
             self._fill(batch, self._upcoming(WINDOW * budget), min(budget, FILL * self._run_tokens) if ends else budget)
         taken = set(map(id, batch))
         self._first.extendleft(item for item in reversed(first) if id(item) not in taken)
@@ -186,10 +186,10 @@ class Queue:
         return batch
 
     def ahead_of(self, job: Job) -> float:
-        """Return the tokens that will be served before a new job is done, besides its own.
+        """Return the tokens of other jobs that will be served before a new job is done.
 
-        Its first turn waits for others' first turns, and for as many tokens of the rest. Beyond it, the job shares with
-        the rest by weight, and as many first turns as wait now are assumed to come again.
+        Its first turn waits for the other first turns, and for an equal number of other tokens. Its later rows share
+        the lanes with the other jobs by weight; as many first turns as wait now are assumed to arrive again.
         """
         first = self.first_tokens
         shared: float = min(first, self.tokens - first)
@@ -201,7 +201,7 @@ class Queue:
         return first + shared + min(first, shared + own)
 
     def clear(self) -> list[Job]:
-        """Give up everything; return the jobs that are still wanted."""
+        """Drop all jobs; return those that had not been dropped before."""
         jobs = dict.fromkeys(item.job for item in self._first if not item.job.dropped) | self._rest
         for job in jobs:
             self.drop(job)
@@ -209,7 +209,7 @@ class Queue:
         return list(jobs)
 
     def _first_turn(self, job: Job) -> int:
-        """Return how many rows are in a job's first turn: one at least."""
+        """Return how many rows are in a job's first turn: at least one."""
         size, tokens = 0, 0
         while size < len(job.items) and (not size or tokens < self._turn_tokens * job.weight):
             tokens += job.items[size].length
@@ -222,7 +222,7 @@ class Queue:
         self.first_tokens += sign * job.first_tokens
 
     def _window(self, tokens: int) -> list[Item]:
-        """Take out the oldest rows of first turns: so many tokens, and one row at least."""
+        """Remove and return the oldest rows of first turns: about this many tokens, and at least one row."""
         window: list[Item] = []
         while self._first and (tokens > 0 or not window):
             item = self._first.popleft()
@@ -232,7 +232,7 @@ class Queue:
         return window
 
     def _upcoming(self, tokens: int) -> list[Item]:
-        """Return the next rows beyond first turns, in order of turn: so many tokens, and one row at least."""
+        """Return the next rows beyond first turns, in order of turn: about this many tokens, and at least one row."""
         window: list[Item] = []
         heap = [(job.turn, number, job, iter(job.rest)) for number, job in enumerate(self._rest)]
         heapify(heap)
@@ -247,7 +247,7 @@ class Queue:
         return window
 
     def _fill(self, batch: list[Item], window: Sequence[Item], budget: int) -> None:
-        """Add the rows of a window that suit a batch; an empty one gets the first."""
+        """Add the rows of a window that fit into a batch; an empty batch always gets the first one."""
         if not batch:
             batch += window[:1]
             window = window[1:]
@@ -260,7 +260,7 @@ class Queue:
                 _fill_in_order(batch, rows, budget)
 
     def _note(self, batch: Iterable[Item]) -> None:
-        """Count what was taken."""
+        """Update the counts for the rows that were taken."""
         for item in batch:
             job, length = item.job, item.length
             job.waiting -= 1
@@ -291,7 +291,7 @@ def _fill_in_order(batch: list[Item], rows: Iterable[Item], budget: int) -> None
 
 
 def _fill_alike(batch: list[Item], rows: Iterable[Item], budget: int, run_tokens: int) -> None:
-    """Add the rows most like the first of a batch, in their order among equals."""
+    """Add the rows whose length is closest to that of the batch's first row; equally close ones keep their order."""
     leader, longest = batch[0].length, max(item.length for item in batch)
     alike = [item for item in rows if abs(item.length - leader) <= run_tokens]
     alike.sort(key=lambda item: abs(item.length - leader))  # stable
@@ -299,6 +299,6 @@ def _fill_alike(batch: list[Item], rows: Iterable[Item], budget: int, run_tokens
         length = max(longest, item.length)
         padding = (length - longest) * len(batch) + length - item.length
         if padding > run_tokens or length * (len(batch) + 1) > budget:
-            continue  # a later one may still fit, on the other side of the first
+            continue  # a later row may still fit: shorter if this one is longer than the first, or vice versa
         longest = length
         batch.append(item)

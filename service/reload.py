@@ -1,7 +1,8 @@
-"""Bundles change while the service runs: the new one is loaded beside the old one, checked, then swapped in.
+"""Changes of bundles while the service runs: a new bundle is loaded beside the old one, checked, then swapped in.
 
-A change has two steps. `prepare` does all that takes time or can fail. `commit` is one assignment on the event loop, so
-no request meets a mixture. What is in flight keeps the session that it began with, whose memory is then given back.
+A change has two steps. `prepare` does everything that takes time or can fail. `commit` is one assignment on the event
+loop, so every request sees either the old bundles or the new ones. Requests in flight keep the session that they began
+with; its memory is released after the last of them.
 """
 
 import asyncio
@@ -32,31 +33,31 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 LOOKING, OPENING = 10, 4
-"""Niceness of the threads that load. Threads of ONNX Runtime inherit that of the thread that opens a graph, for ever:
-they get what lanes have."""
+"""Niceness of the threads that load. ONNX Runtime's threads keep the niceness of the thread that opened the graph, so
+OPENING equals that of lanes."""
 TRIM_AFTER = 1.0
-"""Seconds from the end of a session until its memory goes back to the system."""
+"""Seconds from the end of a session until its memory is returned to the system."""
 MEMORY_LIMIT = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One bundle that comes in the place of another; None: nothing comes, or nothing goes."""
+    """One bundle replaces another, is added (`old` is None), or is removed (`new` is None)."""
 
     old: Path | None
-    """As it was given when it was loaded."""
+    """The directory as it was given when the bundle was loaded."""
     new: Path | None
     expected: str = ""
-    """Name and version that the new one must have; empty: any."""
+    """NAME/VERSION that the new bundle must have; empty: any."""
     force: bool = False
-    """Whether heads may vanish or change their task."""
+    """Whether heads may disappear or change their task."""
     rename: Mapping[str, str] = field(default_factory=dict)
-    """New names of heads by "BUNDLE:HEAD", from now on; they are added to those of the settings."""
+    """New names of heads by "BUNDLE:HEAD", from now on; added to those in the settings."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a change. `busy`: another one is under way."""
+    """The result of a change. `busy`: another change is in progress."""
 
     result: Literal["ok", "refused", "busy"]
     sentence: str = ""
@@ -64,28 +65,28 @@ class Outcome:
     previous: str = ""
 
 
-BUSY = Outcome("busy", "another bundle is being loaded; wait for its end, then try again")
+BUSY = Outcome("busy", "another bundle is being loaded; wait until that has ended, then try again")
 
 
 class Reload:
-    """Changes what a service serves, in this process or by its supervisor in all workers."""
+    """Changes the served bundles: in this process, or through the supervisor in all workers."""
 
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._candidate: Snapshot | None = None
         self._settings = service.settings
-        """Those after the change that is prepared."""
+        """The settings after the change that is being prepared."""
         self._turn = asyncio.Lock()
-        """Held while a change is made."""
+        """Held during a change."""
         self._all: asyncio.Task[None] | None = None
         self._looker, self._opener = niced(LOOKING), niced(OPENING)
         self.control: Control | None = None
-        """How to reach the supervisor, where there is one."""
+        """The connection to the supervisor, if there is one."""
         self.retired: dict[str, Path] = {}
-        """Where bundles came from that are loaded no more, by name."""
+        """Directories of bundles that are no longer loaded, by name."""
 
     async def change(self, change: Change) -> Outcome:
-        """Make a change; on return all workers serve it, or none does."""
+        """Make a change. When this returns, either all workers have made it or none has."""
         if self.control:
             return await self.control.ask(change)
         if self._turn.locked():
@@ -94,22 +95,22 @@ class Reload:
             return await self._change(change)
 
     def start_all(self) -> None:
-        """Begin to load every bundle again from where it came."""
+        """Start to load every bundle again from its directory."""
         self._all = asyncio.create_task(self._change_all())
 
     def stop(self) -> None:
-        """Begin no more loads."""
+        """Start no more loads."""
         for executor in (self._looker, self._opener):
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def watch(self) -> None:
-        """Load again what was replaced on disk, until cancelled; with several workers the supervisor watches."""
+        """Until cancelled, load bundles that were replaced on disk; with several workers, the supervisor does so."""
         look = Watch(self._service.settings.directories)
         while self._service.settings.watch and not self.control:
             await asyncio.sleep(self._service.settings.watch)
             sources = [loaded.source for loaded in self._service.heads.loaded]
             for source in await asyncio.to_thread(look.changed, sources):
-                async with self._turn:  # a look is not repeated, so it waits for a change that is under way
+                async with self._turn:  # a replaced bundle is found only once, so wait for a change in progress
                     await self._change(Change(source, source))
 
     async def _change_all(self) -> None:
@@ -125,10 +126,10 @@ class Reload:
             self.commit()
         return outcome
 
-    # ---- the steps, of one process ----
+    # ---- the two steps, in one process ----
 
     async def prepare(self, change: Change) -> Outcome:
-        """Load and check what a change brings; if it is ok, `commit` or `abort` comes next."""
+        """Load and check the new bundle; if the outcome is ok, call `commit` or `abort` next."""
         await self._service.loading()
         snapshot = self._service.heads
         old = snapshot.at(change.old) if change.old else None
@@ -147,7 +148,7 @@ class Reload:
         return Outcome("ok", "", new.version if new else "", old.version if old else "")
 
     def commit(self, count: bool = True) -> None:
-        """Serve what was prepared. `count`: in one of several workers only."""
+        """Serve what was prepared. `count`: whether to count it in the metrics, which only one worker should do."""
         before, after, self._candidate = self._service.heads, self._candidate, None
         assert after, "nothing was prepared"
         self._service.settings = self._settings
@@ -155,7 +156,7 @@ class Reload:
         come = [loaded for loaded in after.loaded if loaded not in before.loaded]
         self._service.serve(after)
         names = [", ".join(loaded.name for loaded in loadeds) or "nothing" for loadeds in (come, gone)]
-        logger.info("%s is served in place of %s", *names)
+        logger.info("now serving %s in place of %s", *names)
         for loaded in gone:
             self.retired[loaded.bundle.manifest.name] = loaded.source
         for loaded in come:
@@ -177,7 +178,7 @@ class Reload:
         snapshot = self._service.heads
         if change.old in (None, *(loaded.source for loaded in snapshot.bundles)):  # neither canary nor shadow
             others = [loaded.bundle for loaded in snapshot.bundles if loaded.source != change.old]
-            check_names([*others, bundle])  # before the work, and the new one last, which is the one to rename
+            check_names([*others, bundle])  # before the slow part; the new bundle is last, so it is the one to rename
         session = await run_on(self._opener, self._service.open_session, bundle, settings, like.session)
         give_back_after(session)
         await run_on(self._looker, session.warm_up, like.session)
@@ -186,15 +187,15 @@ class Reload:
 
     def _refuse(self, change: Change, old: Loaded | None, sentence: str) -> Outcome:
         name = old.bundle.manifest.name if old else change.expected.partition("/")[0]
-        logger.error("bundle %s is refused, the old one is still served: %s", change.new, sentence)
+        logger.error("bundle %s is refused; the old one is still served: %s", change.new, sentence)
         self._service.metrics.reloads.labels(name, "refused").inc()
         return Outcome("refused", sentence)
 
 
 class Watch:
-    """Finds bundles that were replaced on disk: by other files, or by a link that leads elsewhere.
+    """Finds bundles that were replaced on disk, by other files or by a link that now points elsewhere.
 
-    All files count: of a copy that is under way, bundle.json may be there before the rest.
+    All files of a bundle are compared, because a copy in progress may have bundle.json before the other files.
     """
 
     def __init__(self, sources: list[Path]) -> None:
@@ -202,7 +203,7 @@ class Watch:
         self._seen = dict(self._served)
 
     def changed(self, sources: list[Path]) -> list[Path]:
-        """Return those that changed since they were last returned, and are as they were a call ago."""
+        """Return the bundles that have changed since they were last returned, but not since the previous call."""
         found = []
         for source in sources:
             mark, before = _mark(source), self._seen.get(source)
@@ -214,7 +215,7 @@ class Watch:
 
 
 def give_back_after(session: Session) -> None:
-    """Return the memory of a session to the system once nothing uses it any more."""
+    """Return the memory of a session to the system after its last use."""
     loop = asyncio.get_running_loop()
 
     def ended() -> None:
@@ -225,13 +226,13 @@ def give_back_after(session: Session) -> None:
 
 
 def trim() -> None:
-    """Return to the system what the allocator keeps of memory that is free."""
+    """Return memory to the system that the allocator keeps although it is free."""
     with suppress(AttributeError):  # not a GNU system
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _mark(source: Path) -> tuple[object, ...] | None:
-    """Return what changes with a bundle; None while there is none."""
+    """Return a value that changes whenever a bundle's files change; None while there is no bundle."""
     try:
         files = {file: file.stat() for file in (source / MANIFEST, *sorted(source.rglob("*")))}
     except OSError:
@@ -240,10 +241,10 @@ def _mark(source: Path) -> tuple[object, ...] | None:
 
 
 def niced(niceness: int) -> ThreadPoolExecutor:
-    """Return one thread of this niceness, which starts with its first work."""
+    """Return an executor with one thread of this niceness; the thread starts with its first work."""
 
     def lower() -> None:
-        with suppress(OSError):  # on Linux each thread has a niceness of its own
+        with suppress(OSError):  # on Linux each thread has its own niceness
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
     return ThreadPoolExecutor(1, thread_name_prefix="load", initializer=lower)
@@ -261,7 +262,7 @@ def _check_name(bundle: Bundle, expected: str) -> None:
 
 
 def _check_heads(old: Loaded | None, new: Loaded | None, force: bool) -> None:
-    """Raise BundleError for a head that clients use and would miss."""
+    """Raise BundleError if a head is missing or has another task in the new bundle, unless `force` is set."""
     if not old or not new or force:
         return
     tasks = {head.name: head.spec.task for head in new.heads}
@@ -275,7 +276,7 @@ def _check_heads(old: Loaded | None, new: Loaded | None, force: bool) -> None:
 
 
 def check_memory(bundle: Bundle) -> None:
-    """Raise BundleError if two copies of the largest graph and of all constants exceed what the container has left."""
+    """Raise BundleError if two copies of the largest graph and all constants exceed the container's free memory."""
     files = [file for file in bundle.manifest.sha256 if file.endswith(".bin")]
     encoder = max((bundle.directory / file).stat().st_size for file in bundle.manifest.encoder.files.values())
     needed = 2 * (encoder + sum((bundle.directory / file).stat().st_size for file in files))
@@ -288,7 +289,7 @@ def check_memory(bundle: Bundle) -> None:
 
 
 def _memory_left() -> int | None:
-    """Return the bytes that the control group of this process may still take; None without a limit."""
+    """Return the bytes that the control group of this process may still use; None without a limit."""
     try:
         limit = (MEMORY_LIMIT / "memory.max").read_text().strip()
         used = int((MEMORY_LIMIT / "memory.current").read_text())

@@ -1,7 +1,7 @@
 """The control routes of the Open Inference Protocol's model repository extension: load, unload, list.
 
-A web page can send a POST without a type to any address, so these routes are off unless asked for, need the key, and
-refuse what comes from another origin. A path never comes from a request.
+Any web page can make a browser send a POST without a content type. So these routes are off by default, require the key,
+and refuse requests from other origins. A request cannot give a path.
 """
 
 import re
@@ -26,7 +26,7 @@ from service.request_body import read_body
 from service.request_models import Model, parse_json
 
 REFUSED = (400, 401, 403, 404, 408, 409, 413, 415, 503)
-"""Statuses of what the routes that change bundles may refuse."""
+"""Error statuses of the routes that change bundles."""
 LISTED = [{"name": "sentiment", "version": "0.4.0", "state": "READY", "reason": ""}]
 LOAD = {"parameters": {"force": False}}
 LOADED = {"name": "starter", "load": True, "version": "0.4.0", "previous": "0.4.0"}
@@ -35,12 +35,12 @@ UNLOADED = {"name": "starter", "unload": True, "version": "0.4.0"}
 
 
 class BundleRefused(BadRequest, code="bundle-refused"):
-    """The bundle cannot be served; the one before still is."""
+    """The bundle cannot be served; the previous one is still served."""
 
 
 class LoadParameters(Strict):
     version: str | None = Field(None, description="a directory below bundle_root/NAME; by default the same path again")
-    force: bool = Field(False, description="let heads vanish or change their task")
+    force: bool = Field(False, description="let heads disappear or change their task")
     rename: dict[Name, Name] = Field({}, description="new names for its heads, by their names in the bundle")
 
 
@@ -49,7 +49,7 @@ class Load(Strict):
 
 
 class UnloadParameters(Strict):
-    unload_dependents: bool = Field(False, description="nothing depends on a bundle, so it changes nothing")
+    unload_dependents: bool = Field(False, description="accepted without effect, as no bundle depends on another")
 
 
 class Unload(Strict):
@@ -85,7 +85,7 @@ def _route(path: str, work: Callable[[Request], Awaitable[Any]], summary: str, e
 
 
 async def _index(request: Request) -> list[dict[str, str]]:
-    """List what is loaded, which is all ready: the body, which may ask for that only, changes nothing."""
+    """List the loaded heads. All are ready, so the body, which could ask for ready heads only, is ignored."""
     return [
         {"name": head.name, "version": loaded.version, "state": "READY", "reason": ""}
         for loaded in service_of(request).heads.bundles
@@ -116,7 +116,7 @@ async def _unload(request: Request) -> dict[str, object]:
 
 
 def _change(service: Service, name: str, given: LoadParameters) -> Change:
-    """Return what a request to load asks for; raise NotFound for what is not there."""
+    """Return the change that a load request asks for; raise NotFound if the bundle or version does not exist."""
     heads = service.heads
     loaded = heads.bundle_of(name)
     old = loaded.source if loaded else None
@@ -136,9 +136,9 @@ def _by_bundle(bundle: str, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _find(root: Path | None, name: str, version: str) -> Path:
-    """Return ROOT/NAME/VERSION; raise NotFound for what is no name, lies elsewhere, or is no bundle."""
+    """Return ROOT/NAME/VERSION; raise NotFound for an invalid name, a path outside ROOT, or a missing bundle."""
     if root is None:
-        raise NotFound("versions lie below bundle_root, which is not set; set BERTHEADS_BUNDLE_ROOT", field="version")
+        raise NotFound("versions are in bundle_root, which is not set; set BERTHEADS_BUNDLE_ROOT", field="version")
     if not re.fullmatch(NAME, name) or not re.fullmatch(NAME, version):
         raise NotFound(f"there is no bundle {name[:80]!r} of version {version[:80]!r}", field="version")
     directory = root / name / version
@@ -152,7 +152,7 @@ def _find(root: Path | None, name: str, version: str) -> Path:
 
 
 async def _parsed(request: Request, service: Service, model: type[Model]) -> Model:
-    """Read a body of any declared type; an empty one holds nothing but defaults. Raises Forbidden without control."""
+    """Read a body of any content type; an empty one means the defaults. Raises Forbidden if model control is off."""
     if service.settings.model_control != "explicit":
         raise Forbidden(CLOSED)
     with service.bodies.one() as count:

@@ -1,4 +1,4 @@
-"""The bytes of a request's body: how many may be under way, and how they are read, inflated and refused."""
+"""The bytes of a request's body: how they are read, decompressed, limited and refused."""
 
 import asyncio
 import time
@@ -14,29 +14,29 @@ from service.errors import BadRequest, ClientGone, SlowRequest, TooLarge, Unsupp
 from service.queue import Deadline
 
 LONG_BODY = 1 << 16
-"""Bytes from which parsing leaves the event loop, and others may have to wait."""
+"""A body of more bytes is parsed on a thread, and is refused while too many bytes are in memory (see MAX_BODIES)."""
 MAX_BODIES = 1 << 28
-"""Bytes of all bodies that are under way, from their first byte to the answer: as received, or as text in memory."""
+"""Maximum bytes of all bodies in memory, from a body's first byte to its response: as received, or as decoded text."""
 MAX_VALUES = 1 << 15
-"""Values in a long body. Each one is cheap, but millions of them would keep the interpreter busy for seconds."""
+"""Maximum values in a long body. Each one is cheap, but parsing millions would block the interpreter for seconds."""
 JSON = ("", "application/x-www-form-urlencoded", "application/json")
-"""Content types of JSON: declared, or what `curl -d` and urllib say when nobody tells them what they send."""
+"""Content types accepted as JSON, including the defaults of `curl -d` and urllib."""
 PLAIN = ("", "identity")
 COMPRESSED = ("gzip", "x-gzip", "deflate")
 """Values of Content-Encoding (RFC 9110, 8.4.1)."""
 CLOSE = {"Connection": "close"}
-"""Header of an answer to a body of which the rest is not read, so that the connection cannot be used again."""
+"""Header of a response that leaves the rest of the body unread: the connection cannot be used again."""
 
 
 class Bodies:
-    """Counts the bytes of all bodies, so that many long ones at a time do not fill the memory."""
+    """Counts the bytes of all bodies, so that many long ones at once cannot exhaust the memory."""
 
     def __init__(self) -> None:
         self.size = 0
 
     @contextmanager
     def one(self) -> Iterator[Callable[[int], None]]:
-        """Yield what counts further bytes of one body; raises QueueFull for a long one beside too many others."""
+        """Yield a function that counts bytes of one body; it raises QueueFull if a long body exceeds MAX_BODIES."""
         mine = 0
 
         def add(size: int) -> None:
@@ -44,7 +44,7 @@ class Bodies:
             mine += size
             self.size += size
             if mine > LONG_BODY and self.size > MAX_BODIES:
-                refused = queue_full(f"bodies of {self.size} bytes are under way, and at most {MAX_BODIES} may be", 1)
+                refused = queue_full(f"bodies of {self.size} bytes are in progress, and at most {MAX_BODIES} may be", 1)
                 refused.headers |= CLOSE
                 raise refused
 
@@ -57,9 +57,11 @@ class Bodies:
 async def read_body(
     request: Request, deadline: Deadline, limit: int, count: Callable[[int], None], media: Container[str] | None = JSON
 ) -> bytes:
-    """Return the body, inflated; `count` learns of each piece, and may refuse it. `media` None: of any type.
+    """Return the body, decompressed.
 
-    Raises TooLarge as soon as more than `limit` bytes are announced or received, and SlowRequest at the deadline.
+    `count` is called with the size of each chunk, and may raise. `media` holds the accepted content types; None accepts
+    any. Raises TooLarge as soon as more than `limit` bytes are announced or received, SlowRequest at the deadline,
+    UnsupportedMedia, ClientGone, and BadRequest for invalid compressed data.
     """
     encoding = request.headers.get("content-encoding", "").strip().lower()
     _check_declared(request.headers, encoding, limit, media)
@@ -82,13 +84,13 @@ async def read_body(
 
 
 def check_values(body: bytes) -> None:
-    """Raise BadRequest for a long body of more values than any request needs."""
+    """Raise BadRequest if a body has more than MAX_VALUES values, which no valid request needs."""
     if body.count(b",") > MAX_VALUES and _commas_outside_strings(body) > MAX_VALUES:
         raise malformed(f"has more than {MAX_VALUES} values; send fewer inputs")
 
 
 def _commas_outside_strings(body: bytes) -> int:
-    """Count them in steps of a few milliseconds, in which other threads can run."""
+    """Count commas with NumPy, in steps of a few milliseconds, so that other threads can run in between."""
     plain = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
     outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0
     return int(np.count_nonzero((plain == ord(",")) & outside))
@@ -99,7 +101,7 @@ def malformed(sentence: str) -> BadRequest:
 
 
 def _check_declared(headers: Headers, encoding: str, limit: int, accepted: Container[str] | None) -> None:
-    """Raise what the headers alone tell is wrong with a body."""
+    """Raise UnsupportedMedia or TooLarge if the headers alone show that the body must be refused."""
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     if accepted is not None and media not in accepted and not media.endswith("+json"):
         sentence = f"the body is declared as {media[:80]}; send JSON with Content-Type: application/json"
@@ -113,7 +115,7 @@ def _check_declared(headers: Headers, encoding: str, limit: int, accepted: Conta
 
 
 def _inflated(body: bytearray, limit: int) -> bytes:
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out whether it is gzip or zlib
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects gzip or zlib by itself
     try:
         inflated = inflate.decompress(body, limit + 1)
     except zlib.error as error:
@@ -123,7 +125,7 @@ def _inflated(body: bytearray, limit: int) -> bytes:
     if not inflate.eof:
         raise malformed("ends before its compressed data does; send all of it")
     if inflate.unused_data:
-        raise malformed("goes on behind its compressed data; send one compressed document")
+        raise malformed("continues after its compressed data; send one compressed document")
     return inflated
 
 

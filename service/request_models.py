@@ -1,4 +1,4 @@
-"""What a request looks like: models that validate it and document it, and the sentences that refuse it."""
+"""Models that validate and document requests, and the messages for invalid ones."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -16,14 +16,14 @@ from service.request_body import malformed
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_ERRORS = 16
-"""Errors that one answer explains."""
-PARAMETERS = "What the task is asked to do; the head's defaults (GET /heads) hold otherwise"
+"""Maximum errors in one response."""
+PARAMETERS = "Options of the task; the head's defaults (GET /heads) apply to those left out"
 REASONS = {
     "recursion limit": "is nested too deeply",
     "out of range": "has a number of thousands of digits",
     "hex escape": "is not JSON: it has half of a character; send both \\u escapes of it",
 }
-"""What the JSON parser says, and what we say."""
+"""Parts of the JSON parser's messages, and our message for each."""
 
 
 class TaskRequest(Strict):
@@ -36,14 +36,14 @@ class TaskRequest(Strict):
 
 
 FAIL_FAST = Field(fail_fast=True)
-"""Of a list without a maximum: an error for each of 30,000 items would take a second."""
+"""For lists without a maximum length: reporting an error for each of 30,000 items would take a second."""
 
 
 @cache
 def request_model(route: RouteName, max_items: int, max_characters: int) -> type[TaskRequest]:
-    """Return the model of a request body of a route."""
+    """Return the model of a route's request body."""
     task, bounds = ROUTES[route], {"str_max_length": max_characters}
-    # Given words, one input, look like a list of inputs: that is counted once the parameters are known.
+    # One input of given words looks like a list of inputs. So its length is checked later, with the parameters.
     has_words = bool(get_args(task.inputs))
     one = _one_input(task.inputs, bounds)
     bound = FAIL_FAST if has_words else Field(min_length=1, max_length=max_items)
@@ -66,7 +66,7 @@ def _one_input(kind: Any, bounds: dict[str, Any]) -> Any:
 
 
 def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> TaskRequest:
-    """Return the request that a body holds; raise BadRequest or Unprocessable, which names each field at fault."""
+    """Parse a body; raise BadRequest if it is not JSON, or Unprocessable, which names each wrong field."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -78,7 +78,7 @@ def parse_request(body: bytes, route: RouteName, model: type[TaskRequest]) -> Ta
 
 
 def parse_json(body: bytes, model: type[Model]) -> Model:
-    """Return the JSON object that a body holds; raise BadRequest, which names the first field at fault."""
+    """Parse a body; raise BadRequest, which names the first wrong field."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -88,9 +88,9 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
 
 
 def parse_fields(body: bytes, model: type[Model], wanted: Mapping[str, str]) -> Model:
-    """Return the JSON object that a body holds; raise Unprocessable, which names each field at fault.
+    """Parse a body; raise BadRequest if it is not JSON, or Unprocessable, which names each wrong field.
 
-    `wanted` says what belongs in a field.
+    `wanted` describes the expected value of fields, for the messages.
     """
     try:
         return model.model_validate_json(body)
@@ -104,12 +104,12 @@ def parse_fields(body: bytes, model: type[Model], wanted: Mapping[str, str]) -> 
 
 
 def refusal(field: str, message: str) -> BadRequest:
-    """Return the error of a field that does not follow the protocol."""
+    """Return the error for a field that violates the protocol."""
     return BadRequest(f"{field} {message}", field=field)
 
 
 def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
-    """Return what pydantic found wrong with a body; raise BadRequest if that is no JSON."""
+    """Return pydantic's errors; raise BadRequest if the body is not JSON."""
     found = error.errors(include_url=False)
     if found[0]["type"] != "json_invalid":
         return found
@@ -122,7 +122,7 @@ def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
 
 
 def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
-    """Drop what pydantic says of the form of `inputs`, one input or a list, that the client did not mean."""
+    """Drop the errors for the form of `inputs` (one input or a list) that the client did not use."""
     is_list = any(error["loc"][:1] == ("inputs",) and isinstance(error["input"], list) for error in found)
 
     def is_meant(error: ErrorDetails) -> bool:
@@ -146,8 +146,8 @@ def _explain(error: ErrorDetails, route: RouteName, model: type[TaskRequest]) ->
 
 
 def _explain_input(error: ErrorDetails, names: list[str]) -> FieldError:
-    """Explain an error within `inputs`; `names` are the texts of one input, if it has several."""
-    # Behind the first part, pydantic names the alternatives that it tried.
+    """Explain an error within `inputs`; `names` are the fields of one input, if it has several texts."""
+    # After the first part, pydantic names the alternatives that it tried.
     location = [part for part in error["loc"][2:] if names or isinstance(part, int)]
     refused = input_error(error, names, location)
     return FieldError(refused.field, refused.message)

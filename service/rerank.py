@@ -1,4 +1,4 @@
-"""POST /rerank: texts ranked for a query, in the shape of Text Embeddings Inference.
+"""POST /rerank: ranks texts for a query, with the JSON shapes of Text Embeddings Inference.
 
 https://huggingface.github.io/text-embeddings-inference (POST /rerank)
 """
@@ -27,16 +27,16 @@ EXAMPLE = {"query": "Where is Berlin?", "texts": TEXTS}
 ANSWER = [{"index": 0, "score": 0.9983}, {"index": 1, "score": 0.0002}]
 WANTED = {"query": "a text", "texts": "a list of texts"}
 PAIR = re.compile(r"inputs(\[\d+\])?(?:\.(text|text_pair))?")
-"""The fields of /pair, as its errors name them."""
+"""Names of fields in errors of /pair."""
 
 
 class RerankRequest(Strict):
     """A query, and the texts to rank."""
 
     query: str
-    """What the texts should fit: the first text of each pair."""
+    """What the texts should match; the first text of each pair."""
     texts: list[str]
-    """The texts to rank: each is the second text of a pair."""
+    """The texts to rank; each is the second text of a pair."""
     raw_scores: bool = False
     """Whether scores are logits; otherwise they are between 0 and 1, by a sigmoid."""
     return_text: bool = False
@@ -71,7 +71,7 @@ def request_model(max_items: int, max_characters: int) -> type[RerankRequest]:
 
 
 def find_reranker(heads: Heads, name: str | None) -> Head:
-    """Return a head that ranks; raise NotFound for none, Unprocessable for one that cannot."""
+    """Return a head that ranks; raise NotFound if there is none, Unprocessable if the named one cannot rank."""
     head = heads.by_name.get(name or "")
     if head is None or "rerank" in head.ways:
         return heads.find("rerank", name)
@@ -81,7 +81,7 @@ def find_reranker(heads: Heads, name: str | None) -> Head:
 
 
 def plan_rerank(head: Head, asked: RerankRequest, settings: Settings) -> Plan:
-    """Return one call for all texts, which the scheduler takes as one job."""
+    """Return a plan with one call for all texts, so that the engine schedules them as one job."""
     task = head.ways["rerank"]
     assert isinstance(task, Rerank)
     parameters = task.asked(asked.raw_scores, asked.truncate, asked.truncation_direction)
@@ -100,7 +100,7 @@ def _ranked(number: int, score: float, asked: RerankRequest) -> dict[str, Any]:
 
 
 def _as_sent(field: str) -> str:
-    """Return a field of /pair as this route has it: inputs[3].text_pair → texts[3]."""
+    """Return the name on this route of a field of /pair: inputs[3].text_pair → texts[3]."""
     found = PAIR.fullmatch(field)
     if not found:
         return field

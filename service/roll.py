@@ -1,6 +1,7 @@
-"""The supervisor's part of a change: all workers load the new bundle, one after the other, then all swap, or none does.
+"""The supervisor's part of a change of bundles (two-phase commit).
 
-The first worker is the test: what it refuses, the others never see. A worker that starts later gets what is served now.
+All workers load the new bundle, one after another; then all of them swap it in, or none does. If a worker refuses a
+bundle, the workers after it do not load it. A worker that starts later gets the bundles that are served then.
 """
 
 import logging
@@ -18,27 +19,28 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 600.0
-"""That a worker may take to load a bundle."""
+"""Maximum seconds that a worker may take to load a bundle."""
 PAUSE = 1.0
+"""Seconds between checks whether the supervisor stops."""
 
 
 class Roll:
-    """Knows the workers by their pipes. Every method is called by the supervisor's one thread."""
+    """Makes changes in all workers, through their pipes. All methods are called on the supervisor's only thread."""
 
     def __init__(self, settings: Settings, stopping: Callable[[], bool]) -> None:
         self.settings = settings
-        """With the bundles that are served now."""
+        """The settings, with the bundles that are served now."""
         self.pipes: dict[SpawnProcess, Connection[Any, Any]] = {}
         self.wanted = False
         """Whether a signal asked to load all bundles again."""
         self._stopping = stopping
         self._number = 0
-        """Of the newest step, so that a late word on an older one is not mistaken for its."""
+        """Number of the newest step; an answer with another number is a late one and is ignored."""
         self._watch = Watch(settings.directories)
         self._next_look = time.monotonic() + settings.watch
 
     def serve(self) -> None:
-        """Make the changes that a worker, a signal, or the disk asks for."""
+        """Make the changes that workers or a signal asked for, or that a replaced bundle on disk requires."""
         for pipe in list(self.pipes.values()):
             while message := self._receive(pipe):
                 if message[0] == "ask":
@@ -69,10 +71,10 @@ class Roll:
         for source in sources:
             outcome = self.roll(Change(source, source))
             if outcome.result != "ok":
-                logger.error("%s was not loaded again, the old bundle is still served: %s", source, outcome.sentence)
+                logger.error("%s was not loaded again; the old bundle is still served: %s", source, outcome.sentence)
 
     def _step(self, worker: SpawnProcess, pipe: "Connection[Any, Any]", step: str, argument: object) -> Outcome:
-        """Have a worker take a step, and wait for its answer; other callers are told to wait."""
+        """Have a worker take a step, and wait for its answer; meanwhile, answer BUSY to other requests for changes."""
         self._number += 1
         self._send(pipe, (step, self._number, argument))
         end = time.monotonic() + MAX_SECONDS
@@ -92,7 +94,7 @@ class Roll:
         return Outcome("refused", f"worker {worker.pid} did not load it in time; see its log")
 
     def _receive(self, pipe: "Connection[Any, Any]") -> Any:
-        """Return a message if there is one; a pipe of a worker that ended has none, and is forgotten."""
+        """Return a message if there is one, otherwise None; forget the pipe of a worker that ended."""
         try:
             return pipe.recv() if pipe.poll() else None
         except (EOFError, OSError):
@@ -103,11 +105,11 @@ class Roll:
         try:
             pipe.send(message)
         except OSError:
-            logger.debug("a worker ended before it was told of a change")
+            logger.debug("a worker ended before a message could be sent to it")
 
 
 def changed(settings: Settings, change: Change) -> Settings:
-    """Return settings that serve what a change made of these."""
+    """Return the settings after a change."""
 
     def place(source: Path | None) -> Path | None:
         return change.new if source == change.old else source

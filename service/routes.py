@@ -30,7 +30,7 @@ ASKED: dict[RouteName, Any] = {
     "qa": {"inputs": {"question": "Where does Clara live?", "context": "Clara lives in Berkeley."}},
     "zero-shot": {"inputs": "The match ended in a draw.", "parameters": {"candidate_labels": ["sport", "politics"]}},
 }
-"""An example of a request of each task."""
+"""An example request for each task."""
 ANSWERED: dict[RouteName, Any] = {
     "classify": [[{"label": "positive", "score": 0.9807}, {"label": "negative", "score": 0.0193}]],
     "pair": [
@@ -50,7 +50,7 @@ ANSWERED: dict[RouteName, Any] = {
     "qa": {"score": 0.7816, "start": 15, "end": 23, "answer": "Berkeley"},
     "zero-shot": [{"label": "sport", "score": 0.6276}, {"label": "politics", "score": 0.3724}],
 }
-"""The answer of the starter bundle to it."""
+"""The answer of the starter bundle to each example."""
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------
@@ -85,23 +85,23 @@ def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
 
 
 def answer_type(route: RouteName) -> Any:
-    """Return what a route answers: to one input, or to several."""
+    """Return the type of a route's answer, to one input or to several."""
     one = ROUTES[route].answer_type()
     several = list.__class_getitem__(one)
     return several if route in NESTED else one | several
 
 
 def plan_task(head: Head, route: RouteName, asked: TaskRequest, settings: Settings) -> Plan:
-    """Return the one call of a task route."""
+    """Return the plan of a task route, which makes one call."""
     call = call_of(head, route, asked.inputs, head.with_defaults(route, asked.parameters), settings)
     return Plan([call], lambda answers: json_response(call.shaped(answers[0])))
 
 
-# ---- what is served, and how it is -----------------------------------------------------------------------------------
+# ---- heads, health, metrics -----------------------------------------------------------------------------------------
 
 
 class Limits(BaseModel):
-    """What one request may hold."""
+    """Limits of one request."""
 
     max_length: int = Field(description="Tokens of a row, special ones included")
     max_characters: int = Field(description="Characters of a text")
@@ -111,27 +111,27 @@ class Limits(BaseModel):
 class BundleName(BaseModel):
     """The bundle that a head comes from."""
 
-    name: str = Field(description="As in the header X-Bundle, before the slash")
-    version: str = Field(description="As in the header X-Bundle, behind the slash")
+    name: str = Field(description="The part of the header X-Bundle before the slash")
+    version: str = Field(description="The part of the header X-Bundle after the slash")
 
 
 class HeadDescription(BaseModel):
-    """What is served under a name."""
+    """A head and how it is served."""
 
     name: str = Field(description="The last part of its route")
     task: TaskName = Field(description="The first part of its route")
-    route: str = Field(description="Where it answers")
+    route: str = Field(description="The path of the route of its task")
     routes: list[str] = Field(description="All routes on which it answers, that of its task first")
     default: bool = Field(description="Whether the route without a name answers with this head")
     labels: list[str] = Field(description="The labels of its answers, in the order of its logits")
     problem_type: ProblemType = Field(description="Of classify and pair: what its logits mean, as in transformers")
-    parameters: dict[str, Any] = Field(description="What holds where a request does not say otherwise")
+    parameters: dict[str, Any] = Field(description="Defaults of the parameters, used where a request gives none")
     limits: Limits = Field(description="What one request may hold")
     metrics: dict[str, Any] = Field(description="What was measured when it was trained or exported")
-    bundle: BundleName = Field(description="Where it comes from")
-    precision: str = Field(description="Of its encoder: int8, fp16 or fp32")
-    provider: str = Field(description="What ONNX Runtime runs it on: cpu or cuda")
-    sha256: str = Field(description="Of bundle.json, which holds the hashes of all other files of the bundle")
+    bundle: BundleName = Field(description="The bundle that the head comes from")
+    precision: str = Field(description="Precision of the encoder: int8, fp16 or fp32")
+    provider: str = Field(description="Where ONNX Runtime runs it: cpu or cuda")
+    sha256: str = Field(description="Hash of bundle.json, which contains the hashes of all other files of the bundle")
 
 
 class HeadList(BaseModel):
@@ -141,14 +141,14 @@ class HeadList(BaseModel):
 
 
 class WorkerCount(BaseModel):
-    """Workers of the service: one that is ready answers, whether the others are or not."""
+    """Workers of the service; each one that is ready answers, even if others are not."""
 
     ready: int = Field(description="Workers that are ready, the one that answers among them")
-    of: int = Field(description="Workers that there should be")
+    of: int = Field(description="Workers when all of them work")
 
 
 class Health(BaseModel):
-    """The answer to a probe; what is wrong is an error."""
+    """The answer to a probe if all is well; a failed probe gets an error."""
 
     status: Literal["live", "ready"] = Field(description="What the probe asks for")
     workers: WorkerCount | None = Field(None, description="How many are ready, where the probe asks for that")
@@ -189,7 +189,7 @@ async def metrics(request: Request) -> Response:
 
 
 def routes(settings: Settings) -> list[BareRoute]:
-    """Return all routes that are documented; those that every request takes come first."""
+    """Return all documented routes; the most used ones come first, as they are matched in order."""
     return [
         *(task_route(route, f"/{route}{head}", settings) for route in ASKED for head in ("", "/{head}")),
         *rerank_routes(settings),
@@ -208,5 +208,5 @@ def routes(settings: Settings) -> list[BareRoute]:
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
-    """Add all routes to an app that has its service in its state."""
+    """Add all routes to an app whose state holds its service."""
     app.router.routes += [*routes(settings), *pages.router.routes]

@@ -1,9 +1,9 @@
-"""Stores a sample of answered inputs as JSON lines, for people to label: off unless a file is named.
+"""Stores a random sample of answered inputs as JSON lines, for people to label. Off unless a file is configured.
 
-A line is training data without a label. `prediction` holds what was answered, in the form of the label that a person
-puts in its place; `sample` says where the line comes from. Lines go into a bounded queue, and a thread writes them, so
-that a slow disk stops nothing. Each line opens the file again: it may be moved away at any time, and a new one begins.
-Several workers share it, under a lock.
+A line is training data without a label. `prediction` holds the answer, in the format of the label that a person will
+put in its place; `sample` says where the line comes from. Lines go into a bounded queue, and a thread writes them, so a
+slow disk does not block requests. The file is opened again for each line, so it can be moved away at any time. Several
+workers share it, under a lock.
 """
 
 import errno
@@ -38,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 MODE = 0o600
 OUTSIDE = "O"
-"""The tag of a word in no span."""
+"""The tag of a word outside all spans."""
 MAX_WAITING_BYTES = 8 << 20
-"""Of lines that wait to be written."""
+"""Maximum bytes of lines that wait to be written."""
 MAX_CLOSE_SECONDS = 1.0
-"""How long an exit waits for a disk that stalls."""
+"""Maximum seconds that an exit waits for a slow disk."""
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Samples:
-    """Chooses inputs by chance, and hands them to a thread."""
+    """Chooses inputs at random, and passes them to a thread that writes them."""
 
     def __init__(self, settings: Settings, metrics: "Metrics") -> None:
         assert settings.sample_file
@@ -57,15 +57,18 @@ class Samples:
         self._random = random.Random()
         self._waiting: SimpleQueue[bytes | None] = SimpleQueue()
         self._bytes = 0
-        """Of what waits."""
+        """Bytes of the lines that wait."""
         self._lock = threading.Lock()
         self._told = ""
-        """The last result that was logged."""
+        """The last failure that was logged; empty if the last line was written."""
         self._writer = threading.Thread(target=self._write_all, name="samples", daemon=True)
         self._writer.start()
 
     def take(self, call: "Call", answers: Sequence[Any], request_id: str) -> None:
-        """Queue some of the inputs of a call, without any system call; those of other routes are no training data."""
+        """Queue a random share of a call's inputs, without any system call.
+
+        Inputs on other routes than that of the head's task are skipped, since they are not training data for it.
+        """
         if call.route != call.head.spec.task:
             return
         for item, answer in zip(call.inputs, answers, strict=True):
@@ -73,7 +76,7 @@ class Samples:
                 self._put(to_json(record(call, item, answer, request_id)) + b"\n")
 
     def close(self) -> None:
-        """Write what was queued before, and end the thread."""
+        """Write the queued lines, and end the thread."""
         self._waiting.put(None)
         self._writer.join(MAX_CLOSE_SECONDS)
 
@@ -93,21 +96,21 @@ class Samples:
                 self._bytes -= len(line)
             self._metrics.samples.labels(result).inc()
             if sentence and result != self._told:
-                logger.error("inputs are not stored any more: %s", sentence)
+                logger.error("inputs are no longer stored: %s", sentence)
             elif self._told and not sentence:
                 logger.info("inputs are stored in %s again", self._file.path)
             self._told = result if sentence else ""
 
 
 class SampleFile:
-    """A file of lines that never grows beyond `max_bytes`, and never holds a part of a line."""
+    """A file of lines that never exceeds `max_bytes` and contains only complete lines."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self._max_bytes = max_bytes
 
     def append(self, line: bytes) -> tuple[str, str]:
-        """Append a line; return what became of it as the metric says it, and a sentence if it is not written."""
+        """Append a line; return the result as a label of the metric, and an error message (empty if written)."""
         try:
             descriptor = self._open()
         except OSError as error:
@@ -135,7 +138,7 @@ class SampleFile:
             ) from None
 
     def _open(self) -> int:
-        """Open the file for its owner alone; whoever made it may have let others read it."""
+        """Open the file, and make it accessible to its owner only, however it was created."""
         descriptor = os.open(self.path, FLAGS, MODE)
         try:
             found = os.fstat(descriptor).st_mode
@@ -149,9 +152,9 @@ class SampleFile:
         return descriptor
 
     def _write(self, descriptor: int, line: bytes, size: int) -> None:
-        """Write a whole line; where the disk is full after a part of it, take that back.
+        """Write a complete line; if the disk is full after a part of it, remove that part.
 
-        A person may have left the last line without its end.
+        If the file does not end with a newline, as after editing, add one first.
         """
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
@@ -168,13 +171,13 @@ class SampleFile:
 
 
 def check(settings: Settings) -> None:
-    """Raise SettingsError before the start if inputs cannot be stored where the settings say."""
+    """Raise SettingsError if the configured sample file cannot be written."""
     if settings.sample_file:
         SampleFile(settings.sample_file, settings.sample_max_bytes).check()
 
 
 def announce(settings: Settings) -> None:
-    """Say at the start that inputs are stored, and where."""
+    """Log at the start that inputs are stored, and where."""
     if settings.sample_file:
         sentence = "inputs are being stored: %g %% of those that are answered go to %s, up to %d bytes"
         logger.warning(sentence, settings.sample_percent, settings.sample_file, settings.sample_max_bytes)
@@ -184,7 +187,7 @@ def announce(settings: Settings) -> None:
 
 
 def record(call: "Call", item: Any, answer: Any, request_id: str) -> dict[str, Any]:
-    """Return the line of an input: what training reads of it, what was answered, and where it comes from."""
+    """Return the line of an input: its texts as training data, the answer, and where it comes from."""
     best = best_answer(answer)
     about = {
         "score": best.get("score") if best else None,
@@ -206,7 +209,7 @@ def _texts(item: Any) -> dict[str, Any]:
 
 
 def _prediction(call: "Call", item: Any, answer: Any) -> Any:
-    """Return an answer as training data has its label; None where there is none."""
+    """Return an answer in the format of a training label; None if there is none."""
     head, best = call.head.spec, best_answer(answer)
     if head.task == "tag":
         units = answer["spans"] if isinstance(answer, dict) else answer
@@ -215,7 +218,7 @@ def _prediction(call: "Call", item: Any, answer: Any) -> Any:
         found = [best] if best and best["answer"] else []
         return {"text": [one["answer"] for one in found], "answer_start": [one["start"] for one in found]}
     if head.problem_type == "multi_label_classification":
-        every = answer[-1] if answer and isinstance(answer[-1], list) else answer  # of a request for all scores
+        every = answer[-1] if answer and isinstance(answer[-1], list) else answer  # a request for all scores
         function = getattr(call.parameters, "function_to_apply", None) or head.function
         return given_labels(head, every) if function == "sigmoid" else None
     if best is None:
@@ -226,7 +229,7 @@ def _prediction(call: "Call", item: Any, answer: Any) -> Any:
 
 
 def _spans(units: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """Return [start, end, type] of each span; neighbouring words that are tagged one by one are joined."""
+    """Return [start, end, type] of each span; join words that were tagged one by one into spans."""
     spans: list[list[Any]] = []
     for unit in units:
         label = unit.get("entity_group") or unit["entity"]

@@ -1,9 +1,9 @@
 """Runs the app in this process, from a socket to an exit status.
 
-On SIGTERM the service is not ready any more but answers for `drain_delay` seconds, in which load balancers take note;
-then the port closes, what is in flight gets `drain_timeout` seconds, and the process ends with status 0. A second
-signal skips the delay, and one after the delay what is in flight. SIGINT and SIGHUP, of a terminal, are no different.
-SIGUSR1 loads all bundles again from where they came.
+On SIGTERM the service reports not ready, but still answers for `drain_delay` seconds, so that load balancers notice.
+Then the port closes, requests in flight get `drain_timeout` seconds, and the process exits with status 0. A second
+signal skips the delay; a signal after the delay aborts the requests in flight. SIGINT and SIGHUP from a terminal do the
+same. SIGUSR1 loads all bundles again from their directories.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from service.settings import Settings
 
 BACKLOG = 2048
 KEEP_ALIVE = 75
-"""Seconds that a connection may idle: longer than the 60 s of usual proxies, which else meet one that just closed."""
+"""Maximum idle seconds of a connection. Longer than the 60 s of common proxies, so that the proxy closes it first."""
 LOOK_SECONDS = 0.1
-"""Between two looks whether to end, while a worker loads before it takes connections."""
+"""Seconds between checks for a stop signal, while a worker loads before it takes connections."""
 LOST = 2
-"""Exit status of a worker that lost a lane; 1 is that of one that cannot load."""
+"""Exit status of a worker that lost a lane; the status of one that cannot load is 1."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn with a delay before it stops, and an end when loading failed."""
+    """Uvicorn's server, with a delay before it stops; it also exits when loading fails."""
 
     def __init__(self, config: uvicorn.Config, service: Service, load_first: bool, supervised: bool) -> None:
         super().__init__(config)
@@ -47,12 +47,12 @@ class Server(uvicorn.Server):
         self.supervised = supervised
         self.load_first = load_first
         self.lost = False
-        """Whether a lane was, and a supervisor is there to start another worker."""
+        """Whether a lane was lost, and a supervisor is there to start another worker."""
         self._stop_at: float | None = None
         self._reload_wanted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take connections; where others do, not before the bundles are loaded."""
+        """Take connections, with `load_first` only after the bundles are loaded."""
         if self.load_first:
             loading = self.service.loading()
             while not loading.done():
@@ -64,25 +64,25 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port and the connections, and end the lanes, which a process cannot leave behind running."""
+        """Close the port and the connections, and end the lanes, which must not run when the process exits."""
         await super().shutdown(sockets)
-        if self.force_exit:  # then uvicorn has not told the app
+        if self.force_exit:  # then uvicorn has skipped the app's shutdown
             await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Only take note: the signal may have come while a lock was held."""
+        """Only set flags: the signal may have come while a lock was held."""
         if self.supervised and sig != signal.SIGTERM:
-            return  # a terminal sends it to the supervisor too, which passes it on as SIGTERM
+            return  # the supervisor gets it from the terminal too, and sends SIGTERM
         now = time.monotonic()
         self.force_exit = self.should_exit
         self._stop_at = now + self.service.settings.drain_delay if self._stop_at is None else now
 
     def handle_reload(self, sig: int, frame: FrameType | None) -> None:
-        """Only take note, too."""
+        """Only set a flag, as in handle_exit."""
         self._reload_wanted = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look ten times a second whether to end."""
+        """Check ten times per second whether to stop or to load bundles again."""
         if self._stop_at is not None:
             self.service.drain()
             self.should_exit = time.monotonic() >= self._stop_at
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raise SettingsError if the address cannot be had."""
+    """Return a listening socket; raise SettingsError if the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -106,7 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def create_server(settings: Settings, load_first: bool = False, devices: Sequence[Path] = ()) -> Server:
-    """Return a server that has yet to run."""
+    """Return a server that is ready to run."""
     app = create_app(settings, devices)
     connections = Connections(connection_limit(settings.max_connections), app.state.service.metrics)
     config = uvicorn.Config(
@@ -132,8 +132,8 @@ def serve(
 ) -> int:
     """Serve until a signal; return the exit status.
 
-    `load_first`: take no connection before the bundles are loaded. `pipe`: to the supervisor, where there is one.
-    `devices`: the sockets of engine processes, for a front.
+    `load_first`: take no connections before the bundles are loaded. `pipe`: the connection to the supervisor, if any.
+    `devices`: the sockets of engine processes, if this is a front.
     """
     logs.configure(settings.log_level, settings.log_format)
     flush_denormals()  # before the lanes start

@@ -1,4 +1,4 @@
-"""Settings of the service: environment variables BERTHEADS_*, and flags of the same names, which win.
+"""Settings of the service: environment variables BERTHEADS_*, and flags of the same names, which take precedence.
 
 BERTHEADS_BUNDLES=models/starter,/bundles/legal python -m service --port 9000 --lanes 4
 """
@@ -23,21 +23,22 @@ from service.keys import CONTROL, read_keys
 PREFIX = "BERTHEADS_"
 STARTER = Path(models.__file__).parent / "starter"
 CORES_PER_WORKER = 4
-"""One event loop feeds about as many lanes: with 1, 2, 4 and 8 lanes of 20,000 tokens per second it answered 1.0, 1.8,
-2.6 and 2.4 times the short texts of one lane (python -m tests.benchmarks.cores --speed 20000)."""
+"""One event loop can feed about this many lanes. With 1, 2, 4 and 8 lanes of 20,000 tokens per second, it answered 1.0,
+1.8, 2.6 and 2.4 times the short texts of one lane (python -m tests.benchmarks.cores --speed 20000)."""
 FRONTS_PER_GPU = 8
-"""A front feeds a GPU with some 450 questions per second, and BERT-large on an H100 computes a few thousand."""
-# What Kubernetes sets in every pod beside a Service named bertheads: BERTHEADS_PORT=tcp://10.0.0.1:80 and its kin.
+"""A front can send a GPU about 450 questions per second; BERT-large on an H100 computes a few thousand per second."""
 HOST = re.compile(r"[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
 DEFAULT_PORTS = {("http", ":80"), ("https", ":443")}
 RENAMED = re.compile(rf"(.+):({NAME[1:-1]})=({NAME[1:-1]})")
 """BUNDLE:HEAD=NEW."""
 SERVICE_LINK = re.compile(r"BERTHEADS_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
+"""Variables that Kubernetes sets in the pods of a namespace with a Service named bertheads, as
+BERTHEADS_PORT=tcp://10.0.0.1:80."""
 
 
 class Settings(BaseSettings):
-    """Each description is also the help of the flag."""
+    """The settings; each description is also the help text of the flag."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
@@ -60,8 +61,8 @@ class Settings(BaseSettings):
         le=1024,
         description="processes that share the port; on CPU each has its own lanes, queue and copy of the weights in "
         "memory; on GPUs they share one engine process per device; "
-        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set; with GPUs, the cores that these leave, "
-        f"at most {FRONTS_PER_GPU} per GPU",
+        f"0: one per {CORES_PER_WORKER} usable cores, or one if lanes is set; with GPUs, one per core except one core "
+        f"per GPU, at most {FRONTS_PER_GPU} per GPU",
     )
     lanes: int = Field(
         0, ge=0, le=1024, description="batches that run at once in an engine; 0: one per usable core, two per GPU"
@@ -69,8 +70,8 @@ class Settings(BaseSettings):
     threads: int = Field(1, ge=1, le=1024, description="ONNX Runtime threads per lane")
     wide_encoder: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="run a long text on all cores while nothing else runs, by a second copy of the encoder; "
-        "this takes the memory of its weights; auto: for int8 only",
+        description="run a long text on all cores while nothing else runs, with a second copy of the encoder; "
+        "this needs memory for a second copy of the weights; auto: only with int8",
     )
     batch_tokens: int = Field(
         0, ge=0, description="maximum tokens per batch, padding included; 0: 384, or 16384 on a GPU"
@@ -90,10 +91,10 @@ class Settings(BaseSettings):
     max_items: int = Field(256, ge=1, description="maximum inputs in a list; longer lists get 422")
     safe_labels: Annotated[tuple[str, ...], NoDecode] = Field(
         ("safe", "benign", "legit", "neutral", "normal", "clean", "ok", "label_0"),
-        description="labels that mean a guard found nothing, separated by commas; upper and lower case are the same",
+        description="labels that mean a guard found nothing, separated by commas; case does not matter",
     )
     max_connections: int = Field(
-        0, ge=0, description="maximum connections per worker; others get 503; 0: what the limit of open files allows"
+        0, ge=0, description="maximum connections per worker; more get 503; 0: what the limit of open files allows"
     )
     api_key: SecretStr | None = Field(
         None,
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="names that requests may have in Host, separated by commas, besides addresses and local names; "
-        "* for any, which is the default with a key or when listening on more than a loopback address",
+        "* for any, which is the default if a key is set or if host is not a loopback address",
     )
     protect_metrics: bool = Field(False, description="require the key on /metrics too")
     precision: Literal["int8", "fp16", "fp32"] | None = Field(
@@ -127,7 +128,7 @@ class Settings(BaseSettings):
         description="maximum seconds per batch; after that, its lane counts as dead and the worker as not live",
     )
     model_control: Literal["none", "explicit"] = Field(
-        "none", description="explicit: bundles can be loaded and unloaded by POST /v2/repository; needs an api_key"
+        "none", description="explicit: POST /v2/repository can load and unload bundles; requires an api_key"
     )
     bundle_root: Path | None = Field(
         None, description="directory of bundles that may be loaded while the service runs, as NAME/VERSION"
@@ -144,7 +145,7 @@ class Settings(BaseSettings):
         description="header whose value decides which requests the canary answers; by default chosen at random",
     )
     shadow: Path | None = Field(
-        None, description="directory of a bundle that also computes each answer, only to count differences"
+        None, description="directory of a bundle that also answers requests, only to count differences"
     )
     drain_delay: float = Field(
         0.0, ge=0, description="seconds between SIGTERM and closing the port; meanwhile not ready, but still answering"
@@ -172,7 +173,7 @@ class Settings(BaseSettings):
     @field_validator("rename", mode="before")
     @classmethod
     def _parse(cls, value: object) -> object:
-        """Return new names by "BUNDLE:HEAD"."""
+        """Parse BUNDLE:HEAD=NEW, separated by commas; return new names by "BUNDLE:HEAD"."""
         if not isinstance(value, str):
             return value
         found: dict[str, str] = {}
@@ -240,7 +241,7 @@ class Settings(BaseSettings):
 
     @cached_property  # the cores may change; the number of workers does not
     def worker_count(self) -> int:
-        """Worker processes."""
+        """Number of worker processes."""
         cores = usable_cores()
         if self.workers:
             return self.workers
@@ -252,12 +253,12 @@ class Settings(BaseSettings):
 
     @property
     def has_fronts(self) -> bool:
-        """Whether workers are fronts of one engine process per device, in place of an engine each."""
+        """Whether workers are fronts that share one engine process per device, instead of having their own engine."""
         return self.provider == "cuda" and (self.worker_count > 1 or len(self.device) > 1)
 
     @property
     def asks_for_key(self) -> bool:
-        """Whether clients have to send a key."""
+        """Whether clients must send a key."""
         return bool(self.api_key or self.api_keys_file)
 
     @model_validator(mode="after")
@@ -270,7 +271,7 @@ class Settings(BaseSettings):
 
     @property
     def directories(self) -> list[Path]:
-        """All bundles that are loaded."""
+        """Directories of all bundles to load: the served ones, the canary, the shadow."""
         return [*self.bundles, *(extra for extra in (self.canary, self.shadow) if extra)]
 
     def with_names(self, rename: Mapping[str, str]) -> Self:
@@ -279,14 +280,14 @@ class Settings(BaseSettings):
 
     @property
     def lane_count(self) -> int:
-        """Lanes of one engine."""
+        """Number of lanes per engine."""
         engines = 1 if self.has_fronts else self.worker_count
         cpu = max(1, usable_cores() // (self.threads * engines))
         return self.lanes or (2 if self.provider == "cuda" else cpu)
 
     @property
     def token_budget(self) -> int:
-        """Tokens of one batch."""
+        """Maximum tokens per batch, padding included."""
         return self.batch_tokens or (16_384 if self.provider == "cuda" else 384)
 
 

@@ -1,4 +1,4 @@
-"""POST /heads: several heads read the same inputs in one pass of their encoder."""
+"""POST /heads: several heads answer the same inputs, in one pass of the encoder that they share."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -20,7 +20,7 @@ from service.request_models import TaskRequest, parse_request, request_model
 from service.settings import Settings
 
 MAX_HEADS = 32
-"""Heads that one request may name."""
+"""Maximum heads in one request."""
 EXAMPLE = {
     "inputs": "Clara loves Berkeley.",
     "heads": ["sentiment", "ner"],
@@ -51,7 +51,7 @@ class SeveralRequest(TaskRequest):
 
 
 class Asked(TaskRequest):
-    """What is read first: the heads, which know what the inputs are."""
+    """Read first: the names of the heads, which determine the type of the inputs."""
 
     heads: Names
     parameters: dict[str, dict[str, Any]] | None = None
@@ -66,14 +66,14 @@ def model_for(route: RouteName, max_items: int, max_characters: int) -> type[Tas
 
 
 def plan_several(body: bytes, heads: Heads, settings: Settings) -> Plan:
-    """Return a call to each head; raise what is wrong with the inputs for any of them."""
+    """Return a plan with one call per head; raise an error if the inputs are wrong for any of them."""
     asked = parse_request(body, "classify", Asked)
     assert isinstance(asked, Asked)
     chosen = {name: heads.get(name) for name in asked.heads}
     given = asked.parameters or {}
     if strangers := given.keys() - chosen.keys():
         names = ", ".join(chosen)
-        raise InputError(f"parameters.{min(strangers)[:80]}", f"is none of the heads of this request, {names}")
+        raise InputError(f"parameters.{min(strangers)[:80]}", f"is not a head of this request; its heads are {names}")
     inputs: dict[RouteName, Any] = {}
     for head in chosen.values():
         if head.spec.task not in inputs:

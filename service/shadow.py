@@ -1,4 +1,4 @@
-"""The shadow: a bundle that computes what was answered once more, only to count where it would answer otherwise."""
+"""The shadow: a bundle that answers requests a second time, only to count where its answers differ."""
 
 import asyncio
 import logging
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 class Shadow:
-    """Compares one request at a time, while nothing else waits; a client never notices."""
+    """Compares one request at a time, and only while nothing else waits, so that clients do not notice."""
 
     def __init__(self, service: "Service") -> None:
         self._service = service
         self._running: asyncio.Task[None] | None = None
 
     def compare(self, call: "Call", answers: Sequence[Any]) -> None:
-        """Ask the shadow the same, after the answer has left; nothing happens where it has no such head."""
+        """Start to compare the answers with the shadow's; do nothing if it is busy or has no such head."""
         loaded = self._service.heads.shadow
         others = loaded.heads if loaded else ()
         other = next((each for each in others if each.name == call.head.name and call.route in each.ways), None)
@@ -38,11 +38,11 @@ class Shadow:
 
     async def _compare(self, head: Head, call: "Call", answers: Sequence[Any]) -> None:
         metrics, task = self._service.metrics, head.ways[call.route]
-        if call.task is not call.head.ways[call.route]:  # it is wrapped, to answer more
+        if call.task is not call.head.ways[call.route]:  # the task is wrapped, so wrap the shadow's too
             task = type(call.task)(task)  # type: ignore[arg-type,call-arg]
         try:
             found = await self._answer(head, task, call.inputs, call.parameters)
-        except Exception as error:  # whatever it is, it is the shadow's
+        except Exception as error:  # a failure of the shadow must not affect anything else
             logger.warning("the shadow of head %s failed: %s", head.name, error)
             return
         for ours, theirs in zip(answers, found, strict=True):
@@ -66,7 +66,7 @@ class Shadow:
 
 
 def gist(answer: Any) -> Any:
-    """Return what an answer says, without its scores: all of it for spans, of ranked answers the best."""
+    """Return the content of an answer without its scores: all spans, or the best of ranked answers."""
     if isinstance(answer, dict):
         return {key: gist(value) for key, value in answer.items() if key != "score"}
     if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "start" not in answer[0]:
@@ -75,6 +75,6 @@ def gist(answer: Any) -> Any:
 
 
 def _score(answer: Any) -> float:
-    """Return the score of the best answer; 0 where there is none."""
+    """Return the score of the best answer; 0 if there is none."""
     best = best_answer(answer)
     return float(best["score"]) if best else 0.0

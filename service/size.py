@@ -1,4 +1,4 @@
-"""How much a request asks for: characters to tokenise, tokens to encode, logits to keep and to decode."""
+"""The cost of a request: characters to tokenize, tokens to encode, logits to keep and to decode."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from service.inference import Call
 
 MAX_ANSWERED = 4_000_000
-"""Tokens of text that an answer may repeat: some 20 MB."""
+"""Maximum tokens of input text that an answer may repeat: about 20 MB."""
 
 
 class Size:
-    """Adds up what one request makes of its texts; raises Unprocessable once it is more than may be."""
+    """Sums the tokens of one request; raises Unprocessable as soon as they exceed a limit."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = self.answered = 0
 
     def add(self, tokens: int, answered: int) -> None:
-        """Count an input's tokens, and those that its answer repeats."""
+        """Count an input's tokens, and the tokens of text that its answer repeats."""
         self.tokens += tokens
         self.answered += answered
         if self.tokens > self.max_tokens:
-            message = f"makes more than {self.max_tokens} tokens, windows included; no more may wait, so send less"
+            message = f"makes more than {self.max_tokens} tokens, windows included, which is the limit; send less"
         elif self.answered > MAX_ANSWERED:
             message = f"asks for more than {MAX_ANSWERED} tokens of text; send fewer texts, or lower top_k"
         else:
@@ -39,7 +39,7 @@ def all_texts(calls: Sequence["Call"]) -> list[str]:
 
 
 def count_characters(calls: Sequence["Call"]) -> int:
-    """Return the length of all texts that must be tokenised."""
+    """Return the number of characters that must be tokenized."""
     return sum(map(len, all_texts(calls))) + sum(call.parameters.characters for call in calls)
 
 
@@ -55,7 +55,7 @@ def count_tokens(item: Encoded[Any]) -> int:
 
 
 def count_decoded(call: "Call", encoded: list[Encoded[Any]], logits: list[Logits]) -> int:
-    """Return how much there is to decode, in logits."""
+    """Return the cost of decoding, in logits; a token counts as ten."""
     answered = sum(call.task.answer_tokens(item, call.parameters) for item in encoded)
     return sum(each.size for each in logits) + 10 * sum(map(count_tokens, encoded)) + answered
 

@@ -1,8 +1,8 @@
-"""Spans by the conventions of OpenTelemetry for HTTP servers. Only service/traces.py imports this, where traces are on.
+"""Spans that follow OpenTelemetry's conventions for HTTP servers. Imported by service/traces.py, only if traces are on.
 
-A span is made when it is over, from times that are taken anyway, for requests that the sampler chose. So a request that
-it did not choose costs no span, and a chosen one a third of what spans cost that record from their start.
-They hold no texts, no keys, and no query of an address.
+A span is created when its request ends, from times that are measured anyway, and only if the sampler chose the request.
+So other requests cost nothing, and a span costs a third of one that records from its start. Spans contain no texts, no
+keys, and no query strings.
 """
 
 import logging
@@ -47,12 +47,12 @@ logger = logging.getLogger(__name__)
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 PROBES = ("/health/", "/v2/health/", "/metrics")
-"""Beginnings of paths that have no spans: probes and scrapes come every few seconds and tell nothing."""
+"""Prefixes of paths without spans: probes and scrapes come every few seconds and are not interesting."""
 MAX_LINKS = 128
-"""Of a batch: the default of the specification."""
+"""Maximum links of a batch's span: the specification's default."""
 MAX_PATH, MAX_AGENT, MAX_HOST = 512, 256, 255
 MAX_FLUSH_SECONDS = 3.0
-"""How long an exit waits for a collector that does not answer."""
+"""Maximum seconds that an exit waits for a collector that does not answer."""
 ROOT = Context()
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 FAILED = Status(StatusCode.ERROR)
@@ -61,7 +61,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class _Headers(Getter[RawHeaders]):
-    """Reads the headers of a request; baggage is left out, since nothing here uses it and reading it may take long."""
+    """Reads the headers of a request, except baggage: nothing here uses it, and parsing it can be slow."""
 
     def get(self, carrier: RawHeaders, key: str) -> list[str] | None:
         name = key.lower().encode("latin-1")
@@ -76,7 +76,7 @@ HEADERS = _Headers()
 
 
 class _Resource(Resource):
-    """Hashed once: the exporter hashes the resource of every span, and the SDK would dump it as JSON each time."""
+    """A resource with a cached hash: the exporter hashes it for every span, for which the SDK dumps it as JSON."""
 
     def __init__(self, made: Resource) -> None:
         super().__init__(made.attributes, made.schema_url)
@@ -88,20 +88,20 @@ class _Resource(Resource):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The span of a request that is under way."""
+    """The span of a request in progress."""
 
     context: SpanContext
     parent: SpanContext | None
     anchor: int
-    """Nanoseconds since 1970 at the zero of time.monotonic, as the request saw it."""
+    """Unix time in nanoseconds at which time.monotonic was 0, measured when the request began."""
 
     def at(self, moment: float) -> int:
-        """Return a time of time.monotonic in nanoseconds since 1970."""
+        """Convert seconds of time.monotonic to Unix time in nanoseconds."""
         return self.anchor + round(moment * 1e9)
 
 
 class Traces:
-    """Makes spans and hands them to the SDK, whose thread sends them; the methods only fill its bounded queue."""
+    """Creates spans and passes them to the SDK, whose thread sends them; the methods only fill its bounded queue."""
 
     def __init__(self, provider: TracerProvider, processor: BatchSpanProcessor) -> None:
         self._provider = provider
@@ -113,10 +113,10 @@ class Traces:
         self._span = partial(ReadableSpan, resource=provider.resource, instrumentation_scope=scope)
         fields = propagate.get_global_textmap().fields
         self._fields = frozenset(name.lower().encode() for name in {*fields, "b3"} - {"baggage"})
-        """Headers in which clients send the context of a span; b3 is one that its propagator does not name."""
+        """Headers in which clients send a trace context; the B3 propagator does not list the header b3."""
 
     def begin(self, info: "RequestInfo", scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-        """Note the trace to which a request belongs, and give it a span if the sampler chooses it."""
+        """Set the trace to which a request belongs, and give it a span if the sampler chooses it."""
         context, parent = ROOT, None
         if not self._fields.isdisjoint(headers):
             context, parent = _sender(scope["headers"])
@@ -125,14 +125,14 @@ class Traces:
         if scope["path"].startswith(PROBES):
             return
         trace_id = parent.trace_id if parent else self._ids.generate_trace_id()
-        chosen = self._sampler.should_sample(context, trace_id, "", SpanKind.SERVER)  # those of the SDK ask no more
+        chosen = self._sampler.should_sample(context, trace_id, "", SpanKind.SERVER)  # all that SDK samplers use
         if chosen.decision is Decision.RECORD_AND_SAMPLE:
             own = SpanContext(trace_id, self._ids.generate_span_id(), False, SAMPLED, chosen.trace_state)
             info.span = Span(own, parent, _anchor())
             info.trace = {"trace_id": format_trace_id(trace_id), "span_id": format_span_id(own.span_id)}
 
     def end(self, info: "RequestInfo", scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-        """Send the span of a request that ends now, and those of its stages."""
+        """Send the span of a request that ends now, and the spans of its stages."""
         span: Span = info.span
         ended = span.at(time.monotonic())
         attributes = _attributes(info, scope, headers)
@@ -145,7 +145,7 @@ class Traces:
             self._send(stage, self._child(span.context), span.at(began), span.at(over), parent=span.context)
 
     def batch(self, lane: str, items: Sequence[Item], outcomes: Sequence[Any], times: tuple[float, float]) -> None:
-        """Send the span of a batch, with links to the requests in it that have spans."""
+        """Send the span of a batch, with links to those of its requests that have spans."""
         traces = [job.trace for job in dict.fromkeys(item.job for item in items) if "span_id" in job.trace]
         if not traces:
             return
@@ -165,24 +165,24 @@ class Traces:
         self._send("batch", own, began, ended, attributes=attributes, links=links, status=status)
 
     def close(self, patience: float) -> None:
-        """Send what waits, for `patience` seconds at most; spans are lost if the collector does not take them."""
+        """Send the queued spans, for at most `patience` seconds; those that the collector does not accept are lost."""
         patience = min(patience, MAX_FLUSH_SECONDS)
         if not ended_in_time(threading.Thread(target=self._provider.shutdown, daemon=True), patience):
-            logger.warning("the collector did not take the last spans within %.1f s; they are lost", patience)
+            logger.warning("the collector did not accept the last spans within %.1f s; they are lost", patience)
 
     def _child(self, parent: SpanContext) -> SpanContext:
         return SpanContext(parent.trace_id, self._ids.generate_span_id(), False, SAMPLED, parent.trace_state)
 
     def _send(self, name: str, context: SpanContext, began: int, ended: int, **rest: Any) -> None:
-        """Queue a span with its times in nanoseconds since 1970."""
+        """Queue a span; its times are in Unix nanoseconds."""
         self._processor.on_end(self._span(name, context, start_time=began, end_time=ended, **rest))
 
 
 def connect() -> Traces:
-    """Return what sends spans to the collector that the environment names; raise what the SDK finds wrong there."""
+    """Return the traces for the collector in the environment; raise the SDK's error if a variable is wrong."""
     quieten()
     ours = {"service.name": "bertheads", "service.version": version("bertheads")}
-    given = OTELResourceDetector().detect().attributes  # what is passed to create() would replace it
+    given = OTELResourceDetector().detect().attributes  # attributes passed to create() would override these
     resource = _Resource(Resource.create({name: value for name, value in ours.items() if name not in given}))
     return Traces(TracerProvider(resource=resource, shutdown_on_exit=False), BatchSpanProcessor(OTLPSpanExporter()))
 
@@ -192,10 +192,10 @@ def _anchor() -> int:
 
 
 def _sender(headers: RawHeaders) -> tuple[Context, SpanContext | None]:
-    """Return what a client's headers say of its span; None where that is invalid."""
+    """Return the context in a client's headers, and the client's span; None if that is missing or invalid."""
     try:
         context = propagate.extract(headers, ROOT, HEADERS)
-    except Exception as error:  # of a propagator that OTEL_PROPAGATORS names
+    except Exception as error:  # from a propagator in OTEL_PROPAGATORS
         logger.debug("the trace context of a request cannot be read: %r", error)
         return ROOT, None
     parent = get_current_span(context).get_span_context()
@@ -234,7 +234,7 @@ def _attributes(info: "RequestInfo", scope: Scope, headers: Mapping[bytes, bytes
 
 
 def _server(host: bytes) -> dict[str, Any]:
-    """Return the name and port that a client asked for."""
+    """Return the server name and port in the header Host."""
     name, _, port = host[: MAX_HOST + 6].decode("latin-1").rpartition(":")
     if not name or not port.isdecimal():
         name, port = name + _ + port, ""
@@ -243,7 +243,7 @@ def _server(host: bytes) -> dict[str, Any]:
 
 
 def _error_type(info: "RequestInfo") -> str:
-    """Return what failed on this side: a status from 500, or the error that broke an answer off."""
+    """Return the server's error, if any: a status of 500 or more, or the error that interrupted a response."""
     if info.status >= 500:
         return str(info.status)
     broken_off = not info.status or (info.status < 400 and "error" in info.log)

@@ -1,9 +1,10 @@
-"""Several workers on one port: starts them, replaces one that dies, ends them all on a signal.
+"""Several workers on one port: starts them, replaces dead ones, and ends all of them on a signal.
 
-Where workers are fronts, it does the same for the engine process of each device, which outlives them when they drain.
+If workers are fronts, it does the same for the engine process of each device; these end after the fronts have drained.
 
-A worker that cannot load ends the whole if none ever could; otherwise it is tried again while the others serve. Workers
-that keep ending are started less and less often. Metrics of all workers meet in files (service/metric_files.py).
+If a worker cannot load and no worker ever could, the service exits. Otherwise the worker is restarted while the others
+serve. The pause before a restart grows if workers keep ending. All workers write their metrics to shared files
+(service/metric_files.py).
 """
 
 import logging
@@ -34,14 +35,14 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 MIN_PAUSE = 1.0
-"""Seconds before a dead worker is replaced; twice as many for each that ends within HEALTHY_SECONDS."""
+"""Seconds before a dead worker is replaced; doubled each time that a worker ends within HEALTHY_SECONDS."""
 MAX_PAUSE = 60.0
 HEALTHY_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 END_SECONDS = 5.0
-"""Beyond its time for draining, in which a worker must end."""
+"""Seconds after its time for draining within which a worker must end."""
 REASONS = {1: "could not load", 2: "lost a lane"}
-"""By the exit status of service.server.serve."""
+"""Reasons by exit status of service.server.serve."""
 
 
 @dataclass
@@ -49,21 +50,21 @@ class Worker:
     """A process, or the pause before it starts."""
 
     start_at: float
-    """By time.monotonic."""
+    """In seconds of time.monotonic."""
     pause: float = 0.0
-    """Seconds that it waited before."""
+    """Seconds of the last pause."""
     process: SpawnProcess | None = None
     device: int | None = None
-    """Whose engine process it is; None: it answers requests."""
+    """The device of an engine process; None: the process answers requests."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name in log lines."""
         kind = "worker" if self.device is None else f"engine process of device {self.device}"
         return f"{kind} {self.process.pid if self.process else ''}".rstrip()
 
     def back_off(self) -> None:
-        """Wait twice as long as the last time, unless it has been healthy since."""
+        """Double the pause before the next start, or reset it if the process was healthy for long enough."""
         now = time.monotonic()
         healthy = now - self.start_at >= HEALTHY_SECONDS
         self.pause = MIN_PAUSE if healthy else min(MAX_PAUSE, max(MIN_PAUSE, 2 * self.pause))
@@ -71,7 +72,7 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `settings.worker_count` processes until a signal, and one per device where these are fronts."""
+    """Runs `settings.worker_count` workers until a signal, and one engine process per device if they are fronts."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
@@ -81,21 +82,24 @@ class Supervisor:
         self.status = 0
         self._stopping = False
         self._kill_at = math.inf
-        """When workers that were told to end are killed."""
+        """When to kill workers that were told to end."""
         self._woken, self._wake = os.pipe()
-        """Ends a wait for workers."""
+        """Interrupts the wait for workers."""
         self._been_ready = False
-        """Whether any worker has ever been: then what one cannot load was good before, and may be again."""
+        """Whether any worker has ever been ready: then a failure to load may be temporary."""
 
     def run(self) -> int:
-        """Return the exit status once all workers have ended; raise SettingsError if there is no room for metrics."""
+        """Run until all workers have ended; return the exit status.
+
+        Raises SettingsError if there is no space for metrics.
+        """
         with metric_directory() as directory, self._signals():
             now = time.monotonic()
             self.workers = [Worker(now, device=device) for device in self._devices]
             self.workers += [Worker(now) for _ in range(self.settings.worker_count)]
             while self._started() or not self._stopping:
                 if self._stopping:
-                    self.listener.close()  # else the kernel takes connections that no worker will
+                    self.listener.close()  # otherwise the kernel accepts connections that no worker takes
                     self._kill_late()
                 self._kill_silent(directory)
                 ready = ready_workers(collected(directory, GAUGES))
@@ -134,7 +138,7 @@ class Supervisor:
         return [worker.process for worker in self.workers if worker.process and worker.device is None]
 
     def _start_due(self, ready: int, directory: Path) -> None:
-        """Start those whose pause is over; a worker takes no connection while it loads if another is there for them."""
+        """Start those whose pause is over; a worker loads before it takes connections, if another worker takes them."""
         for worker in self.workers:
             if worker.process is None and not self._stopping and time.monotonic() >= worker.start_at:
                 load_first = ready > 0 or len(self._answering()) > 0
@@ -143,7 +147,7 @@ class Supervisor:
                     worker.process = self._start(load_first, directory)
                 else:
                     worker.process = self._start_engine(worker.device, directory)
-                if self._stopping:  # the signal came before it was in the list
+                if self._stopping:  # the signal came before the process was in the list
                     worker.process.terminate()
 
     def _start_engine(self, device: int, directory: Path) -> SpawnProcess:
@@ -160,7 +164,7 @@ class Supervisor:
             target=run_worker, args=(self.roll.settings, self.listener, load_first, theirs, sockets), daemon=True
         )
         process.start()
-        theirs.close()  # so that the pipe ends with the worker
+        theirs.close()  # so that the pipe closes when the worker ends
         self.roll.pipes[process] = ours
         return process
 
@@ -182,13 +186,13 @@ class Supervisor:
         self.roll.wanted = True
 
     def _end_engines(self) -> None:
-        """End the engine processes once nothing answers requests any more."""
+        """End the engine processes once all workers have ended."""
         if self._stopping and not self._answering():
             for process in self._started():
                 process.terminate()
 
     def _kill_silent(self, directory: Path) -> None:
-        """Kill an engine process that gives no sign of life, as one that was stopped by SIGSTOP; another is started."""
+        """Kill an engine process without a heartbeat, such as one stopped by SIGSTOP; it is then replaced."""
         for worker in self.workers:
             if worker.process and worker.device is not None:
                 with suppress(OSError):  # it has no board yet
@@ -199,7 +203,7 @@ class Supervisor:
                         worker.process.kill()
 
     def _kill_late(self) -> None:
-        """Kill workers that do not end, as one that was stopped by SIGSTOP does not."""
+        """Kill workers that do not end in time, such as one stopped by SIGSTOP."""
         if time.monotonic() >= self._kill_at:
             for worker in self.workers:
                 if worker.process:
@@ -216,7 +220,7 @@ class Supervisor:
 
 
 def reason(status: int) -> str:
-    """Say why a worker ended."""
+    """Return why a worker ended, from its exit status."""
     if status == -signal.SIGKILL:
         return "was killed by SIGKILL (out of memory?)"
     if status < 0:
@@ -231,21 +235,21 @@ def run_worker(
     pipe: "connection.Connection[Any, Any]",
     devices: Sequence[Path] = (),
 ) -> None:
-    """Be one worker; a front, if there are sockets of devices."""
-    from service.server import serve  # not before the environment says where metrics go, and never in the supervisor
+    """Run a worker; it is a front if `devices` holds sockets."""
+    from service.server import serve  # only in workers, after the environment variable for metrics is set
 
     _run(lambda: serve(settings, listener, load_first, pipe, devices))
 
 
 def run_engine(settings: Settings, device: int, directory: Path) -> None:
-    """Be the engine process of a device."""
+    """Run the engine process of a device."""
     from service.device import serve  # as above
 
     _run(lambda: serve(settings, device, directory))
 
 
 def _run(serve: Callable[[], int]) -> None:
-    """Exit with what it returns; end with the supervisor."""
+    """Exit with the status that `serve` returns; end when the supervisor ends."""
     hold(Path(os.environ[VARIABLE]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,9 +1,9 @@
 """Tensors of the Open Inference Protocol, in JSON and in the binary form.
 
 The JSON form: https://github.com/kserve/open-inference-protocol, "Inference Request JSON Object".
-The binary form: Triton's protocol/extension_binary_data.md. The body is the JSON, whose length a header tells, and
-behind it the bytes of the tensors that have a `binary_data_size`. An element of BYTES is its length (four bytes, little
-endian) and its bytes.
+The binary form: Triton's protocol/extension_binary_data.md. The body is the JSON, whose length is in a header, followed
+by the bytes of the tensors that have a `binary_data_size`. An element of BYTES is its length (four bytes, little
+endian) followed by its bytes.
 """
 
 import json
@@ -22,11 +22,11 @@ from service.errors import FieldError, Unprocessable
 from service.request_models import refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""The header that tells how many bytes of the body, after decompression, are JSON."""
+"""The header with the number of bytes of the (decompressed) body that are JSON."""
 BINARY = "application/octet-stream"
 LENGTH = struct.Struct("<I")
 NUMPY = {"FP32": "<f4", "INT64": "<i8"}
-"""Types of numpy by datatype; BYTES has none."""
+"""NumPy types by datatype; BYTES has none."""
 UNSUPPORTED = ("classification", "shared_memory_region")
 """Parameters of an output that would change where or what the output is."""
 
@@ -34,7 +34,7 @@ Parameters = Annotated[dict[str, Any] | None, Field(description="Parameters by n
 
 
 class View(BaseModel):
-    """Base of what an answer holds; the docstring of a field is its description."""
+    """Base of the models of answers; the docstring of a field is its description."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -43,7 +43,7 @@ class InputTensor(Strict):
     """One input for all items of a request."""
 
     name: str
-    """One of the inputs of the model's metadata."""
+    """One of the inputs in the model's metadata."""
     datatype: str
     """BYTES."""
     shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=2)
@@ -57,7 +57,7 @@ class OutputChoice(Strict):
     """An output that the client asks for."""
 
     name: str
-    """One of the outputs of the model's metadata."""
+    """One of the outputs in the model's metadata."""
     parameters: Parameters = None
 
 
@@ -65,40 +65,40 @@ class InferRequest(Strict):
     """Texts for a head."""
 
     id: str | None = None
-    """Comes back in the response."""
+    """Returned in the response."""
     model_name: str | None = None
     """Accepted without effect: the path names the model."""
     model_version: str | None = None
     """Accepted without effect: the path names the version."""
     parameters: Parameters = None
     inputs: list[InputTensor] = Field(min_length=1)
-    """Each input of the model's metadata once, all with the same number of items."""
+    """Each input in the model's metadata once, all with the same number of items."""
     outputs: list[OutputChoice] | None = None
-    """The outputs to return, in this order; by default all but `scores`."""
+    """The outputs to return, in this order; by default all except `scores`."""
 
 
 class OutputTensor(View):
     """One output for all items."""
 
     name: str
-    """One of the outputs of the model's metadata."""
+    """One of the outputs in the model's metadata."""
     datatype: str
     """BYTES, FP32 or INT64."""
     shape: list[int]
-    """That of the inputs; [n, labels] for `scores`."""
+    """The shape of the inputs; [n, labels] for `scores`."""
     data: list[str | float]
     """Flat, in row-major order."""
 
 
 class InferResponse(View):
-    """What a head answered."""
+    """The answers of a head."""
 
     model_name: str
-    """As in the path."""
+    """The name in the path."""
     model_version: str
-    """Of its bundle."""
+    """The version of the head's bundle."""
     id: str | None = None
-    """Of the request, if it had one."""
+    """The id of the request, if it had one."""
     outputs: list[OutputTensor]
     """In the order of the request."""
 
@@ -114,7 +114,10 @@ class Column(NamedTuple):
 
 
 def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:
-    """Return the JSON of a body, and the bytes behind it; `header` is the value of HEADER_LENGTH, if it was sent."""
+    """Return the JSON of a body and the bytes after it; `header` is the value of HEADER_LENGTH, if it was sent.
+
+    Raises BadRequest for a wrong length.
+    """
     if header is None:
         return body, b""
     if not header.isdecimal() or len(header) > 12 or not 1 <= int(header) <= len(body):
@@ -126,9 +129,9 @@ def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:
 
 
 def read_columns(request: InferRequest, tail: bytes, names: Sequence[str], limit: int) -> dict[str, list[Any]]:
-    """Return the items of each input by its name; `tail` is what follows the JSON, and `limit` the most items.
+    """Return the items of each input by its name; `tail` holds the bytes after the JSON.
 
-    Raises BadRequest for tensors that the model does not take or that do not add up.
+    Raises BadRequest for invalid or inconsistent tensors, and Unprocessable for more than `limit` items.
     """
     columns: dict[str, list[Any]] = {}
     for number, tensor in enumerate(request.inputs):
@@ -136,7 +139,7 @@ def read_columns(request: InferRequest, tail: bytes, names: Sequence[str], limit
         if tensor.name not in names:
             raise refusal(f"{place}.name", f"is {tensor.name[:80]!r}, but this model takes {', '.join(names)}")
         if tensor.name in columns:
-            raise refusal(f"{place}.name", f"is {tensor.name}, which stands here twice; send each input once")
+            raise refusal(f"{place}.name", f"is {tensor.name}, which occurs twice; send each input once")
         columns[tensor.name], tail = _take(tensor, tail, place, limit)
     _check_whole(columns, tail, names)
     return columns
@@ -150,12 +153,12 @@ def _check_whole(columns: dict[str, list[Any]], tail: bytes, names: Sequence[str
         raise refusal("inputs", f"differ in their number of items: {counts}; send as many of each")
     if tail:
         raise refusal(
-            "body", f"has {len(tail)} more bytes than the JSON announces; let each binary_data_size be what it sends"
+            "body", f"has {len(tail)} more bytes than the JSON announces; correct binary_data_size of the inputs"
         )
 
 
 def _take(tensor: InputTensor, tail: bytes, place: str, limit: int) -> tuple[list[Any], bytes]:
-    """Return the items of a tensor, and what of the tail belongs to the next."""
+    """Return the items of a tensor, and the tail without its bytes."""
     count = math.prod(tensor.shape)
     if tensor.datatype != "BYTES":
         raise refusal(f"{place}.datatype", f"is {tensor.datatype[:40]!r}; send texts as BYTES")
@@ -169,7 +172,7 @@ def _take(tensor: InputTensor, tail: bytes, place: str, limit: int) -> tuple[lis
     if type(size) is not int or not 0 <= size <= len(tail) or tensor.data is not None:
         raise refusal(
             f"{place}.parameters.binary_data_size",
-            f"is {_shown(size)}, and {len(tail)} bytes are left behind the JSON; send the size of its bytes, no data, "
+            f"is {_shown(size)}, and {len(tail)} bytes are left after the JSON; send the size of its bytes, no data, "
             f"and the length of the JSON as {HEADER_LENGTH}",
         )
     return _texts(tail[:size], count, place), tail[size:]
@@ -208,7 +211,7 @@ def _texts(raw: bytes, count: int, place: str) -> list[str]:
 def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, bool]:
     """Return the names of the outputs that a request asks for, and whether each is binary.
 
-    Without a choice, all but `scores`. Raises BadRequest for an output that the model does not have.
+    By default these are all outputs except `scores`. Raises BadRequest for an output that the model does not have.
     """
     usual = flag(request.parameters, "binary_data_output", "parameters", default=False)
     if not request.outputs:
@@ -219,7 +222,7 @@ def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, boo
         if output.name not in known:
             raise refusal(f"{place}.name", f"is {output.name[:80]!r}, but this model has {', '.join(known)}")
         if output.name in chosen:
-            raise refusal(f"{place}.name", f"is {output.name}, which stands here twice; ask for each output once")
+            raise refusal(f"{place}.name", f"is {output.name}, which occurs twice; ask for each output once")
         if unsupported := [name for name in UNSUPPORTED if name in (output.parameters or {})]:
             raise refusal(f"{place}.parameters.{unsupported[0]}", "is not supported; leave it out, and read the tensor")
         chosen[output.name] = flag(output.parameters, "binary_data", f"{place}.parameters", default=usual)
@@ -227,7 +230,7 @@ def choose_outputs(request: InferRequest, known: Sequence[str]) -> dict[str, boo
 
 
 def flag(parameters: dict[str, Any] | None, name: str, place: str, default: bool) -> bool:
-    """Return a parameter that is true or false."""
+    """Return a boolean parameter, or `default` if it is missing; raise BadRequest for another value."""
     value = (parameters or {}).get(name, default)
     if not isinstance(value, bool):
         raise refusal(f"{place}.{name}", f"is {_shown(value)}; send true or false")
@@ -235,7 +238,7 @@ def flag(parameters: dict[str, Any] | None, name: str, place: str, default: bool
 
 
 def respond(about: dict[str, Any], columns: Sequence[Column], binary: dict[str, bool]) -> Response:
-    """Return the response with these columns, of which `binary` says by name whether they are binary."""
+    """Return the response with these columns; `binary` tells for each name whether to send it in the binary form."""
     outputs: list[dict[str, Any]] = []
     tail = b""
     for column in columns:

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: on where the OTEL_* variables name a collector, and free where they do not.
+"""OpenTelemetry traces: on if the OTEL_* variables name a collector; otherwise they cost nothing.
 
-FastAPI's own (`FastAPI(telemetry=...)`) is not used: the server calls Middleware directly, past FastAPI's entry point
-and middleware. Its spans would also have no stages and no batches, and cost three times as much.
+FastAPI's own traces (`FastAPI(telemetry=...)`) are not used, because the server calls Middleware directly and so
+bypasses FastAPI's entry point. FastAPI's spans would also lack stages and batches, and cost three times as much.
 """
 
 import logging
@@ -23,25 +23,25 @@ logger = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-"""The variable for traces counts more than the general one."""
+"""The first of these variables that is set counts."""
 TRACEPARENT = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.DOTALL
 )
-"""The header of W3C Trace Context, whose group is the trace's id; only versions after 00 may have more parts."""
+"""The header of W3C Trace Context; the group is the trace id. Only versions after 00 may have more parts."""
 SILENT_SECONDS = 60.0
-"""After a line of the SDK, in which its module logs no other: a collector that is away fails every few seconds."""
+"""Minimum seconds between two log lines of the same SDK module: an unreachable collector fails every few seconds."""
 MAX_MESSAGE = 500
 
 
 def client_trace(scope: Scope) -> dict[str, str]:
-    """Return {"trace_id": ID} from a request's `traceparent`; nothing where it is missing, repeated or invalid."""
+    """Return {"trace_id": ID} from a request's `traceparent`, or {} if that is missing, repeated or invalid."""
     found = [value for name, value in scope["headers"] if name == b"traceparent"]
     parent = TRACEPARENT.fullmatch(found[0].strip(b" \t")) if len(found) == 1 else None
     return {"trace_id": parent[1].decode()} if parent else {}
 
 
 def open_traces() -> "Traces | None":
-    """Return what makes and sends spans; None where traces are off, or cannot be on, which the log then says once."""
+    """Return the traces, or None if they are off; log a warning if they are configured but cannot be turned on."""
     endpoint, protocol = _first(ENDPOINTS), _first(PROTOCOLS) or "http/protobuf"
     exporter = _value("OTEL_TRACES_EXPORTER") or "otlp"
     if not endpoint or exporter == "none" or _value("OTEL_SDK_DISABLED") == "true":
@@ -58,13 +58,13 @@ def open_traces() -> "Traces | None":
         return connect()
     except ImportError as error:
         logger.warning("traces are off: %s; install the extra otel: pip install 'bertheads[otel]'", error)
-    except Exception as error:  # a variable that makes no sense
+    except Exception as error:  # a variable has an invalid value
         logger.warning("traces are off: %s", error)
     return None
 
 
 class Rarely(logging.Handler):
-    """Passes on one line per logger and minute, as a line of this module, and says how many it left out."""
+    """Passes on one line per logger and SILENT_SECONDS, as a line of this module, with the number of dropped lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,14 +85,14 @@ class Rarely(logging.Handler):
 
 
 def quieten() -> None:
-    """Let the SDK neither fill the log nor repeat there what clients put into headers."""
+    """Keep the SDK from filling the log, and from logging what clients put into headers."""
     sdk = logging.getLogger("opentelemetry")
     sdk.handlers, sdk.propagate = [Rarely()], False
-    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # of headers
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would log invalid headers
 
 
 def ended_in_time(thread: threading.Thread, patience: float) -> bool:
-    """Start a thread and wait for its end."""
+    """Start a thread and wait for it at most `patience` seconds; return whether it has ended."""
     thread.start()
     thread.join(patience)
     return not thread.is_alive()

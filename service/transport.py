@@ -1,4 +1,4 @@
-"""The sending side of a connection: what is written in one turn of the event loop leaves in one packet."""
+"""The sending side of a connection: everything written in one iteration of the event loop is sent in one packet."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 
 BEGINNING = b"HTTP/1.1 "
-"""The first bytes of every answer."""
+"""The first bytes of every response."""
 
 
 class Corked:
-    """A transport that sends at the end of a turn of the event loop what was written in it."""
+    """A transport that collects writes, and sends them at the end of the current iteration of the event loop."""
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, finish: Callable[[], None]
@@ -19,7 +19,7 @@ class Corked:
         self._transport = transport
         self._loop = loop
         self._finish = finish
-        """Ends the connection once everything was written."""
+        """Called to end the connection, after everything has been written."""
         self._held: list[bytes] = []
         self._begun = False
         self._closed = False
@@ -36,7 +36,7 @@ class Corked:
         self._begun = False
 
     def begin(self) -> None:
-        """Send the bytes with which the next answer will begin, whatever it is."""
+        """Send the bytes with which every response begins; leave them out of the next response."""
         self.write(BEGINNING)
         self._begun = True
 

@@ -1,4 +1,4 @@
-"""A bound on answers that clients do not read, in time for each connection and in bytes for all together."""
+"""Limits on responses that clients do not read: a time limit per connection, and a byte limit for all connections."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ else:
     TIOCOUTQ = getattr(termios, "TIOCOUTQ", None)
 
 UNREAD_SECONDS = 30.0
-"""Within which a client must take some of an answer that the system cannot buffer."""
+"""A client that reads nothing for this time loses its connection, if the system cannot buffer the response."""
 MAX_UNREAD = 1 << 27
-"""Bytes of answers that may wait for clients to read them."""
+"""Maximum bytes of responses, over all connections, that wait for clients to read them."""
 
 
 class UnreadLimit(HttpToolsProtocol):
-    """A connection that ends when its client does not read."""
+    """A connection that is aborted if its client does not read."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
@@ -35,7 +35,7 @@ class UnreadLimit(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """More of an answer waits than the system takes."""
+        """Watch the client: the system's send buffer is full. If MAX_UNREAD is exceeded, abort the oldest waiters."""
         super().pause_writing()
         self._unread_since = time.monotonic()
         self._await_reader()
@@ -63,10 +63,10 @@ class UnreadLimit(HttpToolsProtocol):
             self._give_up()
 
     def _unread(self) -> int:
-        """Bytes that the client has not taken, here and in the system where it tells."""
+        """Return the bytes that the client has not read: in our buffer, and in the system's if it reports them."""
         in_system = array("i", [0])
         if TIOCOUTQ is not None:
-            with suppress(OSError):  # some systems know it only of terminals
+            with suppress(OSError):  # some systems support it only for terminals
                 fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, in_system)
         return self.transport.get_write_buffer_size() + in_system[0]
 

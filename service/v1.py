@@ -1,4 +1,4 @@
-"""KServe's protocol, version 1, which it assumes of a service whose manifest names none.
+"""KServe's protocol, version 1, which KServe uses by default if a manifest names no protocol.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
@@ -22,7 +22,7 @@ from service.v2_models import ModelReady
 PREDICT = "/v1/models/{model}:predict"
 MODEL = "/v1/models/{model}"
 NAMED = re.compile(r"^/v1/models/(?P<model>[^/]+)(?<!:predict)$")
-"""MODEL, except what is PREDICT."""
+"""Matches MODEL, but not PREDICT."""
 REQUEST = {"instances": ["A gorgeous, witty film."]}
 RESPONSE = {"predictions": [{"positive": 0.9807, "negative": 0.0193}]}
 
@@ -31,7 +31,7 @@ class PredictRequest(Strict):
     """Inputs for a head."""
 
     instances: list[Any]
-    """What the task's own route takes as a list of `inputs`."""
+    """A list of inputs, as in `inputs` on the task's own route."""
     parameters: Parameters = None
 
 
@@ -39,7 +39,7 @@ class PredictResponse(View):
     """Answers of a head."""
 
     predictions: list[Any]
-    """What the task's own route answers to a list of inputs, but {label: score} instead of a list of labels."""
+    """Answers as on the task's own route to a list of inputs, but with {label: score} instead of a list of labels."""
 
 
 async def predict(request: Request) -> Response:
@@ -59,7 +59,7 @@ def _plan(head: Head, body: bytes, settings: Settings) -> Plan:
 
 
 def _prediction(head: Head, answer: Any) -> Any:
-    """Return labels as KServe's own runtime does, which NeMo Guardrails reads: {label: score}, best first."""
+    """Return labels in the format of KServe's own runtime, which NeMo Guardrails reads: {label: score}, best first."""
     if head.spec.task in NESTED:
         return {each["label"]: each["score"] for each in answer}
     return answer
@@ -69,7 +69,7 @@ def v1_routes() -> list[BareRoute]:
     """Return the routes below /v1."""
     summary = "Run a head by KServe's protocol, version 1"
     told = model_route(MODEL, "Does a model answer?", tell_ready, ModelReady)
-    told.path_regex = NAMED  # else GET of the other path would be 404, not 405
+    told.path_regex = NAMED  # otherwise GET on PREDICT would return 404, not 405
     return [
         inference_route(
             PREDICT, predict, (REQUEST, RESPONSE), body=PredictRequest, summary=summary, response_model=PredictResponse

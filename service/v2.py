@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2, which clients of KServe, Triton and MLServer speak.
+"""The Open Inference Protocol, version 2, which clients of KServe, Triton and MLServer use.
 
 https://github.com/kserve/open-inference-protocol; the routes /config and /stats are extensions of Triton.
-Texts and parameters are checked as the body of the task's own route, and refused with its sentences.
+Texts and parameters are validated like the body of the task's own route, with the same error messages.
 """
 
 import json
@@ -55,9 +55,9 @@ from service.v2_models import (
 
 MEDIA = (*JSON, BINARY)
 RESERVED = re.compile(r"sequence_(id|start|end)|priority|timeout|headers|binary_data_output|content_type|triton_.*")
-"""Parameters of a request that belong to the protocol and its clients, not to the task."""
+"""Request parameters of the protocol and its clients, which are not passed to the task."""
 MAX_TIMEOUT = 10**12
-"""Microseconds that are longer than every deadline."""
+"""Microseconds; longer than any deadline."""
 PLACE = re.compile(r"inputs\[(\d+)\](?:\.(\w+))?")
 REQUEST = {
     "id": "1",
@@ -73,14 +73,14 @@ RESPONSE = {
         {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.9807]},
     ],
 }
-INFER = f"""Tensors in JSON, or in the binary form of Triton: then the header {HEADER_LENGTH} tells how
-many bytes of the body are JSON, and the bytes of the tensors follow. The response is binary where the request says so,
-by `binary_data_output` or by `binary_data` of an output. `parameters` are those of the head's task; `timeout` is in
-microseconds, and the header X-Deadline-Ms in milliseconds."""
+INFER = f"""Tensors in JSON, or in Triton's binary form. With the binary form, the header {HEADER_LENGTH}
+is the number of bytes of the body that are JSON; the bytes of the tensors follow. The response is binary if the request
+asks for it, with `binary_data_output` or with `binary_data` of an output. `parameters` are those of the head's task;
+`timeout` is in microseconds, and the header X-Deadline-Ms in milliseconds."""
 
 
 class EveryLabel:
-    """A classifier that answers [answer, all labels with their scores]."""
+    """A classifier whose answers are [answer, all labels with their scores]."""
 
     def __init__(self, task: AnyTask) -> None:
         self._task = task
@@ -89,7 +89,7 @@ class EveryLabel:
         return getattr(self._task, name)
 
     def decode(self, encoded: Any, logits: Any, parameters: Any) -> list[Any]:
-        """Decode twice: as asked, and without the parameters that leave labels out."""
+        """Decode twice: as requested, and without the parameters that leave labels out."""
         limits = [name for name in ("top_k", "threshold") if name in type(parameters).model_fields]
         every = parameters.model_copy(update=dict.fromkeys(limits))
         return [self._task.decode(encoded, logits, chosen) for chosen in (parameters, every)]
@@ -112,7 +112,7 @@ async def infer(request: Request) -> Response:
 
 
 async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
-    """Return the name in the path, and the head that it means, once heads are loaded."""
+    """Return the name in the path and its head, after waiting for the heads to load."""
     heads = await inference.heads()
     name, version = request.path_params["model"], request.path_params.get("version")
     head = find_model(heads, inference.service.settings.model_name, name, version)
@@ -122,7 +122,7 @@ async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
 
 @contextmanager
 def renaming(rename: Callable[[str], str]) -> Iterator[None]:
-    """Let errors of a task name fields as this request does, not as the body of the task's own route."""
+    """Rename the fields in errors of a task, from those of the task's own route to those of this request."""
     try:
         yield
     except InputError as error:
@@ -132,7 +132,7 @@ def renaming(rename: Callable[[str], str]) -> Iterator[None]:
 
 
 def _in_tensor(field: str, head: Head) -> str:
-    """Return the place of an item as this protocol has it: inputs[3].question → question[3]."""
+    """Return the name of a field in this protocol: inputs[3].question → question[3]."""
     names = input_names(head.spec.task)
     return PLACE.sub(lambda m: f"{m[2] or names[0]}[{m[1]}]" if m[2] or len(names) == 1 else m[0], field)
 
@@ -160,7 +160,7 @@ def _call(head: Head, asked: InferRequest, tail: bytes, settings: Settings, ever
 
 
 def parse_call(head: Head, inputs: list[Any], parameters: dict[str, Any] | None, settings: Settings) -> Call:
-    """Return the call for a list of inputs as the route of the head's task does; raise Unprocessable."""
+    """Return the call for a list of inputs, like the route of the head's task; raise Unprocessable if it is invalid."""
     body = json.dumps({"inputs": inputs, "parameters": parameters}, ensure_ascii=False).encode()
     task = head.spec.task
     asked = parse_request(body, task, request_model(task, settings.max_items, settings.max_characters))
@@ -168,7 +168,7 @@ def parse_call(head: Head, inputs: list[Any], parameters: dict[str, Any] | None,
 
 
 def _shorten(inference: Inference, timeout: object) -> None:
-    """Let a timeout in microseconds end the request sooner; 0 is none, as in Triton."""
+    """Shorten the deadline to a timeout in microseconds; 0 means no timeout, as in Triton."""
     if timeout is None:
         return
     if type(timeout) is not int or timeout < 0:
@@ -181,7 +181,7 @@ def _shorten(inference: Inference, timeout: object) -> None:
 # ---- routes ---------------------------------------------------------------------------------------------------------
 
 Told = Callable[[Service, str, Head], Any]
-"""Makes the answer of a route that tells of a model."""
+"""Makes the answer of a route that describes a model, from the service, the name in the path, and the head."""
 
 
 def v2_routes() -> list[BareRoute]:
@@ -215,7 +215,7 @@ def _of_version(path: str) -> str:
 
 
 def model_route(path: str, summary: str, told: Told, shape: Any) -> BareRoute:
-    """Return a route that tells of the model in its path."""
+    """Return a route that describes the model in its path."""
 
     async def handler(request: Request) -> Response:
         service = service_of(request)
@@ -253,7 +253,7 @@ def _tell_server_ready(request: Request) -> dict[str, Any]:
 
 
 def tell_ready(service: Service, name: str, _: Head) -> dict[str, Any]:
-    """Return the ModelReady of a model; raise Unavailable."""
+    """Return the ModelReady of a model; raise Unavailable if the worker is not ready."""
     require_none(service.obstacles())
     return {"name": name, "ready": True}
 
@@ -269,4 +269,4 @@ TOLD: list[tuple[str, str, Told, Any]] = [
         dict[str, Any],
     ),
 ]
-"""Routes that tell of a model: the end of the path, the summary, what makes the answer, and its shape."""
+"""Routes that describe a model: the end of the path, the summary, the function for the answer, and its type."""

@@ -26,11 +26,11 @@ DATATYPES = {
     **dict.fromkeys(("score", "scores"), "FP32"),
     **dict.fromkeys(("start", "end"), "INT64"),
 }
-"""Of each output."""
+"""The datatype of each output."""
 NOTHING: dict[str, Any] = {"BYTES": "", "FP32": 0.0, "INT64": 0}
 """Values by datatype for an answer that is an empty list."""
 KEYS = {"token": "token_str"}
-"""Keys of an answer that are not named as their output."""
+"""Outputs whose key in an answer has another name."""
 CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "INT64": "TYPE_INT64"}
 
 
@@ -42,7 +42,7 @@ class ServerMetadata(View):
     version: str
     """Its version."""
     extensions: list[str]
-    """Parts of the protocol that it has beyond the required ones."""
+    """Extensions of the protocol that it supports."""
 
 
 class ServerLive(View):
@@ -63,43 +63,43 @@ class TensorMetadata(View):
     """An input or an output."""
 
     name: str
-    """By which a request sends or asks for it."""
+    """Its name in requests."""
     datatype: str
     """BYTES for texts, FP32 or INT64."""
     shape: list[int]
-    """-1 stands for the number of items, which the client chooses."""
+    """-1 means any number of items."""
 
 
 class ModelMetadata(View):
     """A head."""
 
     name: str
-    """As in the path."""
+    """The name in the path."""
     versions: list[str]
-    """Of its bundle."""
+    """The version of its bundle."""
     platform: str
     """bertheads."""
     inputs: list[TensorMetadata]
     """All of them are required."""
     outputs: list[TensorMetadata]
-    """All but `scores` are returned by default."""
+    """All except `scores` are returned by default."""
     parameters: dict[str, Any]
     """Its task, and the labels in the order of `scores`."""
 
 
 class ModelReady(View):
-    """A head that answers."""
+    """A head that is ready."""
 
     name: str
-    """As in the path."""
+    """The name in the path."""
     ready: bool
     """Always true; a head that is not ready is an error."""
 
 
 def find_model(heads: Heads, alias: str | None, name: str, version: str | None = None) -> Head:
-    """Return the head with a name; `alias` is one more name of the first head.
+    """Return the head with a name; `alias` is another name of the first head.
 
-    Raises NotFound, which names the heads that exist, also for another version than that of its bundle.
+    Raises NotFound, which names what exists, if there is no such head or if `version` is not that of its bundle.
     """
     is_alias = name == alias and name not in heads.by_name
     head = next(iter(heads.by_name.values())) if is_alias else heads.get(name)
@@ -115,7 +115,7 @@ def input_names(task: TaskName) -> list[str]:
 
 
 def output_shape(output: str, head: Head, shape: list[int]) -> list[int]:
-    """Return the shape of an output for inputs of a shape."""
+    """Return the shape of an output; `shape` is that of the inputs."""
     return [shape[0], len(head.spec.labels)] if output == "scores" else shape
 
 
@@ -139,7 +139,7 @@ def metadata(name: str, head: Head) -> dict[str, Any]:
 
 
 def config(name: str, head: Head) -> dict[str, Any]:
-    """Return a head in the shape of Triton's ModelConfig (model_config.proto)."""
+    """Return the description of a head in the format of Triton's ModelConfig (model_config.proto)."""
     about = metadata(name, head)
     return {
         "name": name,
@@ -156,7 +156,7 @@ def _config_tensor(tensor: dict[str, Any]) -> dict[str, Any]:
 
 
 def statistics(name: str, head: Head, metrics: Metrics) -> dict[str, Any]:
-    """Return what this worker has done with a head, in the shape of Triton's extension_statistics.md."""
+    """Return this worker's statistics of a head, in the format of Triton's extension_statistics.md."""
     values = _values(head.name, metrics)
 
     def spent(*stages: str) -> dict[str, int]:
@@ -179,14 +179,14 @@ def statistics(name: str, head: Head, metrics: Metrics) -> dict[str, Any]:
 
 
 def _values(head: str, metrics: Metrics) -> dict[tuple[str, str], float]:
-    """Return the samples of a head by their name and stage, without those of buckets."""
+    """Return the metric values of a head by name and stage, without histogram buckets."""
     families = [family for metric in (metrics.inputs, metrics.stage) for family in metric.collect()]
     samples = [sample for family in families for sample in family.samples if sample.labels.get("head") == head]
     return {(s.name, s.labels.get("stage", "")): s.value for s in samples if "le" not in s.labels}
 
 
 def columns(head: Head, outputs: list[str], answers: list[Any], shape: list[int]) -> list[Column]:
-    """Return what each output says of the answers, one per input; with `scores`, these are of EveryLabel."""
+    """Return the values of each output for all answers, one per input; for `scores`, answers come from EveryLabel."""
     rows, labelled = answers, []
     if "scores" in outputs:
         rows, labelled = [answer for answer, _ in answers], [labels for _, labels in answers]
@@ -198,13 +198,13 @@ def columns(head: Head, outputs: list[str], answers: list[Any], shape: list[int]
 
 
 def _scores(head: Head, labelled: list[Any]) -> list[float]:
-    """Return the scores of each input for each label, in the order of the head's labels, in one list."""
+    """Return one flat list: for each input, the scores of the head's labels in their order."""
     by_label = [{each["label"]: each["score"] for each in labels} for labels in labelled]
     return [scores[label] for scores in by_label for label in head.spec.labels]
 
 
 def _value(output: str, head: Head, answer: Any) -> Any:
-    """Return what an output says of one answer: of its first, or that of the first mask, if it is a list."""
+    """Return an output's value for one answer; of a list, the first element counts (that of the first mask)."""
     if output == "json":
         return to_json([answer] if head.spec.task in NESTED else answer).decode()
     while isinstance(answer, list):

@@ -1,6 +1,7 @@
 """vLLM's /classify, which shares its path with the task: requests have `input` instead of `inputs`.
 
-Guards use it, so padding must not hide an attack: a long text is read in windows, and the least safe one answers.
+Guards use it, so an attacker must not be able to hide an attack in a long text: it is read in windows, and the answer
+is that of the least safe window.
 
 https://docs.vllm.ai/en/latest/models/pooling_models
 """
@@ -24,14 +25,14 @@ PATH = "/classify"
 
 
 class ClassificationRequest(Tolerant):
-    """Texts to classify, as vLLM takes them."""
+    """Texts to classify, in vLLM's format."""
 
     model: str | None = None
-    """The name of a head; the default head without it."""
+    """The name of a head; by default the default head."""
     input: str | list[str]
     """A text, or a list of texts."""
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
-    """Tokens at which a text is cut on the right; -1 means the limit of the model. Texts are not cut by default."""
+    """Maximum tokens of a text, which is cut on the right; -1 means the model's limit. By default texts are not cut."""
     use_activation: bool | None = None
     """Whether logits become probabilities."""
 
@@ -40,13 +41,13 @@ class Classification(BaseModel):
     """The answer to one text."""
 
     index: int = Field(description="The place of the text in the request, from 0")
-    label: str | None = Field(description="The likeliest label")
-    probs: list[float] = Field(description="The score of each label, in the order that GET /heads tells")
-    num_classes: int = Field(description="How many labels there are")
+    label: str | None = Field(description="The most likely label")
+    probs: list[float] = Field(description="The score of each label, in the order of the labels in GET /heads")
+    num_classes: int = Field(description="Number of labels")
 
 
 class ClassificationResponse(BaseModel):
-    """The answer of vLLM's /classify. A text of several windows has the answer of the least safe one."""
+    """The answer of vLLM's /classify. A text with several windows gets the answer of the least safe one."""
 
     id: str = Field(description="The request's id")
     object: Literal["list"] = Field(description="Always list")
@@ -57,7 +58,7 @@ class ClassificationResponse(BaseModel):
 
 
 class LeastSafe:
-    """A classifier that answers for the least safe window of a text, so that harmless ones do not outvote it."""
+    """A classifier that answers for the least safe window of a text, so that harmless windows cannot outvote it."""
 
     def __init__(self, task: AnyTask, safe: Sequence[str]) -> None:
         self._task = task
@@ -67,7 +68,7 @@ class LeastSafe:
         return getattr(self._task, name)
 
     def decode(self, encoded: Any, logits: Any, parameters: Any) -> Any:
-        """Without safe labels, each label has its highest score in any window."""
+        """Decode the least safe window; if the head has no safe labels, decode all windows as usual."""
         if self._safe and len(logits) > 1:
             competes = self._task.head.usual_function == "softmax"
             worst = scores_of(self._task.head, logits, "softmax" if competes else "sigmoid")[:, self._safe]

@@ -221,6 +221,11 @@ def corpus_command(namespace: argparse.Namespace) -> None:
             sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one; they stay\n")
     if repeated := counts["validation"].repeated:
         sys.stdout.write(f"validation: {repeated:,} more were removed, because the training part has them too\n")
+    if namespace.held_out and not Corpus(namespace.out, "validation").has_rows(not namespace.no_nsp):
+        sys.stdout.write(
+            "validation: too few documents, so pretraining will report no validation losses; "
+            "pass more documents, or a larger --held-out\n"
+        )
     if not namespace.no_nsp:
         share = random_share(Corpus(namespace.out), max_length=128, documents=1000)
         sys.stdout.write(f"next sentences: {share:.1%} random, {1 - share:.1%} true\n")

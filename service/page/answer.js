@@ -1,4 +1,4 @@
-// Answers, drawn by task. A drawer gets the answer to one input, the body that was sent, and the head.
+// Draws answers, by task. A drawer gets the answer to one input, the body that was sent, and the head.
 
 const MAX_BARS = 12;
 const STAGES = ["tokenize", "queue", "encode", "decode"];
@@ -41,7 +41,7 @@ function origin(answer, headers) {
   ];
 }
 
-/** Show what went wrong and what to do, or nothing. */
+/** Show a problem and its remedy; with null, clear them. */
 function showProblem(problem, byPerson = false) {
   const first = markFaults(problem?.errors || []);
   $("trouble").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text)] : []));
@@ -52,7 +52,7 @@ function showProblem(problem, byPerson = false) {
   if (byPerson) first?.focus();
 }
 
-/** Say an answer in a few words, for screen readers. */
+/** Return a short description of an answer, for screen readers. */
 function inWords(task, answer, body) {
   const best = bestOf(task, answer);
   if (task === "tag") return answer.length ? answer.map((span) => `${span.word}, ${kindOf(span)}`).join("; ") : "no entities";
@@ -97,7 +97,7 @@ function drawMasks(answer, { inputs: text }) {
     ...(masks.length > 1 ? [make("h3", { textContent: `Mask ${index + 1}` })] : []), ...bars(choices, (item) => item.token_str, (item) => item.sequence)])];
 }
 
-// Offsets count Unicode characters, JavaScript's strings UTF-16 units.
+// Offsets count Unicode characters; JavaScript's strings count UTF-16 units.
 function passageWith(text, spans, name = "Text") {
   const characters = Array.from(text);
   const passage = scrolling("p", name, { class: "passage" });

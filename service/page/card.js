@@ -1,4 +1,4 @@
-// The card of a head: what GET /heads tells of it.
+// The card of a head: its description from GET /heads.
 
 function drawCard(head) {
   $("card").replaceChildren(...(head ? cardLines(head).map(([name, ...values]) => cardLine(name, values)) : []));
@@ -16,7 +16,7 @@ function cardLines(head) {
   ];
 }
 
-/** Write a figure; one that has parts, such as one per label, as JSON. */
+/** Return a figure as text; one with several parts, such as one per label, as JSON. */
 function figure([name, value]) {
   const shown = typeof value === "number" ? +value.toFixed(4) : typeof value === "string" ? value : JSON.stringify(value);
   return `${name.replaceAll("_", " ")}: ${shown}`;

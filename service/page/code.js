@@ -1,4 +1,4 @@
-// The same request as a program writes it. The key never appears: a variable stands for it.
+// The same request as code. The key itself never appears; the code reads it from a variable.
 
 const LANGUAGES = { curl: ["curl", curl], python: ["Python", python], javascript: ["JavaScript", javascript] };
 
@@ -6,7 +6,7 @@ const pageAddress = () => location.href.replace(/[?#].*/, "");
 const hasKey = () => $("key").value !== "";
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`; // for a shell
 
-/** Return the header of the key in the bytes of UTF-8, as a header can hold no other letters. */
+/** Return the header with the key, as UTF-8 bytes, because fetch accepts only Latin-1 characters in headers. */
 function keyHeader() {
   const bytes = new TextEncoder().encode($("key").value.trim().replace(/[\0-\x1f\x7f]/g, ""));
   return bytes.length ? { Authorization: "Bearer " + String.fromCharCode(...bytes) } : {};
@@ -34,7 +34,7 @@ function python(address, sent) {
   return `${imports}\n\nbody = ${pythonic(sent)}\nresponse = ${post}\nresponse.raise_for_status()\nprint(response.json())`;
 }
 
-/** Write what JSON can hold as Python; its strings are the same. */
+/** Return a JSON value as Python code; JSON strings are valid Python strings. */
 function pythonic(value) {
   if (Array.isArray(value)) return `[${value.map(pythonic).join(", ")}]`;
   if (value === null || typeof value === "boolean") return { null: "None", true: "True", false: "False" }[value];

@@ -1,4 +1,4 @@
-// Compare: the same input to another head, or to another version of the bundle.
+// Compare: sends the same input to another head, or to another version of the bundle.
 
 function drawRivals() {
   const heads = headsOf(state.task);
@@ -40,7 +40,7 @@ function verdict(task, found, sent) {
   return first === second ? `Both answer ${first || "nothing"}.` : `They differ: ${first || "nothing"}, and ${second || "nothing"}.`;
 }
 
-/** Return what of an answer counts as equal: no scores. */
+/** Return the part of an answer that is compared: everything except scores. */
 function gist(task, answer, sent) {
   if (task === "tag") return answer.map((span) => `${span.word} ${kindOf(span)}`).join(", ");
   const best = bestOf(task, answer);

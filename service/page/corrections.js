@@ -1,9 +1,9 @@
-// Corrections: what a head should have answered. They are kept in this browser, and downloaded as training data.
+// Corrections: what a head should have answered. They are stored in this browser and can be downloaded as training data.
 
 const corrections = () => [stored("localStorage", "corrections", [])].flat();
 const SPANS = /^(.*\S)\s*=\s*(\S+)$/; // a line of the editor of spans
 
-/** Return the part of an answer in which a person corrects it. */
+/** Return the form in which a user corrects an answer, or nothing for heads that cannot be corrected. */
 function correction(asked, answer, bundle) {
   const { task, labels } = asked.head;
   if (asked.task !== task || task === "fill-mask" || (task === "tag" && !labels.some((label) => label.startsWith("B-")))) return [];
@@ -40,7 +40,7 @@ function keepCorrection(asked, answer, bundle, control) {
   }
 }
 
-/** Return a line of training data, in the fields that `python -m training` reads. */
+/** Return a line of training data, with the fields that `python -m training` reads. */
 function lineOf({ head, body: { inputs } }, answer, bundle, right) {
   const texts = head.task === "pair" ? { text_a: inputs.text, text_b: inputs.text_pair } : typeof inputs === "string" ? { text: inputs } : inputs;
   const best = head.task === "tag" ? null : bestOf(head.task, answer);
@@ -50,7 +50,7 @@ function lineOf({ head, body: { inputs } }, answer, bundle, right) {
   return `${JSON.stringify(texts).slice(0, -1)},"${field}":${value},${about.slice(1)}`;
 }
 
-/** Return the field of what is right, and it as JSON; throw an Error that says what is wrong with it. */
+/** Return the field for the right answer and its value as JSON; throw an Error if the user's text is invalid. */
 function rightValue({ task, labels, problem_type }, inputs, right, best) {
   if (task === "tag") return ["spans", JSON.stringify(rightSpans(inputs, right, kindsOf({ labels })))];
   if (task === "qa") return ["answers", JSON.stringify(rightAnswer(inputs.context, right.trim(), best?.start ?? 0))];
@@ -64,7 +64,7 @@ function rightValue({ task, labels, problem_type }, inputs, right, best) {
 function rightNumber(text) {
   if (!isNumber(text)) throw new Error(`"${text}" is not a number. Write one such as 3.5.`);
   const written = String(Number(text));
-  return /[.e]/.test(written) ? written : written + ".0"; // training reads 3 as the name of a class
+  return /[.e]/.test(written) ? written : written + ".0"; // training would read 3 as the name of a class
 }
 
 function rightAnswer(context, answer, near) {

@@ -1,4 +1,4 @@
-// The API, drawn from /openapi.json: one screen per route. Paths that differ only in naming a head share a screen.
+// The API documentation, drawn from /openapi.json: one screen per route. Paths with and without a head share a screen.
 
 const docs = { document: null, screens: [], turn: 0 };
 const NARROW = matchMedia("(max-width: 860px)");
@@ -39,12 +39,12 @@ function listItem([first]) {
   return make("li", {}, link);
 }
 
-/** Return a path that may break before each slash. */
+/** Return a path that may wrap before each slash. */
 const breakable = (path) => make("code", {}, ...path.split(/(?=[/])/).flatMap((part) => [make("wbr"), part]));
 
 const method = (name) => make("span", { class: `method ${name}`, textContent: name.toUpperCase() });
 
-/** Draw the route that the address names, or the first. */
+/** Draw the route in the address, or the first one. */
 function openRoute() {
   const wanted = decoded(location.hash), all = docs.screens.flat();
   const chosen = all.find((each) => anchor(each) === wanted) ?? docs.screens[0][0];
@@ -55,7 +55,7 @@ function openRoute() {
     else link.removeAttribute("aria-current");
   }
   if (NARROW.matches) $("routes").open = false;
-  docs.turn++; // an answer that comes late is of another screen
+  docs.turn++; // so that a late answer for another screen is ignored
   document.title = `${chosen.method.toUpperCase()} ${chosen.path} · bertheads API`;
   $("screen").replaceChildren(...drawScreen(screen, chosen));
   drawRequest(chosen);
@@ -129,7 +129,7 @@ function requestOf({ path, operation }) {
   return { path: whole, headers: text === undefined ? {} : { "Content-Type": "application/json" }, body: text };
 }
 
-/** Write a request for a shell; the key never appears. */
+/** Return a request as a shell command; the key itself never appears. */
 function shell(chosen, { path, headers, body }) {
   const address = new URL(path.slice(1), pageAddress().replace(/docs$/, ""));
   const key = docs.document.components.securitySchemes && !("Authorization" in headers) ? [`-H 'Authorization: Bearer '"$KEY"`] : [];
@@ -137,7 +137,7 @@ function shell(chosen, { path, headers, body }) {
   return [`curl ${quoted(String(address))}`, ...lines, ...key, ...(body === undefined ? [] : [`-d ${quoted(short(body))}`])].join(" \\\n  ");
 }
 
-/** Return JSON in one line, and anything else as it is. */
+/** Return JSON in one line, and any other text unchanged. */
 function short(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 1).replace(/\n\s*/g, " ");
@@ -207,14 +207,14 @@ function drawAnswerOf(chosen, response) {
   const title = problem ? `${response.description.split("\n")[0]}` : "The answer.";
   return [
     make("p", { textContent: title }),
-    ...(sent || !problem ? [] : [make("p", { class: "about", textContent: "It depends on the settings or on the load: no single request gets it here." })]),
-    ...(sent ? [make("p", { class: "about", textContent: "A request that gets it:" }), scrolling("pre", "Request that gets it", { textContent: shell(chosen, changed(chosen, sent)) })] : []),
+    ...(sent || !problem ? [] : [make("p", { class: "about", textContent: "It depends on the settings or on the load; no single request causes it." })]),
+    ...(sent ? [make("p", { class: "about", textContent: "A request that causes it:" }), scrolling("pre", "Request that causes it", { textContent: shell(chosen, changed(chosen, sent)) })] : []),
     ...(content?.example === undefined ? [] : [make("p", { class: "about", textContent: media }), scrolling("pre", "Example of an answer", { textContent: JSON.stringify(content.example, null, 2) })]),
     ...Object.entries(response.headers ?? {}).map(([name, { description }]) => make("p", { class: "about" }, make("code", { textContent: name }), ` ${description}`)),
   ];
 }
 
-/** Return the example of a route as an error changes it. */
+/** Return the request that causes an error: the route's example with the changes in `sent`. */
 function changed({ path, operation }, sent) {
   const example = bodyOf(operation)?.example;
   const names = Object.fromEntries(operation.parameters.map((each) => [each.name, each.example]));
@@ -229,9 +229,9 @@ function changed({ path, operation }, sent) {
 const resolved = (schema) => (schema?.$ref ? docs.document.components.schemas[schema.$ref.split("/").at(-1)] : schema);
 const optionsOf = (schema) => (schema.anyOf ?? schema.oneOf ?? [schema]).map(resolved).filter((each) => each.type !== "null");
 
-const MAX_DEPTH = 4; // objects in objects
+const MAX_DEPTH = 4; // of nested objects
 
-/** Return [name, type, description] of each field of an object, and of the objects in it. */
+/** Return [name, type, description] of each field of an object, including nested objects. */
 function fieldLines(schema, prefix = "", depth = 0) {
   return optionsOf(resolved(schema)).flatMap((each) => {
     if (each.type === "array" && depth < MAX_DEPTH) return fieldLines(each.items ?? {}, prefix, depth + 1);

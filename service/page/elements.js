@@ -1,4 +1,4 @@
-// Elements of the page. Everything that comes from a server or a person is set as text, never as markup.
+// Elements of the page. All data from the server or the user is inserted as text, never as markup.
 
 const $ = (id) => document.getElementById(id);
 
@@ -19,13 +19,13 @@ const notice = (kind, title, ...texts) => make("div", { class: "notice " + kind 
 const percent = (score) => (score >= 0 && score <= 1 ? (100 * score).toFixed(score > 0.9995 || score < 0.0095 ? 2 : 1) + " %" : score.toFixed(3));
 const milliseconds = (value) => (value < 10 ? value.toFixed(2) : value.toFixed(0)) + " ms";
 
-// What scrolls must be reachable by keyboard.
+// Elements that scroll must be reachable by keyboard.
 const scrolling = (tag, name, options) => make(tag, { ...options, tabIndex: 0, role: "region", "aria-label": name });
 
-/** Let a screen reader say something that the page shows in another way. */
+/** Announce a sentence to screen readers; sighted users see the same in another form. */
 function say(sentence) { $("said").textContent = sentence; }
 
-/** Show a message about the page itself, until the next one or the next action. */
+/** Show a message about the page itself, until the next message or action; an empty title clears it. */
 function tell(title, ...texts) {
   $("message").replaceChildren(...(title ? [notice("warn", title, texts.join(" "))] : []));
 }
@@ -66,10 +66,10 @@ function moveTab(event) {
 
 // ---- copies and files ----
 
-/** Copy a text; where the browser does not allow that, `otherwise` prepares another way and says which. */
+/** Copy a text; if the browser does not allow it, `otherwise` prepares another way and returns instructions. */
 async function copy(pressed, text, otherwise) {
   try {
-    await navigator.clipboard.writeText(text); // is missing where the page came by plain http
+    await navigator.clipboard.writeText(text); // missing on pages loaded over plain http
     const before = pressed.dataset.text ??= pressed.textContent;
     pressed.textContent = "Copied";
     say("Copied");

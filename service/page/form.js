@@ -1,4 +1,4 @@
-// The form: tabs, heads, texts, parameters. Its values last by task, in the tab and in the link.
+// The form: tabs, heads, texts, parameters. Its values are kept per task, in the browser tab and in the link.
 
 const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, language: "curl" };
 
@@ -116,7 +116,7 @@ function body() {
   return { inputs: single ? texts.text : texts, ...(needsParameters || Object.keys(parameters).length ? { parameters } : {}) };
 }
 
-/** Keep the form, and draw what follows from it. */
+/** Store the values of the form, and update what depends on them. */
 function changed() {
   state.kept[state.task] = givenValues();
   store("sessionStorage", "texts", state.kept);
@@ -126,7 +126,7 @@ function changed() {
 
 // ---- faults ----
 
-/** Return what can be said of the parameters without asking the service. */
+/** Return the faults of parameters that can be found without asking the service. */
 function formFaults() {
   const wrong = controls().filter((control) => control.dataset.kind === "number" && isGiven(control) && !isNumber(control.value));
   return wrong.map(({ value, dataset }) => ({
@@ -134,7 +134,7 @@ function formFaults() {
   }));
 }
 
-/** Mark the controls that errors name; return the first of them. */
+/** Mark the controls that the errors name; return the first one. */
 function markFaults(errors) {
   for (const control of controls()) {
     const mine = errors.filter((error) => fieldOf(error) === control.dataset.name);

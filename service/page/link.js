@@ -1,6 +1,6 @@
-// The link of the page is #task/head?name=value&…: the form as it is. What follows # never leaves the browser.
+// The page's link is #task/head?name=value&…, with the values of the form. The browser never sends what follows #.
 
-const MAX_LINK = 16_000; // characters; mail programs and chats break longer ones
+const MAX_LINK = 16_000; // characters; mail and chat programs break longer links
 
 function readLink(hash) {
   const [path, query] = [hash.slice(1).split("?", 1)[0], hash.slice(1).split("?").slice(1).join("?")];
@@ -25,7 +25,7 @@ function writeLink() {
   history.replaceState(null, "", state.cut ? whole : link);
 }
 
-/** Open what a link names, as far as it is served, and say what is not. */
+/** Open what a link names, as far as it is served, and show a message about the rest. */
 function openLink() {
   const link = readLink(location.hash);
   const wrong = [];

@@ -1,8 +1,8 @@
-// Many texts: a table is sent in lists, and its answers are downloaded as CSV.
+// Many texts: sends the rows of a table in batches, and offers the answers as CSV.
 
 const MAX_FILE = 32 << 20; // bytes
 const MAX_ROWS = 64; // rows per request
-const MAX_TRIES = 5; // of a request that gets no answer
+const MAX_TRIES = 5; // attempts per request
 const MAX_SHOWN = 20; // rows of the preview
 const job = { table: null, running: null, answers: [], faults: [], cut: 0, key: "" };
 
@@ -18,7 +18,7 @@ async function readFile(file) {
   }
 }
 
-/** Take a text as the table, or say why not. */
+/** Read a text as the table, or show why that is not possible. */
 function loadTable(text, wrong = "", name = "") {
   job.running?.abort();
   Object.assign(job, { table: null, running: null, answers: [], faults: [], cut: 0, text, name });
@@ -64,24 +64,24 @@ async function startMany() {
   } catch (error) {
     end = `${running.signal.aborted ? "Stopped." : error.message} Start goes on where it stopped.`;
   }
-  if (job.running !== running) return; // another table has come meanwhile
+  if (job.running !== running) return; // another table was loaded meanwhile
   job.running = null;
   finishMany(asked, end);
 }
 
-/** Return what all rows are asked with; answers to something else are not kept. */
+/** Return what all requests have in common. If its `key` changes, earlier answers are dropped. */
 function askedNow() {
   const columns = textFields(state.task).map(([field]) => [field, Number($("column-" + field).value)]);
   const asked = { task: state.task, head: currentHead(), route: route(), parameters: body().parameters, columns, label: $("column-label").value };
   return { ...asked, key: JSON.stringify([asked.route, asked.head.name, asked.head.sha256, asked.parameters, columns]) };
 }
 
-/** Ask for the answers to some rows, as often as it takes; halves of a list find the row at fault. */
+/** Send some rows, and retry if needed; if a list is refused, send its halves, to find the wrong row. */
 async function sendRows(asked, rows, signal) {
   for (let tries = 1; ; tries++) {
     const { answer, headers, problem } = await ask(asked.route, { body: listOf(asked, rows), signal });
     if (!problem) return takeAnswers(rows, answer, headers);
-    if (problem.errors?.some(({ field }) => field.startsWith("parameters"))) throw new Error(`${problem.title}. ${problem.text}`); // of all rows
+    if (problem.errors?.some(({ field }) => field.startsWith("parameters"))) throw new Error(`${problem.title}. ${problem.text}`); // concerns all rows
     if ([413, 422].includes(problem.status)) return splitRows(asked, rows, problem, signal);
     const busy = [429, 503].includes(problem.status);
     if (!busy && ([401, 403, 404].includes(problem.status) || tries === MAX_TRIES)) throw new Error(`${problem.title}. ${problem.text}`);
@@ -142,7 +142,7 @@ function finishMany(asked, sentence) {
   $("many-results").replaceChildren(save, preview);
 }
 
-/** Return the names and the rows of the table, with what was answered. */
+/** Return the names and the rows of the table, with the answers added. */
 function resultRows({ task, head }) {
   const { names, rows } = job.table;
   const added = ["prediction", "score", "answer", "error"].map((name) => (names.includes(name) ? `${name}_of_${head.name}` : name));

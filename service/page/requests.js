@@ -1,13 +1,13 @@
-// Requests, and what to do about those that fail. `ask` never throws, unless its signal stops it.
+// Requests, and remedies for those that fail. `ask` throws only if its signal aborts it.
 
-const PAUSE = 1000; // milliseconds between two looks whether the service answers again
+const PAUSE = 1000; // milliseconds between checks whether the service answers again
 
 const NO_ANSWER = {
   title: "The service does not answer",
   text: "Check that it runs and that this machine reaches it. The page keeps trying; once the status above says ready, press Run. Your text is kept.",
 };
 
-/** Return { answer, headers }, or { problem }: what happened, and what to do. */
+/** Return { answer, headers }, or { problem } with what happened and what to do. */
 async function ask(path, { body, headers = {}, signal } = {}) {
   let response, text;
   try {
@@ -32,14 +32,14 @@ function parsed(text) {
   }
 }
 
-/** Describe an answer that no bertheads wrote, such as the HTML page of a proxy. */
+/** Describe an answer that does not come from bertheads, such as the HTML page of a proxy. */
 function foreign(response) {
   watch();
   return {
     status: response.status,
     wait: waitOf(response),
     title: `${response.status}: this answer is not from the service`,
-    text: "Something in between, such as a proxy, answered for it. The service may be starting: wait some seconds and press Run again. If this stays, look into the log of the proxy. Your text is kept.",
+    text: "Something in between, such as a proxy, answered for it. The service may be starting: wait a few seconds and press Run again. If this continues, look at the log of the proxy. Your text is kept.",
   };
 }
 
@@ -60,7 +60,7 @@ function remedy(status, wait, response) {
   if (status === 404) return "Reload the page to see what is served now. Your text is kept.";
   if (status === 429 || status === 503) return `Wait ${wait} s, then press Run again.`;
   if (status < 500) return "";
-  return `Press Run again. If this stays, report the request ${response.headers.get("X-Request-Id")}.`;
+  return `Press Run again. If this continues, report the request ${response.headers.get("X-Request-Id")}.`;
 }
 
 // ---- connection ----
@@ -70,7 +70,7 @@ function setStatus(text, kind = "") {
   $("status").dataset.state = kind;
 }
 
-/** Look until the service answers again. */
+/** Check repeatedly until the service answers again. */
 function watch() {
   setStatus("no connection, trying again", "bad");
   state.watching ??= setTimeout(() => { state.watching = undefined; connect(); }, PAUSE);

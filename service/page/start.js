@@ -1,4 +1,4 @@
-// The start: what the page listens to.
+// Starts the page: sets up its event listeners and connects.
 
 function byHand(event) {
   event.preventDefault();

@@ -1,6 +1,6 @@
-// What lasts in the browser: texts as long as the tab, the theme and corrections for longer.
+// The browser's storage: texts are kept as long as the tab is open, the theme and corrections permanently.
 
-/** Return what was stored under a name, or `otherwise`; storage may be blocked, or hold what another version wrote. */
+/** Return the stored value, or `otherwise` if there is none, storage is blocked, or the value is not valid JSON. */
 function stored(storage, name, otherwise) {
   try {
     return JSON.parse(window[storage].getItem(name)) ?? otherwise;
@@ -9,7 +9,7 @@ function stored(storage, name, otherwise) {
   }
 }
 
-/** Store a value; return whether the browser did. */
+/** Store a value; return false if the browser refuses. */
 function store(storage, name, value) {
   try {
     window[storage].setItem(name, JSON.stringify(value));

@@ -5,23 +5,23 @@ const USUAL = {
   text_pair: ["text_pair", "text_b", "sentence2", "hypothesis", "question2", "text2"],
   question: ["question"], context: ["context"],
   label: ["label", "intent", "category", "class", "target", "sentiment", "labels", "gold_label"],
-}; // usual names of columns
+}; // usual column names, in lower case
 
 const isUsual = (name) => Object.values(USUAL).flat().includes(name.trim().toLowerCase());
 
-/** Return { names, rows } of a text; throw an Error that says what is wrong with it. */
+/** Parse a text; return { names, rows }, or throw an Error that says what is wrong. */
 function readTable(text, format = "") {
   const kind = format || formatOf(text);
   if (kind === "JSON lines") return jsonTable(text);
   if (kind === "lines") return { kind, names: ["text"], rows: text.split(/\r\n|\r|\n/).filter((line) => line.trim()).map((line) => [line]) };
   const [names, ...rows] = records(text, kind === "TSV" ? "\t" : kind === "CSV ;" ? ";" : ",");
-  if (!names || new Set(names).size < names.length) throw new Error("Two columns have one name. Give each another name in the first line.");
+  if (!names || new Set(names).size < names.length) throw new Error("Two columns have the same name. Rename one of them in the first line.");
   const wrong = rows.findIndex((row) => row.length !== names.length);
   if (wrong >= 0) throw new Error(`Row ${wrong + 1} has ${rows[wrong].length} cells, but the first line names ${names.length} columns. Correct it, or choose another format.`);
   return { kind, names, rows };
 }
 
-/** Guess a format: a table has a usual name of a column in its first line. */
+/** Guess the format: a table has a usual column name in its first line. */
 function formatOf(text) {
   const first = text.trimStart().split(/[\r\n]/, 1)[0];
   if (first.startsWith("{")) return "JSON lines";
@@ -29,7 +29,7 @@ function formatOf(text) {
   return found ? found[0] : isUsual(first.replaceAll('"', "")) ? "CSV" : "lines";
 }
 
-/** Return the cells of each line that is not blank (RFC 4180). */
+/** Return the cells of each non-blank line (RFC 4180). */
 function records(text, mark) {
   const cell = new RegExp(`("(?:[^"]|"")*"|[^${mark}\r\n]*)(${mark}|\r\n|\r|\n|$)`, "gy");
   const found = [];

@@ -1,6 +1,6 @@
 "use strict";
-// What the page knows of each task: what it is for, its fields, its examples, and the parameters that it offers.
-// A field of the kind "list" is a parameter that a request needs. `compose` makes the body where it is not { inputs, parameters }.
+// What the page knows about each task: its purpose, its fields, its examples, and the parameters that it offers.
+// A field of the kind "list" is a required parameter. `compose` makes the body if it is not { inputs, parameters }.
 
 const LABEL_PARAMETERS = {
   top_k: "number", function_to_apply: ["softmax", "sigmoid", "none"],

@@ -1,4 +1,4 @@
-// Light or dark: what a person chose, otherwise as the system has it.
+// Light or dark theme: the user's choice, or the system's setting by default.
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;

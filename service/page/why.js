@@ -1,4 +1,4 @@
-// Why: how the score of the answer falls when a word is left out.
+// Why: shows how much the score of the answer falls when a word is left out.
 
 const MAX_REASONS = 12; // words in the table
 

@@ -61,7 +61,7 @@ def test_a_library_that_does_not_load_is_said_and_done_without(
     row = bundles.random_row(bundle, np.random.default_rng(3), 20)
     expected = Session(bundle).run([("nli", row)])[0]
     broken = tmp_path / "kernels.so"
-    for problem in ("is not there", "does not load"):
+    for problem in ("is missing", "does not load"):
         with opening_with(broken), caplog.at_level(logging.WARNING):
             np.testing.assert_allclose(Session(bundle).run([("nli", row)])[0], expected, atol=0.05)
         assert problem in caplog.text

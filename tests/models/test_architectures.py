@@ -176,7 +176,7 @@ def test_a_class_that_must_be_said(tokenizer: Tokenizer, tmp_path: Path) -> None
     """Older versions saved a pooler with taggers too."""
     model = nameless("Bert", "ForSequenceClassification", tokenizer, tmp_path)
     expected = "has no architectures, and its weights fit BertForSequenceClassification and BertForTokenClassification"
-    with pytest.raises(CheckpointError, match=f"{expected}; say which with --task of import"):
+    with pytest.raises(CheckpointError, match=f"{expected}; choose with --task of import"):
         read_checkpoint(tmp_path)
     assert_same(read_checkpoint(tmp_path, "classify"), model)
     assert read_checkpoint(tmp_path, "tag").heads["tag"].spec.task == "tag"

@@ -130,8 +130,8 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
         (b"[]", "holds a list"),
         (b"{}", "format is None"),
         (b'{"format": "bertheads-bundle/1"', "not valid JSON"),
-        (b'{"format": "bertheads-bundle/1", "format": "bertheads-bundle/1"}', "'format' stands more than once"),
-        (b'{"format": NaN}', "NaN is no JSON number"),
+        (b'{"format": "bertheads-bundle/1", "format": "bertheads-bundle/1"}', "'format' occurs more than once"),
+        (b'{"format": NaN}', "NaN is not a JSON number"),
         (b'{"format": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not valid JSON"),
         (b'{"format": "bertheads-bundle/2"}', "format is 'bertheads-bundle/2', expected 'bertheads-bundle/1'"),
     ],
@@ -165,10 +165,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
     "renamed label": (head("sentiment", labels=["bad", "good"]), ["heads.sentiment.labels", "'bad'", "'negative'"]),
     "swapped labels": (head("sentiment", labels=["positive", "negative"]), ["heads.sentiment.labels"]),
     "dropped label": (head("nli", labels=["entailment", "neutral"]), ["nli.onnx", "logits"]),
-    "label twice": (head("sentiment", labels=["a", "a"]), ["heads.sentiment", "'a' stands more than once"]),
+    "label twice": (head("sentiment", labels=["a", "a"]), ["heads.sentiment", "'a' occurs more than once"]),
     "labels for qa": (head("qa", labels=["start", "end"]), ["heads.qa", "2 labels for task qa, expected none"]),
     "no labels": (head("ner", labels=[]), ["heads.ner", "0 labels for task tag, expected one for each logit"]),
-    "unknown default": (head("sentiment", defaults={"top": 1}), ["heads.sentiment", "parameters.top: is no parameter"]),
+    "unknown default": (head("sentiment", defaults={"top": 1}), ["heads.sentiment", "top: is not a parameter"]),
     "wrong default": (head("sentiment", defaults={"top_k": 0}), ["heads.sentiment", "parameters.top_k: is 0"]),
     "temperature 0": (head("nli", temperature=0.0), ["heads.nli.temperature is 0"]),
     "temperature text": (head("nli", temperature="1"), ["heads.nli.temperature is '1'"]),
@@ -310,6 +310,6 @@ def test_a_bundle_is_replaced_only_if_asked(original: Bundle, copy: Path) -> Non
 def test_what_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
-    with pytest.raises(BundleError, match="is no bundle"), staged(precious, replace=True):
+    with pytest.raises(BundleError, match="is not a bundle"), staged(precious, replace=True):
         pass
     assert precious.exists()

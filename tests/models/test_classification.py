@@ -186,7 +186,9 @@ def test_windows_keep_their_length_below_a_higher_limit(tokenizer: Tokenizer) ->
 def test_a_text_beyond_the_limit_of_the_client_is_refused_with_that_limit(tokenizer: Tokenizer) -> None:
     task = classify(tokenizer)
     parameters = task.parse_parameters({"truncation": False, "max_length": 8})
-    with pytest.raises(InputError, match="has 7 tokens, but max_length leaves 6 beside the special ones; raise it, or"):
+    with pytest.raises(
+        InputError, match="has 7 tokens, but max_length leaves 6 besides the special ones; raise it, or"
+    ):
         task.encode("the cat sat on a mat .", parameters)
 
 
@@ -262,7 +264,7 @@ def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, 
         ({"truncation": 1}, "parameters.truncation: is 1, but input should be 'right'"),
         ({"max_length": 7}, "parameters.max_length: is 7, but input should be greater than or equal to 8"),
         ({"threshold": "0.5"}, "parameters.threshold: is '0.5', but input should be a valid number"),
-        ({"topk": 1}, "parameters.topk: is no parameter of classify; it takes top_k, function_to_apply, truncation"),
+        ({"topk": 1}, "parameters.topk: is not a parameter of classify; it takes top_k, function_to_apply, truncation"),
     ],
 )
 def test_wrong_parameters_are_named(tokenizer: Tokenizer, parameters: dict[str, object], message: str) -> None:

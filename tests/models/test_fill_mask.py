@@ -118,9 +118,9 @@ def test_only_masks_are_read_and_other_special_tokens_stay_text(task: FillMask, 
         ("[MASK]", {"targets": []}, "parameters.targets: is "),
         ("[MASK]", {"targets": "cat"}, "parameters.targets: is 'cat', but"),
         ("[MASK]", {"targets": [" "]}, "parameters.targets: ' ' has no visible"),
-        ("[MASK]", {"targets": ["catx"]}, "'catx' is no single token of the vocabulary, but cat ##x; pass"),
-        ("[MASK]", {"targets": ["\u03a9"]}, r"is no single token of the vocabulary, but \[UNK\]; pass"),
-        ("[MASK]", {"targets": ["[MASK]"]}, "is no single token of the vocabulary, but "),
+        ("[MASK]", {"targets": ["catx"]}, "'catx' is not a single token of the vocabulary, but cat ##x; pass"),
+        ("[MASK]", {"targets": ["\u03a9"]}, r"is not a single token of the vocabulary, but \[UNK\]; pass"),
+        ("[MASK]", {"targets": ["[MASK]"]}, "is not a single token of the vocabulary, but "),
     ],
 )
 def test_what_cannot_be_answered_is_refused(task: FillMask, text: str, given: dict[str, object], message: str) -> None:

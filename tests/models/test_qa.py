@@ -317,7 +317,7 @@ def test_windows_are_as_long_as_the_rows_that_the_head_learned_from() -> None:
         (("a", "b"), {"doc_stride": -1}, "parameters.doc_stride: is -1"),
         (("a", "b"), {"handle_impossible_answer": 1}, "parameters.handle_impossible_answer: is 1"),
         (("a", "b"), {"align_to_words": 1}, "parameters.align_to_words: is 1"),
-        (("a", "b"), {"align": True}, "parameters.align: is no parameter of qa; it takes top_k, "),
+        (("a", "b"), {"align": True}, "parameters.align: is not a parameter of qa; it takes top_k, "),
     ],
 )
 def test_what_cannot_be_answered_is_refused(

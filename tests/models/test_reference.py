@@ -40,7 +40,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown figure": ({"language": {"en": 1.0}}, "reference.language"),
     "number of a class": (
         {"label": None, "number": TOKENS},
-        "number is given, expected none for a classify head that is no regression",
+        "number is given, expected none for a classify head that is not a regression",
     ),
     "both": ({"number": TOKENS}, "label and number are both given, expected one of them"),
 }
@@ -83,7 +83,7 @@ def test_a_share_that_is_no_number_is_refused(number: str) -> None:
 
 def test_a_head_without_labels_has_no_figure_of_them() -> None:
     head = entry(GOOD, task="qa", labels=[])
-    with pytest.raises(BundleError, match="label is given, expected none for a qa head that chooses no label"):
+    with pytest.raises(BundleError, match="label is given, expected none for a qa head that does not choose a label"):
         parse_manifest(manifest(head), Path("bundle.json"))
 
 

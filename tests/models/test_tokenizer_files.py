@@ -77,9 +77,9 @@ def test_added_tokens_that_only_settings_have_are_refused(
     ("part", "values", "words"),
     [
         ("normalizer", {"clean_text": False}, "clean_text is False, expected True"),
-        ("normalizer", {"lowercase": False}, "has do_lower_case = False, but .* nothing, which .* takes for True"),
-        ("normalizer", {"strip_accents": False}, "has strip_accents = False, but .* beside it nothing"),
-        ("normalizer", {"handle_chinese_chars": False}, "has tokenize_chinese_chars = False, but .* beside it nothing"),
+        ("normalizer", {"lowercase": False}, "has do_lower_case = False, but .* says nothing, so .* takes True"),
+        ("normalizer", {"strip_accents": False}, "has strip_accents = False, but .* says nothing"),
+        ("normalizer", {"handle_chinese_chars": False}, "has tokenize_chinese_chars = False, but .* says nothing"),
         ("model", {"continuing_subword_prefix": "@@"}, "continuing_subword_prefix is '@@', expected '##'"),
         ("model", {"max_input_chars_per_word": 9}, "max_input_chars_per_word is 9, expected 100"),
         ("model", {"unk_token": "[PAD]"}, r"unk_token is '\[PAD\]', expected '\[UNK\]'"),

@@ -149,7 +149,7 @@ def test_a_long_text_is_read_in_windows_if_the_head_does(tokenizer: Tokenizer, m
         ({"candidate_labels": "a", "hypothesis_template": "{} \0"}, "hypothesis_template: character 3"),
         (
             {"candidate_labels": "a", "labels": ["b"]},
-            "labels: is no parameter of zero-shot; it takes cand",
+            "labels: is not a parameter of zero-shot; it takes cand",
         ),
         ({"candidate_labels": "a", "truncation": "error", "max_length": 26}, "inputs: has .* tokens, but max_length"),
     ],

@@ -89,7 +89,7 @@ def test_what_is_no_json_is_400(served: Served, body: bytes, says: str) -> None:
         ("/classify", {"inputs": ["a", "b" * 5001]}, "inputs[1]", "5001 characters; at most 5000"),
         ("/classify", {"inputs": "a", "parameters": []}, "parameters", "list"),
         ("/classify", {"inputs": "a", "parameters": {"topk": 1}}, "parameters.topk", "top_k"),
-        ("/classify", {"inputs": "a", "parameters": {"x" * 50_000: 1}}, f"parameters.{'x' * 80}", "is no parameter"),
+        ("/classify", {"inputs": "a", "parameters": {"x" * 50_000: 1}}, f"parameters.{'x' * 80}", "is not a parameter"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k", "0"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": 3}}, "parameters.top_k", "2 labels"),
         ("/classify", {"inputs": "a", "parameters": {"top_k": "1"}}, "parameters.top_k", "1"),

@@ -246,7 +246,7 @@ def test_defaults_of_the_head_hold(served: Served) -> None:
         ("/explain/qa", {"inputs": "a"}, 422, "inputs", "must be an object"),
         ("/explain/sentiment", {"inputs": " "}, 422, "inputs", "no visible character"),
         ("/explain/nli", {"inputs": PAIR | {"text": " "}}, 422, "inputs.text", "no visible character"),
-        ("/explain/sentiment", {"inputs": "a", "parameters": {"x": 1}}, 422, "parameters.x", "no parameter"),
+        ("/explain/sentiment", {"inputs": "a", "parameters": {"x": 1}}, 422, "parameters.x", "not a parameter"),
         ("/explain/sentiment", {"inputs": "a", "parameters": {"top_k": 9}}, 422, "parameters.top_k", "has 2 labels"),
         (
             "/explain/sentiment",

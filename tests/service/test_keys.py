@@ -80,7 +80,7 @@ def test_a_wrong_line_is_named_and_never_shown(path: Path, text: str, says: str)
 def test_a_file_that_is_none_is_a_sentence(path: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latin").write_bytes("alice schlüssel".encode("latin-1"))
-    for name, says in [("missing", "is no file"), ("pipe", "is no file"), ("", "is no file"), ("latin", "not UTF-8")]:
+    for name, says in [("missing", "not a read"), ("pipe", "not a read"), ("", "not a read"), ("latin", "not UTF-8")]:
         with pytest.raises(SettingsError, match=says):
             read_keys(tmp_path / name)
 
@@ -146,7 +146,7 @@ def test_a_file_that_breaks_keeps_its_keys(path: Path, caplog: pytest.LogCapture
     assert keys.find(b"k1") == Key("alice") and keys.find(b"s3cret") is None
     assert metrics.registry.get_sample_value("bertheads_key_file_errors_total") == 2
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(messages) == 2 and "is no file" in messages[0] and "line 1" in messages[1]
+    assert len(messages) == 2 and "not a readable" in messages[0] and "line 1" in messages[1]
     assert "s3cret" not in caplog.text and "k1" not in caplog.text
     write(path, "bob k2")
     keys.look()

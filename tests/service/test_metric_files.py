@@ -137,7 +137,7 @@ def test_while_a_scrape_reads_nothing_is_folded_and_later_it_is(
     write(tmp_path, "counter", DEAD, {"b": 5})
     with metric_files._locked(tmp_path, fcntl.LOCK_SH):
         fold(tmp_path, [])
-        assert (tmp_path / f"counter_{DEAD}.db").exists() and "stay in files of their own" in caplog.text
+        assert (tmp_path / f"counter_{DEAD}.db").exists() and "so their files are kept for now" in caplog.text
     fold(tmp_path, [])
     assert not (tmp_path / f"counter_{DEAD}.db").exists() and value(tmp_path, "b_total", a="é") == 5
 
@@ -229,5 +229,5 @@ def test_a_full_file_system_ends_nothing_by_a_signal(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert "new series are not counted" in lines[0] and "No space left" in lines[0]
-    assert "stay in files of their own" in lines[1]
+    assert "so their files are kept for now" in lines[1]
     assert "cannot allocate" in lines[2] and "--shm-size" in lines[2] and len(lines) == 3

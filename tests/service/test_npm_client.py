@@ -102,7 +102,7 @@ def test_every_task(package: Path, bundle: Path) -> None:
         for name, parameters in (("zero", {}), ("multi", {"multi_label": True})):
             assert same(found[name], served.answer("/zero-shot", TEXT, candidate_labels=LABELS, **parameters))
     says = (
-        "parameters.nope: is no parameter of classify",
+        "parameters.nope: is not a parameter of classify",
         "there is no head 'none'",
         "Authorization: Bearer KEY",
         "inputs",

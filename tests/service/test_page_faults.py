@@ -62,7 +62,7 @@ def test_a_page_of_a_proxy_in_place_of_an_answer(page: Page, front: Relay, path:
     front.canned[path] = [HTML]
     page.open(front.url)
     if path == "/classify":
-        assert "look into the log of the proxy" in page.said("502: this answer is not from the service")
+        assert "look at the log of the proxy" in page.said("502: this answer is not from the service")
     else:
         page.said("no connection, trying again")
         page.answered("positive")

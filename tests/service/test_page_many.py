@@ -72,7 +72,7 @@ def test_a_format_is_recognised(page: Page, served: Served, text: str, kind: str
     ("text", "says"),
     [
         ("text,label\na,b,c", "Row 1 has 3 cells"),
-        ("text,text\na,b", "Two columns have one name"),
+        ("text,text\na,b", "Two columns have the same name"),
         ('{"text": "a"}\n\n{oops', "Line 3 is not a JSON object"),
     ],
 )

@@ -53,7 +53,7 @@ def test_long_bodies_at_a_time_are_bounded_and_short_ones_pass(served: Served, m
         slow.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(long) + long[:-1])
         until(lambda: served.service.bodies.size == len(long) - 1)
         refused = send(served, long)
-        assert "are under way" in problem(refused, 429)["detail"] and refused.headers["Retry-After"] == "1"
+        assert "are in progress" in problem(refused, 429)["detail"] and refused.headers["Retry-After"] == "1"
         assert send(served, b'{"inputs": "the cat"}').status_code == 200
         slow.sendall(long[-1:])
         assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -69,7 +69,7 @@ def test_bodies_count_as_much_as_their_texts_take(served: Served, monkeypatch: p
         return json.dumps({"inputs": [first + "x " * 2400] * 8}, ensure_ascii=False).ljust(70_000).encode()
 
     assert send(served, body("x ")).status_code == 200
-    assert "are under way" in problem(send(served, body("\U0001f600")), 429)["detail"]
+    assert "are in progress" in problem(send(served, body("\U0001f600")), 429)["detail"]
     assert served.service.bodies.size == 0
 
 
@@ -96,7 +96,7 @@ def test_a_body_may_be_compressed(served: Served, encoding: str, compress: Calla
         (b'{"inputs": "a"}', "gzip, gzip", 415, "gzip, gzip"),
         (b'{"inputs": "a"}', "gzip", 400, "is not what its Content-Encoding says"),
         (gzip.compress(b'{"inputs": "a"}', mtime=0)[:-4], "gzip", 400, "ends before its compressed data does"),
-        (gzip.compress(b'{"inputs": "a"}', mtime=0) + b"x", "gzip", 400, "goes on behind its compressed data"),
+        (gzip.compress(b'{"inputs": "a"}', mtime=0) + b"x", "gzip", 400, "continues after its compressed data"),
         (gzip.compress(b'{"inputs": "' + b" " * 5_000_000), "gzip", 413, "inflated form exceeds the limit of 100000"),
         (gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 30_000, "gzip", 413, "exceeds the limit of 100000"),
         (gzip.compress(b'{"inputs": 1}', mtime=0), "", 400, "not UTF-8"),

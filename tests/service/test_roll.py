@@ -73,14 +73,14 @@ def test_a_signal_during_a_load_is_not_lost(
         served.service.engine._loop.call_soon_threadsafe(served.service.reload.start_all)
         go_on.set()
         assert first.result().status_code == 200
-    until(lambda: caplog.text.count("tiny/1.1.0 is served in place of") == 2)
+    until(lambda: caplog.text.count("now serving tiny/1.1.0 in place of") == 2)
 
 
 def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixture) -> None:
     roll = Roll(Settings(workers=2), lambda: False)  # no worker runs
     roll.wanted = True
     roll.serve()
-    assert "was not loaded again, the old bundle is still served: no worker runs" in caplog.text
+    assert "was not loaded again; the old bundle is still served: no worker runs" in caplog.text
 
 
 def test_a_worker_may_ask_for_all_bundles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_a_full_file_is_told_once_and_not_exceeded(bundle: Path, file: Path, cap
         served.answer("/classify", [TEXT] * 50)
         until(lambda: stored(served) + stored(served, "full") == 50)
         assert 1500 < file.stat().st_size <= 2000 and len(lines(file)) == stored(served)
-        assert len([record for record in caplog.records if "inputs are not stored any more" in record.message]) == 1
+        assert len([record for record in caplog.records if "inputs are no longer stored" in record.message]) == 1
         file.rename(file.with_suffix(".1"))  # as a rotation does
         served.answer("/classify", TEXT)
         until(lambda: len(lines(file)) == 1)

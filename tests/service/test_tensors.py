@@ -123,7 +123,7 @@ ONE = {"name": "text", "shape": [1], "datatype": "BYTES"}
         ({"inputs": [tensor("a")], "id": 7}, "id is the number 7"),
         ({"inputs": [tensor("a")], "parameters": []}, "parameters is a list"),
         ({"inputs": [tensor("a", name="txt")]}, "inputs[0].name is 'txt', but this model takes text"),
-        ({"inputs": [tensor("a"), tensor("b")]}, "inputs[1].name is text, which stands here twice"),
+        ({"inputs": [tensor("a"), tensor("b")]}, "inputs[1].name is text, which occurs twice"),
         ({"inputs": [tensor("a", datatype="FP32")]}, "inputs[0].datatype is 'FP32'; send texts as BYTES"),
         ({"inputs": [tensor("a", datatype="x" * 50)]}, "inputs[0].datatype"),
         ({"inputs": [tensor("a", shape=[])]}, "inputs[0].shape is a list"),
@@ -138,7 +138,7 @@ ONE = {"name": "text", "shape": [1], "datatype": "BYTES"}
         ({"inputs": [tensor("a")], "outputs": [{"name": "labels"}]}, "but this model has label, score, scores, json"),
         (
             {"inputs": [tensor("a")], "outputs": [{"name": "label"}] * 2},
-            "outputs[1].name is label, which stands here twice",
+            "outputs[1].name is label, which occurs twice",
         ),
         ({"inputs": [tensor("a")], "outputs": [{}]}, "outputs[0].name is missing"),
         (
@@ -187,7 +187,7 @@ def test_inputs_of_a_pair_belong_together(served: Served, inputs: list[Any], say
         ("topic", [tensor("a", None)], {}, "text[1]: is null"),
         ("topic", [tensor("a", "b" * 5001)], {}, "text[1]: has 5001 characters; at most 5000"),
         ("topic", [tensor("a", " ")], {}, "text[1]: ' ' has no visible character"),
-        ("topic", [tensor("a")], {"topk": 1}, "parameters.topk: is no parameter of classify; it takes top_k"),
+        ("topic", [tensor("a")], {"topk": 1}, "parameters.topk: is not a parameter of classify; it takes top_k"),
         ("topic", [tensor("a")], {"top_k": 0}, "parameters.top_k: is 0"),
         ("qa", [tensor("a", name="context"), tensor(" ", name="question")], {}, "question[0]: ' ' has no visible"),
         ("qa", [tensor("b" * 5001, name="context"), tensor("a", name="question")], {}, "context[0]: has 5001"),

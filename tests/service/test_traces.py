@@ -250,4 +250,4 @@ def test_a_collector_that_never_answers_does_not_hold_up_the_end(bundle: Path, m
             running.terminate()
             assert running.wait(60) == 0
             assert running.stderr
-            assert "the collector did not take the last spans within 1.0 s" in running.stderr.read()
+            assert "the collector did not accept the last spans within 1.0 s" in running.stderr.read()

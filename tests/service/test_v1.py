@@ -49,7 +49,7 @@ def test_another_method_is_405_and_post_is_named(served: Served, method: str) ->
         ({"instances": "a"}, 400, "instances is a text"),
         ({"instances": ["a"], "inputs": []}, 400, "inputs is unknown; a request has instances, parameters"),
         ({"instances": ["a", 1]}, 422, "instances[1]: is the number 1, but must be a text"),
-        ({"instances": ["a"], "parameters": {"topk": 1}}, 422, "parameters.topk: is no parameter of classify"),
+        ({"instances": ["a"], "parameters": {"topk": 1}}, 422, "parameters.topk: is not a parameter of classify"),
         ({"instances": []}, 422, "instances: has 0 items; send at least 1"),
     ],
 )

@@ -172,7 +172,7 @@ def test_tritonclient(python: Path, served_alone: Served) -> None:
     assert [len(told["model_stats"]) for told in found["statistics"]] == [7, 1, 1]
     statuses, sentences = zip(*found["errors"], strict=True)
     assert statuses == ("404", "422", "422", "404", "504")
-    says = ("there are sentiment, topic", "is no parameter of classify", "text[0]: ' ' has no", VERSION, "deadline")
+    says = ("there are sentiment, topic", "is not a parameter of classify", "text[0]: ' ' has no", VERSION, "deadline")
     assert all(each in sentence for each, sentence in zip(says, sentences, strict=True)), sentences
 
 
@@ -191,5 +191,5 @@ def test_kserve(python: Path, served_alone: Served) -> None:
     assert same([json.loads(text)[0] for text in found["tails"]["json"]], [labels[:2] for labels in expected])
     by_label = [{label["label"]: label["score"] for label in labels} for labels in expected]
     assert same(found["v1"], {"predictions": by_label})
-    assert "parameters.topk: is no parameter of classify" in found["error"]
+    assert "parameters.topk: is not a parameter of classify" in found["error"]
     assert "instances is the number 1" in found["v1_error"]

@@ -20,7 +20,7 @@ EVALUATION_SEED = 1 << 20
 def evaluate(checkpoint: Checkpoint, recipe: PretrainRecipe, max_length: int) -> dict[str, dict[str, float]]:
     """Return losses and accuracies on held-out rows of a phase's length, always with 15 % masked tokens."""
     corpus = Corpus(Path(recipe.corpus), "validation")
-    if len(corpus) < 2 or (recipe.nsp and not corpus.has_pairs):
+    if not corpus.has_rows(recipe.nsp):
         return {}
     modules = [checkpoint.encoder, *(checkpoint.heads[name].module for name in SPECS if name in checkpoint.heads)]
     for module in modules:

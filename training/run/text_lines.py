@@ -120,7 +120,7 @@ def _bounded(lines: Iterable[bytes]) -> Iterator[bytes | None]:
 
 def _decoded(path: Path, number: int, line: bytes | None) -> str | DataError:
     if line is None:
-        return RowError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB, expected less; divide it", number)
+        return _too_long(path, number)
     try:
         return line.decode("utf8")
     except UnicodeDecodeError as error:
@@ -141,18 +141,32 @@ def _remedy(path: Path, line: bytes) -> str:
     return f"{unpack}: iconv -f {encoding} -t UTF-8 {file} > {file.with_suffix('.utf8' + file.suffix)}"
 
 
-def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
+def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str | DataError]:
     """Yield the lines of UTF-16; its bytes come split at the byte of a line break, which may be half a character."""
-    number, rest = 1, ""
+    number, rest, is_long = 1, "", False
     try:
         for piece in codecs.iterdecode(lines, "utf-16"):
             *whole, rest = (rest + piece).split("\n")
-            number += len(whole)
-            yield from (line + "\n" for line in whole)
+            for line in whole:
+                yield _too_long(path, number) if is_long or _is_long(line) else line + "\n"
+                number, is_long = number + 1, False
+            if is_long or _is_long(rest):
+                is_long, rest = True, ""
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-16 ({error.reason}), expected it whole; save it as UTF-8") from None
-    if rest:
+    if is_long:
+        yield _too_long(path, number)
+    elif rest:
         yield rest
+
+
+def _is_long(line: str) -> bool:
+    """Tell whether a line of UTF-16 is longer than MAX_LINE allows, by two bytes per character."""
+    return 2 * len(line) >= MAX_LINE
+
+
+def _too_long(path: Path, number: int) -> RowError:
+    return RowError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB, expected less; divide it", number)
 
 
 # ---- compression -----------------------------------------------------------------------------------------------------

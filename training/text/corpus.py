@@ -70,10 +70,9 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.documents) - 1
 
-    @property
-    def has_pairs(self) -> bool:
-        """Tell whether any document has two sentences."""
-        return bool((np.diff(self.documents) > 1).any())
+    def has_rows(self, nsp: bool) -> bool:
+        """Tell whether pretraining can read rows from it, with next sentences or without."""
+        return len(self) >= 2 and (not nsp or bool((np.diff(self.documents) > 1).any()))
 
     def token_counts(self, vocab_size: int) -> NDArray[np.int64]:
         """Return how often each of `vocab_size` ids occurs; one block of tokens is in memory at a time."""

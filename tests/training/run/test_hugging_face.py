@@ -192,7 +192,7 @@ def test_a_head_that_was_asked_for_by_its_own_task(tokenizer: Tokenizer, tmp_pat
 def test_a_class_that_no_file_names_is_said_on_the_command_line(tokenizer: Tokenizer, tmp_path: Path) -> None:
     save(BertForSequenceClassification, tokenizer, tmp_path)
     change(tmp_path / "config.json", architectures=None)
-    with pytest.raises(CheckpointError, match="say which with --task of import"):
+    with pytest.raises(CheckpointError, match="choose with --task of import"):
         read_hugging_face(tmp_path)
     assert list(read_hugging_face(tmp_path, task="pair").heads) == ["classify"]
     with pytest.raises(

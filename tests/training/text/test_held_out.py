@@ -50,6 +50,17 @@ def test_held_out_documents_that_were_learnt_too_are_removed_and_counted(
     assert "validation: 2 more were removed, because the training part has them too" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("documents", "options", "enough"), [(40, [], False), (40, ["--held-out", "0.05"], True)])
+def test_a_validation_part_that_measures_nothing_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], documents: int, options: list[str], enough: bool
+) -> None:
+    """The default share, a hundredth, is none of 40 documents."""
+    source = write_documents(tmp_path / "documents.jsonl", documents, 5)
+    command = ["corpus", str(source), "--tokenizer", str(FIXTURES), "--out", str(tmp_path / "out"), "--workers", "1"]
+    main([*command, *options])
+    assert ("validation: too few documents" not in capsys.readouterr().out) is enough
+
+
 def documents_of(corpus: Corpus) -> list[tuple[list[int], list[int]]]:
     """Ids and lengths of sentences of each document."""
     found = []
