@@ -31,7 +31,7 @@ def compiled(name: str, flags: str, cc: str = "") -> Path:
     files = sorted([*ROOT.glob("kernels/*"), *ROOT.glob("tests/kernels/*.h")])
 
     def build(directory: Path) -> None:
-        command = ["sh", "kernels/build.sh", directory / "kernels.so"]
+        command = ["sh", "kernels/build.sh", str(directory / "kernels.so")]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
     told = [environment.get(each) for each in ("CC", "CFLAGS", "LDFLAGS")]

@@ -251,11 +251,12 @@ def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "documents.jsonl", 4_000, 5)
+    source = write_documents(tmp_path / "documents.jsonl", 8_000, 6)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        wait_for(lambda: workers_of(running.pid) or running.poll() is not None)
+        progress = tmp_path / "corpus.partial" / "progress.jsonl"
+        wait_for(lambda: progress.exists() and progress.read_bytes().count(b"documents") > 1)
         os.kill(workers_of(running.pid)[0], signal.SIGKILL)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 1
