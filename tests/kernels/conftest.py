@@ -1,4 +1,4 @@
-"""Libraries that several tests take in turn, each compiled once."""
+"""The libraries that tests run, each compiled once."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The library of kernels, compiled for this processor or for a lesser one."""
+"""The library of kernels, compiled for this processor or an older one."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Shortcuts: pictures are drawn, and exports are measured on many texts, only where a test looks at that."""
+"""Shortcuts: pictures are drawn, and exports compare many texts, only where a test looks at that."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""If this breaks, a finetuned directory is read otherwise than by transformers, or answers otherwise over HTTP."""
+"""If these fail, a finetuned directory is read differently than by transformers, or its answers over HTTP differ."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""If these fail, a bundle is not the checkpoint it was made from, or int8 is not what its figures say."""
+"""If these fail, a bundle differs from the checkpoint it was made from, or the figures of int8 are wrong."""
 
 import argparse
 import json
@@ -91,7 +91,7 @@ def test_only_an_int8_bundle_has_an_int8_decoder(bundle: Bundle, checkpoint: Che
 
 
 @pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
-def test_the_embedding_that_the_decoder_is_tied_to_stands_once(
+def test_the_embedding_shared_with_the_decoder_is_stored_once(
     precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ExportOptions("tiny", precisions=precisions, budget=bundles.ANY_LOSS)
@@ -240,7 +240,7 @@ def former(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_attention_gives_the_bits_of_the_former_one(
+def test_attention_gives_the_same_bits_as_in_older_bundles(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers do not move, and a bundle of before is served and gone on from as one of today."""
@@ -273,7 +273,7 @@ def with_a_head(bundle: Bundle) -> Checkpoint:
 
 
 @pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
-def test_a_head_more_leaves_the_others_their_bytes(
+def test_an_added_head_leaves_the_bytes_of_the_others(
     precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.exporting.graph_builder.LARGE", 1000)

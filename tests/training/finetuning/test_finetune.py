@@ -1,4 +1,4 @@
-"""What would break: a head that does not learn, heads that disturb a resume or each other."""
+"""If these fail, a head does not learn, or heads disturb a resumed run or each other."""
 
 import itertools
 import json
@@ -82,9 +82,7 @@ def recipe(base: Path, heads: dict[str, HeadRecipe], **changes: Any) -> Finetune
     return FinetuneRecipe(base=str(base), heads=heads, **(settings | changes))
 
 
-def test_a_further_head_of_a_frozen_encoder_changes_nothing_beside_it(
-    base: Path, files: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_new_head_on_a_frozen_encoder_changes_nothing_else(base: Path, files: dict[str, str], tmp_path: Path) -> None:
     heads = {"old": HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=8, max_length=48)}
     before = finetune(recipe(base, heads), tmp_path / "first")
     more = {"new": HeadRecipe("tag", [files["tag"]], [files["tag"]], batch_size=8, max_length=48)}
@@ -124,7 +122,7 @@ def test_several_heads_and_the_corpus_share_an_encoder(
         assert (tmp_path / "reports" / name / "wrong.jsonl").exists()
 
 
-def test_heads_of_the_base_go_on_from_there_beside_a_corpus_too(
+def test_heads_of_the_base_keep_their_weights_with_a_corpus_too(
     base: Path, files: dict[str, str], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heads = {"mine": HeadRecipe("classify", [files["classify"]], batch_size=2, max_length=48)}

@@ -1,4 +1,4 @@
-"""These tests judge what is measured on texts, so they need as many as a user's export."""
+"""These tests judge the comparison on texts, so they need as many texts as a user's export."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What would break: a student that is pulled away from its teacher, or a teacher that learns too."""
+"""If these fail, a student is pulled away from its teacher, or the teacher learns too."""
 
 import json
 from dataclasses import replace
@@ -153,7 +153,7 @@ def test_the_text_of_a_batch_is_what_was_masked(corpus: Path) -> None:
     assert torch.equal(batch.input_ids.flatten()[batch.positions], mostly_masks)  # which it does not change
 
 
-def test_a_student_learns_of_states_alone_unless_told_otherwise(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_student_learns_from_states_alone_by_default(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     """A teacher may then lack the head."""
     checkpoint = read_checkpoint(teacher)
     del checkpoint.heads["fill-mask"]
@@ -168,7 +168,7 @@ def test_a_student_learns_of_states_alone_unless_told_otherwise(corpus: Path, te
         replace(taught, teacher_share=1.5)
 
 
-def test_a_student_goes_on_under_its_teacher_where_it_was_stopped(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_stopped_student_continues_with_its_teacher(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     """Components are found again, and are the same."""
     whole = pretrain(recipe(corpus, teacher=str(teacher)), tmp_path / "whole")
     with stopped_after_saving():

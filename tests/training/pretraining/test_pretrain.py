@@ -1,4 +1,4 @@
-"""What would break: losses or gradients unlike transformers', wrong accumulation, or a resume that diverges."""
+"""If these fail, losses or gradients differ from transformers', accumulation is wrong, or a resumed run diverges."""
 
 import json
 from dataclasses import replace
@@ -148,7 +148,7 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 
-def test_what_a_recipe_says_in_vain_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_without_effect_are_reported(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(recipe(corpus, phases=[Phase(steps=1, max_length=48, batch_size=2)]), tmp_path)
     told = capsys.readouterr().err.splitlines()[0]
     assert told == "steps, batch_size, max_length: ignored, because phases, base or teacher of the recipe set it"

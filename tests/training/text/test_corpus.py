@@ -1,4 +1,4 @@
-"""What would break: text lost between documents and the corpus, counts that lie, or a corpus that is half written."""
+"""If these fail, text is lost between documents and the corpus, counts are wrong, or half a corpus is accepted."""
 
 import gzip
 import json
@@ -120,7 +120,7 @@ def test_what_is_no_document_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [3, 7, 19])
-def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
+def test_an_interrupted_corpus_continues_to_the_same_bytes(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 20, 5)
@@ -147,7 +147,7 @@ def test_an_interrupted_corpus_goes_on_and_ends_in_the_same_bytes(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
-def test_what_was_begun_for_other_text_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_was_begun_for_other_text_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.text.corpus_work.COMMITTED", 1)
     source = write_documents(tmp_path / "documents.jsonl", 5, 5)
     source.write_text(source.read_text() + "broken\n")
@@ -250,7 +250,7 @@ def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
     assert len(build(source, tmp_path / "corpus")) == 6
 
 
-def test_a_process_that_is_killed_ends_the_command_which_then_goes_on(tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_command_which_continues_later(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 8_000, 6)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
     command = [sys.executable, "-m", "training", "corpus", str(source), *options]
