@@ -150,8 +150,9 @@ def encoder_of(family: str) -> dict[str, torch.Tensor]:
     return random_model(family, "Model", {}).state_dict()
 
 
+@cache
 def model_of(family: str, kind: str) -> PreTrainedModel:
-    """Return a network with a random head."""
+    """Return a network with a random head, always the same one."""
     end, changes = KINDS[kind]
     model = random_model(family, end, changes)
     model.base_model.load_state_dict(encoder_of(family), strict=False)  # some classes have no pooler

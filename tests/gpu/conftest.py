@@ -22,8 +22,9 @@ BASE = {"num_hidden_layers": 12, "hidden_size": 128, "intermediate_size": 512, "
 """BERT-base with two attention heads of 64 in place of twelve: the same operators, and a sixth of its width."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def has_onnxruntime_gpu() -> None:
+    """Skip every test before bundles are made for it."""
     if not PYTHON.exists():
         pytest.skip(f"there is no {PYTHON} with onnxruntime-gpu; run make gpu-check")
 

@@ -1,4 +1,4 @@
-"""If this breaks, an hour with a GPU is spent on mending the program that was to measure it."""
+"""If these fail, time on a rented GPU is spent fixing the benchmark."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""If this breaks, a GPU computes what a CPU should not, waits for copies, or builds a plan for each new batch."""
+"""If these fail, a GPU runs what belongs on the CPU, waits for copies, or builds a plan for each new batch."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""If this breaks, the GPU waits while Python prepares a batch or reads its answers."""
+"""If this fails, the GPU waits while Python prepares a batch or reads its answers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""If this breaks, a service without a working GPU says it by a traceback, or computes on the CPU in silence."""
+"""If these fail, a service without a working GPU prints a traceback, or silently computes on the CPU."""
 
 from dataclasses import replace
 from pathlib import Path

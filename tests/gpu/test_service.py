@@ -1,4 +1,4 @@
-"""If this breaks, the service on a GPU does not start, or does not answer on some route."""
+"""If these fail, the service does not start on a GPU, or a route does not answer."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
-"""Libraries that several tests take in turn, each compiled once."""
+"""The libraries that tests run, each compiled once."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.kernels.libraries import FEATURES, LEVELS, NEEDS, ROOT, VNNI, compiled
+from tests.kernels.libraries import FEATURES, LEVELS, NEEDS, VNNI, compiled
 from tests.programs import program
 
 
@@ -28,5 +28,5 @@ def library(request: pytest.FixtureRequest) -> Path:
         pytest.skip(f"this processor is below {level}")
     if level == "clang":
         return compiled(level, "", program("clang", package="clang"))
-    flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": f"-include {ROOT / 'tests/kernels/emulated_tiles.h'}"}
+    flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": "-include tests/kernels/emulated_tiles.h"}
     return compiled(level, flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))

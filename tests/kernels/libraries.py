@@ -1,4 +1,4 @@
-"""The library of kernels, compiled for this processor or for a lesser one."""
+"""The library of kernels, compiled for this processor or an older one."""
 
 import os
 import platform
@@ -22,13 +22,17 @@ def compiler() -> str:
 
 
 def compiled(name: str, flags: str, cc: str = "") -> Path:
-    """Return the library, compiled once for each state of its sources; its directory's name begins with `name`."""
+    """Return the library, compiled once for each state of its sources; its directory's name begins with `name`.
+
+    Paths in `flags` are relative to the repository, so that its copies share what was compiled.
+    """
     environment = os.environ | {"CC": cc or compiler(), "CFLAGS": f"-Werror {flags}"}
     version = subprocess.run([*environment["CC"].split(), "--version"], capture_output=True, check=True).stdout
     files = sorted([*ROOT.glob("kernels/*"), *ROOT.glob("tests/kernels/*.h")])
 
     def build(directory: Path) -> None:
-        subprocess.run(["sh", ROOT / "kernels/build.sh", directory / "kernels.so"], env=environment, check=True)
+        command = ["sh", "kernels/build.sh", str(directory / "kernels.so")]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
     told = [environment.get(each) for each in ("CC", "CFLAGS", "LDFLAGS")]
     return made_once(name, ([file.read_bytes() for file in files], version, told), build) / "kernels.so"

@@ -1,4 +1,4 @@
-"""Sessions that take another library of kernels than the installed one; the servers of others import this too."""
+"""Sessions with another library of kernels than the installed one; other tests' servers import this too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -22,12 +22,13 @@ def run(library: str, graph: Path) -> None:
 
 
 def run_all(library: str, directory: Path) -> None:
+    """Run each graph on a new thread, which has no scratch memory yet."""
     for graph in sorted(directory.glob("*.onnx")):
         sys.stderr.write(f"{graph.stem}\n")  # the last one that a crash shows
-        run(library, graph)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(run, library, graph).result()
 
 
 if __name__ == "__main__":
     threading.stack_size(int(sys.argv[3]) << 10)
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(run_all, sys.argv[1], Path(sys.argv[2])).result()
+    run_all(sys.argv[1], Path(sys.argv[2]))

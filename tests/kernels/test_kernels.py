@@ -1,4 +1,4 @@
-"""If these fail, an operator computes otherwise than its function, on another processor, or in another batch."""
+"""If these fail, an operator differs from its function, or its result depends on the processor or the batch."""
 
 from collections.abc import Callable
 from itertools import accumulate

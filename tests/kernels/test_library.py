@@ -54,7 +54,7 @@ def test_nothing_that_they_do_is_undefined() -> None:
     subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)
 
 
-def test_a_library_that_does_not_load_is_said_and_done_without(
+def test_a_library_that_does_not_load_is_reported_and_not_used(
     tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = bundles.make(tokenizer, tmp_path / "tiny", ("int8",))

@@ -1,9 +1,9 @@
-"""If these fail, a row that the kernels accept ends the process, for its scratch memory does not fit the stack."""
+"""If these fail, rows that the kernels accept crash the process: their scratch memory does not fit the stack."""
 
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -33,28 +33,91 @@ CHECKED = 32  # queries of a long row
 SIZES = [(1024, 64), (4096, 64), (8192, 64), (64, 8192), (65, 8065), (13, 40000), (1, 524288), (63, 8322)]
 """Tokens and places of a head: up to as many as the kernels accept."""
 
+LENGTHS = [5, 350, 0, 64, 650, 1]
+"""Tokens of several rows, in an order in which a block must grow and is reused."""
+
 ROWS = 50  # more than a product takes at once
+PRODUCTS = {
+    f"{name}-{depth}-{width}": (name, depth, width)
+    for name in ("rescale", "add_norm_quantize", "gelu_quantize")
+    for depth, width in ((16383, 9), (9, 16384))
+}
 ROUNDING = 1e-5  # of sums of 16,384 floats
 
 
-def run_on_little_stack(library: Path, directory: Path) -> None:
-    """Run every graph of a directory; a crash says which it was."""
+ATTENTION = int8_operators.packed_attention()
+
+
+class Case(NamedTuple):
+    """One call of an operator."""
+
+    function: Function
+    inputs: Arrays
+    attributes: dict[str, Any] = {}
+
+    def write(self, graph: Path) -> None:
+        graph.write_bytes(model_of(self.function, self.inputs, self.attributes).SerializeToString())
+        fed: dict[str, Any] = {key: array for key, array in self.inputs.items() if key not in CONSTANT}
+        np.savez(graph.with_suffix(".in.npz"), **fed)
+
+    def run(self, library: Path | None) -> list[NDArray[Any]]:
+        return run(self.function, self.inputs, library, **self.attributes)
+
+
+Cases = dict[str, Case]
+Outputs = dict[str, list[NDArray[Any]]]
+
+
+def attention_case(seed: int, lengths: list[int], heads: int, size: int) -> Case:
+    inputs = rows_to_attend(np.random.default_rng(seed), lengths, heads * size)
+    return Case(ATTENTION, inputs, {"heads": heads})
+
+
+def row_case(name: str) -> Case:
+    function = ROW_FUNCTIONS[name](16384)
+    inputs = rows_of(function, np.random.default_rng(23), ROWS, 16384)
+    return Case(function, inputs, attributes_of(function))
+
+
+def product_case(name: str, depth: int, width: int) -> Case:
+    function, inputs = product_of(name, False, np.random.default_rng(24), ROWS, depth, width)
+    return Case(function, inputs, attributes_of(function))
+
+
+@pytest.fixture(scope="module")
+def cases() -> Cases:
+    """All calls, drawn once for all libraries."""
+    made = {f"{length}x{size}": attention_case(20, [length], 1, size) for length, size in SIZES}
+    made |= {"rows": attention_case(21, LENGTHS, 3, 32), "empty": attention_case(22, [0, 0], 1, 1 << 30)}
+    made |= {name: row_case(name) for name in ROW_FUNCTIONS}
+    return made | ({name: product_case(*parts) for name, parts in PRODUCTS.items()} if VNNI else {})
+
+
+@pytest.fixture(scope="module")
+def expected(cases: Cases) -> Outputs:
+    """What the functions of rows and products say, computed by ONNX Runtime alone."""
+    return {name: cases[name].run(None) for name in (*ROW_FUNCTIONS, *PRODUCTS) if name in cases}
+
+
+@pytest.fixture(scope="module")
+def outputs(library: Path, cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """What a library gives for all calls, in one process with little stack; a crash says which call it was."""
+    directory = tmp_path_factory.mktemp("scratch")
+    slow = {f"{length}x{size}" for length, size in SIZES if is_slow(library, length, size)}
+    taken = [name for name in cases if name not in slow]
+    for name in taken:
+        cases[name].write(directory / f"{name}.onnx")
     command = 'ulimit -S -s "$0" && exec "$@" "$0"'
     script = ROOT / "tests/kernels/small_stack.py"
     arguments = [sys.executable, str(script), str(library), str(directory)]
     ran = subprocess.run(["sh", "-c", command, str(STACK), *arguments], stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 0, f"it ended with {ran.returncode} after {ran.stderr[-500:]}"
+    return {name: list(np.load(directory / f"{name}.out.npz").values()) for name in taken}
 
 
-def write(directory: Path, name: str, function: Function, inputs: Arrays, **attributes: Any) -> None:
-    path = directory / f"{name}.onnx"
-    path.write_bytes(model_of(function, inputs, attributes).SerializeToString())
-    fed: dict[str, Any] = {key: array for key, array in inputs.items() if key not in CONSTANT}
-    np.savez(path.with_suffix(".in.npz"), **fed)
-
-
-def written(directory: Path, name: str) -> list[NDArray[Any]]:
-    return list(np.load(directory / f"{name}.out.npz").values())
+def is_slow(library: Path, length: int, size: int) -> bool:
+    """Whether emulated tiles would take more than some seconds."""
+    return library.parent.name.startswith("tiles") and length * length * size > 1 << 27
 
 
 def attended(inputs: Arrays, queries: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -67,77 +130,47 @@ def attended(inputs: Arrays, queries: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def bound(library: Path, length: int) -> float:
-    """Of the error's norm, relative to that of the result: by VNNI, all weights of a row share some 20 bits."""
+    """Of the error's norm, relative to the norm of the result: by VNNI, all weights of a row share some 20 bits."""
     return {"tiles": 0.01, "vnni": 0.002 + 8e-6 * length, "float": 1e-4}[numbers_of(library, length)]
 
 
-def is_slow(library: Path, length: int, size: int) -> bool:
-    """Whether tiles that are emulated would take more than some seconds."""
-    return library.parent.name.startswith("tiles") and length * length * size > 1 << 27
-
-
-def test_attention_of_the_longest_rows_and_widest_heads(library: Path, tmp_path: Path) -> None:
-    generator = np.random.default_rng(20)
-    cases = {f"{length}x{size}": (length, size) for length, size in SIZES if not is_slow(library, length, size)}
-    rows = {name: rows_to_attend(generator, [length], size) for name, (length, size) in cases.items()}
-    for name, inputs in rows.items():
-        write(tmp_path, name, int8_operators.packed_attention(), inputs, heads=1)
-    run_on_little_stack(library, tmp_path)
-    for name, (length, size) in cases.items():
+def test_attention_of_the_longest_rows_and_widest_heads(library: Path, cases: Cases, outputs: Outputs) -> None:
+    for length, size in SIZES:
+        name = f"{length}x{size}"
+        if name not in outputs:
+            continue
         queries = np.unique(np.linspace(0, length - 1, CHECKED).astype(np.intp))
-        (found,) = written(tmp_path, name)
+        (found,) = outputs[name]
         assert found.shape == (length, size)
-        exact = attended(rows[name], queries)
+        exact = attended(cases[name].inputs, queries)
         assert np.linalg.norm(found[queries] - exact) <= bound(library, length) * np.linalg.norm(exact), name
 
 
-def test_several_long_rows_and_heads_share_the_threads(library: Path, tmp_path: Path) -> None:
-    """A block serves rows of other lengths after another."""
-    lengths = [5, 700, 0, 64, 1300, 1]
-    inputs = rows_to_attend(np.random.default_rng(21), lengths, 3 * 32)
-    write(tmp_path, "rows", int8_operators.packed_attention(), inputs, heads=3)
-    run_on_little_stack(library, tmp_path)
-    (found,) = written(tmp_path, "rows")
-    np.testing.assert_array_equal(found, run(int8_operators.packed_attention(), inputs, library, heads=3)[0])
+def test_several_long_rows_and_heads_share_the_threads(library: Path, cases: Cases, outputs: Outputs) -> None:
+    """A block serves rows of different lengths, one after another."""
+    np.testing.assert_array_equal(outputs["rows"][0], cases["rows"].run(library)[0])
 
 
-def test_rows_without_tokens_take_no_memory(library: Path, tmp_path: Path) -> None:
-    inputs = rows_to_attend(np.random.default_rng(22), [0, 0], 1 << 30)
-    write(tmp_path, "empty", int8_operators.packed_attention(), inputs, heads=1)
-    run_on_little_stack(library, tmp_path)
-    assert written(tmp_path, "empty")[0].shape == (0, 1 << 30)
+def test_rows_without_tokens_take_no_memory(outputs: Outputs) -> None:
+    assert outputs["empty"][0].shape == (0, 1 << 30)
 
 
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)
-def test_the_widest_rows(library: Path, tmp_path: Path, name: str) -> None:
-    function = ROW_FUNCTIONS[name](16384)
-    inputs = rows_of(function, np.random.default_rng(23), ROWS, 16384)
-    write(tmp_path, name, function, inputs, **attributes_of(function))
-    run_on_little_stack(library, tmp_path)
-    expected = run(function, inputs, None, **attributes_of(function))
-    assert_alike(function, written(tmp_path, name), expected, ROUNDING)
+def test_the_widest_rows(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
+    assert_alike(cases[name].function, outputs[name], expected[name], ROUNDING)
 
 
-@pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI, which whoever has AMX has")
-def test_the_widest_products(library: Path, tmp_path: Path) -> None:
-    """Of rows that are not as deep as whole words, and of those that are kept beside the outputs."""
-    cases = {
-        f"{name}-{depth}-{width}": product_of(name, False, np.random.default_rng(24), ROWS, depth, width)
-        for name in ("rescale", "add_norm_quantize", "gelu_quantize")
-        for depth, width in ((16383, 9), (9, 16384))
-    }
-    for name, (function, inputs) in cases.items():
-        write(tmp_path, name, function, inputs, **attributes_of(function))
-    run_on_little_stack(library, tmp_path)
-    for name, (function, inputs) in cases.items():
-        expected = run(function, inputs, None, **attributes_of(function))
-        assert_alike(function, written(tmp_path, name), expected, ROUNDING)
+@pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI, which every processor with AMX has")
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_the_widest_products(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
+    """Of rows whose depth is no multiple of four, and of those that are kept beside the outputs."""
+    assert_alike(cases[name].function, outputs[name], expected[name], ROUNDING)
 
 
 @pytest.fixture(scope="module")
 def poor() -> Path:
     """A library that gets no block above 1 MiB."""
-    return compiled("poor", f"-include {ROOT / 'tests/kernels/little_memory.h'}")
+    return compiled("poor", "-include tests/kernels/little_memory.h")
 
 
 @pytest.mark.parametrize(("length", "size"), [(4096, 64), (13, 40000)])
@@ -145,7 +178,7 @@ def test_attention_without_memory_is_an_error(poor: Path, length: int, size: int
     """And the session takes the next row."""
     generator = np.random.default_rng(25)
     long, short = rows_to_attend(generator, [length], size), rows_to_attend(generator, [2], 8)
-    session = session_of(model_of(int8_operators.packed_attention(), long, {"heads": 1}), poor, threads=2)
+    session = session_of(model_of(ATTENTION, long, {"heads": 1}), poor, threads=2)
     with pytest.raises(Exception, match="no memory for the scratch block"):
         session.run(None, long)
     exact = attended(short, np.arange(2))

@@ -1,4 +1,4 @@
-"""If these fail, an ONNX Runtime that is older than the kernels need ends the process."""
+"""If these fail, an ONNX Runtime that is too old for the kernels crashes the process."""
 
 import ctypes
 import shutil

@@ -1,4 +1,4 @@
-"""If these fail, a DistilBERT, ELECTRA, RoBERTa, XLM-RoBERTa or CamemBERT answers otherwise than in transformers."""
+"""If these fail, DistilBERT, ELECTRA, RoBERTa, XLM-RoBERTa or CamemBERT give other answers than in transformers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What would break: tags that are no spans, or not the likeliest that are."""
+"""If these fail, tags do not form spans, or are not the most likely ones that do."""
 
 from itertools import product
 

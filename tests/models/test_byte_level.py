@@ -1,4 +1,4 @@
-"""If these fail, a vocabulary of RoBERTa is read by other rules than transformers', or a foreign one is not refused."""
+"""If these fail, a RoBERTa vocabulary is read differently than by transformers, or an unknown kind is not refused."""
 
 import json
 from pathlib import Path

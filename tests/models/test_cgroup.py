@@ -1,4 +1,4 @@
-"""If this breaks, a container starts more lanes than it has cores, or takes more memory than it may."""
+"""If these fail, a container starts more lanes than it has cores, or uses more memory than it may."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""If these fail, a mask is filled with other words on a GPU than on a CPU, or with those of another request."""
+"""If these fail, a GPU fills a mask with other words than a CPU, or with those of another request."""
 
 from collections.abc import Sequence
 from pathlib import Path

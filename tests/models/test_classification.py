@@ -1,4 +1,4 @@
-"""If these fail, labels get wrong scores or wrong names, or texts are cut otherwise than asked."""
+"""If these fail, labels get wrong scores or names, or texts are not cut as requested."""
 
 from itertools import product
 from pathlib import Path

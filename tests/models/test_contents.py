@@ -1,4 +1,4 @@
-"""If these fail, what was verified is not what is served: a file that changes later changes answers, or kills."""
+"""If these fail, a file that changes after verification changes answers or crashes the service."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What would break: our encoder and heads no longer compute what transformers' BERT computes, or read its files."""
+"""If these fail, our encoder and heads differ from transformers' BERT, or cannot read its files."""
 
 from pathlib import Path
 from typing import Any

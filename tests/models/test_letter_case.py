@@ -1,4 +1,4 @@
-"""If these fail, an imported model reads lowercased text that it was trained on in capitals, or the other way round."""
+"""If these fail, an imported model that was trained on capitals reads lowercased text, or the reverse."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""If these fail, a service counts its traffic by other rules than those that the reference figures were measured by."""
+"""If these fail, a service counts its traffic by other rules than its reference figures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""If this breaks, a word is blamed for what another one did, or more is left out than the word."""
+"""If these fail, a word is blamed for the effect of another one, or more than the word is left out."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Would break: answers without the service differ from its answers, or one broken input takes others with it."""
+"""If these fail, answers without the service differ from its answers, or one broken input damages others."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""If these fail, a GPU that computes something else serves wrong answers, or a good one is refused."""
+"""If these fail, a GPU that computes wrong results is accepted, or a good one is refused."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""If these fail, answers are other spans, or have other scores or offsets, than the logits say."""
+"""If these fail, answers have other spans, scores or offsets than the logits say."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""If these fail, a service compares its traffic with figures that cannot be, or an older bundle is refused."""
+"""If these fail, a service compares its traffic with impossible figures, or refuses an older bundle."""
 
 import json
 from pathlib import Path

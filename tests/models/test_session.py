@@ -1,4 +1,4 @@
-"""If these fail, an answer depends on the other requests of that moment, or on their number, or is another head's."""
+"""If these fail, an answer depends on the other requests in its batch, or comes from another head."""
 
 import platform
 import re

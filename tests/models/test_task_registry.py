@@ -1,4 +1,4 @@
-"""If this breaks, readers of the OpenAPI document find a parameter or a property that nobody explains to them."""
+"""If these fail, the OpenAPI document has a parameter or property without a description."""
 
 from collections.abc import Iterator
 from typing import Any

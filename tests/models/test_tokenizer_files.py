@@ -1,4 +1,4 @@
-"""If these fail, text is cut otherwise than transformers cuts it, and nobody is told."""
+"""If these fail, text is silently cut differently than by transformers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""If these fail, a vocabulary of SentencePiece is read by other rules than transformers', or not refused."""
+"""If these fail, a SentencePiece vocabulary is read differently than by transformers, or is not refused."""
 
 import json
 from pathlib import Path

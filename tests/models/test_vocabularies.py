@@ -1,4 +1,4 @@
-"""If these fail, heads on RoBERTa, XLM-RoBERTa or CamemBERT answer other spans or scores than in transformers."""
+"""If these fail, RoBERTa, XLM-RoBERTa or CamemBERT heads give other spans or scores than transformers."""
 
 import math
 from pathlib import Path

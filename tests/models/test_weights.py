@@ -1,4 +1,4 @@
-"""If these fail, weights that transformers loads are refused here, or others are read in silence."""
+"""If these fail, weights that transformers loads are refused here, or wrong weights are read silently."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""If this breaks, what is served or trained on has other tokens than the tokenizer makes of its text."""
+"""If these fail, cached tokens differ from those that the tokenizer makes of the text."""
 
 import threading
 from pathlib import Path

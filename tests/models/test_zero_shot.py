@@ -1,4 +1,4 @@
-"""If these fail, candidate labels get scores other than the head's, or labels of strangers reach too far."""
+"""If these fail, candidate labels get other scores than the head's, or labels of one client affect another."""
 
 from itertools import product
 from pathlib import Path

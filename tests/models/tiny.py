@@ -1,4 +1,4 @@
-"""Small random networks of transformers, and our rows run through them."""
+"""Small random networks of transformers, run on our rows."""
 
 from collections.abc import Sequence
 from pathlib import Path

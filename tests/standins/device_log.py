@@ -1,4 +1,4 @@
-"""What the stand-ins for CUDA write: what a process asked of the device, in order, and when the device was busy."""
+"""The log of the CUDA stand-ins: what a process asked of the device, in order, and when the device was busy."""
 
 from collections import Counter
 from collections.abc import Iterable

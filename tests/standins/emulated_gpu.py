@@ -1,4 +1,4 @@
-"""A process on the stand-ins for CUDA: its environment, its log, and what ONNX Runtime said."""
+"""A process on the CUDA stand-ins: its environment, its log, and the output of ONNX Runtime."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""If this breaks, the stand-ins say that a device was busy when it was idle, or lose what it was asked for."""
+"""If these fail, the stand-ins report a wrong busy time of the device, or lose what it was asked for."""
 
 import json
 import subprocess

@@ -1,10 +1,11 @@
-"""Pictures are drawn where a test looks at them: each takes longer than the small run that it shows."""
+"""Shortcuts: pictures are drawn, and exports compare many texts, only where a test looks at that."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.models import bundles
 from training.evaluation import report_plots
 from training.run import plots, run_directory
 
@@ -12,7 +13,7 @@ DRAWING = plots.plot_metrics, report_plots._save
 
 
 def leave_note(_: object, path: Path) -> None:
-    """Stand in for what draws a picture; what is written differs by its place, as pictures do."""
+    """Replace drawing a picture; the text that is written depends on the path, so files differ as pictures do."""
     path.write_text(str(path))
 
 
@@ -25,8 +26,18 @@ def notes_for_pictures() -> Iterator[None]:
 
 
 @pytest.fixture
-def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are drawn as for a user."""
-    plot_metrics, save = DRAWING
-    monkeypatch.setattr(run_directory, "plot_metrics", plot_metrics)
-    monkeypatch.setattr(report_plots, "_save", save)
+def curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the curves of runs, as for a user."""
+    monkeypatch.setattr(run_directory, "plot_metrics", DRAWING[0])
+
+
+@pytest.fixture
+def pictures(curves: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the pictures of reports too."""
+    monkeypatch.setattr(report_plots, "_save", DRAWING[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_texts() -> Iterator[None]:
+    with bundles.few_texts():
+        yield

@@ -1,4 +1,4 @@
-"""A run that is stopped, for the tests of going on."""
+"""Interrupts a run, for the tests of resuming."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

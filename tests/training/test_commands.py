@@ -1,4 +1,4 @@
-"""What would break: the commands of the README, from raw text to a bundle that answers, or an error nobody can read."""
+"""If these fail, a command of the README does not work, from raw text to answers, or its error is unreadable."""
 
 import json
 import shlex

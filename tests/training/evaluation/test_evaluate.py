@@ -1,4 +1,4 @@
-"""Would break: a figure is computed from other inputs, answers or labels than it says."""
+"""If these fail, a figure is computed from other inputs, answers or labels than it says."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

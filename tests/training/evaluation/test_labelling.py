@@ -1,4 +1,4 @@
-"""Would break: a label that no head gave, a text beside the wrong label, or unsure ones in the training data."""
+"""If these fail, a text gets a label that no head gave, or the label of another text, or uncertain labels are kept."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Would break: an example counts in two quarters or in none, or a figure is of other examples than it says."""
+"""If these fail, an example counts in two quarters or in none, or a figure describes other examples than it says."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Would break: fill-mask is measured on other tokens than it says, or on other tokens over HTTP than in process."""
+"""If these fail, fill-mask is measured on other tokens than the report says, or HTTP and in-process figures differ."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Would break: a figure in a table is not what its name says, or stands without the line that chance reaches."""
+"""If these fail, a figure in a table is not what its name says, or lacks the baseline of chance."""
 
 import math
 import warnings

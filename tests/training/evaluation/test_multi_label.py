@@ -1,4 +1,4 @@
-"""If these fail, heads whose labels may hold together are judged by figures that nobody else computes."""
+"""If these fail, figures of multi-label heads differ from those that other tools compute."""
 
 import numpy as np
 import pytest

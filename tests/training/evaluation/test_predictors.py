@@ -1,4 +1,4 @@
-"""Would break: a figure depends on how inputs were batched, or validation changes the training that it interrupts."""
+"""If these fail, a figure depends on how inputs were batched, or validation changes the training it interrupts."""
 
 from collections.abc import Iterator
 from dataclasses import replace

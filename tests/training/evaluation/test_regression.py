@@ -1,4 +1,4 @@
-"""If these fail, a head of numbers is judged by other figures than scipy and scikit-learn compute."""
+"""If these fail, figures of regression heads differ from those of scipy and scikit-learn."""
 
 import numpy as np
 import pytest

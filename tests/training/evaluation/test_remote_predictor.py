@@ -1,4 +1,4 @@
-"""Would break: what holds the same heads, in memory, in a directory, behind a URL, has other figures."""
+"""If these fail, the same heads have different figures in memory, in a directory and behind a URL."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Would break: a report says something else of a head than its answers do, or a terminal or a file cannot hold it."""
+"""If these fail, a report contradicts the answers of its head, or does not fit a terminal or a file."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Would break: a picture of many classes cannot be read, or shows other classes than the most confused."""
+"""If these fail, a picture of many classes is unreadable, or does not show the most confused classes."""
 
 import numpy as np
 import pytest

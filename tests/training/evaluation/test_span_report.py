@@ -1,4 +1,4 @@
-"""Would break: spans are counted for another type than they have, or an error is called by the wrong name."""
+"""If these fail, spans are counted for the wrong type, or an error gets the wrong name."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Would break: a corrected text costs a measurement, or writing a card changes what is served."""
+"""If these fail, correcting a text needs a measurement, or writing a card changes what is served."""
 
 from pathlib import Path
 

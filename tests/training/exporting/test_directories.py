@@ -1,4 +1,4 @@
-"""If this breaks, a finetuned directory is read otherwise than by transformers, or answers otherwise over HTTP."""
+"""If these fail, a finetuned directory is read differently than by transformers, or its answers over HTTP differ."""
 
 import re
 from collections.abc import Iterator
@@ -131,8 +131,8 @@ def test_the_masks_own_name_works_too(directories: Directories, family: str) -> 
 
 
 @pytest.mark.parametrize(("family", "kind", "form"), [case for case in families.CASES if case[2] != "safetensors"])
-def test_every_form_holds_the_same(family: str, kind: str, form: str, tmp_path: Path) -> None:
-    expected = read(family, kind, families.write(family, kind, tmp_path / "expected"))
+def test_every_form_holds_the_same(directories: Directories, family: str, kind: str, form: str, tmp_path: Path) -> None:
+    expected = read(family, kind, directories.directory(family, kind))
     place = families.write(family, kind, tmp_path / "other", form)
     found = read(family, kind, place)
     for mine, theirs in ((found.encoder, expected.encoder), *_modules(found, expected)):

@@ -1,4 +1,4 @@
-"""If these fail, the graphs of a DistilBERT, ELECTRA or RoBERTa answer otherwise than transformers does."""
+"""If these fail, the graphs of a DistilBERT, ELECTRA or RoBERTa give other answers than transformers."""
 
 from dataclasses import replace
 from pathlib import Path

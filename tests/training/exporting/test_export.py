@@ -1,4 +1,4 @@
-"""If these fail, a bundle is not the checkpoint it was made from, or int8 is not what its figures say."""
+"""If these fail, a bundle differs from the checkpoint it was made from, or the figures of int8 are wrong."""
 
 import argparse
 import json
@@ -27,6 +27,7 @@ from training.exporting import export as exporting
 from training.exporting.encoder_graph import encoder_model
 from training.exporting.export import ExportOptions, export
 from training.exporting.graph_builder import MICROSOFT, OURS, Graph
+from training.parity.evidence import TEXTS
 from training.parity.measure import probes, reference_logits
 from training.run.start_from import read_base
 
@@ -90,7 +91,7 @@ def test_only_an_int8_bundle_has_an_int8_decoder(bundle: Bundle, checkpoint: Che
 
 
 @pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
-def test_the_embedding_that_the_decoder_is_tied_to_stands_once(
+def test_the_embedding_shared_with_the_decoder_is_stored_once(
     precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ExportOptions("tiny", precisions=precisions, budget=bundles.ANY_LOSS)
@@ -123,8 +124,12 @@ def test_every_precision_keeps_to_float32_outside(checkpoint: Checkpoint, tmp_pa
         assert 0 < np.abs(logits[precision] - logits["fp32"]).max() < tolerance
 
 
-def test_over_the_budget_nothing_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Random weights choose among near equals: int8 must lose something, measured without data too."""
+def test_over_the_budget_nothing_is_written(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights choose among near equals, so int8 loses something on made texts, without any data."""
+    for task, few in TEXTS.items():
+        monkeypatch.setitem(TEXTS, task, 10 * few)
     with pytest.raises(ExportError, match=r"loses .* points in int8 by its expected loss .* expected at most 0; "):
         export(checkpoint, tmp_path / "out", ExportOptions("tiny", budget=0.0))
     assert list(tmp_path.iterdir()) == []
@@ -235,7 +240,7 @@ def former(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_attention_gives_the_bits_of_the_former_one(
+def test_attention_gives_the_same_bits_as_in_older_bundles(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers do not move, and a bundle of before is served and gone on from as one of today."""
@@ -268,7 +273,7 @@ def with_a_head(bundle: Bundle) -> Checkpoint:
 
 
 @pytest.mark.parametrize("precisions", [("int8",), ("fp32",), ("int8", "fp16", "fp32")])
-def test_a_head_more_leaves_the_others_their_bytes(
+def test_an_added_head_leaves_the_bytes_of_the_others(
     precisions: tuple[Precision, ...], checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.exporting.graph_builder.LARGE", 1000)

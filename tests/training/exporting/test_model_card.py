@@ -1,4 +1,4 @@
-"""Would break: a bundle is published with a card that Hugging Face cannot read, or that hides what a head is worth."""
+"""If these fail, a bundle has a card that Hugging Face cannot read, or that hides how good a head is."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""If these fail, int8 loses more than rounding does: a sum saturates, a scale is wrong, or floats are left."""
+"""If these fail, int8 loses more than rounding does: a sum saturates, a scale is wrong, or floats remain."""
 
 import numpy as np
 import onnxruntime

@@ -1,4 +1,4 @@
-"""What would break: figures that are not of what is served, or of fewer examples than those that they replace."""
+"""If these fail, figures describe something else than what is served, or fewer examples than before."""
 
 import argparse
 import json

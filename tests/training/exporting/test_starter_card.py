@@ -1,4 +1,4 @@
-"""Would break: README, the starter's card and its parity.json give three figures for one thing."""
+"""If these fail, README, the starter's card and its parity.json give different figures."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""If this breaks, verify calls a bundle equal to transformers that is not, or the other way round."""
+"""If these fail, verify accepts a bundle that differs from transformers, or rejects one that is equal."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What would break: a head that is sure of everything after a few examples, or an error that its own fit flatters."""
+"""If these fail, a head is sure of everything after a few examples, or its own fit flatters its calibration error."""
 
 import json
 import math

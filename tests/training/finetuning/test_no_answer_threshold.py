@@ -1,4 +1,4 @@
-"""If these fail, a head for questions refuses too much or too little, or unlearns questions that have an answer."""
+"""If these fail, a question head refuses too much or too little, or forgets questions that have an answer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""If these fail, heads of several labels or of numbers learn something else than they answer once they are served."""
+"""If these fail, multi-label or regression heads are served differently than they were trained."""
 
 import json
 from dataclasses import replace

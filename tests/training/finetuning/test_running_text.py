@@ -121,8 +121,8 @@ def test_names_of_running_text_are_found(code: str, tmp_path: Path) -> None:
     rows = [{"tokens": [word for word, _ in words], "tags": [tag for _, tag in words]} for words in sentences]
     train = tmp_path / "train.jsonl"
     train.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
-    head = HeadRecipe("tag", [str(train)], batch_size=32, max_length=64)
-    recipe = FinetuneRecipe(str(base), {"ner": head}, steps=300, rate=2e-3, head_rate=5e-3, threads=1)
+    head = HeadRecipe("tag", [str(train)], batch_size=16, max_length=64)
+    recipe = FinetuneRecipe(str(base), {"ner": head}, steps=200, rate=2e-3, head_rate=5e-3, threads=1)
     checkpoint = finetune(recipe, tmp_path / "run")
     held_out = [sentence(code, rng) for _ in range(200)]
     alone = [text_of(code, words) for words in held_out]

@@ -1,4 +1,4 @@
-"""What would break: targets that do not fit their rows, and losses that are not those of the papers."""
+"""If these fail, targets do not fit their rows, or losses differ from those of the papers."""
 
 from typing import Any
 

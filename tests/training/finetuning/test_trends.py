@@ -1,4 +1,4 @@
-"""If these fail, a run ends without a word though its curves say what to do, or warns of nothing."""
+"""If these fail, a run gives no advice when its curves call for it, or warns without a reason."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""If these fail, a recipe that nobody chose no longer fits its base and its data."""
+"""If these fail, the default recipe no longer fits its base and its data."""
 
 from dataclasses import replace
 from pathlib import Path

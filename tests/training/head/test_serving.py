@@ -1,4 +1,4 @@
-"""If these fail, a new bundle is said to be loaded into a service that does not serve it, or the reason is lost."""
+"""If these fail, the command says that a service loaded a bundle when it did not, or hides the reason."""
 
 from pathlib import Path
 

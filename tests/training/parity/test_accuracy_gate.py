@@ -1,4 +1,4 @@
-"""If these fail, a bundle is let through that answers otherwise than its checkpoint, or a good one is refused."""
+"""If these fail, a bundle with worse answers than its checkpoint is accepted, or a good one is refused."""
 
 from collections.abc import Sequence
 from typing import Any

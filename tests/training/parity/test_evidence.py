@@ -1,4 +1,4 @@
-"""What would break: a head that is judged by noise though its data is at hand, or by data that is not its own."""
+"""If these fail, a head is judged by made texts although it has data, or by the data of another head."""
 
 import json
 from collections import Counter

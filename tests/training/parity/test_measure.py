@@ -1,4 +1,4 @@
-"""If these fail, a bundle that answers otherwise than its checkpoint is let through, or a good one is refused."""
+"""If these fail, a bundle whose answers differ from its checkpoint is accepted, or a good one is refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""If these fail, traffic is compared with other inputs than clients send."""
+"""If these fail, the reference figures for traffic come from other inputs than clients send."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What would break: the statistics of masked-token selection (15 %, then 80/10/10), or a special token in them."""
+"""If these fail, masks do not follow BERT (15 %, then 80/10/10), or special tokens are masked."""
 
 import numpy as np
 import pytest

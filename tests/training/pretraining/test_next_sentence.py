@@ -1,4 +1,4 @@
-"""What would break: a true next sentence labelled random, unbalanced labels, or pairs that depend on others."""
+"""If these fail, a true next sentence is labelled random, labels are unbalanced, or pairs depend on each other."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What would break: losses or gradients unlike transformers', wrong accumulation, or a resume that diverges."""
+"""If these fail, losses or gradients differ from transformers', accumulation is wrong, or a resumed run diverges."""
 
 import json
 from dataclasses import replace
@@ -128,8 +128,8 @@ def test_an_interrupted_run_ends_in_the_same_bytes(corpus: Path, tmp_path: Path)
     assert logs[0] == logs[1]
 
 
-def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, pictures: None) -> None:
-    pretrain(recipe(corpus, steps=300, dropout=0.0, rate=4e-3), tmp_path)
+def test_it_learns_and_is_read_by_transformers(corpus: Path, tmp_path: Path, curves: None) -> None:
+    pretrain(recipe(corpus, steps=180, dropout=0.0, rate=6e-3), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     values = [line for line in lines if "loss/fill-mask" in line]
     shares = np.bincount(Corpus(corpus).tokens) / len(Corpus(corpus).tokens)
@@ -148,7 +148,7 @@ def test_another_recipe_in_the_same_place_is_refused(corpus: Path, tmp_path: Pat
         Run(tmp_path, recipe(corpus, rate=0.1))
 
 
-def test_what_a_recipe_says_in_vain_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_without_effect_are_reported(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain(recipe(corpus, phases=[Phase(steps=1, max_length=48, batch_size=2)]), tmp_path)
     told = capsys.readouterr().err.splitlines()[0]
     assert told == "steps, batch_size, max_length: ignored, because phases, base or teacher of the recipe set it"

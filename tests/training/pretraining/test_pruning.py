@@ -1,4 +1,4 @@
-"""What would break: a student that is fitted to something else than its teacher, or less well than could be."""
+"""If these fail, a student is not fitted to its teacher, or less well than possible."""
 
 from dataclasses import replace
 

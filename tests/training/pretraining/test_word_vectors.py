@@ -1,4 +1,4 @@
-"""What would break: counts that are not those of the text, or vectors that are not those of the counts."""
+"""If these fail, counts do not match the text, or vectors do not match the counts."""
 
 import math
 from collections import defaultdict

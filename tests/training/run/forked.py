@@ -1,4 +1,4 @@
-"""Pretraining in processes that one program forks, so that its imports are paid for once and not in each.
+"""Pretraining in processes that one program forks, so that modules are imported once and not in each process.
 
 python -m tests.training.run.forked RECIPE.toml DIRECTORY
 """
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
@@ -80,4 +81,7 @@ def scenario(recipe: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    for name in ("training.pretraining.pretrain", "torch._dynamo"):  # which each run would import
+        import_module(name)
+    patch("training.run.run_directory.plot_metrics").start()
     scenario(sys.argv[1], Path(sys.argv[2]))

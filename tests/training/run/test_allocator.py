@@ -1,4 +1,4 @@
-"""What would break: large tensors that are mapped and faulted in again at every step."""
+"""If this fails, large tensors are mapped and faulted in again at every step."""
 
 import subprocess
 import sys

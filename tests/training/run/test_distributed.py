@@ -1,4 +1,4 @@
-"""What would break: several processes that train another model than one, or a lost process that goes unnoticed."""
+"""If these fail, several processes train another model than one does, or a lost process goes unnoticed."""
 
 import json
 import os

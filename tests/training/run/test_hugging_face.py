@@ -1,4 +1,4 @@
-"""If these fail, a directory of Hugging Face gives other answers here than in transformers' pipelines."""
+"""If these fail, a Hugging Face directory gives other answers here than in transformers' pipelines."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What would break: Ctrl-C that loses steps, a run that resumes elsewhere, or a sentence that is not true."""
+"""If these fail, Ctrl-C loses steps, a run resumes at the wrong place, or its last message is wrong."""
 
 import os
 import signal

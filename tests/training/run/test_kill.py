@@ -1,4 +1,4 @@
-"""What would break: a run that is killed at any moment, and ends in other weights than one that was left alone."""
+"""If this fails, a run that was killed and continued ends with other weights than a run that nobody killed."""
 
 import subprocess
 import sys
@@ -10,21 +10,25 @@ from tests.training.corpora import FIXTURES, small_corpus
 
 ROOT = Path(__file__).parents[3]
 
-# Forks, so that the imports are paid for once; each child trains until it is killed or has finished.
+# Forks, so that modules are imported once; each child trains until it is killed or has finished. Kills come at random
+# moments, all of them within the time that the first run took.
 SCRIPT = """
 import os, random, signal, sys, time
 from pathlib import Path
+import torch._dynamo  # which the first optimizer imports
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.pretraining.pretrain import pretrain
+from training.run import run_directory
 
 corpus, tokenizer, directory, steps, wanted = sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:])
 recipe = PretrainRecipe(
     corpus=corpus, tokenizer=tokenizer, layers=2, width=64, attention_heads=2, batch_size=8, max_length=48, steps=steps,
     rate=2e-3, dropout=0.1, save_every=2, evaluate_every=1000, threads=1,
 )
+run_directory.plot_metrics = lambda figures, path: None
 moments = random.Random(0)
 
-def run(name, kills):
+def run(name, kills, longest):
     killed = 0
     while True:
         child = os.fork()
@@ -33,7 +37,7 @@ def run(name, kills):
             pretrain(recipe, directory / name)
             os._exit(0)
         if killed < kills:
-            time.sleep(moments.uniform(0.02, 0.45))
+            time.sleep(moments.uniform(0, longest))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
@@ -41,7 +45,9 @@ def run(name, kills):
             return killed
         killed += 1
 
-print(run("whole", 0), run("killed", wanted))
+started = time.monotonic()
+whole = run("whole", 0, 0)
+print(whole, run("killed", wanted, (time.monotonic() - started) / wanted))
 """
 
 

@@ -1,4 +1,4 @@
-"""Would break: a run ends without its picture, or the picture leaves curves out."""
+"""If these fail, a run ends without its picture, or the picture leaves curves out."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What would break: a bf16 step that computes in fp32 after all, or that moves weights, gradients or losses to bf16."""
+"""If these fail, a bf16 step computes in fp32, or moves weights, gradients or losses to bf16."""
 
 import pytest
 import torch

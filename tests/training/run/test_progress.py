@@ -1,4 +1,4 @@
-"""Would break: a bar is wider than the terminal, or fills the log of a run with a thousand lines."""
+"""If these fail, a progress bar is wider than the terminal, or fills a log with thousands of lines."""
 
 import subprocess
 import sys

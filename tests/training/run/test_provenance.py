@@ -1,5 +1,4 @@
-"""What would break: a bundle that names the commit of another project, hides that its code was changed, or forgets what
-it was trained on."""
+"""If these fail, a bundle names another project's commit, hides changed code, or forgets its training data."""
 
 import json
 import shutil

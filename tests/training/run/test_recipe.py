@@ -1,4 +1,4 @@
-"""What would break: a typing error in a recipe that trains something else, or a message that does not help."""
+"""If these fail, a typing error in a recipe changes what is trained, or its message does not help."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Would break: a run ends and nobody knows what came out, where it is, or what to type next."""
+"""If these fail, the end of a run does not say what came out, where it is, or what to type next."""
 
 import json
 import shlex

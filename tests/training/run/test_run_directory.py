@@ -1,4 +1,4 @@
-"""What would break: a damaged checkpoint that is trusted or ends the run, other data unnoticed, or two writers."""
+"""If these fail, a damaged checkpoint is trusted or ends the run, or changed data or a second writer goes unnoticed."""
 
 import json
 import shutil

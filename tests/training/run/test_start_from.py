@@ -1,4 +1,4 @@
-"""What would break: training that goes on from a bundle with other weights than those the bundle serves."""
+"""If these fail, training starts from other weights than the bundle serves."""
 
 import json
 from dataclasses import replace

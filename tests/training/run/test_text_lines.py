@@ -1,4 +1,4 @@
-"""Would break: a line that is too long is cut in silence, takes its neighbours with it, or shifts their numbers."""
+"""If these fail, a line that is too long is cut silently, damages its neighbours, or shifts line numbers."""
 
 from pathlib import Path
 

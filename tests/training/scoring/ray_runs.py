@@ -1,4 +1,4 @@
-"""Ray as its users have it: the command as a process."""
+"""Ray as users run it: the command in a process of its own."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The command as its users have it: a process, and the processes that it starts."""
+"""The command as users run it: a process, and the processes that it starts."""
 
 import os
 import sys

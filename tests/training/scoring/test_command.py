@@ -1,4 +1,4 @@
-"""Would break: a run that is killed loses or doubles rows, or an option that is wrong is told after the work."""
+"""If these fail, a run that is killed loses or doubles rows, or a wrong option is reported only after the work."""
 
 import json
 import os
@@ -22,16 +22,17 @@ from tests.training.scoring.runs import COMMAND, ENVIRONMENT, children
 from training.scoring.command import main
 
 ROOT = Path(__file__).parents[3]
-ROWS = 16_000
+ROWS = 10_000
+"""Some twenty chunks."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
-    """A folder with a bundle, rows, and the answers of a run that nothing interrupted."""
+    """A folder with a bundle, rows, and the answers of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("command")
     write_bundle(folder / "bundle", tokenizer)
     words = "the cat sat on a mat and saw no dog".split()
-    rows = ({"id": n, "text": " ".join(words[: 1 + n % 10] * 6)} for n in range(ROWS))
+    rows = ({"id": n, "text": " ".join(words[: 1 + n % 10])} for n in range(ROWS))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = run(folder, "whole")
     assert done.returncode == 0, done.stderr
@@ -48,21 +49,25 @@ def run(folder: Path, out: str, *more: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run(arguments(folder, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=170)
 
 
+def finish(folder: Path, out: str) -> None:
+    """Continue a run to its end in this process, whose imports are done, with one process more."""
+    main(arguments(folder, out, "--processes", "1")[len(COMMAND) :])
+
+
 def parts(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(out.glob("part-*"))}
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_and_finished(folder: Path, times: int) -> None:
+def test_a_run_that_is_killed_and_continued_writes_the_same_parts(folder: Path, times: int) -> None:
     out = folder / f"killed-{times}"
     for _ in range(times):
         before = len(parts(out))
         running = subprocess.Popen(arguments(folder, out.name), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-        kill(running, out, before + 2)
+        kill(running, out, before + 1)
     kept = {file: file.stat().st_mtime_ns for file in out.glob("part-*")}
     assert len(kept) < len(parts(folder / "whole")), "it was finished before the last kill"
-    done = run(folder, out.name)
-    assert done.returncode == 0, done.stderr
+    finish(folder, out.name)
     assert parts(out) == parts(folder / "whole")
     assert kept == {file: file.stat().st_mtime_ns for file in kept}, "a part was written twice"
     assert sorted(map(int, pyarrow.dataset.dataset(out).to_table()["id"].to_pylist())) == list(range(ROWS))
@@ -70,7 +75,7 @@ def test_killed_and_finished(folder: Path, times: int) -> None:
 
 
 def kill(running: "subprocess.Popen[bytes]", out: Path, count: int) -> None:
-    """Kill a run once it has written so many parts; its processes must end by themselves."""
+    """Kill a run once it has written `count` parts; its processes must end by themselves."""
     until(lambda: len(parts(out)) >= count or running.poll() is not None)
     left = children(running.pid)
     running.send_signal(signal.SIGKILL)
@@ -95,15 +100,15 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(folder: Path) -> None:
     _, told = running.communicate(timeout=60)
     assert running.returncode == 1
     assert "one of 2 processes was killed" in told and "Traceback" not in told
-    assert run(folder, "died").returncode == 0
+    finish(folder, "died")
     assert parts(folder / "died") == parts(folder / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_it_goes_on(
+def test_an_interrupted_run_says_how_to_continue(
     folder: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And while it is at work, a second one in its folder is refused, which takes nothing from it."""
+    """While it works, a second run in its folder is refused and leaves the first one unharmed."""
     out = f"stopped-{number}"
     running = subprocess.Popen(arguments(folder, out), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     until(lambda: parts(folder / out) or running.poll() is not None)
@@ -120,7 +125,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Return what the command says before it ends with a status of 1, or 2 where its words cannot be read."""
+    """Return the error of the command, which ends with status 1, or 2 for arguments that cannot be parsed."""
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert ended.value.code in (1, 2)
@@ -180,7 +185,7 @@ def test_what_is_wrong_is_one_sentence_before_the_work(
 
 
 def modules_of(*extras: str) -> set[str]:
-    """Return what one can import of our own extras; of "", of what is always installed."""
+    """Return the modules that some of our extras install; "" stands for what is always installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {"": project["dependencies"], **project["optional-dependencies"]}
     names = {canonicalize_name(Requirement(each).name) for extra in extras for each in wanted[extra]}
@@ -189,14 +194,14 @@ def modules_of(*extras: str) -> set[str]:
 
 
 def test_it_needs_nothing_of_training(folder: Path, tmp_path: Path) -> None:
-    """With all its processes, as where training was never installed."""
+    """The command and its processes run without any package that only training needs."""
     missing = modules_of("train") - modules_of("", "cpu", "score") | {"transformers"}
     assert {"torch", "onnx", "safetensors", "sklearn", "matplotlib", "rich"} <= missing
     for name in missing:
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError({name!r}, name={name!r})\n")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "the cat"}\n' * 2000)
-    words = [*COMMAND, str(rows), "--bundle", str(folder / "bundle"), "--head", "sentiment", "--processes", "2"]
+    words = [*COMMAND, str(rows), "--bundle", str(folder / "bundle"), "--head", "sentiment", "--processes", "1"]
     environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
     done = subprocess.run([*words, "--out", tmp_path / "out"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "2,000 rows" in done.stdout, done.stderr

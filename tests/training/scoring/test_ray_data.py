@@ -1,5 +1,7 @@
-"""If these fail, a run with Ray gives other answers than one without, loses or doubles rows, hangs, or leaves processes
-behind."""
+"""If these fail, a run with Ray gives other answers than one without, loses or doubles rows, hangs, or stays alive.
+
+Tests that start Ray are slow.
+"""
 
 import gzip
 import json
@@ -27,7 +29,7 @@ from training.scoring.folder import claimed
 from training.scoring.job import Job
 from training.scoring.ray_cluster import connect, connected, ray
 from training.scoring.ray_data import Actor, Failure, check, check_size, digests, run, work_of
-from training.scoring.scorer import Summary, every_chunk
+from training.scoring.scorer import Summary, every_chunk, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray")  # of itself, where it makes its settings
 ROWS = 12_000
@@ -81,19 +83,39 @@ def elsewhere(job: Job, out: Path, copied: bool = False) -> Job:
 # ---- the answers -----------------------------------------------------------------------------------------------------
 
 
+LOST = {"part-00000-000003", "part-00001-000000"}
+
+
+def begun(job: Job, out: Path) -> Job:
+    """Return the job with a folder in which LOST are still missing."""
+    copy = elsewhere(job, out, copied=True)
+    for part in LOST:
+        (copy.out / f"{part}.parquet").unlink()
+    return copy
+
+
+def test_readers_and_actors_continue_a_run(job: Job, tmp_path: Path) -> None:
+    """What Ray calls, without Ray: only missing parts are written, with the same bytes."""
+    again = begun(job, tmp_path / "begun")
+    seen, done = digests(again), written(again)
+    rows = [{"file": str(file), "size": file.stat().st_size} for file in again.files]
+    actor = Actor(again, seen)
+    found = [actor.outcome(work) for row in rows for work in work_of(row, again, seen, done)]
+    assert {one.part for one in found if isinstance(one, Summary) and one.rows} == LOST
+    assert parts(again) == parts(job)
+
+
+@pytest.mark.slow
 def test_a_run_is_continued(job: Job, two_cpus: None, tmp_path: Path) -> None:
-    """A run with Ray goes on from where one without it ended, and writes what that would have, byte for byte."""
-    begun = elsewhere(job, tmp_path / "begun", copied=True)
-    lost = {"part-00000-000003", "part-00001-000000"}
-    for part in lost:
-        (begun.out / f"{part}.parquet").unlink()
-    kept = {file.name: file.stat().st_mtime_ns for file in begun.out.glob("part-*")}
-    again = score(begun)
-    assert {summary.part for summary in again if summary.rows} == lost
+    """A run with Ray continues where one without it ended, and writes the same parts, byte for byte."""
+    left = begun(job, tmp_path / "begun")
+    kept = {file.name: file.stat().st_mtime_ns for file in left.out.glob("part-*")}
+    again = score(left)
+    assert {summary.part for summary in again if summary.rows} == LOST
     expected = [(chunk.part, chunk.size) for chunk in every_chunk(job)]
     assert sorted((summary.part, summary.size) for summary in again) == sorted(expected)
-    assert parts(begun) == parts(job)
-    assert kept == {name: (begun.out / name).stat().st_mtime_ns for name in kept}
+    assert parts(left) == parts(job)
+    assert kept == {name: (left.out / name).stat().st_mtime_ns for name in kept}
 
 
 @pytest.mark.slow
@@ -202,8 +224,11 @@ def test_an_error_of_an_actor_is_one_sentence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_nothing_moves(job: Job, two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others have all CPUs: a run ends with a sentence that says how many there are."""
+@pytest.mark.slow
+def test_a_run_ends_if_no_chunk_makes_progress(
+    job: Job, two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job has all CPUs: the error says how many there are."""
     monkeypatch.setattr(ray_data, "MAX_SILENCE", 2)
 
     @ray.remote(num_cpus=2)
@@ -264,14 +289,14 @@ def test_killed_five_times_on_a_cluster(job: Job, two_cpus: None, tmp_path: Path
 @pytest.mark.slow
 def test_an_embedded_ray_ends_with_its_run(job: Job, tmp_path: Path) -> None:
     """Interrupted, then to the end without Ray."""
-    begun = elsewhere(job, tmp_path / "out")
+    ended = elsewhere(job, tmp_path / "out")
     log = tmp_path / "log"
-    with started(command(begun, "--ray"), log) as running:
-        until(lambda: parts(begun) or running.poll() is not None)
+    with started(command(ended, "--ray"), log) as running:
+        until(lambda: parts(ended) or running.poll() is not None)
         os.kill(running.pid, signal.SIGINT)
         assert running.wait() == 128 + signal.SIGINT, log.read_text()
         until(lambda: not session(running.pid))
     assert "and the same command continues" in log.read_text()
-    with started(command(begun, "--processes", "1"), log) as running:
+    with started(command(ended, "--processes", "1"), log) as running:
         assert running.wait() == 0, log.read_text()
-    assert parts(begun) == parts(job)
+    assert parts(ended) == parts(job)

@@ -1,4 +1,4 @@
-"""Would break: a row of a file gets the answer of another row, none, or two; or a broken row takes others with it."""
+"""If these fail, a row gets another row's answer, none or two, or a broken row damages others."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What would break: a corpus that begins again because of one corrected row, or that differs from one in one go."""
+"""If these fail, one corrected row makes a corpus start again, or a continued corpus differs from a whole one."""
 
 import json
 from collections.abc import Callable

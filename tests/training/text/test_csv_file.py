@@ -1,4 +1,4 @@
-"""What would break: tables whose columns, cells or broken rows are not what their writer meant."""
+"""If these fail, columns, cells or broken rows of a table are not read as their writer meant."""
 
 import csv
 import io

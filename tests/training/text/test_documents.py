@@ -1,4 +1,4 @@
-"""What would break: a corpus of millions that ends at one broken row, or text that is left out in silence."""
+"""If these fail, one broken row ends a corpus of millions, or text is left out silently."""
 
 import bz2
 import gzip

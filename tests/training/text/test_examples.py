@@ -1,4 +1,4 @@
-"""Would break: a broken data file trains or scores silently, or its error does not say which line to mend."""
+"""If these fail, a broken data file is used silently, or its error does not name the line to fix."""
 
 import gzip
 import json

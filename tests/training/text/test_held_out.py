@@ -1,4 +1,4 @@
-"""What would break: held-out documents that were learnt, and figures that flatter for it."""
+"""If these fail, held-out documents are trained on, and their figures are too good."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""Would break: a value of a list is read otherwise where a block of the file ends in it, or a line number is wrong."""
+"""If these fail, a value that a block boundary divides is misread, or a line number is wrong."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Would break: a label that is not what was meant (a missing value, several in one, another spelling) goes untold."""
+"""If these fail, a suspicious label (a missing value, several in one, another spelling) is not reported."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What would break: sentences cut by the rules of English because a code was mistyped."""
+"""If these fail, a mistyped language code makes English rules split the sentences."""
 
 from pathlib import Path
 

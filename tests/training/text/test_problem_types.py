@@ -1,4 +1,4 @@
-"""If these fail, numbers are learned as classes, or a set of labels as one of them."""
+"""If these fail, numbers are learned as classes, or a set of labels as a single label."""
 
 import json
 from pathlib import Path

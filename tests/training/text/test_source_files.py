@@ -1,4 +1,4 @@
-"""What would break: a corpus of files that changed while they were read, or somebody else's files that are lost."""
+"""If these fail, a corpus uses files that changed while they were read, or somebody else's files are lost."""
 
 import gzip
 import json

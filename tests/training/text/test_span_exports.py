@@ -1,4 +1,4 @@
-"""Would break: a tagger learns spans that its annotators did not mark, and nobody is told."""
+"""If these fail, a tagger silently learns spans that its annotators did not mark."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Would break: validation data holds texts of the training data, or a label is measured that nothing was learned of."""
+"""If these fail, validation data contains texts of the training data, or labels that were never trained."""
 
 from collections import Counter
 from typing import Any

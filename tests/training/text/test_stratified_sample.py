@@ -1,4 +1,4 @@
-"""What would break: a sample of one source alone, or one that is another at each run."""
+"""If these fail, a sample comes from one source alone, or differs from run to run."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Would break: names are learned with wrong borders, because tags of another scheme were taken for BIO."""
+"""If these fail, names are learned with wrong borders, because tags of another scheme were read as BIO."""
 
 import pytest
 from hypothesis import given

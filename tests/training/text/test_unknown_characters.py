@@ -1,4 +1,4 @@
-"""What would break: a corpus that loses text to [UNK] without saying how much."""
+"""If these fail, a corpus loses text to [UNK] without reporting how much."""
 
 from pathlib import Path
 from typing import Any

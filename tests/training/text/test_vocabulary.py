@@ -1,5 +1,4 @@
-"""What would break: a vocabulary that cuts text otherwise than BERT, that does not know its own script, or that takes
-two words for one unnoticed."""
+"""If these fail, a vocabulary cuts text differently than BERT, misses its own script, or merges two words."""
 
 import json
 import os
