@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(settings: Settings, given: Collection[str] = ()) -> int:
     """Listen, then load and serve in this process or under a supervisor; `given` are the settings set by flags."""
     from service import samples
-    from service.server import listen, serve
-    from service.supervisor import Supervisor
+    from service.listener import listen
 
     logs.configure(settings.log_level, settings.log_format)
     if "api_key" in given:
@@ -51,8 +50,13 @@ def run(settings: Settings, given: Collection[str] = ()) -> int:
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         samples.announce(settings)
-        alone = settings.worker_count == 1 and not settings.has_fronts
-        return serve(settings, listener) if alone else Supervisor(settings, listener).run()
+        if settings.worker_count == 1 and not settings.has_fronts:
+            from service.server import serve
+
+            return serve(settings, listener)
+        from service.supervisor import Supervisor
+
+        return Supervisor(settings, listener).run()
 
 
 def parse(arguments: Sequence[str] | None) -> dict[str, object]:

@@ -24,12 +24,11 @@ from service import logs
 from service.app import create_app
 from service.connections import Connections, connection_limit, raise_file_limit
 from service.control import Control
-from service.errors import SettingsError
 from service.lifecycle import Service
+from service.listener import BACKLOG
 from service.protocol import Protocol
 from service.settings import Settings
 
-BACKLOG = 2048
 KEEP_ALIVE = 75
 """Maximum idle seconds of a connection. Longer than the 60 s of common proxies, so that the proxy closes it first."""
 LOOK_SECONDS = 0.1
@@ -93,16 +92,6 @@ class Server(uvicorn.Server):
         if self.supervised and self.service.engine.troubles():
             self.lost = self.should_exit = True
         return await super().on_tick(counter) or self.service.failure is not None
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raise SettingsError if the address is not available."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        sentence = f"cannot listen on {host} port {port} ({error.strerror}); choose another with --host or --port"
-        raise SettingsError(sentence) from None
 
 
 def create_server(settings: Settings, load_first: bool = False, devices: Sequence[Path] = ()) -> Server:

@@ -23,7 +23,8 @@ from models.bundle import Bundle, read_bundle
 from models.errors import BertheadsError
 from models.row import Row
 from models.session import Session
-from service.server import listen, serve
+from service.listener import listen
+from service.server import serve
 from service.settings import STARTER, Settings
 from tests.benchmarks.load import Address, Call, drive
 from tests.benchmarks.workloads import TEXTS, Workloads, read_texts

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from service.lifecycle import Service
-from service.server import create_server, listen
+from service.listener import listen
+from service.server import create_server
 from service.settings import Settings
 
 PATIENCE = 180.0

@@ -222,7 +222,8 @@ async def test_a_bundle_that_cannot_be_opened_is_refused(tmp_path: Path) -> None
 ALONE = """
 import sys
 from pathlib import Path
-from service.server import listen, serve
+from service.listener import listen
+from service.server import serve
 from service.settings import Settings
 settings = Settings(port=0, drain_delay=0)
 listener = listen(settings.host, settings.port)

@@ -74,7 +74,7 @@ def test_a_key_given_as_a_flag_causes_a_warning(
     def stop(*_: object) -> None:
         raise SettingsError("stopped")
 
-    monkeypatch.setattr("service.server.listen", stop)
+    monkeypatch.setattr("service.listener.listen", stop)
     monkeypatch.setattr("service.logs.configure", lambda *_: None)
     assert main(["--api-key", "secret"]) == 1
     assert "--api-key" in caplog.text and "BERTHEADS_API_KEY" in caplog.text and "secret" not in caplog.text

@@ -26,7 +26,7 @@ from models.qa import QuestionInput
 from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from service.app import create_app
-from service.server import listen
+from service.listener import listen
 from service.settings import Settings
 from tests.service.bundles import write_bundle
 from training.errors import EvaluationError
