@@ -46,7 +46,7 @@ MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of
 LAYOUT = 3  # of OUT.partial; work of another version is not continued
 UNPACKED = 3  # minimum bytes of text per compressed byte
 BLANKS = " \n\t\u3000"
-TOGETHER = 1000  # sentences of a document that are tokenised at once
+TOGETHER = 1000  # sentences of a document that are tokenized at once
 SENT = 8  # documents per task of a process
 AHEAD = 8  # tasks per process that are sent or returned before the first result is read
 
@@ -202,7 +202,7 @@ def digest(ids: NDArray[np.uint32], text: str) -> int:
 
 
 def visible_characters(text: str) -> int:
-    """Return the length of a text without its frequent kinds of blanks, which is fast to compute."""
+    """Return the number of characters that are not in BLANKS; these are frequent, and fast to count."""
     return len(text) - sum(map(text.count, BLANKS))
 
 

@@ -127,4 +127,4 @@ def test_the_commands_skip_and_tell(rows: Path, tmp_path: Path, capsys: pytest.C
     assert f"skipped: {rows}:7" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["vocab", *options[:2], str(tmp_path / "more"), "--skip-broken", "-1"])
-    assert "argument --skip-broken: '-1' is not a whole number from 0 on" in capsys.readouterr().err
+    assert "argument --skip-broken: '-1' is not a whole number, 0 or more" in capsys.readouterr().err
