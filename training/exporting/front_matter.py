@@ -46,7 +46,7 @@ Values = dict[str, Any]
 
 
 def front_matter(manifest: Manifest, known: Mapping[str, Any]) -> str:
-    """Return the lines between the two `---`; `known` entries, which a person wrote, win."""
+    """Return the lines between the two `---`; `known` entries, which a person wrote, take precedence."""
     return str(ModelCardData(ignore_metadata_errors=True, **(written_entries(manifest) | dict(known))))
 
 
