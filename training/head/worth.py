@@ -17,7 +17,7 @@ FEW = 500
 def bag_of_words(training: Sequence[Example], validation: Sequence[Example], strength: float = 10.0) -> float | None:
     """Return the accuracy on `validation` of tf-idf with logistic regression; None if it would not be quick.
 
-    Words of the two texts of a pair are different features. `strength` is the inverse of the regularisation.
+    Words of the two texts of a pair are different features. `strength` is the inverse of the regularization.
     """
     labels = [getattr(example, "label", None) for example in training]
     if not validation or not all(isinstance(label, str) for label in labels):
@@ -67,6 +67,6 @@ def _roughness(metric: str, value: float, count: int) -> str:
     """Return the uncertainty of a figure: for a share, the 95 % interval (Agresti & Coull, 1998)."""
     few = f"{count} validation examples are few"
     if metric != "accuracy":
-        return f"{few}, so {metric} is rough"
+        return f"{few}, so {metric} is uncertain"
     share = (value * count + 2) / (count + 4)
     return f"{few}, so accuracy is known to ± {2 * math.sqrt(share * (1 - share) / (count + 4)):.2f} (95 %)"
