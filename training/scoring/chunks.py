@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
     """part-FFFFF-CCCCCC: the numbers of the file and of its chunk."""
     rows: tuple[InputRow, ...]
     size: int
-    """Bytes of the file that were read for it; for the time left."""
+    """Bytes of the file that were read for it, to estimate the time left."""
 
 
 def chunks(job: Job, file: Path) -> Iterator[Chunk]:

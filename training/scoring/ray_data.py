@@ -1,4 +1,4 @@
-"""Scoring by Ray Data: embedded, on the cores of this machine, or unchanged on a cluster.
+"""Scoring with Ray Data: embedded, on the cores of this machine, or the same on a cluster.
 
 A reader turns one file into chunks. An actor, which holds the bundle, answers one chunk per call and writes its part;
 only the summary comes back. So the parts are the checkpoint: a call that Ray repeats replaces its own part, and runs
