@@ -267,7 +267,7 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
 
 
 def positive(text: str) -> int:
-    """Parse a positive whole number of an option."""
+    """Parse an option that is a whole number, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
     return int(text)

@@ -40,7 +40,7 @@ METRICS = {
     "spearman": "spearmanr",
     "mean_absolute_error": "mae",
 }
-"""Hugging Face's names where they differ from ours."""
+"""Hugging Face's names of figures, where they differ from our own."""
 
 Values = dict[str, Any]
 

@@ -31,7 +31,7 @@ MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 OURS = "bertheads"  # operators that a graph defines as functions of others; kernels/ computes each in one pass
 OPSET = 21  # the first version whose QuantizeLinear has a scale per row
 ATTENTION_OPSET = 24  # its Attention has the length of each row; ONNX Runtime has no kernel for version 25
-MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+MAX_BYTES = (1 << 31) - 1  # maximum size of a protobuf message
 
 LARGE = 1 << 20  # constants of this many bytes get their own file
 

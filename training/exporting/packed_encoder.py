@@ -132,7 +132,7 @@ def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 
 def padded_attention() -> Function:
-    """Return PackedMultiHeadAttention as a function of MultiHeadAttention on padded rows, which has a kernel for CPU.
+    """Return a function equal to PackedMultiHeadAttention: MultiHeadAttention on padded rows has a kernel for CPU.
 
     query [T, heads, 3, H / heads], bias [3 H], offsets [B, S], starts [B+1] → mixed [T, H].
     """

@@ -65,7 +65,7 @@ MARGIN = 4
 ANSWERS, EXAMINED = 3, 200
 """Spans that are compared, and spans among which they are searched: several may differ only by blanks."""
 ANSWER_TOKENS = 15
-"""Maximum tokens of a span, the default of transformers and ours."""
+"""Maximum tokens of a span; the default of transformers and of this project."""
 
 
 class Theirs(ABC):

@@ -88,7 +88,7 @@ def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> li
 
 
 def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
-    """Return the rows of a text with the given tags of words; further pieces of a word get the continuing tag."""
+    """Return the rows of a text with the given tags of words; later pieces of a word get the continuing tag."""
     parameters = task.parse_parameters({})
     if isinstance(example, SpannedText):
         encoded = task.encode(example.text, parameters)

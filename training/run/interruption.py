@@ -48,7 +48,7 @@ class Interruption:
         return self.number > 0
 
     def watch(self, steps: Iterable[Item]) -> Iterator[Item]:
-        """Yield the steps; meanwhile, signals only set `asked`."""
+        """Yield the steps; until they end, signals only set `asked`."""
         with handled(self._note):
             yield from steps
 

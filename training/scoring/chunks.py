@@ -15,7 +15,7 @@ from training.scoring.position import Position
 
 MIN_ROWS = 512
 MIN_CHARACTERS = 1 << 17
-"""Bounds of the first chunks of a file: about 512 short texts. A larger row is a chunk by itself."""
+"""Bounds of the first chunks of a file: about 512 short texts. A larger row is its own chunk."""
 CHUNKS_PER_SIZE = 64
 """Chunks after which both bounds double."""
 MAX_DOUBLINGS = 4

@@ -52,8 +52,8 @@ def run(job: Job, address: str | None = None) -> Iterator[Summary]:
     """Write the missing parts, and yield a summary of each chunk, in any order.
 
     Without an address, Ray is embedded. Raise DataError at the end for files that could not be read to their ends.
-    Raise TrainingError at once if the cluster cannot be reached, if a node does not see the paths of the job or cannot
-    answer, or if no chunk makes progress.
+    Raise TrainingError at once if the cluster cannot be reached, if a node lacks the paths of the job or cannot answer,
+    or if no chunk makes progress.
     """
     with connected(address):
         try:

@@ -1,7 +1,7 @@
 """Documents → sentences → the arrays of a corpus: in parallel, in bounded memory, and resumable.
 
 Documents are appended to plain files, which training/text/corpus_work.py commits from time to time. `sentencex` splits
-sentences. A file that changes meanwhile is refused, because its hash would belong to another text.
+sentences. A file that changes during the work is refused, because its hash would belong to another text.
 """
 
 import hashlib

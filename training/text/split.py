@@ -18,8 +18,8 @@ def hold_out(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> 
     """Return the training part and the held-out part, both in the order of `examples`.
 
     Examples with the same text, pair or context are on one side. Each label keeps at least one example in the training
-    part, so the held-out part may be empty. The stratum of an example is its rarest label: its class, the least
-    frequent of several labels or tags, the bin of a number, or whether a question has an answer.
+    part, so the held-out part may be empty. The stratum of an example is its rarest label; for a number,
+    its bin, and for a question, whether it has an answer.
     """
     groups = list(_groups(examples))
     labels = _labels(examples)

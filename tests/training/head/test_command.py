@@ -87,7 +87,7 @@ def test_a_head_is_trained_measured_exported_and_repeated(
     head(*arguments)
     told = capsys.readouterr()
     assert "72 training and 8 validation examples" in told.out
-    assert "worth: accuracy " in told.out and "(chance 0.500, a bag of words 1.000)" in told.out
+    assert "result: accuracy " in told.out and "(chance 0.500, a bag of words 1.000)" in told.out
     assert f"serve: bertheads-serve --bundle {out}" in told.out and "MB, with its own encoder" in told.out
     assert "steps (epoch " in told.err
     assert list(read_bundle(out).manifest.heads) == ["animals"]

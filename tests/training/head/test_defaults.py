@@ -94,8 +94,8 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
     assert bag_of_words(rows, []) is None
     scores = {"accuracy": 0.9, "accuracy_chance": 0.5, "examples": 60.0}
     told = worth(scores, 1.0)
-    assert told[0] == "worth: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
-    assert told[1].startswith("look at: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
+    assert told[0] == "result: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
+    assert told[1].startswith("note: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
     assert "a bag of words does as well" in told[2]
     assert "so pearson is uncertain" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
     assert len(worth(scores | {"examples": 500.0}, None)) == 1

@@ -181,7 +181,7 @@ class Stream:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason without its position; the line of the file tells that."""
+    """Return the reason without its position; the message has the line of the file."""
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
