@@ -277,7 +277,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--card", type=Path, metavar="FILE", help="text for README.md, above the figures; default: the old one")
     add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="license=…, language=…; repeatable")
     add("--replace", action="store_true", help="overwrite an existing bundle")
-    add("--base", type=Path, metavar="BUNDLE", help="bundle it was trained from: equal parts keep their bytes")
+    add("--base", type=Path, metavar="BUNDLE", help="bundle it was trained from; unchanged parts are copied")
 
 
 def options_of(arguments: argparse.Namespace) -> ExportOptions:

@@ -198,8 +198,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="+", type=Path, metavar="DATA", help=DATA_HELP)
     add("--task", required=True, choices=("classify", "pair", "tag", "qa"), help="what the head does")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="to write; ROOT/NAME/VERSION with --service")
-    add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="default: a tenth of DATA")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write; ROOT/NAME/VERSION with --service")
+    add(
+        "--validation",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="validation data; default: a tenth of DATA",
+    )
     add(
         "--base",
         type=Path,

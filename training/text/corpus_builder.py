@@ -43,7 +43,7 @@ from training.text.unknown_characters import UnknownCharacters
 MAX_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is split here, and nothing is lost
 WORDS = 2_400_000  # size of the words that a process caches: about 150,000 of them, 30 MB
 MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows almost nothing
-LAYOUT = 3  # of OUT.partial; work of another version is not continued
+LAYOUT = 3  # version of OUT.partial; work of another version is not continued
 UNPACKED = 3  # minimum bytes of text per compressed byte
 BLANKS = " \n\t\u3000"
 TOGETHER = 1000  # sentences of a document that are tokenized at once

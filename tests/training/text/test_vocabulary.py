@@ -74,7 +74,7 @@ def test_words_stand_in_the_order_of_letters_and_nothing_else_is_left(tmp_path: 
 def test_what_gives_no_vocabulary_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "text.txt"
     source.write_text("a b c. d e f.")
-    with pytest.raises(DataError, match="--size is 10, expected 100 or more"):
+    with pytest.raises(DataError, match="--size is 10, expected 100 to 10,000,000"):
         train_vocabulary([source], tmp_path / "out", 10, True)
     with pytest.raises(DataError, match="--size is 1000000000000, expected .* up to 10,000,000"):
         train_vocabulary([source], tmp_path / "out", 10**12, True)
