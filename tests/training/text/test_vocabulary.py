@@ -76,7 +76,7 @@ def test_what_gives_no_vocabulary_is_refused(tmp_path: Path) -> None:
     source.write_text("a b c. d e f.")
     with pytest.raises(DataError, match="--size is 10, expected 100 to 10,000,000"):
         train_vocabulary([source], tmp_path / "out", 10, True)
-    with pytest.raises(DataError, match="--size is 1000000000000, expected .* up to 10,000,000"):
+    with pytest.raises(DataError, match="--size is 1000000000000, expected 100 to 10,000,000"):
         train_vocabulary([source], tmp_path / "out", 10**12, True)
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists; remove it"):
