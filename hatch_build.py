@@ -1,4 +1,4 @@
-"""What installing does beside copying: it compiles kernels/ into models/kernels.so."""
+"""The build hook of the package: it compiles kernels/ into models/kernels.so."""
 
 import subprocess
 import sysconfig
@@ -8,20 +8,20 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MACHINES = {62: "x86_64", 183: "aarch64"}
-"""What ELF calls processors, and what wheels call them."""
+"""Names of machines in wheel tags, by the number of the machine in an ELF file (e_machine)."""
 
 
 def platform_of(library: Path) -> str:
-    """Return the platform that a library is for; CC may name a compiler for other processors than this one."""
+    """Return the platform of a compiled library; it is not this machine's if CC names a cross-compiler."""
     machine = int.from_bytes(library.read_bytes()[18:20], "little")
     return f"linux-{MACHINES[machine]}" if machine in MACHINES else sysconfig.get_platform()
 
 
 class Kernels(BuildHookInterface[Any]):
-    """Compiles the kernels; without a C compiler all works as well, and int8 is slower."""
+    """Compiles the kernels. Without a C compiler everything still works, but int8 is slower."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say that a wheel is for this kind of machine alone."""
+        """Compile the kernels, and tag the wheel for this platform only."""
         root = Path(self.root)
         library = root / "models/kernels.so"
         command = ["sh", str(root / "kernels/build.sh"), str(library)]

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of all verbs, or of one with only the names of the others: their imports take seconds."""
+    """Return the parser of all verbs. If `verb` is given, only that one gets its arguments: imports take seconds."""
     epilog = "python -m training VERB --help explains each verb, with an example"
     parser = Parser(prog="python -m training", description="From raw text and labels to a bundle.", epilog=epilog)
     parser.add_version()
@@ -85,7 +85,7 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="directory to write")
     add_reading(parser)
     add("--size", type=int, default=30_000, metavar="N", help="maximum entries; default: 30000")
-    add("--lowercase", action="store_true", help="turn capitals into small letters; default: keep them")
+    add("--lowercase", action="store_true", help="convert the text to lowercase; default: keep capitals")
     marks = "remove the accents of letters (é → e, です → てす, ї → і); default: keep them"
     add("--strip-accents", action="store_true", help=marks)
     add("--cased", action="store_true", help="keep capitals and accents; this is the default")
@@ -126,7 +126,7 @@ def of_module(name: str, command: str) -> Callable[[argparse.ArgumentParser], No
 
 
 Verb = tuple[Callable[[argparse.ArgumentParser], None], str, str]
-"""What adds the arguments, what the verb does, and an example."""
+"""The function that adds the arguments, the help text of the verb, and an example."""
 VERBS: dict[str, Verb] = {
     "head": (
         of_module("head.command", "head_command"),
@@ -185,7 +185,7 @@ VERBS: dict[str, Verb] = {
     ),
     "corpus": (
         add_corpus,
-        "turn documents into a tokenised corpus for pretraining",
+        "turn documents into a tokenized corpus for pretraining",
         "corpus texts.txt --tokenizer models/starter --out corpus",
     ),
     "pretrain": (
@@ -218,7 +218,8 @@ def corpus_command(namespace: argparse.Namespace) -> None:
         )
         if count.duplicates:
             share = count.duplicates / count.documents
-            sys.stdout.write(f"{part}: {count.duplicates:,} documents ({share:.1%}) repeat an earlier one; they stay\n")
+            kept = f"{count.duplicates:,} documents ({share:.1%}) repeat an earlier one; they are kept"
+            sys.stdout.write(f"{part}: {kept}\n")
     if repeated := counts["validation"].repeated:
         sys.stdout.write(f"validation: {repeated:,} more were removed, because the training part has them too\n")
     if namespace.held_out and not Corpus(namespace.out, "validation").has_rows(not namespace.no_nsp):
@@ -238,7 +239,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
 
 
 def recipe_path(name: str) -> Path:
-    """Return the path of one of our recipes, from the working directory if it is below that."""
+    """Return the path of a file in training/recipes/, relative to the working directory if it is inside it."""
     path = Path(__file__).resolve().parent / "recipes" / name
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -279,7 +280,7 @@ def finetune_command(namespace: argparse.Namespace) -> None:
 
 
 def tell_results(out: Path) -> None:
-    """Print what came out of a run, once for all of its processes."""
+    """Print the results of a run; only the first of its processes prints."""
     from training.run.results import results
 
     if speaks():

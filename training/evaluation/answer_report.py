@@ -51,7 +51,7 @@ def answer_parts(
 
 
 def _kinds(examples: Sequence[QuestionExample], found: Sequence[str]) -> dict[str, Any]:
-    """Return how well the head recognises questions without an answer, if the data has any."""
+    """Return how well the head recognizes questions without an answer, if the data has any."""
     if all(example.answers for example in examples):
         return {}
     gold = [ANSWER if example.answers else NO_ANSWER for example in examples]

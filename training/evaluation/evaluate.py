@@ -190,7 +190,7 @@ def _score_answers(examples: Sequence[QuestionExample], ask: Ask, _: HeadSpec, _
 
 def _score_masks(examples: Sequence[Document], ask: Ask, _: HeadSpec, tokenizer: Cutter) -> Scores:
     if tokenizer is None:
-        raise EvaluationError("masking needs a tokenizer, which a URL does not give; add --tokenizer BUNDLE")
+        raise EvaluationError("masking needs a tokenizer, which a service does not send; add --tokenizer BUNDLE")
     passages = masked_passages(examples, tokenizer)
     if not passages:
         raise DataError("the documents have no word to mask, expected running text; pass other documents")
@@ -267,7 +267,7 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
 
 
 def positive(text: str) -> int:
-    """Parse a positive whole number of an option."""
+    """Parse an option that is a whole number, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
     return int(text)

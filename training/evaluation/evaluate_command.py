@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N examples of each file")
-    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; default: as served")
+    parser.add_argument("--precision", choices=("int8", "fp16", "fp32"), help="of a bundle; default: the served one")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="for fill-mask at a URL: the served bundle")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with pictures and wrong answers")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write figures, files and command as JSON")

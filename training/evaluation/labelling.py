@@ -137,13 +137,14 @@ def _pair(line: Line) -> PairInput:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `label_command` reads."""
     add = parser.add_argument
-    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="what labels; several directories are averaged")
+    add("sources", nargs="+", metavar="BUNDLE|CHECKPOINT|URL", help="model that labels; several are averaged")
     add("--head", required=True, metavar="NAME", help="head that labels")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
     add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
     add("--sentences", metavar="CODE", help="split texts into sentences, by language, such as en")
-    add("--sure", type=float, default=0.5, metavar="SCORE", help="keep inputs if all labels score this; default: 0.5")
+    sure = "keep inputs whose labels all have this score or more; default: 0.5"
+    add("--sure", type=float, default=0.5, metavar="SCORE", help=sure)
     add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
 
 

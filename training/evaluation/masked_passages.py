@@ -21,7 +21,7 @@ MASKED = 0.15  # share of the pieces, as in pretraining; all of these become [MA
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text with [MASK]s, the ids behind them, and the ids of the original text."""
+    """A text with [MASK]s, the ids that they replace (`gold`), and the ids of the original text."""
 
     text: str
     gold: list[int]
@@ -43,7 +43,7 @@ def masked_passages(documents: Sequence[Document], tokenizer: Tokenizer, seed: i
 
 
 def _cut(pieces: Pieces, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Split into runs of whole words of at most LENGTH pieces; a rest below half is dropped unless it is everything."""
+    """Split into runs of whole words, at most LENGTH pieces each; a rest below half is dropped, unless it is all."""
     words = first_pieces(np.asarray(pieces.words)).tolist()
     firsts = [n for n in words if n == words[0] or not tokenizer.continues(pieces.ids[n])]
     firsts.append(len(pieces))

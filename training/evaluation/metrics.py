@@ -1,7 +1,8 @@
 """The figures of heads, each with the figure of chance on the same data.
 
-All are fractions from 0 to 1 (losses are in nats). A score says little by itself: 68 % on MRPC is the majority class.
-So every `*_scores` function also computes the score of an answer that ignores the input (`*_chance`).
+All are fractions from 0 to 1 (losses are in nats). A score means little without a baseline: on MRPC, always answering
+the majority class gives 68 %. So every `*_scores` function also computes the score of an answer that ignores the input
+(`*_chance`).
 """
 
 import math

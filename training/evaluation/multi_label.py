@@ -1,4 +1,4 @@
-"""Multi-label figures, each with that of the best answer which ignores the text.
+"""Multi-label figures, each beside the figure of the best answer that ignores the text.
 
 The definitions follow scikit-learn. A label counts in `macro_f1` if it occurs in the data or in the answers. For
 `ranking_precision`, the answer that ignores the text ranks labels by frequency.

@@ -1,7 +1,7 @@
 """Predictors: a bundle (models/predictor.py), a checkpoint in torch, or a service over HTTP.
 
 All three use the task code of models/ (the service in its own process). So a figure of one holds for the others, except
-for what export, quantisation and batching change in the logits. Several predictors in this process can answer as one.
+for what export, quantization and batching change in the logits. Several predictors in this process can answer as one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Figures of numbers, with those of an answer that ignores the text: always the median."""
+"""Figures of numbers, beside the figures of an answer that ignores the text: always the median."""
 
 from collections.abc import Iterable, Sequence
 

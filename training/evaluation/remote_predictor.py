@@ -16,7 +16,7 @@ from training.errors import EvaluationError
 
 CONNECTIONS = 4
 PER_REQUEST = 8  # inputs per request
-PATIENCE = 60.0  # seconds that a busy or starting service has to accept a request
+PATIENCE = 60.0  # seconds that a busy or starting service may take to accept a request
 
 
 def refuse_password(url: str) -> None:

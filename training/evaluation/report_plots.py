@@ -1,6 +1,6 @@
-"""Pictures of a report: which class is taken for which, whether scores are reliable, and the errors of numbers.
+"""Pictures of a report: confused classes, the reliability of scores, and the errors of numbers.
 
-Shades go from light to dark in one colour, so they can be read in grey too.
+Shades go from light to dark in one color, so they can be read in grayscale too.
 """
 
 from collections import Counter
@@ -89,7 +89,7 @@ def _confusion(report: Report) -> Figure:
     if NONE in names:
         shares[-1] = 0  # nothing was expected here, so there is no class to take a share of
     if report.errors:
-        title += "\nspans that overlap, whatever their boundaries"
+        title += "\noverlapping spans, regardless of their boundaries"
     if len(report.classes) > MAX_CLASSES:
         chosen = [names.index(name) for name in most_confused(report)]  # confused pairs side by side
         title += f"\nthe {len(chosen)} most confused of {len(report.classes)} classes"

@@ -2,7 +2,7 @@
 
     python -m training card BUNDLE [--card FILE]
 
-For a changed text, or a newer version of this program.
+Use it for a changed text, or after an update of this program.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""The graph by which a GPU chooses tokens out of the logits of masks (models/choices.py).
+"""The graph with which a GPU chooses tokens from the logits of masks (models/choices.py).
 
     logits[n,V] temperature[1] count[1] places[m,2]  →  tokens[n,count] scores[n,count] targets[m]
 
-`tokens` are those of the highest logits of each row, the best first, and `scores` their probabilities, over all of a
-row. `targets` are probabilities too, at `places`: numbers of a row and of a token. One graph serves every bundle, so
-it comes with models/. To write it after a change: python -m training.exporting.choices_graph
+`tokens` have the highest logits of each row, best first, and `scores` are their probabilities (softmax over a row).
+`targets` are the probabilities at `places`, each a row and a token. One graph serves every bundle, so it is a file of
+models/. To write it after a change: python -m training.exporting.choices_graph
 """
 
 from onnx import ModelProto, TensorProto
@@ -26,7 +26,7 @@ OUTPUTS: list[Value] = [
 
 
 def choices_model() -> ModelProto:
-    """Return the graph; no operator in it needs cuDNN, as ReduceLogSumExp does."""
+    """Return the graph; no operator in it needs cuDNN, unlike ReduceLogSumExp."""
     graph = Graph()
     scaled = graph.add("Div", "logits", "temperature")
     tokens = graph.top(scaled, "count", out="tokens")

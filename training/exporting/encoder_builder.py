@@ -88,7 +88,7 @@ class EncoderBuilder:
     # The methods below depend on the precision.
 
     def _position_vectors(self, table: str) -> str:
-        """[S, H]"""
+        """Return the vectors of the positions, [S, H]."""
         zero = self.graph.constant("zero", np.array([0]))
         return self.graph.add("Slice", table, zero, self.graph.add("Shape", self.ids, start=1, end=2), zero)
 

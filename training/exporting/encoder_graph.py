@@ -46,7 +46,7 @@ ROWS: list[Value] = [
 
 
 def encoder_model(encoder: Encoder, precision: Precision, vocab_size: int, mark: str = "") -> ModelProto:
-    """Return the graph of an encoder, without ids from `vocab_size` on, which no tokenizer produces.
+    """Return the graph of an encoder, without the ids from `vocab_size` on, which its tokenizer never produces.
 
     `mark` identifies the encoder to its heads, if that is not the fingerprint of these weights.
     """

@@ -5,7 +5,7 @@
 
 int8 and fp16 are exported only if no head loses more than --budget points, beyond what chance explains
 (training/parity/accuracy_gate.py). Heads are measured on --data, otherwise on the files of the run that made the
-checkpoint, otherwise on texts made of the vocabulary. A failed export leaves no files.
+checkpoint, otherwise on texts that are generated from the vocabulary. A failed export leaves no files.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def _head_entry(name: str, head: Head, kept: Kept | None) -> HeadEntry:
 
 
 def _portable(word: str) -> str:
-    """Cut a path outside the working directory to its name, which is all that others need."""
+    """Reduce a path outside the working directory to its name; other machines have other directories."""
     key, separator, value = word.rpartition("=")
     path = Path(value)
     return f"{key}{separator}{path.name if path.is_absolute() or '..' in path.parts else value}"
@@ -277,7 +277,7 @@ def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     add("--card", type=Path, metavar="FILE", help="text for README.md, above the figures; default: the old one")
     add("--note", type=pair, action="append", default=[], metavar="KEY=TEXT", help="license=…, language=…; repeatable")
     add("--replace", action="store_true", help="overwrite an existing bundle")
-    add("--base", type=Path, metavar="BUNDLE", help="bundle it was trained from: equal parts keep their bytes")
+    add("--base", type=Path, metavar="BUNDLE", help="bundle it was trained from; unchanged parts are copied")
 
 
 def options_of(arguments: argparse.Namespace) -> ExportOptions:

@@ -40,13 +40,13 @@ METRICS = {
     "spearman": "spearmanr",
     "mean_absolute_error": "mae",
 }
-"""Hugging Face's names where they differ from ours."""
+"""Hugging Face's names of figures, where they differ from our own."""
 
 Values = dict[str, Any]
 
 
 def front_matter(manifest: Manifest, known: Mapping[str, Any]) -> str:
-    """Return the lines between the two `---`; `known` entries, which a person wrote, win."""
+    """Return the lines between the two `---`; `known` entries, which a person wrote, take precedence."""
     return str(ModelCardData(ignore_metadata_errors=True, **(written_entries(manifest) | dict(known))))
 
 

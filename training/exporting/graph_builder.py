@@ -28,10 +28,10 @@ from onnx import (
 from training.errors import ExportError
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
-OURS = "bertheads"  # operators that a graph defines as functions of others, and kernels/ computes in one pass
+OURS = "bertheads"  # operators that a graph defines as functions of others; kernels/ computes each in one pass
 OPSET = 21  # the first version whose QuantizeLinear has a scale per row
 ATTENTION_OPSET = 24  # its Attention has the length of each row; ONNX Runtime has no kernel for version 25
-MAX_BYTES = (1 << 31) - 1  # of a protobuf message
+MAX_BYTES = (1 << 31) - 1  # maximum size of a protobuf message
 
 LARGE = 1 << 20  # constants of this many bytes get their own file
 
@@ -143,7 +143,7 @@ class Graph:
 
 
 def opsets(version: int) -> list[OperatorSetIdProto]:
-    """Return the versions of the operator sets of a graph, ours last."""
+    """Return the versions of the operator sets of a graph, our own last."""
     return [helper.make_opsetid(domain, number) for domain, number in (("", version), (MICROSOFT, 1), (OURS, 1))]
 
 

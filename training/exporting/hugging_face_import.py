@@ -38,7 +38,7 @@ def name_after(checkpoint: Checkpoint, directory: Path) -> None:
 def head_name(directory: Path) -> str:
     """Return the name of a directory in the form of a head's name.
 
-    checkpoint-500 gets the name of its Trainer's folder, and a snapshot in a hub's cache that of its repository.
+    checkpoint-500 gets the name of its Trainer's folder; a snapshot in the hub's cache, the name of its repository.
     """
     path = directory.resolve()
     if re.fullmatch(r"checkpoint-\d+", path.name):

@@ -2,7 +2,7 @@
 
 A graph that calls these functions runs on any ONNX Runtime, which inlines their nodes. If the library of kernels/ is
 loaded, its operators of the same names are used instead: one pass over memory in place of six to eight. `linear` joins
-the others with the product before them, for processors with our own product.
+the others with the product before them, for processors for which kernels/ has a product of its own.
 """
 
 from collections.abc import Sequence
@@ -72,12 +72,12 @@ def packed_attention() -> Function:
     longest = graph.add("ReduceMax", "lengths", keepdims=0)
     ends = graph.add("Unsqueeze", "lengths", graph.constant("last_axis", np.array([-1])))
     inside = graph.add("Less", graph.add("Range", zero, longest, one), ends)  # [B, S]
-    # The index of each token; for padding, that of any token, because nothing attends to it.
+    # The index of each token; for padding, the index of any token, because nothing attends to it.
     flat = graph.add("Reshape", graph.add("Cast", inside, to=TensorProto.INT64), graph.constant("flat", np.array([-1])))
     places = graph.add("Max", graph.add("Sub", graph.add("CumSum", flat, zero), one), zero)
     places = graph.add("Reshape", places, graph.add("Shape", inside))
     padded = [graph.add("Gather", values, places) for values in ("query", "key", "value")]
-    # ONNX's own operator gives the bits of MultiHeadAttention in half the time on CPU, and int8 runs only there.
+    # ONNX's own operator gives the same bits as MultiHeadAttention in half the time on CPU; int8 runs only there.
     mixed = graph.add("Attention", *padded, "", "", "", "lengths")
     graph.refer("q_num_heads", HEADS)
     graph.refer("kv_num_heads", HEADS)

@@ -14,7 +14,7 @@ from training.exporting.smoothquant import smoothing_factors
 
 
 class IntegerEncoderBuilder(EncoderBuilder):
-    """The same in int8: every activation that a product reads is also available as integers.
+    """Adds an encoder to a graph, in int8; `_integers` has the integers of activations.
 
     Hidden states are [T, H] for the T tokens of all rows.
     """
@@ -42,7 +42,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
         super().build(vocab_size)
 
     def _position_vectors(self, table: str) -> str:
-        """[T, H]"""
+        """Return the vectors of the positions, [T, H]."""
         graph = self.graph
         places = graph.add("NonZero", "attention_mask")  # [2, T]
         return graph.add("Gather", table, graph.add("Gather", places, graph.constant("column", np.array(1))))
@@ -98,7 +98,7 @@ class IntegerEncoderBuilder(EncoderBuilder):
         return integers
 
     def _rows(self, values: str) -> Quantized:
-        """The left side of products."""
+        """Return an activation as integers, for the left side of a product."""
         if values not in self._integers:
             graph, smoothing = self.graph, self._smoothing.get(values)
             smooth = values

@@ -24,8 +24,8 @@ SHOWN = 5
 def model_card(manifest: Manifest, figures: Figures, directory: Path, text: str | None = None) -> str:
     """Return the text of README.md.
 
-    `text` is what a person wrote; its front matter wins. `directory` is the bundle with its reports, and `figures` are
-    those of parity.json.
+    `text` is what a person wrote; its front matter takes precedence. `directory` is the bundle with its reports, and
+    `figures` are those of parity.json.
     """
     known, said = split_card(text or "")
     lines = [
@@ -66,7 +66,7 @@ def said_in(path: Path) -> str | None:
     try:
         return kept_of(card, read_manifest(manifest))
     except BertheadsError:
-        return text_of(card)  # the bundle is damaged, so nobody knows which front matter its export wrote
+        return text_of(card)  # the bundle is damaged, so it is unknown which front matter its export wrote
 
 
 def text_of(card: str) -> str | None:

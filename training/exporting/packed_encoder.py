@@ -1,17 +1,17 @@
-"""The encoder in fp16, for CUDA: the tokens of all rows lie one behind the other, and no padding is computed.
+"""The encoder in fp16, for CUDA: the tokens of all rows are packed end to end, so no padding is computed.
 
     input_ids[T] places[T] starts[B+1] offsets[B,S] positions[N]  →  vectors[N,H]
 
-All inputs are int32. `places`: where a token finds the sum of its position's and its segment's vector, which is
-segment * max_length + position. `starts`: the first token of each row, and T. `offsets`: what each token would be among
-B * S in a padded batch, then the same of all padding. `positions`: tokens to read, among T.
+All inputs are int32. `places`: the index of each token in the table of summed position and segment vectors, which is
+segment * max_length + position. `starts`: the first token of each row, and T. `offsets`: the index of each token in a
+padded batch of B * S, then the indices of all padding. `positions`: the tokens to read, as indices in T.
 
-PackedMultiHeadAttention runs on CUDA alone: FlashAttention (Dao, 2023) from compute capability 8.0 on. No kernel there
-is chosen, compiled or planned by the shape of a batch. The graph defines the same for CPU, under another name of equal
-length, which models.onnx_runtime writes over the first: parity is measured on CPU with the very file that CUDA gets.
+PackedMultiHeadAttention runs only on CUDA, with FlashAttention (Dao, 2023) from compute capability 8.0 on. No kernel
+there is chosen, compiled or planned for the shape of a batch. For CPU, the graph defines the same operator under a name
+of equal length, which models.onnx_runtime writes over the first. So parity is measured on CPU with the file for CUDA.
 
-EmbedLayerNormalization looks up a row in each of two tables, adds them, and normalises the sum: one launch for what
-Gather, Gather and SkipLayerNormalization need three for. On CUDA it sums in fp32 (ONNX Runtime, pull request 28682).
+EmbedLayerNormalization looks up a row in each of two tables, adds them, and normalizes the sum. It needs one launch;
+Gather, Gather and SkipLayerNormalization need three. On CUDA it sums in fp32 (ONNX Runtime, pull request 28682).
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ HEADS = ("num_heads", AttributeProto.INT)
 
 
 class PackedEncoderBuilder(EncoderBuilder):
-    """Adds an encoder to a graph: nine launches or products a layer, and three for the rest.
+    """Adds an encoder to a graph: nine launches or products per layer, and three for the rest.
 
-    Query, key and value are one product. SkipLayerNormalization adds what it normalises, with the bias.
+    Query, key and value are one product. SkipLayerNormalization adds residual, product and bias, and normalizes.
     """
 
     dtype = np.float16
@@ -54,10 +54,10 @@ class PackedEncoderBuilder(EncoderBuilder):
         self.graph.add("Cast", hidden, out="vectors", to=TensorProto.FLOAT)
 
     def _embedded(self, vocab_size: int) -> str:
-        """[T, H]"""
+        """Return the output of the embeddings, [T, H]."""
         embeddings, graph = self.encoder.embeddings, self.graph
         position, segment = array(embeddings.position.weight), array(embeddings.segment.weight)
-        # Unread, for who wants the weights back.
+        # No node reads these; they are kept for reading the weights back (training/run/start_from.py).
         graph.constant("embeddings.position", position.astype(self.dtype))
         graph.constant("embeddings.segment", segment.astype(self.dtype))
         sums = np.concatenate([position + each for each in segment]).astype(self.dtype)
@@ -84,20 +84,20 @@ class PackedEncoderBuilder(EncoderBuilder):
     def _norm_at_positions(self, rows: str, bias: str, hidden: str, norm: nn.LayerNorm, name: str) -> str:
         """Add norm(hidden[positions] + rows + bias): [N, H].
 
-        `hidden` is the table that `positions` are looked up in, and row n of the other table belongs to position n.
+        `positions` choose rows of `hidden`; row n of `rows` belongs to position n.
         """
         tables = self._row("positions"), "", hidden, rows, self._row(bias)
         return self._table_norm(tables, norm, name)
 
     def _table_norm(self, tables: Sequence[str], norm: nn.LayerNorm, name: str, *ids: str) -> str:
-        """Add an EmbedLayerNormalization, under a name, whose output is [ids, H]."""
+        """Add an EmbedLayerNormalization under a name; its output is [number of ids, H]."""
         inputs = *tables, *self._gain_and_shift(norm, name, None), *ids
         operator = "EmbedLayerNormalization"
         normed = self.graph.add(operator, *inputs, domain=MICROSOFT, epsilon=norm.eps, mask_index_type=0)
         return self.graph.add("Squeeze", normed, self._first_axis(), out=name)
 
     def _row(self, values: str) -> str:
-        """[n] → [1, n], which launches nothing."""
+        """Reshape [n] to [1, n], which launches no kernel."""
         return self.graph.add("Unsqueeze", values, self._first_axis())
 
     def _first_axis(self) -> str:
@@ -108,7 +108,7 @@ class PackedEncoderBuilder(EncoderBuilder):
         return self._multiply(rows, linear.weight, name), self._weight(f"{name}.bias", linear.bias)
 
     def _attention(self, hidden: str, layer: Layer, name: str) -> str:
-        """[T, H] → [T, H], by one product, whose columns are query, key and value of each head in turn."""
+        """Add attention, [T, H] → [T, H]: one product, whose columns are query, key and value of each head in turn."""
         graph, heads = self.graph, layer.heads
         weight = interleaved(array(layer.query_key_value.weight), heads).astype(self.dtype)
         product = graph.add("MatMul", hidden, graph.constant(f"{name}.query_key_value.weight", weight))
@@ -119,20 +119,20 @@ class PackedEncoderBuilder(EncoderBuilder):
         return graph.add(CUDA_ATTENTION, *inputs, domain=MICROSOFT, num_heads=heads)
 
     def _skip_norm(self, added: Sequence[str], residual: str, norm: nn.LayerNorm, name: str) -> str:
-        """Add norm(residual + rows + bias), under a name."""
+        """Add norm(residual + rows + bias) under a name."""
         rows, bias = added
         inputs = rows, residual, *self._gain_and_shift(norm, name, None), bias
         return self.graph.add("SkipLayerNormalization", *inputs, out=name, domain=MICROSOFT, epsilon=norm.eps)
 
 
 def interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """[3 H, in], query before key before value → [in, heads * 3 * H / heads], the three of each head side by side."""
+    """Return [in, 3 H], with the three parts of each head side by side, from [3 H, in]: query, then key, then value."""
     width, size = weight.shape[1], weight.shape[0] // (3 * heads)
     return weight.reshape(3, heads, size, width).transpose(3, 1, 0, 2).reshape(width, -1)
 
 
 def padded_attention() -> Function:
-    """What PackedMultiHeadAttention computes, by MultiHeadAttention on padded rows, which has a kernel on CPU.
+    """Return a function equal to PackedMultiHeadAttention: MultiHeadAttention on padded rows has a kernel for CPU.
 
     query [T, heads, 3, H / heads], bias [3 H], offsets [B, S], starts [B+1] → mixed [T, H].
     """

@@ -1,10 +1,10 @@
 """int8: one scale per column of weights, one per row of activations at run time, and integer products.
 
 Scales per row make the answer of a row independent of its batch, unlike one scale for the whole tensor as in dynamic
-quantisation. They need no calibration data. Products are 8-bit unsigned times 8-bit signed, summed in 32 bits, and so
-exact. But CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with saturation (vpmaddubsw). Columns are scaled
-so that no pair can saturate. This gives the same integers on every CPU, at almost the full eight bits; halving all
-weights, the usual `reduce_range`, loses one bit.
+quantization. They need no calibration data. Products are 8-bit unsigned times 8-bit signed, summed in 32 bits, so
+they are exact. But CPUs without VNNI (AVX2) add *pairs* of products in 16 bits with saturation (vpmaddubsw). Columns
+are scaled so that no pair can saturate. This gives the same integers on every CPU, at almost the full eight bits;
+halving all weights, the usual `reduce_range`, loses one bit.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from training.exporting.graph_builder import OURS, Function, Graph
 
 Floats = NDArray[np.float32]
 MAX_INT8 = 127
-"""Maximum of a weight, and of the sum of two neighbours of one sign: 255 * 127 fits into 16 bits."""
+"""Maximum of a weight, and of the sum of two neighbors of the same sign: 255 * 127 fits into 16 bits."""
 
 
 def quantize_columns(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return integers [K, N] and the scale [N] of each column; neighbours along K are the pairs."""
+    """Return integers [K, N] and the scale [N] of each column; neighbors along K are the pairs."""
     even = np.concatenate([weight, np.zeros_like(weight[: len(weight) % 2])])
     largest = np.abs(weight).max(axis=0)
     for half in (even.clip(min=0), -even.clip(max=0)):
@@ -53,9 +53,9 @@ class Quantized:
 def linear(
     graph: Graph, rows: Quantized, weight: Floats, name: str, function: Function, *inputs: str, **attributes: Any
 ) -> list[str]:
-    """Call `function`, one of `fused.linear`, with quantised rows [..., K] and a constant [K, N], quantised here.
+    """Call `function`, made by int8_operators.linear, with quantized rows [..., K] and a constant [K, N].
 
-    `inputs` are the inputs after those of the product.
+    The constant is quantized here. `inputs` are the inputs after those of the product.
     """
     if rows.smoothing is not None:
         weight = weight / rows.smoothing[:, None]

@@ -108,4 +108,4 @@ def parity_command(arguments: argparse.Namespace) -> None:
     )
     bundle = remeasure(arguments.bundle, options)
     report(bundle)
-    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json are new\n")
+    sys.stdout.write(f"{bundle.directory}: {PARITY}, {CARD} and the figures of bundle.json are updated\n")

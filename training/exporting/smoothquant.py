@@ -1,9 +1,9 @@
-"""Levels the channels of an activation before it is rounded to int8 (SmoothQuant, Xiao et al., 2022).
+"""Balances the channels of an activation before it is rounded to int8 (SmoothQuant, Xiao et al., 2022).
 
 A few channels after each LayerNorm of BERT are many times larger than the others. The scale of a row must cover them,
 which leaves few of the 256 steps for the others. So each channel is multiplied by a constant, and its row of the next
 weight is divided by it. Which channels are large depends on the network and hardly on the text, so random tokens show
-it. On MiniLM they halve the error of the vectors (8.7 % → 3.9 %), and a hundred sentences do the same.
+it. On MiniLM, their factors halve the error of the vectors (8.7 % → 3.9 %), as do those of a hundred sentences.
 """
 
 from collections.abc import Callable

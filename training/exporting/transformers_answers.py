@@ -1,4 +1,4 @@
-"""The answers of transformers for a directory, in a form comparable with ours; and the texts to ask.
+"""The answers of transformers for a directory, in the same form as our own, and the texts to compare them on.
 
 transformers is not a dependency; only verify needs it.
 """
@@ -36,7 +36,7 @@ Choices = dict[Any, float]
 """The alternatives of one answer and their scores, the best first."""
 
 MADE = 60
-"""Texts made of the vocabulary, besides the kinds below."""
+"""Texts that are generated from the vocabulary, besides the kinds below."""
 KINDS = (
     "a",
     "Paris",
@@ -65,7 +65,7 @@ MARGIN = 4
 ANSWERS, EXAMINED = 3, 200
 """Spans that are compared, and spans among which they are searched: several may differ only by blanks."""
 ANSWER_TOKENS = 15
-"""Maximum tokens of a span, the default of transformers and ours."""
+"""Maximum tokens of a span; the default of transformers and of this project."""
 
 
 class Theirs(ABC):
@@ -228,11 +228,11 @@ def open_theirs(directory: Path, spec: HeadSpec, length: int) -> Theirs:
         model, info = kind.from_pretrained(directory, output_loading_info=True, **LOADING)
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise EvaluationError(f"{directory} cannot be read by transformers ({error}); pass what was imported") from None
+        raise EvaluationError(f"{directory} cannot be read by transformers ({error}); correct --against") from None
     if missing := sorted(info["missing_keys"]):
         raise EvaluationError(
-            f"{directory} has no weight {missing[0]} for a {spec.task} head, so transformers would make one up; pass "
-            "the directory that this head was imported from"
+            f"{directory} has no weight {missing[0]} for a {spec.task} head, so transformers "
+            "would use random values; pass the directory that this head was imported from"
         )
     if follows:
         model.config.id2label = dict(enumerate(spec.labels))  # its config names no class

@@ -35,7 +35,7 @@ class Kept:
 
     @classmethod
     def of(cls, bundle: Bundle, checkpoint: Checkpoint, precisions: Sequence[Precision]) -> "Kept":
-        """Compare the two; raise ExportError if the checkpoint's encoder is another.
+        """Compare a bundle and a checkpoint; raise ExportError if they have different encoders.
 
         Precisions that the bundle lacks are made from its weights, with their rounding.
         """

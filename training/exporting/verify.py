@@ -72,7 +72,7 @@ class Comparison:
     other_answer: str = ""
     """The first text whose best answers differ."""
     both: str = ""
-    """Those answers."""
+    """These two answers, as text."""
 
     @property
     def agreement(self) -> float:
@@ -80,7 +80,7 @@ class Comparison:
         return self.equal / max(1, self.answers)
 
     def agrees(self, least: float) -> bool:
-        """Tell whether the answers are equal in fp32, or agree often enough in other precisions."""
+        """Tell whether the answers are equal in fp32, or often enough in other precisions."""
         if self.precision == "fp32":
             return self.equal == self.answers and self.difference <= self.limit
         return self.agreement >= least
@@ -156,8 +156,8 @@ def heads_for(bundle: Bundle, directory: Path, head: str | None) -> list[str]:
     if not found or (len(found) > 1 and (not tasks or "Pre" not in str(classes[0]) or len(by_task) < len(found))):
         raise EvaluationError(
             f"{directory} holds {classes[0] or 'a head without a named class'}, and {bundle.directory} has "
-            f"{', '.join(f'{name} ({entry.task})' for name, entry in heads.items())}; say with --head NAME which of "
-            "them came from it"
+            f"{', '.join(f'{name} ({entry.task})' for name, entry in heads.items())}; name the one that "
+            "came from it with --head NAME"
         )
     return found
 

@@ -33,7 +33,7 @@ class Best:
         value = float(np.mean([entry[headline(entry)] for entry in figures.values()])) if figures else 0.0
         self.since += 1
         self.since = 0 if value > self.value else self.since
-        if value >= self.value:  # the last of equal ones, because its steps were the smallest
+        if value >= self.value:  # the last one among equals, because its steps were the smallest
             self.value, self.step = value, step
             if self.patience:
                 write_directory(self.directory, lambda directory: write_checkpoint(checkpoint, directory))
@@ -48,7 +48,7 @@ class Best:
     def load(self, state: list[float]) -> None:
         """Continue from `state`; raise TrainingError if its checkpoint is damaged."""
         self.value, self.since = state[0], int(state[1])
-        self.step = int(state[2]) if len(state) > 2 else 0  # older runs did not note it
+        self.step = int(state[2]) if len(state) > 2 else 0  # older runs did not store it
         recover_directory(self.directory)
         if self.patience and self.value > NONE and (found := damage(self.directory)):
             raise TrainingError(

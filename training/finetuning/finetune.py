@@ -57,7 +57,7 @@ MIN_LENGTH = 8
 
 
 def finetune(recipe: FinetuneRecipe, out: Path) -> Checkpoint:
-    """Run or resume the recipe; the finished checkpoint with its measured heads is in `out`."""
+    """Run or resume the recipe; the finished checkpoint, with its measured heads, is in `out`."""
     processes = Processes()
     if processes.count > 1:
         raise TrainingError("finetune runs in one process; start it without torchrun")
@@ -200,8 +200,8 @@ def prepare(recipe: FinetuneRecipe, sets: dict[str, list[Example]]) -> Checkpoin
         fewest = 2 if problem == "single_label_classification" else 1
         if head.task != "qa" and len(known[name].spec.labels if goes_on else found) < fewest:
             raise DataError(
-                f"heads.{name}: {'labels' if head.labels else ', '.join(head.train)} has the label {', '.join(found)} "
-                "alone, expected two or more; add another"
+                f"heads.{name}: {'labels' if head.labels else ', '.join(head.train)} has only the label "
+                f"{', '.join(found)}, expected two or more; add another"
             )
         heads[name] = grown(known[name], head, problem) if goes_on else fresh_head(head, found, checkpoint, problem)
         if not goes_on:

@@ -77,7 +77,7 @@ class FinetuneRecipe:
     """First epoch of the corpus; pretraining starts with 0."""
     steps: PositiveInt = 1000
     epochs: NotNegative = 0.0
-    """Passes over the rows of all heads; replaces `steps` and every `share`. An evaluation follows each pass."""
+    """Passes over the rows of all heads; replaces `steps` and every `share`. Evaluations follow passes, at most ten."""
     rate: Positive = 5e-5
     head_rate: Positive = 5e-4
     """Peak rate of heads that the base lacks; they must learn more than the encoder."""

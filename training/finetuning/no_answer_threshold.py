@@ -43,7 +43,7 @@ def best_threshold(margins: NDArray[np.floating], scores: NDArray[np.floating], 
     """
     order = np.argsort(margins, kind="stable")
     margins = margins[order]
-    gain = np.where(answerable[order], scores[order] / answerable.sum(), 0.0)  # of answering those up to here
+    gain = np.where(answerable[order], scores[order] / answerable.sum(), 0.0)  # of answering the questions up to here
     loss = np.where(answerable[order], 0.0, 1 / (~answerable).sum())
     means = np.concatenate([[0.0], np.cumsum(gain - loss)])  # number of answered questions, from none to all
     edges = np.concatenate([[margins[0] - 1], margins, [margins[-1] + 1]])

@@ -16,12 +16,12 @@ from training.finetuning.targets import Target
 from training.finetuning.task_mixture import run_encoder
 
 MAX_ROWS = 10_000
-"""Maximum rows that a head is fitted to; more take time and do not help."""
+"""Maximum rows that a head is fitted to; more rows take time and do not help."""
 BATCH = 32
 
 
 def probe(checkpoint: Checkpoint, name: str, encoded: Sequence[Target], seed: int) -> bool:
-    """Fit a fresh classifier to rows of one class each; return False if its form or its data do not allow it."""
+    """Fit a fresh classifier to rows of one class each; return False if its kind or its data do not allow it."""
     head = checkpoint.heads[name]
     if not isinstance(head.module, ClassificationHead):
         return False

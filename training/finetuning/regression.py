@@ -1,6 +1,6 @@
 """A classifier on fixed vectors: whitening in place of a pooler, then logistic regression.
 
-The result is a usual head, tanh(x·pooler + bias)·classifier + bias, without gradient descent in PyTorch.
+The result is a standard head, tanh(x·pooler + bias)·classifier + bias, without gradient descent in PyTorch.
 """
 
 import warnings

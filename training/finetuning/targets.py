@@ -76,7 +76,7 @@ def expected(head: HeadSpec, label: Label, numbers: dict[str, int]) -> list[Any]
 
 
 def one_row(task: Any) -> Any:
-    """Parameters that make an example one row: it has one label, and nobody knows which window shows it."""
+    """Return parameters that make an example one row: its label may not fit each window of its text."""
     parameters = task.parse_parameters({})
     return task.parse_parameters({"truncation": "right"}) if parameters.truncation == "windows" else parameters
 
@@ -88,7 +88,7 @@ def pair_targets(task: Any, example: PairExample, numbers: dict[str, int]) -> li
 
 
 def tag_targets(task: Any, example: TaggedExample | SpannedText, numbers: dict[str, int]) -> list[Target]:
-    """Return the rows of a text with the given tags of words; further pieces of a word get the continuing tag."""
+    """Return the rows of a text with the given tags of words; later pieces of a word get the continuing tag."""
     parameters = task.parse_parameters({})
     if isinstance(example, SpannedText):
         encoded = task.encode(example.text, parameters)
@@ -225,7 +225,7 @@ def class_weights(spec: HeadSpec, found: Sequence[Target], power: float) -> Tens
 def consistency(lines: Tensor) -> Tensor:
     """Return the distance of two passes over the same rows, one in each half: the mean KL divergence, both ways.
 
-    Between passes with different dropout this is the regulariser of R-Drop (arXiv 2106.14448, equation 2).
+    Between passes with different dropout this is the regularizer of R-Drop (arXiv 2106.14448, equation 2).
     """
     one, other = lines.chunk(2)
     return ((one.exp() - other.exp()) * (one - other)).sum(-1).mean() / 2

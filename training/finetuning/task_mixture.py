@@ -28,7 +28,7 @@ from training.text.corpus import Corpus
 from training.text.examples import Example
 
 MAX_EVALUATIONS = 10
-"""Minimum steps between evaluations of a run in epochs: passes over few rows are faster than an evaluation."""
+"""Maximum evaluations of a run in epochs: a pass over few rows is faster than an evaluation."""
 CHUNK = 50
 """Batches that are sorted by length together: little padding, but still a random order."""
 

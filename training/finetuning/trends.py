@@ -35,7 +35,7 @@ def ending(recipe: FinetuneRecipe, best: Best, done: int) -> Iterator[str]:
         return
     where = f"the best was {best.value:.4f} at {place(recipe, best.step)}, and it is kept"
     if best.stale:
-        yield f"stopped at {place(recipe, done)}: no better for {recipe.patience} evaluations; {where}"
+        yield f"stopped at {place(recipe, done)}: no gain in {recipe.patience} evaluations; {where}"
     elif best.step < done:
         yield where
 
@@ -59,7 +59,7 @@ def trends(metrics: Path, recipe: FinetuneRecipe) -> Iterator[str]:
 
 
 def falls(losses: Sequence[float]) -> tuple[float, float] | None:
-    """Return the means of the last two fifths of a curve that still falls at its end; None for another curve."""
+    """Return the means of the last two fifths of a curve that still falls at its end; otherwise None."""
     part = len(losses) // 5
     if len(losses) < MIN_POINTS:
         return None

@@ -41,7 +41,7 @@ QUICK_TASKS = ("classify", "pair")
 
 @dataclass(frozen=True)
 class Plan:
-    """The head to train, and its places."""
+    """The head to train, and its directories."""
 
     name: str
     task: TaskName
@@ -70,7 +70,7 @@ def head_command(arguments: argparse.Namespace) -> None:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """Check what can be checked before any work; raise RecipeError for an invalid name or place."""
+    """Check what can be checked before any work; raise RecipeError for an invalid name or directory."""
     out: Path = arguments.out
     inferred, version = name_and_version(out) if arguments.service else (out.resolve().name, "1.0.0")
     name = arguments.name or inferred
@@ -198,8 +198,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="+", type=Path, metavar="DATA", help=DATA_HELP)
     add("--task", required=True, choices=("classify", "pair", "tag", "qa"), help="what the head does")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="to write; with --service ROOT/NAME/VERSION")
-    add("--validation", nargs="+", type=Path, default=[], metavar="FILE", help="default: a tenth is held out")
+    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write; ROOT/NAME/VERSION with --service")
+    add(
+        "--validation",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="validation data; default: a tenth of DATA",
+    )
     add(
         "--base",
         type=Path,
@@ -209,11 +216,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--name", help="name of the head and of its bundle; default: the name of BUNDLE")
     add("--run", type=Path, metavar="DIR", help="directory of the training run; default: BUNDLE-run")
-    add("--epochs", type=epochs, metavar="N", help="passes over the data; default: the fewer rows, the more")
+    add("--epochs", type=epochs, metavar="N", help="passes over the data; default: more for fewer rows")
     add(
         "--freeze",
         action="store_true",
-        help="keep the encoder as it is: a weaker head, in seconds if each text or pair has one class",
+        help="keep the encoder unchanged: a weaker head, trained in seconds if each text or pair has one class",
     )
     add_data_options(parser)
     add("--seed", type=int, default=0, metavar="N", help="seed of the held-out tenth and of training; default: 0")

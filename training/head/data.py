@@ -52,7 +52,7 @@ def divide(
 def _check_labels(training: Sequence[Example], validation: Sequence[Example]) -> None:
     known = {label for example in training for label in labels_in(example)}
     if len(known) == 1:
-        raise DataError(f"the data has the label {min(known)} alone, expected two or more; add examples of another")
+        raise DataError(f"the data has only the label {min(known)}, expected two or more; add examples of another")
     for label in (label for example in validation for label in labels_in(example)):
         if label not in known:
             raise DataError(
@@ -98,7 +98,9 @@ def keep(examples: Sequence[Example], path: Path) -> None:
     """Write examples as JSON lines; raise DataError if the run started with others."""
     text = "".join(json.dumps(record(example), ensure_ascii=False) + "\n" for example in examples)
     if path.exists() and path.read_text(encoding="utf8") != text:
-        raise DataError(f"{path} has the other examples of this run; name another --out, or remove the run")
+        raise DataError(
+            f"{path} differs from the data: the run started with other examples; name another --out, or remove the run"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
 

@@ -53,7 +53,7 @@ class Measured:
 
 
 def write_frozen(learned: Learned, name: str, data: Measured, out: Path, version: str, replace_it: bool) -> Bundle:
-    """Write and verify a bundle with the base's encoder and only the new head; raise ExportError by the usual gate."""
+    """Write and verify a bundle of the base's encoder and only the new head; raise ExportError if it exceeds BUDGET."""
     manifest = _manifest(learned, name, version, data.run)
     with staged(out, replace_it) as directory:
         _copy_encoder(learned.encoder, learned.base.directory, directory)

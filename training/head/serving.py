@@ -57,13 +57,13 @@ def load(url: str, bundle: Bundle) -> str:
         answer: Any = response.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise EvaluationError(
-            f"{url} does not answer as a service ({type(error).__name__}: {error}); the bundle is whole: "
-            f"load it by POST {address}"
+            f"{url} does not answer as a service ({type(error).__name__}: {error}); the bundle is "
+            f"complete: load it with POST {address}"
         ) from None
     if not response.is_success:
         said = answer.get("error", answer) if isinstance(answer, dict) else answer
         raise EvaluationError(
-            f"{url} did not load {name}/{version} (status {response.status_code}: {said}); the bundle is whole at "
+            f"{url} did not load {name}/{version} (status {response.status_code}: {said}); the bundle is complete at "
             f"{bundle.directory}, expected below the --bundle-root of a service with --model-control explicit"
         )
     return f"loaded: {url} serves {name}/{version}"

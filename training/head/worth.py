@@ -1,4 +1,4 @@
-"""What a head is worth: its most important figure, with chance and a bag of words trained on the same rows."""
+"""How good a head is: its most important figure, beside chance and a bag of words trained on the same rows."""
 
 import math
 import re
@@ -17,7 +17,7 @@ FEW = 500
 def bag_of_words(training: Sequence[Example], validation: Sequence[Example], strength: float = 10.0) -> float | None:
     """Return the accuracy on `validation` of tf-idf with logistic regression; None if it would not be quick.
 
-    Words of the two texts of a pair are different features. `strength` is the inverse of the regularisation.
+    Words of the two texts of a pair are different features. `strength` is the inverse of the regularization.
     """
     labels = [getattr(example, "label", None) for example in training]
     if not validation or not all(isinstance(label, str) for label in labels):
@@ -47,19 +47,19 @@ def split(text: str) -> list[str]:
 
 
 def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
-    """Return sentences on the worth of a head, from its scores on validation data."""
+    """Return sentences on how good a head is, from its scores on validation data."""
     if "examples" not in scores:
-        return ["worth: there is no validation data, so nothing was measured; add --validation FILE"]
+        return ["result: there is no validation data, so nothing was measured; add --validation FILE"]
     metric = headline(dict(scores))
     beside = [f"chance {scores[f'{metric}_chance']:.3f}"] if f"{metric}_chance" in scores else []
     if words_alone is not None:
         beside.append(f"a bag of words {words_alone:.3f}")
     count = int(scores["examples"])
-    told = [f"worth: {metric} {scores[metric]:.3f} on {count:,} validation examples ({', '.join(beside)})"]
+    told = [f"result: {metric} {scores[metric]:.3f} on {count:,} validation examples ({', '.join(beside)})"]
     if count < FEW:
-        told.append(f"look at: {_roughness(metric, scores[metric], count)}; add --validation FILE")
+        told.append(f"note: {_roughness(metric, scores[metric], count)}; add --validation FILE")
     if words_alone is not None and scores[metric] <= words_alone:
-        told.append("look at: a bag of words does as well; train without --freeze, for more epochs, or add examples")
+        told.append("note: a bag of words does as well; train without --freeze, for more epochs, or add examples")
     return told
 
 
@@ -67,6 +67,6 @@ def _roughness(metric: str, value: float, count: int) -> str:
     """Return the uncertainty of a figure: for a share, the 95 % interval (Agresti & Coull, 1998)."""
     few = f"{count} validation examples are few"
     if metric != "accuracy":
-        return f"{few}, so {metric} is rough"
+        return f"{few}, so {metric} is uncertain"
     share = (value * count + 2) / (count + 4)
     return f"{few}, so accuracy is known to ± {2 * math.sqrt(share * (1 - share) / (count + 4)):.2f} (95 %)"

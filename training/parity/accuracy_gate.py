@@ -6,7 +6,7 @@ MIN_EXAMPLES of evidence.py does not count. Texts without labels judge every hea
 labels, on the starter's encoder in int8), which lost 0.03 ± 0.05 points by labels, these were the largest figures. The
 factors leave room for them.
 
-    expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, which is why those do not judge
+    expected loss, own texts 0.75 · made texts 1.04 · random tokens 2.70, too many to judge by them
     scores of a sigmoid 3.6 points · squares of scores without a function 5
 
 None of the 96 is refused by texts, and one by labels. If the errors of int8 are enlarged until heads lose 2 points by
@@ -22,9 +22,9 @@ from training.parity.logit_comparison import Figures
 SURE = 1.73
 """Standard errors: one-sided 95 % of Student's t with 20 groups."""
 EXPECTED = 2.0
-"""Maximum expected loss, in budgets: it overstates the loss by labels."""
+"""Maximum expected loss, as a multiple of the budget: it overstates the loss by labels."""
 SCORES = 10.0
-"""Maximum difference of scores, in budgets: it costs nothing unless a threshold lies between them."""
+"""Maximum difference of scores, as a multiple of the budget: it only matters if a threshold is between them."""
 FP32_TOLERANCE = 1e-4  # relative to the largest logit, or absolute if that is below 1
 
 
@@ -49,7 +49,7 @@ def remarks(figures: Figures) -> Iterator[str]:
         elif found:
             if found["examples"] < MIN_EXAMPLES:
                 few = f"{found['examples']:,} examples of {found['file']}"
-                yield f"{name}: {few} are too few to judge by, expected {MIN_EXAMPLES}; it is judged by {judges}"
+                yield f"{name}: {few} are too few, expected {MIN_EXAMPLES} or more; it is judged by {judges}"
         else:
             yield f"{name}: there is no validation data; it is judged by {judges}"
 
@@ -73,7 +73,7 @@ def _judges(head: Figures) -> Iterator[str]:
 
 
 def _figure(texts: Figures) -> tuple[str, float, float]:
-    """Return the figure that judges texts: its name, value, and budgets."""
+    """Return the figure that judges a head on texts: its name, its value, and its limit as a multiple of the budget."""
     if "score_difference" in texts:
         return "the difference of its scores", texts["score_difference"], SCORES
     return "its expected loss", texts["expected_loss"], EXPECTED

@@ -1,4 +1,4 @@
-"""The data for measuring the heads of a checkpoint: named files, files of their run, or made texts."""
+"""The data for measuring the heads of a checkpoint: named files, files of their run, or generated texts."""
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def _evidence(
 
 
 def made_inputs(task: TaskName, tokenizer: Tokenizer) -> list[Any]:
-    """Return inputs of a task from made texts."""
+    """Return inputs of a task from generated texts."""
     texts = made_texts(tokenizer, TEXTS[task] + 1)
     pairs = zip(texts, texts[1:], strict=False)
     if task == "pair":

@@ -30,7 +30,7 @@ def compare(spec: HeadSpec, expected: Sequence[Logits], found: Sequence[Logits])
 
 
 def compares_scores(spec: HeadSpec) -> bool:
-    """Tell whether the labels of a head are independent, or a single one."""
+    """Tell whether scores are compared: labels are independent, or there is only one."""
     return spec.task in ("classify", "pair") and (len(spec.labels) == 1 or spec.function != "softmax")
 
 

@@ -1,7 +1,7 @@
-"""Texts from the words of a vocabulary, for measuring a head without data: any language, always the same texts.
+"""Generates texts from the words of a vocabulary, to measure a head without data; always the same texts.
 
 Vocabularies list frequent words first, so words are drawn by Zipf's law over that order. Uniformly drawn tokens, with
-pieces of words and signs, are less like text: they would have refused one in six of 96 good heads on one encoder.
+word pieces and punctuation, are less like text: they would have refused one in six of 96 good heads on one encoder.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from models.tokenizer import Tokenizer
 
 OFFSET = 2.7
-"""Offset of the ranks (Mandelbrot): the first words are less frequent than the plain law says."""
+"""Offset of the ranks (Mandelbrot): the first words are less frequent than by Zipf's law."""
 MIN_LENGTH, MAX_LENGTH = 3, 60
 """Minimum and maximum words of a text; lengths are uniform on a log scale."""
 

@@ -55,8 +55,8 @@ def measure_parity(
 ) -> Figures:
     """Return parity.json: each precision and head of `bundle`, against `checkpoint`.
 
-    Heads are measured on `data`, otherwise on the files of `run`, otherwise on made texts; `limit` is the maximum of
-    examples per head. For each head with validation data, `reports` gets its report and `references` its reference
+    Heads are measured on `data`, otherwise on the files of `run`, otherwise on generated texts; `limit` is the maximum
+    of examples per head. For each head with validation data, `reports` gets its report and `references` its reference
     figures, both in the first precision, which is served.
     """
     batches = list(probes(checkpoint.tokenizer, bundle.manifest.encoder.max_length))
@@ -91,9 +91,9 @@ def measure_parity(
 def measure_head(
     name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence], on_texts: bool = True
 ) -> Figures:
-    """Return the figures of a head on its evidence (`validation`, `training`), and on its texts or made texts.
+    """Return the figures of a head on its evidence (`validation`, `training`), and on its own or generated texts.
 
-    Without `on_texts` the texts are left out: fp32 is judged by random rows, to the last digits.
+    Without `on_texts` the texts are left out: fp32 is judged only by random rows, which must agree to the last digits.
     """
     figures: Figures = {one.kind: _on_examples(name, theirs, ours, one) for one in evidence}
     if not on_texts:
@@ -180,7 +180,7 @@ def positions_of(task: TaskName, row: Row) -> list[int]:
 
 
 def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Evidence]) -> Figures:
-    """Compare logits on some of the recorded inputs, or on made texts if there are too few."""
+    """Compare logits on some of the recorded inputs, or on generated texts if there are too few."""
     spec = theirs.head(name)
     asked = theirs.inputs(name) if any(one.is_enough for one in evidence) else []
     inputs = asked or made_inputs(spec.task, theirs.tokenizer)
@@ -215,7 +215,7 @@ def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence
 def _cross_fitted(name: str, predictor: Recorded, evidence: Evidence, scores: Scores) -> Scores:
     """Replace a calibration error by one with temperatures that were fitted on other examples.
 
-    Of a text that is read in windows, the first one counts, as in fitting temperatures.
+    If a text is read in windows, its first window counts, as in fitting temperatures.
     """
     spec = predictor.head(name)
     examples: list[Any] = as_problem(evidence.examples, problem_for(spec, evidence.examples))

@@ -1,4 +1,4 @@
-"""A predictor that records its answers, so figures of parts of the data need no other run."""
+"""A predictor that records its answers, so figures on parts of the data need no second run."""
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the figures of parity.json belong to: the default session, its kernels, and the graphs."""
+"""Identifies what parity.json measured: the default session, its kernels, and the graphs."""
 
 import hashlib
 import platform
@@ -12,7 +12,7 @@ from models.onnx_runtime import find_kernels
 from training.run.atomic_files import hash_of
 
 SOURCES = Path(__file__).parents[2] / "kernels"
-"""Missing if a wheel was installed."""
+"""Sources of the kernels; an installed wheel has none."""
 EXTENSIONS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """Features of processors by which the kernels choose their code for products and attention."""
 

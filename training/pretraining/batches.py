@@ -19,7 +19,7 @@ Position = tuple[int, int]
 
 
 class MaskedPair(NamedTuple):
-    """A masked pair with its special tokens; without next sentences one run of text, and `following` is unused."""
+    """A masked pair with its special tokens; without next sentences, one run of text, and `following` is unused."""
 
     masked: Masked
     segments: Ids
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
     def unmasked(self) -> "Batch":
-        """The same rows with the original tokens at the selected positions."""
+        """Return the same rows with the original tokens at the selected positions."""
         ids = self.input_ids.flatten().index_copy(0, self.positions, self.labels)
         return self._replace(input_ids=ids.view_as(self.input_ids))
 
@@ -79,7 +79,7 @@ class Rows:
         if batch_size > count:
             raise RecipeError(
                 f"batch_size is {batch_size}, but {self.corpus.directory} gives {count} rows per epoch; lower "
-                "batch_size or build the corpus of more text"
+                "batch_size or build the corpus from more text"
             )
         return count
 

@@ -1,10 +1,10 @@
 """Distillation: a student learns the hidden states and the masked-token distributions of a larger encoder.
 
 Hidden states follow TinyBERT (Jiao et al., 2020): the squared distance after the last layer. The projection is not
-learned; it has the principal components of the teacher's states. It follows from teacher and text, so a resume needs no
-other state. The teacher reads the text without the masks of its student (data2vec, Baevski et al., 2022), so its state
-at a masked token contains the token. Distributions follow Hinton et al. (2015) at temperature 1: the divergence of the
-student's from the teacher's. A fresh student starts as the teacher, pruned to its size (pruning.py).
+learned; it has the principal components of the teacher's states. It follows from teacher and text, so a resumed run
+needs no other state. The teacher reads the text without the masks of its student (data2vec, Baevski et al., 2022), so
+its state at a masked token contains the token. Distributions follow Hinton et al. (2015) at temperature 1: the
+divergence of the student's from the teacher's. A fresh student starts as the teacher, pruned to its size (pruning.py).
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class Teacher:
         return self.masked_divergence(batch, logs), self.distance(hidden, theirs, batch.attention_mask)
 
     def masked_divergence(self, batch: Batch, logs: Tensor) -> Tensor:
-        """Return the divergence from the distributions at masked tokens, which are masked for the teacher too; or 0."""
+        """Return the divergence at masked tokens, which are masked for the teacher too; 0 without a fill-mask head."""
         if self.head is None:
             return logs.new_zeros(())
         with torch.no_grad():
@@ -105,7 +105,7 @@ def read_teacher(recipe: PretrainRecipe, student: Checkpoint, rows: Rows, proces
     )
     if not recipe.base:
         check_sizes(teacher.encoder.config, student.config)  # needed in every process, though only the first one prunes
-    processes.share([teacher.components])  # their signs depend on the processor
+    processes.share([teacher.components])  # the signs of eigenvectors depend on the processor
     return teacher
 
 

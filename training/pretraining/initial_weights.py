@@ -69,7 +69,7 @@ def set_unigram_bias(head: nn.Module, corpus: Corpus) -> None:
 
 
 def inform(encoder: Encoder, recipe: PretrainRecipe, corpus: Corpus, teacher: Teacher | None) -> None:
-    """Set random weights to what is known without training."""
+    """Set random weights from the teacher, or the embedding from word counts, before the first step."""
     if teacher:
         teacher.hand_down(encoder)
     elif recipe.word_vectors:

@@ -33,7 +33,7 @@ def total(parts: Losses, chosen: int, pairs: int, recipe: PretrainRecipe) -> Ten
 
 
 def counted_by(chosen: int, pairs: int) -> Tensor:
-    """Return the count that each field of `Losses` is a sum over."""
+    """Return the count [6] that each field of `Losses` is divided by for its mean."""
     return torch.tensor([chosen, pairs, chosen, pairs, chosen, pairs])
 
 

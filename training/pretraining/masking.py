@@ -32,7 +32,7 @@ class Vocabulary(NamedTuple):
 def mask_tokens(
     ids: Ids, vocabulary: Vocabulary, rate: float, rng: np.random.Generator, whole_words: bool = False
 ) -> Masked:
-    """Select max(1, round(rate · length)) tokens; special ones count but are never chosen.
+    """Select max(1, round(rate · length)) tokens; special ones add to the length but are never chosen.
 
     As in create_pretraining_data.py:369.
     `ids` [S] have special tokens and no padding; at least one token must be ordinary. With `whole_words` a word is

@@ -16,7 +16,7 @@ from training.run.flops import matmul_peak, training_flops
 from training.text.corpus import Corpus
 
 BETTER = 0.05
-"""A loss this many nats below that of token frequencies has learned something."""
+"""Nats by which a loss must be below that of token frequencies, to count as progress."""
 
 
 class Monitor:
@@ -26,7 +26,7 @@ class Monitor:
         self.recipe = recipe
         self.config = config
         self.unigram = unigram
-        """Loss of always answering the frequencies of the corpus, in nats."""
+        """Loss in nats if the prediction is always the token frequencies of the corpus."""
         self.device = device
         self.empty()
 

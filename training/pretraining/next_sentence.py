@@ -19,7 +19,7 @@ SHORT_SHARE = 0.1
 
 NEXT, RANDOM = 0, 1
 MIN_ROW = 8
-"""Tokens of the longest row of any model."""
+"""Minimum of `longest_row`, in tokens: no model has a shorter maximum length."""
 
 Ranges = NDArray[np.int64]
 
@@ -42,14 +42,14 @@ def sample_pairs(corpus: Corpus, max_length: int, seed: int, epoch: int) -> Rang
     if len(corpus) < 2:
         raise DataError(
             f"{corpus.directory} has {len(corpus)} document(s), expected 2 or more, because a random sentence comes "
-            "from another document; build the corpus of more documents"
+            "from another document; build the corpus from more documents"
         )
     found = array("q")  # 40 bytes per pair: an epoch of a large corpus has millions
     for document in range(len(corpus)):
         for pair in document_pairs(corpus, document, max_length - 3, np.random.default_rng([seed, epoch, document])):
             found.extend(pair)
     if not found:
-        raise DataError(f"{corpus.directory} has no document of two sentences; build it of whole documents")
+        raise DataError(f"{corpus.directory} has no document of two sentences; build it from whole documents")
     return shuffled(found, seed, epoch)
 
 

@@ -34,7 +34,7 @@ from training.run.run_directory import Run, seed_step
 from training.text.corpus import Corpus
 
 PHASE_EPOCHS = 1 << 10
-"""More epochs than a phase has."""
+"""Distance between the epoch numbers of phases with rows of one length; more epochs than a phase has."""
 LOGGED_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
 MANY = 100

@@ -74,14 +74,14 @@ class PretrainRecipe:
     seed: Seed = 0
     compile: bool = False
     threads: Threads = 0
-    """Threads of torch, 0 = its own choice."""
+    """Threads of torch; 0 means the number at the first start of the run, then one per free core."""
     save_every: PositiveInt = 500
     evaluate_every: PositiveInt = 500
     evaluate_pairs: PositiveInt = 256
     teacher: str | None = None
     """Checkpoint or bundle with the same vocabulary, to learn from besides the text."""
     teacher_share: float = 0.0
-    """Weight of the distributions of its fill-mask head, which doubles its time; labels have the rest."""
+    """Weight of the distributions of its fill-mask head, which double the teacher's time; labels get the rest."""
     state_weight: NotNegative = 30.0
     """Weight of the distance to its hidden states; the distance is 1 for a student that knows only their mean."""
     plateau_after: NonNegativeInt = 1000

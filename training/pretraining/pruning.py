@@ -3,7 +3,7 @@
 The first layer, the last, and evenly spaced ones between them are kept. Each layer keeps the attention heads and the
 neurons whose contributions vary most, as in structured pruning (Muralidharan et al., 2024). Hidden states keep given
 directions. Then, layer by layer, every product is fitted on a sample of text: from the values of the smaller encoder to
-those of the larger one. So it makes up for earlier losses, also of dropped layers (ThiNet, Luo et al., 2017).
+those of the larger one. So each fit compensates for earlier errors and dropped layers (ThiNet, Luo et al., 2017).
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def prune(teacher: Encoder, student: Encoder, directions: Tensor, batch: Batch) 
     """Set a fresh `student` to the pruned weights of `teacher`, fitted on the few thousand tokens of `batch`.
 
     `directions` [H, width of the student] are orthonormal and project the teacher's hidden states to the student's.
-    Raise RecipeError for a student that exceeds its teacher in any size, or has another head width.
+    Raise RecipeError for a student that exceeds its teacher in any size, or has another width per attention head.
     """
     check_sizes(teacher.config, student.config)
     bias = padding_bias(batch.attention_mask, directions.dtype)
@@ -68,7 +68,7 @@ def check_sizes(teacher: EncoderConfig, student: EncoderConfig) -> None:
 
 
 def check_size(name: str, theirs: int, mine: int) -> None:
-    """Raise RecipeError for a student that exceeds its teacher in any size."""
+    """Raise RecipeError if the student is larger than its teacher in this size."""
     if mine > theirs:
         raise RecipeError(
             f"{name} of the student: {mine}, expected no more than the {theirs} of its teacher; lower it, or name "

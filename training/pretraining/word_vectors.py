@@ -1,6 +1,6 @@
 """Word vectors from counts, as the initial embedding of random weights.
 
-They come only from the corpus, and spare a network from learning first which words are similar. They are the largest
+They come only from the corpus, so the network need not first learn which words are similar. They are the largest
 singular directions of the positive pointwise mutual information of nearby tokens. As Levy, Goldberg and Dagan (2015)
 recommend, contexts are on both sides and weighted by 1 / distance. Their frequencies are raised to the power of 3/4,
 singular values to the power of 1/2.
@@ -51,7 +51,7 @@ def word_vectors(corpus: Corpus, vocab_size: int, width: int) -> Tensor:
     if not information.nnz:
         raise DataError(
             f"{corpus.directory} has no two tokens that occur together more often than by chance; build a "
-            "corpus of more text, or set word_vectors = false"
+            "corpus from more text, or set word_vectors = false"
         )
     count = min(width, vocab_size - 1)
     directions, values, _ = svds(information, count, rng=0)

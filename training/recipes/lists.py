@@ -1,8 +1,8 @@
-"""Generates lists, signatures and bylines from the names in tagged documents, which sentences of a treebank lack.
+"""Generates lists, signatures and bylines from the names in tagged documents; the sentences of a treebank have none.
 
     python training/recipes/lists.py train_documents.jsonl.xz lists.jsonl
 
-Names of one or two types follow each other, with the marks that people write between them, often without blanks.
+Each text joins names of one or two types with the separators that people write, often without spaces.
 """
 
 import json

@@ -12,12 +12,12 @@ work=$(realpath "$work")
 # ---- continued pretraining
 [ -e "$work/corpus" ] || python -m training corpus "$data/pretrain/wikipedia.jsonl.xz" \
     --tokenizer "$base" --out "$work/corpus" --limit 8000 --held-out 0.01
-xz -dc "$data/pretrain/wikipedia.jsonl.xz" | tail -n 100 > "$work/unseen.jsonl" # far after the 8,000 of the corpus
+xz -dc "$data/pretrain/wikipedia.jsonl.xz" | tail -n 100 > "$work/unseen.jsonl" # not among the first 8,000, which are the corpus
 python -m training pretrain "$recipes/continue.toml" --out "$work/pretrained" \
     --set corpus="$work/corpus" --set base="$base"
 
-# ---- more data for ner: four models of ner alone, averaged, label text
-# Of the six types of WNUT-17, persons, locations and two kinds of organisations are types of the head.
+# ---- more data for ner: text labelled by the average of four models that were trained for ner only
+# The head has four of the six types of WNUT-17: persons, locations and two kinds of organizations.
 cat "$data"/tagging/wnut17/train.jsonl "$data"/tagging/wnut17/validation.jsonl | sed -E \
     's/-person"/-PER"/g; s/-location"/-LOC"/g; s/-(corporation|group)"/-ORG"/g; s/"[BI]-(product|creative-work)"/"O"/g' \
     > "$work/wnut17.jsonl"
@@ -47,7 +47,7 @@ python -m training finetune "$recipes/starter_ner_head.toml" --out "$work/finetu
     --set base="$work/together" --set data="$data" \
     --set "heads.ner.train=[\"$work/comments.ner.jsonl\", \"$work/articles.ner.jsonl\"]"
 
-# ---- last: taggers learn documents and every piece, qa learns questions without an answer
+# ---- last: taggers learn documents and all pieces of a word, qa learns questions without an answer
 python training/recipes/lists.py "$data/tagging/ewt_ner/train_documents.jsonl.xz" "$work/lists.jsonl"
 files=""
 for name in wnut17 lists premises.ner comments.ner articles.ner; do files="$files, \"$work/$name.jsonl\""; done

@@ -1,1 +1,1 @@
-"""What every run stands on: its directory, what it starts from, files, recipes, arithmetic and processes."""
+"""The basis of every run: its directory, its start weights, files, recipes, number formats and processes."""

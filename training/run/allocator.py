@@ -1,7 +1,7 @@
 """The allocator of a training process: it keeps freed memory for the next step.
 
-By default, glibc maps every tensor above 32 MB again and unmaps it when it is freed. So the logits over a vocabulary
-cause a page fault per page, several times per step. This takes a third of a step, measured.
+By default, glibc maps new memory for each tensor above 32 MB, and unmaps it when the tensor is freed. So the logits
+over a vocabulary cause a page fault per page, several times per step. Measured, this takes a third of a step.
 """
 
 import ctypes

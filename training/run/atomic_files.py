@@ -12,19 +12,19 @@ from typing import TextIO
 from training.errors import DataError, TrainingError
 
 SUMS = "SHA256SUMS"
-"""What `sha256sum -c` reads."""
+"""Name of the file of hashes, in the format of `sha256sum -c`."""
 LOCK = ".lock"
 
 
 def sync(directory: Path) -> None:
-    """Flush the files to disk, before a rename makes them valid."""
+    """Flush the files of a directory to disk; call it before a rename makes them valid."""
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file through PATH.partial."""
+    """Write a file to PATH.partial, then rename it, so a reader sees the old text or the new one."""
     temporary = path.with_name(path.name + ".partial")
     with temporary.open("w", encoding="utf8") as file:
         file.write(text)
@@ -81,7 +81,7 @@ def write_sums(directory: Path) -> None:
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Replace a directory through TARGET.partial, which `write` fills, and add the hashes of its files."""
+    """Replace a directory: `write` fills TARGET.partial, which gets the hashes of its files and is renamed."""
     temporary = partial_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
     write(temporary)
@@ -92,7 +92,7 @@ def write_directory(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_directory(target: Path) -> None:
-    """Finish a `write_directory` that was killed when the new directory was whole and the old one was not."""
+    """Finish a `write_directory` that was killed after the new directory was complete, but not yet renamed."""
     temporary = partial_of(target)
     if temporary.exists() and damage(target) and not damage(temporary):
         shutil.rmtree(target, ignore_errors=True)
@@ -104,13 +104,13 @@ def partial_of(target: Path) -> Path:
 
 
 def damage(directory: Path) -> str | None:
-    """Say which file of a directory does not have its noted hash; return None if all have."""
+    """Return a sentence on the first file of a directory that differs from its recorded hash; None if all match."""
     try:
         lines = (directory / SUMS).read_text(encoding="utf8").splitlines()
         for line in lines:
             noted, name = line.split("  ", 1)
             if hash_of(directory / name) != noted:
-                return f"{name} does not have its noted hash"
+                return f"{name} does not match its recorded hash"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError) as error:
@@ -120,7 +120,7 @@ def damage(directory: Path) -> str | None:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Be the only process that writes to a directory, created if needed; raise TrainingError if another one does."""
+    """Lock a directory, which is created if needed; raise TrainingError if another process holds the lock."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK).open("a") as file:
         try:

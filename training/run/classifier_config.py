@@ -15,7 +15,7 @@ from training.run.progress import tell
 OLD_ACTIVATION = "sbert_ce_default_activation_function"
 """Key of sentence-transformers below 4.0; later ones write `sentence_transformers.activation_fn`."""
 ACTIVATIONS: dict[str, Function] = {"Identity": "none", "Sigmoid": "sigmoid"}
-"""What a CrossEncoder does with its logit."""
+"""Functions of a CrossEncoder's logit, by the class of its activation."""
 
 Values = dict[str, Any]
 
@@ -45,10 +45,10 @@ def _problem(values: Values, path: Path) -> ProblemType:
 def _function(values: Values, labels: int, path: Path) -> Function | None:
     """Return the function of a CrossEncoder with one label; None if it follows from problem and labels.
 
-    `function_to_apply` in config.json has no effect: transformers checks every problem and number of labels first.
+    `function_to_apply` in config.json has no effect: transformers decides by problem type and number of labels first.
     """
     if asked := values.get("function_to_apply"):
-        tell(f"{path} has function_to_apply = {asked}, which transformers ignores, and so do we")
+        tell(f"{path} has function_to_apply = {asked}, which transformers ignores; it is ignored here too")
     activation = _activation(values)
     if activation is None:
         return None

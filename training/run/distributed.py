@@ -61,14 +61,14 @@ class Processes:
                 dist.barrier()
 
     def add(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes; raise TrainingError if one of them is lost."""
+        """Replace each tensor by its sum over all processes; raise TrainingError if a process is lost."""
         if self.count > 1:
             for tensor in tensors:
                 with self._all_there():
                     dist.all_reduce(tensor)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by the first process's; raise TrainingError if one of them is lost."""
+        """Replace each tensor by that of the first process; raise TrainingError if a process is lost."""
         if self.count > 1:
             for tensor in tensors:
                 with self._all_there():

@@ -16,7 +16,7 @@ REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that 
 
 
 def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> None:
-    """Run the `command` that a parser finds in some words; if it fails, exit with status 1 and one sentence."""
+    """Parse `words`, and run the `command` that the parser sets; on failure, exit with status 1 and one sentence."""
     namespace = argparse.Namespace(out=None)
     try:
         with handled(raise_interrupted, [signal.SIGTERM]):

@@ -1,7 +1,7 @@
-"""The floating-point operations of a training step, and the peak of this machine.
+"""The floating-point operations of a training step, and the peak rate of this machine.
 
 Counted as in PaLM (Chowdhery et al., 2022, appendix B): only matrix products, two operations per multiply-add, and the
-backward pass as twice the forward pass. Padding and recomputed values count nothing.
+backward pass as twice the forward pass. Padding and recomputed values are not counted.
 """
 
 import time
@@ -27,7 +27,7 @@ def training_flops(config: EncoderConfig, lengths: Tensor, masked: int) -> float
 
 
 def matmul_peak(precision: Precision, device: torch.device) -> float:
-    """Return the operations per second of one large product here, with torch's threads; the best of several."""
+    """Return the operations per second of a large matrix product on `device`: the best of REPEATS runs."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side = SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

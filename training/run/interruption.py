@@ -32,7 +32,7 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 
 
 class Interruption:
-    """Whether the first signal during the steps asked a run to stop; another signal ends the process at once.
+    """Notes a signal during the steps, so the run can stop; a second signal ends the process at once.
 
     torchrun forwards signals that its processes may have received from the terminal already. So each of several
     `processes` of a run handles only the first signal.
@@ -48,7 +48,7 @@ class Interruption:
         return self.number > 0
 
     def watch(self, steps: Iterable[Item]) -> Iterator[Item]:
-        """Yield the steps; meanwhile, signals only set `asked`."""
+        """Yield the steps; until they end, signals only set `asked`."""
         with handled(self._note):
             yield from steps
 
@@ -94,7 +94,7 @@ def raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def left_behind(out: Path | None) -> str:
-    """Say what the same command finds after an interruption between two checkpoints."""
+    """Return a sentence on what an interruption between two checkpoints leaves, and how the same command continues."""
     runs = [out, out.with_name(f"{out.name}-run")] if out else []  # `head` uses the second one
     steps = sorted(step for run in runs for step in run.glob("checkpoints/step-????????"))
     if steps:

@@ -28,7 +28,7 @@ class Line:
 
     @property
     def line(self) -> int:
-        """Its number if no other row has the same, otherwise 0."""
+        """Its line number if no other row has the same, otherwise 0."""
         return 0 if self.part else self.number
 
     @property
@@ -49,7 +49,7 @@ class Line:
         return self.record[key]
 
     def string(self, key: str) -> str:
-        """Return a string with visible characters, all of which a text can hold."""
+        """Return a string that has a visible character and no character that a text cannot contain."""
         return self.check_string(self.value(key), f'"{key}"')
 
     def strings(self, key: str) -> list[str]:
@@ -74,7 +74,7 @@ Row = Line | DataError
 
 
 def visible(character: str) -> bool:
-    """Tell whether a tokenizer keeps a character: it is no blank, no control or format character, and not U+FFFD."""
+    """Tell whether a tokenizer keeps a character: it is not a space, a control or format character, or U+FFFD."""
     return unicodedata.category(character)[0] not in "ZC" and character != "\ufffd"
 
 

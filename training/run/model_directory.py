@@ -18,7 +18,7 @@ WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")
 OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"}
 """Suffixes of weights under another name, or of another library."""
 OF_TRAINER = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}
-"""Files with such a suffix that are not weights."""
+"""Names, without suffix, of the Trainer's other files; they are not weights."""
 HUB_ID = re.compile(r"(?:https?:/+huggingface\.co/)?(\w[\w.-]*(?:/\w[\w.-]*)?)")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -71,10 +71,10 @@ def _refuse_checkpoints(directory: Path) -> None:
         return
     newest = numbered[max(numbered)]
     best = _best(directory, newest)
-    which = "newest" if best is None else f"best of which by {STATE}"
+    which = "newest" if best is None else f"best by {STATE}"
     chosen = best or newest
     raise CheckpointError(
-        f"{directory} has no weights but {len(numbered)} checkpoints of a Trainer, the {which} is {chosen.name}; run "
+        f"{directory} has no weights, only {len(numbered)} checkpoints of a Trainer; the {which} is {chosen.name}: run "
         f"`{_command(directory, chosen)}`"
     )
 

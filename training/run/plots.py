@@ -3,7 +3,7 @@
 The input is the run's metrics.jsonl: one object per line with "step" and any of the scalars that PANELS names, such as
 `loss/nli`, `lr`, `validation/nli/accuracy`. Training curves are solid. Validation curves are dashed and show every
 measurement. Chance on the same data (`*_chance`) is dotted. A head keeps its shade and its marker in all panels;
-the shades also differ in grey.
+the shades also differ in grayscale.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ Colour = str | tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that share an axis: they measure one of `figures`, for subjects in `only` and not in `without`."""
+    """Curves that share an axis: one of `figures`, for subjects in `only` (all if it is empty) but not in `without`."""
 
     title: str
     axis: str
@@ -61,24 +61,24 @@ PANELS = (
     Panel("Throughput", "tokens per second", ("tokens_per_s",)),
 )
 MARKERS = "os^Dv<>Ph*"
-"""One for each head."""
+"""Markers of curves, one for each head."""
 FEW = 60
 """A curve of up to this many points shows each of them."""
 SPARSE = 6
-"""Markers of a training curve, which only say whose it is."""
+"""Number of markers on a training curve; they only identify its head."""
 FILLS = ("full", "none", "left", "bottom")
-"""One for each figure of a panel."""
+"""Fill styles of markers, one for each figure of a panel."""
 DARKEST, LIGHTEST = 0.0, 0.8
-"""Of the colour map, whose luminance only rises."""
+"""The used range of the colour map, in which luminance only rises."""
 TICKS = 5
-"""Of a log axis that spans less than a decade."""
+"""Maximum number of intervals on a log axis that spans less than a decade."""
 HEIGHT, LEGEND_LINE = 2.6, 0.19
-"""Inches: of a panel at least, and of a line of its legend."""
+"""Minimum height of a panel, and height of a line of its legend, in inches."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """What a key says: `loss/mlm` is the figure loss of mlm, `validation/nli/accuracy` the accuracy of nli."""
+    """The parts of a key: `loss/mlm` is the figure loss of mlm, `validation/nli/accuracy` the accuracy of nli."""
 
     figure: str
     subject: str
@@ -110,7 +110,7 @@ def plot_metrics(metrics_jsonl: Path, out: Path) -> None:
 
 
 def draw(curves: dict[Name, Curve], title: str) -> Figure:
-    """Return the figure of some curves."""
+    """Return a matplotlib figure of the curves, with a panel for each kind."""
     curves = {name: curve for name, curve in curves.items() if not _repeats(name, curves)}
     shown = {panel: [name for name in curves if panel.shows(name)] for panel in PANELS}
     panels = [panel for panel, names in shown.items() if names]
@@ -134,7 +134,7 @@ def _repeats(name: Name, curves: dict[Name, Curve]) -> bool:
 
 
 def read_curves(metrics_jsonl: Path) -> dict[str, Curve]:
-    """Read every scalar by key, ordered by step; a step written twice (a resumed run) counts as written last."""
+    """Read every scalar by key, ordered by step; if a step was written twice (a resumed run), the last value counts."""
     points: dict[str, dict[float, float]] = defaultdict(dict)
     for line in checked(json_lines(metrics_jsonl)):
         step = line.value("step")
@@ -188,7 +188,7 @@ def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colo
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over a centred window of a fiftieth of the curve, shorter at its ends; gaps (NaN) stay out."""
+    """Return the mean over a centered window of a fiftieth of the curve, shorter at its ends; NaN is left out."""
     reach = max(len(values) // 100, 1)
     known = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
@@ -214,7 +214,7 @@ def _scale(axis: Axes, panel: Panel) -> None:
 
 
 def _scale_logarithmic(axis: Axes) -> None:
-    """Set numbers at 1, 2 and 5 of each decade, at the powers of ten of many, and at even steps within one."""
+    """Label 1, 2 and 5 of each decade; over three decades only powers of ten, and within one decade even steps."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     if high < 10 * low:

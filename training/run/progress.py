@@ -1,4 +1,4 @@
-"""What long work prints to standard error: one progress bar, and sentences above it."""
+"""The output of long work on standard error: one progress bar, and messages above it."""
 
 import shutil
 import sys
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 WIDTH = 80
 """Maximum columns of a bar."""
 LOG_SECONDS = 30.0
-"""Seconds between two states of a bar where standard error is a file or a pipe."""
+"""Seconds between two updates of a bar if standard error is a file or a pipe."""
 STEPS = "{percentage:3.0f}%|{bar:8}| {n_fmt}/{total_fmt} [{remaining}, {rate_fmt}]{postfix}"
 
 
@@ -71,17 +71,17 @@ def columns() -> int:
 
 
 def interval() -> float:
-    """Return the minimum seconds between two states of a bar; a log gets few."""
+    """Return the minimum seconds between two updates of a bar; a log gets fewer updates than a terminal."""
     return 0.1 if sys.stderr.isatty() else LOG_SECONDS
 
 
 def bar_file() -> TextIO:
-    """Return where bars go: standard error; if that is not a terminal, each state gets its own line."""
+    """Return the file for bars: standard error; if that is not a terminal, each update gets its own line."""
     return sys.stderr if sys.stderr.isatty() else cast(TextIO, _Lines())
 
 
 class _Lines:
-    """Writes each state of a bar as a line; a terminal would draw it over the one before."""
+    """Writes each update of a bar as its own line, for files and pipes."""
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):
@@ -92,5 +92,5 @@ class _Lines:
 
 
 def tell(sentence: str) -> None:
-    """Print a sentence that a user should know before the work ends to standard error."""
+    """Print a sentence to standard error at once, because the user should see it before the work ends."""
     sys.stderr.write(sentence + "\n")

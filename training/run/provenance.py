@@ -4,7 +4,7 @@
 
 `inputs` names every file, corpus, checkpoint and bundle that a run reads. A corpus has the hashes of its sources; a
 checkpoint or a bundle has its own provenance, so a bundle contains its whole history. `code` has an entry for each
-version of the code that the run was started with. Absolute paths are cut to their names, which is all that others need.
+version of the code that the run was started with. Absolute paths are reduced to file names.
 """
 
 import json
@@ -33,12 +33,12 @@ CHANGED = "+changes"
 
 
 def code(root: Path = ROOT) -> dict[str, Any]:
-    """Return the version of this package and the commit of its checkout (else None), with CHANGED if files differ."""
+    """Return the package's version, and the commit of its checkout or None; CHANGED is added if files differ."""
     return {"package": f"{PACKAGE} {package_version(root)}", "commit": commit(root)}
 
 
 def package_version(root: Path = ROOT) -> str:
-    """Return the version in pyproject.toml of a checkout, else of the installed package, else "unknown"."""
+    """Return the version of a checkout (pyproject.toml), otherwise of the installed package, or "unknown"."""
     if is_checkout(root):
         return str(project_of(root)["version"])
     try:
@@ -117,14 +117,14 @@ def input_of(path: Path, sha256: str) -> dict[str, Any]:
 
 
 def trained(directory: Path) -> dict[str, Any]:
-    """Return the provenance of a checkpoint: of a finished run, its best, or one of its steps; {} without any."""
+    """Return the provenance of a checkpoint: a finished run, its best/, or one of its steps; {} if it has none."""
     steps = directory.parent.parent if directory.parent.name == "checkpoints" else directory
     run = directory.parent if directory.name == "best" else steps
     return read_object(directory / PROVENANCE) or read_object(run / PROVENANCE)
 
 
 def portable(value: Any) -> Any:
-    """Cut absolute paths, and those outside the working directory, to their names; also in lists and tables."""
+    """Reduce absolute paths, and those outside the working directory, to file names; also inside lists and tables."""
     if isinstance(value, dict):
         return {key: portable(entry) for key, entry in value.items()}
     if isinstance(value, list):

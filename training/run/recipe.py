@@ -36,10 +36,10 @@ def read_recipe(kind: type[RecipeT], path: Path, settings: Sequence[str] = ()) -
 
 
 def parse_recipe(kind: type[RecipeT], values: dict[str, Any], origin: str) -> RecipeT:
-    """Check `values` against the fields of `kind`."""
+    """Return a recipe from its values; raise RecipeError for an unknown key or an invalid value."""
     refuse_unknown(values, kind, origin)
     try:
-        # TOML has no paths, and 1 is not 1.0 in it: pydantic converts these and refuses the rest
+        # in TOML, a path is a string, and 1 is not 1.0: pydantic converts these and refuses everything else
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -1,4 +1,4 @@
-"""What a finished run says: its steps, its figures, where they are, and the command that comes next."""
+"""The line about a finished run: its steps, its figures, where they are, and the command that comes next."""
 
 import shlex
 from pathlib import Path
@@ -8,7 +8,7 @@ from training.run.plots import Name, read_curves
 HEADLINES = ("f1", "micro_f1", "pearson", "accuracy")
 """The most important figure of a head is the first of these that it has."""
 SHARES = ("f1", "micro_f1", "accuracy")
-"""Those that are printed in percent."""
+"""Figures that are printed in percent."""
 
 
 def results(out: Path) -> str:
@@ -24,7 +24,7 @@ def results(out: Path) -> str:
 
 
 def _figure(last: dict[Name, float], subject: str) -> list[str]:
-    """Return the most important figure of a head, or its training loss, as text; [] for what has neither."""
+    """Return the most important figure of a head, or its training loss, as text; [] if it has neither."""
     for key in HEADLINES:
         if subject and (value := last.get(Name(key, subject, True))) is not None:
             return [f"{subject} {key.replace('_', ' ')} {f'{value:.1%}' if key in SHARES else f'{value:.3f}'}"]

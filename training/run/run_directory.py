@@ -35,7 +35,7 @@ from training.run.recipe import parse_recipe
 from training.run.threads import settled_threads
 
 FREE = ("save_every", "plateau_after", "threads")
-"""Fields of a recipe that may change from one start to the next: only last bits of weights depend on them."""
+"""Fields of a recipe that may change between two starts: at most the last bits of the weights depend on them."""
 IDENTIFYING = ("manifest.json", MANIFEST, "model.safetensors", "model.safetensors.index.json")
 """The file that identifies a corpus (sources, vocabulary, counts), a bundle (all its files) or a checkpoint."""
 WRITTEN = (
@@ -45,7 +45,7 @@ WRITTEN = (
 )
 """The files that a run writes to OUT besides its checkpoints."""
 KEPT = 2
-"""Checkpoints that are kept; older ones are removed when a newer one is whole."""
+"""Checkpoints that are kept; older ones are removed when a newer one is complete."""
 
 
 class Run:
@@ -83,7 +83,7 @@ class Run:
                 )
 
     def set_threads(self, given: int) -> None:
-        """Compute with `given` threads; 0 means those that the run started with, or the free cores."""
+        """Set the number of threads: `given`, or for 0 the number at the run's first start, or one per free core."""
         path = self.out / "threads.json"
         if self.processes.first:
             count, why = settled_threads(given, self._noted(path, {}).get("threads", 0))
@@ -176,7 +176,7 @@ class Run:
             write_whole(self.metrics, "".join(line for line in lines if step_of(line) <= step))
 
     def save(self, step: int, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Write everything that the remaining steps depend on."""
+        """Write a checkpoint: everything that the remaining steps depend on."""
         if not self.processes.first:
             return
 
@@ -215,7 +215,7 @@ class Run:
         return state
 
     def _check_space(self, checkpoint: Checkpoint) -> None:
-        """Raise TrainingError if the checkpoints of this run will not fit on the disk: hours later is too late."""
+        """Raise TrainingError if the checkpoints of this run will not fit on the disk, before hours of training."""
         if not self.processes.first:
             return
         modules = (checkpoint.encoder, *(head.module for head in checkpoint.heads.values()))
@@ -237,11 +237,11 @@ class Run:
             if not found:
                 return path
             if self.processes.first:
-                tell(f"{path}: {found}; if the one before it is whole, this one is removed and the run resumes there")
+                tell(f"{path}: {found}; the run removes it and resumes from the one before, if that is undamaged")
         if not self.saved():
             return None
         raise TrainingError(
-            f"{self.checkpoints} has no whole checkpoint, expected one to resume from; restore one, or remove "
+            f"{self.checkpoints} has no undamaged checkpoint, expected one to resume from; restore one, or remove "
             "the directory to start again"
         )
 
@@ -283,7 +283,7 @@ def fingerprint(path: Path) -> str:
 
 
 def step_of(line: str) -> float:
-    """Return the step of a line of metrics.jsonl; infinity for a line that a full disk has cut."""
+    """Return the step of a line of metrics.jsonl; infinity for a line that a full disk has cut off."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
@@ -291,11 +291,11 @@ def step_of(line: str) -> float:
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed dropout for one step of one process, so that a resume needs no state of random numbers."""
+    """Seed dropout for one step of one process, so that a resumed run needs no saved generator state."""
     state = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
     if torch.cuda.is_available():
         torch.manual_seed(state)
-    else:  # without a device, torch records a stack trace each time, which takes milliseconds
+    else:  # without a GPU, torch.manual_seed records a stack trace each time, which takes milliseconds
         torch.default_generator.manual_seed(state)
 
 

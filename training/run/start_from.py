@@ -1,7 +1,7 @@
-"""What a run starts from: a checkpoint, or a bundle, from whose graphs the weights are read.
+"""The start of a run: a checkpoint, or a bundle, whose weights are read from its graphs.
 
-So a team with only a bundle can train its own heads on the starter's encoder, or pretrain further. int8 weights become
-the numbers that are served, so training starts from what the service computes.
+So a team with only a bundle can train its own heads on the starter's encoder, or pretrain further. int8 weights are
+converted to the numbers that they stand for, so training starts from what the service computes.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ def note_length(checkpoint: Checkpoint, longest: int) -> None:
 
 
 def read_base(directory: Path) -> Checkpoint:
-    """Read a checkpoint, or the most precise weights of a bundle; raise the errors of their readers."""
+    """Read a checkpoint, or the most precise weights of a bundle; raise CheckpointError or BundleError."""
     if (directory / MANIFEST).exists():
         return unpack(read_bundle(directory))
     check_directory(directory)
@@ -60,7 +60,7 @@ def set_dropout(checkpoint: Checkpoint, hidden: float, attention: float) -> None
             if isinstance(module, nn.Dropout):
                 module.p = hidden
     for layer in checkpoint.encoder.layers:
-        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList forgets its kind
+        layer.attention_dropout = attention  # type: ignore[assignment]  # a ModuleList does not keep the type of its items
 
 
 def unpack(bundle: Bundle) -> Checkpoint:
@@ -161,13 +161,13 @@ def query_key_value(weights: Weights, name: str, heads: int) -> NDArray[np.float
 
 
 def apart(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """[in, heads * 3 * size], query, key and value of each head side by side (packed_encoder.py) → [3 H, in]."""
+    """Return [3 H, in] from [in, heads * 3 * size], the parts of each head side by side (packed_encoder.py)."""
     width, size = weight.shape[0], weight.shape[1] // (3 * heads)
     return weight.reshape(width, heads, 3, size).transpose(2, 1, 3, 0).reshape(-1, width)
 
 
 def put_back(weights: Weights, owner: str, norm: str, reader: str) -> None:
-    """Move a bias that a norm carries back to its layer (exporting/encoder_graph.py); older bundles have none."""
+    """Move a bias that a norm carries back to its layer (exporting/encoder_builder.py); older bundles have none."""
     carried = weights.pop(f"{owner}.carried", None)
     if carried is not None:
         weights[f"{owner}.bias"] = carried

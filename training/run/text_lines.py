@@ -24,7 +24,7 @@ from training.errors import DataError, RowError
 ItemT = TypeVar("ItemT")
 
 MAX_LINE = 1 << 26
-"""Maximum bytes of a line, about a hundred novels."""
+"""Maximum bytes of a line: 64 MiB, more than any sensible text."""
 BLOCK = 1 << 16
 """Bytes or characters per read."""
 UNDECODED = re.compile("[\udc80-\udcff]")
@@ -69,7 +69,7 @@ def text_lines(path: Path) -> Iterator[str | DataError]:
 
 
 def text_blocks(path: Path) -> Iterator[str]:
-    """Yield the text of a file in blocks of any lines; bytes that are not UTF-8 become UNDECODED characters."""
+    """Yield the text of a file in blocks that may end inside a line; bytes that are not UTF-8 become UNDECODED."""
     with _whole(path), opened(path) as file:
         block = file.read(BLOCK)
         is_utf16 = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -80,7 +80,7 @@ def text_blocks(path: Path) -> Iterator[str]:
                 block = file.read(BLOCK)
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-16 ({error.reason}), expected it whole; save it as UTF-8") from None
+            raise DataError(f"{path}: not UTF-16 ({error.reason}), expected text; save it as UTF-8") from None
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _whole(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
-        raise DataError(f"{path} cannot be read to its end ({error}), expected a whole file; copy it again") from None
+        raise DataError(f"{path} cannot be read to its end ({error}), expected all of it; copy it again") from None
 
 
 def checked(items: Iterable[ItemT | DataError]) -> Iterator[ItemT]:
@@ -103,7 +103,7 @@ def checked(items: Iterable[ItemT | DataError]) -> Iterator[ItemT]:
 
 
 def unpacked_suffix(path: Path) -> str:
-    """Return the suffix without that of the compression, in small letters: .csv for train.CSV.gz."""
+    """Return the suffix without that of the compression, in lowercase: .csv for train.CSV.gz."""
     name = path.with_suffix("") if path.suffix.casefold() in OPENERS else path
     return name.suffix.casefold()
 
@@ -153,7 +153,7 @@ def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str | DataError
             if is_long or _is_long(rest):
                 is_long, rest = True, ""
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-16 ({error.reason}), expected it whole; save it as UTF-8") from None
+        raise DataError(f"{path}:{number}: not UTF-16 ({error.reason}), expected text; save it as UTF-8") from None
     if is_long:
         yield _too_long(path, number)
     elif rest:
@@ -166,7 +166,7 @@ def _is_long(line: str) -> bool:
 
 
 def _too_long(path: Path, number: int) -> RowError:
-    return RowError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB, expected less; divide it", number)
+    return RowError(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB, expected less; split it", number)
 
 
 # ---- compression -----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 
 class _Zstd(io.RawIOBase):
-    """The content of a file; the library's own reader silently accepts a cut file, so frame ends are checked here."""
+    """Reads a zstd file and checks the end of each frame; the library's reader silently accepts a truncated file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")

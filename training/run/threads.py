@@ -19,7 +19,7 @@ MEASURED = 0.4
 IDLE = (3, 4)
 """Columns of /proc/stat: idle, and waiting for a disk (proc_stat(5))."""
 COLUMNS = 8
-"""Columns that are read; later ones are parts of these."""
+"""Columns that are read; later ones are already included in these."""
 
 
 def settled_threads(given: int, before: int) -> tuple[int, str]:
@@ -37,7 +37,7 @@ def settled_threads(given: int, before: int) -> tuple[int, str]:
 def choose_threads() -> tuple[int, str]:
     """Return the number of threads that fit this machine now, and the reason in words."""
     if given := os.environ.get("OMP_NUM_THREADS"):
-        return torch.get_num_threads(), f"as OMP_NUM_THREADS={given} says"
+        return torch.get_num_threads(), f"as set by OMP_NUM_THREADS={given}"
     cores, busy = usable_cores(), busy_cores()
     free = min(cores, len(affinity()) - busy)
     count = max(1, min(torch.get_num_threads(), int(free + 0.5)))
@@ -57,7 +57,7 @@ def busy_cores(stat: Path = STAT, seconds: float = MEASURED) -> float:
 
 
 def ticks(stat: Path) -> dict[int, list[int]]:
-    """Return the columns of each usable core."""
+    """Return the ticks of each usable core in each column, by the number of the core."""
     found = {}
     with suppress(OSError):  # macOS has no such file
         for line in stat.read_text().splitlines():

@@ -15,7 +15,7 @@ from training.scoring.position import Position
 
 MIN_ROWS = 512
 MIN_CHARACTERS = 1 << 17
-"""Bounds of the first chunks of a file: about 512 short texts. A larger row is a chunk by itself."""
+"""Bounds of the first chunks of a file: about 512 short texts. A larger row is its own chunk."""
 CHUNKS_PER_SIZE = 64
 """Chunks after which both bounds double."""
 MAX_DOUBLINGS = 4
@@ -28,7 +28,7 @@ class Chunk(NamedTuple):
     """part-FFFFF-CCCCCC: the numbers of the file and of its chunk."""
     rows: tuple[InputRow, ...]
     size: int
-    """Bytes of the file that were read for it; for the time left."""
+    """Bytes of the file that were read for it, to estimate the time left."""
 
 
 def chunks(job: Job, file: Path) -> Iterator[Chunk]:

@@ -2,7 +2,7 @@
 
     bertheads-score FILES... --bundle DIR [--head NAME] --out DIR [--columns text=body] [--set top_k=3]
 
-Finished work stays: the same command continues after an interruption. A broken row gets an error in its row.
+Finished parts are kept, so the same command continues after an interruption. A broken row gets an error as its answer.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bundle", type=Path, required=True, metavar="DIR", help="bundle whose head answers")
     add("--head", metavar="NAME", help="head that answers; needed if the bundle has several")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of answers; the same command continues it")
-    names = "columns of the fields, such as text=body or id=number; columns without names count from 0"
+    names = "columns of the fields, such as text=body or id=number; columns without names are numbered from 0"
     add("--columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=names)
     add("--keep", type=_names, default=(), metavar="COLUMN,…", help="columns to copy to the answers, as text")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="parameter, such as top_k=3; repeatable")
@@ -78,7 +78,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
     return int(text)
 
 
@@ -93,7 +93,7 @@ def score_command(arguments: argparse.Namespace) -> None:
         del predictor  # the processes need its memory
         with claimed(job, bundle) as known:
             if known["finished"] and known["finished"]["parts"] == read_outcome(job).parts:
-                sys.stdout.write(f"finished already: {finished(job, Outcome(**known['finished']))}\n")
+                sys.stdout.write(f"already finished: {finished(job, Outcome(**known['finished']))}\n")
             else:
                 score(job, arguments, sources, known)
     except KeyboardInterrupt as interrupt:

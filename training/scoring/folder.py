@@ -17,7 +17,7 @@ from training.scoring.parts import PARTIAL, part_files
 
 NOTE = "_score.json"
 FORMAT = "bertheads-score/1"
-"""Version of the bounds of chunks and of the reading of rows: all parts of a job have the same."""
+"""Version of the chunk bounds and of how rows are read; all parts of a job must have the same."""
 OWN = (NOTE, NOTE + ".partial", LOCK)
 MAX_SHOWN = 60
 """Characters of a value in a message."""
@@ -42,7 +42,7 @@ def fingerprint(job: Job, bundle: Bundle) -> dict[str, Any]:
 
 @contextmanager
 def claimed(job: Job, bundle: Bundle) -> Iterator[dict[str, Any]]:
-    """Be the only run of a job in its folder, and yield its note; `finished` in it is the outcome, or None.
+    """Lock the folder of a job, and yield its note: the `job`, and `finished`, its outcome or None.
 
     Raise DataError for a folder with other content, and TrainingError if another run is working.
     """

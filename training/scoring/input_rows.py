@@ -23,7 +23,7 @@ FIELDS: dict[RouteName, tuple[str, ...]] = {
 }
 """The fields of an input by route; they are columns of the output. Given words become a text, joined by blanks."""
 MAX_CHARACTERS = 1 << 22
-"""Maximum characters of an input, four times those of a request: more would take gigabytes to tokenise."""
+"""Maximum characters of an input, four times those of a request: more would take gigabytes to tokenize."""
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Surrogates, which JSON can write but UTF-8 cannot."""
 
@@ -80,7 +80,7 @@ def _input_row(job: Job, line: Line, place: str) -> InputRow:
     fields, given = _given(job.route, line)
     size = sum(map(len, fields))
     if size > MAX_CHARACTERS:
-        line.fail(f"the input has {size:,} characters, expected at most {MAX_CHARACTERS:,}; divide it")
+        line.fail(f"the input has {size:,} characters, expected at most {MAX_CHARACTERS:,}; split it")
     kept = tuple(as_text(line.record.get(key)) for key in job.keep)
     return InputRow(own_id(line.record) or place, fields, kept, given, None)
 
@@ -111,7 +111,7 @@ def _words(line: Line) -> Iterator[tuple[int, Any]]:
     return enumerate(words)
 
 
-# ---- what is carried over --------------------------------------------------------------------------------------------
+# ---- ids and copied columns ------------------------------------------------------------------------------------------
 
 
 def own_id(record: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class Job:
     columns: Mapping[str, str] = field(default_factory=dict)
     """{"text": "body"}: the columns of the fields; see training/text/columns.py."""
     keep: tuple[str, ...] = ()
-    """Further columns that are copied as text."""
+    """Other columns, which are copied as text."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     form: Form = "parquet"
     precision: Precision | None = None

@@ -43,7 +43,7 @@ def read_outcome(job: Job) -> Outcome:
 
 
 def _count_repeated(job: Job, found: Outcome) -> None:
-    """Compare ids by hashes of 64 bits: bounded memory; ten million rows err with probability 10^-5."""
+    """Compare ids by hashes of 64 bits: bounded memory; ten million rows are miscounted with probability 10^-5."""
     passes = -(-found.rows // MAX_IDS)
     for turn in range(passes):
         hashes = (hash(id) for id, _ in _rows(job))

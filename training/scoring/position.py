@@ -1,4 +1,4 @@
-"""How much of a file has been read, for any reader and compression: the kernel of Linux knows it.
+"""How much of a file has been read, by any reader and with any compression; Linux reports it in /proc.
 
 Parquet files are read at random places, so their position means nothing before the end.
 """

@@ -71,7 +71,7 @@ def head_of(given: str | None, route: RouteName | None, predictor: Predictor) ->
 
 
 def files_of(given: Sequence[Path], route: RouteName, own: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the named files and those below folders, each once; our `own` folders are left out."""
+    """Return the named files and those below folders, each once, except files in the folders `own`."""
     task = "classify" if route == "zero-shot" else route
     found: dict[str, Path] = {}
     for path in given:

@@ -75,7 +75,7 @@ def connect(address: str, folder: str) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # otherwise Ray creates one in the home folder
     try:
         reach(address)
-        with muted(), handled(signal.getsignal(signal.SIGTERM), [signal.SIGTERM]):  # Ray makes it end the process
+        with muted(), handled(signal.getsignal(signal.SIGTERM), [signal.SIGTERM]):  # Ray makes SIGTERM end the process
             ray.init(address, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise TrainingError(f"--ray {address}: {first_sentence(error)}; {REMEDY}") from error
@@ -93,7 +93,7 @@ def reach(address: str) -> None:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Redirect file descriptor 2 meanwhile: Ray's core writes the level of its log there, not to `sys.stderr`."""
+    """Redirect file descriptor 2 inside the block: Ray's core writes its log level there, not to `sys.stderr`."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""Scoring by Ray Data: embedded, on the cores of this machine, or unchanged on a cluster.
+"""Scoring with Ray Data: embedded, on the cores of this machine, or the same on a cluster.
 
 A reader turns one file into chunks. An actor, which holds the bundle, answers one chunk per call and writes its part;
 only the summary comes back. So the parts are the checkpoint: a call that Ray repeats replaces its own part, and runs
@@ -52,8 +52,8 @@ def run(job: Job, address: str | None = None) -> Iterator[Summary]:
     """Write the missing parts, and yield a summary of each chunk, in any order.
 
     Without an address, Ray is embedded. Raise DataError at the end for files that could not be read to their ends.
-    Raise TrainingError at once if the cluster cannot be reached, if a node does not see the paths of the job or cannot
-    answer, or if no chunk makes progress.
+    Raise TrainingError at once if the cluster cannot be reached, if a node lacks the paths of the job or cannot answer,
+    or if no chunk makes progress.
     """
     with connected(address):
         try:

@@ -1,4 +1,4 @@
-"""What a vocabulary loses of the characters of a text: capitals, accents, and characters without an entry."""
+"""The characters of a text that a vocabulary does not represent: capitals, accents, and those without an entry."""
 
 import unicodedata
 from collections import Counter
@@ -9,7 +9,7 @@ from tokenizers.normalizers import BertNormalizer
 from models.tokenizer import Tokenizer
 
 EXAMPLES = 5
-"""Kinds of characters that a sentence lists, the most frequent first."""
+"""Distinct characters that a sentence lists, the most frequent first."""
 PLAIN = {"clean_text": False, "handle_chinese_chars": False, "strip_accents": False, "lowercase": False}
 
 
@@ -21,8 +21,8 @@ def counted(lines: Iterable[str], characters: Counter[str]) -> Iterator[str]:
 
 
 def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, strip_accents: bool) -> list[str]:
-    """Say in sentences which characters of a text its tokens no longer distinguish, and how many."""
-    said = [] if lowercase or strip_accents else ["case and accents stay, so words remain distinct"]
+    """Return sentences on the characters that the tokens of a text no longer distinguish, with their counts."""
+    said = [] if lowercase or strip_accents else ["case and accents are kept, so words remain distinct"]
     if lowercase:
         said += sentence("--lowercase changes", changes(characters, lowercase=True))
     if strip_accents:
@@ -34,7 +34,7 @@ def removals(characters: Counter[str], tokenizer: Tokenizer, lowercase: bool, st
 def changes(characters: Counter[str], **rule: bool) -> Counter[tuple[str, str]]:
     """Count the characters that one rule of BERT's normalizer changes, with the result.
 
-    Compared in NFC: a letter that is only split into several characters, as Hangul is, has lost nothing.
+    Compared in NFC: a letter that is only split into several characters, as in Hangul, loses nothing.
     """
     normalizer = BertNormalizer(**PLAIN | rule)
     found = Counter[tuple[str, str]]()
@@ -46,24 +46,24 @@ def changes(characters: Counter[str], **rule: bool) -> Counter[tuple[str, str]]:
 
 
 def unknown(characters: Counter[str], tokenizer: Tokenizer) -> Counter[tuple[str, str]]:
-    """Count the characters whose words cannot be cut into pieces."""
+    """Count the characters that the tokenizer does not know."""
     kinds = [character for character in characters if not character.isspace()]
     pieces = dict(zip(kinds, tokenizer.encode_ids(kinds), strict=True))
     return Counter({(kind, "[UNK]"): characters[kind] for kind in kinds if tokenizer.unk_id in pieces[kind]})
 
 
 def sentence(start: str, found: Counter[tuple[str, str]], end: str = "") -> list[str]:
-    """Yield one sentence, or none if nothing was found."""
+    """Return one sentence in a list, or [] if nothing was found."""
     if not found:
         return []
     shown = [f"{name(before)} → {name(after)} ({count:,})" for (before, after), count in found.most_common(EXAMPLES)]
     more = ", …" if len(found) > EXAMPLES else ""
-    kinds = f"{len(found):,} kind" + ("s" if len(found) > 1 else "")
-    return [f"{start} {found.total():,} of the characters, of {kinds}: {', '.join(shown)}{more}{end}"]
+    distinct = f"{found.total():,} characters ({len(found):,} distinct)"
+    return [f"{start} {distinct}: {', '.join(shown)}{more}{end}"]
 
 
 def name(text: str) -> str:
-    """Return a character in a visible form: a mark on a circle, a format character by its number."""
+    """Return a character in a visible form: a combining mark on a circle, a format character by its number."""
     if not text:
         return "nothing"
     kind = unicodedata.category(text[0])[0]

@@ -1,6 +1,6 @@
-"""Which column of a file is which field of an example.
+"""Finds the column of a file for each field of an example.
 
-`chosen` names them (`--columns text=sentence,label=intent`); otherwise usual names are recognised, if a file has only
+`chosen` names them (`--columns text=sentence,label=intent`); otherwise usual names are recognized, if a file has only
 one of them. In a file without names, columns are numbers, counted from 0.
 """
 
@@ -24,7 +24,7 @@ PAIRS = (
     ("text1", "text2"),
     ("question", "sentence"),
 )
-"""Columns of two texts, which belong together."""
+"""Usual names of the two columns of a pair."""
 FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
     "classify": {"text": TEXT, "label": LABEL},
     "pair": {"text_a": (), "text_b": (), "label": LABEL},
@@ -56,7 +56,7 @@ class Columns:
     labelled: bool = True
     """Whether records must have labels. If not, their columns are ignored."""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Further fields, and the usual names of their columns."""
+    """Extra fields, and the usual names of their columns."""
     tells: bool = True
     """Whether to print on standard error how a file without names is read."""
     _found: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Columns:
         return replace(line, record=line.record | {name: line.record[key] for name, key in found.items()})
 
     def read(self, path: Path, names: Sequence[str]) -> list[str] | None:
-        """Return the columns of a table to read: those of texts if labels do not matter, otherwise all."""
+        """Return the columns of a table to read: those of the inputs if labels are not needed; None means all."""
         if self.labelled and self.task != "fill-mask":
             return None
         found = self._columns(str(path), names)
@@ -195,7 +195,7 @@ class Columns:
             self._refuse(f"{path}:1", names, missing, remedy)
 
     def _check_extra(self, place: str, names: Sequence[str], found: Mapping[str, str]) -> None:
-        """Raise ColumnError for a requested further column that is missing."""
+        """Raise ColumnError if a requested extra column is missing."""
         for name, usual in self.extra.items():
             if not usual and name not in found:
                 raise ColumnError(f"{place}: there is no column {name!r} among {', '.join(names)}; name one of these")
@@ -226,14 +226,11 @@ class Columns:
             )
         if self.tells:
             taken = ",".join(f"{name}={names.index(name)}" for name in needed)
-            tell(
-                f"{path} has no header; its columns are read as {', '.join(names)}; to read them otherwise: "
-                f"--columns {taken}"
-            )
+            tell(f"{path} has no header; its columns are read as {', '.join(names)}; to change that: --columns {taken}")
         return names
 
     def _guessed(self, rows: Sequence[Sequence[str]]) -> list[str] | None:
-        """Return the places of the texts in order, and of the label, which may be missing if labels do not matter."""
+        """Return guessed names: the texts in order, and the label, which may be missing if labels are not needed."""
         texts = [name for name in self._needed if name != "label"]
         if not self.labelled and texts and len(rows[0]) == len(texts):
             return texts
@@ -242,7 +239,7 @@ class Columns:
 
 
 def _plain(name: str) -> str:
-    """Return a name without capitals, blanks and hyphens, which differ between tools."""
+    """Return a name in lowercase, with underscores for spaces and hyphens, because tools differ in these."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 

@@ -86,7 +86,7 @@ class Corpus:
         mine, theirs = str(self.manifest["vocabulary_sha256"]), vocabulary_hash(tokenizer)
         if mine != theirs:
             raise DataError(
-                f"{self.directory} was cut by vocabulary {mine[:12]}…, expected {theirs[:12]}… as the checkpoint has; "
+                f"{self.directory} was tokenized by vocabulary {mine[:12]}…, expected the checkpoint's {theirs[:12]}…; "
                 "build the corpus again with the checkpoint's tokenizer"
             )
 

@@ -1,7 +1,7 @@
 """Documents → sentences → the arrays of a corpus: in parallel, in bounded memory, and resumable.
 
 Documents are appended to plain files, which training/text/corpus_work.py commits from time to time. `sentencex` splits
-sentences. A file that changes meanwhile is refused, because its hash would belong to another text.
+sentences. A file that changes during the work is refused, because its hash would belong to another text.
 """
 
 import hashlib
@@ -43,10 +43,10 @@ from training.text.unknown_characters import UnknownCharacters
 MAX_SENTENCE = 512  # tokens; a longer "sentence" (a table, a list without stops) is split here, and nothing is lost
 WORDS = 2_400_000  # size of the words that a process caches: about 150,000 of them, 30 MB
 MAX_UNKNOWN = 0.3  # share of the tokens, and of the characters; a vocabulary of another script knows almost nothing
-LAYOUT = 3  # of OUT.partial; work of another version is not continued
+LAYOUT = 3  # version of OUT.partial; work of another version is not continued
 UNPACKED = 3  # minimum bytes of text per compressed byte
 BLANKS = " \n\t\u3000"
-TOGETHER = 1000  # sentences of a document that are tokenised at once
+TOGETHER = 1000  # sentences of a document that are tokenized at once
 SENT = 8  # documents per task of a process
 AHEAD = 8  # tasks per process that are sent or returned before the first result is read
 
@@ -202,7 +202,7 @@ def digest(ids: NDArray[np.uint32], text: str) -> int:
 
 
 def visible_characters(text: str) -> int:
-    """Return the length of a text without its frequent kinds of blanks, which is fast to compute."""
+    """Return the number of characters that are not in BLANKS; these are frequent, and fast to count."""
     return len(text) - sum(map(text.count, BLANKS))
 
 

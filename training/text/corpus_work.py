@@ -1,4 +1,4 @@
-"""OUT.partial: the part of a corpus that is on disk already, and what is appended to it.
+"""The unfinished corpus in OUT.partial: documents are appended to it, and a later command continues it.
 
 After every COMMITTED documents the files are flushed, and their lengths are noted with a hash of all texts so far. The
 same command later truncates the files to the last note whose texts are unchanged, and continues there. So it resumes
@@ -28,7 +28,7 @@ from training.text.held_out import KEPT, with_duplicates, without_repeated
 COMMITTED = 1000
 """Documents between two notes: the most that an interruption can cost."""
 COMMITTED_CHARACTERS = 1 << 24
-"""Fewer if documents are long."""
+"""If documents are long: characters between two notes."""
 PARTS = ("train", "validation")
 RAW = [raw_name(part, name) for part in (*PARTS, KEPT) for name in NAMES]
 WRITTEN = {
@@ -145,7 +145,7 @@ class Work:
 
 
 def add_text(texts: Any, document: Document) -> None:
-    """Continue a hash with a text and its length, which marks its end."""
+    """Add a text to a hash, with its length, so that its end counts too."""
     raw = document.text.encode()
     texts.update(len(raw).to_bytes(8, "little"))
     texts.update(raw)

@@ -112,7 +112,7 @@ class Writer:
         return self.directory / raw_name(self.raw, name)
 
     def _open(self, name: str, size: int) -> Any:
-        """Open a file for appending after its first `size` bytes; later bytes were not noted."""
+        """Open a file for appending after its first `size` bytes; later bytes were not committed and are removed."""
         path = self._path(name)
         path.touch()
         if path.stat().st_size < size:
@@ -140,7 +140,7 @@ class Writer:
 
     @contextmanager
     def _array(self, name: str, dtype: DTypeLike, count: int) -> Iterator[BinaryIO]:
-        """Open an array file for `count` values. It is written, not mapped: a full disk kills a process that maps."""
+        """Open an array file for `count` values. It is not memory-mapped: on a full disk that kills the process."""
         with (self.directory / array_name(self.part, name)).open("wb") as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count,)}
             np.lib.format.write_array_header_1_0(file, header)

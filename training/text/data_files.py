@@ -115,8 +115,8 @@ def _sides(example: Example) -> tuple[object, object]:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of data files: --columns and --skip-broken."""
     example = "text=sentence,label=intent"
-    told = f"columns of the fields, such as {example}; one NAME alone is the text's column; columns without names "
-    told += "count from 0; default: usual names"
+    told = f"columns of the fields, such as {example}; a single NAME is the column of the text; columns without names "
+    told += "are numbered from 0; default: usual names"
     for flags, text in ((["--columns"], told), (["--column", "--text-column"], argparse.SUPPRESS)):
         parser.add_argument(*flags, dest="columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=text)
     skip = "skip up to N broken rows and list them; default: 0"
@@ -142,5 +142,5 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
     return int(text)

@@ -25,7 +25,7 @@ from training.text.rows import rows_of
 from training.text.source_files import Sources
 
 MAX_LINE = 1 << 17
-"""Characters that are split into sentences at once; the time grows faster than the length."""
+"""Maximum characters that are split into sentences at once; the time grows faster than their number."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Documents:
         self.notes = Notes()
 
     def __iter__(self) -> Iterator[Document]:
-        """Raise DataError for a broken row, after `skip_broken` others."""
+        """Yield the documents of all files; raise DataError if more than `skip_broken` rows are broken."""
         for path in self.files:
             try:
                 yield from islice(self.of(path), self.reading.limit)

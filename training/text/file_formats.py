@@ -43,7 +43,7 @@ def format_of(path: Path, task: str) -> str:
 
 
 def files_in(path: Path, task: str, *, below: bool = False) -> list[Path]:
-    """Return a file itself, or the sorted files of a folder that the task can use; with `below` of its folders too.
+    """Return a file itself, or the sorted files of a folder that the task can use; `below` includes its subfolders.
 
     Print what is left out; raise DataError for a folder without such files.
     """
@@ -75,7 +75,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def _inside(folder: Path, below: bool) -> list[Path]:
-    """Yield the entries of a folder; with `below` also files of its folders, except hidden ones."""
+    """Return the entries of a folder; with `below`, its files and those of its subfolders, except hidden ones."""
     if not below:
         return list(folder.iterdir())
     found = []

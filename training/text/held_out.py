@@ -25,7 +25,7 @@ def is_held_out(number: int, share: float) -> bool:
 def without_repeated(train: Writer, validation: Writer, tokenizer: Tokenizer) -> Writer:
     """Return the validation part without documents that the training part has too; it is rewritten if there are any.
 
-    Otherwise memorised text would be measured as understood. The files of `validation` stay, so an interrupted command
+    Otherwise memorized text would make the figures too good. The files of `validation` stay, so an interrupted command
     can continue from them.
     """
     train.flush(), validation.flush()

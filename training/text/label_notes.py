@@ -12,7 +12,7 @@ from training.text.examples import Example, PairExample, TextExample, labels_in
 from training.text.notes import Notes
 
 MISSING = {"nan", "null", "none", "n/a", "na", "<na>", "nat", "?"}
-"""What tools and people write for a missing label."""
+"""Values that tools and people write for a missing label."""
 DIVIDERS = "|;,"
 DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 MAX_SHOWN = 3
@@ -24,7 +24,7 @@ def note_labels(examples: Iterable[Example], notes: Notes) -> None:
     for sentence, suspects in (
         ("labels that differ from another only in capitals or blanks", list(_alike(found))),
         ("labels that may stand for a missing one; remove such rows unless it is a class", list(_missing(found))),
-        ('labels that seem to be several in one; write a list such as ["a", "b"]', list(_joined(found))),
+        ('labels that seem to join several; write a list such as ["a", "b"]', list(_joined(found))),
         ("labels with a decimal comma are classes; write numbers with a point", _with_comma(found)),
     ):
         if suspects:

@@ -37,8 +37,8 @@ def rules_of(code: str) -> str:
         return RELATED[language]
     names = {name.casefold(): known for known, name in (RULES | GENERAL).items()}
     near = get_close_matches(language, [*RULES, *RELATED, *GENERAL, *names], 3, 0.5)
-    nearest = f" (near it: {', '.join(dict.fromkeys(names.get(one, one) for one in near))})" if near else ""
+    nearest = f" (similar: {', '.join(dict.fromkeys(names.get(one, one) for one in near))})" if near else ""
     raise DataError(
         f"language {code!r} has no rules for splitting sentences, expected one of {', '.join(sorted(RULES))}{nearest}; "
-        "pass one of them, en for general rules"
+        "pass one of them, or en for general rules"
     )

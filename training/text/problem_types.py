@@ -1,4 +1,4 @@
-"""What the labels of a data set are: exclusive classes, labels of which several may be true, or numbers.
+"""The kind of labels of a data set: exclusive classes, labels of which several may be true, or numbers.
 
 The names are those of transformers (`problem_type`).
 """
@@ -13,7 +13,7 @@ from training.text.examples import Example, Label, PairExample, TextExample
 
 
 def problem_of(examples: Iterable[Example]) -> ProblemType:
-    """Return the problem type: multi-label if any label is a list, regression if any is a fraction, else classes."""
+    """Return the problem type: multi-label if any label is a list, regression if one is a fraction, or classes."""
     labels = [example.label for example in examples if isinstance(example, TextExample | PairExample)]
     if any(isinstance(label, tuple) for label in labels):
         return "multi_label_classification"

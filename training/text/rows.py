@@ -1,6 +1,6 @@
-"""The records of a labelled file of any format, in the one form from which examples are parsed.
+"""The records of a labelled file of any format, in the one form that examples are parsed from.
 
-A format yields records, whose columns become the fields of the task. The different forms of tools become one form.
+The reader of a format yields records. Their columns become the fields of the task, in one form for all tools.
 A broken row is a DataError among the rows, so the reader decides whether to skip it.
 """
 
@@ -145,7 +145,7 @@ def _formed(row: Row, columns: Columns, notes: Notes, kind: str) -> Row | None:
         line = unwrap(row, notes, columns.labelled)
         if line is None:
             return None
-        if kind not in ("conll", "text"):  # for the first row, columns are chosen by number while it is read
+        if kind not in ("conll", "text"):  # a conll file is read by column numbers, and a text has no columns
             line = columns.rename(line)
         if kind == "csv" and columns.task != "fill-mask":
             line = _typed(line, columns.task)

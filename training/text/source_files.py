@@ -1,4 +1,4 @@
-"""The files that a command reads: those of folders, copies of pipes, each text once, and all unchanged."""
+"""The files that a command reads: folders are listed, pipes copied, duplicates dropped, and changed files refused."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def stat_of(path: Path) -> os.stat_result:
 
 @contextmanager
 def readable_files(given: Sequence[Path], out: Path) -> Iterator[list[Path]]:
-    """Return the text files that `given` names, each of which can be read twice; raise DataError for other files.
+    """Yield the text files that `given` names, each of which can be read twice; raise DataError for other files.
 
     A folder stands for the files below it. A pipe ("-" is standard input) is copied to a temporary folder beside `out`,
     because a corpus reads its files from the beginning again after an interruption.
@@ -94,7 +94,7 @@ def is_pipe(path: Path) -> bool:
 
 
 def text_files(path: Path) -> list[Path]:
-    """Yield a file itself, or the text files below a folder, in the order of their paths."""
+    """Return a file itself, or the text files below a folder, in the order of their paths."""
     return files_in(path.resolve() if path == STDIN else path, "fill-mask", below=True)
 
 

@@ -18,8 +18,8 @@ def hold_out(examples: Sequence[Example], share: float = 0.1, seed: int = 0) -> 
     """Return the training part and the held-out part, both in the order of `examples`.
 
     Examples with the same text, pair or context are on one side. Each label keeps at least one example in the training
-    part, so the held-out part may be empty. The stratum of an example is its rarest label: its class, the least
-    frequent of several labels or tags, the tenth of a number, or whether a question has an answer.
+    part, so the held-out part may be empty. The stratum of an example is its rarest label; for a number,
+    its bin, and for a question, whether it has an answer.
     """
     groups = list(_groups(examples))
     labels = _labels(examples)
@@ -43,7 +43,7 @@ def _spared(groups: Sequence[Sequence[int]], labels: Sequence[set[Hashable]], le
 
 
 def _groups(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """Return the indices of the examples, grouped by text."""
+    """Yield the indices of the examples that have the same text."""
     found: dict[Hashable, list[int]] = {}
     for place, example in enumerate(examples):
         found.setdefault(_text(example), []).append(place)
@@ -51,7 +51,7 @@ def _groups(examples: Sequence[Example]) -> Iterator[list[int]]:
 
 
 def _text(example: Example) -> Hashable:
-    """Return the text that must not be on both sides, without its capitals and blanks."""
+    """Return the text that must not be on both sides, in lowercase and with single spaces."""
     if isinstance(example, PairExample):
         return tuple(sorted((_plain(example.text_a), _plain(example.text_b))))
     if isinstance(example, QuestionExample):

@@ -1,4 +1,4 @@
-"""Converts the other ways of tagging spans to BIO.
+"""Converts other schemes of span tags to BIO.
 
 IOB1     B- only if a span follows another of its type (CoNLL-2003; Ramshaw and Marcus, 1995)
 BIOES    the last word is E-, a single word S-; BILOU names these L- and U-; BMEWO names them E- and W-, and words
@@ -46,8 +46,7 @@ def _is_iob1(tags: Sequence[str]) -> bool:
 
 
 def _bio(tags: Sequence[str]) -> Iterator[str]:
-    inside = ""
-    """Return the type of the span that continues here."""
+    inside = ""  # the type of the span that may continue here
     for tag in tags:
         found = SPAN_TAG.fullmatch(tag)
         if not found:

@@ -46,7 +46,7 @@ def train_vocabulary(
     in Chinese, thousands are words by themselves, and the library's limit of 1,000 would make the others unknown.
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
-        raise DataError(f"--size is {size}, expected {MIN_SIZE} or more, up to {MAX_SIZE:,}; BERT has 30,522")
+        raise DataError(f"--size is {size}, expected {MIN_SIZE} to {MAX_SIZE:,}; BERT has 30,522")
     with readable_files(files, out) as given:
         refuse_existing(out)
         characters = Counter() if characters is None else characters
@@ -64,7 +64,7 @@ def trained(
 ) -> tokenizers.Tokenizer:
     """Learn the entries, and sort them."""
     backend = tokenizers.Tokenizer(model_of({}))
-    # never None: that strips accents together with lower case
+    # never None, which would strip accents whenever lowercase is set
     backend.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     backend.pre_tokenizer = BertPreTokenizer()
     specials = list(SPECIALS.values())

@@ -307,7 +307,7 @@ def test_arguments_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[
     for limit in ("0", "-1", "many"):
         with pytest.raises(SystemExit):
             parse("model", "--head", "mood", "--data", "a.jsonl", "--limit", limit)
-    assert "is not a whole number from 1 on" in capsys.readouterr().err
+    assert "is not a whole number, 1 or more" in capsys.readouterr().err
     arguments = parse("model", "--head", "qa", "--data", "a.jsonl", "b.jsonl", "--data", "c.jsonl")
     assert [path.name for path in arguments.data] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 

@@ -123,7 +123,7 @@ def test_one_example_is_neither_a_judge_nor_a_figure(
     made = exported(run, tmp_path / "made", "--data", f"mood={tmp_path / 'validation.jsonl'}", "--limit", "1")
     assert parity(made)["precisions"]["int8"]["heads"]["mood"]["validation"]["examples"] == 1
     assert made.manifest.heads["mood"].metrics == before
-    assert "1 examples of validation.jsonl are too few to judge by, expected 100" in capsys.readouterr().err
+    assert "1 examples of validation.jsonl are too few, expected 100 or more" in capsys.readouterr().err
     assert "on 1 validation examples" in made_card(made)
 
 

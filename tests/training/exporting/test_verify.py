@@ -104,12 +104,13 @@ def test_the_head_is_found_by_the_class_or_asked_for(root: Path) -> None:
     bundle = read_bundle(root / "classify-bundle")
     assert heads_for(bundle, root / "pair", None) == ["classify"], "a classifier may read texts or pairs"
     with pytest.raises(
-        EvaluationError, match=r"holds BertForMaskedLM.*has classify \(classify\); say with --head NAME"
+        EvaluationError,
+        match=r"holds BertForMaskedLM.*has classify \(classify\); name the one that .* with --head NAME",
     ):
         heads_for(bundle, root / "fill-mask", None)
     heads = bundle.manifest.heads | {"nli": bundle.manifest.heads["classify"].model_copy(update={"task": "pair"})}
     both = Bundle(bundle.directory, bundle.manifest.model_copy(update={"heads": heads}), bundle.tokenizer)
-    with pytest.raises(EvaluationError, match=r"has classify \(classify\), nli \(pair\); say with --head"):
+    with pytest.raises(EvaluationError, match=r"has classify \(classify\), nli \(pair\); name the one"):
         heads_for(both, root / "classify", None)
     assert heads_for(both, root / "classify", "nli") == ["nli"]
     with pytest.raises(InputError, match="there is no head 'x'"):

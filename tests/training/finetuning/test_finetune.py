@@ -237,7 +237,7 @@ def test_what_would_fail_at_the_end_fails_at_once(base: Path, files: dict[str, s
     with pytest.raises(RecipeError, match=r"heads\.mine\.train names no file, expected at least one"):
         finetune(recipe(base, {"mine": HeadRecipe("qa", [], max_length=48)}), tmp_path / "nothing")
     single = write(tmp_path / "single.jsonl", [{"text": "the city", "label": "place"}] * 3)
-    with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has the label place alone, expected two"):
+    with pytest.raises(DataError, match=r"heads\.mine: .*single\.jsonl has only the label place, expected two"):
         finetune(recipe(base, {"mine": HeadRecipe("classify", [single], max_length=48)}), tmp_path / "single")
     with pytest.raises(TrainingError, match="holds a model that no run has written; name another --out"):
         write_checkpoint(read_checkpoint(base), tmp_path / "base")

@@ -202,7 +202,7 @@ def test_a_cross_encoder_goes_on_with_its_label(tokenizer: Tokenizer, tmp_path: 
     assert made.heads["rank"].spec.problem_type == MULTI
     numbers = prepare(recipe, {"rank": [PairExample("a", "b", 0.5)]})
     assert numbers.fresh == {"rank"} and numbers.heads["rank"].spec.problem_type == "regression"
-    with pytest.raises(DataError, match="has the label relevant alone, expected two or more"):
+    with pytest.raises(DataError, match="has only the label relevant, expected two or more"):
         prepare(recipe, {"rank": [PairExample("a", "b", "relevant")]})
 
 

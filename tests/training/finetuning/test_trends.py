@@ -38,6 +38,6 @@ def test_the_end_of_a_run_is_told(tmp_path: Path) -> None:
     steps, stopped = ending(RECIPE, best, 70)
     assert steps == "70 of 200 steps (epoch 7 of 20): 70 of mine"
     assert stopped == (
-        "stopped at epoch 7 of 20: no better for 3 evaluations; the best was 0.9130 at epoch 4 of 20, and it is kept"
+        "stopped at epoch 7 of 20: no gain in 3 evaluations; the best was 0.9130 at epoch 4 of 20, and it is kept"
     )
     assert place(replace(RECIPE, epochs=0.0), 70) == "step 70 of 200"

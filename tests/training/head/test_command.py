@@ -87,7 +87,7 @@ def test_a_head_is_trained_measured_exported_and_repeated(
     head(*arguments)
     told = capsys.readouterr()
     assert "72 training and 8 validation examples" in told.out
-    assert "worth: accuracy " in told.out and "(chance 0.500, a bag of words 1.000)" in told.out
+    assert "result: accuracy " in told.out and "(chance 0.500, a bag of words 1.000)" in told.out
     assert f"serve: bertheads-serve --bundle {out}" in told.out and "MB, with its own encoder" in told.out
     assert "steps (epoch " in told.err
     assert list(read_bundle(out).manifest.heads) == ["animals"]
@@ -178,7 +178,7 @@ def test_what_cannot_become_a_head_is_said_at_once(
     empty = write(tmp_path / "empty.jsonl", [{"text": "the cat", "label": "a"}] * 9 + [{"text": " ", "label": "b"}])
     (tmp_path / "there").mkdir()
     cases = [
-        ((single,), "the data has the label animal alone, expected two or more"),
+        ((single,), "the data has only the label animal, expected two or more"),
         ((few,), "the data has 2 examples, expected 4 or more; add some"),
         ((data, "--validation", strange), "validation has the label 'water', which no training example has"),
         ((empty,), "empty.jsonl:10"),
@@ -198,4 +198,4 @@ def test_a_run_that_began_with_other_data_is_not_mixed(
     other = write(tmp_path / "other.jsonl", [json.loads(line) for line in data.read_text().splitlines()][:60])
     with pytest.raises(SystemExit):
         head(other, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen, "--replace")
-    assert "has the other examples of this run; name another --out" in capsys.readouterr().err
+    assert "the run started with other examples; name another --out" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_examples_that_are_kept_are_read_as_they_were(tmp_path: Path) -> None:
         keep(examples, path)
         keep(examples, path)  # the same again is no mistake
         assert read_examples(path, task) == examples  # type: ignore[call-overload]
-        with pytest.raises(DataError, match="has the other examples of this run"):
+        with pytest.raises(DataError, match="the run started with other examples"):
             keep([*examples, *examples], path)
     assert set(record(sets["qa"][0])) == {"id", "context", "question", "answers"}
 
@@ -94,10 +94,10 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
     assert bag_of_words(rows, []) is None
     scores = {"accuracy": 0.9, "accuracy_chance": 0.5, "examples": 60.0}
     told = worth(scores, 1.0)
-    assert told[0] == "worth: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
-    assert told[1].startswith("look at: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
+    assert told[0] == "result: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
+    assert told[1].startswith("note: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
     assert "a bag of words does as well" in told[2]
-    assert "so pearson is rough" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
+    assert "so pearson is uncertain" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
     assert len(worth(scores | {"examples": 500.0}, None)) == 1
     assert "--validation" in worth({}, None)[0]
     assert "--validation" in worth({"training_examples": 60.0}, None)[0]

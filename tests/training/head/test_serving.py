@@ -35,7 +35,9 @@ def test_commands_name_the_base_only_where_it_can_stand_beside(
 
 
 def test_a_service_that_is_not_there_loses_nothing(mine: Bundle) -> None:
-    with pytest.raises(EvaluationError, match="does not answer as a service .*the bundle is whole"):
+    with pytest.raises(
+        EvaluationError, match="does not answer as a service .*the bundle is complete: load it with POST"
+    ):
         load("http://127.0.0.1:1", mine)
 
 
@@ -49,5 +51,7 @@ def test_a_running_service_serves_the_new_head(
         assert load(served.url, mine) == f"loaded: {served.url} serves mine/1.0.1"
         assert "score" in str(served.answer("/classify/mine", "the cat"))
     with serving(base, api_key=key) as served:
-        with pytest.raises(EvaluationError, match=r"did not load mine/1\.0\.1 \(status 403: .*the bundle is whole at"):
+        with pytest.raises(
+            EvaluationError, match=r"did not load mine/1\.0\.1 \(status 403: .*the bundle is complete at"
+        ):
             load(served.url, mine)

@@ -176,7 +176,7 @@ def test_scores_judge_labels_that_do_not_compete() -> None:
 def test_what_could_not_judge_is_said() -> None:
     assert list(remarks(measured(0.1))) == []
     assert list(remarks(measured(0.1, examples=30))) == [
-        "ner: 30 examples of validation.jsonl are too few to judge by, expected 100; it is judged by its expected loss "
+        "ner: 30 examples of validation.jsonl are too few, expected 100 or more; it is judged by its expected loss "
         "on 300 texts (made of the vocabulary)"
     ]
     assert "no validation data; it is judged by its expected loss" in next(remarks(measured()))

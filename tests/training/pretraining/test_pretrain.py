@@ -173,7 +173,7 @@ def test_held_out_documents_of_one_sentence_are_passed_over(tmp_path: Path) -> N
 
 
 def test_another_vocabulary_than_the_corpus_is_named(corpus: Path) -> None:
-    with pytest.raises(DataError, match="was cut by vocabulary"):
+    with pytest.raises(DataError, match="was tokenized by vocabulary"):
         start(recipe(corpus, tokenizer=str(STARTER)))
 
 

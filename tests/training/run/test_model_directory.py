@@ -37,7 +37,7 @@ def refusal(directory: Path) -> str:
 def test_the_newest_checkpoint_of_a_trainer_is_named(tmp_path: Path) -> None:
     folder = trainer_folder(tmp_path / "out", 500, 1500, 1000)
     assert refusal(folder) == (
-        f"{folder} has no weights but 3 checkpoints of a Trainer, the newest is checkpoint-1500; run "
+        f"{folder} has no weights, only 3 checkpoints of a Trainer; the newest is checkpoint-1500: run "
         f"`python -m training import {folder}/checkpoint-1500 --out BUNDLE`"
     )
 
@@ -46,7 +46,7 @@ def test_the_newest_checkpoint_of_a_trainer_is_named(tmp_path: Path) -> None:
 def test_the_best_checkpoint_of_a_trainer_is_preferred(written: str, tmp_path: Path) -> None:
     folder = trainer_folder(tmp_path / "out", 500, 1000)
     state(folder / "checkpoint-1000", written)
-    assert "the best of which by trainer_state.json is checkpoint-500; run" in refusal(folder)
+    assert "the best by trainer_state.json is checkpoint-500: run" in refusal(folder)
 
 
 @pytest.mark.parametrize("best", ["out/checkpoint-7", "../secret", 3, None])

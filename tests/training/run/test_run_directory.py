@@ -92,7 +92,9 @@ def test_the_newest_good_checkpoint_is_used(
 def test_without_a_good_checkpoint_nothing_begins_anew_by_itself(corpus: Path, stopped: Path) -> None:
     for path in (stopped / "checkpoints").iterdir():
         (path / "run.json").unlink()
-    with pytest.raises(TrainingError, match="no whole checkpoint, expected one to resume from; restore one, or remove"):
+    with pytest.raises(
+        TrainingError, match="no undamaged checkpoint, expected one to resume from; restore one, or remove"
+    ):
         pretrain(recipe(corpus), stopped)
     assert len(list((stopped / "checkpoints").iterdir())) == 2
 

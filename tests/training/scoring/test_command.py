@@ -138,7 +138,7 @@ def test_a_finished_run_does_nothing_and_another_job_is_refused(
     before = {file: file.stat().st_mtime_ns for file in (folder / "whole").iterdir() if file.name != ".lock"}
     words = arguments(folder, "whole")[len(COMMAND) :]
     main(words)
-    assert capsys.readouterr().out.startswith(f"finished already: {ROWS:,} rows")
+    assert capsys.readouterr().out.startswith(f"already finished: {ROWS:,} rows")
     assert before == {file: file.stat().st_mtime_ns for file in before}
     for more, sentence in (
         (["--head", "topic"], 'head was "sentiment" and is "topic" now'),
@@ -176,7 +176,7 @@ def test_what_is_wrong_is_one_sentence_before_the_work(
         ({"--columns": "text=body"}, "body"),
         ({"--route": "zero-shot"}, "route"),
         ({"--keep": "answer"}, "a column of this name already"),
-        ({"--processes": "0"}, "is not a whole number from 1 on"),
+        ({"--processes": "0"}, "is not a whole number, 1 or more"),
     ]
     for changes, sentence in cases:
         flags = [part for flag, value in (good | changes).items() if value for part in (flag, value)]

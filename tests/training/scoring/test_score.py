@@ -219,7 +219,7 @@ def test_a_line_that_is_too_long_costs_no_other_row(
         assert [one["error"] is None for one in found] == [True, False, True]
         assert "a line of more than" in found[1]["error"]
     else:
-        with pytest.raises(DataError, match=f"{name}:[23]: a line of more than .* expected less; divide it"):
+        with pytest.raises(DataError, match=f"{name}:[23]: a line of more than .* expected less; split it"):
             score(job)
 
 

@@ -111,7 +111,7 @@ def test_what_is_no_document_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='row 2: "text" is null, expected a string'):
         build(wrong, tmp_path / "corpus")
     wrong.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="not a whole Parquet file"):
+    with pytest.raises(DataError, match="not a complete Parquet file"):
         build(wrong, tmp_path / "corpus")
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"good\n\xff\n")
@@ -309,7 +309,7 @@ def test_a_corpus_is_refused_by_another_vocabulary(tmp_path: Path, tokenizer: To
     corpus.check_vocabulary(tokenizer)
     corpus.check_vocabulary(Tokenizer.read(tmp_path / "corpus" / "tokenizer"))
     other = train_vocabulary([tmp_path / "documents.jsonl"], tmp_path / "vocabulary", 200, True)
-    with pytest.raises(DataError, match="was cut by vocabulary .*…, expected .*… as the checkpoint has"):
+    with pytest.raises(DataError, match="was tokenized by vocabulary .*…, expected the checkpoint.s .*…"):
         corpus.check_vocabulary(other)
 
 

@@ -68,7 +68,7 @@ def test_a_table_without_a_header_says_what_it_is_taken_for(
 ) -> None:
     path = write(tmp_path / "a.csv", text)
     assert read_data([path], "classify")[0] == TextExample(text.split(",")[0], "good")
-    assert "has no header; its columns are read as text, label; to read them otherwise: --columns text=0," in (
+    assert "has no header; its columns are read as text, label; to change that: --columns text=0," in (
         capsys.readouterr().err
     )
     assert read_data([path], "classify", {"text": "0", "label": "1"})[0].label == "good"  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ def noted(labels: Sequence[str | tuple[str, ...] | float]) -> list[tuple[str, in
             "remove such rows unless it is a class ('nan', 'NULL')",
             3,
         ),
-        (["a|b", "a", "b", "b"], 'several in one; write a list such as ["a", "b"] (\'a|b\')', 1),
+        (["a|b", "a", "b", "b"], 'seem to join several; write a list such as ["a", "b"] (\'a|b\')', 1),
         (["a, b", "b, c", "c, a", "d"], "('a, b', 'b, c', 'c, a')", 3),
         (["4,35", "1,2", "3", "3,1", "2,22"], "write numbers with a point ('4,35', '1,2', '3,1', …)", 4),
         ([("Spam", "ham"), ("spam", "ham"), ("spam",)], "('Spam')", 1),

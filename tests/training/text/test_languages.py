@@ -22,7 +22,7 @@ def test_a_code_gives_the_rules_of_its_language(code: str, rules: str) -> None:
     ("code", "near"), [("german", "de"), ("englisch", "en"), ("frr", "fr"), ("ukr", "uk"), ("jp", "pt")]
 )
 def test_another_code_is_refused_with_the_nearest(code: str, near: str) -> None:
-    with pytest.raises(DataError, match=rf"language '{code}' has no rules .*\(near it: .*\b{near}\b.*\); pass one"):
+    with pytest.raises(DataError, match=rf"language '{code}' has no rules .*\(similar: .*\b{near}\b.*\); pass one"):
         rules_of(code)
 
 

@@ -23,7 +23,7 @@ def read(tmp_path: Path, *records: object, task: Any = "tag", **options: Any) ->
     ("given", "expected", "told"),
     [
         ([9, 11], [8, 11], "spans that cut a word, and were extended to the whole word: 1"),
-        ([7, 12], [8, 11], "spans whose blanks at the ends were removed: 1"),
+        ([7, 12], [8, 11], "spans whose spaces at the ends were removed: 1"),
         ([8, 10], [8, 11], "spans that cut a word, and were extended to the whole word: 1"),
         ([16, 18], [15, 19], "spans that cut a word, and were extended to the whole word: 1"),
         ([0, 3], [0, 3], ""),

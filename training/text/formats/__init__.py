@@ -1,1 +1,1 @@
-"""Readers of data files, one per format: each yields the records of a file, and knows nothing of tasks."""
+"""Readers of data files, one per format: each yields the records of a file, independent of tasks."""

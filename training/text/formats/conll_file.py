@@ -1,7 +1,7 @@
 """Files of one word per line and a blank line after each sentence: CoNLL-2002/2003, BIO, IOB, and CoNLL-U.
 
 Columns are separated by tabs, or by blanks if a line has no tab. A number before each word is not a column (CoNLL-U,
-GermEval). Words of several tokens ("3-4") and empty words ("3.1") of CoNLL-U are left out.
+GermEval). Multiword tokens ("3-4") and empty nodes ("3.1") of CoNLL-U are left out.
 """
 
 import re
@@ -108,7 +108,7 @@ def _column(columns: Mapping[str, str], field: str, default: int, width: int) ->
     given = columns.get(field, str(default))
     if not NUMBER.fullmatch(given) or int(given) >= max(width, 1):
         raise DataError(
-            f"--columns {field}={given} is no column of this file, expected a number from 0 to {width - 1}; correct it"
+            f"--columns {field}={given} is not in this file, expected a number from 0 to {width - 1}; correct it"
         )
     return int(given)
 
@@ -121,7 +121,8 @@ def _sentences(path: Path) -> Iterator[list[Word]]:
             sentence = [word for word in islice(group, MAX_WORDS + 1) if word]
             if len(sentence) > MAX_WORDS:
                 found = f"{MAX_WORDS:,} lines without a blank one"
-                raise DataError(f"{path}:{sentence[0].number}: {found}, expected one after each sentence; put them in")
+                wanted = "one after each sentence; add them"
+                raise DataError(f"{path}:{sentence[0].number}: {found}, expected {wanted}")
             yield sentence
 
 

@@ -21,7 +21,7 @@ DELIMITERS = ",;\t|"
 RETURN = "\udc0d"
 """Stands for a carriage return inside a line; no decoded text contains it."""
 MAX_CELL = 1 << 26
-"""Maximum characters of a cell: about a hundred novels."""
+"""Maximum characters of a cell."""
 
 Namer = Callable[[Path, list[list[str]]], tuple[list[str], bool]]
 """Takes a path and its first rows; returns the names of the columns, and whether the first row is data."""
@@ -121,10 +121,10 @@ def _is_blank(cells: Sequence[str], skip_empty: bool) -> bool:
 
 def _error(path: Path, begin: int, last: int, reason: str) -> DataError:
     if reason == "unexpected end of data":
-        return NotClosed(f"{path}:{begin}: a quote opens here and is never closed, expected another; add it")
+        return NotClosed(f"{path}:{begin}: a quote opens here and is never closed, expected a closing quote; add it")
     if reason.startswith("field larger than"):
         found = f"a quote opens here and is not closed within {MAX_CELL:,} characters"
-        return NotClosed(f"{path}:{begin}: {found}, expected another; add it")
+        return NotClosed(f"{path}:{begin}: {found}, expected a closing quote; add it")
     lines = _lines_of(begin, last)
     message = f"{path}:{begin}: {lines}{reason}, expected cells as in RFC 4180; write a quote in a cell twice"
     return RowError(message, begin)

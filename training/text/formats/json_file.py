@@ -21,9 +21,9 @@ BOUNDS = '"[]{},'
 REST_OF_NUMBER = re.compile(r"[-+.eE\d]*\Z")
 """Characters at the end of a block after which a number may continue: 1.|5, 1e|5."""
 MAX_ELEMENT = 1 << 26
-"""Maximum characters of an element of a list: about a hundred novels."""
+"""Maximum characters of an element of a list."""
 MAX_SHOWN = 20
-"""Characters of the file in a message."""
+"""Maximum characters of the file that a message shows."""
 MAX_WORD = 16
 """Within these last characters of a block, an error may only mean that the block ends: tru, "\\u12."""
 
@@ -181,7 +181,7 @@ class Stream:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason without its position; the line of the file tells that."""
+    """Return the reason without its position; the message has the line of the file."""
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 

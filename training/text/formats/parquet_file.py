@@ -1,4 +1,4 @@
-"""Parquet files, some rows at a time; numbers that the file names (`ClassLabel` of `datasets`) become names."""
+"""Parquet files, read some rows at a time; class numbers become the names in the file (`ClassLabel` of `datasets`)."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ def parquet_rows(path: Path, choose: Chooser) -> Iterator[Row]:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a whole Parquet file ({error}), expected one; copy it again") from None
+        raise DataError(f"{path} is not a complete Parquet file ({error}), expected one; copy it again") from None
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from training.run.json_lines import Line, Row
 from training.run.text_lines import text_lines
 
 MAX_DOCUMENT = 1 << 26
-"""Maximum characters between two blank lines: about a hundred novels."""
+"""Maximum characters between two blank lines."""
 
 
 def text_rows(path: Path, one_per_line: bool = False) -> Iterator[Row]:
@@ -26,7 +26,7 @@ def text_rows(path: Path, one_per_line: bool = False) -> Iterator[Row]:
             if size > MAX_DOCUMENT:
                 found = f"{size:,} characters without a blank line"
                 raise DataError(
-                    f"{path}:{number}: {found}, expected one after each document; put them in, or pass --one-per-line"
+                    f"{path}:{number}: {found}, expected one after each document; add them, or pass --one-per-line"
                 )
         if lines and (one_per_line or not line.strip()):
             yield Line(path, begin, {"text": "\n".join(lines)})
