@@ -1,15 +1,13 @@
 """Scoring on the cores of this machine: this process reads chunks, and others answer, with one thread each."""
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from types import TracebackType
 from typing import Self
 
 from training.errors import DataError, TrainingError
-from training.run.interruption import follow_parent
+from training.run.process_pool import ProcessPool
 from training.scoring.chunks import Chunk
 from training.scoring.job import Job
 from training.scoring.scorer import Scorer, Summary, every_chunk, written
@@ -52,22 +50,17 @@ class Pool:
         self._processes = processes
         self._waiting: list[Chunk] = []
         """Chunks that came before the processes were started."""
-        self._executor: ProcessPoolExecutor | None = None
+        self._executor: ProcessPool | None = None
         self._pending: set[Future[Summary]] = set()
 
     def __enter__(self) -> Self:
-        self._before = set(active_children())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        if not self._executor:
-            return
-        if kind:
-            for process in set(active_children()) - self._before:
-                process.kill()  # a part appears whole or not at all
-            # Before CPython 3.11.7, sending a chunk to a dead process blocks the sending thread.
-            self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
-        self._executor.shutdown(cancel_futures=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._executor:
+            self._executor.__exit__(kind, error, traceback)  # a killed process leaves no half-written part
 
     def score(self, chunk: Chunk) -> Iterator[Summary]:
         """Submit a chunk, and yield finished ones; wait while enough chunks are in progress."""
@@ -82,7 +75,7 @@ class Pool:
     def _submit(self, limit: int) -> Iterator[Summary]:
         """Start waiting chunks, and yield finished ones until fewer than `limit` are in progress."""
         if self._waiting and not self._executor:
-            self._executor = self._started(len(self._waiting))
+            self._executor = ProcessPool(len(self._waiting), prepare, self._job)
         try:
             while self._waiting and self._executor:
                 self._pending.add(self._executor.submit(score_prepared, self._waiting.pop(0)))
@@ -95,10 +88,6 @@ class Pool:
                 "same command again, which continues, with fewer --processes"
             ) from None
 
-    def _started(self, processes: int) -> ProcessPoolExecutor:
-        # spawn: a forked process would inherit the locks of the engine's threads
-        return ProcessPoolExecutor(processes, get_context("spawn"), prepare, (self._job,))
-
 
 _jobs: list[Job] = []
 _scorers: list[Scorer] = []
@@ -106,8 +95,6 @@ _scorers: list[Scorer] = []
 
 def prepare(job: Job) -> None:
     """Prepare a process; the first chunk opens the bundle, so its errors reach the parent."""
-    follow_parent()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _jobs[:] = [job]
 
 

@@ -6,17 +6,15 @@ sentences. A file that changes during the work is refused, because its hash woul
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from models.tokenizer import Tokenizer
 from models.wordpiece_cache import Words
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
-from training.run.interruption import follow_parent
+from training.run.process_pool import ProcessPool
 from training.run.progress import progress, tell
 from training.run.text_lines import OPENERS
 from training.text.corpus import TOKENIZER, Counts, vocabulary_hash
@@ -140,32 +138,27 @@ def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers:
     if workers <= 1:
         yield from map(cutter(tokenizer, language), texts)
         return
-    # spawn: a forked process would inherit the locks of the tokenizer's threads
-    with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (tokenizer, language)) as pool:
-        pending: deque[Future[list[Sentences]]] = deque()
-        try:
+    pending: deque[Future[list[Sentences]]] = deque()
+    try:
+        with ProcessPool(workers, prepare, tokenizer, language) as pool:
             while lot := list(islice(texts, SENT)):
                 pending.append(pool.submit(cut_prepared, lot))
                 if len(pending) > AHEAD * workers:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
-        except BrokenProcessPool:
-            raise TrainingError(
-                f"one of {workers} processes was killed, perhaps for lack of memory; run the same "
-                "command again, which continues, with fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool:
+        raise TrainingError(
+            f"one of {workers} processes was killed, perhaps for lack of memory; run the same "
+            "command again, which continues, with fewer --workers"
+        ) from None
 
 
 _prepared: list[Any] = []
 
 
 def prepare(tokenizer: Path, language: str) -> None:
-    """Prepare a process; it ends with its parent, which alone handles interrupts."""
-    follow_parent()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    """Prepare a process."""
     _prepared[:] = [cutter(tokenizer, language)]
 
 
