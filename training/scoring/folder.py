@@ -13,7 +13,7 @@ from models.bundle import Bundle
 from training.errors import DataError
 from training.run.atomic_files import LOCK, alone, check_room, hash_of, write_whole
 from training.scoring.job import Job
-from training.scoring.parts import PARTIAL, part_files
+from training.scoring.parts import PARTIAL, is_part
 
 NOTE = "_score.json"
 FORMAT = "bertheads-score/1"
@@ -69,9 +69,10 @@ def refuse_foreign(job: Job) -> None:
     if not job.out.is_dir():
         raise DataError(f"{job.out} is a file, expected a folder for the answers; name another --out")
     check_room(job.out / NOTE)
-    parts = {file.name for file in part_files(job.out, "parquet") + part_files(job.out, "jsonl")}
-    found = {file.name for file in job.out.iterdir() if not file.match(PARTIAL)}
-    foreign = sorted(found - parts - {*OWN}) or sorted(parts if NOTE not in found else ())
+    found = [file for file in job.out.iterdir() if not file.match(PARTIAL)]  # once: a running command adds parts
+    parts = {file.name for file in found if is_part(file)}
+    names = {file.name for file in found}
+    foreign = sorted(names - parts - {*OWN}) or sorted(parts if NOTE not in names else ())
     if foreign:
         raise DataError(
             f"{job.out} holds {foreign[0]}, which this command did not write, expected a new folder or one of the "

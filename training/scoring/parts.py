@@ -82,6 +82,11 @@ def part_files(out: Path, form: Form) -> list[Path]:
     return sorted(out.glob(f"{PART}.{form}"))
 
 
+def is_part(file: Path) -> bool:
+    """Tell whether a file has the name of a part, of either form."""
+    return file.match(f"{PART}.parquet") or file.match(f"{PART}.jsonl")
+
+
 def ids_and_errors(file: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the id of each row of a part, and its error."""
     if file.suffix == ".parquet":

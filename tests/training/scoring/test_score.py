@@ -1,7 +1,9 @@
 """If these fail, a row gets another row's answer, none or two, or a broken row damages others."""
 
 import gzip
+import itertools
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tests.service.bundles import write_bundle
 from training.errors import DataError
 from training.scoring import chunks as chunking
 from training.scoring.chunks import chunks
-from training.scoring.folder import claimed
+from training.scoring.folder import claimed, refuse_foreign, write_note
 from training.scoring.input_rows import input_rows
 from training.scoring.job import Job
 from training.scoring.outcome import read_outcome
@@ -305,3 +307,25 @@ def test_ids_that_repeat_are_told(bundle: Path, tmp_path: Path) -> None:
     outcome = read_outcome(job)
     assert (outcome.rows, outcome.errors, outcome.repeated, outcome.repeated_ids) == (6, 1, 2, ["r0", "r1"])
     assert read_outcome(replace(job, out=tmp_path)).rows == 0
+
+
+def test_a_part_that_a_running_command_adds_is_not_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part appears after each listing of the folder."""
+    job = Job((tmp_path / "a.jsonl",), tmp_path, "sentiment", "classify", tmp_path / "out")
+    job.out.mkdir()
+    write_note(job, {})
+    added = itertools.count()
+
+    def then_added(listing: Callable[..., Iterable[Path]]) -> Callable[..., Iterator[Path]]:
+        def listed(*arguments: Any) -> Iterator[Path]:
+            found = list(listing(*arguments))
+            (job.out / f"part-00000-{next(added):06}.parquet").touch()
+            return iter(found)
+
+        return listed
+
+    for name in ("glob", "iterdir"):
+        monkeypatch.setattr(Path, name, then_added(getattr(Path, name)))
+    for _ in range(2):
+        refuse_foreign(job)
+    assert next(added) > 1
