@@ -64,7 +64,7 @@ def test_no_settings_are_needed(directory: Path) -> None:
         ("pre_tokenizer", METASPACE | {"prepend_scheme": "first"}, "prepend_scheme of Metaspace is 'first', expected"),
         ("pre_tokenizer", METASPACE | {"replacement": "_"}, "replacement of Metaspace is '_', expected '▁'"),
         ("pre_tokenizer", METASPACE | {"prepend_scheme": "never"}, "prepend_scheme is 'never', expected 'always' by"),
-        ("normalizer", {"type": "NFKC"}, "normalizer is NFKC, expected Precompiled alone, since transformers versions"),
+        ("normalizer", {"type": "NFKC"}, "normalizer is NFKC, expected Precompiled alone, since transformers 4 and 5"),
         ("model", {"unk_id": 1}, "unk_id is 1, expected the number of the entry <unk>"),
         ("model", {"byte_fallback": True}, "byte_fallback is True, expected False"),
     ],

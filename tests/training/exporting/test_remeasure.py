@@ -73,6 +73,11 @@ def exported(checkpoint: Path, out: Path, *words: str) -> Bundle:
     return read_bundle(out)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_texts() -> None:
+    """Measure on as many texts as a user's export."""
+
+
 @pytest.fixture
 def run(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     """What a run of finetuning leaves, with validation data of 120 examples."""

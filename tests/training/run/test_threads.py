@@ -49,7 +49,7 @@ def test_a_thread_is_chosen_for_each_free_core(
 
 def test_the_environment_of_openmp_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert choose_threads() == (torch.get_num_threads(), "as OMP_NUM_THREADS=1 says")
+    assert choose_threads() == (torch.get_num_threads(), "as set by OMP_NUM_THREADS=1")
 
 
 @pytest.mark.parametrize(
