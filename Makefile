@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --us
 # Tests start hundreds of processes. Were it set, each would compile every file again.
 export PYTHONDONTWRITEBYTECODE :=
 
-PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: serve train test test-slow lower-bounds gpu-check lint bench peers starter clean
 

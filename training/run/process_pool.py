@@ -1,6 +1,7 @@
 """A pool of processes of which none outlives an error, whatever it waits for."""
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
@@ -29,8 +30,8 @@ class ProcessPool(ProcessPoolExecutor):
         if kind:
             for process in set(active_children()) - self._others:
                 process.kill()
-            # Before CPython 3.11.7, sending a task to a dead process blocks the sending thread.
-            self._call_queue._reader.close()  # type: ignore[attr-defined]
+            if sys.version_info < (3, 11, 7):  # where sending a task to a dead process blocks the sending thread
+                self._call_queue._reader.close()  # type: ignore[attr-defined]
         self.shutdown(cancel_futures=True)
 
 
