@@ -360,6 +360,7 @@ def test_a_worker_that_is_killed_turns_ready_and_lanes_red(scraped: Scraped) -> 
     wait_for(lambda: red("Ready") and red("Lanes"))
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_turns_the_first_row_red(scraped: Scraped) -> None:
     scraped.processes["one"].kill()
     gone = f"absent(count_over_time(bertheads_ready{{instance='{scraped.instances['one']}'}}[{RATE_INTERVAL}]))"

@@ -54,6 +54,7 @@ def probe(url: str, probes: Document, name: str) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_a_pod_starts_serves_and_drains(base: list[Document], tmp_path: Path) -> None:
     (deployment,) = [document for document in base if document["kind"] == "Deployment"]
     spec = deployment["spec"]["template"]["spec"]

@@ -133,6 +133,7 @@ def stored(client: httpx.Client) -> list[dict[str, Any]]:
     return [{**series["seriesLabels"], **each} for series in answer.json()["data"] for each in series["exemplars"]]
 
 
+@pytest.mark.slow
 def test_prometheus_stores_exemplars_of_two_workers(bundle: Path, collector: Collector, tmp_path: Path) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2")
     with process(*flags) as (_, url), prometheus(tmp_path, url.removeprefix("http://")) as client:

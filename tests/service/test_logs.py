@@ -184,6 +184,7 @@ def test_a_line_has_a_bounded_length_and_says_that_it_was_cut(formatter: logging
 REQUEST = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.mark.slow
 def test_a_stalled_log_reader_stops_neither_answers_nor_shutdown(bundle: Path) -> None:
     with process("--bundle", str(bundle), "--lanes", "1") as (running, url):
         until(lambda: ready(url))

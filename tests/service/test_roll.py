@@ -161,6 +161,7 @@ def bundles(client: httpx.Client) -> list[str]:
     return [client.post("/classify", json={"inputs": TEXT}).headers["X-Bundle"] for _ in range(12)]
 
 
+@pytest.mark.slow
 def test_all_workers_swap_or_none(root: Path, tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(root / "tiny" / "1.0.0")

@@ -168,6 +168,7 @@ def _ready_workers(url: str) -> int:
     return int(answer.json()["workers"]["ready"]) if answer.status_code == 200 else 0
 
 
+@pytest.mark.slow
 def test_two_workers_send_each_their_own(bundle: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.version=7,deployment.environment.name=test")

@@ -157,6 +157,7 @@ def classify(url: str) -> None:
     assert httpx.post(f"{url}/classify", json={"inputs": "the cat"}, timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 def test_workers_share_a_port_add_up_their_figures_and_are_replaced(workers: Running, moving: Path) -> None:
     running, url = workers
     first = children(running.pid)

@@ -78,6 +78,7 @@ def assert_alike(first: Checkpoint, second: Checkpoint) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_stop_together_and_notice_a_lost_one(recipe: Path, tmp_path: Path) -> None:
     """Forked; the tests below take seconds longer, since torchrun starts them."""
     command = [sys.executable, "-m", "tests.training.run.forked", str(recipe), str(tmp_path)]

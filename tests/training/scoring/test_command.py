@@ -90,6 +90,7 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_with_a_sentence(folder: Path) -> None:
     running = subprocess.Popen(arguments(folder, "died"), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     until(lambda: len(parts(folder / "died")) > 1 or running.poll() is not None)

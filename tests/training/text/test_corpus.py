@@ -250,6 +250,7 @@ def test_two_commands_do_not_write_one_corpus(tmp_path: Path) -> None:
     assert len(build(source, tmp_path / "corpus")) == 6
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_command_which_continues_later(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "documents.jsonl", 8_000, 6)
     options = ["--tokenizer", str(FIXTURES), "--out", str(tmp_path / "corpus"), "--workers", "2"]
