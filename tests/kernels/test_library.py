@@ -48,6 +48,7 @@ session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length
 """
 
 
+@pytest.mark.slow
 def test_nothing_that_they_do_is_undefined() -> None:
     """With traps for it: the constants of a graph, for one, lie at any byte."""
     library = compiled("trapping", "-O1 -fsanitize=undefined -fsanitize-undefined-trap-on-error -Wno-pass-failed")

@@ -217,6 +217,7 @@ def test_a_reload_with_other_bins_leaves_no_old_ones(tokenizer: Tokenizer, tmp_p
         assert series(served) == set() and "bertheads_reference_inputs{" not in served.client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_figures_of_several_workers_add_up_and_removed_bins_are_marked(tokenizer: Tokenizer, tmp_path: Path) -> None:
     root = write_versions(tmp_path, tokenizer)
     other_bins(root, "2.0.0")

@@ -41,7 +41,7 @@ def check(page: Page, state: str) -> None:
         assert (state, width, beyond, wide) == (state, width, 0, [])
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(params=["light", pytest.param("dark", marks=pytest.mark.slow)])
 def themed(request: pytest.FixtureRequest, page: Page) -> Iterator[Page]:
     """A page that is light, and one that is dark."""
     page.resize(320)

@@ -105,6 +105,7 @@ def test_components_are_those_of_the_singular_values() -> None:
     assert principal_components(values, 12).shape == (8, 8)
 
 
+@pytest.mark.slow
 def test_a_student_comes_nearer_to_its_teacher_than_one_that_only_reads(
     corpus: Path, teacher: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 FAULTS = """
 import resource, sys, torch
 from training.run.allocator import keep_pages
@@ -32,5 +34,6 @@ def page_faults(memory: str) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_serves_the_next() -> None:
     assert page_faults("kept") < 0.3 * page_faults("mapped anew")
