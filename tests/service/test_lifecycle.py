@@ -168,7 +168,10 @@ def test_sigterm_ends_it_with_status_0_and_loses_no_request(bundle: Path) -> Non
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGHUP, 1), *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGINT))],
+    [
+        (signal.SIGHUP, 1),
+        *(pytest.param(number, 2, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGINT)),
+    ],
 )
 def test_a_signal_that_a_terminal_sends_to_all_processes_drains_too(bundle: Path, number: int, workers: int) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", str(workers), "--drain-delay", "1")
