@@ -1,7 +1,7 @@
 """If this breaks, a panel stays empty, or stays green while the service is down.
 
 Every query runs against a real Prometheus that scraped two real services under traffic, errors and refusals included:
-one with one worker, and one with two. At the end, a worker and then a service are killed.
+one with one worker, and one with two. At the end, a worker and then a service are killed. These tests are slow.
 """
 
 import json
@@ -253,11 +253,13 @@ def scraped(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> I
         yield Scraped(asked, processes, instances, seen[0], seen[-1], statuses)
 
 
+@pytest.mark.slow
 def test_the_traffic_was_mixed(scraped: Scraped) -> None:
     assert scraped.statuses >= {200, 404, 413, 422}
     assert scraped.statuses & {408, 504}  # the deadline passed, on a busy machine before the body was read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
 @pytest.mark.parametrize(("panel", "target"), QUERIES)
 def test_every_query_has_values(scraped: Scraped, panel: dict[str, Any], target: dict[str, Any], name: str) -> None:
@@ -267,17 +269,20 @@ def test_every_query_has_values(scraped: Scraped, panel: dict[str, Any], target:
         assert "noValue" in panel["fieldConfig"]["defaults"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("annotation", [pytest.param(a, id=a["name"]) for a in DASHBOARD["annotations"]["list"]])
 def test_annotations_are_valid_queries(scraped: Scraped, annotation: dict[str, Any]) -> None:
     values = scraped.values(annotation, *WORKERS)
     assert values or annotation["name"] != "Deployments"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUERIED)
 def test_every_variable_has_values(scraped: Scraped, name: str) -> None:
     assert scraped.variable(QUERIED[name])
 
 
+@pytest.mark.slow
 def test_queries_of_the_on_call_page_are_valid(scraped: Scraped) -> None:
     queries = re.findall(r"'query=(.*?)'$", ON_CALL.read_text(), re.MULTILINE)
     assert len(queries) > 10
@@ -287,6 +292,7 @@ def test_queries_of_the_on_call_page_are_valid(scraped: Scraped) -> None:
         assert set(re.findall(r"\b(?:bertheads|process)_\w+", query)) <= known | {"bertheads_key_requests_total"}, query
 
 
+@pytest.mark.slow
 def test_rules_query_only_metrics_that_exist(scraped: Scraped) -> None:
     known = set(scraped.get("label/__name__/values"))
     found = [rule for group in scraped.get("rules")["groups"] for rule in group["rules"]]
@@ -297,6 +303,7 @@ def test_rules_query_only_metrics_that_exist(scraped: Scraped) -> None:
         assert named <= known, f"{rule['name']} asks for {named - known}, which nobody exports"
 
 
+@pytest.mark.slow
 def test_a_healthy_service_pages_nobody(scraped: Scraped) -> None:
     alerts = [a["labels"] for a in scraped.get("alerts")["alerts"] if a["state"] == "firing"]
     assert not [labels for labels in alerts if labels["severity"] == "page"]
@@ -349,6 +356,7 @@ def test_tasks_are_what_objectives_and_panels_count() -> None:
 # ---- from here on, things are killed ----
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_turns_ready_and_lanes_red(scraped: Scraped) -> None:
     killed = time.time()
     os.kill(children(scraped.processes["several"].pid)[0], signal.SIGKILL)

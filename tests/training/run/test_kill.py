@@ -51,7 +51,8 @@ print(whole, run("killed", wanted, (time.monotonic() - started) / wanted))
 """
 
 
-@pytest.mark.parametrize(("steps", "kills"), [(15, 2), pytest.param(150, 20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "kills"), [(15, 2), (150, 20)])
 def test_a_run_that_is_killed_ends_in_the_same_bytes(tmp_path: Path, steps: int, kills: int) -> None:
     corpus = small_corpus(tmp_path, documents=40, sentences=30)
     command = [sys.executable, "-c", SCRIPT, str(corpus), str(FIXTURES), str(tmp_path), str(steps), str(kills)]
