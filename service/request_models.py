@@ -1,11 +1,11 @@
 """Models that validate and document requests, and the messages for invalid ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from models.input_errors import explain, input_error, written
 from models.task import Strict, parameter_error
@@ -18,6 +18,8 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_ERRORS = 16
 """Maximum errors in one response."""
 PARAMETERS = "Options of the task; the head's defaults (GET /heads) apply to those left out"
+VALID = "Input should be a valid "
+"""How pydantic begins a message about the type of a value."""
 REASONS = {
     "recursion limit": "is nested too deeply",
     "out of range": "has a number of thousands of digits",
@@ -82,7 +84,7 @@ def parse_json(body: bytes, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        first = _found(error, body)[0]
+        first = _first(_found(error, body), from_json(body))
         known = f"a request has {', '.join(model.model_fields)}" if len(first["loc"]) == 1 else "leave it out"
         raise refusal(written(first["loc"]) or "body", explain(first, known)) from None
 
@@ -119,6 +121,31 @@ def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
     except UnicodeDecodeError as wrong:
         raise malformed(f"is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}") from None
     raise malformed(next((words for key, words in REASONS.items() if key in reason), f"is not JSON: {reason}"))
+
+
+def _first(found: Sequence[ErrorDetails], data: Any) -> ErrorDetails:
+    """Return the first error. If its field has several forms, such as a text or a list, it is that of the nearest form.
+
+    pydantic tries all forms, names each in the location, and reports the errors of each.
+    """
+    located = [error | {"loc": _location(error, data)} for error in found[:MAX_ERRORS]]
+    of_field = [error for error in located if error["loc"][:1] == located[0]["loc"][:1]]
+    nearest = max(of_field, key=lambda error: len(error["loc"]))
+    forms = {error["msg"].removeprefix(VALID): None for error in of_field if error["loc"] == nearest["loc"]}
+    expected = nearest["msg"] if len(forms) == 1 else VALID + " or ".join(forms)
+    return nearest | {"msg": expected}
+
+
+def _location(error: ErrorDetails, data: Any) -> tuple[int | str, ...]:
+    """Return the keys and indices of an error's location in the JSON value `data`."""
+    location: list[int | str] = []
+    for part in error["loc"]:
+        if data == error["input"]:
+            break  # what follows is the name of a form, or the missing key
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            location.append(part)
+            data = data[part]
+    return (*location, error["loc"][-1]) if error["type"] == "missing" else tuple(location)
 
 
 def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:

@@ -106,6 +106,21 @@ def test_the_orchestrator_can_read_errors(served: Served, document: dict[str, An
     assert {"code", "message"} <= set(document["components"]["schemas"]["DetectorFailure"]["required"])
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (1, "input is the number 1, but must be: string or array"),
+        ({"str": 1}, "input is an object, but must be: string or array"),
+        (["a", 2], "input[1] is the number 2, but must be: string"),
+        ([["a"]], "input[0] is a list, but must be: string"),
+        (None, "input is null, but must be: string or array"),
+    ],
+)
+def test_an_input_of_neither_form_is_refused_by_the_nearest_one(served: Served, given: object, says: str) -> None:
+    response = served.client.post("/classify", json={"input": given})
+    assert (response.status_code, response.json()["detail"]) == (400, says)
+
+
 def test_padding_hides_nothing_from_a_guard(served: Served) -> None:
     found = detect(served, LONG, threshold=0.0)
     everywhere = scores(served, LONG, truncation="windows")
