@@ -1,4 +1,4 @@
-"""The shadow: a bundle that answers requests a second time, only to count where its answers differ."""
+"""The shadow: a bundle that answers the same requests again, only to count where its answers differ."""
 
 import asyncio
 import logging

@@ -163,7 +163,7 @@ def test_the_widest_rows(name: str, cases: Cases, outputs: Outputs, expected: Ou
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI, which every processor with AMX has")
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_the_widest_products(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
-    """Of rows whose depth is no multiple of four, and of those that are kept beside the outputs."""
+    """The depth of some rows is not a multiple of four; other rows are kept beside the outputs."""
     assert_alike(cases[name].function, outputs[name], expected[name], ROUNDING)
 
 
