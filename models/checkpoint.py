@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def read_checkpoint(directory: Path, task: TaskName | None = None) -> Checkpoint:
-    """Read one of our own checkpoints or one of transformers; raise CheckpointError, which names the file and its fault.
+    """Read our own checkpoint or one of transformers; raise CheckpointError, which names the file and its fault.
 
     `task` is the head's task; it is needed if config.json names no class and the weights fit several classes.
     """
