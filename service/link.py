@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 RETRY_SECONDS = 0.1
 """Seconds between attempts to connect to an engine process."""
 REOPEN_SECONDS = 1.0
-"""Seconds between attempts to open a bundle that a restarted engine process refused."""
+"""Seconds between attempts to open a bundle that a restarted engine process refused; fewer if a bundle is released."""
 MAX_SILENCE = 5.0
 """An engine process counts as not ready after this many seconds without a heartbeat."""
 AT_ONCE = {"Retry-After": "1"}
@@ -65,6 +65,8 @@ class Link(FrameProtocol):
         self._opening: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = count(1)
         self._lost = asyncio.Event()
+        self._closed = asyncio.Event()
+        """Set when a bundle was released, or the connection has ended."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -117,6 +119,7 @@ class Link(FrameProtocol):
 
     def close(self, number: int) -> None:
         """Release a bundle."""
+        self._closed.set()
         if session := self.sessions.pop(number, None):
             self._send(frames.pack_json(frames.CLOSE, session))
 
@@ -173,6 +176,7 @@ class Link(FrameProtocol):
             if not waiting.done():
                 waiting.set_exception(LinkLost())
         self._lost.set()
+        self._closed.set()
 
     def _answer(self, number: int, started: float, finished: float, logits: list[Logits]) -> None:
         if (job := self._forget(number)) and not job.future.done():
@@ -216,6 +220,7 @@ class Link(FrameProtocol):
         """Open all served bundles; until all are open, the device gets no requests."""
         live = self._engines.live
         while missing := [number for number in live if number not in self.sessions]:
+            self._closed.clear()
             try:
                 await self.open(missing[0], live[missing[0]])
             except BundleError as error:
@@ -223,5 +228,7 @@ class Link(FrameProtocol):
                     logger.error("the engine process of %s cannot open what is served: %s", self.path.stem, error)
                     self._engines.load_again()
                 self._refusal = str(error)
-                await asyncio.sleep(REOPEN_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REOPEN_SECONDS):
+                        await self._closed.wait()
         self._refusal = ""

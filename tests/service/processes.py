@@ -58,6 +58,14 @@ def ready(url: str) -> bool:
         return False
 
 
+def all_ready(url: str, workers: int = 2) -> bool:
+    """Whether each of a dozen new connections finds a ready worker, and the metrics count them all.
+
+    One answer tells of one worker, and the count may be a second old: neither alone shows that all are ready.
+    """
+    return all(ready(url) for _ in range(12)) and total(url, "ready") == workers
+
+
 def children(pid: int) -> list[int]:
     """Workers of a supervisor; multiprocessing's resource tracker is a child too, but ignores the signals of tests."""
     found = []

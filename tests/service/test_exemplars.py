@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 from service.exemplars import MAX_AGE_SECONDS, Exemplars
 from tests.programs import free_port, program
 from tests.service.collector import Collector, collecting
-from tests.service.processes import process, ready, total
+from tests.service.processes import all_ready, process
 from tests.service.serving import until
 
 BOUNDS = (0.1, 1.0)
@@ -137,7 +137,7 @@ def stored(client: httpx.Client) -> list[dict[str, Any]]:
 def test_prometheus_stores_exemplars_of_two_workers(bundle: Path, collector: Collector, tmp_path: Path) -> None:
     flags = ("--bundle", str(bundle), "--lanes", "1", "--workers", "2")
     with process(*flags) as (_, url), prometheus(tmp_path, url.removeprefix("http://")) as client:
-        until(lambda: ready(url) and total(url, "ready") == 2)
+        until(lambda: all_ready(url))
 
         def ask() -> list[dict[str, Any]]:
             assert httpx.post(f"{url}/classify/topic", json={"inputs": "the cat"}, timeout=60).status_code == 200

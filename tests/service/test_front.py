@@ -210,6 +210,41 @@ async def test_a_bundle_that_a_new_engine_process_cannot_open_is_reported_and_tr
 
 
 @scenario
+async def test_a_front_is_ready_as_soon_as_another_bundle_replaced_the_refused_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.link.REOPEN_SECONDS", 1e6)
+    async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
+        process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
+        for connection in process.connections:
+            connection.abort()
+        await until(lambda: engines.obstacles() == ["nowhere has changed"])
+        process.sessions.error = None  # type: ignore[attr-defined]
+        other = await asyncio.to_thread(engines.open, BUNDLE)
+        assert engines.obstacles() == ["nowhere has changed"], "it is still served"
+        del handle
+        await ready(engines)
+        assert len(await engines.submit(other, [("b", row(30))], soon(1e6)).future) == 1
+
+
+@scenario
+async def test_a_refused_bundle_is_tried_again_at_the_next_engine_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.link.REOPEN_SECONDS", 1e6)
+    async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
+        process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
+        for connection in process.connections:
+            connection.abort()
+        await until(lambda: engines.obstacles() == ["nowhere has changed"])
+        process.sessions.error = None  # type: ignore[attr-defined]
+        for connection in process.connections:
+            connection.abort()
+        await ready(engines)
+        assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
+
+
+@scenario
 async def test_a_bundle_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
         for error, sentence in (BundleError("it has no int8"), "^it has no int8$"), (OSError("x"), "loading failed: x"):

@@ -16,7 +16,7 @@ import pytest
 from models.tokenizer import Tokenizer
 from tests.benchmarks.fronts import engine_process
 from tests.service.bundles import write_bundle
-from tests.service.processes import children, half_sent, process, ready, total
+from tests.service.processes import all_ready, children, half_sent, process, ready, total
 from tests.service.reloading import KEY, TEXT, load, refused
 from tests.service.serving import serving, until
 
@@ -67,7 +67,7 @@ def fronts(current: Path) -> Iterator[tuple[int, str]]:
     ):
         assert running.stderr
         reader.submit(running.stderr.read)
-        until(lambda: ready(url) and total(url, "ready") == 2)
+        until(lambda: all_ready(url))
         yield running.pid, url
         running.kill()
 
@@ -130,7 +130,7 @@ def test_a_killed_engine_process_is_replaced_and_nothing_hangs(fronts: tuple[int
         until(lambda: any(status == 503 for status, _ in found))
         until(lambda: not ready(url))
         assert httpx.get(f"{url}/health/live").status_code == 200, "the fronts live"
-        until(lambda: ready(url) and total(url, "ready") == 2)
+        until(lambda: all_ready(url))
         before = len(found)
         until(lambda: len(found) > before + 20)
     statuses = Counter(status for status, _ in found)
@@ -148,7 +148,7 @@ def test_a_killed_front_loses_its_own_requests_only(fronts: tuple[int, str]) -> 
     with under_load(url) as found:
         os.kill(victim, signal.SIGKILL)
         until(lambda: victim not in children(pid) and len(children(pid)) == 3)
-        until(lambda: ready(url) and total(url, "ready") == 2)
+        until(lambda: all_ready(url))
         before = len(found)
         until(lambda: len(found) > before + 20)
     assert {status for status, _ in found} <= {0, 200} and {status for status, _ in found[before:]} == {200}
@@ -219,7 +219,7 @@ def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
     ):
         assert running.stderr
         threads.submit(running.stderr.read)
-        until(lambda: ready(url) and total(url, "ready") == 2)
+        until(lambda: all_ready(url))
 
         def bundles() -> set[str]:
             answers = [client.post("/classify", json={"inputs": TEXT}) for _ in range(12)]
@@ -229,7 +229,7 @@ def test_a_change_reaches_all_fronts_or_none_and_draining_loses_nothing(
         # A new engine process finds another bundle than is served: all fronts change to it.
         replace(current, root / "tiny" / "1.1.0")
         os.kill(engine_process(running.pid), signal.SIGKILL)
-        until(lambda: total(url, 'bundle_info{bundle="tiny"') == 1 and "1.1.0" in served(url) and ready(url))
+        until(lambda: total(url, 'bundle_info{bundle="tiny"') == 1 and "1.1.0" in served(url) and all_ready(url))
         assert bundles() == {"tiny/1.1.0"}
 
         assert load_in_turn(client, "tiny", "2.0.0").json()["version"] == "2.0.0"

@@ -21,7 +21,7 @@ from service.middleware import RequestInfo
 from service.spans import _error_type, _server
 from tests.service.bundles import HEADS, write_bundle
 from tests.service.collector import ERROR, INTERNAL, SERVER, UNSET, Collector, Received, collecting
-from tests.service.processes import process, ready
+from tests.service.processes import all_ready, process, ready
 from tests.service.serving import Served, serving, until
 from tests.service.sockets import BODY, HEAD, LENGTH, answers, connected
 
@@ -162,19 +162,13 @@ def server_timing(answer: httpx.Response) -> list[str]:
     return answer.headers["Server-Timing"].split(", ")
 
 
-def _ready_workers(url: str) -> int:
-    """Return how many workers are ready, by one that is; 0 where another one is asked."""
-    answer = httpx.get(f"{url}/health/ready")
-    return int(answer.json()["workers"]["ready"]) if answer.status_code == 200 else 0
-
-
 @pytest.mark.slow
 def test_two_workers_send_each_their_own(bundle: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.version=7,deployment.environment.name=test")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     with process("--bundle", str(bundle), "--lanes", "1", "--workers", "2") as (running, url):
-        until(lambda: ready(url) and _ready_workers(url) == 2)
+        until(lambda: all_ready(url))
         asked = 0
 
         def both() -> bool:

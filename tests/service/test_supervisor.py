@@ -19,7 +19,7 @@ from service.board import Board, socket_path
 from service.metric_files import PREFIX, hold
 from service.settings import Settings
 from service.supervisor import END_SECONDS, HEALTHY_SECONDS, MAX_PAUSE, MIN_PAUSE, Supervisor, Worker, reason
-from tests.service.processes import children, half_sent, process, ready, total
+from tests.service.processes import all_ready, children, half_sent, process, ready, total
 from tests.service.serving import until
 
 
@@ -149,7 +149,7 @@ def moving(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workers(moving: Path) -> Iterator[Running]:
     """Two workers, which one test leaves ready and the next one ends."""
     with process("--bundle", str(moving), *FLAGS) as (running, url):
-        until(lambda: ready(url) and total(url, "ready") == total(url, "lanes_alive") == 2)
+        until(lambda: all_ready(url) and total(url, "lanes_alive") == 2)
         yield running, url
 
 
