@@ -1,21 +1,21 @@
-/* The tiles of AMX (Intel, from Sapphire Rapids on): eight registers of 16 rows of 64 bytes, and products of them. */
+/* AMX (Intel, from Sapphire Rapids on): eight tile registers of 16 rows of 64 bytes, and their matrix products. */
 
-#ifndef TILES_H
-#define TILES_H
+#ifndef AMX_H
+#define AMX_H
 
 #include <stdint.h>
 
-#if defined(__x86_64__) && defined(__linux__) && !defined(WITHOUT_TILES)
-#define HAVE_TILES
+#if defined(__x86_64__) && defined(__linux__) && !defined(WITHOUT_AMX)
+#define HAVE_AMX
 
 #include <immintrin.h>
 
-#if !defined(EMULATED_TILES) /* tests/kernels/emulated_tiles.h, for processors without */
-#define TILES __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f")))
+#if !defined(EMULATED_AMX) /* by tests/kernels/emulated_amx.h, for processors without AMX */
+#define AMX __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512f")))
 #endif
 
-/* The intrinsics do not tell the compiler what memory they read: this does, behind what was written for them. */
-#define WRITTEN() __asm__ volatile("" ::: "memory")
+/* The intrinsics do not tell the compiler which memory they read. Use this after writing to that memory. */
+#define MEMORY_BARRIER() __asm__ volatile("" ::: "memory")
 
 enum { TILE_ROWS = 16, TILE_COLUMNS = 16, TILE_BYTES = 64 };
 

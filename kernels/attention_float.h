@@ -1,8 +1,8 @@
-/* Attention in floats, with queries in the lanes of vectors. All work for one query stays in its lane. Keys are read
-   where they are, without padding. */
+/* Attention in floats. Each lane of a vector computes one query, so no sum crosses lanes. Keys are read in place,
+   without padding. */
 
-#ifndef LANES_H
-#define LANES_H
+#ifndef ATTENTION_FLOAT_H
+#define ATTENTION_FLOAT_H
 
 #include <math.h>
 
@@ -16,7 +16,7 @@ enum { LANES = 8 };
 #else
 enum { LANES = 4 };
 #endif
-/* Sums of ROWS rows by WIDE vectors stay in registers. */
+/* A block of sums that fits into the registers: ROWS rows by WIDE vectors. */
 #if defined(__AVX512F__)
 enum { ROWS = 8, WIDE = 3 };
 #else
@@ -33,7 +33,7 @@ typedef int32_t Order __attribute__((vector_size(4 * sizeof(int32_t))));
 #define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, (Order){__VA_ARGS__})
 #endif
 
-/* to[columns][rows] = from[rows][columns], where each row from `last` on is that. */
+/* to[columns][rows] = from[rows][columns]. Rows beyond `last` repeat row `last`. */
 INLINE void transpose(const float *from, size_t step, size_t rows, size_t last, size_t columns, float *to,
                       size_t to_step) {
     size_t row = 0, column;
@@ -63,7 +63,7 @@ typedef struct {
     size_t rows, row_step, depth, depth_step;
 } Left;
 
-/* sums[rows][wide vectors] of left times right[depth][wide vectors]; there is room for whole ROWS. */
+/* sums[rows][wide vectors] = left times right[depth][wide vectors]. `sums` has room for a multiple of ROWS rows. */
 INLINE void multiply(Left left, const float *right, size_t wide, float *sums) {
     size_t lanes = wide * LANES;
     for (size_t first = 0; first < left.rows; first += ROWS) {
@@ -81,7 +81,7 @@ INLINE void multiply(Left left, const float *right, size_t wide, float *sums) {
     }
 }
 
-/* largest[lanes] of scores[count][lanes] */
+/* largest[lane] = the maximum of scores[:][lane] */
 INLINE void find_largest(const float *scores, size_t count, size_t lanes, float *largest) {
     memcpy(largest, scores, lanes * sizeof *largest);
     for (size_t j = 1; j < count; j++)
@@ -89,8 +89,8 @@ INLINE void find_largest(const float *scores, size_t count, size_t lanes, float 
         for (size_t i = 0; i < lanes; i++) largest[i] = MAX(largest[i], scores[j * lanes + i]);
 }
 
-/* scores[count][lanes] become e^(scale * (score - largest of the lane)), sum[lanes] is that of each lane. */
-INLINE void soften_lanes(float *scores, size_t count, size_t lanes, float scale, float *sum) {
+/* Replace scores[count][lanes] by e^(scale * (score - maximum of its lane)); sum[lane] is their sum. */
+INLINE void softmax_lanes(float *scores, size_t count, size_t lanes, float scale, float *sum) {
     float largest[WIDE * LANES];
     find_largest(scores, count, lanes, largest);
     scale *= LOG2_E;
@@ -102,7 +102,7 @@ INLINE void soften_lanes(float *scores, size_t count, size_t lanes, float scale,
     }
 }
 
-/* mixed[size][lanes], by the sum of each lane, becomes `here` rows of size, `step` apart. */
+/* Divide mixed[size][lanes] by sum[lane]; write it to `out` as `here` rows of `size` channels, `step` apart. */
 INLINE void write_mixed(float *mixed, size_t size, size_t lanes, float *sum, size_t here, float *out, size_t step) {
 #pragma omp simd
     for (size_t i = 0; i < lanes; i++) sum[i] = 1 / sum[i];
@@ -115,35 +115,37 @@ INLINE void write_mixed(float *mixed, size_t size, size_t lanes, float *sum, siz
 typedef struct {
     float *queries; /* [size][lanes] */
     float *scores;  /* [keys][lanes] */
-    float *mixed;   /* [size][lanes] */
-} Room;
+    float *mixed;   /* [size][lanes], values weighted by scores */
+} Scratch;
 
-INLINE void attend_wide(const Heads *heads, size_t at, size_t count, size_t first, size_t wide, Room room) {
-    size_t size = heads->size, hidden = heads->heads * size, lanes = wide * LANES, here = MIN(count - first, lanes);
+INLINE void attend_wide(const Attention *attention, size_t at, size_t count, size_t first, size_t wide,
+                        Scratch scratch) {
+    size_t size = attention->size, hidden = attention->heads * size, lanes = wide * LANES,
+           here = MIN(count - first, lanes);
     size_t from = at + first * hidden;
     float sum[WIDE * LANES];
-    if (here < lanes) memset(room.queries, 0, size * lanes * sizeof(float));
-    transpose(heads->query + from, hidden, (here + 3) / 4 * 4, here - 1, size, room.queries, lanes);
-    multiply((Left){heads->key + at, count, hidden, size, 1}, room.queries, wide, room.scores);
-    soften_lanes(room.scores, count, lanes, 1 / sqrtf((float)size), sum);
-    multiply((Left){heads->value + at, size, 1, count, hidden}, room.scores, wide, room.mixed);
-    write_mixed(room.mixed, size, lanes, sum, here, heads->out + from, hidden);
+    if (here < lanes) memset(scratch.queries, 0, size * lanes * sizeof(float));
+    transpose(attention->query + from, hidden, (here + 3) / 4 * 4, here - 1, size, scratch.queries, lanes);
+    multiply((Left){attention->key + at, count, hidden, size, 1}, scratch.queries, wide, scratch.scores);
+    softmax_lanes(scratch.scores, count, lanes, 1 / sqrtf((float)size), sum);
+    multiply((Left){attention->value + at, size, 1, count, hidden}, scratch.scores, wide, scratch.mixed);
+    write_mixed(scratch.mixed, size, lanes, sum, here, attention->out + from, hidden);
 }
 
-static int attend(const Heads *heads, size_t row, size_t head) {
-    size_t size = heads->size, at = heads->starts[row] * heads->heads * size + head * size;
-    size_t count = (size_t)heads->lengths[row], first = 0;
-    size_t lanes = MIN((count + LANES - 1) / LANES, WIDE) * LANES; /* what the widest call below takes */
+static int attend(const Attention *attention, size_t row, size_t head) {
+    size_t size = attention->size, at = attention->starts[row] * attention->heads * size + head * size;
+    size_t count = (size_t)attention->lengths[row], first = 0;
+    size_t lanes = MIN((count + LANES - 1) / LANES, WIDE) * LANES; /* of the widest call below */
     float *memory = take_scratch(lanes * (size + count + ROWS + size + ROWS) * sizeof *memory);
     if (!memory) return 0;
-    Room room = {.queries = memory};
-    room.scores = room.queries + lanes * size;
-    room.mixed = room.scores + lanes * (count + ROWS);
-    for (; count > first + (WIDE - 1) * LANES; first += lanes) attend_wide(heads, at, count, first, WIDE, room);
+    Scratch scratch = {.queries = memory};
+    scratch.scores = scratch.queries + lanes * size;
+    scratch.mixed = scratch.scores + lanes * (count + ROWS);
+    for (; count > first + (WIDE - 1) * LANES; first += lanes) attend_wide(attention, at, count, first, WIDE, scratch);
     if (WIDE > 2 && count > first + LANES)
-        attend_wide(heads, at, count, first, 2, room);
+        attend_wide(attention, at, count, first, 2, scratch);
     else if (count > first)
-        attend_wide(heads, at, count, first, 1, room);
+        attend_wide(attention, at, count, first, 1, scratch);
     give_back_scratch(memory);
     return 1;
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compiles the kernels: kernels/build.sh LIBRARY. CC names another compiler than the first of cc, gcc and clang, which may
-# be one for another processor (CC=aarch64-linux-gnu-gcc); CFLAGS and LDFLAGS add to what it is told.
+# Compiles the kernels: kernels/build.sh LIBRARY. CC names the compiler, by default the first of cc, gcc and clang. It may
+# compile for another processor (CC=aarch64-linux-gnu-gcc). CFLAGS and LDFLAGS add flags.
 set -eu
 here=$(dirname "$0")
 objects=$(mktemp -d)
@@ -28,7 +28,7 @@ compile() { # SOURCE OBJECT FLAG...
 for source in operators scratch row_operators attention attention_amx matmul matmul_amx matmul_vnni; do
     compile $source $source
 done
-case $($compiler -dumpmachine) in # not uname, for a compiler may be for other processors
+case $($compiler -dumpmachine) in # not uname: the compiler may target another processor
 x86_64*)
     for level in x86-64 x86-64-v3 x86-64-v4; do
         compile vectors $level -march=$level -mprefer-vector-width=512 -DLEVEL=$(echo $level | tr - _)
@@ -37,6 +37,6 @@ x86_64*)
     ;;
 *) compile vectors generic -DLEVEL=generic ;;
 esac
-# ONNX Runtime may close the library with the last session that has it, but operators and domain stay (nodelete).
+# ONNX Runtime may unload the library with its last session, but operators and domain must stay (nodelete).
 $compiler -shared -s -pthread -Wl,--no-undefined,-z,nodelete ${LDFLAGS:-} "$objects"/*.o -o "$1.new" -lm
-mv "$1.new" "$1" # at once: a process may have the former one open
+mv "$1.new" "$1" # atomically: a process may have the old one open

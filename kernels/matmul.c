@@ -1,4 +1,4 @@
-/* The int8 product, and the operation on each of its rows. */
+/* The int8 matrix product, and the operation on each of its rows. */
 
 #include "matmul.h"
 
@@ -12,11 +12,11 @@ enum { LINE = CACHE_LINE / sizeof(float) };
 typedef struct {
     const Product *product;
     const uint8_t *left;
-    int in_place; /* the first output has the width of the product, in floats, so the product is written there first */
+    int in_place; /* whether the product is first written to the first output, which has its shape and type */
     Rows rows;
 } Job;
 
-/* Rows of bytes, with zeros up to the padded depth. */
+/* Copy rows of bytes, each padded with zeros to the padded depth. */
 static uint8_t *pad(const Product *product, const uint8_t *left, size_t count, uint8_t *padded) {
     memset(padded, 0, count * product->padded_depth);
     for (size_t i = 0; i < count; i++)
@@ -28,29 +28,31 @@ static void run_block(void *data, size_t block) {
     Job *job = data;
     const Product *product = job->product;
     const Rows *rows = &job->rows;
-    size_t first = block * product->way->rows, count = MIN(rows->count - first, product->way->rows);
+    size_t first = block * product->implementation->rows,
+           count = MIN(rows->count - first, product->implementation->rows);
     size_t width = rows->width, is_padded = product->depth != product->padded_depth;
-    size_t of_room = whole(room_of(rows->kind, width), LINE), of_own = job->in_place ? 0 : whole(count * width, LINE);
-    size_t of_padded = is_padded ? count * product->padded_depth : 0;
-    float *room = take_scratch((of_room + of_own) * sizeof *room + of_padded);
-    if (!room) return run_out_of_memory(&job->rows.out_of_memory);
-    float *products = job->in_place ? (float *)rows->out[0] + first * width : room + of_room;
+    size_t scratch_size = whole(scratch_floats(rows->kind, width), LINE),
+           products_size = job->in_place ? 0 : whole(count * width, LINE);
+    size_t padded_size = is_padded ? count * product->padded_depth : 0;
+    float *scratch = take_scratch((scratch_size + products_size) * sizeof *scratch + padded_size);
+    if (!scratch) return run_out_of_memory(&job->rows.out_of_memory);
+    float *products = job->in_place ? (float *)rows->out[0] + first * width : scratch + scratch_size;
     const uint8_t *left = job->left + first * product->depth;
-    if (is_padded) left = pad(product, left, count, (uint8_t *)(room + of_room + of_own));
-    product->way->multiply(product, left, count, products);
-    for (size_t i = 0; i < count; i++) vectors->row[rows->kind](rows, products + i * width, first + i, room);
-    give_back_scratch(room);
+    if (is_padded) left = pad(product, left, count, (uint8_t *)(scratch + scratch_size + products_size));
+    product->implementation->multiply(product, left, count, products);
+    for (size_t i = 0; i < count; i++) vectors->row[rows->kind](rows, products + i * width, first + i, scratch);
+    give_back_scratch(scratch);
 }
 
-static const Way *best_way(void) {
-    const Way *way = by_tiles();
-    return way ? way : by_vnni();
+static const Implementation *best_implementation(void) {
+    const Implementation *implementation = amx_implementation();
+    return implementation ? implementation : vnni_implementation();
 }
 
-#if defined(WITHOUT_PRODUCTS) /* for tests, and for most processors */
+#if defined(WITHOUT_PRODUCTS) /* as on most processors; for tests */
 int has_products(void) { return 0; }
 #else
-int has_products(void) { return best_way() != NULL; }
+int has_products(void) { return best_implementation() != NULL; }
 #endif
 
 /* ---- the weight ---- */
@@ -64,7 +66,7 @@ static void destroy(void *kernel) {
     free(product);
 }
 
-static void *zeros(size_t bytes) { /* at the beginning of a cache line; bytes are a multiple of one */
+static void *zeros(size_t bytes) { /* aligned to a cache line; `bytes` is a multiple of it */
     void *memory = aligned_alloc(64, bytes);
     return memory ? memset(memory, 0, bytes) : NULL;
 }
@@ -74,7 +76,7 @@ typedef struct {
     size_t row_step, column_step;
 } Weight;
 
-/* to[16][4] of four rows of 16 columns */
+/* to[16][4] = the transpose of four rows of 16 columns */
 static void pack_block(Product *product, Weight weight, size_t row, size_t column, int8_t *to) {
     size_t rows = MIN(product->depth - MIN(row, product->depth), 4);
     size_t columns = MIN(product->width - MIN(column, product->width), COLUMNS);
@@ -108,7 +110,8 @@ static Status *read_constant(const KernelInfo *info, size_t index, Tensor *tenso
     int is_constant;
     Status *status = api->constant_input(info, index, &is_constant, &value);
     if (status) return status;
-    return is_constant ? read_tensor(value, tensor) : refuse("weight, scale and zero of a product must be constants");
+    return is_constant ? read_tensor(value, tensor)
+                       : refuse("weight, scale and zero point of a product must be constants");
 }
 
 static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
@@ -119,17 +122,17 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
         return status;
     size_t depth = (size_t)weight.sizes[operator->transposed], width = (size_t)weight.sizes[!operator->transposed];
     if (weight.axes != 2 || !weight.count || scale.count != width || zero.count != 1)
-        return refuse("a weight is not [K, N], or its scale not [N], or its zero not one number");
-    if (depth > MAX_WIDTH || !has_room(operator->rows, width))
-        return refuse("a weight of [%zu, %zu] is longer than %d; open the session without this library", depth, width,
-                      MAX_WIDTH);
+        return refuse("a weight is not [K, N], its scale not [N], or its zero point not a scalar");
+    if (depth > MAX_WIDTH || !scratch_fits(operator->rows, width))
+        return refuse("a weight of [%zu, %zu] exceeds %d rows or columns; open the session without this library", depth,
+                      width, MAX_WIDTH);
     Product *product = calloc(1, sizeof *product);
-    if (!product) return refuse("there is no memory for an operator");
-    product->way = best_way();
+    if (!product) return refuse("out of memory for an operator");
+    product->implementation = best_implementation();
     product->depth = depth;
     product->width = width;
     product->padded_depth = (product->depth + 3) / 4 * 4;
-    product->tile_depth = tile_depth(product->padded_depth, product->way->depth);
+    product->tile_depth = tile_depth(product->padded_depth, product->implementation->depth);
     product->tiles = product->padded_depth / product->tile_depth;
     product->panels = (product->width + PANEL - 1) / PANEL;
     product->zero = *(const uint8_t *)zero.data;
@@ -138,7 +141,7 @@ static Status *create(const Operator *operator, const KernelInfo *info, void **k
     product->scale = zeros(product->panels * PANEL * sizeof *product->scale);
     if (!product->weight || !product->offset || !product->scale) {
         destroy(product);
-        return refuse("there is no memory for the weight of a product");
+        return refuse("out of memory for the weight of a product");
     }
     size_t row_step = operator->transposed ? 1 : width, column_step = operator->transposed ? depth : 1;
     pack(product, (Weight){weight.data, row_step, column_step}, scale.data);
@@ -155,24 +158,24 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = read_input(context, 0, &left);
     if (status) return status;
     if (!left.axes || (size_t)left.sizes[left.axes - 1] != product->depth)
-        return refuse("the rows of a product are not as long as its weight is deep");
-    Job job = {product, left.data, .in_place = operator->makes[0] == 'R'};
+        return refuse("the rows of a product do not have as many elements as its weight has rows");
+    Job job = {product, left.data, .in_place = operator->outputs[0] == 'R'};
     job.rows = (Rows){.kind = operator->rows, .width = product->width, .epsilon = product->epsilon};
     job.rows.count = left.count / product->depth;
     if ((status = take_input(operator, context, 1, &job.rows, 1))) return status;
-    for (size_t index = 5; operator->takes[index]; index++)
+    for (size_t index = 5; operator->inputs[index]; index++)
         if ((status = take_input(operator, context, index, &job.rows, index - 3))) return status;
     if ((status = make_outputs(operator, context, &job.rows, &left))) return status;
-    size_t blocks = (job.rows.count + product->way->rows - 1) / product->way->rows;
+    size_t blocks = (job.rows.count + product->implementation->rows - 1) / product->implementation->rows;
     return run_parallel(context, run_block, blocks, &job, &job.rows.out_of_memory);
 }
 
-/* integers [.., K], scale [.., 1], weight [K, N], its scale [N] and zero, which are constants; then what is done to
-   rows takes */
+/* Inputs: integers [.., K], their scale [.., 1], weight [K, N], its scale [N], its zero point. Then come those of the
+   row operation. Weight, its scale and its zero point are constants. */
 #define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES, ...)                                                                 \
     {.name = NAME,                                                                                                     \
-     .takes = "BSIWZ" TAKES,                                                                                           \
-     .makes = MAKES,                                                                                                   \
+     .inputs = "BSIWZ" TAKES,                                                                                          \
+     .outputs = MAKES,                                                                                                 \
      .rows = KIND,                                                                                                     \
      .create = create,                                                                                                 \
      .compute = compute,                                                                                               \

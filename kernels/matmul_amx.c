@@ -1,53 +1,52 @@
-/* The int8 product in tiles of AMX. ONNX Runtime's product takes four times as long for the few rows of a short
-   batch. */
+/* The int8 matrix product by AMX. For the few rows of a short batch, that of ONNX Runtime takes four times as long. */
 
-#include "matmul.h"
 #include "amx.h"
+#include "matmul.h"
 
-#ifdef HAVE_TILES
+#ifdef HAVE_AMX
 
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if defined(EMULATED_TILES)
+#if defined(EMULATED_AMX)
 
-static int ask_for_tiles(void) { return 1; }
+static int request_amx(void) { return 1; }
 
 #else
 
-static int ask_for_tiles(void) {
-    enum { AMX = 1 << 22 | 1 << 24 | 1 << 25, AVX512F = 1 << 16, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+static int request_amx(void) {
+    enum { ALL_OF_AMX = 1 << 22 | 1 << 24 | 1 << 25, AVX512F = 1 << 16, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & AMX) != AMX || !(b & AVX512F)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL_OF_AMX) != ALL_OF_AMX || !(b & AVX512F)) return 0;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 
 #endif
 
-int has_tiles(void) {
+int has_amx(void) {
     static int known = -1;
-    if (known < 0) known = ask_for_tiles();
+    if (known < 0) known = request_amx();
     return known;
 }
 
-/* Tiles 0 to 3 sum, 4 and 5 are of the left side, 6 and 7 of the weight. */
-TILES static void configure(size_t upper, size_t lower, size_t tile_depth) {
+/* Tiles 0 to 3 hold sums, 4 and 5 the left side, 6 and 7 the weight. */
+AMX static void configure(size_t upper, size_t lower, size_t tile_depth) {
     TileConfig config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.bytes[i] = i == 4 || i == 5 ? (uint16_t)tile_depth : 64;
         config.rows[i] = (uint8_t)(i >= 6 ? tile_depth / 4 : i == 2 || i == 3 || i == 5 ? lower : upper);
     }
-    WRITTEN();
+    MEMORY_BARRIER();
     _tile_loadconfig(&config);
 }
 
-TILES static void write_tile(const int32_t *sums, const Product *product, size_t column, float *out, size_t rows) {
+AMX static void write_tile(const int32_t *sums, const Product *product, size_t column, float *out, size_t rows) {
     for (size_t row = 0; row < rows; row++)
         write_out(product, _mm512_loadu_si512(sums + row * COLUMNS), column, out + row * product->width);
 }
 
-TILES static void multiply_panel(const Product *product, const uint8_t *left, size_t rows, size_t panel, float *out) {
+AMX static void multiply_panel(const Product *product, const uint8_t *left, size_t rows, size_t panel, float *out) {
     int32_t sums[4][TILE_ROWS * COLUMNS];
     size_t upper = MIN(rows, TILE_ROWS), lower = rows - upper, step = product->tile_depth * COLUMNS;
     const int8_t *weight = product->weight + panel * product->tiles * 2 * step;
@@ -79,21 +78,21 @@ TILES static void multiply_panel(const Product *product, const uint8_t *left, si
     write_tile(sums[3], product, second, out + TILE_ROWS * product->width, lower);
 }
 
-TILES static void multiply(const Product *product, const uint8_t *left, size_t rows, float *out) {
+AMX static void multiply(const Product *product, const uint8_t *left, size_t rows, float *out) {
     size_t upper = MIN(rows, TILE_ROWS);
     configure(upper, MAX(rows - upper, 1), product->tile_depth);
     for (size_t panel = 0; panel < product->panels; panel++) multiply_panel(product, left, rows, panel, out);
     _tile_release();
 }
 
-const Way *by_tiles(void) {
-    static const Way WAY = {.rows = 2 * TILE_ROWS, .depth = TILE_BYTES, .multiply = multiply};
-    return has_tiles() ? &WAY : NULL;
+const Implementation *amx_implementation(void) {
+    static const Implementation IMPLEMENTATION = {.rows = 2 * TILE_ROWS, .depth = TILE_BYTES, .multiply = multiply};
+    return has_amx() ? &IMPLEMENTATION : NULL;
 }
 
 #else
 
-int has_tiles(void) { return 0; }
-const Way *by_tiles(void) { return NULL; }
+int has_amx(void) { return 0; }
+const Implementation *amx_implementation(void) { return NULL; }
 
 #endif

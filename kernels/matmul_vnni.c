@@ -1,19 +1,19 @@
-/* The int8 product by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on). Sums of 12 rows by 32 columns
-   stay in registers; one instruction adds four products to each. */
+/* The int8 matrix product by AVX-512 VNNI (Intel from Cascade Lake on, AMD from Zen 4 on). The sums of 12 rows by 32
+   columns stay in registers; one instruction adds four products to each. */
 
-#include "scalar_math.h"
 #include "matmul.h"
+#include "scalar_math.h"
 
 #if defined(__x86_64__)
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
-enum { ROWS = 12, AHEAD = 8192 }; /* bytes of weights that are prefetched */
+enum { ROWS = 12, AHEAD = 8192 }; /* AHEAD: bytes from the weights in use to those that are prefetched */
 
-/* GCC 12 copies the sums of the intrinsic into other registers and back. */
+/* With the intrinsic, GCC 12 copies the sums to other registers and back. */
 #define ADD_FOUR(SUMS, BYTES, WEIGHTS) __asm__("vpdpbusd %2, %1, %0" : "+v"(SUMS) : "v"(BYTES), "v"(WEIGHTS))
 
-/* `rows` is a constant where this is inlined. */
+/* `rows` is a constant wherever this is inlined. */
 VNNI INLINE void multiply_rows(const Product *product, const uint8_t *left, size_t rows, size_t panel, float *out) {
     size_t depth = product->padded_depth, column = panel * PANEL;
     const int8_t *first_weight = product->weight + column * depth, *second_weight = first_weight + COLUMNS * depth;
@@ -67,15 +67,15 @@ static void multiply(const Product *product, const uint8_t *left, size_t rows, f
         }
 }
 
-const Way *by_vnni(void) {
-    static const Way WAY = {.rows = 2 * ROWS, .depth = MAX_WIDTH, .multiply = multiply};
+const Implementation *vnni_implementation(void) {
+    static const Implementation IMPLEMENTATION = {.rows = 2 * ROWS, .depth = MAX_WIDTH, .multiply = multiply};
     __builtin_cpu_init();
 #define HAS(feature) __builtin_cpu_supports(feature)
-    return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512vnni") ? &WAY : NULL;
+    return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512vnni") ? &IMPLEMENTATION : NULL;
 }
 
 #else
 
-const Way *by_vnni(void) { return NULL; }
+const Implementation *vnni_implementation(void) { return NULL; }
 
 #endif

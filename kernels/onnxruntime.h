@@ -1,8 +1,8 @@
-/* What the kernels need of ONNX Runtime's C interface, whose Python package brings no header.
+/* The part of ONNX Runtime's C API that the kernels use; the Python package has no header.
 
-   Api is OrtApi, a table of functions whose order never changes: ONNX Runtime asserts the place of the last of each of
-   its versions (core/session/onnxruntime_c_api.cc). The numbers are those places; the compiler checks them below,
-   against the order of that file. A status is NULL if all went well. */
+   Api is OrtApi, a table of functions whose order never changes: for each of its versions, ONNX Runtime asserts the
+   place of the last function (core/session/onnxruntime_c_api.cc). The numbers are those places. The compiler checks
+   them below. A status is NULL for success. */
 
 #ifndef ONNXRUNTIME_H
 #define ONNXRUNTIME_H
@@ -53,14 +53,14 @@ typedef struct {
 
 enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT64 = 7 };
 enum { INVALID_ARGUMENT = 2 };
-enum { TABLE_VERSION = 16 }; /* what an operator's table has: the fields below, and no later ones */
-enum { API_VERSION = 17 };   /* since when there is `parallel` */
+enum { TABLE_VERSION = 16 }; /* of an operator's table: it has the fields below, and no later ones */
+enum { API_VERSION = 17 };   /* the first that has `parallel` */
 
 struct OperatorTable {
     uint32_t version;
     void *(*create_before_16)(const OperatorTable *, const Api *, const KernelInfo *);
     const char *(*name)(const OperatorTable *);
-    const char *(*provider)(const OperatorTable *); /* NULL: that of the CPU */
+    const char *(*provider)(const OperatorTable *); /* NULL: the CPU provider */
     int (*input_type)(const OperatorTable *, size_t index);
     size_t (*inputs)(const OperatorTable *);
     int (*output_type)(const OperatorTable *, size_t index);
@@ -70,7 +70,7 @@ struct OperatorTable {
     int (*input_kind)(const OperatorTable *, size_t index); /* 0: required */
     int (*output_kind)(const OperatorTable *, size_t index);
     int (*input_memory)(const OperatorTable *, size_t index); /* 0: where the operator runs */
-    int (*variadic[4])(const OperatorTable *);                /* not asked of an operator that has no such inputs */
+    int (*variadic[4])(const OperatorTable *);                /* not called for operators without such inputs */
     Status *(*create)(const OperatorTable *, const Api *, const KernelInfo *, void **kernel);
     Status *(*compute)(void *kernel, Context *);
 };
@@ -101,7 +101,7 @@ AT(Api, parallel, 274, "KernelContext_ParallelFor");               /* one before
 AT(ApiBase, api, 0, "GetApi");
 AT(ApiBase, version, 1, "GetVersionString");
 
-AT(OperatorTable, create_before_16, 1, "CreateKernel"); /* behind `version`, which is padded to a place */
+AT(OperatorTable, create_before_16, 1, "CreateKernel"); /* after `version`, which is padded to the size of a pointer */
 AT(OperatorTable, name, 2, "GetName");
 AT(OperatorTable, provider, 3, "GetExecutionProviderType");
 AT(OperatorTable, input_type, 4, "GetInputType");

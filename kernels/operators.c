@@ -9,7 +9,7 @@
 const Api *api;
 const Vectors *vectors;
 
-/* A test names the level and goes without tiles: -DVECTORS=x86_64_v3 -DWITHOUT_TILES. */
+/* Tests choose a level, without AMX: -DVECTORS=x86_64_v3 -DWITHOUT_AMX. */
 #if defined(VECTORS)
 extern const Vectors VECTORS;
 
@@ -47,7 +47,7 @@ Status *read_tensor(const Value *value, Tensor *tensor) {
     if (status) return status;
     if (!(status = api->rank(shape, &tensor->axes)))
         status = tensor->axes <= MAX_AXES ? api->sizes(shape, tensor->sizes, tensor->axes)
-                                           : refuse("a tensor has more than 8 axes");
+                                          : refuse("a tensor has more than 8 axes");
     api->release_shape(shape);
     if (status) return status;
     tensor->count = 1;
@@ -78,10 +78,11 @@ Status *run_parallel(const Context *context, void (*part)(void *, size_t), size_
                      const int *out_of_memory) {
     Status *status = parts ? api->parallel(context, part, parts, 0, data) : NULL;
     if (status || !__atomic_load_n(out_of_memory, __ATOMIC_RELAXED)) return status;
-    return refuse("there is no memory for the scratch block of an operator; shorten the rows or give the process more");
+    return refuse(
+        "out of memory for the scratch block of an operator; shorten the rows or give the process more memory");
 }
 
-/* ---- the table that ONNX Runtime asks ---- */
+/* ---- the table of functions that ONNX Runtime calls ---- */
 
 typedef struct {
     const Operator *operator;
@@ -96,16 +97,16 @@ static int type_of(char letter) {
 
 static const char *name(const OperatorTable *table) { return of(table)->name; }
 static const char *provider(const OperatorTable *table) { return (void)table, NULL; }
-static int input_type(const OperatorTable *table, size_t index) { return type_of(of(table)->takes[index]); }
-static size_t inputs(const OperatorTable *table) { return strlen(of(table)->takes); }
-static int output_type(const OperatorTable *table, size_t index) { return type_of(of(table)->makes[index]); }
-static size_t outputs(const OperatorTable *table) { return strlen(of(table)->makes); }
+static int input_type(const OperatorTable *table, size_t index) { return type_of(of(table)->inputs[index]); }
+static size_t inputs(const OperatorTable *table) { return strlen(of(table)->inputs); }
+static int output_type(const OperatorTable *table, size_t index) { return type_of(of(table)->outputs[index]); }
+static size_t outputs(const OperatorTable *table) { return strlen(of(table)->outputs); }
 static int zero(const OperatorTable *table, size_t index) { return (void)table, (void)index, 0; }
 
 static Status *create(const OperatorTable *table, const Api *same_api, const KernelInfo *info, void **made) {
     (void)same_api;
     Kernel *kernel = malloc(sizeof *kernel);
-    if (!kernel) return refuse("there is no memory for an operator");
+    if (!kernel) return refuse("out of memory for an operator");
     kernel->operator = of(table);
     Status *status = kernel->operator->create(kernel->operator, info, &kernel->own);
     if (status)
@@ -146,7 +147,7 @@ static Status *add(Domain *domain, const Operator *operators, size_t count) {
     Status *status = NULL;
     for (size_t i = 0; !status && i < count; i++) {
         Operator *operator = malloc(sizeof *operator); /* lives as long as the process */
-        if (!operator) return refuse("there is no memory for an operator");
+        if (!operator) return refuse("out of memory for an operator");
         *operator = operators[i];
         operator->table = TABLE;
         status = api->add_operator(domain, &operator->table);
@@ -162,10 +163,9 @@ static Status *create_domain(Domain **domain) {
     return has_products() ? add(*domain, LINEAR_OPERATORS, LINEAR_KINDS) : NULL;
 }
 
-/* An ONNX Runtime without our version of the table still has the first one, in which `error` has the same place. */
+/* An ONNX Runtime without API_VERSION still has version 1, in which `error` has the same place. */
 static Status *refuse_version(const ApiBase *base) {
-    if (!(api = base->api(1))) return NULL; /* an error cannot be reported here: the session then has none of our
-                                               operators */
+    if (!(api = base->api(1))) return NULL; /* no error can be reported; the session then lacks our operators */
     Status *status = refuse("ONNX Runtime %s has no version %d of its C interface, which the kernels need; "
                             "install ONNX Runtime 1.%d or later",
                             base->version(), API_VERSION, API_VERSION);
@@ -174,7 +174,7 @@ static Status *refuse_version(const ApiBase *base) {
 }
 
 static Status *register_once(SessionOptions *options, const ApiBase *base) {
-    static Domain *domain; /* stays as long as the process */
+    static Domain *domain; /* lives as long as the process */
     Domain *made = NULL;
     if (!domain) {
         const Api *found = base->api(API_VERSION);
@@ -188,7 +188,7 @@ static Status *register_once(SessionOptions *options, const ApiBase *base) {
     return api->add_domain(options, domain);
 }
 
-/* What ONNX Runtime calls with the options of each session, on any thread. */
+/* ONNX Runtime calls this with the options of each session, on any thread. */
 __attribute__((visibility("default"))) Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
     if (!base || !base->api || !base->version) return NULL;

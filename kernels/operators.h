@@ -1,6 +1,6 @@
-/* An operator of ONNX Runtime, and what all of them do with tensors. training/exporting/int8_operators.py defines each
-   in ONNX's own operators. A graph runs that definition where this library, or what it needs of the processor, is
-   missing. */
+/* A custom operator of ONNX Runtime, and helpers for its tensors. training/exporting/int8_operators.py defines each
+   operator by standard ONNX operators. If this library, or an instruction that it needs, is missing, ONNX Runtime
+   computes that definition. */
 
 #ifndef OPERATORS_H
 #define OPERATORS_H
@@ -15,11 +15,11 @@ typedef struct Operator Operator;
 struct Operator {
     OperatorTable table;
     const char *name;
-    /* One letter per input and output. P, R: one float per place of each row. S: one float per row. W: one float per
-       place. B: one byte per place of each row. Z: one byte. I: an int8 weight. L: one int64 per text. */
-    const char *takes, *makes;
-    int rows;       /* what it does to a row */
-    int transposed; /* its weight is [N, K] */
+    /* One letter per input and output. P, R: floats, row by row. S: one float per row. W: one float per column. B:
+       bytes, row by row. Z: one byte. I: an int8 weight. L: one int64 per text. */
+    const char *inputs, *outputs;
+    int rows;       /* the kind of its row operation */
+    int transposed; /* whether its weight is [N, K] */
     Status *(*create)(const Operator *, const KernelInfo *, void **kernel);
     Status *(*compute)(const Operator *, const void *kernel, Context *);
     void (*destroy)(void *kernel);
@@ -35,29 +35,29 @@ extern const Api *api;
 
 extern const Operator ROW_OPERATORS[ROW_KINDS];
 extern const Operator PACKED_ATTENTION;
-/* The int8 product before the operation on rows. */
+/* An int8 matrix product, then a row operation. */
 enum { LINEAR_KINDS = 4 };
 extern const Operator LINEAR_OPERATORS[LINEAR_KINDS];
 /* Whether the processor has an implementation of the product that is faster than ONNX Runtime's. */
 int has_products(void);
-/* Whether the processor has tiles, and the system lets this process use them. */
-int has_tiles(void);
-int attend_by_tiles(const Heads *, size_t row, size_t head); /* as that of vectors.h */
+/* Whether the processor has AMX, and the system lets this process use it. */
+int has_amx(void);
+int attend_amx(const Attention *, size_t row, size_t head); /* like `attend` in vectors.h */
 
-/* An error with a message in the format of printf. */
+/* Make an error; the message has the format of printf. */
 Status *refuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Run each part of an operator, on any thread. A part that calls run_out_of_memory makes this an error. */
+/* Run all parts of an operator, each on any thread. An error if a part called run_out_of_memory. */
 Status *run_parallel(const Context *, void (*part)(void *, size_t), size_t parts, void *data, const int *out_of_memory);
 void run_out_of_memory(int *out_of_memory);
 Status *read_tensor(const Value *, Tensor *);
 Status *read_input(const Context *, size_t index, Tensor *);
-/* With the sizes of `like`, except the last one. */
+/* The output has the shape of `like`, except the last axis. */
 Status *make_output(Context *, size_t index, const Tensor *like, size_t last_size, void **data);
 
-/* Floats of scratch memory for a row of so many places, and whether that fits. */
-size_t room_of(int kind, size_t width);
-int has_room(int kind, size_t width);
-/* Take input `index` as number `place` of what is done to rows, if it fits them. */
+/* Floats of scratch memory for a row of this width, and whether that is within the limit. */
+size_t scratch_floats(int kind, size_t width);
+int scratch_fits(int kind, size_t width);
+/* Use input `index` as rows->in[place]; an error if its size does not fit the rows. */
 Status *take_input(const Operator *, const Context *, size_t index, Rows *, size_t place);
 Status *make_outputs(const Operator *, Context *, Rows *, const Tensor *like);
 Status *read_epsilon(const KernelInfo *, int kind, float *epsilon);

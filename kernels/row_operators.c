@@ -6,25 +6,25 @@
 
 enum { ROWS_AT_ONCE = 16 };
 
-size_t room_of(int kind, size_t width) { return kind == ADD_NORM_QUANTIZE || kind == GELU_QUANTIZE ? width : 0; }
+size_t scratch_floats(int kind, size_t width) { return kind == ADD_NORM_QUANTIZE || kind == GELU_QUANTIZE ? width : 0; }
 
-int has_room(int kind, size_t width) { return room_of(kind, width) <= MAX_WIDTH; }
+int scratch_fits(int kind, size_t width) { return scratch_floats(kind, width) <= MAX_WIDTH; }
 
 Status *take_input(const Operator *operator, const Context *context, size_t index, Rows *rows, size_t place) {
     Tensor tensor;
     Status *status = read_input(context, index, &tensor);
     if (status) return status;
-    char letter = operator->takes[index];
+    char letter = operator->inputs[index];
     size_t expected = (letter == 'W' ? 1 : rows->count) * (letter == 'S' ? 1 : rows->width);
     rows->in[place] = tensor.data;
     return tensor.count == expected ? NULL : refuse("an input does not fit the rows of the first one");
 }
 
 Status *make_outputs(const Operator *operator, Context *context, Rows *rows, const Tensor *like) {
-    const char *makes = operator->makes;
+    const char *outputs = operator->outputs;
     Status *status = NULL;
-    for (size_t i = 0; !status && makes[i]; i++)
-        status = make_output(context, i, like, makes[i] == 'S' ? 1 : rows->width, &rows->out[i]);
+    for (size_t i = 0; !status && outputs[i]; i++)
+        status = make_output(context, i, like, outputs[i] == 'S' ? 1 : rows->width, &rows->out[i]);
     return status;
 }
 
@@ -35,16 +35,16 @@ Status *read_epsilon(const KernelInfo *info, int kind, float *epsilon) {
 static void run_part(void *data, size_t part) {
     Rows *rows = data;
     size_t end = MIN((part + 1) * ROWS_AT_ONCE, rows->count);
-    float *room = take_scratch(room_of(rows->kind, rows->width) * sizeof *room);
-    if (!room) return run_out_of_memory(&rows->out_of_memory);
+    float *scratch = take_scratch(scratch_floats(rows->kind, rows->width) * sizeof *scratch);
+    if (!scratch) return run_out_of_memory(&rows->out_of_memory);
     for (size_t row = part * ROWS_AT_ONCE; row < end; row++)
-        vectors->row[rows->kind](rows, rows->in[0] + row * rows->width, row, room);
-    give_back_scratch(room);
+        vectors->row[rows->kind](rows, rows->in[0] + row * rows->width, row, scratch);
+    give_back_scratch(scratch);
 }
 
 static Status *create(const Operator *operator, const KernelInfo *info, void **kernel) {
     float *epsilon = calloc(1, sizeof *epsilon);
-    if (!epsilon) return refuse("there is no memory for an operator");
+    if (!epsilon) return refuse("out of memory for an operator");
     Status *status = read_epsilon(info, operator->rows, epsilon);
     if (status)
         free(epsilon);
@@ -59,11 +59,11 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     Status *status = read_input(context, 0, &first);
     if (status) return status;
     rows.width = first.axes ? (size_t)first.sizes[first.axes - 1] : 0;
-    if (!rows.width || !has_room(rows.kind, rows.width))
-        return refuse("a row has no places, or more than %d: it has %zu; open the session without this library",
-                      MAX_WIDTH, rows.width);
+    if (!rows.width || !scratch_fits(rows.kind, rows.width))
+        return refuse("a row has %zu columns, expected 1 to %d; open the session without this library", rows.width,
+                      MAX_WIDTH);
     rows.count = first.count / rows.width;
-    for (size_t index = 0; operator->takes[index]; index++)
+    for (size_t index = 0; operator->inputs[index]; index++)
         if ((status = take_input(operator, context, index, &rows, index))) return status;
     if ((status = make_outputs(operator, context, &rows, &first))) return status;
     size_t parts = (rows.count + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
@@ -72,8 +72,8 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
 
 #define ROW_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                         \
     [KIND] = {.name = NAME,                                                                                            \
-              .takes = TAKES,                                                                                          \
-              .makes = MAKES,                                                                                          \
+              .inputs = TAKES,                                                                                         \
+              .outputs = MAKES,                                                                                        \
               .rows = KIND,                                                                                            \
               .create = create,                                                                                        \
               .compute = compute,                                                                                      \

@@ -1,7 +1,7 @@
-/* Functions of one number, which compilers vectorise. */
+/* Functions of one number, which compilers vectorize. */
 
-#ifndef NUMBERS_H
-#define NUMBERS_H
+#ifndef SCALAR_MATH_H
+#define SCALAR_MATH_H
 
 #include <stdint.h>
 #include <string.h>
@@ -16,7 +16,7 @@
 #define EACH(I, COUNT) _Pragma("GCC unroll 16") for (size_t I = 0; I < (COUNT); I++)
 #endif
 
-/* 1.5 * 2^23: a float there has no digits below one, and an integer in its last bits. */
+/* 1.5 * 2^23. Adding it rounds a small number to an integer, which is then in the last bits of the float. */
 static const float ROUND = 12582912;
 
 INLINE int32_t bits_of(float value) {
@@ -31,7 +31,7 @@ INLINE float float_of(uint32_t bits) {
     return value;
 }
 
-/* 2^y as 2^n 2^f with f from -1/2 to 1/2, within 2e-7 of it, for y up to 64; below -64 it stays at 2^-64. */
+/* 2^y as 2^n * 2^f with f in [-1/2, 1/2], for y up to 64; relative error at most 2e-7. Below -64, it is 2^-64. */
 INLINE float power_of_two(float y) {
     y = MAX(y, -64);
     float n = y + ROUND;

@@ -3,11 +3,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* Bytes. A thread keeps its block for the next part, unless it is larger than what rows of usual lengths need. */
+/* Bytes. A thread keeps its block for the next call, unless the block is larger than usual rows need. */
 enum { UNIT = 1 << 16, MAX_KEPT = 1 << 22 };
 
 typedef struct {
-    _Alignas(CACHE_LINE) size_t bytes; /* of the memory behind this */
+    _Alignas(CACHE_LINE) size_t bytes; /* of the memory after this header */
 } Block;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -1,5 +1,5 @@
-/* Memory that one part of an operator works in. It grows with the input, so the stack is no place for it: a thread may
-   have as little as 128 KiB of stack. */
+/* Scratch memory for one part of an operator. It grows with the input, and a thread may have as little as 128 KiB of
+   stack, so it is not on the stack. */
 
 #ifndef SCRATCH_H
 #define SCRATCH_H
@@ -8,7 +8,7 @@
 
 enum { CACHE_LINE = 64 };
 
-/* `bytes` of undefined content, aligned to a cache line; NULL if there is no memory. A thread may hold one block at
+/* `bytes` of undefined content, aligned to a cache line; NULL without memory. A thread may hold one block at
    a time and must return it. */
 void *take_scratch(size_t bytes);
 void give_back_scratch(void *memory);

@@ -1,23 +1,23 @@
 #include <math.h>
 
 #include "attention_float.h"
-#include "scalar_math.h"
 #include "attention_int16.h"
+#include "scalar_math.h"
 
 /* ---- rows ---- */
 
-/* Where the 256 integers lie: training/exporting/int8_operators.py. */
-static const float SYMMETRIC_ZERO = 128, SYMMETRIC_ABOVE = 127;
-static const float GELU_ZERO = 32, GELU_ABOVE = 223, MIN_GELU = 0.17f;
+/* Zero points, and the largest integers above them; see training/exporting/int8_operators.py. */
+static const float SYMMETRIC_ZERO = 128, SYMMETRIC_MAX = 127;
+static const float GELU_ZERO = 32, GELU_MAX = 223, MIN_GELU = 0.17f;
 
-INLINE void to_integers(const Float *values, float scale, float zero, uint8_t *integers, size_t width) {
+INLINE void quantize_row(const Float *values, float scale, float zero, uint8_t *integers, size_t width) {
     float inverse = scale > 0 ? 1 / scale : 0;
 #pragma omp simd
     for (size_t i = 0; i < width; i++) integers[i] = (uint8_t)bits_of(values[i] * inverse + (ROUND + zero));
 }
 
-static void rescale(const Rows *rows, const Float *product, size_t row, float *room) {
-    (void)room;
+static void rescale(const Rows *rows, const Float *product, size_t row, float *scratch) {
+    (void)scratch;
     const float scale = rows->in[1][row];
     const Float *bias = rows->in[2];
     float *values = (float *)rows->out[0] + row * rows->width;
@@ -25,13 +25,13 @@ static void rescale(const Rows *rows, const Float *product, size_t row, float *r
     for (size_t i = 0; i < rows->width; i++) values[i] = product[i] * scale + bias[i];
 }
 
-static void quantize(const Rows *rows, const Float *product, size_t row, float *room) {
-    (void)room;
+static void quantize(const Rows *rows, const Float *product, size_t row, float *scratch) {
+    (void)scratch;
     float largest = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t i = 0; i < rows->width; i++) largest = MAX(largest, fabsf(product[i]));
-    float step = ((float *)rows->out[1])[row] = largest * (1 / SYMMETRIC_ABOVE);
-    to_integers(product, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[0] + row * rows->width, rows->width);
+    float step = ((float *)rows->out[1])[row] = largest * (1 / SYMMETRIC_MAX);
+    quantize_row(product, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[0] + row * rows->width, rows->width);
 }
 
 static void add_norm_quantize(const Rows *rows, const Float *product, size_t row, float *smooth) {
@@ -52,8 +52,8 @@ static void add_norm_quantize(const Rows *rows, const Float *product, size_t row
         smooth[i] = hidden[i] * smoothing[i];
         largest = MAX(largest, fabsf(smooth[i]));
     }
-    float step = ((float *)rows->out[2])[row] = largest * (1 / SYMMETRIC_ABOVE);
-    to_integers(smooth, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[1] + at, width);
+    float step = ((float *)rows->out[2])[row] = largest * (1 / SYMMETRIC_MAX);
+    quantize_row(smooth, step, SYMMETRIC_ZERO, (uint8_t *)rows->out[1] + at, width);
 }
 
 static void gelu_quantize(const Rows *rows, const Float *product, size_t row, float *values) {
@@ -66,14 +66,14 @@ static void gelu_quantize(const Rows *rows, const Float *product, size_t row, fl
         values[i] = gelu(product[i] * scale + bias[i]);
         largest = MAX(largest, values[i]);
     }
-    float step = ((float *)rows->out[1])[row] = MAX(largest * (1 / GELU_ABOVE), MIN_GELU / GELU_ZERO);
-    to_integers(values, step, GELU_ZERO, (uint8_t *)rows->out[0] + row * width, width);
+    float step = ((float *)rows->out[1])[row] = MAX(largest * (1 / GELU_MAX), MIN_GELU / GELU_ZERO);
+    quantize_row(values, step, GELU_ZERO, (uint8_t *)rows->out[0] + row * width, width);
 }
 
 /* ---- attention ---- */
 
-/* As in vectors.h: what `penalty` takes away becomes 2^-64 of the largest. */
-static float soften(float *scores, const float *penalty, size_t wide) {
+/* See vectors.h; what `penalty` masks becomes 2^-64 of the largest. */
+static float softmax_row(float *scores, const float *penalty, size_t wide) {
     float largest = -1e30f, sum = 0;
 #pragma omp simd reduction(max : largest)
     for (size_t j = 0; j < wide; j++) largest = MAX(largest, scores[j] + penalty[j]);
@@ -82,12 +82,13 @@ static float soften(float *scores, const float *penalty, size_t wide) {
     return 1 / sum;
 }
 
-static void shorten(const float *values, float scale, uint16_t *rounded, size_t count) {
+static void to_bf16(const float *values, float scale, uint16_t *rounded, size_t count) {
 #pragma omp simd
     for (size_t i = 0; i < count; i++) {
         uint32_t bits = (uint32_t)bits_of(values[i] * scale);
-        rounded[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* half to even */
+        rounded[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* round half to even */
     }
 }
 
-const Vectors LEVEL = {{rescale, quantize, add_norm_quantize, gelu_quantize}, attend, attend_long, soften, shorten};
+const Vectors LEVEL = {
+    {rescale, quantize, add_norm_quantize, gelu_quantize}, attend, attend_long, softmax_row, to_bf16};

@@ -14,11 +14,11 @@ def best() -> Path:
     return compiled("best", "")
 
 
-@pytest.fixture(scope="session", params=["best", "without", "clang", *LEVELS, *["tiles"] * VNNI])
+@pytest.fixture(scope="session", params=["best", "without", "clang", *LEVELS, *["amx"] * VNNI])
 def library(request: pytest.FixtureRequest) -> Path:
-    """As it is installed, without products, by Clang, of each level without tiles, and with tiles.
+    """As it is installed, without products, by Clang, of each level without AMX, and with AMX emulated.
 
-    The products of a level without tiles are by VNNI.
+    The products of a level without AMX are by VNNI.
     """
     level = request.param
     if level == "best":
@@ -28,5 +28,5 @@ def library(request: pytest.FixtureRequest) -> Path:
         pytest.skip(f"this processor is below {level}")
     if level == "clang":
         return compiled(level, "", program("clang", package="clang"))
-    flags = {"without": "-DWITHOUT_PRODUCTS", "tiles": "-include tests/kernels/emulated_tiles.h"}
-    return compiled(level, flags.get(level, f"-DVECTORS={level} -DWITHOUT_TILES"))
+    flags = {"without": "-DWITHOUT_PRODUCTS", "amx": "-include tests/kernels/emulated_amx.h"}
+    return compiled(level, flags.get(level, f"-DVECTORS={level} -DWITHOUT_AMX"))

@@ -12,7 +12,7 @@ LEVELS = ["x86_64", "x86_64_v3", "x86_64_v4", "x86_64_v4_vnni"] if platform.mach
 V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 NEEDS = {"x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v4": V4, "x86_64_v4_vnni": V4 | {"avx512_vnni"}}
 FEATURES = set(Path("/proc/cpuinfo").read_text().split())
-TILES = {"amx_tile", "amx_int8", "amx_bf16"} <= FEATURES
+AMX = {"amx_tile", "amx_int8", "amx_bf16"} <= FEATURES
 VNNI = NEEDS["x86_64_v4_vnni"] <= FEATURES
 
 

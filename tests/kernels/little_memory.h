@@ -1,4 +1,4 @@
-/* A machine on which no block above 1 MiB is to be had, to be included before all else. */
+/* Simulates a machine that allocates no block above 1 MiB. Include it before everything else. */
 
 #include <stdlib.h>
 

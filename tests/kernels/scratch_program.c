@@ -1,5 +1,5 @@
-/* What scratch.c does with its blocks: the memory that it takes and frees is counted here. It ends with 0 if all of that
-   is right, and names the line otherwise. */
+/* Tests scratch.c by counting the blocks that it allocates and frees. Ends with 0 if all is right, and otherwise names
+   the line. */
 
 #include <pthread.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ static void count_freed(void *memory) {
 #define CHECK(RIGHT)                                                                                                   \
     if (!(RIGHT)) printf("line %d: %s\n", __LINE__, #RIGHT), exit(1)
 
-/* Uses all of a block, and says where it was. */
+/* Write to all of a block; return its address. */
 static void *use(size_t bytes) {
     void *memory = take_scratch(bytes);
     CHECK(memory && (uintptr_t)memory % CACHE_LINE == 0);
@@ -53,7 +53,7 @@ int main(void) {
     work_on_threads();
     taken = freed = 0;
     void *first = use(100);
-    CHECK(use(100) == first && use(MAX_KEPT / 2) && taken == 2 && freed == 1); /* kept, and then grown */
+    CHECK(use(100) == first && use(MAX_KEPT / 2) && taken == 2 && freed == 1); /* kept, then replaced by a larger one */
     use(100);
     CHECK(taken == 2);
     use(MAX_KEPT + 1);

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from tests.kernels.libraries import TILES, VNNI
+from tests.kernels.libraries import AMX, VNNI
 from training.exporting import int8_operators
 from training.exporting.graph_builder import ATTENTION_OPSET, Function, Graph, Value
 
@@ -157,16 +157,16 @@ def rows_to_attend(generator: np.random.Generator, lengths: list[int], hidden: i
 
 
 def numbers_of(library: Path, length: int) -> str:
-    """What attention computes in: from 64 tokens on, by tiles or by VNNI where the processor has them."""
+    """What attention computes in: from 64 tokens on, by AMX or by VNNI where the processor has them."""
     name = library.parent.name.rpartition("-")[0]
     if name in ("best", "without", "clang"):
-        name = "tiles" if TILES else "vnni" if VNNI else ""
-    return "float" if length < 64 else "tiles" if name == "tiles" else "vnni" if name.endswith("vnni") else "float"
+        name = "amx" if AMX else "vnni" if VNNI else ""
+    return "float" if length < 64 else "amx" if name == "amx" else "vnni" if name.endswith("vnni") else "float"
 
 
 def tolerance(library: Path, length: int) -> float:
-    """Numbers of attention have 8 bits by tiles, and 11 by VNNI."""
-    return {"tiles": 0.05, "vnni": 5e-3, "float": 3e-5}[numbers_of(library, length)]
+    """Numbers of attention have 8 bits by AMX, and 11 by VNNI."""
+    return {"amx": 0.05, "vnni": 5e-3, "float": 3e-5}[numbers_of(library, length)]
 
 
 def test_attention_holds_for_scores_of_any_size(library: Path) -> None:

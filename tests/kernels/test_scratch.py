@@ -116,8 +116,8 @@ def outputs(library: Path, cases: Cases, tmp_path_factory: pytest.TempPathFactor
 
 
 def is_slow(library: Path, length: int, size: int) -> bool:
-    """Whether emulated tiles would take more than some seconds."""
-    return library.parent.name.startswith("tiles") and length * length * size > 1 << 27
+    """Whether emulated AMX would take more than some seconds."""
+    return library.parent.name.startswith("amx") and length * length * size > 1 << 27
 
 
 def attended(inputs: Arrays, queries: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ def attended(inputs: Arrays, queries: NDArray[np.intp]) -> NDArray[np.float64]:
 
 def bound(library: Path, length: int) -> float:
     """Of the error's norm, relative to the norm of the result: by VNNI, all weights of a row share some 20 bits."""
-    return {"tiles": 0.01, "vnni": 0.002 + 8e-6 * length, "float": 1e-4}[numbers_of(library, length)]
+    return {"amx": 0.01, "vnni": 0.002 + 8e-6 * length, "float": 1e-4}[numbers_of(library, length)]
 
 
 def test_attention_of_the_longest_rows_and_widest_heads(library: Path, cases: Cases, outputs: Outputs) -> None:
@@ -179,7 +179,7 @@ def test_attention_without_memory_is_an_error(poor: Path, length: int, size: int
     generator = np.random.default_rng(25)
     long, short = rows_to_attend(generator, [length], size), rows_to_attend(generator, [2], 8)
     session = session_of(model_of(ATTENTION, long, {"heads": 1}), poor, threads=2)
-    with pytest.raises(Exception, match="no memory for the scratch block"):
+    with pytest.raises(Exception, match="out of memory for the scratch block"):
         session.run(None, long)
     exact = attended(short, np.arange(2))
     np.testing.assert_allclose(session.run(None, short)[0], exact, rtol=0, atol=3e-5)
@@ -188,7 +188,7 @@ def test_attention_without_memory_is_an_error(poor: Path, length: int, size: int
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI")
 def test_a_product_without_memory_is_an_error(poor: Path) -> None:
     function, inputs = product_of("gelu_quantize", False, np.random.default_rng(26), ROWS, 8, 16384)
-    with pytest.raises(Exception, match="no memory for the scratch block"):
+    with pytest.raises(Exception, match="out of memory for the scratch block"):
         run(function, inputs, poor)
 
 

@@ -1,4 +1,4 @@
-/* Computes what it reads by `generic` of the kernels, for a processor on which no ONNX Runtime is at hand.
+/* Runs the `generic` kernels on what it reads, for a processor without ONNX Runtime.
 
    rows KIND COUNT WIDTH: floats of each input, in the order of vectors.h -> each output
    attend HEADS SIZE LENGTH...: floats of query, key and value -> the output */
@@ -11,8 +11,7 @@
 
 extern const Vectors generic;
 
-/* Each input: R and P are a float for each place of each row, S is one for each row, W one for each place. Each output
-   too, where B is a byte. */
+/* One letter per input and output, as in operators.h. */
 static const char *const TAKES[ROW_KINDS] = {"PSW", "P", "PSRWWW", "PSW"}, *const MAKES[ROW_KINDS] = {"R", "BS", "RBS", "BS"};
 
 static void *allocate(size_t bytes) {
@@ -31,32 +30,32 @@ static size_t count_of(char letter, const Rows *rows) {
 
 static void compute_rows(char **sizes) {
     Rows rows = {.kind = atoi(sizes[0]), .count = strtoul(sizes[1], NULL, 10), .width = strtoul(sizes[2], NULL, 10)};
-    const char *takes = TAKES[rows.kind], *makes = MAKES[rows.kind];
-    float *room = allocate(rows.width * sizeof *room);
+    const char *inputs = TAKES[rows.kind], *outputs = MAKES[rows.kind];
+    float *scratch = allocate(rows.width * sizeof *scratch);
     rows.epsilon = 1e-12f;
-    for (size_t i = 0; takes[i]; i++) rows.in[i] = take(count_of(takes[i], &rows));
-    for (size_t i = 0; makes[i]; i++) rows.out[i] = allocate(count_of(makes[i], &rows) * sizeof(float));
+    for (size_t i = 0; inputs[i]; i++) rows.in[i] = take(count_of(inputs[i], &rows));
+    for (size_t i = 0; outputs[i]; i++) rows.out[i] = allocate(count_of(outputs[i], &rows) * sizeof(float));
     for (size_t row = 0; row < rows.count; row++)
-        generic.row[rows.kind](&rows, rows.in[0] + row * rows.width, row, room);
-    for (size_t i = 0; makes[i]; i++)
-        fwrite(rows.out[i], makes[i] == 'B' ? 1 : sizeof(float), count_of(makes[i], &rows), stdout);
+        generic.row[rows.kind](&rows, rows.in[0] + row * rows.width, row, scratch);
+    for (size_t i = 0; outputs[i]; i++)
+        fwrite(rows.out[i], outputs[i] == 'B' ? 1 : sizeof(float), count_of(outputs[i], &rows), stdout);
 }
 
 static void compute_attention(char **sizes, size_t rows) {
-    Heads heads = {.rows = rows, .heads = strtoul(sizes[0], NULL, 10), .size = strtoul(sizes[1], NULL, 10)};
+    Attention attention = {.rows = rows, .heads = strtoul(sizes[0], NULL, 10), .size = strtoul(sizes[1], NULL, 10)};
     int64_t *lengths = allocate(rows * sizeof *lengths);
     size_t *starts = allocate(rows * sizeof *starts), tokens = 0;
     for (size_t row = 0; row < rows; row++) {
         starts[row] = tokens;
         tokens += (size_t)(lengths[row] = atoll(sizes[2 + row]));
     }
-    size_t count = tokens * heads.heads * heads.size;
-    heads.lengths = lengths, heads.starts = starts;
-    heads.query = take(count), heads.key = take(count), heads.value = take(count), heads.out = allocate(count * sizeof(float));
+    size_t count = tokens * attention.heads * attention.size;
+    attention.lengths = lengths, attention.starts = starts;
+    attention.query = take(count), attention.key = take(count), attention.value = take(count), attention.out = allocate(count * sizeof(float));
     for (size_t row = 0; row < rows; row++)
-        for (size_t head = 0; head < heads.heads; head++)
+        for (size_t head = 0; head < attention.heads; head++)
             if (!(lengths[row] < 64 ? generic.attend : generic.attend_long)(&heads, row, head)) exit(5);
-    fwrite(heads.out, sizeof(float), count, stdout);
+    fwrite(attention.out, sizeof(float), count, stdout);
 }
 
 int main(int count, char **words) {

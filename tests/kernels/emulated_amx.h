@@ -1,14 +1,13 @@
-/* The tiles of AMX in plain C, to be included before all else: with it, kernels that multiply by tiles run on any x86.
-   It stops where a processor would raise an exception (Intel 64 and IA-32 Architectures, volume 2, TDPBUSD and
-   TDPBF16PS). */
+/* AMX in plain C. Include it before everything else: then the AMX kernels run on any processor with AVX-512. It traps
+   where a processor would raise an exception (Intel 64 and IA-32 Architectures, volume 2, TDPBUSD and TDPBF16PS). */
 
-#define EMULATED_TILES
+#define EMULATED_AMX
 
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
-#define TILES __attribute__((target("avx512f")))
+#define AMX __attribute__((target("avx512f")))
 
 typedef struct {
     uint8_t palette, start_row, reserved[14];
