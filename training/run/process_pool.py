@@ -12,7 +12,9 @@ from training.run.interruption import follow_parent
 
 
 class ProcessPool(ProcessPoolExecutor):
-    """Processes that leave signals to their parent; use it as a context manager. An error in the block kills them.
+    """Processes that leave signals to their parent; use it as a context manager, and take all results in its block.
+
+    The end of the block kills them: by then, their work is done, or an error has made it worthless.
 
     If one of them is killed, all futures raise BrokenProcessPool. Then the standard library sends SIGTERM to the others
     and waits for their end. But ours ignore that signal, and one may wait for a lock that the killed process held.
@@ -27,11 +29,10 @@ class ProcessPool(ProcessPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind:
-            for process in set(active_children()) - self._others:
-                process.kill()
-            if sys.version_info < (3, 11, 7):  # where sending a task to a dead process blocks the sending thread
-                self._call_queue._reader.close()  # type: ignore[attr-defined]
+        for process in set(active_children()) - self._others:
+            process.kill()
+        if sys.version_info < (3, 11, 7):  # where sending a task to a dead process blocks the sending thread
+            self._call_queue._reader.close()  # type: ignore[attr-defined]
         self.shutdown(cancel_futures=True)
 
 

@@ -30,17 +30,23 @@ def settled(processes: list[BaseProcess]) -> bool:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_idle_process_ends_the_block(tmp_path: Path, victim: int) -> None:
     """One of the two idle processes holds the lock for which the other one waits."""
-    before, end = set(active_children()), time.monotonic() + PATIENCE
+    before = set(active_children())
     with pytest.raises(BrokenProcessPool), ProcessPool(2, _note, tmp_path) as pool:
-        for task in [pool.submit(time.sleep, 0.1) for _ in range(2)]:
-            task.result()
-        processes = sorted(set(active_children()) - before, key=lambda each: each.pid or 0)
-        while len(list(tmp_path.iterdir())) < 2 or not settled(processes):
-            assert time.monotonic() < end
+        processes = _idle(pool, before, tmp_path)
         processes[victim].kill()
         while True:
             pool.submit(abs, -2).result()
     assert not [process for process in processes if process.is_alive()]
+    assert set(active_children()) <= before
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_after_the_last_task_is_not_waited_for(tmp_path: Path, victim: int) -> None:
+    before = set(active_children())
+    with ProcessPool(2, _note, tmp_path) as pool:
+        processes = _idle(pool, before, tmp_path)
+        processes[victim].kill()
+        processes[victim].join()
     assert set(active_children()) <= before
 
 
@@ -58,6 +64,17 @@ def test_its_processes_leave_signals_to_their_parent(tmp_path: Path) -> None:
         handlers = [pool.submit(signal.getsignal, number).result() for number in (signal.SIGINT, signal.SIGTERM)]
         assert handlers == [signal.SIG_IGN] * 2
         assert pool.submit(os.getenv, "TOKENIZERS_PARALLELISM").result() == "false"
+
+
+def _idle(pool: ProcessPool, before: set[BaseProcess], directory: Path) -> list[BaseProcess]:
+    """Return the two processes of a pool once each has ended a task and waits for another."""
+    end = time.monotonic() + PATIENCE
+    for task in [pool.submit(time.sleep, 0.1) for _ in range(2)]:
+        task.result()
+    processes = sorted(set(active_children()) - before, key=lambda each: each.pid or 0)
+    while len(list(directory.iterdir())) < 2 or not settled(processes):
+        assert time.monotonic() < end
+    return processes
 
 
 def _note(directory: Path) -> None:
