@@ -172,10 +172,10 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
 
 /* Inputs: integers [.., K], their scale [.., 1], weight [K, N], its scale [N], its zero point. Then come those of the
    row operation. Weight, its scale and its zero point are constants. */
-#define LINEAR_OPERATOR(KIND, NAME, TAKES, MAKES, ...)                                                                 \
+#define LINEAR_OPERATOR(KIND, NAME, INPUTS, OUTPUTS, ...)                                                              \
     {.name = NAME,                                                                                                     \
-     .inputs = "BSIWZ" TAKES,                                                                                          \
-     .outputs = MAKES,                                                                                                 \
+     .inputs = "BSIWZ" INPUTS,                                                                                         \
+     .outputs = OUTPUTS,                                                                                               \
      .rows = KIND,                                                                                                     \
      .create = create,                                                                                                 \
      .compute = compute,                                                                                               \

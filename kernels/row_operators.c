@@ -70,10 +70,10 @@ static Status *compute(const Operator *operator, const void *kernel, Context *co
     return run_parallel(context, run_part, parts, &rows, &rows.out_of_memory);
 }
 
-#define ROW_OPERATOR(KIND, NAME, TAKES, MAKES)                                                                         \
+#define ROW_OPERATOR(KIND, NAME, INPUTS, OUTPUTS)                                                                      \
     [KIND] = {.name = NAME,                                                                                            \
-              .inputs = TAKES,                                                                                         \
-              .outputs = MAKES,                                                                                        \
+              .inputs = INPUTS,                                                                                        \
+              .outputs = OUTPUTS,                                                                                      \
               .rows = KIND,                                                                                            \
               .create = create,                                                                                        \
               .compute = compute,                                                                                      \

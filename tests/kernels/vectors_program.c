@@ -12,7 +12,7 @@
 extern const Vectors generic;
 
 /* One letter per input and output, as in operators.h. */
-static const char *const TAKES[ROW_KINDS] = {"PSW", "P", "PSRWWW", "PSW"}, *const MAKES[ROW_KINDS] = {"R", "BS", "RBS", "BS"};
+static const char *const INPUTS[ROW_KINDS] = {"PSW", "P", "PSRWWW", "PSW"}, *const OUTPUTS[ROW_KINDS] = {"R", "BS", "RBS", "BS"};
 
 static void *allocate(size_t bytes) {
     void *memory = calloc(bytes + 1, 1);
@@ -30,7 +30,7 @@ static size_t count_of(char letter, const Rows *rows) {
 
 static void compute_rows(char **sizes) {
     Rows rows = {.kind = atoi(sizes[0]), .count = strtoul(sizes[1], NULL, 10), .width = strtoul(sizes[2], NULL, 10)};
-    const char *inputs = TAKES[rows.kind], *outputs = MAKES[rows.kind];
+    const char *inputs = INPUTS[rows.kind], *outputs = OUTPUTS[rows.kind];
     float *scratch = allocate(rows.width * sizeof *scratch);
     rows.epsilon = 1e-12f;
     for (size_t i = 0; inputs[i]; i++) rows.in[i] = take(count_of(inputs[i], &rows));
@@ -54,7 +54,7 @@ static void compute_attention(char **sizes, size_t rows) {
     attention.query = take(count), attention.key = take(count), attention.value = take(count), attention.out = allocate(count * sizeof(float));
     for (size_t row = 0; row < rows; row++)
         for (size_t head = 0; head < attention.heads; head++)
-            if (!(lengths[row] < 64 ? generic.attend : generic.attend_long)(&heads, row, head)) exit(5);
+            if (!(lengths[row] < 64 ? generic.attend : generic.attend_long)(&attention, row, head)) exit(5);
     fwrite(attention.out, sizeof(float), count, stdout);
 }
 
