@@ -54,14 +54,14 @@ def checked(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def small(checked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, to be served by a device that computes nothing."""
+    """The same bundle without probes, so a device that computes nothing can serve it."""
     copy = shutil.copytree(checked, tmp_path_factory.mktemp("unchecked") / "bundle")
     return unchecked(read_bundle(copy))
 
 
 @pytest.fixture(scope="session")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter for GPUs, as `training export models/starter --precision fp16` makes it, its parity not measured."""
+    """The starter for GPUs, as `training export models/starter --precision fp16` makes it, without measuring parity."""
     figures: Figures = {"precisions": {"fp16": {"heads": {name: {} for name in read_bundle(STARTER).manifest.heads}}}}
     options = ExportOptions("starter", precisions=("fp16",), base=STARTER)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unchecked(bundle: Bundle) -> Path:
-    """Take out the rows by which a session tries its device."""
+    """Remove the rows with which a session checks its device."""
     (bundle.directory / PROBE).unlink()
     seal(bundle.directory, bundle.manifest)
     return bundle.directory

@@ -15,7 +15,7 @@ OPTIONS = ("--networks", "tiny", "--lengths", "16", "--workers", "1", "--workloa
 
 
 def run(environment: dict[str, str], *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run it with this Python, and with onnxruntime-gpu in front of what it has, as where packages were carried to."""
+    """Run the benchmark with this Python and with onnxruntime-gpu first on its path, as on a rented machine."""
     (site,) = PYTHON.parents[1].glob("lib/python*/site-packages")
     environment = environment | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
     command = [sys.executable, "-m", "tests.benchmarks.gpu", *OPTIONS, *options]

@@ -1,4 +1,4 @@
-"""If these fail, a GPU runs what belongs on the CPU, waits for copies, or builds a plan for each new batch."""
+"""If these fail, nodes run on the wrong device, the GPU waits for copies, or each new batch builds a plan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_every_node_of_the_starter_runs_on_the_gpu(gpu: EmulatedGPU, starter: Pa
 
 
 @pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 120])
-def test_attention_takes_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, capability: int) -> None:
+def test_attention_uses_a_kernel_for_any_shape(gpu: EmulatedGPU, base: Path, capability: int) -> None:
     probe = EmulatedGPU(gpu.logs, capability).probe(base, "--batches", "4")
     assert set(probe.attention) <= NO_PLAN, probe.attention
     assert probe.attention.total() >= 4 * LAYERS, "ONNX Runtime says it of each layer"
@@ -61,12 +61,12 @@ def test_no_batch_builds_a_plan(gpu: EmulatedGPU, base: Path) -> None:
     assert len(probe.found["batches"]) == 200
 
 
-def test_launches_of_a_batch(gpu: EmulatedGPU, base: Path) -> None:
+def test_the_number_of_launches_per_batch(gpu: EmulatedGPU, base: Path) -> None:
     batches = gpu.probe(base, "--batches", "10").found["batches"]
     assert {batch["launches"] for batch in batches} == {LAUNCHES}
 
 
-def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
+def test_the_copies_of_a_batch(gpu: EmulatedGPU, base: Path) -> None:
     """Ids go to the device once, and only logits come back."""
     for batch in gpu.probe(base, "--batches", "10").found["batches"]:
         back = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "DtoH"]
@@ -76,7 +76,7 @@ def test_what_a_batch_copies(gpu: EmulatedGPU, base: Path) -> None:
         assert batch["missing"] == [], "the stand-ins have all that it asks for"
 
 
-def test_what_masks_copy(gpu: EmulatedGPU, small: Path) -> None:
+def test_the_copies_of_masks(gpu: EmulatedGPU, small: Path) -> None:
     """Five tokens of a mask and their probabilities come back, and no logits of the vocabulary."""
     for batch in gpu.probe(small, "--batches", "4", "--masks", "8").found["batches"]:
         back = [size for direction, size, times in batch["copies"] for _ in range(times) if direction == "DtoH"]

@@ -8,7 +8,7 @@ BATCHES = 12
 
 
 def late(gpu: EmulatedGPU, bundle: Path, threads: int) -> int:
-    """How often the device had nothing to do before a kernel, when so many threads ran batches."""
+    """Return how many times the device was idle before a kernel while this many threads ran batches."""
     slow = EmulatedGPU(gpu.logs, settings={"KERNEL_US": 1000})  # the host is faster, however busy this machine is
     count: int = slow.probe(bundle, "--batches", str(BATCHES), "--threads", str(threads)).found["late"]
     return count

@@ -12,7 +12,7 @@ from tests.standins.emulated_gpu import EmulatedGPU, run_python
 
 
 def refusal(environment: dict[str, str], bundle: Path, *flags: str) -> str:
-    """Return the one line by which the service refuses to start."""
+    """Return the line with which the service refuses to start."""
     command = ("-m", "service", "--bundle", str(bundle), "--port", "0", "--provider", "cuda", *flags)
     done = run_python(*command, environment=environment)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-4000:]
@@ -54,7 +54,7 @@ def test_a_device_for_which_there_are_no_kernels(gpu: EmulatedGPU, small: Path, 
     assert f"{capability // 10}.{capability % 10}" in line
 
 
-def test_a_device_that_computes_something_else(gpu: EmulatedGPU, checked: Path) -> None:
-    """As the stand-ins do, whose logits are zeros."""
+def test_a_device_that_computes_wrong_logits(gpu: EmulatedGPU, checked: Path) -> None:
+    """The stand-ins do so: their logits are zeros."""
     line = refusal(gpu.environment, checked)
     assert "this GPU, its driver or its libraries compute something else" in line

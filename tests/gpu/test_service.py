@@ -114,7 +114,7 @@ def test_fronts_share_an_engine_of_each_device(gpu: EmulatedGPU, small: Path) ->
 
 
 def test_a_burst_is_answered(gpu: EmulatedGPU, small: Path) -> None:
-    """What small batches took says little per token: a GPU takes a thousand times as many in the same time."""
+    """A GPU computes a thousand times as many tokens in the time of a small batch, so small batches predict little."""
     with served(gpu, small) as client, ThreadPoolExecutor(32) as pool:
         for _ in range(2):
             sent = [pool.submit(client.post, "/classify", json={"inputs": f"{TEXT} {n}"}) for n in range(64)]

@@ -1,4 +1,4 @@
-"""The libraries that tests run, each compiled once."""
+"""The libraries under test, each compiled once."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from tests.programs import program
 
 @pytest.fixture(scope="session")
 def best() -> Path:
-    """The library as it is installed."""
+    """The library as installed."""
     return compiled("best", "")
 
 
 @pytest.fixture(scope="session", params=["best", "without", "clang", *LEVELS, *["amx"] * VNNI])
 def library(request: pytest.FixtureRequest) -> Path:
-    """As it is installed, without products, by Clang, of each level without AMX, and with AMX emulated.
+    """The library as installed, without products, compiled by Clang, at each level without AMX, and with AMX emulated.
 
     The products of a level without AMX are by VNNI.
     """

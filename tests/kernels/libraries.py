@@ -1,4 +1,4 @@
-"""The library of kernels, compiled for this processor or an older one."""
+"""Compiles the library of kernels, for this processor or an older one."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ VNNI = NEEDS["x86_64_v4_vnni"] <= FEATURES
 
 
 def compiler() -> str:
-    """The one that CC names, or else the one that build.sh takes."""
+    """Return the compiler in CC, or the one that build.sh chooses."""
     return os.environ.get("CC") or program("cc", "gcc", "clang", package="gcc")
 
 

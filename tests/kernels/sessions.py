@@ -1,4 +1,4 @@
-"""Sessions with another library of kernels than the installed one; other tests' servers import this too."""
+"""Opens sessions with another library of kernels than the installed one; servers of other tests import this too."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from pathlib import Path
 from models import onnx_runtime
 
 LEFT_OUT = Path("kernels that were left out")
-"""No library: ONNX Runtime alone, as somebody with the graphs but without our kernels would run them."""
+"""No library: ONNX Runtime alone, as for a user who has the graphs but not our kernels."""
 
 
 @contextmanager
 def opening_with(library: Path) -> Iterator[None]:
-    """Let sessions that are opened in this block take this library; none, if it is not there."""
+    """Sessions that are opened in this block use this library, or none if the file is missing."""
     installed, onnx_runtime.KERNELS = onnx_runtime.KERNELS, library
     onnx_runtime.find_kernels.cache_clear()
     try:

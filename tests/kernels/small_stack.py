@@ -1,4 +1,4 @@
-"""Runs graphs on threads with little stack: small_stack.py LIBRARY DIRECTORY KILOBYTES reads and writes there.
+"""Runs graphs on threads with a small stack: small_stack.py LIBRARY DIRECTORY KILOBYTES reads and writes in DIRECTORY.
 
 The threads of ONNX Runtime get as much as `ulimit -s` says, and the one that calls it gets KILOBYTES.
 """
@@ -22,7 +22,7 @@ def run(library: str, graph: Path) -> None:
 
 
 def run_all(library: str, directory: Path) -> None:
-    """Run each graph on a new thread, which has no scratch memory yet."""
+    """Run each graph on a new thread, which has no scratch block yet."""
     for graph in sorted(directory.glob("*.onnx")):
         sys.stderr.write(f"{graph.stem}\n")  # the last one that a crash shows
         with ThreadPoolExecutor(1) as thread:

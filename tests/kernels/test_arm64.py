@@ -1,4 +1,4 @@
-"""If these fail, int8 answers on arm64 differ from those on amd64; another processor is emulated by qemu."""
+"""If these fail, int8 answers on arm64 differ from those on amd64. qemu emulates the other processor."""
 
 import subprocess
 from pathlib import Path
@@ -32,7 +32,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def command(library: Path) -> list[str]:
-    """What runs vectors_program.c on an emulated processor."""
+    """Return the command that runs vectors_program.c on an emulated processor."""
     emulator = program("qemu-aarch64", "qemu-aarch64-static", package="qemu-user")
     source = ROOT / "tests/kernels/vectors_program.c"
 
@@ -53,7 +53,7 @@ def computed(command: list[str], arguments: list[object], inputs: list[NDArray[n
 
 @pytest.mark.parametrize("kind", range(len(ROW_FUNCTIONS)))
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (40, 384), (2, 1536)])
-def test_rows_are_what_their_functions_say(command: list[str], kind: int, rows: int, width: int) -> None:
+def test_row_operators_equal_their_onnx_functions(command: list[str], kind: int, rows: int, width: int) -> None:
     name = list(ROW_FUNCTIONS)[kind]
     if name == "add_norm_quantize" and width == 1:  # there a norm divides rounding by rounding
         return
@@ -70,7 +70,7 @@ def test_rows_are_what_their_functions_say(command: list[str], kind: int, rows: 
 
 
 @pytest.mark.parametrize(("heads", "size"), [(12, 32), (2, 64), (3, 5)])
-def test_attention_is_that_of_the_paper(command: list[str], heads: int, size: int) -> None:
+def test_attention_equals_the_formula_of_the_paper(command: list[str], heads: int, size: int) -> None:
     lengths = [1, 5, 63, 64, 130]
     inputs: Arrays = rows_to_attend(np.random.default_rng(size), lengths, heads * size)
     given = [inputs[name] for name in ("query", "key", "value")]

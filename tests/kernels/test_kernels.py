@@ -61,7 +61,7 @@ def run(
 
 
 def rows_of(function: Function, generator: np.random.Generator, rows: int, width: int) -> Arrays:
-    """What an operator on rows takes: each kind of input by its name."""
+    """Return random inputs of a row operator, by name."""
 
     def draw(*sizes: int) -> NDArray[np.float32]:
         return generator.standard_t(4, sizes).astype(np.float32)
@@ -94,7 +94,7 @@ def attributes_of(function: Function) -> dict[str, Any]:
 def assert_alike(
     function: Function, found: list[NDArray[Any]], expected: list[NDArray[Any]], atol: float = 2e-6
 ) -> None:
-    """Floats are the same except for rounding, and integers where the float is not halfway between two."""
+    """Floats are equal except for rounding; integers are equal unless the float is halfway between two."""
     for name, mine, theirs in zip(function.outputs, found, expected, strict=True):
         assert mine.shape == theirs.shape
         if name == "integers":
@@ -119,7 +119,7 @@ def attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], heads
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1 << 32), rows=st.integers(1, 40), width=st.integers(1, 200))
-def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, rows: int, width: int) -> None:
+def test_row_operators_equal_their_onnx_functions(library: Path, name: str, seed: int, rows: int, width: int) -> None:
     function = ROW_FUNCTIONS[name](width)
     inputs = rows_of(function, np.random.default_rng(seed), rows, width)
     if name == "add_norm_quantize" and width == 1:  # there a norm divides rounding by rounding
@@ -135,7 +135,9 @@ def test_rows_are_what_their_functions_say(library: Path, name: str, seed: int, 
     heads=st.integers(1, 4),
     size=st.sampled_from([3, 4, 8, 20, 32, 64]),
 )
-def test_attention_is_that_of_onnx(library: Path, seed: int, lengths: list[int], heads: int, size: int) -> None:
+def test_attention_equals_its_onnx_function(
+    library: Path, seed: int, lengths: list[int], heads: int, size: int
+) -> None:
     inputs = rows_to_attend(np.random.default_rng(seed), lengths, heads * size)
     (found,), (expected,) = (
         run(int8_operators.packed_attention(), inputs, each, heads=heads) for each in (library, None)
@@ -157,7 +159,7 @@ def rows_to_attend(generator: np.random.Generator, lengths: list[int], hidden: i
 
 
 def numbers_of(library: Path, length: int) -> str:
-    """What attention computes in: from 64 tokens on, by AMX or by VNNI where the processor has them."""
+    """Return the number format of attention: from 64 tokens on, that of AMX or VNNI if the processor has them."""
     name = library.parent.name.rpartition("-")[0]
     if name in ("best", "without", "clang"):
         name = "amx" if AMX else "vnni" if VNNI else ""
@@ -165,12 +167,12 @@ def numbers_of(library: Path, length: int) -> str:
 
 
 def tolerance(library: Path, length: int) -> float:
-    """Numbers of attention have 8 bits by AMX, and 11 by VNNI."""
+    """Return the tolerance of attention: AMX has 8 significant bits, VNNI 11."""
     return {"amx": 0.05, "vnni": 5e-3, "float": 3e-5}[numbers_of(library, length)]
 
 
-def test_attention_holds_for_scores_of_any_size(library: Path) -> None:
-    """Where e^score is no number, and where all scores lie far below zero."""
+def test_attention_is_right_for_very_large_and_very_small_scores(library: Path) -> None:
+    """Scores whose exponential overflows, and scores that are all far below zero."""
     for shift in (-300.0, 300.0):
         key = np.linspace(-1, 1, 5, dtype=np.float32)[:, None] * np.ones(16, np.float32) + np.float32(shift)
         inputs: Arrays = {"query": np.ones((5, 16), np.float32), "key": key, "lengths": np.array([4, 1])}
@@ -189,7 +191,7 @@ def test_attention_of_a_query_of_zeros_is_the_mean(library: Path, length: int) -
     np.testing.assert_allclose(found[2], inputs["value"].mean(0), rtol=0, atol=tolerance(library, length))
 
 
-def test_gelu_is_that_of_the_paper(library: Path) -> None:
+def test_gelu_equals_the_formula_of_the_paper(library: Path) -> None:
     x = np.linspace(-30, 30, 4801, dtype=np.float32)[None]
     function = int8_operators.gelu_quantize(x.shape[1])
     inputs: Arrays = {"product": x, "scale": np.ones((1, 1), np.float32), "bias": np.zeros(x.shape[1], np.float32)}
@@ -210,7 +212,7 @@ def test_gelu_is_that_of_the_paper(library: Path) -> None:
     depth=st.sampled_from([1, 4, 12, 30, 64, 99, 104, 256, 312, 384]),
     width=st.integers(2, 150),
 )
-def test_products_are_those_of_onnx(
+def test_products_equal_their_onnx_functions(
     library: Path, name: str, transposed: bool, seed: int, rows: int, depth: int, width: int
 ) -> None:
     function, inputs = product_of(name, transposed, np.random.default_rng(seed), rows, depth, width)
@@ -235,7 +237,7 @@ def product_of(
 
 
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI")
-def test_a_vocabulary_may_be_wider_than_what_else_has_room(best: Path) -> None:
+def test_a_vocabulary_may_be_wider_than_the_limit_of_row_operators(best: Path) -> None:
     function, inputs = product_of("rescale", True, np.random.default_rng(6), 3, 8, 16390)
     found, expected = (run(function, inputs, each) for each in (best, None))
     assert_alike(function, found, expected)
@@ -258,7 +260,7 @@ def test_a_product_that_does_not_fit_is_refused(best: Path, transposed: bool, in
 
 
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)
-def test_a_row_is_the_same_bits_alone(library: Path, name: str) -> None:
+def test_a_row_alone_gives_the_same_bits(library: Path, name: str) -> None:
     function = ROW_FUNCTIONS[name](70)
     inputs = rows_of(function, np.random.default_rng(1), 50, 70)
     together = run(function, inputs, library, threads=3, **attributes_of(function))
@@ -268,7 +270,7 @@ def test_a_row_is_the_same_bits_alone(library: Path, name: str) -> None:
             np.testing.assert_array_equal(mine[0], theirs[row])
 
 
-def test_attention_of_a_row_is_the_same_bits_alone(library: Path) -> None:
+def test_attention_of_a_row_alone_gives_the_same_bits(library: Path) -> None:
     function, lengths = int8_operators.packed_attention(), [3, 63, 64, 150]
     inputs = rows_to_attend(np.random.default_rng(4), lengths, 64)
     (together,) = run(function, inputs, library, threads=3, heads=2)
@@ -278,19 +280,19 @@ def test_attention_of_a_row_is_the_same_bits_alone(library: Path) -> None:
         np.testing.assert_array_equal(run(function, single, library, heads=2)[0], together[row])
 
 
-def test_a_row_of_zeros_has_no_step(library: Path) -> None:
+def test_a_row_of_zeros_has_a_scale_of_zero(library: Path) -> None:
     integers, step = run(int8_operators.quantize(20), {"values": np.zeros((2, 20), np.float32)}, library)
     assert not step.any() and (integers == int8_operators.SYMMETRIC.zero).all()
 
 
-def test_no_rows_are_no_error(library: Path) -> None:
+def test_zero_rows_are_accepted(library: Path) -> None:
     assert run(int8_operators.quantize(20), {"values": np.zeros((0, 20), np.float32)}, library)[0].shape == (0, 20)
     for lengths in list[int](), [0], [0, 0]:
         inputs = rows_to_attend(np.random.default_rng(11), lengths, 8)
         assert run(int8_operators.packed_attention(), inputs, library, heads=2)[0].shape == (0, 8)
 
 
-# ---- what they refuse ----------------------------------------------------------------------------------------------
+# ---- invalid inputs ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -303,15 +305,15 @@ def test_no_rows_are_no_error(library: Path) -> None:
         (int8_operators.add_norm_quantize(16385), {"product": np.zeros((1, 16385), np.float32)}, "expected 1 to 16384"),
     ],
 )
-def test_what_does_not_fit_is_refused(best: Path, function: Function, wrong: Arrays, message: str) -> None:
-    """Instead of reading behind the end of an array."""
+def test_inputs_of_the_wrong_size_are_refused(best: Path, function: Function, wrong: Arrays, message: str) -> None:
+    """They would be read beyond the end of an array."""
     inputs = rows_of(function, np.random.default_rng(2), 4, 8) | wrong
     with pytest.raises(Exception, match=message):
         run(function, inputs, best, **attributes_of(function))
 
 
 @pytest.mark.parametrize(("length", "hidden"), [(8193, 8), (8192, 65)])
-def test_a_row_that_there_is_no_room_for_is_refused(best: Path, length: int, hidden: int) -> None:
+def test_a_row_beyond_the_limits_is_refused(best: Path, length: int, hidden: int) -> None:
     inputs = rows_to_attend(np.random.default_rng(12), [1, length], hidden)
     with pytest.raises(Exception, match="at most 8192 tokens"):
         run(int8_operators.packed_attention(), inputs, best, heads=1)
@@ -329,7 +331,9 @@ def test_a_row_that_there_is_no_room_for_is_refused(best: Path, length: int, hid
         ([4], 3, "not all"),
     ],
 )
-def test_attention_outside_its_rows_is_refused(best: Path, lengths: list[int], heads: int, message: str) -> None:
+def test_lengths_that_do_not_match_the_tokens_are_refused(
+    best: Path, lengths: list[int], heads: int, message: str
+) -> None:
     inputs = rows_to_attend(np.random.default_rng(9), [4], 8) | {"lengths": np.array(lengths, np.int64)}
     with pytest.raises(Exception, match=message):
         run(int8_operators.packed_attention(), inputs, best, heads=heads)

@@ -1,4 +1,4 @@
-"""If these fail, int8 answers otherwise with its kernels than without, or on another processor, or in another batch."""
+"""If these fail, int8 answers depend on the kernels, the processor or the batch."""
 
 import logging
 import subprocess
@@ -19,7 +19,7 @@ from tests.models import bundles
 
 
 def test_every_head_answers_alike(library: Path) -> None:
-    """On any processor: a vocabulary is wider than all else that operators see."""
+    """On any processor; a vocabulary is wider than any other input of an operator."""
     bundle, generator = read_bundle(STARTER), np.random.default_rng(10)
     rows = [bundles.random_row(bundle, generator, length) for length in (3, 40)]
     items = [(name, row) for row in rows for name in bundle.manifest.heads]
@@ -49,13 +49,13 @@ session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length
 
 
 @pytest.mark.slow
-def test_nothing_that_they_do_is_undefined() -> None:
-    """With traps for it: the constants of a graph, for one, lie at any byte."""
+def test_kernels_have_no_undefined_behaviour() -> None:
+    """Compiled with traps for it. For example, the constants of a graph may be unaligned."""
     library = compiled("trapping", "-O1 -fsanitize=undefined -fsanitize-undefined-trap-on-error -Wno-pass-failed")
     subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)
 
 
-def test_a_library_that_does_not_load_is_reported_and_not_used(
+def test_a_library_that_cannot_be_loaded_is_reported_and_not_used(
     tokenizer: Tokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bundle = bundles.make(tokenizer, tmp_path / "tiny", ("int8",))
@@ -69,7 +69,7 @@ def test_a_library_that_does_not_load_is_reported_and_not_used(
         broken.write_text("no library")
 
 
-def test_the_installed_library_is_there() -> None:
-    """Where there is a compiler, installing has used it, so that what the tests run is what is served."""
+def test_the_installed_library_exists() -> None:
+    """If there is a compiler, installation uses it, so tests run what is served."""
     compiler()
     assert onnx_runtime.find_kernels() == onnx_runtime.KERNELS

@@ -1,4 +1,4 @@
-"""If these fail, rows that the kernels accept crash the process: their scratch memory does not fit the stack."""
+"""If these fail, rows that the kernels accept crash the process, because scratch memory does not fit on the stack."""
 
 import subprocess
 import sys
@@ -31,10 +31,10 @@ STACK = 256  # KiB: twice what musl gives a thread, and a little more than Pytho
 CHECKED = 32  # queries of a long row
 
 SIZES = [(1024, 64), (4096, 64), (8192, 64), (64, 8192), (65, 8065), (13, 40000), (1, 524288), (63, 8322)]
-"""Tokens and places of a head: up to as many as the kernels accept."""
+"""Tokens and channels of a head, up to the limits of the kernels."""
 
 LENGTHS = [5, 350, 0, 64, 650, 1]
-"""Tokens of several rows, in an order in which a block must grow and is reused."""
+"""Tokens of several rows, in an order that makes a block grow and be reused."""
 
 ROWS = 50  # more than a product takes at once
 PRODUCTS = {
@@ -86,7 +86,7 @@ def product_case(name: str, depth: int, width: int) -> Case:
 
 @pytest.fixture(scope="module")
 def cases() -> Cases:
-    """All calls, drawn once for all libraries."""
+    """All calls, with random inputs that all libraries share."""
     made = {f"{length}x{size}": attention_case(20, [length], 1, size) for length, size in SIZES}
     made |= {"rows": attention_case(21, LENGTHS, 3, 32), "empty": attention_case(22, [0, 0], 1, 1 << 30)}
     made |= {name: row_case(name) for name in ROW_FUNCTIONS}
@@ -95,13 +95,13 @@ def cases() -> Cases:
 
 @pytest.fixture(scope="module")
 def expected(cases: Cases) -> Outputs:
-    """What the functions of rows and products say, computed by ONNX Runtime alone."""
+    """Outputs of the ONNX functions of rows and products, computed by ONNX Runtime alone."""
     return {name: cases[name].run(None) for name in (*ROW_FUNCTIONS, *PRODUCTS) if name in cases}
 
 
 @pytest.fixture(scope="module")
 def outputs(library: Path, cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
-    """What a library gives for all calls, in one process with little stack; a crash says which call it was."""
+    """Outputs of a library for all calls, from one process with a small stack; a crash names the call."""
     directory = tmp_path_factory.mktemp("scratch")
     slow = {f"{length}x{size}" for length, size in SIZES if is_slow(library, length, size)}
     taken = [name for name in cases if name not in slow]
@@ -116,7 +116,7 @@ def outputs(library: Path, cases: Cases, tmp_path_factory: pytest.TempPathFactor
 
 
 def is_slow(library: Path, length: int, size: int) -> bool:
-    """Whether emulated AMX would take more than some seconds."""
+    """Whether emulated AMX would take more than a few seconds."""
     return library.parent.name.startswith("amx") and length * length * size > 1 << 27
 
 
@@ -130,7 +130,7 @@ def attended(inputs: Arrays, queries: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def bound(library: Path, length: int) -> float:
-    """Of the error's norm, relative to the norm of the result: by VNNI, all weights of a row share some 20 bits."""
+    """Return the tolerance of the error's norm, relative to the result's; by VNNI, a row's weights share 20 bits."""
     return {"amx": 0.01, "vnni": 0.002 + 8e-6 * length, "float": 1e-4}[numbers_of(library, length)]
 
 
@@ -147,35 +147,35 @@ def test_attention_of_the_longest_rows_and_widest_heads(library: Path, cases: Ca
 
 
 def test_several_long_rows_and_heads_share_the_threads(library: Path, cases: Cases, outputs: Outputs) -> None:
-    """A block serves rows of different lengths, one after another."""
+    """A block is reused for rows of different lengths."""
     np.testing.assert_array_equal(outputs["rows"][0], cases["rows"].run(library)[0])
 
 
-def test_rows_without_tokens_take_no_memory(outputs: Outputs) -> None:
+def test_rows_without_tokens_need_no_memory(outputs: Outputs) -> None:
     assert outputs["empty"][0].shape == (0, 1 << 30)
 
 
 @pytest.mark.parametrize("name", ROW_FUNCTIONS)
-def test_the_widest_rows(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
+def test_row_operators_on_the_widest_rows(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
     assert_alike(cases[name].function, outputs[name], expected[name], ROUNDING)
 
 
 @pytest.mark.skipif(not VNNI, reason="needs AVX-512 VNNI, which every processor with AMX has")
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_the_widest_products(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
-    """The depth of some rows is not a multiple of four; other rows are kept beside the outputs."""
+def test_products_of_the_widest_weights(name: str, cases: Cases, outputs: Outputs, expected: Outputs) -> None:
+    """Some depths are no multiple of four, and some products need a buffer beside the outputs."""
     assert_alike(cases[name].function, outputs[name], expected[name], ROUNDING)
 
 
 @pytest.fixture(scope="module")
 def poor() -> Path:
-    """A library that gets no block above 1 MiB."""
+    """A library that cannot allocate more than 1 MiB at once."""
     return compiled("poor", "-include tests/kernels/little_memory.h")
 
 
 @pytest.mark.parametrize(("length", "size"), [(4096, 64), (13, 40000)])
 def test_attention_without_memory_is_an_error(poor: Path, length: int, size: int) -> None:
-    """And the session takes the next row."""
+    """The session still computes the next row."""
     generator = np.random.default_rng(25)
     long, short = rows_to_attend(generator, [length], size), rows_to_attend(generator, [2], 8)
     session = session_of(model_of(ATTENTION, long, {"heads": 1}), poor, threads=2)

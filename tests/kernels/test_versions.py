@@ -16,7 +16,7 @@ VERSION = ctypes.create_string_buffer(b"1.16.3")
 
 
 class ApiBase(ctypes.Structure):
-    """OrtApiBase of ONNX Runtime's C interface."""
+    """OrtApiBase of ONNX Runtime's C API."""
 
     _fields_ = (("api", GET_API), ("version", GET_VERSION))
 
@@ -27,7 +27,7 @@ def version() -> int:
 
 @pytest.fixture
 def fresh(best: Path, tmp_path: Path) -> Path:
-    """A library that was not registered yet."""
+    """A library that has not been registered yet."""
     return Path(shutil.copy(best, tmp_path / "kernels.so"))
 
 
@@ -38,14 +38,14 @@ def register(library: Path, base: ApiBase | None) -> int | None:
     return found
 
 
-def test_without_an_interface_nothing_is_registered(fresh: Path) -> None:
+def test_without_an_api_nothing_is_registered(fresh: Path) -> None:
     assert register(fresh, None) is None
     assert register(fresh, ApiBase()) is None
     assert register(fresh, ApiBase(GET_API(lambda number: None), GET_VERSION(version))) is None
     onnxruntime.SessionOptions().register_custom_ops_library(str(fresh))
 
 
-def test_an_older_version_is_told_which_one_is_needed(fresh: Path) -> None:
+def test_an_older_onnx_runtime_is_refused_with_the_version_that_is_needed(fresh: Path) -> None:
     told: list[tuple[int, bytes]] = []
 
     def create_status(code: int, message: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The log of the CUDA stand-ins: what a process asked of the device, in order, and when the device was busy."""
+"""The log of the CUDA stand-ins: the calls of a process to the device, in order, and when the device was busy."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ COMPUTES = ("kernel", "product")
 
 
 class Entry(NamedTuple):
-    """A line of a log. Times are nanoseconds: when it was asked for, started and ended."""
+    """A line of a log. Times are nanoseconds: when the work was requested, started and ended."""
 
     what: str
     """kernel, product, copy, plan, stream, wait, call, take, give back, pin, unpin; or missing: no stand-in does it."""
@@ -43,7 +43,7 @@ class DeviceLog:
         return Counter(entry.name for entry in self.entries if entry.what == "kernel")
 
     def copies(self) -> Counter[tuple[str, int]]:
-        """How often something was copied, by direction (HtoD, DtoH, DtoD) and bytes."""
+        """Number of copies, by direction (HtoD, DtoH, DtoD) and bytes."""
         return Counter((entry.name, int(entry.amount)) for entry in self.entries if entry.what == "copy")
 
     def bytes_taken(self) -> int:
@@ -52,7 +52,7 @@ class DeviceLog:
         return sum(int(entry.amount) * signs.get(entry.what, 0) for entry in self.entries if entry.name != "refused")
 
     def idle(self) -> list[int]:
-        """Nanoseconds that a device had nothing to do before each piece of work, in order, except its first."""
+        """Nanoseconds that a device was idle before each piece of work, in order, except the first."""
         free: dict[int, int] = {}
         waits = []
         for entry in sorted(self.work, key=lambda entry: entry.start):
@@ -61,7 +61,7 @@ class DeviceLog:
         return waits
 
     def busy(self) -> int:
-        """Nanoseconds in which a device computed something, of one or more streams."""
+        """Nanoseconds in which a device was busy with one or more streams."""
         ends: dict[int, int] = {}
         total = 0
         for entry in sorted(self.work, key=lambda entry: entry.start):

@@ -59,11 +59,11 @@ class Probe:
     def __init__(self, done: "subprocess.CompletedProcess[str]") -> None:
         self.found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         self.attention = Counter(ATTENTION.findall(done.stdout))
-        """How often each kernel computed the attention of a layer."""
+        """How many times each kernel computed the attention of a layer."""
         self.nodes = [(provider, int(count)) for provider, count in PLACED.findall(done.stderr)]
-        """Of each graph, on each provider."""
+        """Nodes of each graph on each provider."""
         self.copy_nodes = sum(map(int, COPIES.findall(done.stderr)))
-        """Nodes that ONNX Runtime added, since a tensor is not where it is needed."""
+        """Copy nodes that ONNX Runtime added, because a tensor is not on the device that needs it."""
 
 
 def run_python(*arguments: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":

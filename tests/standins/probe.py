@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider decides about a bundle; runs on the stand-ins, in their environment.
+"""Reports what ONNX Runtime's CUDA provider does with a bundle; runs on the stand-ins, in their environment.
 
     python -m tests.standins.probe BUNDLE [--threads N] [--batches N] [--tokens N] [--masks N]
 
@@ -77,7 +77,7 @@ def size_of(items: Items) -> dict[str, int]:
 
 
 def counts(lines: bytes) -> dict[str, Any]:
-    """Return what tests assert of a part of a log."""
+    """Return the figures of a part of a log that tests check."""
     log = DeviceLog(parse(lines.decode().splitlines()))
     waits = log.idle()
     return {

@@ -1,4 +1,4 @@
-"""If these fail, the stand-ins report a wrong busy time of the device, or lose what it was asked for."""
+"""If these fail, the stand-ins report a wrong busy time of the device, or lose calls."""
 
 import json
 import subprocess
@@ -77,12 +77,12 @@ def test_work_of_a_stream_follows_in_order_and_streams_run_side_by_side(gpu: Emu
     assert (one.what, one.name, one.amount, lasts(one)) == ("product", "10x20x30*1", 6000, 20)
 
 
-def test_products_take_time_by_their_size(tmp_path: Path) -> None:
+def test_the_time_of_a_product_depends_on_its_size(tmp_path: Path) -> None:
     _, log = run(EmulatedGPU(tmp_path, settings={"TFLOPS": 2}), "multiply(first, 1000, 1000, 1000)")
     assert lasts(log.work[0]) == 1.0
 
 
-def test_who_waits_sleeps_until_the_work_is_done(gpu: EmulatedGPU) -> None:
+def test_a_thread_that_synchronizes_sleeps_until_the_work_is_done(gpu: EmulatedGPU) -> None:
     code = """
 multiply(first)
 asked = slept(cuda.cudaMemcpyAsync, host, device, size, 2, first)
@@ -112,20 +112,20 @@ found = slept(cuda.cudaEventSynchronize, event)
     assert found > 5, "it waits for the first product"
 
 
-def test_idle_time_is_what_no_stream_fills(gpu: EmulatedGPU) -> None:
+def test_the_device_is_idle_when_no_stream_works(gpu: EmulatedGPU) -> None:
     _, log = run(gpu, "multiply(first); multiply(second); time.sleep(0.1); multiply(first)")
     overlap, gap = log.idle()
     assert overlap == 0 and gap > 60e6
     assert log.busy() < 62e6 < sum(entry.end - entry.start for entry in log.work) + 3e6
 
 
-def test_what_no_stand_in_does_fails_and_is_logged(gpu: EmulatedGPU) -> None:
+def test_a_function_without_a_stand_in_fails_and_is_logged(gpu: EmulatedGPU) -> None:
     found, log = run(gpu, "found = blas.cublasDgeam(), cuda.cudaGraphLaunch()")
     assert found == [801, 801]
     assert [entry.name for entry in log.entries if entry.what == "missing"] == ["cublasDgeam", "cudaGraphLaunch"]
 
 
-def test_memory_ends_and_devices_are_counted(tmp_path: Path) -> None:
+def test_memory_is_limited_and_devices_are_counted(tmp_path: Path) -> None:
     code = """
 count, free, total = ctypes.c_int(), ctypes.c_size_t(), ctypes.c_size_t()
 cuda.cudaGetDeviceCount(ctypes.byref(count))
@@ -137,8 +137,8 @@ found = count.value, total.value - free.value, too_much, cuda.cudaSetDevice(1), 
     assert found == [2, 1 << 20, 2, 0, 101]
 
 
-def test_who_asks_nothing_of_the_device_writes_no_log(gpu: EmulatedGPU) -> None:
-    """As a front process that only looks whether there is a GPU."""
+def test_a_process_that_does_not_use_the_device_writes_no_log(gpu: EmulatedGPU) -> None:
+    """For example, a front process, which only checks that there is a GPU."""
     program = "import ctypes; assert ctypes.CDLL('libcuda.so.1').cuInit(0) == 0"
     subprocess.run([sys.executable, "-c", program], env=gpu.environment, check=True)
     assert gpu.read() == []
