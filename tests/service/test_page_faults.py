@@ -90,7 +90,7 @@ def test_a_busy_service_says_when_to_come_back(page: Page, front: Relay) -> None
     busy = json.dumps({"title": "Too Many Requests", "status": 429, "detail": "the queue is full"})
     front.canned["/classify"] = [Canned(429, busy, {"Content-Type": "application/problem+json", "Retry-After": "7"})]
     page.open(front.url)
-    assert "Wait 7 s, then press Run again" in page.said("the queue is full")
+    assert "Wait 7 s, then try again" in page.said("the queue is full")
     works(page)
 
 
