@@ -11,10 +11,11 @@ const shortPath = ({ method, path }) => (method === "post" ? path.replace(/[/]{h
 async function startDocs() {
   try {
     docs.document = await (await fetch("openapi.json")).json();
+    docs.screens = grouped(operations());
   } catch {
-    return tell("The service does not answer", "Check that it runs, then reload this page.");
+    tell("The service does not answer", "Check that it runs, then reload this page.");
+    return $("screen").replaceChildren();
   }
-  docs.screens = grouped(operations());
   $("routes").open = !NARROW.matches;
   drawList();
   openRoute();

@@ -166,7 +166,8 @@ function finishMany(asked, sentence) {
   const save = button("Download CSV", () => download("answers.csv", "text/csv", writeCsv(rows, job.table.kind === "CSV ;" ? ";" : ",")));
   const shown = rows.slice(0, MAX_SHOWN + 1).map((row) => row.map((cell) => String(cell).slice(0, 200)));
   const preview = make("div", { class: "wide", tabIndex: 0, role: "region", "aria-label": "First rows" }, table(shown[0], shown.slice(1)));
-  $("many-results").replaceChildren(save, preview);
+  const about = rows.length > shown.length ? [make("p", { class: "about", textContent: `Below are the first ${MAX_SHOWN} rows; the file has all ${rows.length - 1}.` })] : [];
+  $("many-results").replaceChildren(save, ...about, preview);
 }
 
 /** Return the names and the rows of the table, with the answers added. */

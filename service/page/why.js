@@ -11,7 +11,7 @@ async function explain(asked) {
   const { answer, problem } = await ask("explain/" + encodeURIComponent(asked.head.name), { body: asked.body });
   if (turn !== state.turn) return;
   try {
-    $("why").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text)] : drawReasons(answer, asked)));
+    $("why").replaceChildren(...(problem ? [notice("bad", problem.title, problem.text), ...whyButton(asked)] : drawReasons(answer, asked)));
   } catch {
     $("why").replaceChildren(notice("bad", "This page does not understand the explanation", "Reload the page: the service may have a new version."));
   }

@@ -202,3 +202,22 @@ def test_a_comparison_of_an_unknown_shape_is_reported(page: Page, front: Relay) 
     page.run("$('compare').open = true")
     page.click("#compare-now")
     page.until("$('verdict').textContent === 'This page does not understand an answer.'")
+
+
+def test_an_explanation_that_failed_can_be_asked_for_again(page: Page, front: Relay) -> None:
+    front.canned["/explain/sentiment"] = [Canned(429, '{"title": "Busy", "detail": "full"}', JSON)]
+    front.lasting["/explain/sentiment"] = Canned(200, explained(TEXT), JSON)
+    page.open(f"{front.url}/#classify?text={quote(TEXT)}").answered()
+    page.click("#why button")
+    page.said("Wait 1 s, then try again")
+    page.click("#why button")
+    page.until("document.querySelector('#why table')")
+
+
+def test_the_preview_says_that_the_file_has_more_rows(page: Page, served: Served) -> None:
+    page.open(served.url).answered()
+    page.run("$('many').open = true; loadTable('a\\n'.repeat(21))")
+    page.click("#many-start")
+    page.said("Finished.")
+    assert "the first 20 rows; the file has all 21" in page.run("$('many-results').textContent")
+    assert page.run("document.querySelectorAll('#many-results tbody tr').length") == 20
