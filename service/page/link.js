@@ -50,7 +50,10 @@ function openLink() {
 
 function linkedTask(task, wrong) {
   const served = Object.keys(TASKS).filter((each) => headsOf(each).length);
-  if (!served.length) tell("No head is served that this page can try", "Load a bundle, then reload the page.");
+  if (!served.length) {
+    showProblem(null);
+    tell("No head is served that this page can try", "Load a bundle, then reload the page.");
+  }
   if (!task || served.includes(task) || !served.length) return task || served[0];
   const reason = Object.hasOwn(TASKS, task) ? "for which no head is served" : "which this page does not have";
   wrong.push(`It names the task "${task}", ${reason}. This is ${TASKS[served[0]].title} instead; choose another tab.`);

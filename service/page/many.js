@@ -161,7 +161,7 @@ function showRunning(running) {
 function finishMany(asked, sentence) {
   showRunning(false);
   const rows = resultRows(asked), failed = job.faults.filter(Boolean).length;
-  const facts = [sentence, failed ? `${counted(failed, "row")} failed; the column error says why.` : "", job.cut ? `${counted(job.cut, "token")} cut.` : "", accuracyOf(asked)];
+  const facts = [sentence, failed ? `${counted(failed, "row")} failed; the column error says why.` : "", job.cut ? `Tokens that were cut: ${job.cut}.` : "", accuracyOf(asked)];
   manyState(facts.filter(Boolean).join(" "));
   const save = button("Download CSV", () => download("answers.csv", "text/csv", writeCsv(rows, job.table.kind === "CSV ;" ? ";" : ",")));
   const shown = rows.slice(0, MAX_SHOWN + 1).map((row) => row.map((cell) => String(cell).slice(0, 200)));
@@ -187,7 +187,7 @@ function answerCells(task, answer) {
 function accuracyOf({ task, head, label: column, parameters }) {
   if (column === "" || !["classify", "pair", "zero-shot"].includes(task)) return "";
   if (task === head.task && head.problem_type !== "single_label_classification") return "Accuracy is for heads that give one label.";
-  const labels = task === head.task ? head.labels : parameters.candidate_labels;
+  const labels = task === head.task ? head.labels : parameters.candidate_labels ?? [];
   const wanted = job.table.rows.map((row) => labelNamed(row[column], labels));
   const scored = [...job.answers.keys()].filter((index) => job.answers[index] && wanted[index] !== "");
   const right = scored.filter((index) => bestOf(task, job.answers[index])?.label === wanted[index]).length;
@@ -218,6 +218,7 @@ const hasFile = (event) => event.dataTransfer.types.includes("Files");
 function dropFile(event) {
   if (!hasFile(event)) return;
   event.preventDefault();
+  if ($("many").hidden) return tell(`${TASKS[state.task].title} does not read files`, "Paste the texts, or choose another tab for the file.");
   $("many").open = true;
   $("many").scrollIntoView({ block: "nearest" });
   readFile(event.dataTransfer.files[0]);

@@ -190,6 +190,9 @@ def test_a_service_without_heads_says_what_to_do(page: Page, front: Relay) -> No
     front.lasting["/heads"] = Canned(200, '{"heads": []}')
     page.open(front.url)
     page.said("Load a bundle, then reload the page")
+    page.click("#run")
+    page.until("state.connecting === undefined && $('trouble').textContent === ''")
+    page.said("Load a bundle, then reload the page")
 
 
 def test_the_page_says_that_it_waits_for_a_slow_answer(page: Page, front: Relay) -> None:

@@ -209,3 +209,25 @@ def test_a_file_that_is_dropped_anywhere_is_read_and_shown(page: Page, served: S
     assert page.run(f"{events}.map((each) => document.querySelector('h1').dispatchEvent(each))") == [False, False]
     page.said("a.csv: 1 row")
     assert page.run("$('many').open")
+
+
+def test_a_drop_where_no_file_is_read_says_so(page: Page, front: Relay) -> None:
+    heads = front.client.get("/heads").json()
+    heads["heads"] = [head | {"routes": [*head["routes"], f"/rerank/{head['name']}"]} for head in heads["heads"]]
+    front.lasting["/heads"] = Canned(200, json.dumps(heads), JSON)
+    page.open(f"{front.url}/#rerank").until("state.task === 'rerank' && $('result').ariaBusy === 'false'")
+    page.run("window.data = new DataTransfer(); data.items.add(new File(['text\\na'], 'a.csv'))")
+    page.run("dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}))")
+    page.said("Rerank does not read files")
+    assert page.run("job.table") is None
+
+
+def test_rows_without_labels_to_choose_from_stop_at_once(page: Page, front: Relay) -> None:
+    page.open(f"{front.url}/#zero-shot").answered()
+    page.write("#in-candidate_labels", "")
+    page.run("$('many').open = true; loadTable('text,label\\na,b\\n')")
+    before = len(front.asked)
+    page.click("#many-start")
+    page.said("candidate_labels")
+    page.said("No row has a label.")
+    assert [path for path, _, _ in front.asked[before:]] == ["/zero-shot"]
