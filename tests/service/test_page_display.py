@@ -76,7 +76,8 @@ def test_paper_is_white_and_shows_the_whole_text(page: Page, front: Relay) -> No
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(245, 246, 244)"
     hidden = "['in-text', 'code'].map((id) => $(id).scrollHeight - $(id).clientHeight)"
     assert max(page.run(hidden)) <= 0
-    assert not page.run("$('run').checkVisibility()") and page.run("$('result').checkVisibility()")
+    seen = "['tab-classify', 'result', 'tab-tag', 'run'].map((id) => $(id).checkVisibility())"
+    assert page.run(seen) == [True, True, False, False]
 
 
 def test_text_from_right_to_left_is_set_so(page: Page, served: Served) -> None:

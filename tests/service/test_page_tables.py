@@ -44,6 +44,7 @@ def state(page: Page) -> str:
         ("unicode.txt", codecs.BOM_UTF16_LE + written("\t").encode("utf-16-le")),
         ("big.txt", codecs.BOM_UTF16_BE + written("\t").encode("utf-16-be")),
     ],
+    ids=["utf8", "semicolon", "declared", "utf16", "utf16-big"],
 )
 def test_a_file_of_a_spreadsheet_is_read(page: Page, served: Served, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
@@ -54,7 +55,9 @@ def test_a_file_of_a_spreadsheet_is_read(page: Page, served: Served, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("old.csv", "text\r\nSchön\r\n".encode("cp1252")), ("book.xlsx", b"PK\x03\x04\xff\xfe\x00")]
+    ("name", "content"),
+    [("old.csv", "text\r\nSchön\r\n".encode("cp1252")), ("book.xlsx", b"PK\x03\x04\xff\xfe\x00")],
+    ids=["cp1252", "workbook"],
 )
 def test_a_file_that_is_not_unicode_is_refused_until_it_is_saved_again(
     page: Page, served: Served, tmp_path: Path, name: str, content: bytes
@@ -215,7 +218,8 @@ def test_a_drop_where_no_file_is_read_says_so(page: Page, front: Relay) -> None:
     heads = front.client.get("/heads").json()
     heads["heads"] = [head | {"routes": [*head["routes"], f"/rerank/{head['name']}"]} for head in heads["heads"]]
     front.lasting["/heads"] = Canned(200, json.dumps(heads), JSON)
-    page.open(f"{front.url}/#rerank").until("state.task === 'rerank' && $('result').ariaBusy === 'false'")
+    page.open(f"{front.url}/#rerank").said("ready, 7 heads")
+    page.until("state.task === 'rerank' && $('trouble').textContent")  # these heads cannot rank
     page.run("window.data = new DataTransfer(); data.items.add(new File(['text\\na'], 'a.csv'))")
     page.run("dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}))")
     page.said("Rerank does not read files")
