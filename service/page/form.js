@@ -38,6 +38,7 @@ function drawForm(task, name) {
 function drawHeads(name) {
   const heads = headsOf(state.task);
   $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (isDefault(head) ? " (default)" : "") })));
+  if (!heads.length) $("head").append(make("option", { value: "", textContent: "not known yet" }));
   if (heads.some((head) => head.name === name)) $("head").value = name;
   drawHead();
   drawColumns();
