@@ -2,12 +2,14 @@
 
 const MAX_BARS = 12;
 const STAGES = ["tokenize", "queue", "encode", "decode"];
-const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers, "zero-shot": (answer) => drawLabels([answer]), "rerank": drawRanks };
+const DRAWERS = { "classify": drawLabels, "pair": drawLabels, "fill-mask": drawMasks, "tag": drawSpans, "qa": drawAnswers, "zero-shot": (answer, ...asked) => drawLabels([answer], ...asked), "rerank": drawRanks };
 
 async function run(byPerson = false) {
-  const wrong = formFaults();
+  const turn = ++state.turn, wrong = formFaults(), started = performance.now(); // a new turn, so that a late answer is ignored
+  $("result").ariaBusy = "false";
   if (wrong.length) return showProblem({ title: "A parameter is not a number", text: "Nothing was sent. Correct it, then press Run.", errors: wrong }, byPerson);
-  const turn = ++state.turn, started = performance.now(), asked = { task: state.task, head: currentHead(), route: route(), body: body() };
+  if (!state.heads.length) return runLater();
+  const asked = { task: state.task, head: currentHead(), route: route(), body: body() };
   $("result").ariaBusy = "true";
   const found = await ask(asked.route, { body: asked.body });
   if (turn !== state.turn) return;
@@ -16,11 +18,17 @@ async function run(byPerson = false) {
   else show(asked, found, performance.now() - started);
 }
 
+/** Connect first; then the page runs by itself. */
+function runLater() {
+  if ($("key-field").hidden) showProblem(NOT_READY);
+  return connect();
+}
+
 function show(asked, { answer, headers }, elapsed) {
   showProblem(null);
   state.last = asked;
   try {
-    const why = make("div", { id: "why" }, ...whyButton(asked));
+    const why = make("div", { id: "why", tabIndex: -1 }, ...whyButton(asked));
     $("result").replaceChildren(...drawn(asked, answer, headers), why, ...correction(asked, answer, headers.get("X-Bundle")), ...drawTiming(headers.get("Server-Timing") || "", elapsed), ...origin(answer, headers));
   } catch {
     showProblem({ title: "This page does not understand the answer", text: "Reload the page: the service may have a new version." });
@@ -29,7 +37,7 @@ function show(asked, { answer, headers }, elapsed) {
 
 function drawn({ task, head, body }, answer, headers) {
   const cut = headers.get("X-Truncated");
-  say("Answer: " + inWords(task, answer, body));
+  say("Answer: " + inWords(task, answer, body, head));
   const warning = cut ? [notice("warn", `${cut} tokens were cut`, "The text is longer than this head takes.")] : [];
   return [...warning, ...DRAWERS[task](answer, body, head)];
 }
@@ -53,36 +61,46 @@ function showProblem(problem, byPerson = false) {
 }
 
 /** Return a short description of an answer, for screen readers. */
-function inWords(task, answer, body) {
+function inWords(task, answer, body, head) {
   const best = bestOf(task, answer);
   if (task === "tag") return answer.length ? answer.map((span) => `${span.word}, ${kindOf(span)}`).join("; ") : "no entities";
   if (!best) return "none";
-  if (task === "rerank") return `${body.texts[best.index]}, ${percent(best.score)}`;
-  return `${best.label ?? best.token_str ?? (best.answer || "the context does not say")}, ${percent(best.score)}`;
+  const score = scoreWriter(body, head)(best.score);
+  if (task === "rerank") return `${body.texts[best.index]}, ${score}`;
+  return `${best.label ?? best.token_str ?? (best.answer || "the context does not say")}, ${score}`;
+}
+
+/** Return a function that writes a score: a probability as a percentage, another number as it is. */
+function scoreWriter({ parameters, raw_scores: isRaw }, head) {
+  const applied = parameters?.function_to_apply ?? head.parameters.function_to_apply;
+  return isRaw || applied === "none" ? (score) => score.toFixed(3) : percent;
 }
 
 const bestOf = (task, answer) => [answer].flat(2)[0];
 
-function bars(items, name, onRest) {
-  const list = make("div", { class: "bars" });
-  const draw = (some, offset) => some.forEach((item, index) => {
-    const fill = make("span", { class: "fill" });
-    fill.style.width = Math.max(0, Math.min(100, 100 * item.score)) + "%";
-    list.append(make("span", { class: "name" + (offset + index === 0 ? " first" : ""), textContent: name(item), title: onRest ? onRest(item) : "" }),
-      make("span", { class: "track" }, fill), make("span", { class: "score", textContent: percent(item.score) }));
-  });
+function bars(items, name, { onRest, write = percent } = {}) {
+  const list = make("div", { class: "bars", tabIndex: -1 });
+  const draw = (some, offset) => some.forEach((item, index) => list.append(
+    make("span", { class: "name" + (offset + index === 0 ? " first" : ""), textContent: name(item), title: onRest ? onRest(item) : "" }),
+    write === percent ? bar(item.score) : make("span"), make("span", { class: "score", textContent: write(item.score) })));
   draw(items.slice(0, MAX_BARS), 0);
   if (items.length <= MAX_BARS) return [list];
-  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_BARS), MAX_BARS); more.remove(); });
+  const more = button(`Show all ${items.length}`, () => { draw(items.slice(MAX_BARS), MAX_BARS); list.focus(); more.remove(); });
   return [list, more];
 }
 
-function drawLabels([labels]) {
-  return bars(labels, (item) => item.label);
+function bar(share) {
+  const fill = make("span", { class: "fill" });
+  fill.style.width = 100 * share + "%";
+  return make("span", { class: "track" }, fill);
 }
 
-function drawRanks(answer, { texts }) {
-  return bars(answer, (item) => texts[item.index]);
+function drawLabels([labels], body, head) {
+  return bars(labels, (item) => item.label, { write: scoreWriter(body, head) });
+}
+
+function drawRanks(answer, body, head) {
+  return bars(answer, (item) => body.texts[item.index], { write: scoreWriter(body, head) });
 }
 
 function drawMasks(answer, { inputs: text }) {
@@ -94,7 +112,7 @@ function drawMasks(answer, { inputs: text }) {
     if (index < masks.length && masks[index][0]) passage.append(make("mark", { class: "h" + (index % 8), textContent: masks[index][0].token_str }));
   });
   return [passage, ...masks.flatMap((choices, index) => [
-    ...(masks.length > 1 ? [make("h3", { textContent: `Mask ${index + 1}` })] : []), ...bars(choices, (item) => item.token_str, (item) => item.sequence)])];
+    ...(masks.length > 1 ? [make("h3", { textContent: `Mask ${index + 1}` })] : []), ...bars(choices, (item) => item.token_str, { onRest: (item) => item.sequence })])];
 }
 
 // Offsets count Unicode characters; JavaScript's strings count UTF-16 units.

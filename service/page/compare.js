@@ -5,16 +5,20 @@ function drawRivals() {
   $("rival").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name })));
   const other = heads.find((head) => head !== currentHead());
   if (other) $("rival").value = other.name;
+  state.comparison++;
   $("compared").replaceChildren();
 }
 
 async function compare() {
+  if (!currentHead()) return runLater();
+  const turn = ++state.comparison;
+  $("compared").replaceChildren(make("p", { id: "verdict", textContent: "Waiting for both answers …" }));
   const rival = state.heads.find((head) => head.name === $("rival").value), version = $("version").value.trim();
   const sides = [{ head: currentHead() }, { head: rival, version }];
   const sent = body(), task = state.task;
   const found = await Promise.all(sides.map(({ head, version: pinned }) => ask(
     `${task}/${encodeURIComponent(head.name)}`, { body: sent, headers: pinned ? { "X-Bundle": pinned } : {} })));
-  if (task !== state.task) return;
+  if (turn !== state.comparison) return;
   $("compared").replaceChildren(
     make("p", { id: "verdict", textContent: verdict(task, found, sent) }),
     make("div", { class: "columns" }, ...found.map((each, index) => side(task, sides[index].head, each, sent))));
@@ -36,8 +40,12 @@ function sideAnswer(task, head, answer, sent) {
 
 function verdict(task, found, sent) {
   if (found.some((each) => each.problem)) return "One of them did not answer.";
-  const [first, second] = found.map(({ answer }) => gist(task, answer, sent));
-  return first === second ? `Both answer ${first || "nothing"}.` : `They differ: ${first || "nothing"}, and ${second || "nothing"}.`;
+  try {
+    const [first, second] = found.map(({ answer }) => gist(task, answer, sent) || "nothing");
+    return first === second ? `Both answer ${first}.` : `They differ: ${first}, and ${second}.`;
+  } catch {
+    return "This page does not understand an answer.";
+  }
 }
 
 /** Return the part of an answer that is compared: everything except scores. */

@@ -1,6 +1,6 @@
 // The API documentation, drawn from /openapi.json: one screen per route. Paths with and without a head share a screen.
 
-const docs = { document: null, screens: [], turn: 0 };
+const docs = { document: null, screens: [], turn: 0, bodies: {} }; // bodies: what the user wrote, by screen
 const NARROW = matchMedia("(max-width: 860px)");
 
 const operations = () => Object.entries(docs.document.paths).flatMap(([path, methods]) =>
@@ -11,20 +11,26 @@ const shortPath = ({ method, path }) => (method === "post" ? path.replace(/[/]{h
 async function startDocs() {
   try {
     docs.document = await (await fetch("openapi.json")).json();
+    docs.screens = grouped(operations());
   } catch {
-    return tell("The service does not answer", "Check that it runs, then reload this page.");
+    tell("The service does not answer", "Check that it runs, then reload this page.");
+    return $("screen").replaceChildren();
   }
-  docs.screens = grouped(operations());
   $("routes").open = !NARROW.matches;
   drawList();
   openRoute();
-  addEventListener("hashchange", () => { openRoute(); $("title").focus(); });
+  addEventListener("hashchange", showRoute);
 }
 
-function grouped(all) {
-  const key = (each) => each.method + shortPath(each);
-  return [...new Set(all.map(key))].map((one) => all.filter((each) => key(each) === one));
+/** Draw another route; the focus goes to its title, or stays on the choice of the path. */
+function showRoute() {
+  const id = document.activeElement.id === "variant" ? "variant" : "title";
+  openRoute();
+  ($(id) ?? $("title")).focus();
 }
+
+const screenOf = (each) => each.method + shortPath(each);
+const grouped = (all) => Object.values(Object.groupBy(all, screenOf));
 
 function drawList() {
   const groups = [...new Set(docs.screens.map(([{ operation }]) => operation.tags[0]))];
@@ -104,7 +110,7 @@ function drawTry(screen, chosen) {
     make("h3", { textContent: "Request" }),
     ...(screen.length > 1 ? [labelled("Path", make("select", { id: "variant", on: { change: () => { location.hash = $("variant").value; } } }, ...paths), "field")] : []),
     ...named.map((each) => labelled(each.name, nameControl(each), "field")),
-    ...(example === undefined ? [] : [labelled("Body", make("textarea", { id: "body", spellcheck: false, class: "mono tall", value: JSON.stringify(example, null, 2) }), "field")]),
+    ...(example === undefined ? [] : [labelled("Body", make("textarea", { id: "body", spellcheck: false, class: "mono tall", value: docs.bodies[screenOf(chosen)] ?? JSON.stringify(example, null, 2) }), "field")]),
     ...(docs.document.components.securitySchemes ? [labelled("API key, not stored", make("input", { id: "key", type: "password", autocomplete: "off" }), "field")] : []),
     scrolling("pre", "Request for a shell", { id: "code" }),
     make("div", { class: "row space" },
@@ -150,6 +156,7 @@ function drawRequest(chosen) {
   const draw = () => { $("code").textContent = shell(chosen, requestOf(chosen)); };
   if ($("variant")) $("variant").value = anchor(chosen);
   $("screen").querySelectorAll("#body, [id^=name-]").forEach((control) => control.addEventListener("input", draw));
+  $("body")?.addEventListener("input", () => { docs.bodies[screenOf(chosen)] = $("body").value; });
   draw();
 }
 

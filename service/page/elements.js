@@ -16,8 +16,13 @@ function make(tag, options = {}, ...children) {
 
 const button = (text, click, options = {}) => make("button", { type: "button", class: "plain", textContent: text, on: { click }, ...options });
 const notice = (kind, title, ...texts) => make("div", { class: "notice " + kind }, make("strong", { textContent: title }), ...texts);
-const percent = (score) => (score >= 0 && score <= 1 ? (100 * score).toFixed(score > 0.9995 || score < 0.0095 ? 2 : 1) + " %" : score.toFixed(3));
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const milliseconds = (value) => (value < 10 ? value.toFixed(2) : value.toFixed(0)) + " ms";
+
+function percent(share) {
+  if (typeof share !== "number") throw new TypeError("an answer has no score");
+  return (100 * share).toFixed(share > 0.9995 || share < 0.0095 ? 2 : 1) + " %";
+}
 
 // Elements that scroll must be reachable by keyboard.
 const scrolling = (tag, name, options) => make(tag, { ...options, tabIndex: 0, role: "region", "aria-label": name });
@@ -27,7 +32,8 @@ function say(sentence) { $("said").textContent = sentence; }
 
 /** Show a message about the page itself, until the next message or action; an empty title clears it. */
 function tell(title, ...texts) {
-  $("message").replaceChildren(...(title ? [notice("warn", title, texts.join(" "))] : []));
+  const close = button("Close", () => tell(""), { class: "plain last" });
+  $("message").replaceChildren(...(title ? [notice("warn", title, make("span", {}, texts.join(" ")), close)] : []));
 }
 
 function table(headings, rows) {

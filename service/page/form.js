@@ -1,6 +1,6 @@
 // The form: tabs, heads, texts, parameters. Its values are kept per task, in the browser tab and in the link.
 
-const state = { task: "classify", heads: [], kept: {}, turn: 0, last: null, cut: false, language: "curl" };
+const state = { task: "classify", heads: [], kept: {}, turn: 0, comparison: 0, last: null, cut: false, language: "curl" };
 
 const answersOn = (head, task) => head.routes.includes(`/${task}/${head.name}`);
 const headsOf = (task) => state.heads.filter((head) => answersOn(head, task));
@@ -19,19 +19,29 @@ function drawTabs() {
 }
 
 function choose(task, name) {
+  drawForm(task, name);
+  changed();
+  if (state.heads.length) run();
+}
+
+function drawForm(task, name) {
   state.task = task;
   drawTabs();
   $("task-about").textContent = TASKS[task].about;
   $("many").hidden = Boolean(TASKS[task].compose);
-  const heads = headsOf(task);
-  $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (isDefault(head) ? " (default)" : "") })));
-  if (heads.some((head) => head.name === name)) $("head").value = name;
   $("inputs").replaceChildren(...TASKS[task].fields.map(textField));
   $("examples").replaceChildren(...TASKS[task].examples.map(exampleButton));
   drawExample(state.kept[task] ? [] : TASKS[task].examples[0]);
-  chooseHead();
+  drawHeads(name);
+}
+
+function drawHeads(name) {
+  const heads = headsOf(state.task);
+  $("head").replaceChildren(...heads.map((head) => make("option", { value: head.name, textContent: head.name + (isDefault(head) ? " (default)" : "") })));
+  if (!heads.length) $("head").append(make("option", { value: "", textContent: "not known yet" }));
+  if (heads.some((head) => head.name === name)) $("head").value = name;
+  drawHead();
   drawColumns();
-  if (heads.length) run();
 }
 
 function textField([name, label, kind]) {
@@ -55,14 +65,14 @@ function drawExample(texts) {
   texts.forEach((text, index) => { $("in-" + TASKS[state.task].fields[index][0]).value = text; });
 }
 
-function chooseHead() {
+function drawHead() {
   const head = currentHead();
   $("about").textContent = head ? describe(head) : "";
   drawCard(head);
   drawRivals();
   const drawn = Object.entries(TASKS[state.task].parameters).map(([name, kind]) => parameterField(name, kind, head?.task === state.task ? head.parameters[name] : undefined));
   $("parameters").replaceChildren(...drawn);
-  changed();
+  drawCode();
 }
 
 function describe(head) {

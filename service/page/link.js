@@ -17,12 +17,20 @@ function decoded(part) {
 }
 
 function writeLink() {
-  const head = currentHead();
+  const linked = readLink(location.hash);
+  const name = currentHead()?.name ?? (linked.task === state.task ? linked.name : ""); // heads may not be known yet
   const values = new URLSearchParams(givenValues());
-  const whole = `#${state.task}${head ? "/" + encodeURIComponent(head.name) : ""}`;
+  const whole = `#${state.task}${name ? "/" + encodeURIComponent(name) : ""}`;
   const link = `${whole}?${values}`;
   state.cut = link.length > MAX_LINK;
   history.replaceState(null, "", state.cut ? whole : link);
+}
+
+/** Draw the form of a link before it is known what is served. */
+function drawLinked() {
+  const link = readLink(location.hash), known = Object.hasOwn(TASKS, link.task);
+  if (known && link.values.size) keepLinked(link.task, link.values, []);
+  drawForm(known ? link.task : state.task);
 }
 
 /** Open what a link names, as far as it is served, and show a message about the rest. */
@@ -42,7 +50,10 @@ function openLink() {
 
 function linkedTask(task, wrong) {
   const served = Object.keys(TASKS).filter((each) => headsOf(each).length);
-  if (!served.length) tell("No head is served that this page can try", "Load a bundle, then reload the page.");
+  if (!served.length) {
+    showProblem(null);
+    tell("No head is served that this page can try", "Load a bundle, then reload the page.");
+  }
   if (!task || served.includes(task) || !served.length) return task || served[0];
   const reason = Object.hasOwn(TASKS, task) ? "for which no head is served" : "which this page does not have";
   wrong.push(`It names the task "${task}", ${reason}. This is ${TASKS[served[0]].title} instead; choose another tab.`);

@@ -4,8 +4,9 @@ const PAUSE = 1000; // milliseconds between checks whether the service answers a
 
 const NO_ANSWER = {
   title: "The service does not answer",
-  text: "Check that it runs and that this machine reaches it. The page keeps trying; once the status above says ready, press Run. Your text is kept.",
+  text: "Check that it runs and that this machine reaches it. The page keeps trying; once the status above says ready, try again. Your text is kept.",
 };
+const NOT_READY = { title: "The service is not ready", text: "The page keeps trying, and runs this as soon as the service is ready. Your text is kept." };
 
 /** Return { answer, headers }, or { problem } with what happened and what to do. */
 async function ask(path, { body, headers = {}, signal } = {}) {
@@ -34,13 +35,17 @@ function parsed(text) {
 
 /** Describe an answer that does not come from bertheads, such as the HTML page of a proxy. */
 function foreign(response) {
-  watch();
-  return {
-    status: response.status,
-    wait: waitOf(response),
-    title: `${response.status}: this answer is not from the service`,
-    text: "Something in between, such as a proxy, answered for it. The service may be starting: wait a few seconds and press Run again. If this continues, look at the log of the proxy. Your text is kept.",
-  };
+  const { status } = response, wait = waitOf(response);
+  if (response.ok || status >= 500) watch();
+  const text = `Something in between, such as a proxy, answered for it. ${foreignRemedy(status, wait)} Your text is kept.`;
+  return { status, wait, title: `${status}: this answer is not from the service`, text };
+}
+
+function foreignRemedy(status, wait) {
+  if (status === 401 || status === 403) return "It does not let you through. Reload the page, and log in if it asks you to.";
+  if (status === 413) return "The request is too large for it. Shorten the text, then try again.";
+  if (status === 429) return `It limits requests. Wait ${wait} s, then try again.`;
+  return "The service may be starting: wait a few seconds, then try again. If this continues, look at the log of the proxy.";
 }
 
 function problemOf(response, answer) {
@@ -56,11 +61,12 @@ const keyTitle = () => ($("key").value ? "The API key is wrong" : "This service 
 const waitOf = (response) => Math.min(600, Math.max(1, Number(response.headers.get("Retry-After")) || 1)); // seconds
 
 function remedy(status, wait, response) {
-  if (status === 401) return "Enter a valid key in the field API key, then press Run.";
+  if (status === 401) return "Enter a valid key in the field API key, then try again.";
   if (status === 404) return "Reload the page to see what is served now. Your text is kept.";
-  if (status === 429 || status === 503) return `Wait ${wait} s, then press Run again.`;
+  if (status === 429 || status === 503) return `Wait ${wait} s, then try again.`;
   if (status < 500) return "";
-  return `Press Run again. If this continues, report the request ${response.headers.get("X-Request-Id")}.`;
+  const id = response.headers.get("X-Request-Id");
+  return `Try again. If this continues, ${id ? `report the request ${id}` : "look at the log of the service"}.`;
 }
 
 // ---- connection ----
@@ -76,23 +82,28 @@ function watch() {
   state.watching ??= setTimeout(() => { state.watching = undefined; connect(); }, PAUSE);
 }
 
-async function connect() {
+/** Connect, once at a time. */
+function connect() {
+  return state.connecting ??= checkService().finally(() => { state.connecting = undefined; });
+}
+
+async function checkService() {
   const { problem } = await ask("health/ready");
   if (!problem) return loadHeads();
-  if (problem.status !== 503 || state.watching) return watch();
   watch();
-  setStatus(problem.text.split("\n")[0]);
+  if (problem.status === 503 && problem.errors) setStatus(problem.text.split("\n")[0]); // said by the service itself
 }
 
 async function loadHeads() {
   const { answer, problem } = await ask("heads");
   if (problem) return noHeads(problem);
-  const again = state.heads.length > 0;
+  const again = state.heads.length > 0, isNew = JSON.stringify(answer.heads) !== JSON.stringify(state.heads);
   state.heads = answer.heads;
-  setStatus(`ready, ${state.heads.length} head${state.heads.length === 1 ? "" : "s"}`, "ready");
+  setStatus(`ready, ${counted(state.heads.length, "head")}`, "ready");
   drawTabs();
-  if (!again || !currentHead()) openLink();
-  else tell("The service answers again", "Press Run.");
+  if (!again || !currentHead()) return openLink();
+  if (isNew) drawHeads($("head").value);
+  tell("The service answers again", isNew ? "It serves other heads or versions than before. Press Run." : "Press Run.");
 }
 
 function noHeads(problem) {

@@ -13,14 +13,15 @@ selectTab("languages", state.language);
 $("form").addEventListener("submit", byHand);
 $("form").addEventListener("input", (event) => { if (event.target.dataset.name) changed(); });
 $("form").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byHand(event); });
-$("head").addEventListener("change", () => { chooseHead(); run(); });
+$("head").addEventListener("change", () => { drawHead(); changed(); run(); });
 $("key").addEventListener("input", drawCode);
 $("key").addEventListener("change", () => { if (!state.heads.length) connect(); });
 $("copy-link").addEventListener("click", copyLink);
 $("copy").addEventListener("click", () => copy($("copy"), $("code").textContent, () => selectText($("code"))));
-addEventListener("hashchange", () => { if (state.heads.length) openLink(); });
+addEventListener("hashchange", () => (state.heads.length ? openLink() : drawLinked()));
+addEventListener("storage", drawCorrections); // changed by another tab
 $("compare-now").addEventListener("click", compare);
 listenToMany();
 drawCorrections();
-drawTabs();
+drawLinked();
 connect();

@@ -10,6 +10,7 @@ import pytest
 
 from tests.programs import program
 from tests.service.chromium import Page
+from tests.service.relay import Canned, Relay
 from tests.service.serving import Served, serving
 
 DRAWN = "document.querySelector('#statuses button') && document.querySelector('#code')?.textContent"
@@ -114,3 +115,28 @@ def test_a_late_answer_is_not_shown_on_another_screen(page: Page, served: Served
     page.until("document.activeElement.id === 'title'")
     page.run("late(); new Promise((done) => setTimeout(done, 200))")
     assert page.run("$('sent').textContent") == ""
+
+
+def test_a_body_that_someone_wrote_stays_when_the_path_is_changed_by_keyboard(page: Page, served: Served) -> None:
+    page.resize(1280)
+    opened(page, served, "post/classify")
+    page.write("#body", '{"inputs": "Mine."}')
+    page.run("$('variant').focus()")
+    page.run("$('variant').selectedIndex = 1; $('variant').dispatchEvent(new Event('change'))")
+    page.until("location.hash.includes('{head}') && document.querySelector('#name-head')")
+    assert page.run("[document.activeElement.id, $('body').value]") == ["variant", '{"inputs": "Mine."}']
+    assert "Mine." in page.run("$('code').textContent")
+    page.run("""document.querySelector('#list a[href="#post/pair"]').focus()""")
+    page.press("Enter")
+    page.until("document.activeElement.id === 'title' && document.querySelector('#title').textContent.includes('pair')")
+    assert "Mine." not in page.run("$('body').value")
+    page.run("location.hash = 'post/classify'")
+    page.until("$('body').value.includes('Mine.')")
+
+
+@pytest.mark.parametrize("answer", ["<html>", '{"title": "Unauthorized"}'])
+def test_a_page_of_a_proxy_in_place_of_the_document_is_reported(page: Page, front: Relay, answer: str) -> None:
+    front.lasting["/openapi.json"] = Canned(502, answer)
+    page.open(f"{front.url}/docs")
+    page.said("Check that it runs, then reload this page")
+    assert page.run("$('screen').textContent") == ""  # nothing loads any more

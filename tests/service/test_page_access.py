@@ -13,7 +13,7 @@ from models.tokenizer import Tokenizer
 from tests.programs import npm_packages
 from tests.service.bundles import write_bundle
 from tests.service.chromium import Page
-from tests.service.relay import Relay, relay
+from tests.service.relay import Canned, Relay, relay
 from tests.service.serving import Served, serving
 
 TASKS = ["classify", "pair", "fill-mask", "tag", "qa", "zero-shot"]
@@ -98,7 +98,7 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     shown.answered()
     shown.run("$('compare').open = true; compare()")
     shown.until("$('compared').childElementCount")
-    shown.run("$('correct').querySelector('button').click()")
+    shown.run("$('right').value = 'negative'; $('correct').querySelector('button').click()")
     shown.said("Correction kept")
     shown.run(OPEN_ALL)
     check(shown, "tables")
@@ -112,6 +112,19 @@ def test_every_state_has_no_findings(shown: Page, front: Relay) -> None:
     shown.click("#run")
     shown.said("The service does not answer")
     check(shown, "no service")
+
+
+def test_a_page_that_waits_for_the_service_has_no_findings(themed: Page, front: Relay, axe: str) -> None:
+    loading = Canned(
+        503, '{"title": "Service Unavailable", "detail": "loading tiny"}', {"Content-Type": "application/json"}
+    )
+    front.lasting["/health/ready"] = loading
+    themed.open(f"{front.url}/#qa").said("loading tiny")
+    themed.run(axe)
+    themed.click("#run")
+    themed.said("The service is not ready")
+    assert themed.run("$('head').textContent") == "not known yet"
+    check(themed, "starting")
 
 
 def test_every_state_of_the_rerank_tab_has_no_findings(themed: Page, ranking: Relay, axe: str) -> None:

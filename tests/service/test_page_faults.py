@@ -90,7 +90,7 @@ def test_a_busy_service_says_when_to_come_back(page: Page, front: Relay) -> None
     busy = json.dumps({"title": "Too Many Requests", "status": 429, "detail": "the queue is full"})
     front.canned["/classify"] = [Canned(429, busy, {"Content-Type": "application/problem+json", "Retry-After": "7"})]
     page.open(front.url)
-    assert "Wait 7 s, then press Run again" in page.said("the queue is full")
+    assert "Wait 7 s, then try again" in page.said("the queue is full")
     works(page)
 
 
@@ -189,6 +189,9 @@ def test_a_text_that_no_link_can_hold_survives_a_reload(page: Page, served: Serv
 def test_a_service_without_heads_says_what_to_do(page: Page, front: Relay) -> None:
     front.lasting["/heads"] = Canned(200, '{"heads": []}')
     page.open(front.url)
+    page.said("Load a bundle, then reload the page")
+    page.click("#run")
+    page.until("state.connecting === undefined && $('trouble').textContent === ''")
     page.said("Load a bundle, then reload the page")
 
 

@@ -30,7 +30,14 @@ def finish(page: Page, text: str, says: str = "Finished.") -> tuple[str, list[di
     page.click("#many-start")
     said = page.said(says)
     page.click("#many-results button")
-    return said, list(csv.DictReader(io.StringIO(page.run("saved[0]"), newline="")))
+    return said, saved(page, ";" if ";" in text.partition("\n")[0] else ",")
+
+
+def saved(page: Page, delimiter: str = ",") -> list[dict[str, str]]:
+    """Return the rows of the last download."""
+    return list(
+        csv.DictReader(io.StringIO(page.run("saved.at(-1)").removeprefix("\ufeff"), newline=""), delimiter=delimiter)
+    )
 
 
 @pytest.mark.parametrize("form", ["csv", "semicolon", "tsv", "json"])
@@ -71,7 +78,7 @@ def test_a_format_is_recognised(page: Page, served: Served, text: str, kind: str
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("text,label\na,b,c", "Row 1 has 3 cells"),
+        ("text,label\na,b,c", "Row 2 has 3 cells"),
         ("text,text\na,b", "Two columns have the same name"),
         ('{"text": "a"}\n\n{oops', "Line 3 is not a JSON object"),
     ],
@@ -89,8 +96,10 @@ def test_a_file_is_dropped_and_its_answers_come_as_a_file(page: Page, served: Se
     page.run(f"window.data = new DataTransfer(); data.items.add({given})")
     page.run("$('many').open = true")
     for _ in range(2):
-        page.run("$('many').dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true}))")
-        page.said("q.csv: 1 rows, read as CSV")
+        page.run(
+            "$('many').dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true, bubbles: true}))"
+        )
+        page.said("q.csv: 1 row, read as CSV")
     page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     page.click("#many-start")
     page.said("Finished.")
@@ -143,7 +152,7 @@ def test_answers_of_one_head_are_never_those_of_another(page: Page, served: Serv
     page.click("#many-start")
     page.said("Finished.")
     page.click("#many-results button")
-    second = list(csv.DictReader(io.StringIO(page.run("saved.at(-1)"))))
+    second = saved(page)
     expected = [served.answer("/classify/topic", each, top_k=1)[0] for each in "ab"]
     assert [row["prediction"] for row in second] == [each[0]["label"] for each in expected]
     assert [len(json.loads(row["answer"])) for row in second] == [1, 1]
