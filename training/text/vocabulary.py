@@ -55,6 +55,7 @@ def train_vocabulary(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as temporary:
         tokenizer.write(Path(temporary) / out.name)
+        refuse_existing(out)  # another command may have written it meanwhile
         (Path(temporary) / out.name).rename(out)
     return tokenizer
 

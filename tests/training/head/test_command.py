@@ -157,7 +157,7 @@ def test_a_frozen_head_that_is_finished_says_so(
     bundle_directory: Path, data: Path, frozen: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head(data, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen)
-    assert f"{frozen} is finished; --replace exports it again" in capsys.readouterr().out
+    assert f"{frozen} is finished; nothing was read or trained; --replace exports it again" in capsys.readouterr().out
 
 
 def test_a_frozen_head_needs_no_torch(bundle_directory: Path, data: Path, tmp_path: Path) -> None:
@@ -184,12 +184,16 @@ def test_what_cannot_become_a_head_is_said_at_once(
         ((empty,), "empty.jsonl:10"),
         ((data, "--name", "a b"), "'a b' is not a name of a head"),
         ((data, "--out", tmp_path / "there"), "there exists already; choose another --out"),
+        ((data, "--out", tmp_path / "there", "--replace"), "there is not a bundle (it has no bundle.json), so it is"),
+        ((data, "--base", data), "train.jsonl is not a directory, expected a bundle, a checkpoint, or a Hugging Face"),
+        ((data, "--out", data / "x"), "train.jsonl is a file, expected a folder for x"),
         ((data, "--service", "http://127.0.0.1:1", "--name", "other"), "expected ROOT/other/VERSION with --service"),
     ]
     for number, (words, expected) in enumerate(cases):
         with pytest.raises(SystemExit):
             head("--task", "classify", "--base", base, "--out", tmp_path / f"out{number}", *words)
         assert expected in capsys.readouterr().err
+    assert not list(tmp_path.glob("*-run"))
 
 
 def test_a_run_that_began_with_other_data_is_not_mixed(
