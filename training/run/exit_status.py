@@ -13,7 +13,10 @@ from training.run.interruption import handled, is_complete, left_behind, raise_i
 
 FREE_SPACE = "free some space, and run the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
+REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {
+    errno.EROFS: "name a path that can be written",
+    errno.EACCES: "allow it with chmod, or name another path",
+}
 """Remedies by the number of the system error."""
 
 

@@ -91,6 +91,8 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read by this user, expected a readable file; allow it with chmod") from None
     except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
         raise DataError(f"{path} cannot be read to its end ({error}), expected all of it; copy it again") from None
 

@@ -246,3 +246,14 @@ def test_spans_that_are_no_part_of_their_text_are_refused(tmp_path: Path, spans:
     path = write(tmp_path / "a.jsonl", {"text": "Ann met Bob.", "spans": spans})
     with pytest.raises(DataError, match=message):
         read_examples(path, "tag")
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))  # root may read everything
+
+    monkeypatch.setattr("training.run.text_lines.opened", refuse)
+    with pytest.raises(DataError, match=r"rows\.jsonl may not be read by this user, .* allow it with chmod"):
+        read_examples(path, "classify")
