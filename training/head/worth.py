@@ -58,7 +58,7 @@ def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
     count = int(scores["examples"])
     told = [f"result: {metric} {scores[metric]:.3f} on {count_of(count, 'validation example')} ({', '.join(beside)})"]
     if count < FEW:
-        told.append(f"note: {_roughness(metric, scores[metric], count)}; add --validation FILE")
+        told.append(f"note: {_roughness(metric, scores[metric], count)}; add examples to --validation")
     if words_alone is not None and scores[metric] <= words_alone < 1:  # nothing is better than a right answer each time
         told.append("note: a bag of words does as well; train without --freeze, for more epochs, or add examples")
     return told
