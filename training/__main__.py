@@ -24,6 +24,7 @@ from training.pretraining.next_sentence import random_share
 from training.run.allocator import keep_pages
 from training.run.exit_status import run_command
 from training.run.interruption import speaks
+from training.run.progress import count_of
 from training.run.recipe import read_recipe
 from training.text.alphabet import removals
 from training.text.corpus import Corpus
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_command(lambda: build_parser(words[0] if words else ""), words)
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None) -> Parser:
     """Return the parser of all verbs. If `verb` is given, only that one gets its arguments: imports take seconds."""
     epilog = "python -m training VERB --help explains each verb, with an example"
     parser = Parser(prog="python -m training", description="From raw text and labels to a bundle.", epilog=epilog)
@@ -212,7 +213,7 @@ def corpus_command(namespace: argparse.Namespace) -> None:
     for part, count in counts.items():
         single = count.single / max(1, count.documents)
         sys.stdout.write(
-            f"{part}: {count.documents:,} documents, {count.sentences:,} sentences, {count.tokens:,} tokens, "
+            f"{part}: {count_of(count.documents, 'document')}, {count.sentences:,} sentences, {count.tokens:,} tokens, "
             f"{count.unknown_share:.2%} of the tokens and {count.unknown_character_share:.2%} of the characters "
             f"unknown, {single:.1%} of the documents have one sentence\n"
         )

@@ -1,5 +1,6 @@
 """If these fail, a command of the README does not work, from raw text to answers, or its error is unreadable."""
 
+import errno
 import json
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import read_bundle
+from models.tokenizer import Tokenizer
 from service.settings import STARTER
 from tests.training.corpora import FIXTURES, write_documents
 from training.__main__ import VERBS, build_parser, main
@@ -170,3 +172,61 @@ def test_an_error_is_one_sentence_and_a_status(
     assert error.value.code == 1
     message = capsys.readouterr().err
     assert message.startswith("error: ") and words in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["head", "x.csv", "--taks=classify", "--out", "y"], "--taks; did you mean --task?"),
+        (["evaluate", "x", "--heads", "y", "--data", "z"], "--heads; did you mean --head?"),
+        (["--verison"], "--verison; did you mean --version?"),
+        (["head", "x.csv", "--task", "tag", "--out", "y", "--servce=http://me:secret@host"], "--servce; did you mean"),
+    ],
+)
+def test_a_wrong_flag_is_named_before_the_flag_that_is_missing(
+    words: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    told = capsys.readouterr().err
+    assert error.value.code == 2 and f"unrecognized arguments: {nearest}" in told and "secret" not in told
+
+
+def test_a_full_disk_is_named_with_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() says it, without a path
+
+    monkeypatch.setattr(Tokenizer, "write", full)
+    documents = write_documents(tmp_path / "documents.jsonl", 5, 5)
+    with pytest.raises(SystemExit):
+        main(["vocab", str(documents), "--out", str(tmp_path / "mine"), "--size", "100"])
+    assert f"error: {tmp_path / 'mine'}: No space left on device; free some space" in capsys.readouterr().err
+
+
+def test_a_vocabulary_that_another_command_wrote_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, write = tmp_path / "mine", Tokenizer.write
+
+    def write_late(self: Tokenizer, directory: Path) -> None:
+        write(self, directory)
+        (out / "theirs").mkdir(parents=True)
+
+    monkeypatch.setattr(Tokenizer, "write", write_late)
+    with pytest.raises(SystemExit):
+        main(["vocab", str(write_documents(tmp_path / "a.jsonl", 5, 5)), "--out", str(out), "--size", "100"])
+    assert f"{out} exists; remove it, or name another place" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["theirs"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = write_texts(tmp_path / "texts.jsonl")
+    for flag in ("--report", "--json"):
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(STARTER), "--head", "sentiment", "--data", str(texts), flag, str(texts / "x")])
+        told = capsys.readouterr()
+        assert "is a file, expected a folder for" in told.err and f"with {flag}" in told.err and not told.out

@@ -79,17 +79,20 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
 def last_line(arguments: argparse.Namespace, report: Report) -> str:
     """Return the most important figure, where the report is, and how to look at the wrong answers."""
     figure = f"{arguments.head}: {report.chief or 'measured'} on {report.scores.get('examples', 0):,.0f} examples"
+    if arguments.report and not report.wrong:
+        return f"{figure}, all of them right; report: {arguments.report}"
     if arguments.report:
         wrong = shlex.quote(str(arguments.report / WRONG))
         return f"{figure}; report: {arguments.report}; next, the most confident wrong answers: head -n 5 {wrong}"
     again = shlex.join(["python", "-m", "training", *sys.argv[1:], "--report", f"report-{arguments.head}"])
-    return f"{figure}; next, a report with all wrong answers: {again}"
+    kind = "a report with all wrong answers" if report.wrong else "a report with pictures"
+    return f"{figure}; next, {kind}: {again}"
 
 
 def check_report(path: Path) -> None:
     """Raise EvaluationError for an existing file that evaluate did not write: it would be lost."""
     if not path.exists():
-        check_room(path)
+        check_room(path, "--json")
         return
     try:
         found = json.loads(path.read_text(encoding="utf8"))
@@ -105,6 +108,7 @@ def check_directory(path: Path) -> None:
         raise EvaluationError(f"--report {path} is a file, expected a directory; name another one")
     if path.is_dir() and any(path.iterdir()) and read_report(path) is None:
         raise EvaluationError(f"--report {path} has files but no {REPORT}; name another directory")
+    check_room(path / REPORT, "--report")
 
 
 def _describe(path: Path, examples: int) -> dict[str, object]:

@@ -33,7 +33,7 @@ from training.run.progress import progress
 from training.text.columns import Columns
 from training.text.data_files import add_data_options
 from training.text.documents import Documents, Reading, sentences
-from training.text.file_formats import TEXT_KNOWN, files_in
+from training.text.file_formats import FORMATS, TEXT_KNOWN, files_in
 from training.text.rows import rows_of
 from training.text.source_files import Sources
 
@@ -141,11 +141,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head", required=True, metavar="NAME", help="head that labels")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
-    add("--out", type=Path, required=True, metavar="LABELLED.jsonl", help="training data to write")
+    add("--out", type=json_lines_file, required=True, metavar="LABELLED.jsonl", help="training data to write")
     add("--sentences", metavar="CODE", help="split texts into sentences, by language, such as en")
     sure = "keep inputs whose labels all have this score or more; default: 0.5"
-    add("--sure", type=float, default=0.5, metavar="SCORE", help=sure)
+    add("--sure", type=score, default=0.5, metavar="SCORE", help=sure)
     add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
+
+
+def score(text: str) -> float:
+    """Parse a score."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score from 0 to 1")
+    return value
+
+
+def json_lines_file(text: str) -> Path:
+    """Parse a path of JSON lines: under another name, `head` would read the file in another format."""
+    path = Path(text)
+    if path.suffix.casefold() not in FORMATS["json lines"]:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .jsonl, the format that is written")
+    return path
 
 
 DATA_HELP = f"texts, as for corpus; rows of two texts for a pair head ({TEXT_KNOWN}); or folders of them"

@@ -82,6 +82,15 @@ def most_confused(report: Report, most: int = MAX_CLASSES) -> list[str]:
     return chosen
 
 
+def shown_of_many(report: Report) -> tuple[list[str], str]:
+    """Return the classes of a picture that has no room for all, and how they were chosen."""
+    chosen = most_confused(report)
+    if chosen:
+        return chosen, f"the {len(chosen)} most confused"
+    frequent = sorted(report.classes, key=lambda one: -one.support)[:MAX_CLASSES]
+    return [one.label for one in frequent], f"no confused classes; the {len(frequent)} most frequent"
+
+
 def _confusion(report: Report) -> Figure:
     names, counts = confusion_matrix(report)
     title, found = f"{report.head}: expected against found", names
@@ -91,8 +100,9 @@ def _confusion(report: Report) -> Figure:
     if report.errors:
         title += "\noverlapping spans, regardless of their boundaries"
     if len(report.classes) > MAX_CLASSES:
-        chosen = [names.index(name) for name in most_confused(report)]  # confused pairs side by side
-        title += f"\nthe {len(chosen)} most confused of {len(report.classes)} classes"
+        shown_classes, how = shown_of_many(report)
+        chosen = [names.index(name) for name in shown_classes]  # confused pairs side by side
+        title += f"\n{how} of {len(report.classes)} classes"
         counts, shares = _with_others(counts, chosen), _with_others(shares, chosen)
         names = [names[number] for number in chosen]
         found = [*names, OTHERS]

@@ -343,7 +343,10 @@ def _precisions(text: str) -> tuple[Precision, ...]:
 
 def points(text: str) -> float:
     """Parse a number of points."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of points, 0 or more")
     return value
@@ -353,5 +356,5 @@ def pair(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE."""
     key, separator, value = text.partition("=")
     if not (key and separator and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE, with something on both sides")
     return key, value

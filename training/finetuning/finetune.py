@@ -7,7 +7,7 @@ pretraining heads in the mixture, because an encoder that learns other tasks for
 run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -105,8 +105,9 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     done = Loop(recipe, run, checkpoint, optimizer, sources, best, evaluate).go_on(state["step"])
 
     # ---- the finished heads, calibrated and measured
+    last = {} if best.stale else evaluate()  # a stale run was measured after its last step
     if recipe.patience and not best.stale:
-        best.offer(evaluate(), checkpoint, done)
+        best.offer(last, checkpoint, done)
     best.restore(checkpoint)
     calibrations: dict[str, Calibration] = {}
     for name in recipe.heads:
@@ -121,7 +122,7 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
     figures = reported(predictor, validation, calibrations, run.out / REPORTS)
     if recipe.corpus:
         figures |= evaluate_pretraining(checkpoint, recipe.pretraining, recipe.pretraining.max_length)
-    run.log_figures(done, figures)
+    run.log_figures(done, as_curves(figures, last, calibrations))
     for remark in (*ending(recipe, best, done), *trends(run.metrics, recipe)):
         tell(remark)
     for name in (*recipe.heads, *(SPECS if recipe.corpus else ())):
@@ -131,6 +132,21 @@ def train(recipe: FinetuneRecipe, out: Path, processes: Processes) -> Checkpoint
         checkpoint.heads[name] = Head(head.spec, head.module, rows | figures.get(name, {}) | thresholds)
     run.finish(checkpoint)
     return checkpoint
+
+
+def as_curves(
+    figures: dict[str, dict[str, float]], last: dict[str, dict[str, float]], calibrated: Collection[str]
+) -> dict[str, dict[str, float]]:
+    """Return the final figures for the curves; a calibrated loss gives way to that of `last`, as measured before.
+
+    The temperature changes the scale of a loss, so the last point of a curve would seem to be a rise or a fall.
+    """
+    curves = {}
+    for name, entry in figures.items():
+        kept = {key: value for key, value in entry.items() if key != "loss" or name not in calibrated}
+        before = {key: value for key, value in last.get(name, {}).items() if key == "loss"}
+        curves[name] = kept | before if name in calibrated else kept
+    return curves
 
 
 def learning(recipe: FinetuneRecipe, checkpoint: Checkpoint, device: torch.device) -> torch.optim.AdamW:

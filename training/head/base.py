@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.config import EncoderConfig, read_json
+from models.errors import CheckpointError
 from models.manifest import MANIFEST, read_manifest
 from models.tokenizer import Tokenizer
 
@@ -26,6 +27,11 @@ class Base:
     @classmethod
     def read(cls, directory: Path) -> "Base":
         """Read a bundle, a checkpoint, or a Hugging Face directory; raise BundleError or CheckpointError."""
+        if not directory.is_dir():
+            raise CheckpointError(
+                f"--base {directory} is not a directory, expected a bundle, a checkpoint, or a Hugging Face directory; "
+                "correct the path, or leave --base out for the starter"
+            )
         tokenizer = Tokenizer.read(directory)
         if (directory / MANIFEST).exists():
             manifest = read_manifest(directory / MANIFEST)

@@ -17,7 +17,7 @@ from pathlib import Path
 from models.bundle import Bundle, read_bundle
 from models.manifest import MANIFEST, NAME
 from models.task import TaskName
-from training.errors import RecipeError
+from training.errors import ExportError, RecipeError
 from training.evaluation.metrics import Scores
 from training.evaluation.remote_predictor import refuse_password
 from training.finetuning.finetune_recipe import FinetuneRecipe
@@ -27,7 +27,7 @@ from training.head.defaults import recipe_of
 from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
-from training.run.atomic_files import hash_of, write_whole
+from training.run.atomic_files import alone, check_room, hash_of, write_whole
 from training.run.provenance import read_object, trained, write_provenance
 from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
@@ -61,7 +61,8 @@ def head_command(arguments: argparse.Namespace) -> None:
     plan = plan_of(arguments)
     if (plan.out / MANIFEST).exists() and is_trained(plan.run, plan.out) and not plan.replace:
         bundle = read_bundle(plan.out)
-        say([f"{plan.out} is finished; --replace exports it again, another --out trains another head"])
+        told = "nothing was read or trained; --replace exports it again, another --out trains another head"
+        say([f"{plan.out} is finished; {told}"])
     else:
         bundle = make(plan, arguments)
     say(describe(bundle, plan))
@@ -83,6 +84,9 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     run = arguments.run or out.with_name(f"{out.name}-run")
     if out.exists() and not arguments.replace and not is_trained(run, out):
         raise RecipeError(f"{out} exists already; choose another --out, or pass --replace to overwrite a bundle")
+    if out.exists() and not (out / MANIFEST).exists():
+        raise RecipeError(f"{out} is not a bundle (it has no {MANIFEST}), so it is not replaced; choose another --out")
+    check_room(out)
     return Plan(name, arguments.task, Base.read(arguments.base), out, run, version, arguments.replace)
 
 
@@ -140,7 +144,14 @@ def finetuned(plan: Plan, recipe: FinetuneRecipe, training: list[Example], valid
         replace=plan.replace,
         base=plan.base.directory if recipe.freeze_encoder and plan.base.is_bundle else None,
     )
-    return export(checkpoint, plan.out, options)
+    try:
+        return export(checkpoint, plan.out, options)
+    except ExportError as error:
+        again = ["export", str(plan.run), "--out", str(plan.out), "--name", plan.name, "--precision", "fp32"]
+        raise ExportError(
+            f"{error}; the trained head is in {plan.run}, and this command exports it as it is: python -m training "
+            f"{shlex.join(again)}"
+        ) from None
 
 
 def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validation: list[Example]) -> Bundle:
@@ -154,7 +165,8 @@ def frozen(plan: Plan, recipe: FinetuneRecipe, training: list[Example], validati
     files = [plan.data / TRAIN, *([plan.data / VALIDATION] if validation else [])]
     write_provenance(plan.run, asdict(recipe), {str(path): hash_of(path) for path in files})
     data = Measured(plan.data / file, examples, bool(validation), len(training), plan.run)
-    return write_frozen(learned, plan.name, data, plan.out, plan.version, plan.replace)
+    with alone(plan.run):
+        return write_frozen(learned, plan.name, data, plan.out, plan.version, plan.replace)
 
 
 def scores_of(bundle: Bundle) -> Scores:

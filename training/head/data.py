@@ -13,9 +13,9 @@ from typing import Any
 
 from training.errors import DataError
 from training.run.atomic_files import write_whole
-from training.run.progress import tell
+from training.run.progress import count_of, tell
 from training.text.data_files import input_key
-from training.text.examples import Example, QuestionExample, labels_in
+from training.text.examples import Example, QuestionExample, TaggedExample, labels_in
 from training.text.problem_types import as_problem, problem_of
 from training.text.split import hold_out
 
@@ -34,9 +34,10 @@ def divide(
     Raise DataError for too few examples, for a single label, and for a label that only validation data has.
     """
     if len(training) + len(validation) < MIN_EXAMPLES:
-        raise DataError(
-            f"the data has {len(training) + len(validation)} examples, expected {MIN_EXAMPLES} or more; add some"
-        )
+        found = count_of(len(training) + len(validation), "example")
+        whole = any(isinstance(one, TaggedExample) for one in training)
+        remedy = "add some, with a blank line after each sentence" if whole else "add some"
+        raise DataError(f"the data has {found}, expected {MIN_EXAMPLES} or more; {remedy}")
     problem = problem_of(training)
     training, validation = as_problem(training, problem), as_problem(validation, problem)
     if not validation and share:
@@ -88,7 +89,7 @@ def labels_told(examples: Sequence[Example]) -> list[str]:
     count = Counter(chain.from_iterable(map(labels_in, examples)))
     if not count:
         return []
-    first = ", ".join(f"{label[:MAX_LABEL]} {number:,}" for label, number in count.most_common(MAX_LABELS))
+    first = ", ".join(f"{label[:MAX_LABEL]} ({number:,})" for label, number in count.most_common(MAX_LABELS))
     alone = sum(number == 1 for number in count.values())
     rest = ", …" if len(count) > MAX_LABELS else ""
     return [f"{len(count):,} labels: {first}{rest}" + (f"; with only one example: {alone:,}" if alone else "")]

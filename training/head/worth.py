@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.evaluation.metrics import headline
+from training.run.progress import count_of
 from training.text.examples import Example, PairExample, TextExample
 
 QUICK = 400_000
@@ -55,17 +56,17 @@ def worth(scores: Mapping[str, float], words_alone: float | None) -> list[str]:
     if words_alone is not None:
         beside.append(f"a bag of words {words_alone:.3f}")
     count = int(scores["examples"])
-    told = [f"result: {metric} {scores[metric]:.3f} on {count:,} validation examples ({', '.join(beside)})"]
+    told = [f"result: {metric} {scores[metric]:.3f} on {count_of(count, 'validation example')} ({', '.join(beside)})"]
     if count < FEW:
-        told.append(f"note: {_roughness(metric, scores[metric], count)}; add --validation FILE")
-    if words_alone is not None and scores[metric] <= words_alone:
+        told.append(f"note: {_roughness(metric, scores[metric], count)}; add examples to --validation")
+    if words_alone is not None and scores[metric] <= words_alone < 1:  # nothing is better than a right answer each time
         told.append("note: a bag of words does as well; train without --freeze, for more epochs, or add examples")
     return told
 
 
 def _roughness(metric: str, value: float, count: int) -> str:
     """Return the uncertainty of a figure: for a share, the 95 % interval (Agresti & Coull, 1998)."""
-    few = f"{count} validation examples are few"
+    few = f"{count_of(count, 'validation example')} {'is' if count == 1 else 'are'} few"
     if metric != "accuracy":
         return f"{few}, so {metric} is uncertain"
     share = (value * count + 2) / (count + 4)

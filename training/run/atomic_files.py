@@ -40,13 +40,13 @@ def refuse_existing(out: Path) -> None:
     check_room(out)
 
 
-def check_room(out: Path) -> None:
-    """Raise DataError for a path that cannot be created, before the work starts."""
+def check_room(out: Path, option: str = "--out") -> None:
+    """Raise DataError for a path that cannot be created, before the work starts; `option` is the flag that names it."""
     parent = next(parent for parent in out.absolute().parents if parent.exists())
     if not parent.is_dir():
-        raise DataError(f"{parent} is a file, expected a folder for {out.name}; name another place with --out")
+        raise DataError(f"{parent} is a file, expected a folder for {out.name}; name another place with {option}")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise DataError(f"{parent} is not writable, expected a folder for {out.name}; name another place with --out")
+        raise DataError(f"{parent} is not writable, expected a folder for {out.name}; name another place with {option}")
 
 
 @contextmanager
@@ -57,7 +57,12 @@ def new_file(out: Path) -> Iterator[TextIO]:
     """
     refuse_existing(out)
     partial = out.with_name(out.name + ".partial")
-    refuse_existing(partial)
+    if partial.exists():
+        raise DataError(
+            f"{partial} exists, because another command is writing {out} or was killed; wait for it, or remove "
+            f"{partial} if no command runs"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
     file = partial.open("x", encoding="utf8")
     try:
         with file:

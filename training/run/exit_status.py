@@ -5,22 +5,28 @@ import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
+from models.command_line import Parser
 from models.errors import BertheadsError
-from training.run.interruption import handled, left_behind, raise_interrupted, speaks, status_of
+from training.run.interruption import handled, is_complete, left_behind, raise_interrupted, speaks, status_of
 
 FREE_SPACE = "free some space, and run the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {errno.EROFS: "name a path that can be written"}
+REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {
+    errno.EROFS: "name a path that can be written",
+    errno.EACCES: "allow it with chmod, or name another path",
+}
 """Remedies by the number of the system error."""
 
 
-def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> None:
+def run_command(parser: Callable[[], Parser], words: Sequence[str]) -> None:
     """Parse `words`, and run the `command` that the parser sets; on failure, exit with status 1 and one sentence."""
-    namespace = argparse.Namespace(out=None)
+    namespace, complete = argparse.Namespace(out=None), False
     try:
         with handled(raise_interrupted, [signal.SIGTERM]):
-            parser().parse_args(words, namespace)
+            parse(parser(), words, namespace)
+            complete = is_complete(namespace.out)
             command: Callable[[argparse.Namespace], None] = namespace.command
             command(namespace)
     except BertheadsError as error:
@@ -30,11 +36,21 @@ def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[s
         if not error.filename and error.errno not in REMEDIES:
             raise  # it is not about a named path
         remedy = REMEDIES.get(error.errno or 0, "name a path that exists and can be used")
-        place = f"{error.filename}: " if error.filename else ""
+        named = error.filename or namespace.out  # a write that fails does not name its file
+        place = f"{named}: " if named else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}; {remedy}\n")
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
-        sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out)
+        sentence = getattr(interrupt, "sentence", "") or left_behind(namespace.out, complete)
         if speaks():
             sys.stderr.write(f"\n{sentence}\n")
         sys.exit(status_of(interrupt))
+
+
+def parse(parser: Parser, words: Sequence[str], namespace: argparse.Namespace) -> None:
+    """Parse `words`; an unknown flag is refused first, because without its value argparse names others as missing."""
+    known = set(parser._flags())
+    for word in takewhile(lambda word: word != "--", words):
+        if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
+            parser.error(f"unrecognized arguments: {flag}")  # not its value, which may be a password
+    parser.parse_args(words, namespace)

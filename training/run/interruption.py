@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from models.manifest import MANIFEST
 from training.run.progress import tell
 
 Item = TypeVar("Item")
@@ -93,9 +94,21 @@ def raise_interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def left_behind(out: Path | None) -> str:
-    """Return a sentence on what an interruption between two checkpoints leaves, and how the same command continues."""
+def is_complete(out: Path | None) -> bool:
+    """Tell whether a command has finished `out`, which appears whole: a file, a corpus or a bundle."""
+    return out is not None and (out.is_file() or any((out / name).exists() for name in ("manifest.json", MANIFEST)))
+
+
+def left_behind(out: Path | None, complete: bool = False) -> str:
+    """Return a sentence on what an interruption between two checkpoints leaves, and how the same command continues.
+
+    `complete` tells whether `out` was complete before the command started.
+    """
+    if is_complete(out) and not complete:
+        return f"interrupted; {out} is complete"
     runs = [out, out.with_name(f"{out.name}-run")] if out else []  # `head` uses the second one
+    if any((run / "model.safetensors").exists() for run in runs):
+        return "interrupted; the training is finished, and the same command continues after it"
     steps = sorted(step for run in runs for step in run.glob("checkpoints/step-????????"))
     if steps:
         return f"interrupted; the same command continues from step {int(steps[-1].name[5:])}"

@@ -101,10 +101,18 @@ def _parsed(path: Path, number: int, text: str) -> Row:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return RowError(
-            f"{path}:{number}: not JSON ({error}): {text.strip()[:30]!r}, expected an object; correct the line", number
-        )
+        found = f"{path}:{number}: not JSON ({error}): {text.strip()[:30]!r}"
+        return RowError(f"{found}, expected an object; {_remedy(number, text)}", number)
+    if number == 1 and isinstance(record, list) and all(isinstance(one, dict) for one in record):
+        return RowError(f"{path}:1: a list, expected an object per line; {_remedy(1, text)}", 1)
     return row_of(path, number, record)
+
+
+def _remedy(number: int, text: str) -> str:
+    """Return what to do about a line; a first line that only opens a value shows that the file is one JSON value."""
+    if number == 1 and text.strip()[0] in "[{":
+        return "write one object per line, or, if the file is one list, let its name end in .json"
+    return "correct the line"
 
 
 def row_of(path: Path, number: int, value: Any, part: str = "") -> Row:

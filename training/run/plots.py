@@ -153,6 +153,7 @@ def _draw_panel(axis: Axes, panel: Panel, curves: dict[Name, Curve]) -> None:
     axis.set_title(panel.title, loc="left", fontsize=11, fontweight="bold")
     axis.set_ylabel(panel.axis)
     axis.grid(alpha=0.3, linewidth=0.6)
+    axis.tick_params(labelbottom=True)  # a shared axis would have numbers on the last panel only
     axis.spines[["top", "right"]].set_visible(False)
     subjects = list(dict.fromkeys(name.subject for name in curves if name.subject))
     shades = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, max(2, len(subjects))))

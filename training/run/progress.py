@@ -91,6 +91,11 @@ class _Lines:
         sys.stderr.flush()
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 example, 2 examples."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def tell(sentence: str) -> None:
     """Print a sentence to standard error at once, because the user should see it before the work ends."""
     sys.stderr.write(sentence + "\n")

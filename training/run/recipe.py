@@ -1,7 +1,7 @@
 """Recipes: short TOML files plus `--set key=value`, checked against a dataclass."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,12 +32,17 @@ def read_recipe(kind: type[RecipeT], path: Path, settings: Sequence[str] = ()) -
         raise RecipeError(f"{path} is not TOML: {error}; correct the line") from None
     for setting in settings:
         assign(values, setting)
-    return parse_recipe(kind, values, str(path))
+    return parse_recipe(kind, values, str(path), {setting.partition("=")[0] for setting in settings})
 
 
-def parse_recipe(kind: type[RecipeT], values: dict[str, Any], origin: str) -> RecipeT:
-    """Return a recipe from its values; raise RecipeError for an unknown key or an invalid value."""
-    refuse_unknown(values, kind, origin)
+def parse_recipe(
+    kind: type[RecipeT], values: dict[str, Any], origin: str, changed: Collection[str] = frozenset()
+) -> RecipeT:
+    """Return a recipe from its values; raise RecipeError for an unknown key or an invalid value.
+
+    Errors name the `origin` of the value, or --set for the keys in `changed`.
+    """
+    refuse_unknown(values, kind, origin, changed)
     try:
         # in TOML, a path is a string, and 1 is not 1.0: pydantic converts these and refuses everything else
         return TypeAdapter(kind).validate_python(values)
@@ -46,23 +51,28 @@ def parse_recipe(kind: type[RecipeT], values: dict[str, Any], origin: str) -> Re
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
             raise RecipeError(f"{origin}: {name} is missing, expected a value; add --set {name}=VALUE") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{origin}: {name or 'recipe'}: {reason}; got {str(first['input'])[:80]}") from None
+        reason = first["msg"].removeprefix("Value error, ").partition(", unable to parse string")[0]
+        place = "--set" if name in changed else origin
+        raise RecipeError(f"{place}: {name or 'recipe'}: {reason}; got {str(first['input'])[:80]}") from None
 
 
-def refuse_unknown(values: dict[str, Any], kind: type[Any], origin: str) -> None:
+def refuse_unknown(
+    values: dict[str, Any], kind: type[Any], origin: str, changed: Collection[str] = frozenset(), table: str = ""
+) -> None:
+    """Raise RecipeError for an unknown key; `table` is the place of `values` in the recipe, with a point at its end."""
     known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:
             near = get_close_matches(key, known, 1, 0.0)
-            raise RecipeError(f"{origin}: unknown key {key!r}; did you mean {near[0]!r}? (known: {', '.join(known)})")
+            place = f"--set {table}{key}" if f"{table}{key}" in changed else origin
+            raise RecipeError(f"{place}: unknown key {key!r}; did you mean {near[0]!r}? (known: {', '.join(known)})")
     hints = get_type_hints(kind)
     for key, value in values.items():
         nested: Any = next((a for a in getattr(hints[key], "__args__", ()) if hasattr(a, "__dataclass_fields__")), None)
         entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for name, entry in entries if nested else ():
             if isinstance(entry, dict):
-                refuse_unknown(entry, nested, f"{origin}: {key}.{name}")
+                refuse_unknown(entry, nested, f"{origin}: {key}.{name}", changed, f"{key}.{name}.")
 
 
 def assign(values: dict[str, Any], setting: str) -> None:

@@ -27,6 +27,7 @@ from models.errors import BertheadsError
 from models.manifest import MANIFEST
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import damage, hash_of, sync, write_directory, write_whole
+from training.run.byte_counts import in_units
 from training.run.distributed import Processes
 from training.run.plots import plot_metrics
 from training.run.progress import tell
@@ -227,7 +228,7 @@ class Run:
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise TrainingError(
-                f"{self.out} has {free / 1e9:,.1f} GB of free space, expected {needed / 1e9:,.1f} GB for {KEPT + 1} "
+                f"{self.out} has {in_units(free)} of free space, expected {in_units(needed)} for {KEPT + 1} "
                 "checkpoints and the finished model; free some, or name another --out"
             )
 

@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import re
+import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist, expected a data file; check the path") from None
+    except PermissionError:
+        raise DataError(f"{path} may not be read by this user, expected a readable file; allow it with chmod") from None
     except (EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError, OSError) as error:
         raise DataError(f"{path} cannot be read to its end ({error}), expected all of it; copy it again") from None
 
@@ -138,7 +141,8 @@ def _remedy(path: Path, line: bytes) -> str:
         encoding = "WINDOWS-1252"
     file = path.with_suffix("") if path.suffix.casefold() in OPENERS else path
     unpack = "unpack it and convert it" if file != path else "convert it"
-    return f"{unpack}: iconv -f {encoding} -t UTF-8 {file} > {file.with_suffix('.utf8' + file.suffix)}"
+    names = [shlex.quote(str(one)) for one in (file, file.with_suffix(".utf8" + file.suffix))]
+    return f"{unpack}: iconv -f {encoding} -t UTF-8 {names[0]} > {names[1]}"
 
 
 def _utf16_lines(path: Path, lines: Iterable[bytes]) -> Iterator[str | DataError]:
@@ -173,8 +177,35 @@ def _too_long(path: Path, number: int) -> RowError:
 
 
 def opened(path: Path) -> BinaryIO:
-    """Open a file to read its unpacked content."""
+    """Open a file to read its unpacked content; raise DataError if its first bytes contradict its name."""
+    if path.is_file():
+        _check_content(path)
     return OPENERS.get(path.suffix.casefold(), _open_plain)(path)
+
+
+def _check_content(path: Path) -> None:
+    with path.open("rb") as file:
+        first = file.read(8)
+    found = next((magic for magic in CONTENTS if first.startswith(magic)), None)
+    suffix = path.suffix.casefold()
+    if found is None and suffix in OPENERS and first and all(byte >= 32 or byte in b"\t\r\n" for byte in first):
+        raise DataError(f"{path} is plain text, expected the format of its name; remove {path.suffix} from its name")
+    if found is not None and suffix not in OPENERS:
+        kind, remedy = CONTENTS[found]
+        raise DataError(f"{path} is {kind}, expected text; {remedy}")
+
+
+CONTENTS = {
+    b"\x1f\x8b": ("compressed with gzip", "add .gz to its name"),
+    b"\xfd7zXZ": ("compressed with xz", "add .xz to its name"),
+    b"(\xb5/\xfd": ("compressed with zstd", "add .zst to its name"),
+    b"BZh91AY": ("compressed with bzip2", "add .bz2 to its name"),
+    b"PK\x03\x04": ("a ZIP archive or an Excel sheet", "unpack it, or save the sheet as CSV UTF-8"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel or Word file", "save it as CSV UTF-8"),
+    b"PAR1\x15": ("a Parquet file", "let its name end in .parquet"),
+    b"%PDF-": ("a PDF", "extract its text"),
+}
+"""What a file is by its first bytes, and how to make text of it."""
 
 
 def _open_plain(path: Path) -> BinaryIO:

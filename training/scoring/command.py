@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_command(build_parser, sys.argv[1:] if arguments is None else arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(
         prog="bertheads-score",
         description="Answer every row of data files of any size.",

@@ -64,9 +64,11 @@ def head_of(given: str | None, route: RouteName | None, predictor: Predictor) ->
         predictor.head(given)
         return given
     fitting = [name for name, spec in predictor.heads.items() if route is None or route in routes_of(spec)]
+    if not fitting:
+        found = ", ".join(f"{name} ({', '.join(routes_of(spec))})" for name, spec in predictor.heads.items())
+        raise DataError(f"--route {route}: no head of the bundle answers it, expected one of {found}; correct --route")
     if len(fitting) != 1:
-        found = ", ".join(fitting or predictor.heads)
-        raise DataError(f"the bundle has the heads {found}; choose one with --head")
+        raise DataError(f"the bundle has the heads {', '.join(fitting)}; choose one with --head")
     return fitting[0]
 
 
@@ -135,6 +137,8 @@ def _check_rows(job: Job, file: Path, rows: Sequence[Row]) -> None:
     causes = [row.__cause__ if isinstance(row, DataError) else None for row in rows]
     if causes and all(isinstance(cause, ColumnError) for cause in causes):
         raise ColumnError(str(causes[0]))
+    if len(rows) == FIRST_ROWS and isinstance(rows[0], DataError) and all(isinstance(row, DataError) for row in rows):
+        raise DataError(f"{rows[0]} (none of the first {FIRST_ROWS} rows can be read)")
     wanted = [*FIELDS[job.route], *(["tokens"] if job.route == "tag" else [])]
     keys = [set() if isinstance(row, DataError) else row.record.keys() & set(wanted) for row in rows]
     if len(rows) == FIRST_ROWS and not any(keys):

@@ -1,5 +1,6 @@
 """What a run prints: its progress on standard error, and one line at its end."""
 
+import json
 import shlex
 import time
 from collections.abc import Iterable
@@ -71,5 +72,5 @@ def _errors(outcome: Outcome) -> str:
 def _next(job: Job) -> str:
     if job.form == "jsonl":
         return f"head -n 3 {shlex.quote(str(job.out))}/part-*.jsonl"
-    code = f"import pyarrow.parquet as p; print(p.read_table({str(job.out)!r}).slice(0, 3).to_pylist())"
+    code = f"import pyarrow.parquet as p; print(p.read_table({json.dumps(str(job.out))}).slice(0, 3).to_pylist())"
     return f"python -c {shlex.quote(code)}"

@@ -25,6 +25,7 @@ from models.tokenizer import Tokenizer
 from models.wordpiece_cache import Words
 from training.errors import DataError, TrainingError
 from training.run.atomic_files import LOCK, alone, refuse_existing, write_whole
+from training.run.byte_counts import in_units
 from training.run.process_pool import ProcessPool
 from training.run.progress import progress, tell
 from training.run.text_lines import OPENERS
@@ -126,7 +127,7 @@ def tell_space(directory: Path, files: Sequence[Path]) -> None:
     sizes = sum(path.stat().st_size * (UNPACKED if path.suffix.casefold() in OPENERS else 1) for path in files)
     free = shutil.disk_usage(directory).free
     if free < sizes:
-        tell(f"{directory} has {free / 1e9:,.1f} GB of free space, and this corpus may take {sizes / 1e9:,.1f} GB")
+        tell(f"{directory} has {in_units(free)} of free space, and this corpus may take {in_units(sizes)}")
 
 
 # ---- text to ids ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from training.text.examples import (
     TextExample,
 )
 from training.text.file_formats import KNOWN, files_in
-from training.text.label_notes import note_labels
+from training.text.label_notes import note_labels, note_lists, note_words
 from training.text.notes import Notes
 from training.text.rows import rows_of
 
@@ -66,6 +66,8 @@ def read_files(
         found[path] = examples
     count_repeated(chain.from_iterable(found.values()), notes)
     note_labels(chain.from_iterable(found.values()), notes)
+    note_lists(chain.from_iterable(found.values()), notes)
+    note_words(list(chain.from_iterable(found.values())), notes)
     broken.tell()
     notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found

@@ -17,6 +17,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "told by its text": (".txt", ""),
 }
 """Suffixes of files, without that of the compression, by format."""
+SHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
+"""Spreadsheets, which no command reads."""
 PACKED = f"plain or with {', '.join(OPENERS)}"
 KNOWN = f"{', '.join(suffix for suffixes in FORMATS.values() for suffix in suffixes if suffix)}, {PACKED}"
 TEXT_KNOWN = KNOWN.replace(f"{', '.join(FORMATS['conll'])}, ", "")
@@ -36,7 +38,8 @@ def format_of(path: Path, task: str) -> str:
     found = next((name for name, suffixes in FORMATS.items() if suffix in suffixes), None)
     packed = path.suffix.casefold() in OPENERS
     if found is None or (found == "parquet" and packed) or not (suffix or packed):
-        raise DataError(f"{path} ends in {path.suffix!r}, expected {known(task)}; rename or convert it")
+        remedy = "save the sheet as CSV UTF-8" if suffix in SHEETS else "rename or convert it"
+        raise DataError(f"{path} ends in {path.suffix!r}, expected {known(task)}; {remedy}")
     if found == "conll" and task != "tag":
         raise DataError(f"{path} has words and tags, which {task} does not learn from; pass another file")
     return found

@@ -6,9 +6,9 @@ that pandas writes for a missing value, several labels in one string, and a numb
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from training.text.examples import Example, PairExample, TextExample, labels_in
+from training.text.examples import Example, PairExample, TaggedExample, TextExample, labels_in
 from training.text.notes import Notes
 
 MISSING = {"nan", "null", "none", "n/a", "na", "<na>", "nat", "?"}
@@ -29,6 +29,19 @@ def note_labels(examples: Iterable[Example], notes: Notes) -> None:
     ):
         if suspects:
             notes[f"{sentence} ({shown(suspects)})"] += sum(map(found.__getitem__, suspects))
+
+
+def note_words(examples: Sequence[Example], notes: Notes) -> None:
+    """Count tagged sentences of one word, if no sentence has more: then each row of a table was read as a sentence."""
+    if len(examples) > 1 and all(isinstance(one, TaggedExample) and len(one.tokens) == 1 for one in examples):
+        notes["sentences of one word, so no word is seen beside another; write a sentence per row"] += len(examples)
+
+
+def note_lists(examples: Iterable[Example], notes: Notes) -> None:
+    """Count the labels if all are lists of one class: some tools write exclusive classes in this form."""
+    labels = [one.label for one in examples if isinstance(one, TextExample | PairExample)]
+    if labels and all(isinstance(label, tuple) and len(label) == 1 for label in labels):
+        notes["lists of one label, read as labels of which several may be true; if not, write strings"] += len(labels)
 
 
 def shown(labels: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 doccano       {"text", "label": [[start, end, type]]}, {"text", "entities": [{"start_offset", "end_offset", "label"}]}
 spaCy         {"text", "entities": [[start, end, type]]}
-Prodigy       {"text", "spans": [{"start", "end", "label"}]}
+Prodigy       {"text", "spans": [{"start", "end", "label"}]}, {"text", "accept": [class]}; "answer" says what counts
 Label Studio  {"data": {"text"}, "annotations": [{"result": [{"value": {"start", "end", "labels": [type]}}]}]}, and
               JSON-MIN, {"text", "label": [{"start", "end", "labels": [type]}]}
 """
@@ -19,6 +19,8 @@ SPANS = ("spans", "entities", "label", "labels")
 """Keys that may have spans; the first one found counts."""
 TASK_KEYS = {"id", "data", "meta", "annotations", "predictions"}
 """Keys of a task of Label Studio."""
+OF_PRODIGY = {"_input_hash", "_task_hash", "spans", "accept", "label"}
+"""Keys that show, beside "answer", that a record is from Prodigy."""
 STARTS, ENDS = ("start", "start_offset"), ("end", "end_offset")
 TYPES = ("label", "labels", "type", "entity_group")
 WORD = re.compile(r"[^\W_]")
@@ -26,6 +28,7 @@ TRIMMED = "spans whose spaces at the ends were removed"
 WIDENED = "spans that cut a word, and were extended to the whole word"
 UTF16 = "spans converted from UTF-16 units, which JavaScript counts, to characters"
 UNLABELLED = "tasks left out, because they have no annotation"
+REFUSED = 'rows left out, because their "answer" is reject or ignore'
 SEVERAL = "tasks with several annotations; the ground truth was used, or the first one"
 
 
@@ -33,16 +36,16 @@ SEVERAL = "tasks with several annotations; the ground truth was used, or the fir
 
 
 def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
-    """Return a task of Label Studio as a flat record, any other record as it is.
+    """Return a task of Label Studio as a flat record, a choice of Prodigy with its label, other records as they are.
 
-    Return None for a task without annotation, unless labels are not needed.
+    Return None for a task without annotation, or one that was rejected, unless labels are not needed.
     """
     data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
     if not labelled and isinstance(data, dict) and (isinstance(annotations, list) or line.record.keys() <= TASK_KEYS):
         number = {key: line.record[key] for key in ("id",) if key in line.record}
         return replace(line, record=number | data)
     if not isinstance(data, dict) or not isinstance(annotations, list):
-        return line
+        return _accepted(line, notes) if labelled else line
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if not done:
         notes[UNLABELLED] += 1
@@ -52,6 +55,18 @@ def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
     chosen = next((one for one in done if one.get("ground_truth")), done[0])
     results = [one.get("value") for one in chosen.get("result") or [] if isinstance(one, dict)]
     return replace(line, record=data | _answers([value for value in results if isinstance(value, dict)]))
+
+
+def _accepted(line: Line, notes: Notes) -> Line | None:
+    """Return a record of Prodigy with the chosen classes as its label; None if it was rejected or ignored."""
+    record = line.record
+    if record.get("answer") in ("reject", "ignore") and record.keys() & OF_PRODIGY:
+        notes[REFUSED] += 1
+        return None
+    chosen = record.get("accept")
+    if "label" in record or "options" not in record or not isinstance(chosen, list):
+        return line
+    return replace(line, record=record | {"label": chosen[0] if len(chosen) == 1 else chosen})
 
 
 def _answers(values: list[dict[str, Any]]) -> dict[str, Any]:

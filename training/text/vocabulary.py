@@ -9,6 +9,7 @@ trainer changes from run to run. The last entries may differ too, if several pie
 belongs to the vocabulary that it was built with.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def train_vocabulary(
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent) as temporary:
         tokenizer.write(Path(temporary) / out.name)
+        refuse_existing(out)  # another command may have written it meanwhile
         (Path(temporary) / out.name).rename(out)
     return tokenizer
 
@@ -69,7 +71,11 @@ def trained(
     backend.pre_tokenizer = BertPreTokenizer()
     specials = list(SPECIALS.values())
     trainer = WordPieceTrainer(
-        vocab_size=size, limit_alphabet=size // 2, special_tokens=specials, continuing_subword_prefix="##"
+        vocab_size=size,
+        show_progress=sys.stderr.isatty(),  # in a log, its bars are blank lines
+        limit_alphabet=size // 2,
+        special_tokens=specials,
+        continuing_subword_prefix="##",
     )
     sources = Sources(files)
     found = Documents(hashes(files), reading, sources)

@@ -169,7 +169,7 @@ def test_two_commands_do_not_write_one_file(bundle: Path, tmp_path: Path, capsys
     theirs = write(tmp_path / "out.jsonl.partial", INPUTS["nli"])
     with pytest.raises(SystemExit):
         main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(out)])
-    assert "out.jsonl.partial exists; remove it" in capsys.readouterr().err
+    assert "out.jsonl.partial exists, because another command is writing" in capsys.readouterr().err
     assert theirs.exists() and not out.exists()
 
 
@@ -194,7 +194,8 @@ def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsy
         label(Predictor(read_bundle(bundle)), "qa", [])
     data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
     for head, options, words in (
-        ("mood", ["--sure", "1.1"], "none of 5 inputs has labels of score 1.1 or more; lower --sure"),
+        ("mood", ["--sure", "1"], "none of 5 inputs has labels of score 1.0 or more; lower --sure"),
+        ("mood", ["--sure", "1.1"], "'1.1' is not a score from 0 to 1"),
         ("nli", [], 'in.jsonl:1: key "text_a" is missing among text'),
         ("nli", ["--sentences", "en"], "--sentences is en, but pairs are not split; leave the option out"),
         ("moods", [], "there is no head 'moods', expected one of mood, ner, nli, qa"),
@@ -202,3 +203,15 @@ def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsy
         with pytest.raises(SystemExit):
             run(bundle, data, out, head, *options)
         assert words in capsys.readouterr().err and not out.exists()
+
+
+def test_the_next_command_can_read_what_was_written(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON lines under the name of another format would be refused by `head`, after all the work."""
+    data = write(tmp_path / "in.jsonl", INPUTS["mood"])
+    for name in ("out.csv", "out.jsonl.gz", "out"):
+        with pytest.raises(SystemExit):
+            run(bundle, data, tmp_path / name, "mood", "--sure", "0")
+        assert "does not end in .jsonl" in capsys.readouterr().err and not (tmp_path / name).exists()
+    assert len(run(bundle, data, tmp_path / "new" / "out.jsonl", "mood", "--sure", "0")) == len(TEXTS)

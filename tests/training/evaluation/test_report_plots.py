@@ -89,3 +89,12 @@ def test_legends_cover_no_curve_and_axes_have_names() -> None:
 def test_large_counts_fit_their_cell() -> None:
     axis = _confusion(report([Confused("a", "b", 12_345)], {"a": 24_690, "b": 8})).axes[0]
     assert {text.get_text() for text in axis.texts} == {"12k", "4"}
+
+
+def test_many_classes_without_a_confused_pair_are_the_most_frequent_ones() -> None:
+    """A head that makes no mistake on more classes than a picture has room for."""
+    support = {f"intent_{number}": 1 + number for number in range(60)}
+    axis = _confusion(report([], support)).axes[0]
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert rows == [f"intent_{number}" for number in range(59, 39, -1)]
+    assert "no confused classes; the 20 most frequent of 60 classes" in axis.figure.get_suptitle()

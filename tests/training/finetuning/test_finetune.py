@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from models.checkpoint import Checkpoint, Head, read_checkpoint, write_checkpoint
 from models.heads import ClassificationHead
 from tests.training.corpora import FIXTURES, small_corpus
 from tests.training.interrupts import stopped_after_saving
 from training.errors import DataError, RecipeError, TrainingError
+from training.evaluation.evaluate import score as evaluate_head
+from training.evaluation.predictors import CheckpointPredictor
 from training.evaluation.report import read_report
 from training.finetuning.finetune import finetune, inputs, prepare, read_files
 from training.finetuning.finetune_recipe import FinetuneRecipe, HeadRecipe
@@ -25,7 +27,7 @@ from training.finetuning.task_mixture import build_sources, choose, epoch_batche
 from training.pretraining.pretrain import pretrain
 from training.pretraining.pretrain_recipe import PretrainRecipe
 from training.run.run_directory import Run
-from training.text.examples import TextExample
+from training.text.examples import TextExample, read_examples
 
 TEXTS = [("the cat runs", "animal"), ("the dog eats", "animal"), ("the man sees", "person"), ("a woman runs", "person")]
 TAGGED = [
@@ -293,3 +295,18 @@ def test_steps_are_drawn_in_proportion(base: Path) -> None:
     drawn = [choose(chosen, step) for step in range(4000)]
     for name, share in (("a", 0.6), ("b", 0.2), ("pretraining", 0.2)):
         assert drawn.count(name) / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_the_curve_of_a_loss_keeps_its_scale_when_the_head_is_calibrated(
+    base: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    """The temperature of a faultless head on few examples is far from 1, and its loss would seem to rise at the end."""
+    head = HeadRecipe("classify", [files["classify"]], [files["classify"]], batch_size=8, max_length=48)
+    checkpoint = finetune(recipe(base, {"mine": head}, steps=40), tmp_path)
+    mine = checkpoint.heads["mine"]
+    checkpoint.heads["mine"] = Head(replace(mine.spec, temperature=1.0), mine.module)
+    examples = read_examples(Path(files["classify"]), "classify")
+    expected = evaluate_head(CheckpointPredictor.of(checkpoint), "mine", examples)["loss"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    *_, drawn = [line["validation/mine/loss"] for line in lines if "validation/mine/loss" in line]
+    assert drawn == pytest.approx(expected, abs=1e-5) != pytest.approx(mine.metrics["loss"], abs=1e-3)

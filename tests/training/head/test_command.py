@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -22,12 +23,13 @@ from models.tokenizer import Tokenizer
 from tests.models.bundles import checkpoint, make
 from tests.training.interrupts import stopped_after_saving
 from training.__main__ import build_parser, main
+from training.errors import ExportError
 from training.evaluation.evaluate import evaluate
 from training.evaluation.predictors import CheckpointPredictor
 from training.finetuning.finetune import finetune
 from training.finetuning.finetune_recipe import FinetuneRecipe
 from training.head.frozen import rows_of
-from training.run.atomic_files import hash_of
+from training.run.atomic_files import alone, hash_of
 from training.run.recipe import read_recipe
 from training.run.start_from import unpack
 from training.text.examples import read_examples
@@ -157,7 +159,7 @@ def test_a_frozen_head_that_is_finished_says_so(
     bundle_directory: Path, data: Path, frozen: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head(data, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen)
-    assert f"{frozen} is finished; --replace exports it again" in capsys.readouterr().out
+    assert f"{frozen} is finished; nothing was read or trained; --replace exports it again" in capsys.readouterr().out
 
 
 def test_a_frozen_head_needs_no_torch(bundle_directory: Path, data: Path, tmp_path: Path) -> None:
@@ -184,12 +186,16 @@ def test_what_cannot_become_a_head_is_said_at_once(
         ((empty,), "empty.jsonl:10"),
         ((data, "--name", "a b"), "'a b' is not a name of a head"),
         ((data, "--out", tmp_path / "there"), "there exists already; choose another --out"),
+        ((data, "--out", tmp_path / "there", "--replace"), "there is not a bundle (it has no bundle.json), so it is"),
+        ((data, "--base", data), "train.jsonl is not a directory, expected a bundle, a checkpoint, or a Hugging Face"),
+        ((data, "--out", data / "x"), "train.jsonl is a file, expected a folder for x"),
         ((data, "--service", "http://127.0.0.1:1", "--name", "other"), "expected ROOT/other/VERSION with --service"),
     ]
     for number, (words, expected) in enumerate(cases):
         with pytest.raises(SystemExit):
             head("--task", "classify", "--base", base, "--out", tmp_path / f"out{number}", *words)
         assert expected in capsys.readouterr().err
+    assert not list(tmp_path.glob("*-run"))
 
 
 def test_a_run_that_began_with_other_data_is_not_mixed(
@@ -199,3 +205,31 @@ def test_a_run_that_began_with_other_data_is_not_mixed(
     with pytest.raises(SystemExit):
         head(other, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", frozen, "--replace")
     assert "the run started with other examples; name another --out" in capsys.readouterr().err
+
+
+def test_a_head_that_int8_spoils_is_exported_by_the_command_that_is_printed(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`head` itself has no --budget and no --precision."""
+
+    def refuse(*_: object) -> None:
+        raise ExportError("head 'mine' loses 9 points in int8; raise --budget")
+
+    out = tmp_path / "mine"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("training.exporting.export.check_parity", refuse)
+        head(data, "--task", "classify", "--base", base, "--out", out, "--epochs", "1")
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "loses 9 points in int8" in told and not out.exists()
+    main(shlex.split(told.rpartition("python -m training ")[2]))
+    assert list(read_bundle(out).manifest.encoder.files) == ["fp32"]
+    assert list(read_bundle(out).manifest.heads) == ["mine"]
+
+
+def test_two_frozen_heads_are_not_written_to_one_place(
+    bundle_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with alone(tmp_path / "mine-run"), pytest.raises(SystemExit):
+        head(data, "--task", "classify", "--base", bundle_directory, "--freeze", "--out", tmp_path / "mine")
+    assert "mine-run is being written by another process" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()

@@ -93,10 +93,12 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
     assert bag_of_words(rows, rows) == bag_of_words(pairs, pairs) == 1.0
     assert bag_of_words(rows, []) is None
     scores = {"accuracy": 0.9, "accuracy_chance": 0.5, "examples": 60.0}
-    told = worth(scores, 1.0)
-    assert told[0] == "result: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 1.000)"
+    told = worth(scores, 0.95)
+    assert told[0] == "result: accuracy 0.900 on 60 validation examples (chance 0.500, a bag of words 0.950)"
     assert told[1].startswith("note: 60 validation examples are few, so accuracy is known to ± 0.08 (95 %)")
     assert "a bag of words does as well" in told[2]
+    assert len(worth(scores | {"accuracy": 1.0}, 1.0)) == 2  # no head is better than that
+    assert "on 1 validation example (" in worth(scores | {"examples": 1.0}, None)[0]
     assert "so pearson is uncertain" in worth({"pearson": 0.9, "examples": 60.0}, None)[1]
     assert len(worth(scores | {"examples": 500.0}, None)) == 1
     assert "--validation" in worth({}, None)[0]
@@ -105,7 +107,7 @@ def test_a_head_is_told_beside_chance_and_a_bag_of_words() -> None:
 
 def test_a_column_of_labels_that_do_not_repeat_is_refused_and_labels_are_told() -> None:
     free: list[Example] = [TextExample(f"text {number}", f"f{number // 2 * 2}") for number in range(9)]
-    assert labels_told(free) == ["5 labels: f0 2, f2 2, f4 2, f6 2, f8 1; with only one example: 1"]
+    assert labels_told(free) == ["5 labels: f0 (2), f2 (2), f4 (2), f6 (2), f8 (1); with only one example: 1"]
     divide(free, [], 0.1, 0)
     alone: list[Example] = [TextExample(f"text {number}", f"id {number}") for number in range(9)]
     with pytest.raises(DataError, match="9 of 9 examples have a label that no other has .*--columns label=COLUMN"):

@@ -97,11 +97,21 @@ def test_an_interrupted_finetuning_goes_on_where_it_was_and_ends_in_the_same_byt
         ("out/checkpoints", "interrupted before the first checkpoint; the same command starts again"),
         ("out.partial/progress.jsonl", "the same command continues after the documents that are on disk"),
         ("other", "nothing was written, and the same command starts again"),
+        ("out/manifest.json", "out is complete"),
+        ("out/bundle.json", "out is complete"),
+        ("out-run/model.safetensors", "the training is finished, and the same command continues after it"),
     ],
 )
 def test_between_checkpoints_the_sentence_says_what_is_there(left: str, words: str, tmp_path: Path) -> None:
     (tmp_path / left).mkdir(parents=True)
     assert words in left_behind(tmp_path / "out")
+
+
+def test_what_was_complete_before_is_not_called_the_result(tmp_path: Path) -> None:
+    """With --replace: the old bundle is still there, and the training of the new one has begun."""
+    for name in ("out/bundle.json", "out-run/checkpoints/step-00000120"):
+        (tmp_path / name).mkdir(parents=True)
+    assert left_behind(tmp_path / "out", complete=True) == "interrupted; the same command continues from step 120"
 
 
 def test_a_command_without_checkpoints_leaves_nothing(

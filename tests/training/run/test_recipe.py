@@ -65,6 +65,21 @@ def test_what_is_wrong_is_named(setting: str, words: str) -> None:
     assert words in str(error.value)
 
 
+def test_a_value_of_the_command_line_is_not_looked_for_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{BASE[0].partition('=')[0]} = 'x'\nstepz = 5\n")
+    for setting, words in (
+        ("stepz=5", "--set stepz: unknown key"),
+        ("heads.nli={task='pair', trian=['x']}", "mine.toml: unknown key 'stepz'"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            read_recipe(FinetuneRecipe, path, [setting])
+    path.write_text("steps = 5\n[heads.nli]\ntask = 'pair'\ntrain = ['x']\n")
+    for setting, words in (("steps=many", "^--set: steps"), ("heads.nli.tusk=pair", "^--set heads.nli.tusk: unknown")):
+        with pytest.raises(RecipeError, match=words):
+            read_recipe(FinetuneRecipe, path, ["base=b", setting])
+
+
 def test_values_out_of_range_name_the_key() -> None:
     for setting, words in (
         ("mask_rate=15", "mask_rate is 15"),

@@ -2,24 +2,32 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from models.task import HeadSpec
 from models.tokenizer import Tokenizer
 from tests.service.bundles import write_bundle
 from tests.service.serving import until
 from tests.training.scoring.runs import COMMAND, ENVIRONMENT, children
+from training.errors import DataError
 from training.scoring.command import main
+from training.scoring.outcome import Outcome
+from training.scoring.preparation import head_of
+from training.scoring.report import finished
 
 ROOT = Path(__file__).parents[3]
 ROWS = 10_000
@@ -213,3 +221,31 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: pyarrow is not installed, expected the extra score: pip install 'bertheads[score]'\n"
+
+
+def test_a_file_in_another_encoding_is_called_so_and_not_a_wrong_column(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes(b"id;text\n" + "".join(f"{n};café {n}\n" for n in range(150)).encode("cp1252"))
+    words = ["--bundle", folder / "bundle", "--head", "sentiment", "--out", tmp_path / "out"]
+    told = refused(capsys, rows, *words)
+    assert "rows.csv:2: " in told and "is not UTF-8" in told and "iconv -f WINDOWS-1252" in told
+
+
+def test_a_route_that_no_head_answers_is_named_with_those_that_are(tmp_path: Path) -> None:
+    predictor: Any = SimpleNamespace(heads={"mood": HeadSpec("classify", ["bad", "good"])})
+    assert head_of(None, "classify", predictor) == "mood"
+    with pytest.raises(DataError, match=r"--route tag: no head of the bundle answers it, .* one of mood \(classify\)"):
+        head_of(None, "tag", predictor)
+
+
+def test_the_command_that_shows_answers_is_one_that_a_shell_runs(tmp_path: Path) -> None:
+    """Also for a folder whose name has quotes and spaces."""
+    out = tmp_path / 'my "best" answers'
+    out.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["a"]}), out / "part.parquet")
+    job: Any = SimpleNamespace(out=out, form="parquet")
+    told = finished(job, Outcome(rows=1)).rpartition("see them with: python ")[2]
+    done = subprocess.run(f"{shlex.quote(sys.executable)} {told}", shell=True, capture_output=True, text=True)
+    assert done.stdout == "[{'id': 'a'}]\n", done.stderr

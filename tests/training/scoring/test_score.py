@@ -144,13 +144,13 @@ BROKEN: dict[str, tuple[str, str, list[str | None]]] = {
         '{"text": "good"}\n',
         [None, "not JSON", "object", "text", "text", "visible text", "visible text", None],
     ),
-    "rows.csv": ("classify", "text,label\nfine,x\na,b,c\n,x\ngood,\n", [None, "cells", "visible text", None]),
+    "rows.csv": ("classify", "text,label\nfine,x\na,b,c\n,x\ngood,\n", [None, "3 cells", "visible text", None]),
     "rows.json": (
         "classify",
         '[{"text": "fine"}, 3, {"text": null}, {"text": "good"}]',
         [None, "object", "text", None],
     ),
-    "pairs.tsv": ("pair", "text_a\ttext_b\na\tb\na\nc\t\nd\te\n", [None, "cells", "visible text", None]),
+    "pairs.tsv": ("pair", "text_a\ttext_b\na\tb\na\nc\t\nd\te\n", [None, "1 cell (", "visible text", None]),
     "rows.conll": ("tag", "the O\ncat O\n\n\x00 O\n\nmat O\n", [None, "", None]),
     "questions.jsonl": (
         "qa",

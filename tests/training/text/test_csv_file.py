@@ -91,7 +91,7 @@ def test_two_columns_that_could_be_the_text_are_refused(tmp_path: Path, header: 
     ("text", "message"),
     [
         ('text,label\n"a\nb",x\n,y\n', r"a\.csv:4: \"text\" is '', expected visible text"),
-        ('text,label\n"a\n\nb",x\nc\n', r"a\.csv:5: 1 cells \('c', …\), expected 2 as in the first line \(text, label"),
+        ('text,label\n"a\n\nb",x\nc\n', r"a\.csv:5: 1 cell \('c', …\), expected 2 as in the first line \(text, label"),
         ("text,label\na,x\nb, c,y\n", r"a\.csv:3: 3 cells \('b', …\), expected 2"),
         ('text,label\na,x\n"b,y\nc,z\n', r"a\.csv:3: a quote opens here and is never closed"),
         ('text,label\na,x\n"b" c,y\n', r"a\.csv:3: ',' expected after '\"'"),

@@ -71,7 +71,25 @@ def test_a_cut_compressed_file_is_an_error_that_names_it(tmp_path: Path, suffix:
 @pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSORS if suffix != ".jsonl"])
 def test_a_file_that_is_not_compressed_as_named_is_an_error(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"rows{suffix}", *ROWS)
+    with pytest.raises(DataError, match=rf"rows{suffix} is plain text, .*; remove {Path('rows' + suffix).suffix} from"):
+        read_examples(path, "classify")
+    path.write_bytes(b"\0\1\2\3\4")
     with pytest.raises(DataError, match=f"rows{suffix} cannot be read"):
+        read_examples(path, "classify")
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in COMPRESSORS if suffix != ".jsonl"])
+def test_a_compressed_file_without_the_suffix_is_named_as_what_it_is(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(COMPRESSORS[suffix](json.dumps(GOOD).encode()))
+    with pytest.raises(DataError, match=rf"rows\.jsonl is compressed with .*; add {suffix.removeprefix('.jsonl')} to"):
+        read_examples(path, "classify")
+
+
+def test_a_sheet_named_csv_is_not_taken_for_a_wrong_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"PK\x03\x04\x14\x00\x06\x00")
+    with pytest.raises(DataError, match=r"rows\.csv is a ZIP archive or an Excel sheet, .* save the sheet as CSV"):
         read_examples(path, "classify")
 
 
@@ -187,7 +205,7 @@ def test_a_file_that_is_missing_empty_or_of_another_kind_is_an_error(tmp_path: P
         read_examples(tmp_path / "none.jsonl", "classify")
     with pytest.raises(DataError, match=r"empty\.jsonl has no examples"):
         read_examples(write(tmp_path / "empty.jsonl"), "classify")
-    with pytest.raises(DataError, match=r"rows\.xlsx ends in '\.xlsx', expected \.csv, .* \.jsonl, .*convert it"):
+    with pytest.raises(DataError, match=r"rows\.xlsx ends in '\.xlsx', expected \.csv, .* \.jsonl, .*save the sheet"):
         read_examples(write(tmp_path / "rows.xlsx", GOOD), "classify")
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match=r"folder\.jsonl cannot be read"):  # only read_data takes folders
@@ -228,3 +246,14 @@ def test_spans_that_are_no_part_of_their_text_are_refused(tmp_path: Path, spans:
     path = write(tmp_path / "a.jsonl", {"text": "Ann met Bob.", "spans": spans})
     with pytest.raises(DataError, match=message):
         read_examples(path, "tag")
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))  # root may read everything
+
+    monkeypatch.setattr("training.run.text_lines.opened", refuse)
+    with pytest.raises(DataError, match=r"rows\.jsonl may not be read by this user, .* allow it with chmod"):
+        read_examples(path, "classify")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from training.errors import DataError
 from training.run import text_lines
 from training.run.json_lines import Line
+from training.text.examples import read_examples
 from training.text.formats.json_file import json_rows
 
 TEXTS = st.text(st.sampled_from('aé😀"\\\n\t{}[],: 0\u2028'), max_size=12)
@@ -75,3 +76,14 @@ def test_a_broken_list_is_broken_alike_wherever_its_blocks_end(
     whole = read(tmp_path / "a.json", SIZES[-1])
     for size in SIZES[:-1]:
         assert read(tmp_path / "a.json", size) == whole
+
+
+@pytest.mark.parametrize("text", ['[{"text": "a", "label": "b"}]', '{\n  "text": "a"\n}', "[\n{}]"])
+def test_one_value_named_as_lines_is_told_apart_from_a_broken_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"a\.jsonl:1: .*, if the file is one list, let its name end in \.json"):
+        read_examples(path, "classify")
+    path.write_text('{"text": "a", "label": "b"}\n{"text"')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: not JSON .*; correct the line$"):
+        read_examples(path, "classify")

@@ -1,11 +1,12 @@
 """If these fail, a suspicious label (a missing value, several in one, another spelling) is not reported."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from training.text.examples import Example, TextExample
-from training.text.label_notes import note_labels
+from training.text.examples import Example, TaggedExample, TextExample
+from training.text.label_notes import note_labels, note_lists, note_words
 from training.text.notes import Notes
 
 
@@ -43,3 +44,19 @@ def test_usual_labels_are_not_told() -> None:
     assert noted(["so far", "so far,", "|", "a,", "b"]) == []
     assert noted(["sports/football", "sports/tennis", "a|b", "C"]) == []
     assert noted([1.5, 2.0]) == []
+
+
+def test_words_that_were_read_as_sentences_are_told() -> None:
+    """A table of one word per row, whose columns were named as those of a sentence."""
+    for words, count in ((["a", "b"], 2), (["a"], 0), ([], 0)):
+        notes = Notes()
+        note_words([TaggedExample([word], ["O"]) for word in words], notes)
+        assert sum(notes.values()) == count
+    note_words([TaggedExample(["a", "b"], ["O", "O"]), TaggedExample(["a"], ["O"])], notes := Notes())
+    assert not notes
+
+
+@pytest.mark.parametrize(("labels", "count"), [([("a",), ("b",)], 2), ([("a",), ("a", "b")], 0), (["a", "b"], 0)])
+def test_lists_of_one_label_are_told(labels: Any, count: int) -> None:
+    note_lists([TextExample(f"text {number}", label) for number, label in enumerate(labels)], notes := Notes())
+    assert sum(notes.values()) == count

@@ -97,3 +97,23 @@ def test_offsets_of_javascript_are_told(
     told = capsys.readouterr().err
     assert "spans converted from UTF-16 units, which JavaScript counts, to characters: 1" in told
     assert "blanks" not in told
+
+
+def test_what_a_person_rejected_in_prodigy_is_not_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spans = [{"start": 0, "end": 3, "label": "PER"}]
+    answers = ("accept", "reject", "ignore")
+    assert len(read(tmp_path, *({"text": TEXT, "spans": spans, "answer": answer} for answer in answers))) == 1
+    assert 'rows left out, because their "answer" is reject or ignore: 2' in capsys.readouterr().err
+    rows = [{"text": f"{TEXT} {answer}", "label": "A", "answer": answer} for answer in answers]
+    assert read(tmp_path, *rows, task="classify") == [TextExample(f"{TEXT} accept", "A")]
+
+
+def test_a_choice_of_prodigy_is_a_label(tmp_path: Path) -> None:
+    options = [{"id": "A", "text": "first"}, {"id": "B", "text": "second"}]
+    rows = [{"text": TEXT, "options": options, "accept": chosen, "answer": "accept"} for chosen in (["B"], ["A", "B"])]
+    assert [one.label for one in read(tmp_path, *rows, task="classify")] == ["B", ("A", "B")]
+
+
+def test_a_column_of_answers_may_hold_these_words(tmp_path: Path) -> None:
+    row = {"text": TEXT, "answer": "reject"}
+    assert read(tmp_path, row, task="classify", columns={"label": "answer"}) == [TextExample(TEXT, "reject")]

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
+from training.run.progress import count_of
 from training.run.text_lines import UndecodedLine, text_lines, unpacked_suffix
 
 SAMPLE = 200
@@ -79,7 +80,7 @@ class NotClosed(DataError):
 
 def _record(path: Path, row: Cells, names: list[str]) -> Row:
     if len(row.cells) != len(names):
-        found = f"{_lines_of(row.number, row.last)}{len(row.cells)} cells ({row.cells[0][:30]!r}, …)"
+        found = f"{_lines_of(row.number, row.last)}{count_of(len(row.cells), 'cell')} ({row.cells[0][:30]!r}, …)"
         return RowError(
             f"{path}:{row.number}: {found}, expected {len(names)} as in the first line ({', '.join(names)}); quote a "
             "cell that holds the delimiter, or correct the line",
