@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from models.command_line import Parser
 from models.errors import BertheadsError
+from models.input_errors import expected
 from service import logs
 from service.errors import SettingsError
 from service.settings import PREFIX, STARTER, Settings, check_environment
@@ -106,12 +107,12 @@ def settings(given: dict[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
+        message = expected(first["msg"])
         if not name:
             raise SettingsError(message) from None
         flag = "--" + name.replace("_", "-")
         value = "given" if name == "api_key" else repr(first["input"])
-        raise SettingsError(f"{flag} ({PREFIX}{name.upper()}) is {value}: {message[:1].lower()}{message[1:]}") from None
+        raise SettingsError(f"{flag} ({PREFIX}{name.upper()}) is {value}: {message}") from None
 
 
 if __name__ == "__main__":

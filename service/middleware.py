@@ -20,6 +20,7 @@ from models.task_registry import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,
+    BadRequest,
     DeadlinePassed,
     ServiceError,
     Unauthorized,
@@ -50,6 +51,10 @@ ASKED_OF_HEADS = {*ROUTES, "explain"}
 """First path segments of the routes for which room in the queue is checked here; other routes check it themselves."""
 HEALTH = ("/health/", "/v2/health/")
 """Path prefixes of the probes, which need no key."""
+SINGLE = frozenset(
+    {b"authorization", b"host", b"origin", b"content-type", b"content-encoding", b"x-deadline-ms", b"x-bundle"}
+)
+"""Headers with one value. If one were sent twice, a proxy could read another value than the service."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose successful requests are logged at debug level only: probes come every few seconds."""
@@ -110,6 +115,14 @@ def info_of(scope: Scope) -> RequestInfo:
     """Return the info that the middleware put into a scope."""
     info: RequestInfo = scope[INFO]
     return info
+
+
+def check_repeated(headers: RawHeaders) -> None:
+    """Raise BadRequest if a header with one value is sent twice."""
+    names = [name for name, _ in headers if name in SINGLE]
+    if twice := next((name.decode() for name in names if names.count(name) > 1), ""):
+        field = twice.title()
+        raise BadRequest(f"the request has {names.count(twice.encode())} headers {field}; send one", field=field)
 
 
 class Pauses:
@@ -237,8 +250,10 @@ class Middleware:
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
-        """Return the app that answers this request; raise Forbidden or Unauthorized."""
+        """Return the app that answers this request; raise BadRequest, Forbidden or Unauthorized."""
         path, method = scope["path"], scope["method"]
+        if len(headers) < len(scope["headers"]):
+            check_repeated(scope["headers"])
         open_to_all = path.startswith(HEALTH)
         if not open_to_all:
             self._origins.check_host(headers)

@@ -128,10 +128,17 @@ class Roll:
 
 
 def changed(settings: Settings, change: Change) -> Settings:
-    """Return the settings after a change."""
+    """Return the settings after a change.
+
+    A canary or a shadow may have the directory of the bundle that is replaced; it stays, as in `Snapshot.replace`.
+    """
+    left = [change.old]
 
     def place(source: Path | None) -> Path | None:
-        return change.new if source == change.old else source
+        if source not in left:
+            return source
+        left.clear()
+        return change.new
 
     bundles = tuple(kept for source in settings.bundles if (kept := place(source)))
     bundles += (change.new,) if change.new and not change.old else ()

@@ -109,11 +109,11 @@ def test_the_orchestrator_can_read_errors(served: Served, document: dict[str, An
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (1, "input is the number 1, but must be: string or array"),
-        ({"str": 1}, "input is an object, but must be: string or array"),
-        (["a", 2], "input[1] is the number 2, but must be: string"),
-        ([["a"]], "input[0] is a list, but must be: string"),
-        (None, "input is null, but must be: string or array"),
+        (1, "input is the number 1, but must be a text or a list"),
+        ({"str": 1}, "input is an object, but must be a text or a list"),
+        (["a", 2], "input[1] is the number 2, but must be a text"),
+        ([["a"]], "input[0] is a list, but must be a text"),
+        (None, "input is null, but must be a text or a list"),
     ],
 )
 def test_an_input_of_neither_form_is_refused_by_the_nearest_one(served: Served, given: object, says: str) -> None:

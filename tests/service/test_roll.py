@@ -158,6 +158,17 @@ def test_a_worker_that_starts_later_knows_the_new_names() -> None:
     assert after.bundles == (Path("a"), Path("b")) and after.rename == {"x:tag": "people", "y:tag": "places"}
 
 
+def test_a_canary_stays_when_its_bundle_was_served_in_full_and_is_replaced() -> None:
+    one, two = Path("1"), Path("2")
+    settings = Settings(bundles=(one,), canary=two, shadow=two)
+    settings = changed(settings, Change(one, two))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((two,), two, two)
+    settings = changed(settings, Change(two, one))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((one,), two, two)
+    settings = changed(settings, Change(two, one))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((one,), one, two)
+
+
 def test_a_bundle_that_is_replaced_on_disk_is_loaded(root: Path, tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(root / "tiny" / "1.0.0")
