@@ -114,6 +114,10 @@ class InferenceFailed(ServiceError, status=500, code="inference-failed"):
 class Unavailable(ServiceError, status=503, code="unavailable"):
     """The service is loading, draining, or out of lanes."""
 
+    def __init__(self, detail: str, *, field: str = "", headers: Mapping[str, str] | None = None) -> None:
+        # Some clients try again at once, and without limit, if nothing says how long to wait.
+        super().__init__(detail, field=field, headers={"Retry-After": "1", **(headers or {})})
+
 
 def require_none(obstacles: Sequence[str]) -> None:
     """Raise Unavailable with these obstacles, if there are any."""
