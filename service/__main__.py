@@ -5,6 +5,7 @@ Each setting is both a flag and an environment variable, as --max-items and BERT
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from typing import Literal, get_args, get_origin
@@ -48,6 +49,7 @@ def run(settings: Settings, given: Collection[str] = ()) -> int:
         logger.warning("other users of this machine can read --api-key; use %sAPI_KEY or --api-keys-file", PREFIX)
     samples.check(settings)
     with listen(settings.host, settings.port) as listener:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a handler: no bundle has been read yet
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         samples.announce(settings)

@@ -22,7 +22,7 @@ from service.errors import SHUTTING_DOWN
 from service.reload import Change, Outcome, Watch
 from service.roll import Roll, changed
 from service.settings import Settings
-from tests.service.processes import children, process
+from tests.service.processes import children, process, ready
 from tests.service.reloading import KEY, TEXT, controlled, load, refused
 from tests.service.serving import Served, serving, until
 
@@ -188,6 +188,15 @@ def test_a_signal_loads_all_again(root: Path, tmp_path: Path) -> None:
     current.symlink_to(root / "tiny" / "1.0.0")
     with running("--bundle", str(current)) as (server, client):
         check_signal(root, current, server, client)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_before_any_bundle_is_read_does_no_harm(root: Path, workers: str) -> None:
+    flags = ("--bundle", str(root / "tiny" / "1.0.0"), "--lanes", "1", "--workers", workers)
+    with process(*flags) as (server, url):  # it has said where it listens, and nothing more
+        server.send_signal(signal.SIGUSR1)
+        until(lambda: ready(url))
+        assert server.poll() is None
 
 
 def check_signal(root: Path, current: Path, server: "subprocess.Popen[str]", client: httpx.Client) -> None:
