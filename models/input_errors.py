@@ -47,6 +47,8 @@ def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
         number = f"1 to {limits['max_length']}" if kind == "too_long" else f"at least {limits['min_length']}"
         count = limits["actual_length"]
         return f"has {len(value) if count is None else count} items; send {number}"
+    if kind == "string_pattern_mismatch":
+        return f"is {value[:80]!r}, but must match {limits['pattern']}; choose another"
     return f"is {kind_of(value)}, but {f'must be {wanted}' if wanted else expected(error['msg'])}"
 
 

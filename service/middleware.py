@@ -299,10 +299,8 @@ class Middleware:
         if authorization and self._guesses.note((scope.get("client") or ("",))[0]):
             if not await self._pauses.pause(GUESS_PAUSE):
                 headers["Connection"] = "close"  # too many wait: make each guess cost a new connection instead
-        sentence = "the key is wrong" if authorization else "there is no key"
-        return Unauthorized(
-            f"{sentence}; send the header Authorization: Bearer KEY", field="Authorization", headers=headers
-        )
+        sentence = f"{_what_is_wrong(authorization)}; send the header Authorization: Bearer KEY"
+        return Unauthorized(sentence, field="Authorization", headers=headers)
 
     def _record(self, scope: Scope, info: RequestInfo) -> None:
         seconds = time.monotonic() - info.started
@@ -327,6 +325,13 @@ class Middleware:
                 **info.log,
             }
             logger.log(level, "request", extra={FIELDS: fields})
+
+
+def _what_is_wrong(authorization: bytes) -> str:
+    scheme, _, key = authorization.strip().partition(b" ")
+    if scheme and scheme.lower() != b"bearer":
+        return "Authorization does not begin with Bearer"
+    return "the key is wrong" if key else "there is no key"
 
 
 async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:
