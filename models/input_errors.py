@@ -7,6 +7,19 @@ from pydantic_core import ErrorDetails
 
 from models.errors import InputError
 
+VALID = "Input should be a valid "
+"""How pydantic begins a message about the type of a value."""
+KINDS = {
+    "string": "a text",
+    "array": "a list",
+    "list": "a list",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "dictionary": "an object",
+}
+"""Our words for pydantic's names of types."""
+
 
 def input_error(error: ErrorDetails, names: Sequence[str], location: Iterable[int | str]) -> InputError:
     """Return the user's error for an error of pydantic at a `location` within `inputs`.
@@ -30,13 +43,22 @@ def explain(error: ErrorDetails, known: str, wanted: str = "") -> str:
         return f"is unknown; {known}"
     if kind == "string_too_long":
         return f"has {len(value)} characters; at most {limits['max_length']} are allowed, so send it in parts"
-    if wanted and kind in ("too_long", "too_short"):
-        number = f"1 to {limits['max_length']}" if kind == "too_long" else "at least 1"
-        return f"has {len(value)} items; send {number}"
-    if wanted:
-        return f"is {kind_of(value)}, but must be {wanted}"
-    expected = error["msg"].replace("Input should be a valid ", "must be: ")
-    return f"is {kind_of(value)}, but {expected[:1].lower()}{expected[1:]}"
+    if kind in ("too_long", "too_short"):
+        number = f"1 to {limits['max_length']}" if kind == "too_long" else f"at least {limits['min_length']}"
+        count = limits["actual_length"]
+        return f"has {len(value) if count is None else count} items; send {number}"
+    if kind == "string_pattern_mismatch":
+        return f"is {value[:80]!r}, but must match {limits['pattern']}; choose another"
+    return f"is {kind_of(value)}, but {f'must be {wanted}' if wanted else expected(error['msg'])}"
+
+
+def expected(message: str) -> str:
+    """Return what a value must be, from a message of pydantic; its names of types become the words of `kind_of`."""
+    message = message.removeprefix("Value error, ").replace("Input should be an object", "must be an object")
+    if message.startswith(VALID):
+        kinds = message.removeprefix(VALID).partition(", ")[0].split(" or ")
+        return "must be " + " or ".join(KINDS.get(kind, f"a valid {kind}") for kind in kinds)
+    return message[:1].lower() + message[1:]
 
 
 def kind_of(value: object) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from models.errors import BundleError, InputError
+from models.input_errors import expected, explain
 from models.row import Encoded, Source
 from models.tokenizer import Tokenizer
 
@@ -190,8 +191,9 @@ def parameter_error(error: ErrorDetails, route: str, parameters: type[Strict]) -
         return InputError(field, f"is not a parameter of {route}; it takes {known}")
     if error["type"] == "missing":
         return InputError(field, f"is missing, but {route} needs it; pass it")
-    expected = error["msg"].removeprefix("Value error, ")
-    return InputError(field, f"is {repr(error['input'])[:80]}, but {expected[:1].lower()}{expected[1:]}")
+    if error["type"] in ("too_long", "too_short"):
+        return InputError(field, explain(error, ""))
+    return InputError(field, f"is {repr(error['input'])[:80]}, but {expected(error['msg'])}")
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -5,6 +5,7 @@ Each setting is both a flag and an environment variable, as --max-items and BERT
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from typing import Literal, get_args, get_origin
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from models.command_line import Parser
 from models.errors import BertheadsError
+from models.input_errors import expected
 from service import logs
 from service.errors import SettingsError
 from service.settings import PREFIX, STARTER, Settings, check_environment
@@ -47,6 +49,7 @@ def run(settings: Settings, given: Collection[str] = ()) -> int:
         logger.warning("other users of this machine can read --api-key; use %sAPI_KEY or --api-keys-file", PREFIX)
     samples.check(settings)
     with listen(settings.host, settings.port) as listener:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a handler: no bundle has been read yet
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         samples.announce(settings)
@@ -106,12 +109,12 @@ def settings(given: dict[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         name = str(first["loc"][0]) if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
+        message = expected(first["msg"])
         if not name:
             raise SettingsError(message) from None
         flag = "--" + name.replace("_", "-")
         value = "given" if name == "api_key" else repr(first["input"])
-        raise SettingsError(f"{flag} ({PREFIX}{name.upper()}) is {value}: {message[:1].lower()}{message[1:]}") from None
+        raise SettingsError(f"{flag} ({PREFIX}{name.upper()}) is {value}: {message}") from None
 
 
 if __name__ == "__main__":

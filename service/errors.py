@@ -114,6 +114,10 @@ class InferenceFailed(ServiceError, status=500, code="inference-failed"):
 class Unavailable(ServiceError, status=503, code="unavailable"):
     """The service is loading, draining, or out of lanes."""
 
+    def __init__(self, detail: str, *, field: str = "", headers: Mapping[str, str] | None = None) -> None:
+        # Some clients try again at once, and without limit, if nothing says how long to wait.
+        super().__init__(detail, field=field, headers={"Retry-After": "1", **(headers or {})})
+
 
 def require_none(obstacles: Sequence[str]) -> None:
     """Raise Unavailable with these obstacles, if there are any."""
@@ -155,14 +159,18 @@ def as_service_error(raised: Exception, scope: Scope) -> ServiceError:
         return MethodNotAllowed(sentence, headers={"Allow": allowed})
     if isinstance(raised, HTTPException):
         known = [route.path for route in scope["app"].routes if "{" not in route.path]
+        bare = path.rstrip("/")
+        if any(route.matches({**scope, "path": bare})[0] is not Match.NONE for route in scope["app"].routes):
+            known = [bare]
         return NotFound(f"there is no {path}; {did_you_mean(path, known, 'GET /docs lists what there is')}")
     return ServiceError("the service failed on this request; the log has the reason under the answer's request id")
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return "did you mean …?" if `name` is similar to a known name, otherwise `otherwise`."""
-    nearest = difflib.get_close_matches(name[:80], known, n=1)
-    return f"did you mean {nearest[0]}?" if nearest else otherwise
+    """Return "did you mean …?" if `name` is similar to a known name, otherwise `otherwise`; case does not matter."""
+    by_small = {each.lower(): each for each in known}
+    nearest = difflib.get_close_matches(name[:80].lower(), by_small, n=1)
+    return f"did you mean {by_small[nearest[0]]}?" if nearest else otherwise
 
 
 def media_type(path: str) -> str:
@@ -193,7 +201,7 @@ def _for_clients(error: ServiceError, path: str) -> dict[str, object]:
 
 
 EXAMPLES: list[ServiceError] = [
-    BadRequest("the body is not JSON: EOF while parsing a string at line 1 column 14", field="body"),
+    BadRequest("the body is not JSON: EOF while parsing a string at line 1 column 14; correct it", field="body"),
     Unauthorized("there is no key; send the header Authorization: Bearer KEY", field="Authorization"),
     Forbidden(
         "Origin is 'https://other.example', which is not allowed to use this service; "

@@ -98,7 +98,7 @@ class Keys:
         self._metrics.key_file_broken.set(0)
         self._known = self._single | self._digests(keys)
         self._declare()
-        logger.info("%d keys read from %s", len(keys), self.path)
+        logger.info("keys read from %s: %d", self.path, len(keys))
 
     def _complain(self, sentence: str) -> None:
         if sentence != self._complaint:

@@ -86,7 +86,7 @@ class Service:
     def heads(self) -> Snapshot:
         """The heads that are served; raises Unavailable while they load."""
         if self.served is None:
-            raise Unavailable(f"loading: {self.progress}; ask /health/ready", headers={"Retry-After": "1"})
+            raise Unavailable(f"loading: {self.progress}; ask /health/ready")
         return self.served
 
     async def loaded(self, deadline: Deadline) -> None:

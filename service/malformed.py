@@ -53,7 +53,7 @@ def too_slow(seconds: float) -> Refusal:
 def too_many_connections(limit: int) -> Refusal:
     """Return the refusal of a connection above the limit."""
     sentence = f"all {limit} connections are in use; try again after Retry-After seconds, and reuse connections"
-    return Refusal("limit", Unavailable(sentence, headers={"Retry-After": "1"}))
+    return Refusal("limit", Unavailable(sentence))
 
 
 def answer(error: ServiceError, headers: list[tuple[bytes, bytes]], path: str = "") -> bytes:

@@ -20,6 +20,7 @@ from models.task_registry import ROUTES
 from service.errors import (
     REJECTIONS,
     SHUTTING_DOWN,
+    BadRequest,
     DeadlinePassed,
     ServiceError,
     Unauthorized,
@@ -50,6 +51,10 @@ ASKED_OF_HEADS = {*ROUTES, "explain"}
 """First path segments of the routes for which room in the queue is checked here; other routes check it themselves."""
 HEALTH = ("/health/", "/v2/health/")
 """Path prefixes of the probes, which need no key."""
+SINGLE = frozenset(
+    {b"authorization", b"host", b"origin", b"content-type", b"content-encoding", b"x-deadline-ms", b"x-bundle"}
+)
+"""Headers with one value. If one were sent twice, a proxy could read another value than the service."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 """Routes whose successful requests are logged at debug level only: probes come every few seconds."""
@@ -110,6 +115,14 @@ def info_of(scope: Scope) -> RequestInfo:
     """Return the info that the middleware put into a scope."""
     info: RequestInfo = scope[INFO]
     return info
+
+
+def check_repeated(headers: RawHeaders) -> None:
+    """Raise BadRequest if a header with one value is sent twice."""
+    names = [name for name, _ in headers if name in SINGLE]
+    if twice := next((name.decode() for name in names if names.count(name) > 1), ""):
+        field = twice.title()
+        raise BadRequest(f"the request has {names.count(twice.encode())} headers {field}; send one", field=field)
 
 
 class Pauses:
@@ -237,8 +250,10 @@ class Middleware:
         await send_problem(scope, send, error)
 
     async def _admit(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ASGIApp:
-        """Return the app that answers this request; raise Forbidden or Unauthorized."""
+        """Return the app that answers this request; raise BadRequest, Forbidden or Unauthorized."""
         path, method = scope["path"], scope["method"]
+        if len(headers) < len(scope["headers"]):
+            check_repeated(scope["headers"])
         open_to_all = path.startswith(HEALTH)
         if not open_to_all:
             self._origins.check_host(headers)
@@ -284,10 +299,8 @@ class Middleware:
         if authorization and self._guesses.note((scope.get("client") or ("",))[0]):
             if not await self._pauses.pause(GUESS_PAUSE):
                 headers["Connection"] = "close"  # too many wait: make each guess cost a new connection instead
-        sentence = "the key is wrong" if authorization else "there is no key"
-        return Unauthorized(
-            f"{sentence}; send the header Authorization: Bearer KEY", field="Authorization", headers=headers
-        )
+        sentence = f"{_what_is_wrong(authorization)}; send the header Authorization: Bearer KEY"
+        return Unauthorized(sentence, field="Authorization", headers=headers)
 
     def _record(self, scope: Scope, info: RequestInfo) -> None:
         seconds = time.monotonic() - info.started
@@ -312,6 +325,13 @@ class Middleware:
                 **info.log,
             }
             logger.log(level, "request", extra={FIELDS: fields})
+
+
+def _what_is_wrong(authorization: bytes) -> str:
+    scheme, _, key = authorization.strip().partition(b" ")
+    if scheme and scheme.lower() != b"bearer":
+        return "Authorization does not begin with Bearer"
+    return "the key is wrong" if key else "there is no key"
 
 
 async def send_problem(scope: Scope, send: Send, error: ServiceError) -> None:

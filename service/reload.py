@@ -78,6 +78,8 @@ class Reload:
         """The settings after the change that is being prepared."""
         self._turn = asyncio.Lock()
         """Held during a change."""
+        self._asked = False
+        """Whether a request waits for its change; others then get BUSY."""
         self._all: asyncio.Task[None] | None = None
         self._looker, self._opener = niced(LOOKING), niced(OPENING)
         self.control: Control | None = None
@@ -86,13 +88,20 @@ class Reload:
         """Directories of bundles that are no longer loaded, by name."""
 
     async def change(self, change: Change) -> Outcome:
-        """Make a change. When this returns, either all workers have made it or none has."""
+        """Make a change that a request asks for. When this returns, either all workers have made it or none has.
+
+        It waits for a change that no request asked for, such as that of a signal.
+        """
         if self.control:
             return await self.control.ask(change)
-        if self._turn.locked():
+        if self._asked:
             return BUSY
-        async with self._turn:
-            return await self._change(change)
+        self._asked = True
+        try:
+            async with self._turn:
+                return await self._change(change)
+        finally:
+            self._asked = False
 
     def start_all(self) -> None:
         """Start to load every bundle again from its directory."""

@@ -139,16 +139,14 @@ def _find(root: Path | None, name: str, version: str) -> Path:
     """Return ROOT/NAME/VERSION; raise NotFound for an invalid name, a path outside ROOT, or a missing bundle."""
     if root is None:
         raise NotFound("versions are in bundle_root, which is not set; set BERTHEADS_BUNDLE_ROOT", field="version")
-    if not re.fullmatch(NAME, name) or not re.fullmatch(NAME, version):
-        raise NotFound(f"there is no bundle {name[:80]!r} of version {version[:80]!r}", field="version")
     directory = root / name / version
-    if not directory.resolve().is_relative_to(root.resolve()) or not (directory / MANIFEST).is_file():
-        known = ", ".join(sorted(found.parent.name for found in (root / name).glob(f"*/{MANIFEST}")))
-        raise NotFound(
-            f"there is no version {version!r} of {name!r} below bundle_root; there are {known or 'none'}",
-            field="version",
-        )
-    return directory
+    is_named = all(re.fullmatch(NAME, part) for part in (name, version))  # before any look at the disk
+    if is_named and directory.resolve().is_relative_to(root.resolve()) and (directory / MANIFEST).is_file():
+        return directory
+    found = (root / name).glob(f"*/{MANIFEST}") if re.fullmatch(NAME, name) else ()
+    known = ", ".join(sorted(each.parent.name for each in found)) or "none"
+    sentence = f"there is no version {version[:80]!r} of {name[:80]!r} below bundle_root; there are {known}"
+    raise NotFound(sentence, field="version")
 
 
 async def _parsed(request: Request, service: Service, model: type[Model]) -> Model:

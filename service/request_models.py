@@ -1,5 +1,6 @@
 """Models that validate and document requests, and the messages for invalid ones."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
@@ -7,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails, from_json
 
-from models.input_errors import explain, input_error, written
+from models.input_errors import VALID, explain, input_error, written
 from models.task import Strict, parameter_error
 from models.task_registry import ROUTES, RouteName
 from service.errors import BadRequest, FieldError, Unprocessable, did_you_mean
@@ -18,11 +19,9 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_ERRORS = 16
 """Maximum errors in one response."""
 PARAMETERS = "Options of the task; the head's defaults (GET /heads) apply to those left out"
-VALID = "Input should be a valid "
-"""How pydantic begins a message about the type of a value."""
 REASONS = {
-    "recursion limit": "is nested too deeply",
-    "out of range": "has a number of thousands of digits",
+    "recursion limit": "is nested too deeply; send an object as in GET /docs",
+    "out of range": "has a number of thousands of digits; send a smaller one",
     "hex escape": "is not JSON: it has half of a character; send both \\u escapes of it",
 }
 """Parts of the JSON parser's messages, and our message for each."""
@@ -119,8 +118,13 @@ def _found(error: ValidationError, body: bytes) -> list[ErrorDetails]:
     try:
         body.decode()
     except UnicodeDecodeError as wrong:
-        raise malformed(f"is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}") from None
-    raise malformed(next((words for key, words in REASONS.items() if key in reason), f"is not JSON: {reason}"))
+        raise malformed(f"is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}; send UTF-8") from None
+    if not body.strip():
+        raise malformed("is empty; send a JSON object")
+    if body.startswith(BOM_UTF8):
+        raise malformed("begins with a byte order mark; send UTF-8 without it")
+    usual = f"is not JSON: {reason}; correct it"
+    raise malformed(next((words for key, words in REASONS.items() if key in reason), usual))
 
 
 def _first(found: Sequence[ErrorDetails], data: Any) -> ErrorDetails:
@@ -150,7 +154,9 @@ def _location(error: ErrorDetails, data: Any) -> tuple[int | str, ...]:
 
 def _relevant(found: Iterable[ErrorDetails]) -> list[ErrorDetails]:
     """Drop the errors for the form of `inputs` (one input or a list) that the client did not use."""
-    is_list = any(error["loc"][:1] == ("inputs",) and isinstance(error["input"], list) for error in found)
+    # The error of a form that `inputs` itself does not have; those of its fields have longer locations.
+    whole = (error for error in found if error["loc"][:1] == ("inputs",) and len(error["loc"]) == 2)
+    is_list = any(isinstance(error["input"], list) for error in whole)
 
     def is_meant(error: ErrorDetails) -> bool:
         first, *rest = error["loc"] or ("body",)

@@ -1,5 +1,6 @@
 """The routes: tasks, heads, health, metrics."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -20,7 +21,7 @@ from service.rerank import rerank_routes
 from service.settings import Settings
 from service.several_heads import several_route
 from service.v1 import v1_routes
-from service.v2 import v2_routes
+from service.v2 import renaming, v2_routes
 
 ASKED: dict[RouteName, Any] = {
     "classify": {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},
@@ -65,17 +66,21 @@ def task_route(route: RouteName, path: str, settings: Settings) -> BareRoute:
         heads = await inference.heads()
         head = heads.find(route, request.path_params.get("head"))
         inference.name(head)
+        rename: Callable[[str], str] = str
 
         def plan(body: bytes) -> Plan:
+            nonlocal rename
             try:
                 asked = parse_request(body, route, model)
             except Unprocessable as error:
                 if path == vllm.PATH and {"input", "inputs"} <= {each.field for each in error.errors}:
+                    rename = vllm.rename
                     return vllm.plan(body, heads, inference)
                 raise
             return plan_task(head, route, asked, settings)
 
-        return await inference.respond(plan)
+        with renaming(lambda field: rename(field)):
+            return await inference.respond(plan)
 
     summary = str(ROUTES[route].__doc__).rstrip(".") + ("; the path names the head" if "{" in path else "")
     examples = (ASKED[route], ANSWERED[route])

@@ -160,7 +160,7 @@ class SampleFile:
             line = b"\n" + line
         try:
             if (written := os.write(descriptor, line)) < len(line):
-                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes were written")
+                raise OSError(errno.ENOSPC, f"no space left: only {written} of {len(line)} bytes were written")
         except OSError:
             os.ftruncate(descriptor, size)
             raise

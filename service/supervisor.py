@@ -94,6 +94,7 @@ class Supervisor:
         Raises SettingsError if there is no space for metrics.
         """
         with metric_directory() as directory, self._signals():
+            self.roll.tend = lambda: self._tend_engines(directory)
             now = time.monotonic()
             self.workers = [Worker(now, device=device) for device in self._devices]
             self.workers += [Worker(now) for _ in range(self.settings.worker_count)]
@@ -104,9 +105,9 @@ class Supervisor:
                 self._kill_silent(directory)
                 ready = ready_workers(collected(directory, GAUGES))
                 self._been_ready = self._been_ready or ready > 0
-                self._replace_ended(directory)
+                self._replace_ended(self.workers, directory)
                 self._end_engines()
-                self._start_due(ready, directory)
+                self._start_due(self.workers, ready, directory)
                 waker = [] if self._stopping else [self._woken]
                 sentinels = [process.sentinel for process in self._started()]
                 connection.wait([*waker, *self.roll.pipes.values(), *sentinels], timeout=LOOK_SECONDS)
@@ -137,9 +138,16 @@ class Supervisor:
         """Return the processes that answer requests."""
         return [worker.process for worker in self.workers if worker.process and worker.device is None]
 
-    def _start_due(self, ready: int, directory: Path) -> None:
+    def _tend_engines(self, directory: Path) -> None:
+        """Replace the engine processes that have ended or are silent, and no other worker."""
+        engines = [worker for worker in self.workers if worker.device is not None]
+        self._kill_silent(directory)
+        self._replace_ended(engines, directory)
+        self._start_due(engines, 0, directory)
+
+    def _start_due(self, workers: Sequence[Worker], ready: int, directory: Path) -> None:
         """Start those whose pause is over; a worker loads before it takes connections, if another worker takes them."""
-        for worker in self.workers:
+        for worker in workers:
             if worker.process is None and not self._stopping and time.monotonic() >= worker.start_at:
                 load_first = ready > 0 or len(self._answering()) > 0
                 worker.start_at = time.monotonic()
@@ -168,8 +176,8 @@ class Supervisor:
         self.roll.pipes[process] = ours
         return process
 
-    def _replace_ended(self, directory: Path) -> None:
-        for worker in self.workers:
+    def _replace_ended(self, workers: Sequence[Worker], directory: Path) -> None:
+        for worker in workers:
             if worker.process is None or (status := worker.process.exitcode) is None:
                 continue
             name, process, worker.process = worker.name, worker.process, None

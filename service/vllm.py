@@ -89,8 +89,7 @@ def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
     scores = {"function_to_apply": "none"} if asked.use_activation is False else {}
     parameters = head.task.parse_parameters(GUARDED | cut | scores | {"threshold": None, "top_k": None})
     least_safe = cast(AnyTask, LeastSafe(head.task, settings.safe_labels))
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    call = replace(call_of(head, "classify", texts, parameters, settings), task=least_safe)
+    call = replace(call_of(head, "classify", asked.input, parameters, settings), task=least_safe)
 
     def respond(answers: list[list[Any]]) -> Response:
         tokens = info.log["tokens"]
@@ -100,6 +99,11 @@ def plan(body: bytes, heads: Heads, inference: Inference) -> Plan:
         return json_response(about | {"model": head.name, "data": data, "usage": usage})
 
     return Plan([call], respond)
+
+
+def rename(field: str) -> str:
+    """Return the name of a field of /classify in vLLM's requests."""
+    return field.replace("inputs", "input", 1).replace("parameters.max_length", "truncate_prompt_tokens")
 
 
 def _classification(head: Head, index: int, answer: list[dict[str, Any]]) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, 
     ("parameters", "message"),
     [
         ({"top_k": 0}, "parameters.top_k: is 0, but input should be greater than or equal to 1"),
-        ({"top_k": "3"}, "parameters.top_k: is '3', but input should be a valid integer"),
+        ({"top_k": "3"}, "parameters.top_k: is '3', but must be a whole number"),
         ({"top_k": True}, "parameters.top_k: is True, but"),
         (
             {"truncation": "middle"},
@@ -263,7 +263,7 @@ def test_room_is_shared_as_by_taking_tokens_one_by_one(first: int, second: int, 
         ),
         ({"truncation": 1}, "parameters.truncation: is 1, but input should be 'right'"),
         ({"max_length": 7}, "parameters.max_length: is 7, but input should be greater than or equal to 8"),
-        ({"threshold": "0.5"}, "parameters.threshold: is '0.5', but input should be a valid number"),
+        ({"threshold": "0.5"}, "parameters.threshold: is '0.5', but must be a number"),
         ({"topk": 1}, "parameters.topk: is not a parameter of classify; it takes top_k, function_to_apply, truncation"),
     ],
 )
@@ -340,8 +340,8 @@ def test_each_label_may_have_its_own_threshold(tokenizer: Tokenizer) -> None:
     ("threshold", "words"),
     [
         ({"neutra": 0.5}, "parameters.threshold: has 'neutra', but this head has the labels entailment, neutral"),
-        ({"neutral": "high"}, "parameters.threshold: is 'high', but input should be a valid number"),
-        ([0.5], r"parameters.threshold: is \[0.5\], but input should be a valid number"),
+        ({"neutral": "high"}, "parameters.threshold: is 'high', but must be a number"),
+        ([0.5], r"parameters.threshold: is \[0.5\], but must be a number"),
     ],
 )
 def test_thresholds_that_do_not_fit_are_refused(tokenizer: Tokenizer, threshold: Any, words: str) -> None:

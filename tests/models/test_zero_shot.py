@@ -128,14 +128,17 @@ def test_a_long_text_is_read_in_windows_if_the_head_does(tokenizer: Tokenizer, m
     ("chosen", "message"),
     [
         ({}, "parameters.candidate_labels: is missing, but zero-shot needs it; pass it"),
-        ({"candidate_labels": []}, "parameters.candidate_labels: is \\[\\], but .* should have at least 1 item"),
-        ({"candidate_labels": " , "}, "parameters.candidate_labels: is .*at least 1 item"),
-        ({"candidate_labels": 3}, "parameters.candidate_labels: is 3, but input should be a valid list"),
-        ({"candidate_labels": ["a", 3]}, "parameters.candidate_labels.1: is 3, but input should be a valid string"),
+        ({"candidate_labels": []}, "parameters.candidate_labels: has 0 items; send at least 1"),
+        ({"candidate_labels": " , "}, "parameters.candidate_labels: has 0 items; send at least 1"),
+        ({"candidate_labels": 3}, "parameters.candidate_labels: is 3, but must be a list"),
+        ({"candidate_labels": ["a", 3]}, "parameters.candidate_labels.1: is 3, but must be a text"),
         ({"candidate_labels": ["a", ""]}, "parameters.candidate_labels.1: is ''"),
         ({"candidate_labels": ["a", " "]}, "parameters.candidate_labels.1: ' ' has no visible character"),
         ({"candidate_labels": ["b\0"]}, r"parameters.candidate_labels.0: character 1 is U\+0000"),
-        ({"candidate_labels": ["a"] * (MAX_CANDIDATES + 1)}, "parameters.candidate_labels: .*at most 500 items"),
+        (
+            {"candidate_labels": ["a"] * (MAX_CANDIDATES + 1)},
+            "candidate_labels: has 501 items; send 1 to 500",
+        ),
         ({"candidate_labels": ["a" * (MAX_CHARACTERS + 1)]}, "parameters.candidate_labels.0: .*at most 500 characters"),
         ({"candidate_labels": ["cat " * 60]}, "candidate_labels.0: makes a sentence of .*, but half of a row has room"),
         (

@@ -15,6 +15,7 @@ from service.errors import BadRequest
 from service.request_body import check_values
 from service.request_models import parse_request, request_model
 from tests.service.serving import Served
+from tests.service.sockets import BODY, LENGTH, ask, connected
 
 OK_QUESTION = {"question": "Who?", "context": "Clara."}
 
@@ -38,11 +39,12 @@ def send(served: Served, body: bytes | str, path: str = "/classify") -> httpx.Re
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"", "not JSON"),
+        (b"", "is empty; send a JSON object"),
+        (b" \n", "is empty; send a JSON object"),
         (b"{", "not JSON"),
         (b'{"inputs": "a"} x', "not JSON"),
-        (b"\xef\xbb\xbf{}", "not JSON"),
-        (b'{"inputs": "\xff"}', "not UTF-8: byte 12 is 0xff"),
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark; send UTF-8 without it"),
+        (b'{"inputs": "\xff"}', "not UTF-8: byte 12 is 0xff; send UTF-8"),
         (b'{"inputs": "\xed\xa0\x80"}', "not UTF-8"),
         ('{"inputs": "a"}'.encode("utf-16"), "not UTF-8"),
         (b'{"inputs": ' + b"9" * 5000 + b"}", "thousands of digits"),
@@ -104,6 +106,9 @@ def test_a_body_that_is_not_json_is_400(served: Served, body: bytes, says: str) 
         ("/pair", {"inputs": {"text": "a"}}, "inputs.text_pair", "missing"),
         ("/pair", {"inputs": {"text": "a", "text_pair": "b", "c": 1}}, "inputs.c", "unknown"),
         ("/pair", {"inputs": {"text": "a", "text_pair": " "}}, "inputs.text_pair", "no visible"),
+        ("/pair", {"inputs": {"text": "a", "text_pair": ["b"]}}, "inputs.text_pair", "is a list, but must be a text"),
+        ("/pair", {"inputs": {"text": "a", "text_pair": "b", "c": ["d"]}}, "inputs.c", "unknown"),
+        ("/qa", {"inputs": {"question": "a", "context": ["b"]}}, "inputs.context", "is a list, but must be a text"),
         (
             "/pair",
             {"inputs": [{"text": "a", "text_pair": "b"}, {"text": "a", "text_pair": 1}]},
@@ -112,7 +117,15 @@ def test_a_body_that_is_not_json_is_400(served: Served, body: bytes, says: str) 
         ),
         ("/fill-mask", {"inputs": "no mask"}, "inputs", "[MASK]"),
         ("/fill-mask", {"inputs": ["a [MASK]", "no mask"]}, "inputs[1]", "[MASK]"),
-        ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"targets": []}}, "parameters.targets", ""),
+        (
+            "/fill-mask",
+            {"inputs": "a [MASK]", "parameters": {"targets": []}},
+            "parameters.targets",
+            "has 0 items; send at least 1",
+        ),
+        ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"targets": "a"}}, "parameters.targets", "must be a list"),
+        ("/heads", {"inputs": "a", "heads": []}, "heads", "has 0 items; send at least 1"),
+        ("/heads", {"inputs": "a", "heads": ["sentiment"] * 33}, "heads", "has 33 items; send 1 to 32"),
         ("/fill-mask", {"inputs": "a [MASK]", "parameters": {"top_k": 100_000}}, "parameters.top_k", ""),
         ("/qa", {"inputs": "a"}, "inputs", "question"),
         ("/qa", {"inputs": [OK_QUESTION, {"question": " ", "context": "b"}]}, "inputs[1].question", "no visible"),
@@ -228,6 +241,8 @@ def test_more_tokens_than_may_ever_wait_is_422(served: Served) -> None:
     ("path", "says"),
     [
         ("/classify/sentimant", "did you mean sentiment?"),
+        ("/classify/SENTIMENT", "did you mean sentiment?"),
+        ("/classify/sentiment/", "did you mean /classify/sentiment?"),
         ("/classify/nothing-like-it", "sentiment, topic"),
         ("/classify/ner", "/tag/ner"),
         ("/pair/%00%0d%0a", "nli, nsp"),
@@ -240,7 +255,14 @@ def test_a_head_that_does_not_exist_is_404_and_names_those_that_do(served: Serve
 
 @pytest.mark.parametrize(
     ("path", "says"),
-    [("/clasify", "/classify"), ("/classify/", "/classify"), ("/zzz", "/docs"), ("/heads/x", "sentiment")],
+    [
+        ("/clasify", "/classify"),
+        ("/classify/", "did you mean /classify?"),
+        ("/Classify", "did you mean /classify?"),
+        ("/heads/sentiment/", "did you mean /heads/sentiment?"),
+        ("/zzz", "/docs"),
+        ("/heads/x", "sentiment"),
+    ],
 )
 def test_a_path_that_does_not_exist_is_404(served: Served, path: str, says: str) -> None:
     assert says in problem(served.client.get(path), 404)["detail"]
@@ -266,6 +288,38 @@ def test_every_get_route_answers_head_too(served: Served, path: str) -> None:
     response = served.client.head(path)
     assert response.status_code == 200 and response.content == b"" and "X-Request-Id" in response.headers
     assert served.client.head("/classify").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Authorization", ["Bearer a", "Bearer b"]),
+        ("Content-Type", ["application/json", "text/plain"]),
+        ("Content-Encoding", ["identity", "gzip"]),
+        ("X-Deadline-Ms", ["1000", "soon"]),
+        ("X-Bundle", ["tiny/1.0.0", "tiny/2.0.0"]),
+    ],
+)
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_header_with_one_value_that_is_sent_twice_is_400(
+    served: Served, name: str, values: list[str], turn: int
+) -> None:
+    """The service and a proxy in front could read different ones."""
+    headers = [(name, value) for value in values[::turn]]
+    problem_400 = problem(served.client.post("/classify", json={"inputs": "a"}, headers=headers), 400)
+    assert problem_400["errors"] == [{"field": name, "message": f"the request has 2 headers {name}; send one"}]
+
+
+@pytest.mark.parametrize("hosts", [b"Host: x\r\nHost: evil.example\r\n", b"Host: evil.example\r\nHost: x\r\n"])
+def test_two_hosts_are_400(served: Served, hosts: bytes) -> None:
+    with connected(served) as connection:
+        answer = ask(connection, b"POST /classify HTTP/1.1\r\n" + hosts + LENGTH + BODY)
+    assert problem(answer, 400)["detail"] == "the request has 2 headers Host; send one"
+
+
+def test_headers_with_several_values_may_be_sent_several_times(served: Served) -> None:
+    headers = [("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-For", "10.0.0.2"), ("Accept", "a/b"), ("Accept", "*/*")]
+    assert served.client.post("/classify", json={"inputs": "a"}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "9" * 40, "¹"])

@@ -109,11 +109,11 @@ def test_the_orchestrator_can_read_errors(served: Served, document: dict[str, An
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (1, "input is the number 1, but must be: string or array"),
-        ({"str": 1}, "input is an object, but must be: string or array"),
-        (["a", 2], "input[1] is the number 2, but must be: string"),
-        ([["a"]], "input[0] is a list, but must be: string"),
-        (None, "input is null, but must be: string or array"),
+        (1, "input is the number 1, but must be a text or a list"),
+        ({"str": 1}, "input is an object, but must be a text or a list"),
+        (["a", 2], "input[1] is the number 2, but must be a text"),
+        ([["a"]], "input[0] is a list, but must be a text"),
+        (None, "input is null, but must be a text or a list"),
     ],
 )
 def test_an_input_of_neither_form_is_refused_by_the_nearest_one(served: Served, given: object, says: str) -> None:
@@ -178,9 +178,12 @@ def test_vllm_cuts_where_it_is_told_to(served: Served) -> None:
     [
         ({"model": "none", "input": "a"}, 404, "there is no head 'none' for /classify"),
         ({"model": "sentiment", "input": 1}, 400, "input"),
-        ({"model": "sentiment", "input": []}, 422, "has 0 items"),
-        ({"model": "sentiment", "input": ["a"] * 9}, 422, "has 9 items"),
-        ({"model": "sentiment", "input": "a" * 5001}, 422, "has 5001 characters"),
+        ({"model": "sentiment", "input": []}, 422, "input: has 0 items"),
+        ({"model": "sentiment", "input": ["a"] * 9}, 422, "input: has 9 items"),
+        ({"model": "sentiment", "input": "a" * 5001}, 422, "input: has 5001 characters"),
+        ({"model": "sentiment", "input": " "}, 422, "input: ' ' has no visible character"),
+        ({"model": "sentiment", "input": ["a", " "]}, 422, "input[1]: ' ' has no visible character"),
+        ({"input": "a", "truncate_prompt_tokens": 2}, 422, "truncate_prompt_tokens: is 2, but"),
         ({"model": "sentiment", "input": "a", "inputs": "a"}, 422, "model: is unknown"),
         ({"model": "sentiment"}, 422, "inputs: is missing"),
     ],

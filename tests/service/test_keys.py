@@ -194,6 +194,25 @@ def test_keys_change_while_the_service_runs(keyed: Served, path: Path) -> None:
     until(lambda: keyed.sample("key_file_broken") == 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "there is no key"),
+        ("", "there is no key"),
+        ("Bearer", "there is no key"),
+        ("Bearer k9", "the key is wrong"),
+        ("k1", "Authorization does not begin with Bearer"),
+        ("Basic k1", "Authorization does not begin with Bearer"),
+        ("Bearer\tk1", "Authorization does not begin with Bearer"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_the_header(keyed: Served, given: str | None, says: str) -> None:
+    headers = {"Authorization": given} if given is not None else {}
+    answer = httpx.post(f"{keyed.url}/classify", json={"inputs": "a"}, headers=headers)
+    wanted = f"{says}; send the header Authorization: Bearer KEY"
+    assert (answer.status_code, answer.json()["detail"]) == (401, wanted)
+
+
 def test_the_name_of_the_key_is_in_log_and_metrics(
     keyed: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

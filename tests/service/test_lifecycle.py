@@ -211,6 +211,7 @@ def test_a_request_whose_worker_threads_have_ended_may_be_retried_elsewhere(bund
         served.service.texts.shutdown(wait=False)
         response = served.client.post("/tag", json={"inputs": ["the cat sat " * 300] * 20})
         assert response.status_code == 503 and SHUTTING_DOWN in response.json()["detail"]
+        assert response.headers["Retry-After"] == "1"
 
 
 def test_a_request_that_draining_cuts_off_may_be_retried_elsewhere(
@@ -233,6 +234,7 @@ def test_a_request_that_draining_cuts_off_may_be_retried_elsewhere(
         stuck.set()
     cut = asking.result()
     assert "another replica" in problem(cut, 503)["detail"] and cut.headers["Connection"] == "close"
+    assert cut.headers["Retry-After"] == "1"
     assert served.sample("requests_total", route="/classify", head="sentiment", status="503") == 1
 
 
@@ -241,7 +243,8 @@ def test_readiness_and_its_metric_agree(bundle: Path, monkeypatch: pytest.Monkey
         assert served.sample("ready") == served.sample("workers") == 1
         monkeypatch.setattr(served.service.engine, "troubles", lambda: ["lane-0 hangs"])
         until(lambda: served.sample("ready") == 0)
-        assert served.client.get("/health/ready").status_code == 503
+        refused = served.client.get("/health/ready")
+        assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
 
 
 def test_a_worker_that_lost_a_lane_ends_but_a_single_process_goes_on(

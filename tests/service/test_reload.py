@@ -192,6 +192,12 @@ def test_an_unknown_version_is_refused(root: Path, two: Served, version: str, tm
         (b"[]", 400, "body"),
         (b'{"parameters": {"config": "{}"}}', 400, "parameters.config"),
         (b'{"parameters": {"version": 5}}', 400, "parameters.version"),
+        (
+            b'{"parameters": {"version": "../1.0.0"}}',
+            404,
+            "no version '../1.0.0' of 'tiny' below",
+        ),
+        (b'{"parameters": {"rename": {"ner": "a b"}}}', 400, "parameters.rename.ner is 'a b', but must match ^["),
         (b'{"other": 1}', 400, "other"),
         (b" " * 70_000, 413, "65536"),
         (b'{"parameters": {"version": "\\ud800"}}', 400, "half of a character"),

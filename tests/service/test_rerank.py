@@ -109,11 +109,11 @@ def test_texts_are_one_job_and_count_as_inputs(served: Served) -> None:
         ({"query": QUERY, "texts": []}, "texts", "has 0 items; send at least 1"),
         ({"query": QUERY, "texts": ["a"] * 9}, "texts", "has 9 items; send 1 to 8"),
         ({"query": QUERY, "texts": "a cat"}, "texts", "is a text, but must be a list of texts"),
-        ({"query": QUERY, "texts": ["a", 3]}, "texts[1]", "is the number 3, but must be: string"),
+        ({"query": QUERY, "texts": ["a", 3]}, "texts[1]", "is the number 3, but must be a text"),
         ({"query": QUERY, "texts": ["a" * 5001]}, "texts[0]", "has 5001 characters; at most 5000 are allowed"),
         ({"query": QUERY, "texts": TEXTS, "raw_score": True}, "raw_score", "is unknown; did you mean raw_scores"),
         ({"query": QUERY, "texts": TEXTS, "truncation_direction": "up"}, "truncation_direction", "is a text, but"),
-        ({"query": QUERY, "texts": TEXTS, "truncate": "yes"}, "truncate", "is a text, but must be: boolean"),
+        ({"query": QUERY, "texts": TEXTS, "truncate": "yes"}, "truncate", "is a text, but must be true or false"),
     ],
 )
 def test_a_wrong_body_is_refused_with_the_field_named(

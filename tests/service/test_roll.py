@@ -18,10 +18,11 @@ import pytest
 
 from models.bundle import Bundle, read_bundle
 from service.control import Control
+from service.errors import SHUTTING_DOWN
 from service.reload import Change, Outcome, Watch
 from service.roll import Roll, changed
 from service.settings import Settings
-from tests.service.processes import children, process
+from tests.service.processes import children, process, ready
 from tests.service.reloading import KEY, TEXT, controlled, load, refused
 from tests.service.serving import Served, serving, until
 
@@ -76,6 +77,63 @@ def test_a_signal_during_a_load_is_not_lost(
     until(lambda: caplog.text.count("now serving tiny/1.1.0 in place of") == 2)
 
 
+def test_a_request_waits_for_the_change_of_a_signal(
+    root: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path) -> Bundle:
+        under_way.set()
+        go_on.wait(60)
+        return read_bundle(path)
+
+    monkeypatch.setattr("service.reload.read_bundle", slow)
+    served.service.engine._loop.call_soon_threadsafe(served.service.reload.start_all)
+    assert under_way.wait(60)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(load, served.client, "tiny", "1.1.0")
+        until(lambda: served.service.reload._asked)
+        refused(load(served.client, "tiny", "2.0.0"), 409, "another bundle is being loaded")
+        go_on.set()
+        assert first.result().json()["version"] == "1.1.0"
+
+
+def test_a_request_to_a_worker_waits_for_the_change_of_a_signal() -> None:
+    roll, (ours, theirs) = Roll(Settings(bundles=(Path("a"),), workers=2), lambda: False), multiprocessing.Pipe()
+    sentinel, _ = os.pipe()
+    roll.pipes = {Mock(sentinel=sentinel): ours}
+    first, second = Change(None, Path("b")), Change(None, Path("c"))
+    answers: dict[int, str] = {}
+    made: list[tuple[str, object]] = []
+
+    def work() -> None:
+        while len(answers) < 2:
+            step, number, *rest = theirs.recv()
+            if step == "answer":
+                answers[number] = rest[0].result
+                continue
+            made.append((step, rest[0]))
+            if len(made) == 1:
+                theirs.send(("ask", 7, first))
+                theirs.send(("ask", 8, second))
+            theirs.send(("done", number, Outcome("ok")))
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        roll.wanted = True
+        roll.serve()
+        working.result(60)
+    assert answers == {7: "ok", 8: "busy"}
+    assert [change for step, change in made if step == "prepare"] == [Change(Path("a"), Path("a")), first]
+    assert roll.settings.bundles == (Path("a"), Path("b"))
+
+
+def test_a_change_that_a_stopping_service_gives_up_says_so() -> None:
+    roll, (ours, _) = Roll(Settings(bundles=(Path("a"),), workers=2), lambda: True), multiprocessing.Pipe()
+    roll.pipes = {Mock(): ours}
+    assert roll.roll(Change(Path("a"), Path("a"))) == Outcome("refused", SHUTTING_DOWN)
+
+
 def test_the_log_says_why_a_signal_loaded_nothing(caplog: pytest.LogCaptureFixture) -> None:
     roll = Roll(Settings(workers=2), lambda: False)  # no worker runs
     roll.wanted = True
@@ -100,6 +158,17 @@ def test_a_worker_that_starts_later_knows_the_new_names() -> None:
     assert after.bundles == (Path("a"), Path("b")) and after.rename == {"x:tag": "people", "y:tag": "places"}
 
 
+def test_a_canary_stays_when_its_bundle_was_served_in_full_and_is_replaced() -> None:
+    one, two = Path("1"), Path("2")
+    settings = Settings(bundles=(one,), canary=two, shadow=two)
+    settings = changed(settings, Change(one, two))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((two,), two, two)
+    settings = changed(settings, Change(two, one))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((one,), two, two)
+    settings = changed(settings, Change(two, one))
+    assert (settings.bundles, settings.canary, settings.shadow) == ((one,), one, two)
+
+
 def test_a_bundle_that_is_replaced_on_disk_is_loaded(root: Path, tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(root / "tiny" / "1.0.0")
@@ -119,6 +188,15 @@ def test_a_signal_loads_all_again(root: Path, tmp_path: Path) -> None:
     current.symlink_to(root / "tiny" / "1.0.0")
     with running("--bundle", str(current)) as (server, client):
         check_signal(root, current, server, client)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_before_any_bundle_is_read_does_no_harm(root: Path, workers: str) -> None:
+    flags = ("--bundle", str(root / "tiny" / "1.0.0"), "--lanes", "1", "--workers", workers)
+    with process(*flags) as (server, url):  # it has said where it listens, and nothing more
+        server.send_signal(signal.SIGUSR1)
+        until(lambda: ready(url))
+        assert server.poll() is None
 
 
 def check_signal(root: Path, current: Path, server: "subprocess.Popen[str]", client: httpx.Client) -> None:

@@ -88,7 +88,7 @@ def test_a_key_given_as_a_flag_causes_a_warning(
     ("flags", "says"),
     [
         (["--port", "70000"], "--port (BERTHEADS_PORT) is '70000'"),
-        (["--port", "http"], "--port"),
+        (["--port", "http"], "--port (BERTHEADS_PORT) is 'http': must be a whole number"),
         (["--precision", "int4"], "'int8', 'fp16' or 'fp32'"),
         (["--provider", "tpu"], "'cpu' or 'cuda'"),
         (["--deadline", "0"], "--deadline"),

@@ -62,9 +62,9 @@ def test_the_encoder_reads_an_input_once(served: Served, monkeypatch: pytest.Mon
     ("body", "status", "field", "says"),
     [
         ({"inputs": TEXT}, 422, "heads", "is missing"),
-        ({"inputs": TEXT, "heads": []}, 422, "heads", "at least 1 item"),
-        ({"inputs": TEXT, "heads": "ner"}, 422, "heads", "is a text, but must be: array"),
-        ({"inputs": TEXT, "heads": [1]}, 422, "heads.0", "is the number 1, but must be: string"),
+        ({"inputs": TEXT, "heads": []}, 422, "heads", "has 0 items; send at least 1"),
+        ({"inputs": TEXT, "heads": "ner"}, 422, "heads", "is a text, but must be a list"),
+        ({"inputs": TEXT, "heads": [1]}, 422, "heads.0", "is the number 1, but must be a text"),
         ({"inputs": TEXT, "heads": ["nur"]}, 404, "head", "did you mean ner?"),
         ({"heads": ["ner"]}, 422, "inputs", "missing"),
         ({"inputs": TEXT, "heads": ["ner", "qa"]}, 422, "inputs", "must be an object"),
