@@ -62,8 +62,8 @@ def python_packages(bom: Any, report: Any) -> Iterator[Component]:
         yield package
 
 
-def licences(package: str, documents: Path = Path("/usr/share/doc")) -> list[Component]:
-    """Return the licences that Debian names for a package, as far as its copyright file can be read by programs."""
+def licenses(package: str, documents: Path = Path("/usr/share/doc")) -> list[Component]:
+    """Return the licenses that Debian names for a package, as far as its copyright file can be read by programs."""
     path = documents / package / "copyright"
     text = path.read_text(errors="replace") if path.exists() else ""
     names = set(re.findall(r"^License:[ \t]*(\S.*?)\s*$", text, re.MULTILINE)) if text.startswith("Format:") else set()
@@ -80,7 +80,7 @@ def debian_packages() -> Iterator[Component]:
         qualifiers = {"arch": machine, "distro": f"{system['ID']}-{system['VERSION_ID']}", "upstream": upstream}
         purl = PackageURL("deb", system["ID"], name, version, qualifiers).to_string()
         found = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
-        yield found | ({"licenses": licences(name)} if licences(name) else {})
+        yield found | ({"licenses": licenses(name)} if licenses(name) else {})
 
 
 def others(bom: Any) -> Iterator[Component]:

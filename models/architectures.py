@@ -239,7 +239,7 @@ RELATIVE = "its attention adds a learned bias for the distance of tokens, which 
 DISENTANGLED = "its attention adds terms for the distance of tokens (disentangled attention), which ours does not"
 DECODER = "it is a decoder, in which a token sees only those before it"
 BOTH = "it generates text with an encoder and a decoder"
-BEFORE = "it normalises before each part of a layer, and ours after it"
+BEFORE = "it normalizes before each part of a layer, and ours after it"
 SPARSE = "its tokens attend to some of the others only, and ours to all"
 REFUSED = {
     "albert": "its layers share one set of weights, and its usual GELU is another one (gelu_new)",
@@ -250,7 +250,7 @@ REFUSED = {
     "nomic_bert": "it has rotary positions and gated feed-forward layers without biases",
     "eurobert": "it has rotary positions and gated feed-forward layers without biases",
     "roformer": "it has rotary positions, and ours are learned",
-    "esm": "it has rotary positions and normalises before each part of a layer",
+    "esm": "it has rotary positions and normalizes before each part of a layer",
     "xlnet": "it has relative positions and a memory of earlier segments",
     "funnel": "its layers shorten the row, and its attention depends on the distance of tokens",
     "xlm": "it adds an embedding of the language to each token",

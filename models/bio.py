@@ -18,7 +18,7 @@ TINY = np.finfo(float).tiny  # computed here, before the service flushes denorma
 def split_label(label: str) -> tuple[bool, str]:
     """Return whether a label begins an entity, and its type.
 
-    A label without B- or I- continues a neighbour with the same label, as in transformers.
+    A label without B- or I- continues a neighbor with the same label, as in transformers.
     """
     return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
 

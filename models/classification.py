@@ -53,7 +53,7 @@ class ClassificationParameters(Strict):
 
 
 class PairInput(Strict):
-    """Two texts whose relation is to be labelled."""
+    """Two texts whose relation is to be labeled."""
 
     text: str
     """The first text, such as a premise."""
@@ -72,10 +72,10 @@ class ScoredLabel(TypedDict):
     number itself."""
 
 
-Labelled = TypeVar("Labelled")
+Labeled = TypeVar("Labeled")
 
 
-class Labels(Task[Labelled, ClassificationParameters, None, list[ScoredLabel]]):
+class Labels(Task[Labeled, ClassificationParameters, None, list[ScoredLabel]]):
     """What classify and pair share: their parameters, and how logits become labels."""
 
     parameters = ClassificationParameters

@@ -1,4 +1,4 @@
-"""The parser of all commands: argparse with `--version`, and with a suggestion for a misspelt flag or subcommand."""
+"""The parser of all commands: argparse with `--version`, and with a suggestion for a misspelled flag or subcommand."""
 
 import argparse
 import difflib

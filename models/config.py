@@ -14,7 +14,7 @@ SAME = {"hidden_act": ("gelu_python",)}
 ABSENT = {
     "is_decoder": "an encoder",
     "add_cross_attention": "an encoder",
-    "quantization_config": "the weights as they were before they were quantised",
+    "quantization_config": "the weights as they were before they were quantized",
 }
 """Settings that would make a different network, and what to pass instead."""
 MIN_VALUES = {

@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.apply(lambda module: initialise(module, config.initializer_range))
+        self.apply(lambda module: initialize(module, config.initializer_range))
 
     def forward(
         self,
@@ -96,7 +96,7 @@ def padding_bias(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
     return (1.0 - attention_mask[:, None, None, :].to(dtype)) * torch.finfo(dtype).min
 
 
-def initialise(module: nn.Module, deviation: float) -> None:
+def initialize(module: nn.Module, deviation: float) -> None:
     """Initialize weights as BERT does: normal with standard deviation `deviation`, biases 0, LayerNorm the identity."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=deviation)

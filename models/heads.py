@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.architectures import Activation
 from models.config import EncoderConfig
-from models.encoder import initialise
+from models.encoder import initialize
 from models.task import TaskName
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "gelu": F.gelu, "relu": F.relu}
@@ -28,7 +28,7 @@ class ClassificationHead(nn.Module):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, labels)
-        self.apply(lambda module: initialise(module, config.initializer_range))
+        self.apply(lambda module: initialize(module, config.initializer_range))
 
     def forward(self, vectors: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.dropout(ACTIVATIONS[self.activation](self.pooler(vectors))))
@@ -45,7 +45,7 @@ class MaskedTokenHead(nn.Module):
         super().__init__()
         self.transform = nn.Linear(config.hidden_size, config.embedding_width)
         self.norm = nn.LayerNorm(config.embedding_width, eps=config.layer_norm_eps)
-        self.apply(lambda module: initialise(module, config.initializer_range))
+        self.apply(lambda module: initialize(module, config.initializer_range))
         self.decoder = embedding
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -59,7 +59,7 @@ class TokenHead(nn.Module):
     def __init__(self, config: EncoderConfig, labels: int) -> None:
         super().__init__()
         self.classifier = nn.Linear(config.hidden_size, labels)
-        initialise(self.classifier, config.initializer_range)
+        initialize(self.classifier, config.initializer_range)
 
     def forward(self, vectors: Tensor) -> Tensor:
         logits: Tensor = self.classifier(vectors)

@@ -108,7 +108,7 @@ class Manifest(Entry):
     sha256: dict[FileName, Digest]
     """Hashes of all files except bundle.json."""
     provenance: dict[str, JsonValue]
-    """Base checkpoint, data and licences, command, commit, library versions."""
+    """Base checkpoint, data and licenses, command, commit, library versions."""
 
     @model_validator(mode="after")
     def _check_files(self) -> Self:

@@ -189,7 +189,7 @@ def word_spans(text: str, pieces: Pieces) -> list[Span]:
 
 
 def left_out(text: str, span: Span) -> Span:
-    """Return a word's span with one space beside it, unless its neighbours would then become one word."""
+    """Return a word's span with one space beside it, unless its neighbors would then become one word."""
     start, end = span
     before, after = text[max(0, start - 1) : start], text[end : end + 1]
     if after and after in BLANKS and not before.isalnum():

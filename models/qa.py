@@ -49,7 +49,7 @@ class QuestionParameters(Strict):
     max_answer_len: int = Field(default=15, ge=1)
     """Maximum tokens of an answer."""
     doc_stride: int | None = Field(default=None, ge=0)
-    """Tokens that two neighbouring windows share (not the step between them, which Google gave this name); by default
+    """Tokens that two neighboring windows share (not the step between them, which Google gave this name); by default
     half of `max_seq_len`, at most 128."""
     max_seq_len: int | None = Field(default=None, ge=1)
     """Tokens of a window, with the question and special tokens; by default as many as in training, 384 if unknown."""
@@ -102,7 +102,7 @@ class Candidates:
     """(T, max_answer_len) logit of the span from token t to token t + d; −inf if it leaves the window of t."""
     null: float
     """Logit of "no answer": the minimum over the windows, as in run_squad.py."""
-    normaliser: float
+    normalizer: float
     """Log-sum-exp over all starts plus log-sum-exp over all ends."""
 
 
@@ -151,7 +151,7 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         answers = _best_spans(source, scaled, parameters.top_k)
         if parameters.handle_impossible_answer:
             margin = self.no_answer_margin(encoded, logits, parameters)
-            null: Answer = {"score": math.exp(scaled.null - scaled.normaliser), "start": 0, "end": 0, "answer": ""}
+            null: Answer = {"score": math.exp(scaled.null - scaled.normalizer), "start": 0, "end": 0, "answer": ""}
             answers = _insert_null(answers, null, margin > parameters.no_answer_threshold)
         return answers[0] if parameters.top_k == 1 else answers[: parameters.top_k]
 
@@ -169,12 +169,12 @@ class QuestionAnswering(Task[QuestionInput, QuestionParameters, QuestionSource, 
         source = encoded.source
         scaled = _candidates(source, logits, self.head.temperature, parameters.max_answer_len)
         if place == NO_ANSWER:
-            return math.exp(scaled.null - scaled.normaliser)
+            return math.exp(scaled.null - scaled.normalizer)
         firsts = np.flatnonzero(source.word_starts == place[0])
         lasts = firsts[:, None] + np.arange(scaled.spans.shape[1])
         ends = np.append(source.word_ends, np.full(lasts.shape[1], -1))[lasts]  # no span ends after the last token
         best = scaled.spans[firsts][ends == place[1]].max(initial=-np.inf)
-        return math.exp(best - scaled.normaliser)
+        return math.exp(best - scaled.normalizer)
 
     def no_answer_margin(
         self, encoded: Encoded[QuestionSource], logits: Logits, parameters: QuestionParameters
@@ -258,8 +258,8 @@ def _candidates(source: QuestionSource, logits: Logits, temperature: float, max_
     padded[:, :room] = ends
     places = source.owners * padded.shape[1] + columns
     own_ends = padded.ravel()[places[:, None] + np.arange(reach)]  # (T, reach)
-    normaliser = _log_sum(own_starts, null[0]) + _log_sum(ends, null[1])
-    return Candidates(own_starts[:, None] + own_ends, float(null.sum()), normaliser)
+    normalizer = _log_sum(own_starts, null[0]) + _log_sum(ends, null[1])
+    return Candidates(own_starts[:, None] + own_ends, float(null.sum()), normalizer)
 
 
 def _log_sum(logits: Scores, null: float) -> float:
@@ -295,7 +295,7 @@ def _highest(flat: Scores, count: int) -> NDArray[np.int64]:
 def _distinct(source: QuestionSource, candidates: Candidates, indices: NDArray[np.int64]) -> list[Answer]:
     tokens, more = np.unravel_index(indices, candidates.spans.shape)
     spans = zip(source.word_starts[tokens].tolist(), source.word_ends[tokens + more].tolist(), strict=True)
-    scores = np.exp(candidates.spans[tokens, more] - candidates.normaliser).tolist()
+    scores = np.exp(candidates.spans[tokens, more] - candidates.normalizer).tolist()
     answers: dict[tuple[int, int], Answer] = {}
     for (start, end), score in zip(spans, scores, strict=True):
         answer: Answer = {"score": score, "start": start, "end": end, "answer": source.context[start:end]}

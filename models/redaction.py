@@ -19,7 +19,7 @@ BRACKETED = re.compile(r"\[[^\[\]]*\]")
 
 @with_config(ANSWER)
 class Span(TypedDict):
-    """Neighbouring words of one entity."""
+    """Neighboring words of one entity."""
 
     entity_group: str
     """The type of the entity."""

@@ -61,7 +61,7 @@ def after_spaces(text: str, pieces: Pieces) -> NDArray[np.bool_]:
 
 
 def _divides(text: str, before: tuple[int, int], after: tuple[int, int]) -> bool:
-    """Whether two neighbouring spans do not overlap, and a letter of those scripts is at their border."""
+    """Whether two neighboring spans do not overlap, and a letter of those scripts is at their border."""
     start = after[0]
     if before[0] == before[1] or start < before[1]:
         return False

@@ -51,11 +51,11 @@ class TagParameters(Strict):
     """Parameters of tag."""
 
     aggregation_strategy: Strategy = "simple"
-    """How words become spans. "none" answers one item per word, with its tag. The others join neighbouring words of one
+    """How words become spans. "none" answers one item per word, with its tag. The others join neighboring words of one
     entity, and differ only for heads that read "all" pieces: "simple" joins pieces as they are tagged; "first",
     "average" and "max" label a word by its first piece, the mean of its pieces, or the piece with the highest score."""
     stride: int | None = Field(default=None, ge=0)
-    """Tokens that two neighbouring windows share; by default a quarter of a window, at most 64."""
+    """Tokens that two neighboring windows share; by default a quarter of a window, at most 64."""
     max_seq_len: int | None = Field(default=None, ge=MIN_ROW)
     """Tokens of a window, with its two special tokens; by default as many as in training."""
     ignore_labels: list[str] = Field(default=["O"], max_length=MAX_LABELS)
@@ -342,7 +342,7 @@ def _word_scores(scores: Scores, strategy: Strategy) -> Scores:
 
 
 def _groups(words: list[Tagged]) -> list[list[Tagged]]:
-    """Join neighbours of one entity: B- begins an entity; I- continues one of the same type, or begins one."""
+    """Join neighbors of one entity: B- begins an entity; I- continues one of the same type, or begins one."""
     groups: list[list[Tagged]] = []
     last = None
     for word in words:

@@ -130,7 +130,7 @@ def check_numbers(name: str, tensor: Tensor, directory: Path) -> None:
     if tensor.dtype not in DTYPES:
         raise CheckpointError(
             f"{directory}: the weight {name} is {str(tensor.dtype).removeprefix('torch.')}, expected float32, float16 "
-            "or bfloat16; pass the weights as they were before they were quantised"
+            "or bfloat16; pass the weights as they were before they were quantized"
         )
     if tensor.layout is not torch.strided or tensor.is_meta:
         raise CheckpointError(f"{directory}: the weight {name} is sparse or empty, expected all its numbers; save them")

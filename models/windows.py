@@ -25,7 +25,7 @@ def usual_overlap(room: int) -> int:
 def slide(length: int, room: int, overlap: int, field: str) -> NDArray[np.int64]:
     """Return the first index of each window of `room` tokens (or the one shorter window) over `length` tokens.
 
-    Neighbours share `overlap` tokens; the last two may share more. Raise InputError for `field` if there are more than
+    Neighbors share `overlap` tokens; the last two may share more. Raise InputError for `field` if there are more than
     MAX_WINDOWS windows.
     """
     if length <= room:
@@ -49,5 +49,5 @@ def owners(starts: NDArray[np.int64], room: int, length: int) -> NDArray[np.int6
     """
     if len(starts) == 1:
         return np.zeros(length, np.int64)
-    cuts = (starts[:-1] + starts[1:] + room - 1) // 2  # the last token that the earlier of two neighbours owns
+    cuts = (starts[:-1] + starts[1:] + room - 1) // 2  # the last token that the earlier of two neighbors owns
     return np.searchsorted(cuts, np.arange(length), side="left").astype(np.int64)

@@ -21,7 +21,7 @@ RESERVED_CONNECTIONS = 32
 """Connections above the limit that may make health checks at the same time."""
 MIN_CONNECTIONS = 16
 MIN_IDLE_SECONDS = 5.0
-"""An idle connection may be closed in favour of a new one after this time."""
+"""An idle connection may be closed in favor of a new one after this time."""
 MAX_HELD = 1 << 26
 """Maximum bytes of unparsed requests and unfinished header blocks, of all connections together."""
 

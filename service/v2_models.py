@@ -187,19 +187,19 @@ def _values(head: str, metrics: Metrics) -> dict[tuple[str, str], float]:
 
 def columns(head: Head, outputs: list[str], answers: list[Any], shape: list[int]) -> list[Column]:
     """Return the values of each output for all answers, one per input; for `scores`, answers come from EveryLabel."""
-    rows, labelled = answers, []
+    rows, labeled = answers, []
     if "scores" in outputs:
-        rows, labelled = [answer for answer, _ in answers], [labels for _, labels in answers]
+        rows, labeled = [answer for answer, _ in answers], [labels for _, labels in answers]
     found = []
     for name in outputs:
-        values = _scores(head, labelled) if name == "scores" else [_value(name, head, answer) for answer in rows]
+        values = _scores(head, labeled) if name == "scores" else [_value(name, head, answer) for answer in rows]
         found.append(Column(name, DATATYPES[name], output_shape(name, head, shape), values))
     return found
 
 
-def _scores(head: Head, labelled: list[Any]) -> list[float]:
+def _scores(head: Head, labeled: list[Any]) -> list[float]:
     """Return one flat list: for each input, the scores of the head's labels in their order."""
-    by_label = [{each["label"]: each["score"] for each in labels} for labels in labelled]
+    by_label = [{each["label"]: each["score"] for each in labels} for labels in labeled]
     return [scores[label] for scores in by_label for label in head.spec.labels]
 
 

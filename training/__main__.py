@@ -1,6 +1,6 @@
 """The commands of training: `python -m training VERB`, also `bertheads-train VERB`.
 
-head       start here: labelled data → a bundle that can be served
+head       start here: labeled data → a bundle that can be served
 import     a finetuned Hugging Face directory → a bundle; verify compares its answers with those of transformers
 evaluate   measure a head on other data; label labels text with it
 score      answers for files of any size, in Parquet or JSON lines; also bertheads-score
@@ -131,7 +131,7 @@ Verb = tuple[Callable[[argparse.ArgumentParser], None], str, str]
 VERBS: dict[str, Verb] = {
     "head": (
         of_module("head.command", "head_command"),
-        "start here: train a head on labelled data, measure it, and write its bundle",
+        "start here: train a head on labeled data, measure it, and write its bundle",
         "head tickets.csv --task classify --out tickets",
     ),
     "import": (
@@ -146,12 +146,12 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": (
         of_module("evaluation.evaluate_command", "evaluate_command"),
-        "measure a head on labelled data",
+        "measure a head on labeled data",
         "evaluate tickets --head tickets --data test.csv",
     ),
     "label": (
-        of_module("evaluation.labelling", "label_command"),
-        "turn texts into training data, labelled by heads that exist",
+        of_module("evaluation.labeling", "label_command"),
+        "turn texts into training data, labeled by heads that exist",
         "label tickets --head tickets --data a.txt --out b.jsonl",
     ),
     "score": (

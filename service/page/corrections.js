@@ -11,7 +11,7 @@ function correction(asked, answer, bundle) {
   if (task === "tag" && (!labels.some((label) => label.startsWith("B-")) || answer.some((span) => span.entity))) return []; // no whole entities
   const control = rightControl(asked.head, answer);
   const keep = button("Keep correction", () => keepCorrection(asked, answer, bundle, control));
-  return [make("details", { id: "correct" }, make("summary", { textContent: "Wrong? Correct it" }), labelled(hintOf(asked.head), control), keep)];
+  return [make("details", { id: "correct" }, make("summary", { textContent: "Wrong? Correct it" }), labeled(hintOf(asked.head), control), keep)];
 }
 
 function rightControl({ task, labels, problem_type }, answer) {
@@ -44,7 +44,7 @@ function keepCorrection(asked, answer, bundle, control) {
   }
 }
 
-/** Return the texts of a line of training data, by which two corrections of the same input are recognised. */
+/** Return the texts of a line of training data, by which two corrections of the same input are recognized. */
 function textsOf(line) {
   const { text, text_a, text_b, question, context } = parsed(line) ?? {};
   return JSON.stringify([text, text_a, text_b, question, context]);

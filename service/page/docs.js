@@ -108,10 +108,10 @@ function drawTry(screen, chosen) {
   const named = operation.parameters.filter((each) => each.in === "path");
   return [
     make("h3", { textContent: "Request" }),
-    ...(screen.length > 1 ? [labelled("Path", make("select", { id: "variant", on: { change: () => { location.hash = $("variant").value; } } }, ...paths), "field")] : []),
-    ...named.map((each) => labelled(each.name, nameControl(each), "field")),
-    ...(example === undefined ? [] : [labelled("Body", make("textarea", { id: "body", spellcheck: false, class: "mono tall", value: docs.bodies[screenOf(chosen)] ?? JSON.stringify(example, null, 2) }), "field")]),
-    ...(docs.document.components.securitySchemes ? [labelled("API key, not stored", make("input", { id: "key", type: "password", autocomplete: "off" }), "field")] : []),
+    ...(screen.length > 1 ? [labeled("Path", make("select", { id: "variant", on: { change: () => { location.hash = $("variant").value; } } }, ...paths), "field")] : []),
+    ...named.map((each) => labeled(each.name, nameControl(each), "field")),
+    ...(example === undefined ? [] : [labeled("Body", make("textarea", { id: "body", spellcheck: false, class: "mono tall", value: docs.bodies[screenOf(chosen)] ?? JSON.stringify(example, null, 2) }), "field")]),
+    ...(docs.document.components.securitySchemes ? [labeled("API key, not stored", make("input", { id: "key", type: "password", autocomplete: "off" }), "field")] : []),
     scrolling("pre", "Request for a shell", { id: "code" }),
     make("div", { class: "row space" },
       make("button", { type: "button", class: "primary", textContent: "Send", on: { click: () => send(chosen) } }),
@@ -126,7 +126,7 @@ function nameControl({ name, schema, example }) {
   return make("select", options, ...schema.enum.map((value) => make("option", { value, textContent: value })));
 }
 
-const labelled = (text, control, kind) => make("div", { class: kind }, make("label", { htmlFor: control.id, textContent: text }), control);
+const labeled = (text, control, kind) => make("div", { class: kind }, make("label", { htmlFor: control.id, textContent: text }), control);
 
 /** Return the address, the headers and the body of the request that the form describes. */
 function requestOf({ path, operation }) {

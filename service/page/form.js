@@ -49,10 +49,10 @@ function textField([name, label, kind]) {
   const isLine = ["line", "list"].includes(kind);
   const control = isLine ? make("input", { ...options, type: "text" }) : make("textarea", { ...options, class: kind, spellcheck: false });
   if (kind === "list") control.dataset.kind = kind;
-  return labelled(label, control, "field");
+  return labeled(label, control, "field");
 }
 
-function labelled(text, control, kind = "") {
+function labeled(text, control, kind = "") {
   return make("div", { class: kind }, make("label", { htmlFor: control.id, textContent: text }), control, make("p", { class: "fault", id: control.id + "-fault" }));
 }
 
@@ -97,7 +97,7 @@ function parameterField(name, kind, preset) {
     : make("input", { id, type: "text", inputMode: kind === "number" ? "decimal" : "text", placeholder: shown || "default", autocomplete: "off" });
   Object.assign(control.dataset, { kind: Array.isArray(kind) ? "choice" : kind, preset: shown, name });
   control.value = given ?? (Array.isArray(choices) ? shown : "");
-  return labelled(name, control);
+  return labeled(name, control);
 }
 
 const optionsOf = (values) => [...new Set(values)].map((value) => make("option", { value, textContent: value || "default" }));

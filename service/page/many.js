@@ -62,7 +62,7 @@ function columnField(field, label, names) {
   const control = make("select", { id: "column-" + field }, ...options);
   const usual = names.findIndex((name) => USUAL[field].includes(name.trim().toLowerCase()));
   control.value = String(usual >= 0 ? usual : field === "label" ? "" : 0);
-  return labelled(`Column: ${label}`, control);
+  return labeled(`Column: ${label}`, control);
 }
 
 // ---- sending ----

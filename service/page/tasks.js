@@ -32,7 +32,7 @@ const TASKS = {
     ],
   },
   "tag": {
-    title: "Tag", about: "Which words name a person, a place, an organisation, or what else the head was trained to find.", fields: [["text", "Text", ""]],
+    title: "Tag", about: "Which words name a person, a place, an organization, or what else the head was trained to find.", fields: [["text", "Text", ""]],
     parameters: {
       aggregation_strategy: ["simple", "first", "average", "max", "none"],
       max_seq_len: "number", stride: "number", ignore_labels: "list",

@@ -4,7 +4,7 @@ function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   const other = theme === "dark" ? "Light" : "Dark";
   $("theme").textContent = other;
-  $("theme").setAttribute("aria-label", `${other} colours`);
+  $("theme").setAttribute("aria-label", `${other} colors`);
 }
 
 function switchTheme() {

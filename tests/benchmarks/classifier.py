@@ -1,4 +1,4 @@
-"""Our session with our tokenising and decoding for other servers, so that only the server differs."""
+"""Our session with our tokenizing and decoding for other servers, so that only the server differs."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -257,7 +257,7 @@ def _wait(server: Server, process: "subprocess.Popen[bytes]", question: Question
 
 
 class Raw:
-    """ONNX Runtime in a loop: rows tokenised beforehand, no HTTP, no padding, one thread per core."""
+    """ONNX Runtime in a loop: rows tokenized beforehand, no HTTP, no padding, one thread per core."""
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -1,4 +1,4 @@
-"""What `head` makes of few labelled examples, beside tf-idf with logistic regression.
+"""What `head` makes of few labeled examples, beside tf-idf with logistic regression.
 
     python -m tests.benchmarks.few_examples TRAIN --test TEST --per-class 8 [--classes 100] [--without LABEL]
 
@@ -79,7 +79,7 @@ def draw(options: argparse.Namespace) -> tuple[Examples, Examples]:
 
 
 def tf_idf(rows: Examples, asked: Examples) -> str:
-    """Return the accuracy of the usual strength of regularisation, and of the one that `head` compares with."""
+    """Return the accuracy of the usual strength of regularization, and of the one that `head` compares with."""
     usual, weaker = (bag_of_words(rows, asked, strength) for strength in (1.0, 10.0))
     return " and ".join(f"{100 * found:.1f} %" for found in (usual, weaker) if found is not None) + " (C = 1 and 10)"
 

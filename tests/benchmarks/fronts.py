@@ -1,6 +1,6 @@
 """What fronts and an engine process cost where the device takes no core: python -m tests.benchmarks.fronts.
 
-Sessions answer noise after a sleep, as if a device computed. What is left is HTTP, JSON, tokenising and decoding in the
+Sessions answer noise after a sleep, as if a device computed. What is left is HTTP, JSON, tokenizing and decoding in the
 fronts, frames and the queue in the engine process. Each figure is of several windows: their median, and the least,
 which other work on the machine disturbs the least.
 

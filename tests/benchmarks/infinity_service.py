@@ -1,6 +1,6 @@
 """infinity with its engine for CPU, on int8: python -m tests.benchmarks.infinity_service CHECKPOINT PORT.
 
-The graph is exported by optimum, and quantised to what its documentation names for VNNI: weights by column, activations
+The graph is exported by optimum, and quantized to what its documentation names for VNNI: weights by column, activations
 by batch.
 """
 
@@ -15,18 +15,18 @@ from optimum.onnxruntime import ORTQuantizer  # type: ignore[import-not-found]
 from optimum.onnxruntime.configuration import AutoQuantizationConfig  # type: ignore[import-not-found]
 
 
-def quantise(checkpoint: Path, directory: Path) -> Path:
+def quantize(checkpoint: Path, directory: Path) -> Path:
     """Write the int8 graph of a classifier, and return where it is."""
-    graph, quantised = directory / "fp32", directory / "int8"
+    graph, quantized = directory / "fp32", directory / "int8"
     main_export(str(checkpoint), output=graph, task="text-classification")
     scheme = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-    ORTQuantizer.from_pretrained(graph).quantize(save_dir=quantised, quantization_config=scheme)
-    return quantised
+    ORTQuantizer.from_pretrained(graph).quantize(save_dir=quantized, quantization_config=scheme)
+    return quantized
 
 
 if __name__ == "__main__":
     with TemporaryDirectory() as temporary:
-        os.chdir(quantise(Path(sys.argv[1]), Path(temporary)))  # it finds a graph on disk by "." alone
+        os.chdir(quantize(Path(sys.argv[1]), Path(temporary)))  # it finds a graph on disk by "." alone
         options = "v2 --model-id . --engine optimum --device cpu --no-compile --served-model-name m --host 127.0.0.1"
         options += " --no-model-warmup"  # which is longer than 512 tokens, and this engine does not cut
         sys.argv[1:] = [*options.split(), "--port", sys.argv[2]]

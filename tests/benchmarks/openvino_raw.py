@@ -1,7 +1,7 @@
 """OpenVINO in a loop, the other raw engine: python -m tests.benchmarks.openvino_raw CHECKPOINT TEXTS [SECONDS].
 
-Runs where torch, onnxruntime, openvino and nncf are. The network of a checkpoint (its classify head) is quantised to
-int8 by NNCF with the texts for calibration, and compiled for throughput; rows are tokenised beforehand and sorted, so
+Runs where torch, onnxruntime, openvino and nncf are. The network of a checkpoint (its classify head) is quantized to
+int8 by NNCF with the texts for calibration, and compiled for throughput; rows are tokenized beforehand and sorted, so
 that hardly anything is padded. Prints rows/s and tokens/s of the best batch size.
 """
 
@@ -55,8 +55,8 @@ def compile_int8(model: nn.Module, rows: list[Row], pad_id: int) -> Any:
     examples = [pad([row.key], pad_id).inputs for row in rows]
     first = {name: torch.from_numpy(values) for name, values in examples[-1].items()}
     converted = openvino.convert_model(model, example_input=first)
-    quantised = quantize(converted, Dataset(examples), model_type=ModelType.TRANSFORMER)
-    return openvino.Core().compile_model(quantised, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    quantized = quantize(converted, Dataset(examples), model_type=ModelType.TRANSFORMER)
+    return openvino.Core().compile_model(quantized, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
 
 
 def measure(compiled: Any, rows: list[Row], pad_id: int, size: int, seconds: float) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """`bertheads-score` against the session in a loop on the same short rows: python -m tests.benchmarks.score
 
 Both take all cores, in turn, and neither is given time to start: rows are counted from the first part to the last.
-The loop has its rows tokenised beforehand, in batches of like length, with one thread per core.
+The loop has its rows tokenized beforehand, in batches of like length, with one thread per core.
 """
 
 import argparse

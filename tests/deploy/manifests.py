@@ -1,4 +1,4 @@
-"""Manifests as kubectl builds them, and a strict validator of each kind: a misspelt field is an error.
+"""Manifests as kubectl builds them, and a strict validator of each kind: a misspelled field is an error.
 
 Kinds of Kubernetes itself come from the package kubernetes-validate, custom resources from tests/fixtures/crds.
 """

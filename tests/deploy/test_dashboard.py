@@ -92,11 +92,11 @@ class Scraped:
         result = self.get("query_range", query=expression, **span)["result"]
         return [float(value) for series in result for _, value in series["values"]]
 
-    def colour(self, title: str, *services: str) -> str:
-        """Return the colour that a field of the first row has for some services."""
+    def color(self, title: str, *services: str) -> str:
+        """Return the color that a field of the first row has for some services."""
         panel = FIRST_ROW[title]
         values = self.values(panel["targets"][0], *services)
-        return colour(panel["fieldConfig"]["defaults"], values[0] if values else None)
+        return color(panel["fieldConfig"]["defaults"], values[0] if values else None)
 
     def substituted(self, expression: str, *services: str) -> str:
         """Put in what Grafana would for variables at "All", except for that of the instance."""
@@ -119,8 +119,8 @@ class Scraped:
         return replace(self, end=moment)
 
 
-def colour(defaults: dict[str, Any], value: float | None) -> str:
-    """Return the colour of a field in Grafana: of the text for no value, or of the last threshold that is reached."""
+def color(defaults: dict[str, Any], value: float | None) -> str:
+    """Return the color of a field in Grafana: of the text for no value, or of the last threshold that is reached."""
     matched = "null" if value is None else "nan" if math.isnan(value) else ""
     for mapping in defaults["mappings"]:
         if mapping["options"]["match"] == matched:
@@ -307,7 +307,7 @@ def test_rules_query_only_metrics_that_exist(scraped: Scraped) -> None:
 def test_a_healthy_service_pages_nobody(scraped: Scraped) -> None:
     alerts = [a["labels"] for a in scraped.get("alerts")["alerts"] if a["state"] == "firing"]
     assert not [labels for labels in alerts if labels["severity"] == "page"]
-    assert {scraped.colour(title, *WORKERS) for title in ("Up", "Ready", "Lanes", "Pages firing")} == {"green"}
+    assert {scraped.color(title, *WORKERS) for title in ("Up", "Ready", "Lanes", "Pages firing")} == {"green"}
 
 
 @pytest.mark.parametrize("panel", [pytest.param(panel, id=panel["title"]) for panel in PANELS])
@@ -363,7 +363,7 @@ def test_a_worker_that_is_killed_turns_ready_and_lanes_red(scraped: Scraped) -> 
 
     def red(title: str) -> bool:
         moments = [killed + seconds / 2 for seconds in range(int(2 * (time.time() - killed)))]
-        return any(scraped.at(moment).colour(title, *WORKERS) == "red" for moment in moments)
+        return any(scraped.at(moment).color(title, *WORKERS) == "red" for moment in moments)
 
     wait_for(lambda: red("Ready") and red("Lanes"))
 
@@ -375,6 +375,6 @@ def test_a_service_that_is_killed_turns_the_first_row_red(scraped: Scraped) -> N
     later = f"sum(up) == {len(WORKERS) - 1} and {gone}"
     wait_for(lambda: scraped.get("query", query=later)["result"])
     now = scraped.at(time.time())
-    assert {now.colour(title, *WORKERS) for title in ("Up", "Ready", "Lanes")} == {"red"}
-    alone = {title: now.colour(title, "one") for title in FIRST_ROW if title != "Pages firing"}  # that takes a minute
+    assert {now.color(title, *WORKERS) for title in ("Up", "Ready", "Lanes")} == {"red"}
+    alone = {title: now.color(title, "one") for title in FIRST_ROW if title != "Pages firing"}  # that takes a minute
     assert set(alone.values()) == {"red"}, alone

@@ -35,21 +35,21 @@ def test_manifests_are_valid(built: dict[str, list[Document]], version: str) -> 
     assert not wrong
 
 
-def test_a_misspelt_field_is_refused_anywhere(built: dict[str, list[Document]]) -> None:
+def test_a_misspelled_field_is_refused_anywhere(built: dict[str, list[Document]]) -> None:
     tried: set[tuple[str, ...]] = set()
     for document in all_documents(built):
         for path, _ in walk(document):
             place = (document["kind"], *(str(part) for part in path if isinstance(part, str)))
             if len(place) > 1 and place not in tried and isinstance(path[-1], str) and not is_free(path):
                 tried.add(place)
-                assert is_refused(misspelt(document, path)), f"{'.'.join(place)} may be misspelt"
+                assert is_refused(misspelled(document, path)), f"{'.'.join(place)} may be misspelled"
     assert {place[0] for place in tried} == {document["kind"] for document in all_documents(built)}
 
 
 def is_refused(document: Document) -> bool:
     try:
         return bool(errors(document))
-    except LookupError:  # what is misspelt is its kind or the version of its API
+    except LookupError:  # what is misspelled is its kind or the version of its API
         return not {"apiVersion", "kind"} <= set(document)
 
 
@@ -59,7 +59,7 @@ def is_free(path: tuple[str | int, ...]) -> bool:
     return "/" in names[-1] or bool(FREE & set(names[:-1])) or names[-3:-1] == ["triggers", "metadata"]
 
 
-def misspelt(document: Document, path: tuple[str | int, ...]) -> Document:
+def misspelled(document: Document, path: tuple[str | int, ...]) -> Document:
     """Return a copy with a letter more in one key."""
     changed = copy.deepcopy(document)
     *outer, last = path

@@ -228,7 +228,7 @@ def test_versions_agree() -> None:
 
 @pytest.fixture(scope="module")
 def wheel_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of this directory, whose kernels others use, and without optimising them."""
+    """Built from a copy of this directory, whose kernels others use, and without optimizing them."""
     root = tmp_path_factory.mktemp("tree")
     for name in ("kernels", "models", "service", "training"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -53,7 +53,7 @@ def test_the_job_is_valid(job: Document, version: str) -> None:
     assert errors(job, version) == []
 
 
-def test_a_misspelt_field_is_refused(job: Document) -> None:
+def test_a_misspelled_field_is_refused(job: Document) -> None:
     """Anywhere but in maps whose keys are anybody's choice."""
     free = {"labels", "requests", "limits", "rayStartParams"}
     for path, _ in walk(job):

@@ -29,10 +29,10 @@ def installed(name: str, digest: str) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """What cyclonedx-py writes, in short."""
     own = {"type": "application", "name": "bertheads", "version": "1.2.3", "bom-ref": "root-component"}
-    licence = {"licenses": [{"license": {"id": "Apache-2.0"}}]}
+    license = {"licenses": [{"license": {"id": "Apache-2.0"}}]}
     packages = [package("prometheus_client", "0.26.0"), package("tokenizers", "0.23.3")]
     head = {"$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json", "bomFormat": "CycloneDX"}
-    return head | {"specVersion": "1.6", "metadata": {"component": own | licence}, "components": packages}
+    return head | {"specVersion": "1.6", "metadata": {"component": own | license}, "components": packages}
 
 
 REPORT = {"install": [installed("tokenizers", "a" * 64), installed("Prometheus-Client", "b" * 64)]}
@@ -89,16 +89,16 @@ def test_packages_of_debian_name_the_source_that_scanners_look_for(sbom: ModuleT
     assert found["libgcc-s1"]["purl"].endswith("&upstream=gcc-12%4012.2.0-13")
 
 
-def test_licences_are_those_of_the_copyright_file(sbom: ModuleType, tmp_path: Path) -> None:
+def test_licenses_are_those_of_the_copyright_file(sbom: ModuleType, tmp_path: Path) -> None:
     machine = (
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nLicense: MIT\nLicense: GPL-2+\n"
     )
-    assert sbom.licences("x", tmp_path) == []
+    assert sbom.licenses("x", tmp_path) == []
     (tmp_path / "x").mkdir()
     (tmp_path / "x/copyright").write_text(machine)
-    assert [each["license"]["name"] for each in sbom.licences("x", tmp_path)] == ["GPL-2+", "MIT"]
+    assert [each["license"]["name"] for each in sbom.licenses("x", tmp_path)] == ["GPL-2+", "MIT"]
     (tmp_path / "x/copyright").write_text("License: as you like\n")  # no form that programs can read
-    assert sbom.licences("x", tmp_path) == []
+    assert sbom.licenses("x", tmp_path) == []
 
 
 def test_the_same_image_has_the_same_document(sbom: ModuleType) -> None:

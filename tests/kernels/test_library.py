@@ -49,7 +49,7 @@ session.run([(head, Row([5] * length, [0] * length, [0, length - 1])) for length
 
 
 @pytest.mark.slow
-def test_kernels_have_no_undefined_behaviour() -> None:
+def test_kernels_have_no_undefined_behavior() -> None:
     """Compiled with traps for it. For example, the constants of a graph may be unaligned."""
     library = compiled("trapping", "-O1 -fsanitize=undefined -fsanitize-undefined-trap-on-error -Wno-pass-failed")
     subprocess.run([sys.executable, "-c", ALL_HEADS, library], check=True, cwd=ROOT)

@@ -156,11 +156,11 @@ def encoder(**changes: object) -> Callable[[dict[str, Any]], object]:
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], list[str]]] = {
-    "unknown key": (lambda values: values.update(licence="MIT"), ["licence", "not permitted"]),
+    "unknown key": (lambda values: values.update(license="MIT"), ["license", "not permitted"]),
     "no version": (lambda values: values.pop("version"), ["version", "required"]),
     "name with a slash": (lambda values: values.update(name="../x"), ["name is '../x'"]),
     "no heads": (lambda values: values.update(heads={}), ["heads"]),
-    "unknown task": (head("qa", task="summarise"), ["heads.qa.task is 'summarise'", "classify"]),
+    "unknown task": (head("qa", task="summarize"), ["heads.qa.task is 'summarize'", "classify"]),
     "another task": (head("sentiment", task="pair"), ["heads.sentiment.task 'classify'", "says 'pair'"]),
     "renamed label": (head("sentiment", labels=["bad", "good"]), ["heads.sentiment.labels", "'bad'", "'negative'"]),
     "swapped labels": (head("sentiment", labels=["positive", "negative"]), ["heads.sentiment.labels"]),

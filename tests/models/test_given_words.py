@@ -1,4 +1,4 @@
-"""If these fail, words that a client divided are divided again, lost, or get the tags of their neighbours."""
+"""If these fail, words that a client divided are divided again, lost, or get the tags of their neighbors."""
 
 from pathlib import Path
 from typing import Any

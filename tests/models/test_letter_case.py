@@ -12,7 +12,7 @@ UNCASED = list(tokenizers.Tokenizer.from_file(str(STARTER)).get_vocab())
 """That of bert-base-uncased."""
 
 
-def capitalised(tokens: list[str], every: int) -> list[str]:
+def capitalized(tokens: list[str], every: int) -> list[str]:
     return [token.title() if i % every == 0 else token for i, token in enumerate(tokens)]
 
 
@@ -29,7 +29,7 @@ def test_some_words_in_the_place_of_unused_entries_do_not_count() -> None:
 
 @pytest.mark.parametrize("every", [2, 4, 100])
 def test_a_cased_vocabulary(every: int) -> None:
-    assert letter_case(capitalised(UNCASED, every))[:2] == (False, False)
+    assert letter_case(capitalized(UNCASED, every))[:2] == (False, False)
 
 
 def test_entries_without_case_say_nothing_of_it() -> None:

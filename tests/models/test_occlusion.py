@@ -57,7 +57,7 @@ def variant(one: Any, word: dict[str, Any]) -> Any:
         ("one\ntwo", {"one": "two", "two": "one"}),
     ],
 )
-def test_a_word_takes_one_blank_with_it_and_joins_no_neighbours(
+def test_a_word_takes_one_blank_with_it_and_joins_no_neighbors(
     tokenizer: Tokenizer, text: str, variants: dict[str, str]
 ) -> None:
     spans = word_spans(text, tokenizer.encode(text))

@@ -139,7 +139,7 @@ def test_a_file_beside_shards_is_the_one_that_counts(tokenizer: Tokenizer, tmp_p
     ("dtype", "words"),
     [(torch.float8_e4m3fn, "float8_e4m3fn"), (torch.float8_e5m2, "float8_e5m2"), (torch.int8, "int8")],
 )
-def test_quantised_weights_are_refused(dtype: torch.dtype, words: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_quantized_weights_are_refused(dtype: torch.dtype, words: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     rewrite(
         save(BertForSequenceClassification, tokenizer, tmp_path),
         lambda weights: {k: tensor.to(dtype) if tensor.ndim == 2 else tensor for k, tensor in weights.items()},

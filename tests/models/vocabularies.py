@@ -1,6 +1,6 @@
 """Small tokenizers of transformers' classes, trained on a few words of many scripts.
 
-`nmt_nfkc.xz` is SentencePiece's table of that name (Apache 2.0), which normalises text for XLM-RoBERTa and CamemBERT.
+`nmt_nfkc.xz` is SentencePiece's table of that name (Apache 2.0), which normalizes text for XLM-RoBERTa and CamemBERT.
 """
 
 import json

@@ -177,7 +177,7 @@ def test_the_cost_of_an_explanation_is_bounded(served: Served) -> None:
     assert served.post("/explain/sentiment", "x" * 5001).status_code == 422
 
 
-def test_texts_are_tokenised_beside_the_event_loop(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_tokenized_beside_the_event_loop(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
     encode = Occlusion.encode
 

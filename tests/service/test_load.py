@@ -105,7 +105,7 @@ def test_a_body_that_does_not_come_is_408(bundle: Path) -> None:
             assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_deadline_while_tokenising_is_504_and_others_are_answered(
+def test_a_deadline_while_tokenizing_is_504_and_others_are_answered(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered = threading.Event()

@@ -1,4 +1,4 @@
-"""If this breaks, something on the page is drawn where nobody can read it: on a phone, on paper, in other colours."""
+"""If this breaks, something on the page is drawn where nobody can read it: on a phone, on paper, in other colors."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def explain(page: Page, front: Relay) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_marks_can_be_read_in_forced_colours(page: Page, front: Relay, scheme: str) -> None:
+def test_marks_can_be_read_in_forced_colors(page: Page, front: Relay, scheme: str) -> None:
     emulate(page, forced_colors="active", prefers_color_scheme=scheme)
     explain(page, front)
     assert min(page.run(CONTRASTS)) >= 4.5
@@ -56,7 +56,7 @@ def test_marks_can_be_read_in_forced_colours(page: Page, front: Relay, scheme: s
     ]
 
 
-def test_forced_colours_show_the_chosen_tab_the_bars_and_the_button(page: Page, served: Served) -> None:
+def test_forced_colors_show_the_chosen_tab_the_bars_and_the_button(page: Page, served: Served) -> None:
     emulate(page, forced_colors="active", prefers_color_scheme="dark")
     page.open(served.url).answered()
     border = "getComputedStyle(document.querySelector('#tabs [aria-selected={}]')).borderBottomColor"

@@ -69,7 +69,7 @@ def test_each_row_gets_its_own_answer(page: Page, served: Served, form: str) -> 
         ("text,label\r\n,\r\na,b", "CSV", [["a", "b"]]),
     ],
 )
-def test_a_format_is_recognised(page: Page, served: Served, text: str, kind: str | None, rows: object) -> None:
+def test_a_format_is_recognized(page: Page, served: Served, text: str, kind: str | None, rows: object) -> None:
     page.open(served.url).answered()
     page.run(f"loadTable({json.dumps(text)})")
     assert page.run("job.table && [job.table.kind, job.table.rows]") == (rows and [kind, rows])

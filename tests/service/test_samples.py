@@ -133,9 +133,9 @@ def test_a_line_is_training_data_once_its_prediction_is_a_label(
             assert name in ("classify nothing", "classify raw several")
             continue
         key = "tags" if "tokens" in line else LABELS.get(task, "label")
-        labelled = tmp_path / f"{number}.jsonl"
-        labelled.write_text(json.dumps(line | {key: line["prediction"], "id": "1"}) + "\n", encoding="utf8")
-        [example] = read_examples(labelled, task)
+        labeled = tmp_path / f"{number}.jsonl"
+        labeled.write_text(json.dumps(line | {key: line["prediction"], "id": "1"}) + "\n", encoding="utf8")
+        [example] = read_examples(labeled, task)
         [given] = [line[key] for key in ("text", "tokens", "text_a", "context") if key in line]
         assert given in [getattr(example, field) for field in type(example).__slots__]
 
@@ -150,7 +150,7 @@ def test_a_prediction_is_what_was_answered(served: Served, shared: Path) -> None
     assert (line["prediction"], line["sample"]["score"]) == (best["label"], best["score"])
 
 
-def test_neighbouring_tags_are_one_span() -> None:
+def test_neighboring_tags_are_one_span() -> None:
     units = [("B-PER", 0, 4), ("I-PER", 5, 9), ("B-PER", 10, 12), ("I-LOC", 13, 15), ("NOUN", 16, 18), ("NOUN", 19, 21)]
     given = [{"entity": label, "start": start, "end": end} for label, start, end in units]
     assert samples._spans(given) == [

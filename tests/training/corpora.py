@@ -13,7 +13,7 @@ WORDS = "the cat dog man woman house city river runs eats sees is was in on with
 
 
 def write_documents(path: Path, documents: int, sentences: int, seed: int = 0) -> Path:
-    """Documents of sentences in which each word but the first follows from the one before, so that masks can be learnt.
+    """Write documents whose masks can be learned: each word of a sentence except the first follows from the one before.
 
     Each ends with the numbers of its document and sentence.
     """

@@ -64,14 +64,14 @@ def next_command(told: str) -> list[str]:
 
 
 def test_vocab_evaluate_and_label_print_commands_that_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts, labelled = write_texts(tmp_path / "texts.jsonl"), tmp_path / "labelled.jsonl"
+    texts, labeled = write_texts(tmp_path / "texts.jsonl"), tmp_path / "labeled.jsonl"
     documents = write_documents(tmp_path / "documents.jsonl", 30, 20)
     main(["vocab", str(documents), "--out", str(tmp_path / "vocabulary"), "--size", "300"])
     main(next_command(capsys.readouterr().out))
     assert (tmp_path / "vocabulary-corpus" / "manifest.json").exists()
-    main(["label", str(STARTER), "--head", "sentiment", "--data", str(texts), "--sure", "0", "--out", str(labelled)])
+    main(["label", str(STARTER), "--head", "sentiment", "--data", str(texts), "--sure", "0", "--out", str(labeled)])
     arguments = build_parser("head").parse_args(next_command(capsys.readouterr().out))
-    assert arguments.data == [labelled] and arguments.task == "classify"
+    assert arguments.data == [labeled] and arguments.task == "classify"
 
 
 def test_evaluate_ends_with_the_figure_and_the_way_to_the_wrong_answers(

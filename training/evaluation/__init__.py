@@ -1,1 +1,1 @@
-"""Evaluation: predictors, figures, reports, and labelling."""
+"""Evaluation: predictors, figures, reports, and labeling."""

@@ -1,4 +1,4 @@
-"""Measure a head on labelled data: the same code for a checkpoint, a bundle, and a running service.
+"""Measure a head on labeled data: the same code for a checkpoint, a bundle, and a running service.
 
 Each figure has the figure of chance on the same data beside it. Texts are sent as a user would send them.
 """

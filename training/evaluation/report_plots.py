@@ -29,7 +29,7 @@ DPI = 110
 CHARACTER = 0.075
 """Inches that a character of a label takes at most."""
 OTHERS = "(others)"
-BLUE, GREY = "#1f5a96", "#9a9a9a"
+BLUE, GRAY = "#1f5a96", "#9a9a9a"
 
 Counts = NDArray[np.int64]
 
@@ -168,9 +168,9 @@ def _draw_matrix(
     axis.tick_params(which="both", length=0)
     axis.set(xlabel="found", ylabel="expected")
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if shares[row, column] > 0.55 else "black"
+        color = "white" if shares[row, column] > 0.55 else "black"
         size = 9 if len(rows) <= 6 else 7
-        axis.text(column, row, _count(counts[row, column]), ha="center", va="center", color=colour, fontsize=size)
+        axis.text(column, row, _count(counts[row, column]), ha="center", va="center", color=color, fontsize=size)
     for place in range(len(rows) - (NONE in rows)):  # right answers, framed
         frame = (place - 0.5, place - 0.5)
         axis.add_patch(Rectangle(frame, 1, 1, fill=False, edgecolor="black", linewidth=1.2, zorder=3))
@@ -192,7 +192,7 @@ def _reliability(report: Report) -> Figure:
     _draw_bins(top, report)
     counts = [one.count for one in report.bins]
     lows, widths = [one.low for one in report.bins], [one.high - one.low for one in report.bins]
-    bottom.bar(lows, counts, widths, align="edge", color=GREY, edgecolor="white", linewidth=0.8)
+    bottom.bar(lows, counts, widths, align="edge", color=GRAY, edgecolor="white", linewidth=0.8)
     bottom.set_ylabel("answers")
     bottom.set_xlabel("score")
     bottom.set_xlim(0, 1)
@@ -208,7 +208,7 @@ def _reliability(report: Report) -> Figure:
 
 def _draw_bins(axis: Axes, report: Report) -> None:
     scores, right = [one.score for one in report.bins], [one.right for one in report.bins]
-    axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    axis.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1.2, label="perfectly calibrated")
     axis.plot(scores, right, color=BLUE, marker="o", markersize=5, linewidth=1.6, label="this head")
     low, high = zip(*(interval(one.right, one.count) for one in report.bins), strict=True)
     axis.vlines(scores, low, high, color=BLUE, alpha=0.5, linewidth=1.2, label="95 % interval")
@@ -239,10 +239,10 @@ def _residuals(report: Report) -> Figure:
     low, high = min(gold.min(), found.min()), max(gold.max(), found.max())
     figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1.2, label="found = expected")
+    left.plot([low, high], [low, high], color=GRAY, linestyle="--", linewidth=1.2, label="found = expected")
     left.scatter(gold, found, s=10, color=BLUE, alpha=0.4, linewidths=0, label="an example")
     left.set(xlabel="expected", ylabel="found")
-    right.axvline(0, color=GREY, linestyle="--", linewidth=1.2, label="no error")
+    right.axvline(0, color=GRAY, linestyle="--", linewidth=1.2, label="no error")
     right.hist(found - gold, bins=40, color=BLUE, edgecolor="white", linewidth=0.4, label="errors")
     right.set(xlabel="error (found − expected)", ylabel="examples")
     for axis in (left, right):

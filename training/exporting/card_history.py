@@ -14,13 +14,13 @@ from training.parity.run_files import RunFiles
 
 TRAINING_EXAMPLES = "training_examples"
 """Metric of a head: the number of examples that it learned from."""
-BASE_LICENCE = "base_licence"
-"""Key of the provenance: the licence of the base, as its own card states it."""
+BASE_LICENSE = "base_license"
+"""Key of the provenance: the license of the base, as its own card states it."""
 NOT_STATED = "not stated"
 
 
-def base_licence(base: Path | None, run: RunFiles | None) -> dict[str, str]:
-    """Return the licence that the card of the base states, for the provenance; {} if it states none.
+def base_license(base: Path | None, run: RunFiles | None) -> dict[str, str]:
+    """Return the license that the card of the base states, for the provenance; {} if it states none.
 
     The base is the bundle of --base, or the one that the recipe of the run names.
     """
@@ -33,7 +33,7 @@ def base_licence(base: Path | None, run: RunFiles | None) -> dict[str, str]:
     except (ExportError, OSError, UnicodeDecodeError):
         return {}
     found = values.get("license")
-    return {BASE_LICENCE: str(found)} if found else {}
+    return {BASE_LICENSE: str(found)} if found else {}
 
 
 def history_lines(manifest: Manifest, figures: Figures, known: Mapping[str, Any]) -> Iterator[str]:
@@ -57,8 +57,8 @@ def _recipe_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def _data(manifest: Manifest, figures: Figures) -> Iterator[str]:
-    """Yield the files of training and validation; only a recipe can state their licences."""
-    header = ["head", "for", "file", "SHA-256", "licence", "rows"]
+    """Yield the files of training and validation; only a recipe can state their licenses."""
+    header = ["head", "for", "file", "SHA-256", "license", "rows"]
     rows = [header, *_training_rows(manifest), *_validation_rows(manifest, figures)]
     if not _recipe_of(manifest):
         rows = [[*row[:4], row[5]] for row in rows]
@@ -75,8 +75,8 @@ def _training_rows(manifest: Manifest) -> Iterator[list[str]]:
         files = [str(file) for file in entry.get("train") or []]
         sums = [_sum(file, inputs) for file in files]
         rows = f"{count:,.0f}" if isinstance(count, int | float) else ""
-        licence = str(entry.get("licence") or NOT_STATED)
-        yield [name, "training", "<br>".join(files), "<br>".join(sums), licence, rows]
+        license = str(entry.get("license") or NOT_STATED)
+        yield [name, "training", "<br>".join(files), "<br>".join(sums), license, rows]
 
 
 def _sum(file: str, inputs: dict[str, Any]) -> str:
@@ -95,9 +95,9 @@ def _validation_rows(manifest: Manifest, figures: Figures) -> Iterator[list[str]
     measured = next(iter(figures["precisions"].values()))["heads"]
     for name, head in measured.items():
         if found := head.get("validation"):
-            licence = str((heads.get(name) or {}).get("licence") or NOT_STATED)
+            license = str((heads.get(name) or {}).get("license") or NOT_STATED)
             files, sums = zip(*((one["file"], _short(one["sha256"])) for one in found["files"]), strict=True)
-            yield [name, "validation", "<br>".join(files), "<br>".join(sums), licence, f"{found['of']:,}"]
+            yield [name, "validation", "<br>".join(files), "<br>".join(sums), license, f"{found['of']:,}"]
 
 
 # ---- base and recipe -------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def _validation_rows(manifest: Manifest, figures: Figures) -> Iterator[list[str]
 
 def _base(manifest: Manifest, known: Mapping[str, Any]) -> Iterator[str]:
     if base := noted(manifest, "base") or str(_recipe_of(manifest).get("base") or ""):
-        yield from (f"`{base}`. Its licence: {noted(manifest, BASE_LICENCE) or NOT_STATED}.", "")
+        yield from (f"`{base}`. Its license: {noted(manifest, BASE_LICENSE) or NOT_STATED}.", "")
     elif named := known.get("base_model"):
         yield from (f"`{named}`.", "")
     else:
@@ -135,7 +135,7 @@ def _limits(manifest: Manifest, figures: Figures, known: Mapping[str, Any]) -> I
     measured = next(iter(figures["precisions"].values()))["heads"]
     missing = [name for name in manifest.heads if "validation" not in measured[name]]
     if missing:
-        yield f"- Not measured on labelled data here: {', '.join(f'`{name}`' for name in missing)}."
+        yield f"- Not measured on labeled data here: {', '.join(f'`{name}`' for name in missing)}."
     yield "- Texts of another kind, subject or length get worse answers. Measure the heads on your own texts first."
     yield ""
 

@@ -31,7 +31,7 @@ from training.evaluation.evaluate import positive
 from training.evaluation.report import REPORTS, copy_report, write_report
 from training.evaluation.report_figures import Report
 from training.evaluation.report_text import figure_text
-from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
+from training.exporting.card_history import TRAINING_EXAMPLES, base_license
 from training.exporting.encoder_graph import encoder_model, fingerprint, head_model
 from training.exporting.graph_builder import place_constants, share_constants
 from training.exporting.model_card import model_card, said_in
@@ -70,7 +70,7 @@ class ExportOptions:
     card: Path | None = None
     """Text for README.md of the bundle, above the figures; by default the text that a person wrote there before."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """Provenance that only people know: data, licences."""
+    """Provenance that only people know: data, licenses."""
     replace: bool = False
     base: Path | None = None
     """A bundle with the same encoder; unchanged parts keep their bytes."""
@@ -124,7 +124,7 @@ def _manifest(checkpoint: Checkpoint, options: ExportOptions, kept: Kept | None)
     heads = {name: _head_entry(name, head, kept) for name, head in checkpoint.heads.items()}
     files = [*encoder.files.values(), *(head.file for head in heads.values()), TOKENIZER, PARITY]
     provenance: dict[str, JsonValue] = {
-        **base_licence(options.base, options.run),
+        **base_license(options.base, options.run),
         **options.notes,
         **({"base": f"{kept.bundle.manifest.name} {kept.bundle.manifest.version}"} if kept else {}),
         "weights": kept.mark if kept else fingerprint(checkpoint.encoder),

@@ -26,7 +26,7 @@ PIPELINES: dict[TaskName, str] = {
     "qa": "question-answering",
 }
 """Hugging Face's names of the tasks."""
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 """An identifier such as apache-2.0 or cc-by-sa-4.0."""
 FIGURES = (
     *("f1", "micro_f1", "accuracy", "macro_f1", "precision", "recall", "exact_match"),
@@ -101,10 +101,10 @@ def noted(manifest: Manifest, key: str) -> str | None:
     return found if isinstance(found, str) and found.strip() else None
 
 
-def identifier(licence: str | None) -> str | None:
-    """Return the licence as an identifier such as apache-2.0, or None if its name cannot be one."""
-    name = "-".join(licence.lower().split()) if licence else ""
-    return name if LICENCE.fullmatch(name) else None
+def identifier(license: str | None) -> str | None:
+    """Return the license as an identifier such as apache-2.0, or None if its name cannot be one."""
+    name = "-".join(license.lower().split()) if license else ""
+    return name if LICENSE.fullmatch(name) else None
 
 
 def _results(name: str, head: HeadEntry) -> Iterator[EvalResult]:

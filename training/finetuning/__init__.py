@@ -1,1 +1,1 @@
-"""Finetuning: one or several heads on one encoder learn from labelled examples."""
+"""Finetuning: one or several heads on one encoder learn from labeled examples."""

@@ -53,8 +53,8 @@ class HeadRecipe:
     """For qa: share of questions to add that a similar context does not answer, relative to those with an answer."""
     class_weights: Share = 0.0
     """Exponent of class weights: an example weighs the inverse of its class frequency to this power."""
-    licence: str = ""
-    """Licence of its data, for the model card, such as "CC BY 4.0"."""
+    license: str = ""
+    """License of its data, for the model card, such as "CC BY 4.0"."""
     consistency: NotNegative = 0.0
     """Weight of the distance between two passes with dropout (R-Drop, arXiv 2106.14448); it needs an extra pass."""
 

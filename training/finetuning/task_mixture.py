@@ -91,7 +91,7 @@ def build_sources(
     for name, head in recipe.heads.items():
         batches = itertools.islice(stream(encoded[name], head, recipe.seed), drawn.count(name), None)
         of_classes = class_weights(checkpoint.heads[name].spec, encoded[name], head.class_weights)
-        sources[name] = labelled_source(checkpoint, name, batches, head.consistency, of_classes)
+        sources[name] = labeled_source(checkpoint, name, batches, head.consistency, of_classes)
     if recipe.corpus:
         pretraining = recipe.pretraining
         corpus = Corpus(Path(recipe.corpus))
@@ -121,7 +121,7 @@ def epoch_batches(lengths: NDArray[np.int64], size: int, rng: np.random.Generato
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def labelled_source(
+def labeled_source(
     checkpoint: Checkpoint, name: str, batches: Iterator[list[Target]], weight: float, of_classes: Tensor | None
 ) -> Any:
     head = checkpoint.heads[name]

@@ -1,1 +1,1 @@
-"""One command from labelled data to a bundle that can be served."""
+"""One command from labeled data to a bundle that can be served."""

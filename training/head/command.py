@@ -1,4 +1,4 @@
-"""From labelled data to a bundle: one command that trains a head, measures it, and exports it.
+"""From labeled data to a bundle: one command that trains a head, measures it, and exports it.
 
     python -m training head DATA... --task classify|pair|tag|qa --out BUNDLE
 

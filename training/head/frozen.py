@@ -66,8 +66,8 @@ def train_frozen(
 def classes(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of the label of each example [n]."""
     numbers = {label: number for number, label in enumerate(labels)}
-    labelled = [one for one in examples if isinstance(one, TextExample | PairExample)]
-    return np.array([numbers[str(one.label)] for one in labelled], np.int64)
+    labeled = [one for one in examples if isinstance(one, TextExample | PairExample)]
+    return np.array([numbers[str(one.label)] for one in labeled], np.int64)
 
 
 def rows_of(spec: HeadSpec, base: Bundle, examples: Sequence[Example]) -> list[Row]:

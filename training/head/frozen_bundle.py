@@ -21,7 +21,7 @@ from models.session import Session
 from training.evaluation.metrics import Scores, headline
 from training.evaluation.report import REPORTS, copy_report, report_of, write_report
 from training.evaluation.report_figures import Report
-from training.exporting.card_history import TRAINING_EXAMPLES, base_licence
+from training.exporting.card_history import TRAINING_EXAMPLES, base_license
 from training.exporting.graph_builder import ATTENTION_OPSET, OPSET, Graph
 from training.exporting.model_card import model_card, said_in
 from training.finetuning.regression import Floats
@@ -111,7 +111,7 @@ def _manifest(learned: Learned, name: str, version: str, run: Path) -> Manifest:
         "weights": learned.fingerprint,
         "command": shlex.join(["python", "-m", "training", *portable(sys.argv[1:])]),
         **code(),
-        **base_licence(learned.base.directory, None),
+        **base_license(learned.base.directory, None),
         "training": trained(run),
     }
     return Manifest(

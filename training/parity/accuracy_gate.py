@@ -55,7 +55,7 @@ def remarks(figures: Figures) -> Iterator[str]:
 
 
 def can_judge(head: Figures, kind: str) -> bool:
-    """Tell whether a head has enough labelled examples of a kind, with a figure that fits its scores."""
+    """Tell whether a head has enough labeled examples of a kind, with a figure that fits its scores."""
     return kind in head and head[kind]["examples"] >= MIN_EXAMPLES and _fits(head, head[kind])
 
 

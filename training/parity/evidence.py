@@ -26,7 +26,7 @@ Kind = Literal["validation", "training"]
 Data = Mapping[str, Path | Sequence[Path]]
 
 MIN_EXAMPLES = 100
-"""Minimum labelled examples for judging a head: with fewer, one example is more than a point."""
+"""Minimum labeled examples for judging a head: with fewer, one example is more than a point."""
 SAMPLE = 1000
 """Maximum examples of a run's files, if no --data names them."""
 TEXTS: dict[TaskName, int] = {"classify": 200, "pair": 200, "tag": 200, "qa": 100, "fill-mask": 50}
@@ -43,7 +43,7 @@ def check_heads(data: Data, known: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Labelled examples of a head, a sample of some files."""
+    """Labeled examples of a head, a sample of some files."""
 
     kind: Kind
     files: tuple[Path, ...]

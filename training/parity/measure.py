@@ -2,7 +2,7 @@
 
 There are three measurements. Random rows of all lengths, alone and padded in a batch, show errors of the export.
 PyTorch always gets such a row alone, so errors of padding show too. Texts without labels show how often choices or
-scores differ. Labelled examples show the cost, with its standard error.
+scores differ. Labeled examples show the cost, with its standard error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,7 +193,7 @@ def _on_texts(name: str, theirs: Recorded, ours: Recorded, evidence: Sequence[Ev
     return {"source": source, "texts": len(chosen), **compare(spec, expected, found)}
 
 
-# ---- labelled examples ---------------------------------------------------------------------------------------------
+# ---- labeled examples ---------------------------------------------------------------------------------------------
 
 
 def _on_examples(name: str, theirs: Recorded, ours: Recorded, evidence: Evidence) -> Figures:

@@ -131,9 +131,9 @@ class Pruner:
 
     def foremost(self, values: Tensor, reader: nn.Linear, groups: int, count: int) -> Tensor:
         """Return the columns of the `count` groups whose contributions through `reader` vary most, in order."""
-        centred = values[self.tokens] - values[self.tokens].mean(0)
-        size = centred.shape[1] // groups
-        covariance = (centred.T @ centred).view(groups, size, groups, size)
+        centered = values[self.tokens] - values[self.tokens].mean(0)
+        size = centered.shape[1] // groups
+        covariance = (centered.T @ centered).view(groups, size, groups, size)
         products = (reader.weight.T @ reader.weight).view(groups, size, groups, size)
         variances = torch.einsum("gigj,gigj->g", covariance, products)
         chosen = variances.topk(count).indices.sort().values

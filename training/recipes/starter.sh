@@ -16,7 +16,7 @@ xz -dc "$data/pretrain/wikipedia.jsonl.xz" | tail -n 100 > "$work/unseen.jsonl" 
 python -m training pretrain "$recipes/continue.toml" --out "$work/pretrained" \
     --set corpus="$work/corpus" --set base="$base"
 
-# ---- more data for ner: text labelled by the average of four models that were trained for ner only
+# ---- more data for ner: text labeled by the average of four models that were trained for ner only
 # The head has four of the six types of WNUT-17: persons, locations and two kinds of organizations.
 cat "$data"/tagging/wnut17/train.jsonl "$data"/tagging/wnut17/validation.jsonl | sed -E \
     's/-person"/-PER"/g; s/-location"/-LOC"/g; s/-(corporation|group)"/-ORG"/g; s/"[BI]-(product|creative-work)"/"O"/g' \

@@ -23,7 +23,7 @@ from training.run.json_lines import json_lines
 from training.run.text_lines import checked
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
-Colour = str | tuple[float, float, float, float]
+Color = str | tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ SPARSE = 6
 FILLS = ("full", "none", "left", "bottom")
 """Fill styles of markers, one for each figure of a panel."""
 DARKEST, LIGHTEST = 0.0, 0.8
-"""The used range of the colour map, in which luminance only rises."""
+"""The used range of the color map, in which luminance only rises."""
 TICKS = 5
 """Maximum number of intervals on a log axis that spans less than a decade."""
 HEIGHT, LEGEND_LINE = 2.6, 0.19
@@ -161,28 +161,28 @@ def _draw_panel(axis: Axes, panel: Panel, curves: dict[Name, Curve]) -> None:
     chance = False
     for name in shown:
         place = subjects.index(name.subject) if name.subject else 0
-        colour = shades[place] if name.subject else "black"
-        _draw_curve(axis, panel, name, curves[name], colour, MARKERS[place % len(MARKERS)])
+        color = shades[place] if name.subject else "black"
+        _draw_curve(axis, panel, name, curves[name], color, MARKERS[place % len(MARKERS)])
         if line := curves.get(replace(name, figure=f"{name.figure}_chance")):
-            axis.axhline(line[1][-1], color=colour, linestyle=":", linewidth=1.1)
+            axis.axhline(line[1][-1], color=color, linestyle=":", linewidth=1.1)
             chance = True
     if chance:
-        axis.plot([], [], color="grey", linestyle=":", linewidth=1.1, label="chance, in the shade of the head")
+        axis.plot([], [], color="gray", linestyle=":", linewidth=1.1, label="chance, in the shade of the head")
     _scale(axis, panel)
     if any(name.subject for name in shown):
         axis.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), fontsize=8, frameon=False, borderaxespad=0)
 
 
-def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, colour: Colour, marker: str) -> None:
+def _draw_curve(axis: Axes, panel: Panel, name: Name, curve: Curve, color: Color, marker: str) -> None:
     steps, values = curve
-    style: dict[str, Any] = {"color": colour, "label": name.label(panel), "marker": marker if name.subject else ""}
+    style: dict[str, Any] = {"color": color, "label": name.label(panel), "marker": marker if name.subject else ""}
     if name.validation:
         fill = FILLS[panel.figures.index(name.figure) % len(FILLS)]
         style |= {"linestyle": (0, (4, 2)), "linewidth": 1.3, "markersize": 5, "fillstyle": fill}
         style |= {"markevery": max(1, len(steps) // FEW), "markerfacecoloralt": "white"}
     else:
         if panel.noisy and len(steps) > FEW:
-            axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.7)
+            axis.plot(steps, values, color=color, alpha=0.2, linewidth=0.7)
             values = smoothed(values)
         style |= {"linewidth": 1.5, "markersize": 3.5, "markevery": max(1, len(steps) // SPARSE)}
     axis.plot(steps, values, **style)

@@ -11,7 +11,7 @@ from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
 from training.scoring.job import Job
 from training.text.columns import Columns
-from training.text.rows import unlabelled_rows
+from training.text.rows import unlabeled_rows
 
 FIELDS: dict[RouteName, tuple[str, ...]] = {
     "classify": ("text",),
@@ -51,13 +51,13 @@ def columns_of(job: Job, tells: bool = False) -> Columns:
     """Return the columns of a job; raise ColumnError if `--columns` names an unknown field."""
     task = "classify" if job.route == "zero-shot" else job.route
     extra = {"id": ("id",)} | {name: () for name in job.keep}
-    return Columns(task, job.columns, labelled=False, extra=extra, tells=tells)
+    return Columns(task, job.columns, labeled=False, extra=extra, tells=tells)
 
 
 def input_rows(job: Job, file: Path) -> Iterator[InputRow]:
     """Yield every row of a file in order; raise DataError if the rest cannot be read."""
     name = job.name(file)
-    for number, row in enumerate(unlabelled_rows(file, columns_of(job)), start=1):
+    for number, row in enumerate(unlabeled_rows(file, columns_of(job)), start=1):
         place = f"{name}:{_line_of(row) or number}"
         try:
             if isinstance(row, DataError):

@@ -19,7 +19,7 @@ from training.scoring.input_rows import FIELDS, columns_of
 from training.scoring.job import Job
 from training.scoring.parts import column_names
 from training.text.file_formats import files_in
-from training.text.rows import unlabelled_format, unlabelled_rows
+from training.text.rows import unlabeled_format, unlabeled_rows
 
 SAMPLES: dict[RouteName, Any] = {
     "classify": "a",
@@ -122,14 +122,14 @@ def check_files(job: Job) -> None:
     columns = columns_of(job, tells=True)
     for file in job.files:
         try:
-            rows = list(islice(unlabelled_rows(file, columns), FIRST_ROWS))
+            rows = list(islice(unlabeled_rows(file, columns), FIRST_ROWS))
         except ColumnError:
             raise
         except DataError:
             continue
         _check_rows(job, file, rows)
         if unpacked_suffix(file) == ".txt":
-            form = unlabelled_format(file, columns)
+            form = unlabeled_format(file, columns)
             tell(f"{file} is read as {'one text per line' if form == 'text' else form}")
 
 

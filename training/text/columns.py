@@ -53,7 +53,7 @@ class Columns:
 
     task: str
     chosen: Mapping[str, str] = field(default_factory=dict)
-    labelled: bool = True
+    labeled: bool = True
     """Whether records must have labels. If not, their columns are ignored."""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Extra fields, and the usual names of their columns."""
@@ -86,10 +86,10 @@ class Columns:
 
     def read(self, path: Path, names: Sequence[str]) -> list[str] | None:
         """Return the columns of a table to read: those of the inputs if labels are not needed; None means all."""
-        if self.labelled and self.task != "fill-mask":
+        if self.labeled and self.task != "fill-mask":
             return None
         found = self._columns(str(path), names)
-        if not self.labelled and self._missing(found):
+        if not self.labeled and self._missing(found):
             self._refuse(str(path), names, self._missing(found))
         self._check_extra(str(path), names, found)
         return list(found.values()) or None
@@ -121,12 +121,12 @@ class Columns:
     def fields(self) -> dict[str, Sequence[str]]:
         """Return the fields to look for, and the usual names of their columns."""
         known = FIELDS[self.task].items()
-        return {name: usual for name, usual in known if self.labelled or name not in LABELS} | dict(self.extra)
+        return {name: usual for name, usual in known if self.labeled or name not in LABELS} | dict(self.extra)
 
     @property
     def _needed(self) -> list[str]:
         """Return the fields that every example needs."""
-        return [name for name in NEEDED.get(self.task, ()) if self.labelled or name != "label"]
+        return [name for name in NEEDED.get(self.task, ()) if self.labeled or name != "label"]
 
     # ---- names -------------------------------------------------------------------------------------------------------
 
@@ -179,9 +179,9 @@ class Columns:
 
     def _missing(self, found: Mapping[str, str]) -> list[str]:
         """Return the needed fields for which the table has no column."""
-        if not self.labelled and self.task == "tag":
+        if not self.labeled and self.task == "tag":
             return [] if "tokens" in found or "text" in found else ["text"]
-        needed = ["question", "context"] if not self.labelled and self.task == "qa" else self._needed
+        needed = ["question", "context"] if not self.labeled and self.task == "qa" else self._needed
         return [name for name in needed if name not in found]
 
     def _check(self, path: Path, names: Sequence[str]) -> None:
@@ -232,7 +232,7 @@ class Columns:
     def _guessed(self, rows: Sequence[Sequence[str]]) -> list[str] | None:
         """Return guessed names: the texts in order, and the label, which may be missing if labels are not needed."""
         texts = [name for name in self._needed if name != "label"]
-        if not self.labelled and texts and len(rows[0]) == len(texts):
+        if not self.labeled and texts and len(rows[0]) == len(texts):
             return texts
         label = _label_column(rows) if texts and len(rows[0]) == len(texts) + 1 and self.task != "fill-mask" else None
         return None if label is None else [*texts[:label], "label", *texts[label:]]

@@ -84,7 +84,7 @@ def build_corpus(
             tell_space(partial_out, found.files)
             work = Work(partial_out, asked | {"held_out": held_out, "layout": LAYOUT}, pieces)
             rest = work.go_on(found)
-            cuts = tokenise(rest, tokenizer, language, workers)
+            cuts = tokenize(rest, tokenizer, language, workers)
             bar = progress(cuts, "documents", initial=work.documents)
             with work, closing(cuts):
                 for sentences in bar:
@@ -133,7 +133,7 @@ def tell_space(directory: Path, files: Sequence[Path]) -> None:
 # ---- text to ids ---------------------------------------------------------------------------------------------------
 
 
-def tokenise(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Generator[Sentences]:
+def tokenize(found: Iterable[Document], tokenizer: Path, language: str, workers: int) -> Generator[Sentences]:
     """Split documents into sentences of ids, in order, in `workers` processes."""
     texts = (document.text for document in found)
     if workers <= 1:

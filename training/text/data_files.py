@@ -1,4 +1,4 @@
-"""Labelled data in any format: files and folders, read as the examples of a task.
+"""Labeled data in any format: files and folders, read as the examples of a task.
 
     .csv .tsv · .json .jsonl · .parquet · .conll .conllu .bio .iob · SQuAD, doccano, Label Studio, spaCy, Prodigy
 
@@ -31,7 +31,7 @@ from training.text.label_notes import note_labels, note_lists, note_words
 from training.text.notes import Notes
 from training.text.rows import rows_of
 
-DATA_HELP = f"labelled files or folders, one or several: {KNOWN}"
+DATA_HELP = f"labeled files or folders, one or several: {KNOWN}"
 
 
 def read_data(

@@ -65,7 +65,7 @@ class Documents:
 
     def of(self, path: Path) -> Iterator[Document]:
         """Yield the documents of one file, without a limit."""
-        columns = Columns("fill-mask", self.reading.columns, labelled=False)
+        columns = Columns("fill-mask", self.reading.columns, labeled=False)
         rows = rows_of(path, columns, self.notes, one_per_line=self.reading.one_per_line)
         for text in self.broken.parsed(rows, text_of):
             if any(map(visible, text)):

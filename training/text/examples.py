@@ -1,4 +1,4 @@
-"""Labelled examples and documents, from records of any file.
+"""Labeled examples and documents, from records of any file.
 
 Data is checked when it is read: a broken line is a DataError that names file and line. So no run fails an hour later
 because a label is a number, or an answer is not at its offset.

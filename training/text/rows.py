@@ -1,4 +1,4 @@
-"""The records of a labelled file of any format, in the one form that examples are parsed from.
+"""The records of a labeled file of any format, in the one form that examples are parsed from.
 
 The reader of a format yields records. Their columns become the fields of the task, in one form for all tools.
 A broken row is a DataError among the rows, so the reader decides whether to skip it.
@@ -52,14 +52,14 @@ def rows_of(
     yield from _in_bio(list(rows), notes) if columns.task == "tag" else rows
 
 
-def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
+def unlabeled_rows(path: Path, columns: Columns) -> Iterator[Row]:
     """Yield every record of a file with the inputs of the task; no row is left out, and labels are not read.
 
     A row of empty cells is a record too, and so is each line of plain text. A broken row is a RowError among the rows.
     Raise DataError if the rest of the file cannot be read, and ColumnError if its columns do not fit.
     """
-    kind = unlabelled_format(path, columns)
-    for row in _read_unlabelled(path, kind, columns):
+    kind = unlabeled_format(path, columns)
+    for row in _read_unlabeled(path, kind, columns):
         try:
             if isinstance(row, DataError):
                 raise row
@@ -72,7 +72,7 @@ def unlabelled_rows(path: Path, columns: Columns) -> Iterator[Row]:
             yield broken
 
 
-def unlabelled_format(path: Path, columns: Columns) -> str:
+def unlabeled_format(path: Path, columns: Columns) -> str:
     """Return the format of a file; for .txt its first lines decide, and in doubt each line is a text."""
     kind = format_of(path, columns.task)
     if kind != "told by its text":
@@ -87,7 +87,7 @@ def unlabelled_format(path: Path, columns: Columns) -> str:
     return "csv" if columns.task in ("pair", "qa") or columns.heads(re.split(r"[,;\t|]", first)) else "text"
 
 
-def _read_unlabelled(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
+def _read_unlabeled(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
     if kind == "csv":
         return csv_rows(path, columns.name, skip_empty=False)
     if kind == "conll":
@@ -98,7 +98,7 @@ def _read_unlabelled(path: Path, kind: str, columns: Columns) -> Iterator[Row]:
 def _asked(line: Line, columns: Columns, kind: str) -> Line:
     if kind in ("conll", "text"):
         return line
-    found = columns.rename(unwrap(line, Notes(), labelled=False) or line)
+    found = columns.rename(unwrap(line, Notes(), labeled=False) or line)
     if kind == "csv" and columns.task == "tag" and "tokens" in found.record:
         return replace(found, record=found.record | {"tokens": _listed(found, "tokens")})
     return found
@@ -142,7 +142,7 @@ def _formed(row: Row, columns: Columns, notes: Notes, kind: str) -> Row | None:
     if isinstance(row, DataError):
         return row
     try:
-        line = unwrap(row, notes, columns.labelled)
+        line = unwrap(row, notes, columns.labeled)
         if line is None:
             return None
         if kind not in ("conll", "text"):  # a conll file is read by column numbers, and a text has no columns

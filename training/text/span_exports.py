@@ -27,7 +27,7 @@ WORD = re.compile(r"[^\W_]")
 TRIMMED = "spans whose spaces at the ends were removed"
 WIDENED = "spans that cut a word, and were extended to the whole word"
 UTF16 = "spans converted from UTF-16 units, which JavaScript counts, to characters"
-UNLABELLED = "tasks left out, because they have no annotation"
+UNLABELED = "tasks left out, because they have no annotation"
 REFUSED = 'rows left out, because their "answer" is reject or ignore'
 SEVERAL = "tasks with several annotations; the ground truth was used, or the first one"
 
@@ -35,20 +35,20 @@ SEVERAL = "tasks with several annotations; the ground truth was used, or the fir
 # ---- Label Studio ----------------------------------------------------------------------------------------------------
 
 
-def unwrap(line: Line, notes: Notes, labelled: bool = True) -> Line | None:
+def unwrap(line: Line, notes: Notes, labeled: bool = True) -> Line | None:
     """Return a task of Label Studio as a flat record, a choice of Prodigy with its label, other records as they are.
 
     Return None for a task without annotation, or one that was rejected, unless labels are not needed.
     """
     data, annotations = line.record.get("data"), line.record.get("annotations", line.record.get("completions"))
-    if not labelled and isinstance(data, dict) and (isinstance(annotations, list) or line.record.keys() <= TASK_KEYS):
+    if not labeled and isinstance(data, dict) and (isinstance(annotations, list) or line.record.keys() <= TASK_KEYS):
         number = {key: line.record[key] for key in ("id",) if key in line.record}
         return replace(line, record=number | data)
     if not isinstance(data, dict) or not isinstance(annotations, list):
-        return _accepted(line, notes) if labelled else line
+        return _accepted(line, notes) if labeled else line
     done = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
     if not done:
-        notes[UNLABELLED] += 1
+        notes[UNLABELED] += 1
         return None
     if len(done) > 1:
         notes[SEVERAL] += 1

@@ -1,4 +1,4 @@
-"""Errors and rates of a session on rows that are tokenised already, without the service."""
+"""Errors and rates of a session on rows that are tokenized already, without the service."""
 
 import time
 from collections.abc import Sequence

@@ -106,7 +106,7 @@ def test_span_chance_takes_each_word_for_the_most_frequent_type() -> None:
         ("\tKöln\n", "köln"),
     ],
 )
-def test_answers_are_normalised_as_squad_does(text: str, expected: str) -> None:
+def test_answers_are_normalized_as_squad_does(text: str, expected: str) -> None:
     assert normalize_answer(text) == expected
 
 

@@ -32,7 +32,7 @@ from tests.service.bundles import write_bundle
 from training.errors import EvaluationError
 from training.evaluation.evaluate import evaluate, open_predictor
 from training.evaluation.evaluate_command import add_arguments, evaluate_command
-from training.evaluation.labelling import label
+from training.evaluation.labeling import label
 from training.evaluation.metrics import headline
 from training.evaluation.predictors import AnyPredictor, CheckpointPredictor
 from training.evaluation.remote_predictor import UrlPredictor, seconds

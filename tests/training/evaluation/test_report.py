@@ -136,7 +136,7 @@ def test_lengths_are_tokens_of_both_texts(tokenizer: Tokenizer) -> None:
 # ---- several labels, numbers -----------------------------------------------------------------------------------------
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A text with labels or a number, as examples will hold them."""
 
     text: str
@@ -147,7 +147,7 @@ def test_several_labels_are_those_of_scikit_learn() -> None:
     generator, labels = np.random.default_rng(1), ["a", "b", "c"]
     gold = generator.random((90, 3)) < [0.5, 0.25, 0.04]
     scores = np.clip(gold * 0.3 + generator.random((90, 3)) * 0.7, 0, 1)
-    examples = [Labelled("x", tuple(np.array(labels)[row])) for row in gold]
+    examples = [Labeled("x", tuple(np.array(labels)[row])) for row in gold]
     answers = [ranked(labels, row) for row in scores]
     spec = HeadSpec("classify", labels, {"threshold": {"a": 0.4}})
     parts = label_parts(examples, answers, spec, None)
@@ -167,7 +167,7 @@ def test_several_labels_are_those_of_scikit_learn() -> None:
 
 def test_numbers_have_errors_by_length(tmp_path: Path, pictures: None) -> None:
     gold, found = [1.5, 2.0, -1.0, 4.25], [1.0, 2.25, -1.0, 8.0]
-    examples = [Labelled("a " * (n + 1), number) for n, number in enumerate(gold)]
+    examples = [Labeled("a " * (n + 1), number) for n, number in enumerate(gold)]
     parts = number_parts(examples, [ranked(["LABEL_0"], [number]) for number in found], None)
     scores = {"pearson": 0.5, "pearson_chance": 0.0, "mean_absolute_error": 1.1}
     report = Report("price", "classify", scores, **parts)

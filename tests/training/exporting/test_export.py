@@ -197,10 +197,10 @@ def test_the_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.Captur
         "--budget",
         "100",
     ]
-    exporting.export_command(parser.parse_args([*words, "--note", "licence=Apache-2.0"]))
+    exporting.export_command(parser.parse_args([*words, "--note", "license=Apache-2.0"]))
     made = read_bundle(tmp_path / "made")
     assert made.manifest.name == "made" and list(made.manifest.encoder.files) == ["int8", "fp32"]
-    assert made.manifest.provenance["licence"] == "Apache-2.0"
+    assert made.manifest.provenance["license"] == "Apache-2.0"
     assert capsys.readouterr().out.startswith(str(tmp_path / "made"))
 
 

@@ -32,7 +32,7 @@ SAID = "---\ntags:\n- films\nlicense: cc-by-4.0\n---\n# Mine\n\n## Limits\n\nOnl
 
 @pytest.fixture(scope="module")
 def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of finetuning on a base whose card states a licence."""
+    """A run of finetuning on a base whose card states a license."""
     root = tmp_path_factory.mktemp("runs")
     (root / "base").mkdir()
     (root / "base" / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
@@ -43,7 +43,7 @@ def run(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = bundles.checkpoint(tokenizer, {"mood": spec, "nsp": bundles.HEADS["nsp"]})
     checkpoint.heads["mood"] = Head(spec, checkpoint.heads["mood"].module, {"training_examples": 140.0})
     write_checkpoint(checkpoint, root / "run")
-    head = {"task": "classify", "train": ["train.jsonl"], "validation": ["validation.jsonl"], "licence": "CC0"}
+    head = {"task": "classify", "train": ["train.jsonl"], "validation": ["validation.jsonl"], "license": "CC0"}
     recipe = {"base": str(root / "base"), "data": str(root), "heads": {"mood": head}, "seed": 0}
     (root / "run" / "recipe.json").write_text(json.dumps(recipe))
     hashes = {str(root / file): fingerprint(root / file) for file in ("train.jsonl", "validation.jsonl")}
@@ -87,8 +87,8 @@ def test_the_card_says_what_the_heads_are_worth_and_where_they_come_from(bundle:
     assert f"| mood | training | train.jsonl | `{train}…` | CC0 | 140 |" in card
     assert f"| mood | validation | validation.jsonl | `{validation}…` | CC0 | 105 |" in card
     for expected in (
-        "`base`. Its licence: mit.", "- Language: en.", "rows of at most 48 tokens; longer texts are read in windows",
-        "Not measured on labelled data here: `nsp`", "![mood: share of right answers by score](reports/mood/rel",
+        "`base`. Its license: mit.", "- Language: en.", "rows of at most 48 tokens; longer texts are read in windows",
+        "Not measured on labeled data here: `nsp`", "![mood: share of right answers by score](reports/mood/rel",
         "The recipe of the run", "| `threshold` | answers kept | right |", "| expected | found instead | count |",
     ):  # fmt: skip
         assert expected in card, expected
@@ -152,11 +152,11 @@ def test_front_matter_that_is_not_yaml_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("licence", "expected"),
+    ("license", "expected"),
     [("CC BY 4.0", "cc-by-4.0"), ("apache-2.0", "apache-2.0"), ("see LICENSE (ours)", None), (None, None), (" ", None)],
 )
-def test_licences_are_identifiers(licence: str | None, expected: str | None) -> None:
-    assert identifier(licence) == expected
+def test_licenses_are_identifiers(license: str | None, expected: str | None) -> None:
+    assert identifier(license) == expected
 
 
 def test_cells_of_a_table_stay_cells() -> None:

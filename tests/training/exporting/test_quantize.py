@@ -40,7 +40,7 @@ def product_session(weight: Floats, grid: Grid) -> onnxruntime.InferenceSession:
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 1 << 32), rows=st.integers(1, 65), columns=st.integers(1, 9))
 def test_columns_cannot_saturate(seed: int, rows: int, columns: int) -> None:
-    """vpmaddubsw adds two products of 8 bits in 16: neighbours of one sign may sum to 128 at most."""
+    """vpmaddubsw adds two products of 8 bits in 16: neighbors of one sign may sum to 128 at most."""
     weight = weights(seed, rows, columns)
     integers, scale = quantize_columns(weight)
     even = np.concatenate([integers, np.zeros_like(integers[: rows % 2])]).astype(int)

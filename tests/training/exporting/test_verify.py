@@ -174,7 +174,7 @@ def test_an_answer_of_other_length_is_not_equal() -> None:
 def test_a_cross_encoder_without_an_activation_is_compared_by_its_raw_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its data is any labelled file: a table with columns of other names, and a broken row."""
+    """Its data is any labeled file: a table with columns of other names, and a broken row."""
     directory = families.write("bert", "score", tmp_path / "score")
     config = json.loads((directory / "config.json").read_text())
     config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}

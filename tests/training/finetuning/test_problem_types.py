@@ -21,7 +21,7 @@ from tests.service.serving import serving
 from training.errors import DataError, RecipeError
 from training.evaluation.class_figures import best_threshold
 from training.evaluation.evaluate import evaluate, open_predictor
-from training.evaluation.labelling import label
+from training.evaluation.labeling import label
 from training.evaluation.predictors import CheckpointPredictor
 from training.evaluation.report import read_report
 from training.exporting.export import ExportOptions, export
@@ -122,8 +122,8 @@ def test_what_was_trained_is_gated_in_int8_served_and_measured(trained: Path, to
             expected = evaluate(CheckpointPredictor.of(checkpoint), name, [trained / f"{name}.jsonl"], 50)
             assert found.keys() == expected.keys()
             assert found["examples"] == 50 and found == pytest.approx(expected, abs=0.15)
-        labelled = label(remote, "kinds", [text])[0]
-        assert labelled.record == {"text": text, "label": ["animal", "person"]} and 0.5 < labelled.sure < 1
+        labeled = label(remote, "kinds", [text])[0]
+        assert labeled.record == {"text": text, "label": ["animal", "person"]} and 0.5 < labeled.sure < 1
         assert label(remote, "count", [text])[0].record["label"] == pytest.approx(53, abs=1)
 
 

@@ -1,4 +1,4 @@
-"""If these fail, one command no longer makes a bundle of labelled data, or it reports something wrong."""
+"""If these fail, one command no longer makes a bundle of labeled data, or it reports something wrong."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""If these fail, a true next sentence is labelled random, labels are unbalanced, or pairs depend on each other."""
+"""If these fail, a true next sentence is labeled random, labels are unbalanced, or pairs depend on each other."""
 
 from pathlib import Path
 

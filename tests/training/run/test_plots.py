@@ -90,7 +90,7 @@ def test_every_axis_says_what_it_counts(tmp_path: Path) -> None:
             assert len(numbers) >= 2, axis.get_ylabel()
 
 
-def test_training_and_validation_differ_by_more_than_colour(tmp_path: Path) -> None:
+def test_training_and_validation_differ_by_more_than_color(tmp_path: Path) -> None:
     records = [{"step": step, "loss/nli": 1.0, "validation/nli/loss": 1.1, "loss/ner": 2.0} for step in (20, 40)]
     axis = panel(figure_of(tmp_path, *records), "Loss of heads")
     trained, validated = (curve(axis, f"nli ({part})") for part in ("training", "validation"))

@@ -42,7 +42,7 @@ def test_settings_reach_into_tables_and_keep_their_types() -> None:
         ("heads.nli.batchsize=5", "unknown key 'batchsize'; did you mean 'batch_size'?"),
         ("steps=many", "steps"),
         ("steps=1.5", "steps"),
-        ("heads.nli.task=summarise", "heads.nli.task"),
+        ("heads.nli.task=summarize", "heads.nli.task"),
         ("steps", "expected key=value"),
         ("precision=fp16", "'fp32' or 'bf16'"),
         ("evaluate_every=0", "evaluate_every: Input should be greater than 0; got 0"),

@@ -1,4 +1,4 @@
-"""If these fail, a line that is too long is cut silently, damages its neighbours, or shifts line numbers."""
+"""If these fail, a line that is too long is cut silently, damages its neighbors, or shifts line numbers."""
 
 from pathlib import Path
 

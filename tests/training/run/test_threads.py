@@ -1,4 +1,4 @@
-"""If these fail, threads wait for a busy neighbour, or a resumed run sums in another order."""
+"""If these fail, threads wait for a busy neighbor, or a resumed run sums in another order."""
 
 import json
 import os

@@ -82,7 +82,7 @@ def test_a_limit_counts_documents_of_each_file(rows: Path, tmp_path: Path) -> No
     assert [document.text for document in found] == ["One.", "Two.", "a", "b"]
 
 
-def test_every_format_of_labelled_data_is_one_of_texts(tmp_path: Path) -> None:
+def test_every_format_of_labeled_data_is_one_of_texts(tmp_path: Path) -> None:
     """Columns by their usual names, other ones of any kind beside them."""
     files = [
         tmp_path / name for name in ("a.csv", "b.ndjson.bz2", "c.json", "d.tsv.gz", "e.txt.bz2", "f.txt", "g.parquet")

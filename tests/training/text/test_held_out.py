@@ -26,7 +26,7 @@ def with_repeated(path: Path, documents: int, *pairs: tuple[int, int]) -> Path:
     return path
 
 
-def test_held_out_documents_that_were_learnt_too_are_removed_and_counted(
+def test_held_out_documents_that_were_learned_too_are_removed_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of 40 documents each fourth is held out; 8 stood before in the training part, 20 comes after, 32 is held out."""
@@ -38,7 +38,7 @@ def test_held_out_documents_that_were_learnt_too_are_removed_and_counted(
     build([plain], out=tmp_path / "plain")
     ours, theirs = (documents_of(Corpus(tmp_path / name, "validation")) for name in ("corpus", "plain"))
     expected = [theirs[number // 4 - 1] for number in range(4, 41, 4) if number not in (8, 20)]
-    expected[expected.index(theirs[7])] = theirs[6]  # both are held out: nothing of them was learnt
+    expected[expected.index(theirs[7])] = theirs[6]  # both are held out: nothing of them was learned
     assert ours == expected
     validation = Corpus(tmp_path / "corpus", "validation")
     assert counts["validation"].tokens == len(validation.tokens) == sum(len(ids) for ids, _ in ours)

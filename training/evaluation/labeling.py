@@ -1,10 +1,10 @@
 """Label text with existing heads, to train others on it (self-training; means of several heads: Bucilă et al., 2006).
 
-    python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELLED.jsonl
+    python -m training label (BUNDLE... | CHECKPOINT... | URL) --head NAME --data FILE... --out LABELED.jsonl
 
 The output is training data for `finetune`: {"text", "label"}, {"text_a", "text_b", "label"}, or {"tokens", "tags"} with
 the words of the service. The label is a list if several may be true, and a number for a regression. An existing --out
-is refused, because people may have labelled it.
+is refused, because people may have labeled it.
 """
 
 import argparse
@@ -41,7 +41,7 @@ AT_A_TIME = 10_000
 """Inputs in memory at once, with their answers."""
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """A record of training data, its labels, and their lowest score."""
 
     record: dict[str, Any]
@@ -49,24 +49,24 @@ class Labelled(NamedTuple):
     sure: float
 
 
-def label(predictor: AnyPredictor, head: str, inputs: Sequence[Any]) -> list[Labelled]:
+def label(predictor: AnyPredictor, head: str, inputs: Sequence[Any]) -> list[Labeled]:
     """Return every input with its labels, in order; raise EvaluationError for a task without labels."""
     spec = predictor.head(head)
     task = spec.task
-    if task not in LABELLERS:
-        raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELLERS)}; name another head")
-    parameters, labelled = _labeller(spec)
+    if task not in LABELERS:
+        raise EvaluationError(f"head {head!r} is of {task}, expected one of {', '.join(LABELERS)}; name another head")
+    parameters, labeled = _labeler(spec)
     if task == "tag" and spec.defaults.get("pieces", "first") != "first":
         parameters = parameters | {"pieces": "joint"}  # a head that learned every piece
     answers = {one.index: one.answer for one in predictor.predict(head, inputs, parameters)}
-    return [labelled(given, answers[index]) for index, given in enumerate(inputs)]
+    return [labeled(given, answers[index]) for index, given in enumerate(inputs)]
 
 
-def _labeller(spec: HeadSpec) -> tuple[dict[str, Any], Callable[[Any, Any], Labelled]]:
+def _labeler(spec: HeadSpec) -> tuple[dict[str, Any], Callable[[Any, Any], Labeled]]:
     """Return the parameters for asking a head, and the function that turns its answer into a record."""
     every = {"top_k": len(spec.labels) or None, "threshold": None}
     if spec.task not in ("classify", "pair"):
-        return LABELLERS[spec.task]
+        return LABELERS[spec.task]
     if spec.problem_type == "regression":
         return every, _with_number
     if spec.usual_function == "sigmoid":
@@ -74,41 +74,41 @@ def _labeller(spec: HeadSpec) -> tuple[dict[str, Any], Callable[[Any, Any], Labe
     return every | {"top_k": 1}, _with_class
 
 
-def _with_class(given: str | PairInput, answer: Any) -> Labelled:
+def _with_class(given: str | PairInput, answer: Any) -> Labeled:
     [best] = answer
-    return Labelled(_texts(given) | {"label": best["label"]}, [best["label"]], best["score"])
+    return Labeled(_texts(given) | {"label": best["label"]}, [best["label"]], best["score"])
 
 
-def _with_labels(spec: HeadSpec, given: str | PairInput, answer: Any) -> Labelled:
+def _with_labels(spec: HeadSpec, given: str | PairInput, answer: Any) -> Labeled:
     """Decide yes or no for each label; the least certain decision counts."""
     scores = {each["label"]: each["score"] for each in answer}
     least = least_scores(spec).tolist()
     labels = [label for label, limit in zip(spec.labels, least, strict=True) if scores[label] >= limit]
-    return Labelled(_texts(given) | {"label": labels}, labels, min(max(p, 1 - p) for p in scores.values()))
+    return Labeled(_texts(given) | {"label": labels}, labels, min(max(p, 1 - p) for p in scores.values()))
 
 
-def _with_number(given: str | PairInput, answer: Any) -> Labelled:
+def _with_number(given: str | PairInput, answer: Any) -> Labeled:
     """Use a number as the label; it has no probability, so it always counts as sure."""
     [one] = answer
-    return Labelled(_texts(given) | {"label": one["score"]}, [one["label"]], 1.0)
+    return Labeled(_texts(given) | {"label": one["score"]}, [one["label"]], 1.0)
 
 
 def _texts(given: str | PairInput) -> dict[str, Any]:
     return {"text": given} if isinstance(given, str) else {"text_a": given.text, "text_b": given.text_pair}
 
 
-def _labelled_words(_: str, answer: Any) -> Labelled:
+def _labeled_words(_: str, answer: Any) -> Labeled:
     tags = [unit["entity"] for unit in answer]
     record = {"tokens": [unit["word"] for unit in answer], "tags": tags}
-    return Labelled(record, tags, min((unit["score"] for unit in answer), default=0.0))
+    return Labeled(record, tags, min((unit["score"] for unit in answer), default=0.0))
 
 
-LABELLERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labelled]]] = {
+LABELERS: dict[str, tuple[dict[str, Any], Callable[[Any, Any], Labeled]]] = {
     "classify": ({}, _with_class),
     "pair": ({}, _with_class),
-    "tag": ({"aggregation_strategy": "none", "ignore_labels": [], "pieces": "first"}, _labelled_words),
+    "tag": ({"aggregation_strategy": "none", "ignore_labels": [], "pieces": "first"}, _labeled_words),
 }
-"""By task: the parameters for asking, and the function that makes a record; for classifiers see `_labeller`."""
+"""By task: the parameters for asking, and the function that makes a record; for classifiers see `_labeler`."""
 
 
 def read_inputs(path: Path, task: str, language: str | None, found: Documents) -> Iterator[Any]:
@@ -117,7 +117,7 @@ def read_inputs(path: Path, task: str, language: str | None, found: Documents) -
     `found` says how files are read, and counts what is left out.
     """
     if task == "pair":
-        columns = Columns("pair", found.reading.columns, labelled=False)
+        columns = Columns("pair", found.reading.columns, labeled=False)
         yield from found.broken.parsed(rows_of(path, columns, found.notes), _pair)
         return
     for document in found.of(path):
@@ -141,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head", required=True, metavar="NAME", help="head that labels")
     add("--data", required=True, nargs="+", action="extend", type=Path, metavar="FILE", help=DATA_HELP)
     add_data_options(parser)
-    add("--out", type=json_lines_file, required=True, metavar="LABELLED.jsonl", help="training data to write")
+    add("--out", type=json_lines_file, required=True, metavar="LABELED.jsonl", help="training data to write")
     add("--sentences", metavar="CODE", help="split texts into sentences, by language, such as en")
     sure = "keep inputs whose labels all have this score or more; default: 0.5"
     add("--sure", type=score, default=0.5, metavar="SCORE", help=sure)
@@ -199,7 +199,7 @@ def label_command(arguments: argparse.Namespace) -> None:
     Console().print(table("labels", given))
     command = ["head", str(arguments.out), "--task", task, "--out", f"{arguments.out.stem}-head"]
     sys.stdout.write(
-        f"{arguments.out}: {kept:,} of {asked:,} inputs labelled; next: python -m training {shlex.join(command)}\n"
+        f"{arguments.out}: {kept:,} of {asked:,} inputs labeled; next: python -m training {shlex.join(command)}\n"
     )
 
 

@@ -16,7 +16,7 @@ from tests.service.bundles import write_bundle
 from training.__main__ import main
 from training.errors import EvaluationError
 from training.evaluation.evaluate import evaluate
-from training.evaluation.labelling import label, read_inputs
+from training.evaluation.labeling import label, read_inputs
 from training.evaluation.metrics import headline
 from training.text.examples import PairExample, TaggedExample, TextExample, read_examples
 
@@ -56,7 +56,7 @@ def test_inputs_come_in_slices_and_invisible_ones_not_at_all(
     data = write(tmp_path / "in.jsonl", [{"text": "The cat sat.\n\u200b\nThe dog ran. A man."}, {"text": "The end."}])
     options = ("--sure", "0", "--sentences", "en")
     whole = run(bundle, data, tmp_path / "whole.jsonl", "mood", *options)
-    monkeypatch.setattr("training.evaluation.labelling.AT_A_TIME", 3)
+    monkeypatch.setattr("training.evaluation.labeling.AT_A_TIME", 3)
     assert run(bundle, data, tmp_path / "sliced.jsonl", "mood", *options) == whole
     assert [one.text for one in whole] == ["The cat sat.", "The dog ran.", "A man.", "The end."]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "sliced.jsonl", "whole.jsonl"]
@@ -109,7 +109,7 @@ def test_documents_are_cut_into_sentences(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["mood", "nli"])
-def test_rows_of_a_table_are_labelled(bundle: Path, tmp_path: Path, head: str) -> None:
+def test_rows_of_a_table_are_labeled(bundle: Path, tmp_path: Path, head: str) -> None:
     keys = list(INPUTS[head][0])
     table, names = tmp_path / "in.csv", [f"my {key}" for key in keys]
     with table.open("w", encoding="utf8", newline="") as file:
@@ -120,7 +120,7 @@ def test_rows_of_a_table_are_labelled(bundle: Path, tmp_path: Path, head: str) -
     assert found == run(bundle, same, tmp_path / "same.jsonl", head, "--sure", "0")
 
 
-def test_a_folder_is_labelled_without_its_broken_rows(
+def test_a_folder_is_labeled_without_its_broken_rows(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -146,7 +146,7 @@ def test_several_label_together(bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
-def test_what_people_labelled_is_never_written_over(
+def test_what_people_labeled_is_never_written_over(
     link: str | None, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither the data itself, nor under another name, nor a file of other data."""
@@ -182,14 +182,14 @@ def test_texts_that_grow_while_they_are_read_are_refused(
         yield from read_inputs(*arguments)
         write(data, INPUTS["mood"] * 2)
 
-    monkeypatch.setattr("training.evaluation.labelling.read_inputs", growing)
+    monkeypatch.setattr("training.evaluation.labeling.read_inputs", growing)
     with pytest.raises(SystemExit):
         main(["label", str(bundle), "--head", "mood", "--data", str(data), "--out", str(out), "--sure", "0"])
     assert "in.jsonl changed while it was read" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_what_cannot_be_labelled_is_an_error(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_labeled_is_an_error(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EvaluationError, match="head 'qa' is of qa, expected one of classify, pair, tag; name another"):
         label(Predictor(read_bundle(bundle)), "qa", [])
     data, out = write(tmp_path / "in.jsonl", INPUTS["mood"]), tmp_path / "out.jsonl"
