@@ -3,7 +3,8 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -117,6 +118,17 @@ class Unavailable(ServiceError, status=503, code="unavailable"):
     def __init__(self, detail: str, *, field: str = "", headers: Mapping[str, str] | None = None) -> None:
         # Some clients try again at once, and without limit, if nothing says how long to wait.
         super().__init__(detail, field=field, headers={"Retry-After": "1", **(headers or {})})
+
+
+@contextmanager
+def renaming(rename: Callable[[str], str]) -> Iterator[None]:
+    """Rename the fields in errors of a task, from those of the task's own route to those of this request."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(rename(error.field), error.message) from None
+    except Unprocessable as error:
+        raise Unprocessable([FieldError(rename(each.field), each.message) for each in error.errors]) from None
 
 
 def require_none(obstacles: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from models.classification import MIN_ROW, Truncation
 from models.errors import InputError
 from models.redaction import Placeholders, redact
 from models.task import Strict
-from service.errors import DETECTOR, NotFound
+from service.errors import DETECTOR, NotFound, renaming
 from service.heads import Head, Heads
 from service.inference import Call, Plan, call_of, json_response, start
 from service.openapi import BareRoute, inference_route
@@ -27,7 +27,6 @@ from service.request_models import parse_json
 from service.settings import Settings
 from service.several_heads import MAX_HEADS
 from service.size import MAX_ANSWERED
-from service.v2 import renaming
 
 LITELLM = "/beta/litellm_basic_guardrail_api"
 GUARDED = {"truncation": "windows", "window_scores": "maximum"}

@@ -14,13 +14,12 @@ from starlette.responses import Response
 from models.classification import PairInput
 from models.rerank import Rerank, obstacle, ranked
 from models.task import Strict
-from service.errors import FieldError, Unprocessable
+from service.errors import FieldError, Unprocessable, renaming
 from service.heads import Head, Heads
 from service.inference import Plan, call_of, json_response, start
 from service.openapi import BareRoute, inference_route
 from service.request_models import parse_fields
 from service.settings import Settings
-from service.v2 import renaming
 
 TEXTS = ["Berlin is in Germany.", "Cats sleep all day."]
 EXAMPLE = {"query": "Where is Berlin?", "texts": TEXTS}

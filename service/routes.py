@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from models.task import ProblemType, TaskName
 from models.task_registry import ROUTES, RouteName
 from service import pages, vllm
-from service.errors import Unprocessable, require_none
+from service.errors import Unprocessable, renaming, require_none
 from service.explain import explain_routes
 from service.guards import guard_routes
 from service.heads import Head, describe
@@ -21,7 +21,7 @@ from service.rerank import rerank_routes
 from service.settings import Settings
 from service.several_heads import several_route
 from service.v1 import v1_routes
-from service.v2 import renaming, v2_routes
+from service.v2 import v2_routes
 
 ASKED: dict[RouteName, Any] = {
     "classify": {"inputs": "A gorgeous, witty film.", "parameters": {"top_k": 2}},

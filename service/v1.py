@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from models.task import Strict
+from service.errors import renaming
 from service.heads import Head
 from service.inference import NESTED, Plan, json_response, start
 from service.openapi import BareRoute, inference_route
 from service.request_models import parse_json
 from service.settings import Settings
 from service.tensors import Parameters, View
-from service.v2 import model_route, parse_call, renaming, tell_ready, wanted
+from service.v2 import model_route, parse_call, tell_ready, wanted
 from service.v2_models import ModelReady
 
 PREDICT = "/v1/models/{model}:predict"

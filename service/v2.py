@@ -6,18 +6,16 @@ Texts and parameters are validated like the body of the task's own route, with t
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from models.errors import InputError
 from models.input_errors import kind_of
 from models.task_registry import AnyTask
-from service.errors import FieldError, Unprocessable, require_none
+from service.errors import renaming, require_none
 from service.heads import Head
 from service.inference import Call, Inference, Plan, call_of, json_response, service_of, start
 from service.lifecycle import Service
@@ -118,17 +116,6 @@ async def wanted(request: Request, inference: Inference) -> tuple[str, Head]:
     head = find_model(heads, inference.service.settings.model_name, name, version)
     inference.name(head)
     return name, head
-
-
-@contextmanager
-def renaming(rename: Callable[[str], str]) -> Iterator[None]:
-    """Rename the fields in errors of a task, from those of the task's own route to those of this request."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(rename(error.field), error.message) from None
-    except Unprocessable as error:
-        raise Unprocessable([FieldError(rename(each.field), each.message) for each in error.errors]) from None
 
 
 def _in_tensor(field: str, head: Head) -> str:
