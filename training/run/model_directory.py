@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from models.errors import CheckpointError
+from models.manifest import MANIFEST
 
 CONFIG = "config.json"
 STATE = "trainer_state.json"
@@ -29,6 +30,7 @@ def check_directory(directory: Path) -> None:
         _refuse_absent(directory)
     _check_adapter(directory)
     if directory.is_dir() and not any(path for pattern in WEIGHTS for path in directory.glob(pattern)):
+        _refuse_bundle(directory)
         _refuse_checkpoints(directory)
         _refuse_other_weights(directory)
 
@@ -51,6 +53,12 @@ def _check_adapter(directory: Path) -> None:
             f"{directory} has adapter_config.json, expected whole weights; merge the adapter with merge_and_unload of "
             "peft, and save the model"
         )
+
+
+def _refuse_bundle(directory: Path) -> None:
+    if (directory / MANIFEST).exists():
+        serve = shlex.join(["bertheads-serve", "--bundle", str(directory)])
+        raise CheckpointError(f"{directory} is a bundle, expected weights of PyTorch; serve it as it is: {serve}")
 
 
 def _refuse_other_weights(directory: Path) -> None:

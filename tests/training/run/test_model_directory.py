@@ -34,6 +34,13 @@ def refusal(directory: Path) -> str:
     return str(error.value)
 
 
+def test_a_bundle_is_served_and_not_imported(tmp_path: Path) -> None:
+    for name in ("bundle.json", "encoder.int8.bin", "encoder.int8.onnx"):
+        (tmp_path / name).touch()
+    sentence = f"is a bundle, expected weights of PyTorch; serve it as it is: bertheads-serve --bundle {tmp_path}"
+    assert refusal(tmp_path) == f"{tmp_path} {sentence}"
+
+
 def test_the_newest_checkpoint_of_a_trainer_is_named(tmp_path: Path) -> None:
     folder = trainer_folder(tmp_path / "out", 500, 1500, 1000)
     assert refusal(folder) == (
