@@ -45,6 +45,14 @@ def counted(engine: Engines | Engine, name: str, **labels: str) -> float:
     return engine.metrics.registry.get_sample_value(f"bertheads_{name}", labels) or 0.0
 
 
+async def refuse_what_is_served(process: Any, engines: Engines) -> None:
+    """Let an engine process that was started again refuse the served bundle."""
+    process.sessions.error = BundleError("nowhere has changed")
+    for connection in process.connections:
+        connection.abort()
+    await until(lambda: engines.obstacles() == ["nowhere has changed"])
+
+
 async def error_of(job: Any) -> ServiceError:
     with pytest.raises(ServiceError) as raised:
         await job.future
@@ -194,10 +202,7 @@ async def test_a_bundle_that_a_new_engine_process_cannot_open_is_reported_and_tr
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
         again: list[bool] = []
         engines.load_again = lambda: again.append(True)
-        process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
-        for connection in process.connections:
-            connection.abort()
-        await until(lambda: engines.obstacles() == ["nowhere has changed"])
+        await refuse_what_is_served(process, engines)
         with pytest.raises(Unavailable, match="nowhere has changed"):
             engines.submit(handle, [("a", row(30))], soon(1e6))
         await asyncio.sleep(0.2)
@@ -215,10 +220,7 @@ async def test_a_front_is_ready_as_soon_as_another_bundle_replaced_the_refused_o
 ) -> None:
     monkeypatch.setattr("service.link.REOPEN_SECONDS", 1e6)
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
-        process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
-        for connection in process.connections:
-            connection.abort()
-        await until(lambda: engines.obstacles() == ["nowhere has changed"])
+        await refuse_what_is_served(process, engines)
         process.sessions.error = None  # type: ignore[attr-defined]
         other = await asyncio.to_thread(engines.open, BUNDLE)
         assert engines.obstacles() == ["nowhere has changed"], "it is still served"
@@ -233,10 +235,7 @@ async def test_a_refused_bundle_is_tried_again_at_the_next_engine_process(
 ) -> None:
     monkeypatch.setattr("service.link.REOPEN_SECONDS", 1e6)
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
-        process.sessions.error = BundleError("nowhere has changed")  # type: ignore[attr-defined]
-        for connection in process.connections:
-            connection.abort()
-        await until(lambda: engines.obstacles() == ["nowhere has changed"])
+        await refuse_what_is_served(process, engines)
         process.sessions.error = None  # type: ignore[attr-defined]
         for connection in process.connections:
             connection.abort()
