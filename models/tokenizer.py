@@ -189,7 +189,7 @@ class Tokenizer:
         start = 0
         for number, (word, cut, encoding) in enumerate(zip(words, spaced, self._encode_batch(spaced), strict=True)):
             left = start + len(word) - len(cut)  # where `cut` begins: a space was added, or characters were removed
-            spans = trim(cut, encoding.offsets) or [(0, len(word))]
+            spans = trim(cut, encoding.offsets) or [(start - left, start - left + len(word))]  # the whole word
             ids += encoding.ids or [self.unk_id]
             offsets += [(max(left + first, start), left + last) for first, last in spans]
             numbers += [number] * len(spans)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -102,6 +102,8 @@ def test_blanks_alone_are_refused(pair: Pair, text: str) -> None:
 
 
 @MANY
+@example(words=["a", "\x1f ", "b"])
+@example(words=["\x1f", "\x07\x1f \x07"])
 @given(words=st.lists(st.sampled_from(PARTS) | ANY, min_size=1, max_size=5))
 def test_given_words_are_cut_as_by_transformers(pair: Pair, words: list[str]) -> None:
     """Which divides words with add_prefix_space where a vocabulary is RoBERTa's."""
