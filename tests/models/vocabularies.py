@@ -61,7 +61,9 @@ def unigrams() -> list[tuple[str, float]]:
     backend.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace()])
     trainer = UnigramTrainer(vocab_size=SIZE, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False)
     backend.train_from_iterator(LINES, trainer)
-    return [(piece, score) for piece, score in json.loads(backend.to_str())["model"]["vocab"] if piece != "<unk>"]
+    pieces = json.loads(backend.to_str())["model"]["vocab"]
+    # Scores whose sums are exact: otherwise the order of additions decides between ".." + "." and "." + "..".
+    return [(piece, round(1024 * score) / 1024) for piece, score in pieces if piece != "<unk>"]
 
 
 @cache
