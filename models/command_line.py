@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from typing import Any, NoReturn
 
 
@@ -20,6 +22,17 @@ class Parser(argparse.ArgumentParser):
     def add_version(self) -> None:
         """Add `--version`, which prints the version of the installed package."""
         self.add_argument("--version", action="version", version=f"bertheads {installed()}")
+
+    def parse_args(  # type: ignore[override]  # typeshed overloads it by the type of the namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Refuse an unknown flag first: without its value, argparse would name another argument as missing."""
+        words = sys.argv[1:] if args is None else args
+        known = set(self._flags())
+        for word in takewhile(lambda word: word != "--", words):
+            if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
+                self.error(f"unrecognized arguments: {flag}")  # not its value, which may be a password
+        return super().parse_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message with a suggestion, and exit with status 2."""

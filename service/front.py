@@ -21,7 +21,7 @@ from models.row import Row
 from service.admission import Limits, check_room
 from service.errors import SHUTTING_DOWN, DeadlinePassed, ServiceError, SettingsError, Unavailable
 from service.keeper import Keeper
-from service.link import AT_ONCE, LOST, Link, LinkLost, SentJob
+from service.link import LOST, Link, LinkLost, SentJob
 from service.metrics import Metrics
 from service.queue import Deadline
 
@@ -127,7 +127,7 @@ class Engines(Keeper):
             raise Unavailable(SHUTTING_DOWN)
         link = self._least_loaded()
         if not link or runner.number not in link.sessions:
-            raise Unavailable("; ".join(self.obstacles()) or LOST, headers=AT_ONCE)
+            raise Unavailable("; ".join(self.obstacles()) or LOST)
         future = self._loop.create_future()
         job = SentJob(runner, calls, deadline, future, time.monotonic(), weight, trace, link=link)  # type: ignore[arg-type]  # it runs elsewhere
         link.submit(job, runner.number)

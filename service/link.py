@@ -29,7 +29,6 @@ REOPEN_SECONDS = 1.0
 """Seconds between attempts to open a bundle that a restarted engine process refused; fewer if a bundle is released."""
 MAX_SILENCE = 5.0
 """An engine process counts as not ready after this many seconds without a heartbeat."""
-AT_ONCE = {"Retry-After": "1"}
 LOST = "the engine process that had this request ended; send it again"
 
 
@@ -171,7 +170,7 @@ class Link(FrameProtocol):
         for job in list(self.jobs.values()):
             self._forget(job.number)
             self._engines.metrics.dropped.labels("lane").inc()
-            self._engines.fail(job, Unavailable(LOST, headers=AT_ONCE))
+            self._engines.fail(job, Unavailable(LOST))
         for waiting in self._opening.values():
             if not waiting.done():
                 waiting.set_exception(LinkLost())

@@ -132,18 +132,11 @@ def changed(settings: Settings, change: Change) -> Settings:
 
     A canary or a shadow may have the directory of the bundle that is replaced; it stays, as in `Snapshot.replace`.
     """
-    left = [change.old]
-
-    def place(source: Path | None) -> Path | None:
-        if source not in left:
-            return source
-        left.clear()
-        return change.new
-
-    bundles = tuple(kept for source in settings.bundles if (kept := place(source)))
-    bundles += (change.new,) if change.new and not change.old else ()
-    extras = {
-        "canary": settings.canary and place(settings.canary),
-        "shadow": settings.shadow and place(settings.shadow),
-    }
-    return settings.with_names(change.rename).model_copy(update={"bundles": bundles, **extras})
+    sources = [*settings.bundles, settings.canary, settings.shadow]
+    if change.old and change.old in sources:
+        sources[sources.index(change.old)] = change.new
+    *bundles, canary, shadow = sources
+    added = [] if change.old else [change.new]
+    served = tuple(source for source in [*bundles, *added] if source)
+    update = {"bundles": served, "canary": canary, "shadow": shadow}
+    return settings.with_names(change.rename).model_copy(update=update)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from models.errors import BundleError
 from service.admission import Limits
 from service.board import socket_path
 from service.device import Device, Opened
@@ -80,3 +81,15 @@ async def front(
 
 async def ready(engines: Engines) -> None:
     await until(lambda: not engines.obstacles() and all(link.ready for link in engines._links))
+
+
+def lose_connections(process: Any) -> None:
+    for connection in process.connections:
+        connection.abort()
+
+
+async def refuse_what_is_served(process: Any, engines: Engines) -> None:
+    """Let an engine process that was started again refuse the served bundle."""
+    process.sessions.error = BundleError("nowhere has changed")
+    lose_connections(process)
+    await until(lambda: engines.obstacles() == ["nowhere has changed"])

@@ -18,7 +18,7 @@ from service.errors import ClientGone, DeadlinePassed, ServiceError, SettingsErr
 from service.front import Engines, Handle
 from service.link import LOST, SentJob
 from service.queue import Deadline
-from tests.service.devices import BUNDLE, Told, device, front, ready
+from tests.service.devices import BUNDLE, Told, device, front, lose_connections, ready, refuse_what_is_served
 from tests.service.engines import DEADLY, POISON, row, running, soon, until
 
 
@@ -43,14 +43,6 @@ async def blocked(engines: Engines, handle: Handle, encoder: Told) -> SentJob:
 
 def counted(engine: Engines | Engine, name: str, **labels: str) -> float:
     return engine.metrics.registry.get_sample_value(f"bertheads_{name}", labels) or 0.0
-
-
-async def refuse_what_is_served(process: Any, engines: Engines) -> None:
-    """Let an engine process that was started again refuse the served bundle."""
-    process.sessions.error = BundleError("nowhere has changed")
-    for connection in process.connections:
-        connection.abort()
-    await until(lambda: engines.obstacles() == ["nowhere has changed"])
 
 
 async def error_of(job: Any) -> ServiceError:
@@ -177,8 +169,7 @@ async def test_an_engine_process_that_ends_ends_its_requests_and_comes_back(tmp_
         jobs = [await blocked(engines, handle, encoder)]
         jobs += [engines.submit(handle, [("a", row(30))], soon(1e6)) for _ in range(2)]
         await until(lambda: process.engine.waiting == 2)
-        for connection in process.connections:
-            connection.abort()
+        lose_connections(process)
         for job in jobs:
             error = await error_of(job)
             assert isinstance(error, Unavailable) and error.detail == LOST and error.headers["Retry-After"] == "1"
@@ -237,8 +228,7 @@ async def test_a_refused_bundle_is_tried_again_at_the_next_engine_process(
     async with device(tmp_path) as (process, _), front(tmp_path) as (engines, handle):
         await refuse_what_is_served(process, engines)
         process.sessions.error = None  # type: ignore[attr-defined]
-        for connection in process.connections:
-            connection.abort()
+        lose_connections(process)
         await ready(engines)
         assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
 
@@ -387,8 +377,7 @@ async def test_a_bundle_that_nobody_holds_is_dropped(tmp_path: Path) -> None:
         gc.collect()
         await until(lambda: users.users == 1)
         assert len(await engines.submit(handle, [("b", row(30))], soon(1e6)).future) == 1
-        for connection in process.connections:
-            connection.abort()
+        lose_connections(process)
         await until(lambda: users.users == 0)
         await ready(engines)
         assert users.users == 1

@@ -75,21 +75,6 @@ def test_a_format_is_recognized(page: Page, served: Served, text: str, kind: str
     assert page.run("job.table && [job.table.kind, job.table.rows]") == (rows and [kind, rows])
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("text,label\na,b,c", "Row 2 has 3 cells"),
-        ("text,text\na,b", "Two columns have the same name"),
-        ('{"text": "a"}\n\n{oops', "Line 3 is not a JSON object"),
-    ],
-)
-def test_a_wrong_table_names_the_place(page: Page, served: Served, text: str, says: str) -> None:
-    page.open(served.url).answered()
-    page.run(f"loadTable({json.dumps(text)})")
-    page.said(says)
-    assert page.run("$('many-start').disabled")
-
-
 def test_a_file_is_dropped_and_its_answers_come_as_a_file(page: Page, served: Served, tmp_path: Path) -> None:
     page.open(f"{served.url}/#qa").answered()
     given = "new File(['question,context\\nWho?,Clara lives.'], 'q.csv')"

@@ -97,6 +97,9 @@ def test_cells_are_those_of_the_file(page: Page, served: Served, text: str, name
         ('text,label\n\n"not closed,positive\nb,negative\n', "The quotation marks in row 3 do not match"),
         ('text,label\n"a" b,positive\n', "The quotation marks in row 2 do not match"),
         ("text,label\n\na\n", "Row 3 has 1 cell, but the first line names 2 columns"),
+        ("text,label\na,b,c", "Row 2 has 3 cells"),
+        ("text,text\na,b", "Two columns have the same name"),
+        ('{"text": "a"}\n\n{oops', "Line 3 is not a JSON object"),
         ("text,label,label\na,b,c\n", "Two columns have the same name: label."),
     ],
 )

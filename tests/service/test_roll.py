@@ -56,10 +56,8 @@ def test_a_bundle_whose_files_come_after_its_manifest_is_loaded_once_they_are_th
         until(lambda: served.post("/classify", TEXT).headers["X-Bundle"] == "tiny/2.0.0")
 
 
-def test_a_signal_during_a_load_is_not_lost(
-    root: Path, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "service.reload")
+def slow_reading(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Let bundles be read slowly; return the event of a read that has begun, and the one for which it waits."""
     under_way, go_on = threading.Event(), threading.Event()
 
     def slow(path: Path) -> Bundle:
@@ -68,6 +66,14 @@ def test_a_signal_during_a_load_is_not_lost(
         return read_bundle(path)
 
     monkeypatch.setattr("service.reload.read_bundle", slow)
+    return under_way, go_on
+
+
+def test_a_signal_during_a_load_is_not_lost(
+    root: Path, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "service.reload")
+    under_way, go_on = slow_reading(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(load, served.client, "tiny", "1.1.0")
         assert under_way.wait(60)
@@ -80,14 +86,7 @@ def test_a_signal_during_a_load_is_not_lost(
 def test_a_request_waits_for_the_change_of_a_signal(
     root: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    under_way, go_on = threading.Event(), threading.Event()
-
-    def slow(path: Path) -> Bundle:
-        under_way.set()
-        go_on.wait(60)
-        return read_bundle(path)
-
-    monkeypatch.setattr("service.reload.read_bundle", slow)
+    under_way, go_on = slow_reading(monkeypatch)
     served.service.engine._loop.call_soon_threadsafe(served.service.reload.start_all)
     assert under_way.wait(60)
     with ThreadPoolExecutor(1) as pool:

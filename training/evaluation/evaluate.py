@@ -3,7 +3,6 @@
 Each figure has the figure of chance on the same data beside it. Texts are sent as a user would send them.
 """
 
-import argparse
 import math
 import os
 import re
@@ -264,10 +263,3 @@ def _open_directory(directory: Path, precision: Precision | None) -> LocalPredic
         f"{directory} is not a URL and has neither bundle.json nor config.json, expected a bundle, a checkpoint or "
         "http://HOST:PORT; correct the path"
     )
-
-
-def positive(text: str) -> int:
-    """Parse an option that is a whole number, 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
-    return int(text)

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from training.errors import EvaluationError
-from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.evaluate import open_predictor
 from training.evaluation.metrics import Scores
 from training.evaluation.report import REPORT, WRONG, read_report, report_of, write_report
 from training.evaluation.report_figures import Report
 from training.evaluation.report_text import NUMBERS
 from training.run.atomic_files import check_room, hash_of
+from training.run.option_types import positive
 from training.text.data_files import DATA_HELP, add_data_options, read_files
 
 

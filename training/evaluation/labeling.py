@@ -24,11 +24,12 @@ from rich.table import Table
 from models.classification import PairInput
 from models.task import HeadSpec
 from training.errors import DataError, EvaluationError
-from training.evaluation.evaluate import open_predictor, positive
+from training.evaluation.evaluate import open_predictor
 from training.evaluation.multi_label import least_scores
 from training.evaluation.predictors import AnyPredictor
 from training.run.atomic_files import new_file
 from training.run.json_lines import Line, visible
+from training.run.option_types import positive, probability
 from training.run.progress import progress
 from training.text.columns import Columns
 from training.text.data_files import add_data_options
@@ -144,19 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=json_lines_file, required=True, metavar="LABELED.jsonl", help="training data to write")
     add("--sentences", metavar="CODE", help="split texts into sentences, by language, such as en")
     sure = "keep inputs whose labels all have this score or more; default: 0.5"
-    add("--sure", type=score, default=0.5, metavar="SCORE", help=sure)
+    add("--sure", type=probability, default=0.5, metavar="SCORE", help=sure)
     add("--limit", type=positive, metavar="N", help="only the first N inputs of each file")
-
-
-def score(text: str) -> float:
-    """Parse a score."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a score from 0 to 1")
-    return value
 
 
 def json_lines_file(text: str) -> Path:

@@ -27,7 +27,6 @@ from models.manifest import CARD, HEADS, MANIFEST, PARITY, TOKENIZER, EncoderEnt
 from models.onnx_runtime import Precision
 from models.reference import Reference
 from training.errors import ExportError
-from training.evaluation.evaluate import positive
 from training.evaluation.report import REPORTS, copy_report, write_report
 from training.evaluation.report_figures import Report
 from training.evaluation.report_text import figure_text
@@ -43,6 +42,7 @@ from training.parity.measure import REFERENCE, measure_parity
 from training.parity.probe_file import write_probe
 from training.parity.run_files import RunFiles
 from training.run.hugging_face import read_any
+from training.run.option_types import points, positive
 from training.run.progress import tell
 from training.run.provenance import code
 from training.run.results import HEADLINES
@@ -339,17 +339,6 @@ def _precisions(text: str) -> tuple[Precision, ...]:
     if unknown := set(text.split(",")) - set(known):
         raise argparse.ArgumentTypeError(f"{min(unknown)!r} is not one of {', '.join(known)}")
     return chosen
-
-
-def points(text: str) -> float:
-    """Parse a number of points."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points, 0 or more")
-    return value
 
 
 def pair(text: str) -> tuple[str, str]:

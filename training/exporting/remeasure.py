@@ -18,14 +18,14 @@ from models.checkpoint import Checkpoint, Head, read_checkpoint
 from models.manifest import CARD, PARITY
 from models.reference import Reference
 from training.errors import ExportError
-from training.evaluation.evaluate import positive
 from training.evaluation.report_figures import Report
-from training.exporting.export import data_of, pair, points, report, with_metrics, with_references, write_reports
+from training.exporting.export import data_of, pair, report, with_metrics, with_references, write_reports
 from training.exporting.model_card import model_card, said_in
 from training.parity.accuracy_gate import check_parity, remarks
 from training.parity.evidence import Data, check_heads
 from training.parity.measure import REFERENCE, measure_parity
 from training.parity.run_files import RunFiles
+from training.run.option_types import points, positive
 from training.run.progress import tell
 from training.run.start_from import unpack
 

@@ -20,8 +20,8 @@ from models.onnx_runtime import Precision
 from models.predictor import LocalPredictor, Predictor, known_head
 from models.task import TaskName
 from training.errors import EvaluationError
-from training.evaluation.evaluate import positive
 from training.exporting.transformers_answers import Choices, Theirs, inputs_of, open_theirs
+from training.run.option_types import positive
 from training.run.progress import progress
 from training.text.data_files import add_data_options, read_data
 from training.text.examples import Example

@@ -141,11 +141,10 @@ def as_curves(
 
     The temperature changes the scale of a loss, so the last point of a curve would seem to be a rise or a fall.
     """
-    curves = {}
-    for name, entry in figures.items():
-        kept = {key: value for key, value in entry.items() if key != "loss" or name not in calibrated}
-        before = {key: value for key, value in last.get(name, {}).items() if key == "loss"}
-        curves[name] = kept | before if name in calibrated else kept
+    curves = dict(figures)
+    for name in figures.keys() & calibrated:
+        kept = {key: value for key, value in figures[name].items() if key != "loss"}
+        curves[name] = kept | {key: value for key, value in last.get(name, {}).items() if key == "loss"}
     return curves
 
 

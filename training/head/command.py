@@ -28,6 +28,7 @@ from training.head.recipe_file import recipe_text
 from training.head.serving import commands, load, name_and_version
 from training.head.worth import bag_of_words, worth
 from training.run.atomic_files import alone, check_room, hash_of, write_whole
+from training.run.option_types import epochs
 from training.run.provenance import read_object, trained, write_provenance
 from training.text.data_files import DATA_HELP, add_data_options, read_data
 from training.text.examples import Example
@@ -238,14 +239,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="seed of the held-out tenth and of training; default: 0")
     add("--replace", action="store_true", help="overwrite an existing bundle")
     add("--service", metavar="URL", help="load the bundle into this service; its key comes from BERTHEADS_API_KEY")
-
-
-def epochs(text: str) -> float:
-    """Parse a number of epochs."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e4:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value

@@ -5,9 +5,7 @@ import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 
-from models.command_line import Parser
 from models.errors import BertheadsError
 from training.run.interruption import handled, is_complete, left_behind, raise_interrupted, speaks, status_of
 
@@ -20,12 +18,12 @@ REMEDIES = dict.fromkeys(NO_ROOM, FREE_SPACE) | {
 """Remedies by the number of the system error."""
 
 
-def run_command(parser: Callable[[], Parser], words: Sequence[str]) -> None:
+def run_command(parser: Callable[[], argparse.ArgumentParser], words: Sequence[str]) -> None:
     """Parse `words`, and run the `command` that the parser sets; on failure, exit with status 1 and one sentence."""
     namespace, complete = argparse.Namespace(out=None), False
     try:
         with handled(raise_interrupted, [signal.SIGTERM]):
-            parse(parser(), words, namespace)
+            parser().parse_args(words, namespace)
             complete = is_complete(namespace.out)
             command: Callable[[argparse.Namespace], None] = namespace.command
             command(namespace)
@@ -45,12 +43,3 @@ def run_command(parser: Callable[[], Parser], words: Sequence[str]) -> None:
         if speaks():
             sys.stderr.write(f"\n{sentence}\n")
         sys.exit(status_of(interrupt))
-
-
-def parse(parser: Parser, words: Sequence[str], namespace: argparse.Namespace) -> None:
-    """Parse `words`; an unknown flag is refused first, because without its value argparse names others as missing."""
-    known = set(parser._flags())
-    for word in takewhile(lambda word: word != "--", words):
-        if word.startswith("--") and (flag := word.partition("=")[0]) not in known:
-            parser.error(f"unrecognized arguments: {flag}")  # not its value, which may be a password
-    parser.parse_args(words, namespace)

@@ -21,6 +21,7 @@ from models.predictor import Predictor
 from training.errors import DataError, TrainingError
 from training.run.exit_status import run_command
 from training.run.interruption import Interrupted
+from training.run.option_types import positive
 from training.scoring.folder import NOTE, claimed, write_note
 from training.scoring.input_rows import FIELDS
 from training.scoring.job import FORMS, Job
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     routes = f"how to ask the head: {', '.join(FIELDS)}; default: its task"
     add("--route", choices=tuple(FIELDS), metavar="ROUTE", help=routes)
     add("--format", choices=FORMS, default=FORMS[0], help="format of the answers; default: parquet")
-    add("--processes", type=_positive, default=usable_cores(), metavar="N", help="processes; default: one per core")
+    add("--processes", type=positive, default=usable_cores(), metavar="N", help="processes; default: one per core")
     add("--precision", choices=get_args(Precision), help="precision; default: the one that is served")
     add("--provider", choices=get_args(Provider), default="cpu", help="hardware; default: cpu")
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="score with Ray, here or on the cluster at ADDRESS")
@@ -74,12 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(parse for part in text.split(",") if (parse := part.strip()))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
-    return int(text)
 
 
 def score_command(arguments: argparse.Namespace) -> None:

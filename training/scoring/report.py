@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from training.run.progress import bar_file, columns, interval
+from training.run.progress import bar_file, columns, count_of, interval
 from training.scoring.job import Job
 from training.scoring.outcome import Outcome
 from training.scoring.scorer import Summary
@@ -66,7 +66,7 @@ def _errors(outcome: Outcome) -> str:
         return "no errors"
     more = "; …" if outcome.errors > len(outcome.named) else ""
     named = "; ".join(error[:MAX_ERROR].rstrip() + ("…" if len(error) > MAX_ERROR else "") for error in outcome.named)
-    return f"{outcome.errors:,} error{'s' if outcome.errors > 1 else ''} ({named}{more})"
+    return f"{count_of(outcome.errors, 'error')} ({named}{more})"
 
 
 def _next(job: Job) -> str:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from models.task import TaskName
 from training.errors import DataError
+from training.run.option_types import count
 from training.text.broken_rows import BrokenRows
 from training.text.columns import FIELDS, Columns
 from training.text.examples import (
@@ -64,10 +65,9 @@ def read_files(
         if not examples:
             raise DataError(f"{path} has no examples, expected one or more; pass another file")
         found[path] = examples
-    count_repeated(chain.from_iterable(found.values()), notes)
-    note_labels(chain.from_iterable(found.values()), notes)
-    note_lists(chain.from_iterable(found.values()), notes)
-    note_words(list(chain.from_iterable(found.values())), notes)
+    every = list(chain.from_iterable(found.values()))
+    for note in (count_repeated, note_labels, note_lists, note_words):
+        note(every, notes)
     broken.tell()
     notes.tell(str(*found) if len(found) == 1 else f"{len(found)} files")
     return found
@@ -122,7 +122,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     for flags, text in ((["--columns"], told), (["--column", "--text-column"], argparse.SUPPRESS)):
         parser.add_argument(*flags, dest="columns", type=parse_columns, default={}, metavar="FIELD=COLUMN,…", help=text)
     skip = "skip up to N broken rows and list them; default: 0"
-    parser.add_argument("--skip-broken", type=_count, default=0, metavar="N", help=skip)
+    parser.add_argument("--skip-broken", type=count, default=0, metavar="N", help=skip)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -140,9 +140,3 @@ def parse_columns(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{name}={column}: expected {wanted}; write FIELD=COLUMN for each field")
         found[name] = column
     return found
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
-    return int(text)

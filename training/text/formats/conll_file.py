@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.errors import DataError, RowError
 from training.run.json_lines import Line, Row
+from training.run.progress import count_of
 from training.run.text_lines import UNDECODED, UndecodedLine, text_lines
 from training.text.tag_schemes import SPAN_TAG
 
@@ -97,7 +98,7 @@ def _row(path: Path, words: list[Word], width: int, word: int, tag: int) -> Row:
             message = f"{path}:{one.number}: the line is not UTF-8, expected UTF-8 text; convert it with iconv"
             return RowError(message, words[0].number)
         if len(one.cells) != width:
-            found = f"{len(one.cells)} column{'s' if len(one.cells) > 1 else ''} ({line[:60]!r})"
+            found = f"{count_of(len(one.cells), 'column')} ({line[:60]!r})"
             wanted = f"{width} as in most lines" if width else "a word and its tag"
             return RowError(f"{path}:{one.number}: {found}, expected {wanted}; correct the line", words[0].number)
     record = {"tokens": [one.cells[word] for one in words], "tags": [one.cells[tag] for one in words]}
